@@ -1,0 +1,162 @@
+"""Joint positions → poses of the tool and of every link, by pinocchio (never by the twin's Bullet)."""
+
+from __future__ import annotations
+
+import coal
+import numpy as np
+import pinocchio
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.geometry import Array, invert, read_only, transform
+
+_ROUND_SIDES = 24  # a round collision shape becomes a prism with this many sides, drawn around it
+
+
+class Kinematics:
+    """Where the parts of one robot are; not thread-safe, because pinocchio's working data is reused.
+
+    Attributes:
+        dof: number of arm joints n.
+        lower_rad, upper_rad: joint limits (n,) of the profile, in its order.
+        link_hulls: link → vertices (m, 3) of the convex hull of its collision geometry, link frame, metres.
+    """
+
+    def __init__(self, profile: RobotProfile) -> None:
+        """Read the profile's URDF.
+
+        Raises:
+            BadInputError: the URDF lacks a joint or link of the profile, or a joint is not of one coordinate.
+        """
+        path = profile.urdf_path
+        self.profile = profile
+        self.dof = len(profile.joints)
+        self.lower_rad = read_only([j.lower_rad for j in profile.joints])
+        self.upper_rad = read_only([j.upper_rad for j in profile.joints])
+        self._model = pinocchio.buildModelFromUrdf(str(path))
+        self._data = self._model.createData()
+        self._q = pinocchio.neutral(self._model)
+        self._arm = np.array([self._coordinate(j.name) for j in profile.joints])
+        self._fingers = np.array([self._coordinate(j) for j in profile.gripper.joints], dtype=int)
+        self._velocity = np.array([self._model.joints[self._model.getJointId(j.name)].idx_v for j in profile.joints])
+        self._links = {f.name: i for i, f in enumerate(self._model.frames) if f.type == pinocchio.FrameType.BODY}
+        for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links):
+            self._check_link(link)
+        self._tool = self._links[profile.tool_link]
+        self._T_base_root = self._measure_base(profile.base_link)
+        self.link_hulls = self._read_hulls()
+
+    def tool_pose(self, q_rad: Array, width_m: float = 0.0) -> Array:
+        """`T_base_tool` (4, 4) at joints (n,) and a gripper opening."""
+        self._set(q_rad, width_m)
+        pinocchio.framesForwardKinematics(self._model, self._data, self._q)
+        return self._in_base(self._data.oMf[self._tool])
+
+    def tool_jacobian(self, q_rad: Array) -> Array:
+        """Jacobian (6, n) of the tool: linear then angular velocity, base axes, per unit of joint velocity."""
+        self._set(q_rad, 0.0)
+        J = pinocchio.computeFrameJacobian(
+            self._model, self._data, self._q, self._tool, pinocchio.ReferenceFrame.LOCAL_WORLD_ALIGNED
+        )[:, self._velocity]
+        R = self._T_base_root[:3, :3]
+        turned: Array = np.vstack([R @ J[:3], R @ J[3:]])
+        return turned
+
+    def tool_pose_and_jacobian(self, q_rad: Array) -> tuple[Array, Array]:
+        """`tool_pose` and `tool_jacobian` for little more than the price of one."""
+        jacobian = self.tool_jacobian(q_rad)
+        placement = pinocchio.updateFramePlacement(self._model, self._data, self._tool)
+        return self._in_base(placement), jacobian
+
+    def link_poses(self, q_rad: Array, width_m: float) -> dict[str, Array]:
+        """`T_base_link` (4, 4) of every URDF link at joints (n,) and a gripper opening."""
+        self._set(q_rad, width_m)
+        pinocchio.framesForwardKinematics(self._model, self._data, self._q)
+        frames = self._data.oMf
+        return {link: self._in_base(frames[index]) for link, index in self._links.items()}
+
+    def _set(self, q_rad: Array, width_m: float) -> None:
+        q = np.asarray(q_rad, dtype=np.float64)
+        if q.shape != (self.dof,) or not np.isfinite(q).all() or not np.isfinite(width_m):
+            raise ValueError(f"{self.dof} finite joint positions needed, given {q!r}, width {width_m} m")
+        self._q[self._arm] = q
+        if len(self._fingers):
+            self._q[self._fingers] = width_m / len(self._fingers)
+
+    def _in_base(self, placement: pinocchio.SE3) -> Array:
+        pose: Array = self._T_base_root @ np.asarray(placement.homogeneous)
+        return pose
+
+    def _coordinate(self, joint: str) -> int:
+        """Index of a joint's only coordinate; an unknown name would silently give a wrong one."""
+        if not self._model.existJointName(joint):
+            known = ", ".join(list(self._model.names)[1:])
+            raise BadInputError(f"{self.profile.urdf} has no joint {joint!r}; it has {known}")
+        found = self._model.joints[self._model.getJointId(joint)]
+        if found.nq != 1:
+            raise BadInputError(f"joint {joint!r} has {found.nq} coordinates; only joints with one are supported")
+        return int(found.idx_q)
+
+    def _check_link(self, link: str) -> None:
+        if link not in self._links:
+            raise BadInputError(f"{self.profile.urdf} has no link {link!r}; it has {', '.join(self._links)}")
+
+    def _measure_base(self, base_link: str) -> Array:
+        """`T_base_root`: the inverse of where the base link is, which no joint may move."""
+        frame = self._model.frames[self._links[base_link]]
+        if frame.parentJoint != 0:
+            raise BadInputError(f"base_link {base_link!r} moves with a joint; give a fixed link")
+        return invert(np.asarray(frame.placement.homogeneous))
+
+    def _read_hulls(self) -> dict[str, Array]:
+        path = self.profile.urdf_path
+        geometry = pinocchio.buildGeomFromUrdf(
+            self._model, str(path), pinocchio.GeometryType.COLLISION, package_dirs=[str(path.parent)]
+        )
+        points: dict[str, list[Array]] = {}
+        for item in geometry.geometryObjects:
+            frame = self._model.frames[item.parentFrame]
+            T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
+            points.setdefault(frame.name, []).append(transform(T_link_geometry, _vertices(item.geometry, item.name)))
+        return {link: read_only(hull_vertices(np.vstack(parts))) for link, parts in points.items()}
+
+
+def hull_vertices(points_m: Array) -> Array:
+    """Vertices (m, 3) of the convex hull of points (k, 3)."""
+    cloud = coal.BVHModelOBBRSS()
+    cloud.beginModel(0, len(points_m))
+    cloud.addVertices(np.ascontiguousarray(points_m))
+    cloud.endModel()
+    cloud.buildConvexHull(False, "Qt")
+    hull = cloud.convex
+    return np.array([hull.point(i) for i in range(hull.num_points)])
+
+
+def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:
+    """Points (k, 3) whose hull holds a collision shape, in the shape's own frame."""
+    if isinstance(geometry, coal.BVHModelBase):
+        return np.array(geometry.vertices())
+    if isinstance(geometry, coal.Box):
+        return box_vertices(2 * np.asarray(geometry.halfSide))
+    if isinstance(geometry, coal.Cylinder):
+        return prism_vertices(geometry.radius, 2 * geometry.halfLength)
+    if isinstance(geometry, coal.Capsule):
+        return prism_vertices(geometry.radius, 2 * (geometry.halfLength + geometry.radius))
+    if isinstance(geometry, coal.Sphere):
+        return prism_vertices(geometry.radius, 2 * geometry.radius)
+    raise BadInputError(f"collision shape {name}: {type(geometry).__name__} is not supported; use a mesh or a primitive")
+
+
+def box_vertices(size_m: Array) -> Array:
+    """The eight corners (8, 3) of a centred box."""
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
+    return signs * np.asarray(size_m) / 2
+
+
+def prism_vertices(radius_m: float, height_m: float) -> Array:
+    """Corners (2 k, 3) of a centred upright prism that holds the cylinder of this radius and height."""
+    angles = 2 * np.pi * np.arange(_ROUND_SIDES) / _ROUND_SIDES
+    outer_m = radius_m / np.cos(np.pi / _ROUND_SIDES)
+    ring = np.column_stack([outer_m * np.cos(angles), outer_m * np.sin(angles)])
+    halves = [np.column_stack([ring, np.full(_ROUND_SIDES, z)]) for z in (-height_m / 2, height_m / 2)]
+    return np.vstack(halves)
