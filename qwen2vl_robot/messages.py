@@ -1,0 +1,576 @@
+"""The frozen messages between the steps, in the order in which the flow makes them.
+
+SI units, radians, nanoseconds; poses `T_ref_target`; boxes 0..1000 of the original image's width and
+height. Arrays are read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Union
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.geometry import Array, deproject, read_only, transform
+
+# ---------------------------------------------------------------------------------------------- observe
+
+
+@dataclass(frozen=True, slots=True)
+class Intrinsics:
+    """A pinhole camera without distortion, pixels."""
+
+    width_px: int
+    height_px: int
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraFrame:
+    """One synchronised RGB-D frame.
+
+    Attributes:
+        rgb: (h, w, 3) uint8.
+        depth_m: (h, w) float32 along the optical axis, registered to rgb; NaN where missing.
+        T_base_camera: (4, 4) optical frame as calibrated (not as it truly is).
+    """
+
+    stamp_ns: int
+    rgb: npt.NDArray[np.uint8]
+    depth_m: npt.NDArray[np.float32]
+    intrinsics: Intrinsics
+    T_base_camera: Array
+
+    def points_base_m(self) -> Array:
+        """Points (h, w, 3) in the base frame, NaN where depth is missing."""
+        k = self.intrinsics
+        return transform(self.T_base_camera, deproject(self.depth_m, k.fx_px, k.fy_px, k.cx_px, k.cy_px))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RobotState:
+    """Measured arm state; joints in robot-file order.
+
+    Attributes:
+        q_rad, dq_radps: (n,).
+        gripper_width_m: opening between the finger pads.
+        held: name of the scene object believed to be in the gripper, or None.
+    """
+
+    stamp_ns: int
+    q_rad: Array
+    dq_radps: Array
+    gripper_width_m: float
+    held: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What the controller knows of the world at one moment."""
+
+    frame: CameraFrame
+    robot: RobotState
+
+
+# ------------------------------------------------------------------------------------------------- plan
+
+
+class InstructionSource(str, Enum):
+    TEXT = "text"
+    VOICE = "voice"
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What a person asked for, in the person's words."""
+
+    text: str
+    source: InstructionSource = InstructionSource.TEXT
+
+
+class Verb(str, Enum):
+    PICK = "pick"
+    PLACE = "place"
+    PUSH = "push"
+    HOME = "home"
+    WAIT = "wait"
+    ASK = "ask"
+    REFUSE = "refuse"
+
+
+class Relation(str, Enum):
+    ON = "on"
+    IN = "in"
+    LEFT_OF = "left_of"
+    RIGHT_OF = "right_of"
+    IN_FRONT_OF = "in_front_of"
+    BEHIND = "behind"
+    NEXT_TO = "next_to"
+
+
+class Direction(str, Enum):
+    """Ways to push, seen from the robot's base: left is +y, away is +x."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    AWAY = "away"
+    CLOSER = "closer"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBox:
+    """A box in 0..1000 of the original image's width and height, x0 < x1 and y0 < y1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A constraint that geometry resolves among several boxes.
+
+    Attributes:
+        kind: "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all" or a `Relation` value.
+        reference: the label that a relation refers to, else None.
+    """
+
+    kind: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReference:
+    """An object as the planner names it: a label, where it is in the image, which one is meant."""
+
+    label: str
+    boxes: tuple[ImageBox, ...]
+    where: Where | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step of a plan.
+
+    Attributes:
+        object: what to pick or push; what to place beside, on or in (with `relation`).
+        relation: of a place.
+        direction: of a push.
+        seconds: of a wait.
+        text: of an ask or a refuse.
+    """
+
+    verb: Verb
+    object: ObjectReference | None = None
+    relation: Relation | None = None
+    direction: Direction | None = None
+    seconds: float | None = None
+    text: str | None = None
+
+    def describe(self) -> str:
+        """Say the action in a few words, for people and prompts."""
+        parts = [self.verb.value, self.relation and self.relation.value, self.object and self.object.label]
+        parts += [self.direction and self.direction.value, self.text]
+        return " ".join(p for p in parts if p)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A typed, bounded reply of a planner."""
+
+    actions: tuple[Action, ...]
+    reply: str
+
+
+# --------------------------------------------------------------------------------------------- perceive
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A cuboid; size along its own x, y, z in metres."""
+
+    size_m: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Cylinder:
+    """An upright cylinder along its own z."""
+
+    diameter_m: float
+    height_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sphere:
+    diameter_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """An open box (outer size) with a floor and four walls of one thickness; the hollow opens along +z."""
+
+    size_m: tuple[float, float, float]
+    wall_m: float
+
+
+Shape = Union[Box, Cylinder, Sphere, Container]
+
+
+def shape_size_m(shape: Shape) -> tuple[float, float, float]:
+    """Outer size along the shape's own x, y, z in metres."""
+    if isinstance(shape, Box | Container):
+        return shape.size_m
+    if isinstance(shape, Cylinder):
+        return (shape.diameter_m, shape.diameter_m, shape.height_m)
+    return (shape.diameter_m, shape.diameter_m, shape.diameter_m)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneObject:
+    """A body of the scene, its pose measured or predicted.
+
+    Attributes:
+        name: unique in the scene ("red block", "red block 2", "obstacle 1").
+        T_base_object: (4, 4), the origin at the shape's centre, z up for what stands on the table.
+        rgb: mean colour (3,) 0..255 by which it is found again, or None when unknown.
+        mass_kg, friction: None when unknown; the twin then takes the robot file's assumption.
+    """
+
+    name: str
+    shape: Shape
+    T_base_object: Array
+    rgb: tuple[float, float, float] | None = None
+    mass_kg: float | None = None
+    friction: float | None = None
+
+    @property
+    def top_m(self) -> float:
+        """Height of the highest point over the base plane, metres, for an upright object."""
+        return float(self.T_base_object[2, 3]) + shape_size_m(self.shape)[2] / 2
+
+    @property
+    def bottom_m(self) -> float:
+        """Height of the lowest point over the base plane, metres, for an upright object."""
+        return float(self.T_base_object[2, 3]) - shape_size_m(self.shape)[2] / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """The belief about the table, in the base frame.
+
+    Attributes:
+        objects: what the plan names, by name.
+        obstacles: everything else above the table.
+        table_height_m: height of the table's top.
+        held: name of the object in the gripper, or None.
+        T_tool_held: (4, 4) pose of the held object in the tool frame, with `held` only.
+    """
+
+    objects: tuple[SceneObject, ...]
+    obstacles: tuple[SceneObject, ...]
+    table_height_m: float = 0.0
+    held: str | None = None
+    T_tool_held: Array | None = None
+
+    def find(self, name: str) -> SceneObject:
+        """The object or obstacle of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for body in self.bodies():
+            if body.name == name:
+                return body
+        raise KeyError(f"no {name!r} in the scene; it has {[b.name for b in self.bodies()]}")
+
+    def bodies(self) -> Iterator[SceneObject]:
+        """Objects first, then obstacles."""
+        yield from self.objects
+        yield from self.obstacles
+
+
+# ------------------------------------------------------------------------------------------------- move
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedAction:
+    """An `Action` whose object references were resolved to names of the scene.
+
+    Attributes:
+        target: scene name of what is picked, pushed or placed (what is held, for a place).
+        reference: scene name of what it is placed on, in or beside.
+    """
+
+    verb: Verb
+    target: str | None = None
+    relation: Relation | None = None
+    reference: str | None = None
+    direction: Direction | None = None
+    seconds: float | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointSegment:
+    """A timed piece of joint trajectory.
+
+    Attributes:
+        time_s: (m,) from the motion's start, strictly rising.
+        q_rad: (m, n); linear between points when replayed, so points are dense (<= 10 ms when we make them).
+    """
+
+    time_s: Array
+    q_rad: Array
+
+    @property
+    def start_s(self) -> float:
+        return float(self.time_s[0])
+
+    @property
+    def end_s(self) -> float:
+        return float(self.time_s[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class GripperSegment:
+    """Drive the gripper to a width while the arm holds still.
+
+    Attributes:
+        start_s, end_s: from the motion's start.
+        width_m: commanded opening; 0 closes on whatever is between the fingers.
+    """
+
+    start_s: float
+    end_s: float
+    width_m: float
+
+
+Segment = Union[JointSegment, GripperSegment]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effect:
+    """What a motion is for, in a form that can be measured.
+
+    Attributes:
+        kind: "hold" (object in the gripper), "release" (object stands at `T_base_object`), "push" (object moved
+            to `T_base_object`), "none" (home, wait).
+        name: the object that the effect is about, None for "none".
+        T_base_object: (4, 4) predicted pose, for "release" and "push".
+        relation, reference: the relation asked for, for "release".
+        tolerance_m: how far the measured position may lie from the predicted one.
+    """
+
+    kind: str
+    name: str | None = None
+    T_base_object: Array | None = None
+    relation: Relation | None = None
+    reference: str | None = None
+    tolerance_m: float = 0.03
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Motion:
+    """A timed motion from one known start state, with the effect it should have."""
+
+    robot: str
+    segments: tuple[Segment, ...]
+    effect: Effect
+
+    @property
+    def duration_s(self) -> float:
+        return self.segments[-1].end_s if self.segments else 0.0
+
+
+# ---------------------------------------------------------------------------------------------- rehearse
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One typed reason against a motion.
+
+    Attributes:
+        kind: "non_finite", "format", "start_state", "joint_position", "joint_velocity", "joint_acceleration",
+            "joint_jerk", "workspace", "collision", "self_collision", "contact", "grasp_slip", "moved_other",
+            "wrong_effect", "worker_crashed", "worker_timeout", "worker_raised".
+        time_s: moment in the motion, None when it has none.
+        bodies: links, joints or objects concerned.
+        amount, unit: how much ("m" of penetration, "rad/s" over the limit ...).
+    """
+
+    kind: str
+    time_s: float | None
+    bodies: tuple[str, ...]
+    amount: float
+    unit: str
+
+    def describe(self) -> str:
+        """One sentence, for people and prompts.
+
+        >>> Violation("collision", 1.82, ("left finger", "bowl"), 0.004, "m").describe()
+        'collision: left finger with bowl at 1.82 s, 4.0 mm'
+        """
+        amount = f"{self.amount * 1000:.1f} mm" if self.unit == "m" else f"{self.amount:.3g} {self.unit}".strip()
+        bodies = " with ".join(self.bodies)
+        when = "" if self.time_s is None else f" at {self.time_s:.2f} s"
+        return f"{self.kind}: {bodies}{when}, {amount}" if bodies else f"{self.kind}{when}, {amount}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What the twin found, with the world as it would be afterwards.
+
+    Attributes:
+        accepted: no violation was found and every check ran.
+        scene_after, state_after: the twin's end of the motion, None unless accepted.
+        film: (k, h, w, 3) uint8 pictures of the rehearsal when asked for, not part of the digest.
+        seconds: wall time taken, not part of the digest.
+    """
+
+    accepted: bool
+    violations: tuple[Violation, ...]
+    motion_digest: str
+    scene_digest: str
+    start_digest: str
+    robot_digest: str
+    scene_after: Scene | None = None
+    state_after: RobotState | None = None
+    film: npt.NDArray[np.uint8] | None = None
+    seconds: float = 0.0
+
+
+# ------------------------------------------------------------------------------------------ admit and run
+
+
+class Approval(str, Enum):
+    """Who lets a rehearsed motion go: nobody asks, a person confirms the digest, nothing ever goes."""
+
+    AUTO = "auto"
+    CONFIRM = "confirm"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the gate keeps a motion back; `reason` is typed, `text` is one sentence."""
+
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ApprovedMotion:
+    """A motion that may reach the arm until `expires_ns`. Only gate.py makes one."""
+
+    motion: Motion
+    digest: str
+    verdict_digest: str
+    scene_digest: str
+    start_digest: str
+    robot_digest: str
+    start_q_rad: Array
+    expires_ns: int
+
+
+class OutcomeKind(str, Enum):
+    ACHIEVED = "achieved"
+    ASKED = "asked"
+    REFUSED = "refused"
+    NO_MOTION = "no_motion"
+    WRONG_EFFECT = "wrong_effect"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step or a whole task ended, as measured.
+
+    Attributes:
+        reasons: sentences; empty only when achieved.
+        error_m: distance between the predicted and the measured effect, when both exist.
+    """
+
+    kind: OutcomeKind
+    reasons: tuple[str, ...] = ()
+    error_m: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRecord:
+    """One step of the history: what was tried, what the twin said, what came of it."""
+
+    action: Action
+    motion: Motion | None
+    verdict: Verdict | None
+    outcome: Outcome
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskReport:
+    """A whole task: from the instruction to the measured outcome."""
+
+    instruction: Instruction
+    outcome: Outcome
+    plans: tuple[Plan, ...]
+    steps: tuple[StepRecord, ...]
+    seconds: dict[str, float]
+
+
+# ---------------------------------------------------------------------------------------------- digests
+
+
+def digest(message: object) -> str:
+    """SHA-256 in hex over a message's content: the same content gives the same digest in every process.
+
+    Floats are hashed by their IEEE bytes, so a change in the last bit changes the digest. `seconds`, `film`
+    and `stamp_ns` are left out: a digest holds no wall time.
+
+    Raises:
+        TypeError: the message holds a type that no message should hold.
+    """
+    sha = hashlib.sha256()
+    _feed(sha, message)
+    return sha.hexdigest()
+
+
+_NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns"})
+
+
+def _feed(sha: "hashlib._Hash", value: object) -> None:
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, bool | int | str | bytes):
+        sha.update(f"{type(value).__name__}:{value!r};".encode())
+    elif isinstance(value, float):
+        sha.update(b"float:" + (np.float64(value).tobytes() if not math.isnan(value) else b"nan") + b";")
+    elif isinstance(value, np.ndarray):
+        sha.update(f"array:{value.dtype.str}{value.shape};".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, tuple | list):
+        sha.update(f"sequence:{len(value)};".encode())
+        for item in value:
+            _feed(sha, item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        sha.update(f"{type(value).__name__}{{".encode())
+        for f in fields(value):
+            # Action.seconds is content (how long to wait); every other `seconds` is a stop-watch.
+            if f.name not in _NOT_DIGESTED or isinstance(value, Action):
+                sha.update(f.name.encode() + b"=")
+                _feed(sha, getattr(value, f.name))
+        sha.update(b"}")
+    else:
+        raise TypeError(f"a digest cannot hold a {type(value).__name__}")
+
+
+def freeze(values: npt.ArrayLike, *shape: int | None) -> Array:
+    """Read-only float64 copy for a message's array field; `shape` as in `geometry.read_only`."""
+    return read_only(values, tuple(shape) if shape else None)

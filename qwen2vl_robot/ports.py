@@ -1,0 +1,96 @@
+"""What the controller needs from the outside: five small protocols, each with a contract suite in tests/contracts."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from qwen2vl_robot.messages import (
+    ApprovedMotion,
+    CameraFrame,
+    Instruction,
+    Motion,
+    Observation,
+    Plan,
+    RobotState,
+    Scene,
+    StepRecord,
+    Verdict,
+)
+
+
+class Clock(Protocol):
+    """The time by which motions, deadlines and staleness are judged (the plant's, in simulation)."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since an arbitrary start; never goes back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let this much of its time pass."""
+
+
+class Camera(Protocol):
+    """A calibrated RGB-D camera."""
+
+    def capture(self) -> CameraFrame:
+        """Take one fresh, synchronised frame.
+
+        Raises:
+            ObservationError: no frame, or an unusable one.
+        """
+
+
+class Arm(Protocol):
+    """An arm with its gripper; it moves for an `ApprovedMotion` and for nothing else."""
+
+    def state(self) -> RobotState:
+        """Measure joints and gripper now.
+
+        Raises:
+            ObservationError: no fresh state.
+        """
+
+    def execute(self, approved: ApprovedMotion) -> None:
+        """Start the motion and return at once; watch it with `state` and `is_moving`.
+
+        Raises:
+            ExecutionError: the digest does not match, it expired, or the arm rejects it.
+        """
+
+    def is_moving(self) -> bool:
+        """Whether an executed motion is still under way."""
+
+    def stop(self) -> None:
+        """Halt now, hold position, drop the motion. Safe to call at any time, more than once."""
+
+
+class Planner(Protocol):
+    """Says what to do; it may propose anything and is trusted with nothing."""
+
+    def plan(
+        self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]
+    ) -> Plan:
+        """Answer with a grounded action sequence.
+
+        Raises:
+            PlannerError: no usable reply.
+        """
+
+
+class Rehearsal(Protocol):
+    """The twin, behind a process boundary."""
+
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
+        """Try the motion in a fresh twin; breakage of the twin is a refusing verdict, never an exception."""
+
+
+class Listener(Protocol):
+    """Is told of every step as it ends (recorder, console, film); must not raise."""
+
+    def on_frame(self, observation: Observation) -> None:
+        """A new observation was taken."""
+
+    def on_plan(self, plan: Plan, observation: Observation) -> None:
+        """The planner answered."""
+
+    def on_step(self, step: StepRecord) -> None:
+        """A step ended."""

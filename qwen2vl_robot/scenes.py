@@ -1,0 +1,225 @@
+"""Ranges of a scene file + seed → one concrete plant scene. Used by datagen, plant and benchmarks alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qwen2vl_robot.config import Catalogue, Faults, KindRanges, ObjectSpec, SceneRanges, load_yaml
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.geometry import Array, look_at, make_pose, rotation_z
+from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.world import BulletWorld, Bowl, Light
+
+_PLACEMENT_TRIES = 200
+_COLOUR_SPREAD = 14  # sRGB levels by which one red differs from the next
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlantObject:
+    """A concrete body of the plant; its label is "colour kind", unique in the scene."""
+
+    label: str
+    colour: str
+    kind: str
+    shape: Shape | Bowl
+    T_base_object: Array
+    rgb: tuple[float, float, float]
+    mass_kg: float
+    friction: float
+    rolling_friction: float
+    can_be_picked: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlantScene:
+    """Everything that is true of one simulated table, before the plant's faults are drawn."""
+
+    seed: int
+    robot: str
+    objects: tuple[PlantObject, ...]
+    table_rgb: tuple[float, float, float]
+    intrinsics: Intrinsics
+    T_base_camera: Array
+    light: Light
+    start_q_offset_rad: float
+    faults: Faults
+
+
+def load_scene(path: str | Path) -> tuple[SceneRanges, Catalogue]:
+    """Load a scene file and the catalogue that it names.
+
+    Raises:
+        BadInputError: a file is missing or wrong, or the scene names a colour or kind that is not catalogued.
+    """
+    file = resolve(str(path))
+    ranges = load_yaml(file, SceneRanges)
+    catalogue = load_yaml(resolve(ranges.catalogue, file.parent), Catalogue)
+    for spec in ranges.always:
+        for word, known in ((spec.colour, catalogue.colours), (spec.kind, catalogue.kinds)):
+            if word not in known:
+                raise BadInputError(f"{file}: always names {word!r}; the catalogue has {', '.join(known)}")
+    return ranges, catalogue
+
+
+def draw_scene(
+    ranges: SceneRanges,
+    catalogue: Catalogue,
+    seed: int,
+    *,
+    always: tuple[ObjectSpec, ...] | None = None,
+    count: int | None = None,
+    with_held_out: bool = False,
+) -> PlantScene:
+    """Draw one concrete scene; the same seed and arguments give the same scene.
+
+    Args:
+        always: objects it must hold, instead of the file's own.
+        count: number of objects, instead of one drawn from the file's range.
+        with_held_out: whether colour-kind pairs that training never sees may be drawn.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = list(ranges.always if always is None else always)
+    total = max(count if count is not None else int(rng.integers(ranges.count[0], ranges.count[1] + 1)), len(wanted))
+    pairs = [
+        ObjectSpec(colour=c, kind=k)
+        for c in catalogue.colours
+        for k in catalogue.kinds
+        if with_held_out or f"{c} {k}" not in catalogue.held_out
+    ]
+    taken = {(o.colour, o.kind) for o in wanted}
+    # Plates and bowls take the place of three; at most two of them are added, so that a scene stays reachable.
+    flat = 0
+    for index in rng.permutation(len(pairs)):
+        spec = pairs[index]
+        if len(wanted) >= total:
+            break
+        is_flat = not catalogue.kinds[spec.kind].can_be_picked
+        if (spec.colour, spec.kind) in taken or (is_flat and flat >= 2):
+            continue
+        flat += is_flat
+        taken.add((spec.colour, spec.kind))
+        wanted.append(spec)
+    objects = _place(wanted, ranges, catalogue, rng)
+    intrinsics, T_base_camera = _draw_camera(ranges, rng)
+    elevation = np.deg2rad(rng.uniform(*ranges.light.elevation_deg))
+    azimuth = rng.uniform(-np.pi, np.pi)
+    direction = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
+    light = Light(
+        tuple(float(d) for d in direction),  # type: ignore[arg-type]
+        float(rng.uniform(*ranges.light.ambient)),
+        float(rng.uniform(*ranges.light.diffuse)),
+    )
+    table = ranges.table_colours[int(rng.integers(len(ranges.table_colours)))]
+    spread = rng.integers(-12, 13)
+    return PlantScene(
+        seed=seed,
+        robot=ranges.robot,
+        objects=tuple(objects),
+        table_rgb=tuple(float(np.clip(c + spread, 0, 255)) for c in table),  # type: ignore[arg-type]
+        intrinsics=intrinsics,
+        T_base_camera=T_base_camera,
+        light=light,
+        start_q_offset_rad=ranges.home_spread_rad,
+        faults=ranges.faults,
+    )
+
+
+def populate(world: BulletWorld, scene: PlantScene, *, collides: bool = True) -> None:
+    """Add the scene's objects (not table or robot) to a world under their labels."""
+    for item in scene.objects:
+        world.add_body(
+            item.label,
+            item.shape,
+            item.T_base_object,
+            mass_kg=item.mass_kg if collides else 0.0,
+            friction=item.friction,
+            rolling_friction=item.rolling_friction,
+            rgb=item.rgb,
+            collides=collides,
+        )
+
+
+def _draw_camera(ranges: SceneRanges, rng: np.random.Generator) -> tuple[Intrinsics, Array]:
+    c = ranges.camera
+    width, height = c.sizes_px[int(rng.integers(len(c.sizes_px)))]
+    fov = np.deg2rad(rng.uniform(*c.vertical_fov_deg))
+    f_px = height / 2 / np.tan(fov / 2)
+    azimuth, elevation = np.deg2rad(rng.uniform(*c.azimuth_deg)), np.deg2rad(rng.uniform(*c.elevation_deg))
+    target = np.array(c.target_m) + rng.uniform(-0.02, 0.02, 3) * [1, 1, 0]
+    direction = np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
+    eye = target + rng.uniform(*c.distance_m) * direction
+    intrinsics = Intrinsics(width, height, float(f_px), float(f_px), (width - 1) / 2, (height - 1) / 2)
+    return intrinsics, look_at(eye, target, roll_rad=float(rng.uniform(-0.05, 0.05)))
+
+
+def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bowl, float, float]:
+    """Shape, its radius on the table and its height, metres."""
+
+    def draw(bounds: tuple[float, float] | None) -> float:
+        if bounds is None:
+            raise BadInputError(f"a {kind.shape} of the catalogue lacks side_m, diameter_m or height_m")
+        return float(rng.uniform(*bounds))
+
+    if kind.shape == "box":
+        x, y, z = draw(kind.side_m), draw(kind.side_m), draw(kind.side_m)
+        return Box((x, y, z)), float(np.hypot(x, y)) / 2, z
+    diameter_m = draw(kind.diameter_m)
+    if kind.shape == "sphere":
+        return Sphere(diameter_m), diameter_m / 2, diameter_m
+    height_m = draw(kind.height_m)
+    if kind.shape == "cylinder":
+        return Cylinder(diameter_m, height_m), diameter_m / 2, height_m
+    return Bowl(diameter_m, height_m, kind.wall_m or 0.006), diameter_m / 2, height_m
+
+
+def _place(
+    specs: list[ObjectSpec], ranges: SceneRanges, catalogue: Catalogue, rng: np.random.Generator
+) -> list[PlantObject]:
+    """Stand the objects on the table, `gap_m` apart, the widest first; what finds no room is left out.
+
+    Raises:
+        BadInputError: an object that must be there finds no room.
+    """
+    must = {(s.colour, s.kind) for s in ranges.always}
+    drawn = [(spec, *_draw_shape(catalogue.kinds[spec.kind], rng)) for spec in specs]
+    drawn.sort(key=lambda item: (-item[2], item[0].colour, item[0].kind))
+    placed: list[tuple[float, float, float]] = []
+    objects: list[PlantObject] = []
+    low, high = np.array(ranges.area_min_m), np.array(ranges.area_max_m)
+    for spec, shape, radius_m, height_m in drawn:
+        for _ in range(_PLACEMENT_TRIES):
+            inset = min(radius_m, float(min(high - low)) / 2 - 1e-6)
+            x, y = spec.position_m or rng.uniform(low + inset, high - inset)
+            is_free = all(np.hypot(x - px, y - py) > radius_m + pr + ranges.gap_m for px, py, pr in placed)
+            if is_free or spec.position_m is not None:
+                break
+        else:
+            if (spec.colour, spec.kind) in must:
+                raise BadInputError(f"no room for the {spec.colour} {spec.kind}; widen area_min_m..area_max_m")
+            continue
+        placed.append((float(x), float(y), radius_m))
+        kind = catalogue.kinds[spec.kind]
+        yaw = np.deg2rad(spec.yaw_deg) if spec.yaw_deg is not None else rng.uniform(-np.pi, np.pi)
+        base = np.array(catalogue.colours[spec.colour], dtype=float)
+        rgb = np.clip(base + rng.uniform(-_COLOUR_SPREAD, _COLOUR_SPREAD, 3), 0, 255)
+        objects.append(
+            PlantObject(
+                label=f"{spec.colour} {spec.kind}",
+                colour=spec.colour,
+                kind=spec.kind,
+                shape=shape,
+                T_base_object=make_pose([x, y, height_m / 2], rotation_z(float(yaw))),
+                rgb=(float(rgb[0]), float(rgb[1]), float(rgb[2])),
+                mass_kg=kind.mass_kg,
+                friction=kind.friction,
+                rolling_friction=kind.rolling_friction,
+                can_be_picked=kind.can_be_picked,
+            )
+        )
+    return objects

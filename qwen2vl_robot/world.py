@@ -1,0 +1,535 @@
+"""BulletWorld: bodies, a robot, physics and pictures. The only module that imports pybullet.
+
+Twin and plant each own an instance in a process of its own. Bullet answers wrong ids and NaN poses with silence
+("no contact"), so every id and number is checked here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pybullet
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
+from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Shape, Sphere
+
+TABLE = "table"
+TIME_STEP_S = 1.0 / 240.0
+_NEAR_M, _FAR_M = 0.05, 5.0
+_BOWL_PANELS = 16
+_BOWL_BASE_RATIO = 0.8  # foot to rim diameter of the round container
+
+
+@dataclass(frozen=True, slots=True)
+class Bowl:
+    """A round container as the plant builds it; perception and twin know only `messages.Container`."""
+
+    diameter_m: float
+    height_m: float
+    wall_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Two named bodies (URDF links, objects, "table") that touch.
+
+    Attributes:
+        depth_m: how deep they overlap, positive.
+        force_n: normal force; 0 when no physics step made it.
+    """
+
+    a: str
+    b: str
+    depth_m: float
+    force_n: float
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """Where the light comes from (base frame direction) and how strong it is, ratios."""
+
+    direction: tuple[float, float, float] = (0.3, 0.3, 1.0)
+    ambient: float = 0.55
+    diffuse: float = 0.45
+
+
+class BulletWorld:
+    """One DIRECT physics client with a table, at most one robot and any number of named bodies."""
+
+    def __init__(self) -> None:
+        self._client: int = pybullet.connect(pybullet.DIRECT)
+        if self._client < 0:
+            raise RuntimeError("pybullet gave no DIRECT client")
+        self._names: dict[tuple[int, int], str] = {}
+        self._ids: dict[str, int] = {}
+        self._robot: int | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Remove everything and start at time zero."""
+        pybullet.resetSimulation(physicsClientId=self._client)
+        pybullet.setGravity(0.0, 0.0, -9.81, physicsClientId=self._client)
+        pybullet.setTimeStep(TIME_STEP_S, physicsClientId=self._client)
+        pybullet.setPhysicsEngineParameter(
+            numSolverIterations=80, deterministicOverlappingPairs=1, physicsClientId=self._client
+        )
+        self._names.clear()
+        self._ids.clear()
+        self._robot = None
+        self._steps = 0
+
+    def close(self) -> None:
+        """Disconnect; the world cannot be used afterwards."""
+        if self._client >= 0:
+            pybullet.disconnect(physicsClientId=self._client)
+            self._client = -1
+
+    def __enter__(self) -> BulletWorld:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def time_s(self) -> float:
+        return self._steps * TIME_STEP_S
+
+    # ------------------------------------------------------------------------------------------ bodies
+
+    def add_table(self, height_m: float = 0.0, rgb: tuple[float, float, float] = (165, 160, 150)) -> None:
+        """Add a fixed slab of 2 m x 2 m whose top is at `height_m`."""
+        self.add_body(TABLE, Box((2.0, 2.0, 0.1)), make_pose([0.3, 0.0, height_m - 0.05]), mass_kg=0.0, rgb=rgb)
+
+    def add_body(
+        self,
+        name: str,
+        shape: Shape | Bowl,
+        T_base_object: Array,
+        *,
+        mass_kg: float,
+        friction: float = 0.8,
+        rolling_friction: float = 0.0,
+        rgb: tuple[float, float, float] = (180, 180, 180),
+        collides: bool = True,
+    ) -> None:
+        """Add a named body; mass 0 fixes it in space.
+
+        Raises:
+            ValueError: the name is taken, or a number is not finite or negative.
+        """
+        if name in self._ids or name in self._names.values():
+            raise ValueError(f"the name {name!r} is taken")
+        numbers = np.concatenate([np.ravel(T_base_object), [mass_kg, friction, rolling_friction], rgb])
+        if not np.isfinite(numbers).all() or mass_kg < 0 or friction < 0 or rolling_friction < 0:
+            raise ValueError(f"{name}: pose, mass and friction must be finite, mass and friction not negative")
+        colour = [c / 255.0 for c in rgb] + [1.0]
+        collision, visual = self._make_shape(shape, colour, collides)
+        body: int = pybullet.createMultiBody(
+            baseMass=mass_kg,
+            baseCollisionShapeIndex=collision,
+            baseVisualShapeIndex=visual,
+            basePosition=T_base_object[:3, 3].tolist(),
+            baseOrientation=quat_from_rotation(T_base_object[:3, :3]).tolist(),
+            physicsClientId=self._client,
+        )
+        if body < 0:
+            raise RuntimeError(f"{name}: Bullet made no body")
+        pybullet.changeDynamics(
+            body, -1, lateralFriction=friction, rollingFriction=rolling_friction, spinningFriction=0.002,
+            linearDamping=0.04, angularDamping=0.04, physicsClientId=self._client,
+        )  # fmt: skip
+        self._ids[name] = body
+        self._names[(body, -1)] = name
+
+    def remove(self, name: str) -> None:
+        """Remove a named body."""
+        body = self._id(name)
+        pybullet.removeBody(body, physicsClientId=self._client)
+        del self._ids[name]
+        del self._names[(body, -1)]
+
+    def pose(self, name: str) -> Array:
+        """`T_base_object` (4, 4) of a named body."""
+        p, q = pybullet.getBasePositionAndOrientation(self._id(name), physicsClientId=self._client)
+        return make_pose(p, rotation_from_quat(q))
+
+    def set_pose(self, name: str, T_base_object: Array) -> None:
+        """Put a named body somewhere, at rest."""
+        if not np.isfinite(T_base_object).all():
+            raise ValueError(f"{name}: the pose is not finite")
+        pybullet.resetBasePositionAndOrientation(
+            self._id(name),
+            T_base_object[:3, 3].tolist(),
+            quat_from_rotation(T_base_object[:3, :3]).tolist(),
+            physicsClientId=self._client,
+        )
+        pybullet.resetBaseVelocity(self._id(name), [0, 0, 0], [0, 0, 0], physicsClientId=self._client)
+
+    def speed_mps(self, name: str) -> float:
+        """Linear speed of a named body."""
+        linear, _ = pybullet.getBaseVelocity(self._id(name), physicsClientId=self._client)
+        return float(np.linalg.norm(linear))
+
+    def names(self) -> list[str]:
+        """Names of all bodies but the robot."""
+        return list(self._ids)
+
+    def _id(self, name: str) -> int:
+        if name not in self._ids:
+            raise KeyError(f"no body {name!r}; there are {sorted(self._ids)}")
+        return self._ids[name]
+
+    def _make_shape(self, shape: Shape | Bowl, colour: list[float], collides: bool) -> tuple[int, int]:
+        if isinstance(shape, Container | Bowl):
+            return self._make_hollow(shape, colour, collides)
+        kind: int
+        arguments: dict[str, object]
+        if isinstance(shape, Box):
+            kind, arguments = pybullet.GEOM_BOX, {"halfExtents": [s / 2 for s in shape.size_m]}
+            _check_sizes(*shape.size_m)
+        elif isinstance(shape, Cylinder):
+            kind = pybullet.GEOM_CYLINDER
+            arguments = {"radius": shape.diameter_m / 2, "height": shape.height_m}
+            _check_sizes(shape.diameter_m, shape.height_m)
+        elif isinstance(shape, Sphere):
+            kind, arguments = pybullet.GEOM_SPHERE, {"radius": shape.diameter_m / 2}
+            _check_sizes(shape.diameter_m)
+        else:
+            raise TypeError(f"unknown shape {type(shape).__name__}")
+        collision = -1
+        if collides:
+            collision = pybullet.createCollisionShape(kind, **arguments, physicsClientId=self._client)
+        if isinstance(shape, Cylinder):  # Bullet's own picture of a cylinder shades a flat one as a cone
+            r, z = shape.diameter_m / 2, shape.height_m / 2
+            return collision, self._revolved([(0.0, -z), (r, -z), (r, z), (0.0, z)], colour)
+        visual = pybullet.createVisualShape(
+            kind, **arguments, rgbaColor=colour, specularColor=[0.1, 0.1, 0.1], physicsClientId=self._client
+        )
+        return collision, visual
+
+    def _make_hollow(self, shape: Container | Bowl, colour: list[float], collides: bool) -> tuple[int, int]:
+        """Compound of a floor and walls; the origin is the centre of the outer size."""
+        panels = _container_panels(shape) if isinstance(shape, Container) else _bowl_panels(shape)
+        half = [(size / 2).tolist() for size, _ in panels]
+        positions = [T[:3, 3].tolist() for _, T in panels]
+        orientations = [quat_from_rotation(T[:3, :3]).tolist() for _, T in panels]
+        kinds = [pybullet.GEOM_BOX] * len(panels)
+        collision = -1
+        if collides:
+            collision = pybullet.createCollisionShapeArray(
+                shapeTypes=kinds,
+                halfExtents=half,
+                collisionFramePositions=positions,
+                collisionFrameOrientations=orientations,
+                physicsClientId=self._client,
+            )
+        if isinstance(shape, Bowl):
+            visual = self._revolved(_bowl_profile(shape), colour)
+        else:
+            visual = pybullet.createVisualShapeArray(
+                shapeTypes=kinds,
+                halfExtents=half,
+                visualFramePositions=positions,
+                visualFrameOrientations=orientations,
+                rgbaColors=[colour] * len(panels),
+                physicsClientId=self._client,
+            )
+        return collision, visual
+
+    def _revolved(self, profile_m: list[tuple[float, float]], colour: list[float]) -> int:
+        """Visual shape of a profile (radius, height) turned about z."""
+        vertices, normals, indices = _revolve(profile_m)
+        visual: int = pybullet.createVisualShape(
+            pybullet.GEOM_MESH,
+            vertices=vertices,
+            normals=normals,
+            indices=indices,
+            rgbaColor=colour,
+            specularColor=[0.1, 0.1, 0.1],
+            physicsClientId=self._client,
+        )
+        return visual
+
+    def set_colour(self, name: str, rgb: tuple[float, float, float]) -> None:
+        """Paint a named body, sRGB 0..255."""
+        pybullet.changeVisualShape(
+            self._id(name), -1, rgbaColor=[c / 255.0 for c in rgb] + [1.0], physicsClientId=self._client
+        )
+
+    # ------------------------------------------------------------------------------------------- robot
+
+    def add_robot(self, profile: RobotProfile) -> None:
+        """Load the robot with its base at the origin, after the table; allowed contacts never collide.
+
+        Raises:
+            ValueError: the profile names joints or links that the URDF lacks.
+        """
+        self._profile = profile
+        body: int = pybullet.loadURDF(
+            str(profile.urdf_path),
+            useFixedBase=True,
+            flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
+            physicsClientId=self._client,
+        )
+        joints: dict[str, int] = {}
+        links: dict[str, int] = {pybullet.getBodyInfo(body, physicsClientId=self._client)[0].decode(): -1}
+        for index in range(pybullet.getNumJoints(body, physicsClientId=self._client)):
+            info = pybullet.getJointInfo(body, index, physicsClientId=self._client)
+            joints[info[1].decode()] = index
+            links[info[12].decode()] = index
+        wanted = [j.name for j in profile.joints] + list(profile.gripper.joints)
+        missing = [j for j in wanted if j not in joints]
+        missing += [
+            link
+            for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links)
+            if link not in links
+        ]
+        if missing:
+            raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")
+        for link, index in links.items():
+            self._names[(body, index)] = link
+        self._robot = body
+        self._joints = [joints[j.name] for j in profile.joints]
+        self._fingers = [joints[j] for j in profile.gripper.joints]
+        self._tool = links[profile.tool_link]
+        self._efforts = [j.effort_nm for j in profile.joints]
+        for a, b in profile.allowed_contacts:
+            if a in links and b in links:
+                pybullet.setCollisionFilterPair(body, body, links[a], links[b], 0, physicsClientId=self._client)
+            elif TABLE in (a, b) and TABLE in self._ids:
+                link = links[a if b == TABLE else b]
+                pybullet.setCollisionFilterPair(body, self._ids[TABLE], link, -1, 0, physicsClientId=self._client)
+        for index in (links[link] for link in profile.gripper.finger_links):
+            pybullet.changeDynamics(
+                body, index, lateralFriction=1.0, spinningFriction=0.01, physicsClientId=self._client
+            )
+        self.reset_arm(np.array(profile.home_q_rad), profile.gripper.max_width_m)
+
+    def reset_arm(self, q_rad: Array, width_m: float) -> None:
+        """Put the joints (n,) and the gripper somewhere, at rest, and hold them there."""
+        self._check_joints(q_rad, width_m)
+        share_m = width_m / len(self._fingers)
+        values = [[float(q)] for q in q_rad] + [[share_m]] * len(self._fingers)
+        pybullet.resetJointStatesMultiDof(
+            self._robot, self._joints + self._fingers, values,
+            targetVelocities=[[0.0]] * len(values), physicsClientId=self._client,
+        )  # fmt: skip
+
+    def command_arm(self, q_rad: Array, dq_radps: Array | None = None) -> None:
+        """Set the position (and velocity) targets (n,) of the joint motors."""
+        self._check_joints(q_rad, 0.0)
+        velocities = np.zeros(len(q_rad)) if dq_radps is None else np.asarray(dq_radps)
+        if not np.isfinite(velocities).all():
+            raise ValueError("velocity targets must be finite")
+        pybullet.setJointMotorControlArray(
+            self._robot, self._joints, pybullet.POSITION_CONTROL,
+            targetPositions=[float(q) for q in q_rad], targetVelocities=[float(v) for v in velocities],
+            forces=self._efforts, positionGains=[0.3] * len(q_rad), velocityGains=[1.0] * len(q_rad),
+            physicsClientId=self._client,
+        )  # fmt: skip
+
+    def command_gripper(self, width_m: float, force_n: float) -> None:
+        """Drive both fingers towards a width with at most `force_n` each."""
+        if not (np.isfinite(width_m) and np.isfinite(force_n)) or force_n < 0:
+            raise ValueError(f"gripper width {width_m} m and force {force_n} N must be finite, force not negative")
+        share_m = min(max(width_m, 0.0), self._profile.gripper.max_width_m) / len(self._fingers)
+        for finger in self._fingers:
+            pybullet.setJointMotorControl2(
+                self._robot, finger, pybullet.POSITION_CONTROL, targetPosition=share_m, force=force_n,
+                maxVelocity=self._profile.gripper.speed_mps / 2, physicsClientId=self._client,
+            )  # fmt: skip
+
+    def arm_state(self) -> tuple[Array, Array, float]:
+        """Joint positions (n,) rad, velocities (n,) rad/s and gripper width in metres."""
+        states = pybullet.getJointStates(self._robot, self._joints + self._fingers, physicsClientId=self._client)
+        q = np.array([s[0] for s in states])
+        dq = np.array([s[1] for s in states])
+        n = len(self._joints)
+        return q[:n], dq[:n], float(q[n:].sum())
+
+    def tool_pose(self) -> Array:
+        """`T_base_tool` (4, 4) of the profile's tool link."""
+        return self.link_pose(self._profile.tool_link)
+
+    def link_pose(self, link: str) -> Array:
+        """`T_base_link` (4, 4) of a URDF link's own frame."""
+        index = next((i for (b, i), name in self._names.items() if b == self._robot and name == link), None)
+        if index is None or self._robot is None:
+            raise KeyError(f"no link {link!r}")
+        if index == -1:
+            p, q = pybullet.getBasePositionAndOrientation(self._robot, physicsClientId=self._client)
+        else:
+            state = pybullet.getLinkState(
+                self._robot, index, computeForwardKinematics=True, physicsClientId=self._client
+            )
+            p, q = state[4], state[5]  # the link frame; 0 and 1 are the centre of mass
+        return make_pose(p, rotation_from_quat(q))
+
+    def _check_joints(self, q_rad: Array, width_m: float) -> None:
+        if self._robot is None:
+            raise RuntimeError("add a robot first")
+        q = np.asarray(q_rad)
+        if q.shape != (len(self._joints),) or not np.isfinite(q).all() or not np.isfinite(width_m):
+            raise ValueError(f"{len(self._joints)} finite joint positions needed, given {q!r}, width {width_m}")
+
+    # ----------------------------------------------------------------------------------------- physics
+
+    def step(self, count: int = 1) -> None:
+        """Advance the physics by `count` time steps."""
+        for _ in range(count):
+            pybullet.stepSimulation(physicsClientId=self._client)
+        self._steps += count
+
+    def touching(self, *, detect: bool = False) -> list[Contact]:
+        """Every pair that touches now; `detect` runs collision detection first (after a reset, without a step).
+
+        A contact of a link pair is reported once, with its deepest point and summed force.
+        """
+        if detect:
+            pybullet.performCollisionDetection(physicsClientId=self._client)
+        found: dict[tuple[str, str], tuple[float, float]] = {}
+        for point in pybullet.getContactPoints(physicsClientId=self._client):
+            if point[8] > 0.0:
+                continue
+            pair = (self._names[(point[1], point[3])], self._names[(point[2], point[4])])
+            pair = (pair[0], pair[1]) if pair[0] <= pair[1] else (pair[1], pair[0])
+            depth_m, force_n = found.get(pair, (0.0, 0.0))
+            found[pair] = (max(depth_m, -point[8]), force_n + point[9])
+        return [Contact(a, b, depth_m, force_n) for (a, b), (depth_m, force_n) in sorted(found.items())]
+
+    # ---------------------------------------------------------------------------------------- pictures
+
+    def render(
+        self, intrinsics: Intrinsics, T_base_camera: Array, light: Light | None = None
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.str_]]:
+        """Picture of the world from an optical camera frame, by the software renderer.
+
+        Returns:
+            rgb (h, w, 3) uint8; depth (h, w) float32 in metres, NaN where nothing is; names (h, w) of the
+            bodies seen ("" where nothing is, "robot" for every link of it). The names are the plant's truth.
+        """
+        k, lamp = intrinsics, light or Light()
+        if not (0 < k.width_px <= 8192 and 0 < k.height_px <= 8192 and np.isfinite(T_base_camera).all()):
+            raise ValueError(f"an image of {k.width_px}x{k.height_px} px from a finite pose is needed")
+        _, _, rgba, buffer, mask = pybullet.getCameraImage(
+            k.width_px,
+            k.height_px,
+            _view_matrix(T_base_camera),
+            _projection_matrix(k),
+            lightDirection=list(lamp.direction),
+            lightAmbientCoeff=lamp.ambient,
+            lightDiffuseCoeff=lamp.diffuse,
+            lightSpecularCoeff=0.05,
+            shadow=0,
+            renderer=pybullet.ER_TINY_RENDERER,
+            physicsClientId=self._client,
+        )
+        shape = (k.height_px, k.width_px)
+        rgb = np.asarray(rgba, dtype=np.uint8).reshape(*shape, 4)[:, :, :3].copy()
+        z = np.asarray(buffer, dtype=np.float64).reshape(shape)
+        depth = _FAR_M * _NEAR_M / (_FAR_M - (_FAR_M - _NEAR_M) * z)
+        ids = np.asarray(mask).reshape(shape)
+        table = {body: name for name, body in self._ids.items()} | {-1: ""}
+        if self._robot is not None:
+            table[self._robot] = "robot"
+        unique, inverse = np.unique(ids, return_inverse=True)
+        names = np.array([table[int(i)] for i in unique])[inverse].reshape(shape)
+        depth[ids < 0] = np.nan
+        return rgb, depth.astype(np.float32), names
+
+
+def _check_sizes(*sizes_m: float) -> None:
+    if not all(np.isfinite(s) and s > 0 for s in sizes_m):
+        raise ValueError(f"sizes {sizes_m} m must be finite and above 0")
+
+
+def _container_panels(shape: Container) -> list[tuple[Array, Array]]:
+    """(size (3,), pose in the object frame) of the floor and the four walls."""
+    x, y, z = shape.size_m
+    w = shape.wall_m
+    _check_sizes(x - 2 * w, y - 2 * w, z - w, w)
+    return [
+        (np.array([x, y, w]), make_pose([0, 0, (w - z) / 2])),
+        (np.array([w, y, z - w]), make_pose([(x - w) / 2, 0, w / 2])),
+        (np.array([w, y, z - w]), make_pose([(w - x) / 2, 0, w / 2])),
+        (np.array([x - 2 * w, w, z - w]), make_pose([0, (y - w) / 2, w / 2])),
+        (np.array([x - 2 * w, w, z - w]), make_pose([0, (w - y) / 2, w / 2])),
+    ]
+
+
+def _bowl_panels(shape: Bowl) -> list[tuple[Array, Array]]:
+    """(size (3,), pose in the object frame) of an octagon-like floor and a ring of tilted wall panels."""
+    rim_m, height_m, wall_m = shape.diameter_m / 2, shape.height_m, shape.wall_m
+    foot_m = rim_m * _BOWL_BASE_RATIO
+    _check_sizes(foot_m - wall_m, height_m - wall_m, wall_m)
+    tilt = np.arctan2(rim_m - foot_m, height_m)
+    middle_m = (rim_m + foot_m) / 2 - wall_m / 2
+    panels = []
+    for index in range(_BOWL_PANELS):
+        angle = 2 * np.pi * index / _BOWL_PANELS
+        R = _rotation_zy(angle, tilt)
+        p = [middle_m * np.cos(angle), middle_m * np.sin(angle), 0.0]
+        width_m = 2 * rim_m * np.tan(np.pi / _BOWL_PANELS)
+        panels.append((np.array([wall_m, width_m, height_m / np.cos(tilt)]), make_pose(p, R)))
+    side_m = foot_m * np.sqrt(2.0)
+    for angle in (0.0, np.pi / 4):  # two crossed squares make the floor
+        size = np.array([side_m, side_m, wall_m])
+        panels.append((size, make_pose([0, 0, (wall_m - height_m) / 2], _rotation_zy(angle, 0.0))))
+    return panels
+
+
+def _rotation_zy(yaw_rad: float, pitch_rad: float) -> Array:
+    cz, sz, cy, sy = np.cos(yaw_rad), np.sin(yaw_rad), np.cos(pitch_rad), np.sin(pitch_rad)
+    return np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]]) @ np.array([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
+
+
+def _bowl_profile(shape: Bowl) -> list[tuple[float, float]]:
+    rim, h, w = shape.diameter_m / 2, shape.height_m, shape.wall_m
+    foot = rim * _BOWL_BASE_RATIO
+    return [(0.0, -h / 2), (foot, -h / 2), (rim, h / 2), (rim - w, h / 2), (foot - w, w - h / 2), (0.0, w - h / 2)]
+
+
+def _revolve(profile: list[tuple[float, float]]) -> tuple[list[list[float]], list[list[float]], list[int]]:
+    """Surface of revolution of a profile (radius, height): vertices, normals and triangle indices."""
+    count = 32
+    vertices: list[list[float]] = []
+    normals: list[list[float]] = []
+    indices: list[int] = []
+    for (r0, z0), (r1, z1) in zip(profile[:-1], profile[1:], strict=True):
+        length = float(np.hypot(r1 - r0, z1 - z0))
+        out_r, out_z = (z1 - z0) / length, -(r1 - r0) / length
+        start = len(vertices)
+        for i in range(count + 1):
+            c, s = float(np.cos(2 * np.pi * i / count)), float(np.sin(2 * np.pi * i / count))
+            vertices += [[r0 * c, r0 * s, z0], [r1 * c, r1 * s, z1]]
+            normals += [[out_r * c, out_r * s, out_z]] * 2
+        for i in range(count):
+            a, b, c_, d = (start + 2 * i + k for k in range(4))
+            indices += [a, c_, b, b, c_, d]
+    return vertices, normals, indices
+
+
+def _view_matrix(T_base_camera: Array) -> Sequence[float]:
+    """OpenGL view matrix (column-major) of an optical camera frame."""
+    T_base_gl = T_base_camera @ np.diag([1.0, -1.0, -1.0, 1.0])
+    view: list[float] = np.linalg.inv(T_base_gl).T.ravel().tolist()
+    return view
+
+
+def _projection_matrix(k: Intrinsics) -> Sequence[float]:
+    """OpenGL projection matrix (column-major) of pinhole intrinsics; pixel centres at whole numbers."""
+    w, h = k.width_px, k.height_px
+    matrix = np.zeros((4, 4))
+    matrix[0, 0] = 2.0 * k.fx_px / w
+    matrix[1, 1] = 2.0 * k.fy_px / h
+    matrix[0, 2] = 1.0 - 2.0 * (k.cx_px + 0.5) / w
+    matrix[1, 2] = 2.0 * (k.cy_px + 0.5) / h - 1.0
+    matrix[2, 2] = -(_FAR_M + _NEAR_M) / (_FAR_M - _NEAR_M)
+    matrix[2, 3] = -2.0 * _FAR_M * _NEAR_M / (_FAR_M - _NEAR_M)
+    matrix[3, 2] = -1.0
+    projection: list[float] = matrix.T.ravel().tolist()
+    return projection
