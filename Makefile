@@ -1,0 +1,57 @@
+# Everything a newcomer types; `make` alone lists it.
+
+# The first Python that can build a virtual environment: 3.11 is the one with pins that were run, see constraints/.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.10; do $$p -c 'import ensurepip, sys; \
+	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+# A package index with CPU builds of torch; empty: whatever pip is set up to use.
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+ROBOT := $(BIN)/qwen2vl-robot
+READY := .venv/ready
+PIN = constraints/py$(shell $(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary -c $(PIN)
+
+EPISODES ?= 50
+SEED ?= 1000
+
+.PHONY: help setup demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with pinned versions and the package in it (about 2 minutes)
+
+$(READY): setup.py $(wildcard constraints/*.txt)
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.10, 3.11 or 3.12 with venv found (Debian: apt install python3-venv), or say PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+		|| { echo "make setup: $(PYTHON) is no Python 3.10, 3.11 or 3.12 with venv (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "make setup 1/2: build tools"; $(PIP) --quiet setuptools wheel
+	@echo "make setup 2/2: the package and what it needs, pinned in $(PIN)"
+	@$(PIP) $(addprefix --extra-index-url ,$(TORCH_INDEX)) --no-build-isolation --editable '.[test]' \
+		|| { echo "make setup: the installation failed; the lines above say where; 'make setup' goes on from there" >&2; exit 1; }
+	@touch $(READY); echo "make setup: done; try 'make demo'"
+
+demo: $(READY) ## see, plan, check and move once in simulation; writes out/demo
+	$(ROBOT) demo --headless --out out/demo
+
+test: $(READY) ## run the tests, offline
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## the figures of README; writes out/eval-*.json (about 15 minutes)
+	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
+	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner checkpoint --json out/eval-checkpoint.json
+
+clean: ## remove .venv, caches and what the commands wrote
+	rm -rf .venv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

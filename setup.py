@@ -1,0 +1,70 @@
+"""Package metadata for pip and for colcon (ament_python)."""
+
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "qwen2vl_robot"
+SHARE = f"share/{NAME}"
+
+
+def tree(folder: str) -> list[tuple[str, list[str]]]:
+    """Every file below `folder`, as data_files entries that keep its place under share/."""
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    folders = sorted({p.parent for p in files})
+    return [(f"{SHARE}/{f.as_posix()}", [p.as_posix() for p in files if p.parent == f]) for f in folders]
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
+    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    maintainer="qwen2vl_robot maintainers",
+    maintainer_email="maintainers@example.com",
+    python_requires=">=3.10",
+    packages=find_packages(exclude=["tests", "tests.*"]),
+    package_data={NAME: ["py.typed", "checkpoints/**/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (SHARE, ["package.xml", *glob("LICENSE")]),
+        *tree("launch"),
+        *tree("sim"),
+    ],
+    # Ranges, so that Python 3.10 and 3.12 resolve too; constraints/ pins what was tried. rclpy is not here: it comes
+    # with ROS 2 and stays optional at import.
+    install_requires=[
+        "numpy>=1.26,<3",
+        "pybullet>=3.2.6",
+        "torch>=2.4",
+        "transformers>=5.18,<6",
+        "tokenizers>=0.21",
+        "safetensors>=0.4.3",
+        "pillow>=10",
+        "pydantic>=2.7,<3",
+        "PyYAML>=6",
+        "pin>=3.1",
+        "coal>=3.0",
+        "ruckig>=0.12",
+        "ompl>=1.7",
+        "opencv-python-headless>=4.10,<5",
+        "typer>=0.12",
+        "rich>=13",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "scipy>=1.11",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "types-PyYAML",
+            "setuptools>=68",
+        ],
+    },
+    entry_points={"console_scripts": ["qwen2vl-robot = qwen2vl_robot.cli:main"]},
+    zip_safe=False,
+)
