@@ -6,6 +6,7 @@ Only the standard library is imported here, so that a parent never loads what it
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import os
@@ -95,10 +96,8 @@ class Worker:
                 self._socket.close()
                 self._socket = None
             if self._child is not None:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     self._child.wait(_CLOSE_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    pass
             self._discard()
 
     def __enter__(self) -> Worker:
@@ -243,15 +242,17 @@ def _answer(function: Any, *args: object, **kwargs: object) -> bytes:
     """Call and pickle the reply ("ok" | "error", value, traceback); nothing escapes."""
     try:
         return pickle.dumps(("ok", function(*args, **kwargs), ""))
-    except RobotError as error:
-        try:
-            reply = pickle.dumps(("error", error, traceback.format_exc()))
-            pickle.loads(reply)
-            return reply
-        except Exception:  # an error that cannot travel is told in words
-            return pickle.dumps(("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
-    except Exception as error:  # the top of this process: whatever it is, the parent is told
-        return pickle.dumps(("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001 - the top of this process: whatever it is, the parent is told
+        said = f"{type(error).__name__}: {error}"
+        return pickle.dumps(("error", error if _can_travel(error) else said, traceback.format_exc()))
+
+
+def _can_travel(error: Exception) -> bool:
+    """Whether the parent can raise this error as itself."""
+    try:
+        return isinstance(error, RobotError) and isinstance(pickle.loads(pickle.dumps(error)), RobotError)
+    except Exception:  # noqa: BLE001 - pickling runs foreign code, which may raise anything
+        return False
 
 
 def _die_with_parent(lifeline: int) -> None:
@@ -274,10 +275,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _die_with_parent(int(sys.argv[2]))
     link = socket.socket(fileno=int(sys.argv[1]))
-    try:
+    with contextlib.suppress(EOFError, ConnectionError):
         _serve(Connection(link.detach()))
-    except (EOFError, ConnectionError):
-        pass
 
 
 if __name__ == "__main__":
