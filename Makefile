@@ -9,8 +9,8 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 ROBOT := $(BIN)/qwen2vl-robot
 READY := .venv/ready
-PIN = constraints/py$(shell $(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
-PIP = $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary -c $(PIN)
+PIN := constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --prefer-binary --constraint $(PIN)
 
 EPISODES ?= 50
 SEED ?= 1000
@@ -27,9 +27,9 @@ $(READY): setup.py $(wildcard constraints/*.txt)
 	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.10, 3.11 or 3.12 with venv found (Debian: apt install python3-venv), or say PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 		|| { echo "make setup: $(PYTHON) is no Python 3.10, 3.11 or 3.12 with venv (Debian: apt install python3-venv)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "make setup 1/2: build tools"; $(PIP) --quiet setuptools wheel
-	@echo "make setup 2/2: the package and what it needs, pinned in $(PIN)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "make setup: .venv with $(PYTHON)"; $(PYTHON) -m venv --clear .venv; }
+	@echo "make setup 1/2: build tools"; $(PIP) --quiet setuptools
+	@echo "make setup 2/2: the package and what it needs, pinned in" $(PIN)
 	@$(PIP) $(addprefix --extra-index-url ,$(TORCH_INDEX)) --no-build-isolation --editable '.[test]' \
 		|| { echo "make setup: the installation failed; the lines above say where; 'make setup' goes on from there" >&2; exit 1; }
 	@touch $(READY); echo "make setup: done; try 'make demo'"
