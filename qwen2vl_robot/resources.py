@@ -1,4 +1,4 @@
-"""Find the data that ships with the package: sim/ and launch/, wherever it was installed."""
+"""Names of shipped files → their paths: finds sim/ and launch/ wherever the package was installed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _SHARE = Path("share") / PACKAGE
 
 
 def data_root() -> Path:
-    """The folder that holds sim/ and launch/: source tree, ament index, or installed wheel.
+    """The folder that holds sim/ and launch/: source tree, this installation, or ament index.
 
     The source tree comes first, so that an editable install and a colcon --symlink-install show the files
-    being edited.
+    being edited. Then come the folders above this very file (a venv's prefix, `pip install --target`, an ament
+    install space), so that two installed versions never mix.
 
     Raises:
-        BadInputError: none of the three places has it.
+        BadInputError: none of these places has it.
     """
-    source_tree = Path(__file__).resolve().parents[1]
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    prefixes += [Path(sysconfig.get_path("data")), Path(sys.prefix)]
-    candidates = [source_tree, *(prefix / _SHARE for prefix in prefixes)]
+    above = Path(__file__).resolve().parents[1:6]
+    ament = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    prefixes = [*above, *ament, Path(sysconfig.get_path("data")), Path(sys.prefix)]
+    candidates = [above[0], *(prefix / _SHARE for prefix in prefixes)]
     for candidate in candidates:
         if (candidate / "sim" / "robots").is_dir():
             return candidate

@@ -1,0 +1,190 @@
+"""This machine → findings: what is installed, what is missing, and the command that puts it right.
+
+Nothing heavy is imported, so that the answer comes at once and even where an import would crash.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.resources import PACKAGE, data_root
+
+PYTHON_RANGE = ((3, 10), (3, 12))
+INSTALL = "make setup"
+CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "tabletop"
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template*")
+MIN_MEMORY_GIB = 3.0  # all processes of a demo together stay below it
+MIN_CORES = 2  # the planner's timings hold from here on; one core works, slower
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        name: what was looked for.
+        ok: whether it is there and usable.
+        detail: its version or place, or what is missing.
+        command: what to type to put it right; empty where there is nothing to do.
+        is_required: whether the demo fails without it.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    command: str = ""
+    is_required: bool = True
+
+
+def diagnose(checkpoint: Path = CHECKPOINT) -> list[Finding]:
+    """Look at everything that the commands need; never raises, never imports what it looks for."""
+    return [
+        check_python(sys.version_info[:2]),
+        *check_distributions(),
+        check_checkpoint(checkpoint),
+        check_simulation_data(),
+        check_cores(os.cpu_count() or 1),
+        check_memory(Path("/proc/meminfo")),
+        check_gpu(),
+        check_ros(),
+    ]
+
+
+def is_ready(findings: Sequence[Finding]) -> bool:
+    """Whether nothing required is missing."""
+    return all(finding.ok for finding in findings if finding.is_required)
+
+
+def check_python(version: tuple[int, int]) -> Finding:
+    """Compare an interpreter's (major, minor) with the supported range."""
+    low, high = (".".join(map(str, bound)) for bound in PYTHON_RANGE)
+    if PYTHON_RANGE[0] <= version <= PYTHON_RANGE[1]:
+        return Finding("Python", True, f"{version[0]}.{version[1]}")
+    return Finding(
+        "Python", False, f"{version[0]}.{version[1]}; supported: {low} to {high}", "make setup PYTHON=python3.11"
+    )
+
+
+def check_distributions() -> list[Finding]:
+    """Compare what this package says it needs with what is installed, one finding a requirement."""
+    try:
+        lines = importlib.metadata.requires(PACKAGE) or []
+        version = importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding(PACKAGE, False, f"not installed in {sys.prefix}, so its needs are unknown", INSTALL)]
+    needed = [line for line in lines if "extra ==" not in line]
+    return [Finding(PACKAGE, True, version), *(check_distribution(line) for line in needed)]
+
+
+def check_distribution(requirement: str) -> Finding:
+    """Look up one requirement such as "numpy>=1.26,<3" among the installed distributions."""
+    name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "not installed", INSTALL)
+    if not _is_satisfied(requirement, version):
+        return Finding(name, False, f"{version} is installed, needed: {requirement}", f"pip install '{requirement}'")
+    return Finding(name, True, version)
+
+
+def _is_satisfied(requirement: str, version: str) -> bool:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # transformers brings it; where even that is missing, presence has to do
+        return True
+    return Requirement(requirement).specifier.contains(version, prereleases=True)
+
+
+def check_checkpoint(folder: Path) -> Finding:
+    """Look for the shipped planner: every file there, and the weights as long as their header says."""
+    name = "planner checkpoint"
+    restore = f"git checkout -- {folder}"
+    missing = [pattern for pattern in CHECKPOINT_FILES if not any(folder.glob(pattern))]
+    if missing:
+        return Finding(name, False, f"{folder} lacks {', '.join(missing)}", restore)
+    weights = folder / "model.safetensors"
+    size = weights.stat().st_size
+    expected = _safetensors_bytes(weights)
+    if size != expected:
+        wanted = "no safetensors header" if expected is None else f"its header says {expected}"
+        return Finding(name, False, f"{weights} has {size} bytes, {wanted}", restore)
+    return Finding(name, True, f"{folder} ({size / 1e6:.0f} MB)")
+
+
+def _safetensors_bytes(path: Path) -> int | None:
+    """The file size that a safetensors header promises; None where there is no such header."""
+    try:
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            if header_bytes > path.stat().st_size:
+                return None
+            tensors = json.loads(file.read(header_bytes))
+        ends = [int(entry["data_offsets"][1]) for key, entry in tensors.items() if key != "__metadata__"]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+    return 8 + int(header_bytes) + max(ends, default=0)
+
+
+def check_simulation_data() -> Finding:
+    """Look for sim/ where this package was installed."""
+    try:
+        root = data_root()
+    except BadInputError as error:
+        return Finding("simulation data", False, str(error), INSTALL)
+    robots = sorted(path.parent.name for path in (root / "sim" / "robots").glob("*/robot.yaml"))
+    return Finding("simulation data", bool(robots), f"{root / 'sim'}; robots: {', '.join(robots) or 'none'}")
+
+
+def check_cores(count: int) -> Finding:
+    """Judge the number of CPU cores; fewer than two only make it slow."""
+    return Finding("CPU cores", count >= MIN_CORES, f"{count}; {MIN_CORES} or more are advised", is_required=False)
+
+
+def check_memory(meminfo: Path) -> Finding:
+    """Judge the memory that Linux calls available."""
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    if match is None:
+        return Finding("memory", False, f"unknown, {meminfo} does not say", is_required=False)
+    available_gib = int(match[1]) / 2**20
+    detail = f"{available_gib:.1f} GiB available; {MIN_MEMORY_GIB:g} or more are advised"
+    return Finding("memory", available_gib >= MIN_MEMORY_GIB, detail, is_required=False)
+
+
+def check_gpu() -> Finding:
+    """Ask the driver's own tool for a GPU; the shipped checkpoint needs none."""
+    tool = shutil.which("nvidia-smi")
+    absent = Finding("GPU", False, "none visible; only larger Qwen2-VL models need one", is_required=False)
+    if tool is None:
+        return absent
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return absent
+    names = "; ".join(line.strip() for line in answer.splitlines() if line.strip())
+    return Finding("GPU", True, names, is_required=False) if names else absent
+
+
+def check_ros() -> Finding:
+    """Look for rclpy without importing it."""
+    if importlib.util.find_spec("rclpy") is None:
+        return Finding("rclpy", False, "comes with ROS 2; not needed without", is_required=False)
+    return Finding(
+        "rclpy", True, f"ROS 2 {os.environ.get('ROS_DISTRO', 'of an unknown distribution')}", is_required=False
+    )
