@@ -2,10 +2,185 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.geometry import Array, look_at
-from qwen2vl_robot.messages import Intrinsics
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-# One view for twin and plant, so that the two halves of the film compare: from the front left, above the table.
-FILM_HZ = 10.0
-FILM_INTRINSICS = Intrinsics(320, 240, 290.0, 290.0, 159.5, 119.5)
-T_BASE_FILM: Array = look_at([1.25, 0.75, 0.78], [0.42, 0.0, 0.16])
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from qwen2vl_robot.geometry import Array, invert, look_at, project, transform
+from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
+
+if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
+    from qwen2vl_robot.world import BulletWorld
+
+Picture = npt.NDArray[np.uint8]
+
+# Twin and plant use one view, so that the two halves of the film compare: from the front left, above the table.
+FILM_HZ = 5.0  # a picture takes about 70 ms of a core
+FILM_INTRINSICS = Intrinsics(320, 240, 345.0, 345.0, 159.5, 119.5)
+T_BASE_FILM: Array = look_at([1.15, 0.80, 0.66], [0.36, 0.0, 0.235])
+_SKY_RGB = ((226, 233, 240), (200, 212, 224))
+
+_SPEED = 2.0  # the film plays this much faster than the world
+_MAX_PICTURES = 150
+_MAX_BYTES = 3_000_000
+_BOX_COLOURS = ((20, 120, 220), (220, 90, 20), (30, 150, 80), (150, 60, 190), (190, 150, 0), (0, 150, 160))
+_PATH_RGB = (255, 60, 160)
+
+
+def shoot(world: BulletWorld) -> Picture:
+    """Take one picture (240, 320, 3) of a world from the film's view, before a plain sky."""
+    rgb, depth_m, _ = world.render(FILM_INTRINSICS, T_BASE_FILM)
+    share = np.linspace(0.0, 1.0, rgb.shape[0])[:, None, None]
+    sky = np.array(_SKY_RGB[1]) * (1 - share) + np.array(_SKY_RGB[0]) * share
+    picture: Picture = np.where(np.isnan(depth_m)[:, :, None], sky, rgb).astype(np.uint8)
+    return picture
+
+
+def annotate(
+    frame: CameraFrame, boxes: Sequence[tuple[str, ImageBox]] = (), path_base_m: Array | None = None
+) -> Picture:
+    """Draw labelled boxes and the planned path of the tool over a frame.
+
+    Args:
+        boxes: (label, box in 0..1000); one label keeps one colour.
+        path_base_m: (m, 3) points of the tool in the base frame; what lies behind the camera is left out.
+
+    Returns:
+        (h, w, 3) uint8, the frame itself unchanged.
+    """
+    picture = Image.fromarray(np.array(frame.rgb))
+    draw = ImageDraw.Draw(picture, "RGBA")
+    if path_base_m is not None and len(path_base_m) > 0:
+        _draw_path(draw, _pixels(frame, path_base_m))
+    labels = list(dict.fromkeys(label for label, _ in boxes))
+    taken: list[tuple[float, float, float, float]] = []
+    for label, box in boxes:
+        colour = _BOX_COLOURS[labels.index(label) % len(_BOX_COLOURS)]
+        _draw_box(draw, label, box, colour, picture.size, taken)
+    return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def write_film(
+    path: Path,
+    left: Sequence[Picture] | Picture,
+    right: Sequence[Picture] | Picture,
+    captions: tuple[str, str] = ("rehearsal (twin)", "execution (plant)"),
+    *,
+    title: str = "",
+) -> None:
+    """Write a GIF of two films side by side, twice as fast as the world and at most 3 MB large.
+
+    Both last as long as the longer one (the shorter keeps its last picture); pictures are left out evenly when
+    there are many, and more of them until the file is small enough.
+
+    Raises:
+        ValueError: both films are empty.
+    """
+    count = max(len(left), len(right))
+    if count == 0:
+        raise ValueError("a film needs at least one picture on one side")
+    stride = math.ceil(count / _MAX_PICTURES)
+    while True:
+        chosen = [*range(0, count - 1, stride), count - 1]
+        pages = [_page(_at(left, i), _at(right, i), captions, title, (i + 1) / count) for i in chosen]
+        data = _save_gif(path, pages, round(1000 * stride / FILM_HZ / _SPEED))
+        if data <= _MAX_BYTES or len(pages) <= 2:
+            return
+        stride = max(stride + 1, math.ceil(stride * data / _MAX_BYTES))
+
+
+def _pixels(frame: CameraFrame, points_base_m: Array) -> Array:
+    """Pixels (m, 2) of points (m, 3) in the base frame; NaN behind the camera."""
+    k = frame.intrinsics
+    points = transform(invert(frame.T_base_camera), np.asarray(points_base_m, dtype=np.float64))
+    return project(points, k.fx_px, k.fy_px, k.cx_px, k.cy_px)
+
+
+def _draw_path(draw: ImageDraw.ImageDraw, pixels: Array) -> None:
+    """A line that brightens from start to end, with a ring at the start and a dot at the end."""
+    seen = [(float(u), float(v)) for u, v in pixels[np.isfinite(pixels).all(axis=1)]]
+    seen = [(u, v) for u, v in seen if abs(u) < 1e5 and abs(v) < 1e5]
+    if not seen:
+        return
+    for index, (a, b) in enumerate(pairwise(seen)):
+        alpha = 110 + round(145 * index / len(seen))
+        draw.line([a, b], fill=(*_PATH_RGB, alpha), width=3)
+    (u, v), (ue, ve) = seen[0], seen[-1]
+    draw.ellipse([u - 5, v - 5, u + 5, v + 5], outline=(*_PATH_RGB, 255), width=2)
+    draw.ellipse([ue - 5, ve - 5, ue + 5, ve + 5], fill=(*_PATH_RGB, 255), outline=(255, 255, 255, 255))
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw,
+    label: str,
+    box: ImageBox,
+    colour: tuple[int, int, int],
+    size_px: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
+) -> None:
+    """A frame around an object and its label on a plate of the same colour, kept inside and off other plates."""
+    w, h = size_px
+    x0, y0, x1, y1 = box.x0 * w / 1000, box.y0 * h / 1000, box.x1 * w / 1000, box.y1 * h / 1000
+    draw.rectangle([x0, y0, x1, y1], outline=(*colour, 255), width=2)
+    font = _font(max(12, h // 34))
+    left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
+    plate_w, plate_h = right - left + 8, bottom - top + 6
+    x = min(max(0.0, x0), max(0.0, w - plate_w))
+    for y in (y0 - plate_h, y1, y0 - 2 * plate_h, y1 + plate_h):
+        y = min(max(0.0, y), h - plate_h)
+        plate = (x, y, x + plate_w, y + plate_h)
+        if not any(_overlap(plate, other) for other in taken):
+            break
+    taken.append(plate)
+    draw.rectangle(plate, fill=(*colour, 235))
+    draw.text((plate[0] + 4 - left, plate[1] + 3 - top), label, font=font, fill=(255, 255, 255, 255))
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size_px)
+
+
+def _at(pictures: Sequence[Picture] | Picture, index: int) -> Picture | None:
+    return pictures[min(index, len(pictures) - 1)] if len(pictures) else None
+
+
+def _page(
+    left: Picture | None, right: Picture | None, captions: tuple[str, str], title: str, share: float
+) -> Image.Image:
+    """One page of the film: title, two captioned pictures, a progress line."""
+    example = left if left is not None else right
+    assert example is not None
+    h, w = example.shape[:2]
+    head_px, foot_px, gap_px = (26 if title else 6), 24, 6
+    page = Image.new("RGB", (2 * w + 3 * gap_px, head_px + h + foot_px), (28, 32, 38))
+    draw = ImageDraw.Draw(page)
+    if title:
+        draw.text((gap_px + 2, 5), title, font=_font(14), fill=(240, 240, 240))
+    for column, (picture, caption) in enumerate(zip((left, right), captions, strict=True)):
+        x = gap_px + column * (w + gap_px)
+        if picture is not None:
+            page.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, head_px))
+        draw.text((x + 2, head_px + h + 4), caption, font=_font(13), fill=(190, 200, 210))
+    bar_y = head_px + h + foot_px - 3
+    draw.rectangle([gap_px, bar_y, gap_px + share * (page.width - 2 * gap_px), bar_y + 1], fill=_PATH_RGB)
+    return page
+
+
+def _save_gif(path: Path, pages: list[Image.Image], duration_ms: int) -> int:
+    """Write the pages with one palette for all (so that still parts stay still); returns the size in bytes."""
+    sample = Image.fromarray(np.vstack([np.asarray(p) for p in pages[:: max(1, len(pages) // 6)]]))
+    palette = sample.quantize(128, dither=Image.Dither.NONE)
+    frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pages]
+    durations = [max(20, duration_ms)] * (len(frames) - 1) + [1500]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
+    return path.stat().st_size

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
 from qwen2vl_robot.errors import ExecutionError, ObservationError, WorkerError
 from qwen2vl_robot.executor import JointTrack
-from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, T_BASE_FILM
+from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
 from qwen2vl_robot.geometry import Array, make_pose, read_only, rotation_from_rotvec
 from qwen2vl_robot.messages import (
     ApprovedMotion,
@@ -31,7 +31,7 @@ from qwen2vl_robot.messages import (
     digest,
 )
 from qwen2vl_robot.process import Worker
-from qwen2vl_robot.scenes import PlantScene, draw_scene, load_scene, populate
+from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
 from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld
 
 _SETTLE_S = 0.5
@@ -211,7 +211,7 @@ class Plant:
             self._drive()
             self._world.step()
             if self._film is not None and round(self._world.time_s / TIME_STEP_S) % every == 0:
-                self._film.append(self._world.render(FILM_INTRINSICS, T_BASE_FILM)[0])
+                self._film.append(shoot(self._world))
 
     def _drive(self) -> None:
         """Give the motors their targets for the next time step."""
@@ -243,13 +243,11 @@ class Plant:
 
     def true_objects(self) -> dict[str, TrueObject]:
         """Label → what is true of the object now."""
-        return {
-            o.label: TrueObject(
-                o.label, o.shape, self._world.pose(o.label), self._world.speed_mps(o.label),
-                o.mass_kg, o.friction, o.can_be_picked,
-            )  # fmt: skip
-            for o in self._scene.objects
-        }
+        return {o.label: self._true_object(o) for o in self._scene.objects}
+
+    def _true_object(self, item: PlantObject) -> TrueObject:
+        pose, speed_mps = self._world.pose(item.label), self._world.speed_mps(item.label)
+        return TrueObject(item.label, item.shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
 
     def true_boxes(self) -> dict[str, TrueBox]:
         """Label → where the camera sees the object now; what it does not see is left out."""
