@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
     from qwen2vl_robot.world import BulletWorld
 
 Picture = npt.NDArray[np.uint8]
+Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 # Twin and plant use one view, so that the two halves of the film compare: from the front left, above the table.
 FILM_HZ = 5.0  # a picture takes about 70 ms of a core
@@ -59,10 +60,14 @@ def annotate(
     if path_base_m is not None and len(path_base_m) > 0:
         _draw_path(draw, _pixels(frame, path_base_m))
     labels = list(dict.fromkeys(label for label, _ in boxes))
-    taken: list[tuple[float, float, float, float]] = []
-    for label, box in boxes:
-        colour = _BOX_COLOURS[labels.index(label) % len(_BOX_COLOURS)]
-        _draw_box(draw, label, box, colour, picture.size, taken)
+    colours = {label: _BOX_COLOURS[i % len(_BOX_COLOURS)] for i, label in enumerate(labels)}
+    w, h = picture.size
+    corners = [(b.x0 * w / 1000, b.y0 * h / 1000, b.x1 * w / 1000, b.y1 * h / 1000) for _, b in boxes]
+    for (label, _), corner in zip(boxes, corners, strict=True):
+        draw.rectangle(corner, outline=(*colours[label], 255), width=2)
+    taken = list(corners)
+    for (label, _), corner in zip(boxes, corners, strict=True):
+        taken.append(_draw_label(draw, label, corner, colours[label], picture.size, taken))
     return np.asarray(picture.convert("RGB"), dtype=np.uint8)
 
 
@@ -116,34 +121,33 @@ def _draw_path(draw: ImageDraw.ImageDraw, pixels: Array) -> None:
     draw.ellipse([ue - 5, ve - 5, ue + 5, ve + 5], fill=(*_PATH_RGB, 255), outline=(255, 255, 255, 255))
 
 
-def _draw_box(
+def _draw_label(
     draw: ImageDraw.ImageDraw,
     label: str,
-    box: ImageBox,
+    corner: Corners,
     colour: tuple[int, int, int],
     size_px: tuple[int, int],
-    taken: list[tuple[float, float, float, float]],
-) -> None:
-    """A frame around an object and its label on a plate of the same colour, kept inside and off other plates."""
+    taken: list[Corners],
+) -> Corners:
+    """A label on a plate of its box's colour, inside the picture, where it covers least of what is taken."""
     w, h = size_px
-    x0, y0, x1, y1 = box.x0 * w / 1000, box.y0 * h / 1000, box.x1 * w / 1000, box.y1 * h / 1000
-    draw.rectangle([x0, y0, x1, y1], outline=(*colour, 255), width=2)
     font = _font(max(12, h // 34))
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
     plate_w, plate_h = right - left + 8, bottom - top + 6
-    x = min(max(0.0, x0), max(0.0, w - plate_w))
-    for y in (y0 - plate_h, y1, y0 - 2 * plate_h, y1 + plate_h):
-        y = min(max(0.0, y), h - plate_h)
-        plate = (x, y, x + plate_w, y + plate_h)
-        if not any(_overlap(plate, other) for other in taken):
-            break
-    taken.append(plate)
+    x0, y0, x1, y1 = corner
+    plates = []
+    for x, y in ((x0, y0 - plate_h), (x0, y1), (x1 - plate_w, y0 - plate_h), (x1 - plate_w, y1), (x1, y0), (x0, y0)):
+        x, y = min(max(0.0, x), max(0.0, w - plate_w)), min(max(0.0, y), max(0.0, h - plate_h))
+        plates.append((x, y, x + plate_w, y + plate_h))
+    plate = min(plates, key=lambda p: sum(_overlap_px(p, other) for other in taken))
     draw.rectangle(plate, fill=(*colour, 235))
     draw.text((plate[0] + 4 - left, plate[1] + 3 - top), label, font=font, fill=(255, 255, 255, 255))
+    return plate
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _overlap_px(a: Corners, b: Corners) -> float:
+    """Area that two rectangles share, square pixels; edges that only touch share none."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
