@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -295,6 +296,7 @@ class BulletWorld:
         self._robot = body
         self._joints = [joints[j.name] for j in profile.joints]
         self._fingers = [joints[j] for j in profile.gripper.joints]
+        self._links = links
         self._tool = links[profile.tool_link]
         self._efforts = [j.effort_nm for j in profile.joints]
         for a, b in profile.allowed_contacts:
@@ -369,6 +371,54 @@ class BulletWorld:
             p, q = state[4], state[5]  # the link frame; 0 and 1 are the centre of mass
         return make_pose(p, rotation_from_quat(q))
 
+    def link_names(self) -> list[str]:
+        """Names of the robot's links, as its URDF has them."""
+        return list(self._links)
+
+    def reach_m(self, beyond_tool_m: float = 0.0) -> Array:
+        """How far each joint (n,) can carry a point at most, metres per radian of its motion.
+
+        The longest way along the chain from the joint to a point of any link that it moves, or to a point that lies
+        `beyond_tool_m` from the tool frame: an upper bound in every configuration.
+        """
+        robot, client = self._robot_id(), self._client
+        reach_m = np.zeros(len(self._joints))
+        for link, index in self._links.items():
+            way_m = self._extent_m(index)
+            if link == self._profile.tool_link:
+                way_m = max(way_m, beyond_tool_m)
+            while index >= 0:
+                info = pybullet.getJointInfo(robot, index, physicsClientId=client)
+                if index in self._joints:
+                    which = self._joints.index(index)
+                    reach_m[which] = max(reach_m[which], way_m)
+                elif index in self._fingers:
+                    way_m += self._profile.gripper.max_width_m
+                index = info[16]
+                way_m += self._offset_m(info[0])
+        return reach_m
+
+    def _offset_m(self, index: int) -> float:
+        """Distance of a link's frame from its parent's, metres."""
+        poses = [self.link_pose(self._names[(self._robot_id(), i)]) for i in (index, self._parent(index))]
+        return float(np.linalg.norm(poses[0][:3, 3] - poses[1][:3, 3]))
+
+    def _parent(self, index: int) -> int:
+        return int(pybullet.getJointInfo(self._robot_id(), index, physicsClientId=self._client)[16])
+
+    def _extent_m(self, index: int) -> float:
+        """Distance from a link's frame to the farthest corner of its bounding box, metres."""
+        if not pybullet.getCollisionShapeData(self._robot_id(), index, physicsClientId=self._client):
+            return 0.0
+        bounds = np.array(pybullet.getAABB(self._robot_id(), index, physicsClientId=self._client))
+        origin = self.link_pose(self._names[(self._robot_id(), index)])[:3, 3]
+        return float(np.linalg.norm(np.abs(bounds - origin).max(axis=0)))
+
+    def _robot_id(self) -> int:
+        if self._robot is None:
+            raise RuntimeError("add a robot first")
+        return self._robot
+
     def _check_joints(self, q_rad: Array, width_m: float) -> None:
         if self._robot is None:
             raise RuntimeError("add a robot first")
@@ -384,15 +434,22 @@ class BulletWorld:
             pybullet.stepSimulation(physicsClientId=self._client)
         self._steps += count
 
-    def touching(self, *, detect: bool = False) -> list[Contact]:
+    def set_gravity(self, mps2: float = 9.81) -> None:
+        """Pull everything down from the next step on; 0 lets it float."""
+        if not np.isfinite(mps2):
+            raise ValueError(f"gravity {mps2} must be finite")
+        pybullet.setGravity(0.0, 0.0, -mps2, physicsClientId=self._client)
+
+    def touching(self, *, detect: bool = False, of: Sequence[str] | None = None) -> list[Contact]:
         """Every pair that touches now; `detect` runs collision detection first (after a reset, without a step).
 
-        A contact of a link pair is reported once, with its deepest point and summed force.
+        A contact of a link pair is reported once, with its deepest point and summed force. `of` looks only at what
+        touches the robot or one of these bodies, which is much quicker.
         """
         if detect:
             pybullet.performCollisionDetection(physicsClientId=self._client)
         found: dict[tuple[str, str], tuple[float, float]] = {}
-        for point in pybullet.getContactPoints(physicsClientId=self._client):
+        for point in self._contact_points(of):
             if point[8] > 0.0:
                 continue
             pair = (self._names[(point[1], point[3])], self._names[(point[2], point[4])])
@@ -400,6 +457,39 @@ class BulletWorld:
             depth_m, force_n = found.get(pair, (0.0, 0.0))
             found[pair] = (max(depth_m, -point[8]), force_n + point[9])
         return [Contact(a, b, depth_m, force_n) for (a, b), (depth_m, force_n) in sorted(found.items())]
+
+    def _contact_points(self, of: Sequence[str] | None) -> list[tuple[Any, ...]]:
+        if of is None:
+            return list(pybullet.getContactPoints(physicsClientId=self._client))
+        points: list[tuple[Any, ...]] = []
+        seen: set[int] = set()
+        for body in [self._robot_id(), *(self._id(name) for name in of)]:
+            for point in pybullet.getContactPoints(bodyA=body, physicsClientId=self._client):
+                other = point[2] if point[1] == body else point[1]
+                if other not in seen:
+                    points.append(point)
+            seen.add(body)
+        return points
+
+    def distance_m(self, a: str, b: str, limit_m: float = 0.05) -> float:
+        """Distance between two bodies or links now, negative where they overlap, `limit_m` where they are farther.
+
+        It is computed anew from the poses, where `touching` may remember points of an earlier pose.
+        """
+        if not np.isfinite(limit_m):
+            raise ValueError(f"limit {limit_m} m must be finite")
+        (body_a, link_a), (body_b, link_b) = self._body_and_link(a), self._body_and_link(b)
+        points = pybullet.getClosestPoints(
+            body_a, body_b, limit_m, linkIndexA=link_a, linkIndexB=link_b, physicsClientId=self._client
+        )
+        return min((float(point[8]) for point in points), default=limit_m)
+
+    def _body_and_link(self, name: str) -> tuple[int, int]:
+        if name in self._ids:
+            return self._ids[name], -1
+        if self._robot is not None and name in self._links:
+            return self._robot, self._links[name]
+        raise KeyError(f"no body or link {name!r}; there are {sorted([*self._ids, *self._names.values()])}")
 
     # ---------------------------------------------------------------------------------------- pictures
 
