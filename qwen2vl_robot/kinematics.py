@@ -17,6 +17,7 @@ class Kinematics:
     """Where the parts of one robot are; not thread-safe, because pinocchio's working data is reused.
 
     Attributes:
+        model: pinocchio's model of the whole URDF, for what builds on it.
         dof: number of arm joints n.
         lower_rad, upper_rad: joint limits (n,) of the profile, in its order.
         link_hulls: link → vertices (m, 3) of the convex hull of its collision geometry, link frame, metres.
@@ -33,13 +34,13 @@ class Kinematics:
         self.dof = len(profile.joints)
         self.lower_rad = read_only([j.lower_rad for j in profile.joints])
         self.upper_rad = read_only([j.upper_rad for j in profile.joints])
-        self._model = pinocchio.buildModelFromUrdf(str(path))
-        self._data = self._model.createData()
-        self._q = pinocchio.neutral(self._model)
+        self.model = pinocchio.buildModelFromUrdf(str(path))
+        self._data = self.model.createData()
+        self._q = pinocchio.neutral(self.model)
         self._arm = np.array([self._coordinate(j.name) for j in profile.joints])
         self._fingers = np.array([self._coordinate(j) for j in profile.gripper.joints], dtype=int)
-        self._velocity = np.array([self._model.joints[self._model.getJointId(j.name)].idx_v for j in profile.joints])
-        self._links = {f.name: i for i, f in enumerate(self._model.frames) if f.type == pinocchio.FrameType.BODY}
+        self._velocity = np.array([self.model.joints[self.model.getJointId(j.name)].idx_v for j in profile.joints])
+        self._links = {f.name: i for i, f in enumerate(self.model.frames) if f.type == pinocchio.FrameType.BODY}
         for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links):
             self._check_link(link)
         self._tool = self._links[profile.tool_link]
@@ -49,14 +50,14 @@ class Kinematics:
     def tool_pose(self, q_rad: Array, width_m: float = 0.0) -> Array:
         """`T_base_tool` (4, 4) at joints (n,) and a gripper opening."""
         self._set(q_rad, width_m)
-        pinocchio.framesForwardKinematics(self._model, self._data, self._q)
+        pinocchio.framesForwardKinematics(self.model, self._data, self._q)
         return self._in_base(self._data.oMf[self._tool])
 
     def tool_jacobian(self, q_rad: Array) -> Array:
         """Jacobian (6, n) of the tool: linear then angular velocity, base axes, per unit of joint velocity."""
         self._set(q_rad, 0.0)
         J = pinocchio.computeFrameJacobian(
-            self._model, self._data, self._q, self._tool, pinocchio.ReferenceFrame.LOCAL_WORLD_ALIGNED
+            self.model, self._data, self._q, self._tool, pinocchio.ReferenceFrame.LOCAL_WORLD_ALIGNED
         )[:, self._velocity]
         R = self._T_base_root[:3, :3]
         turned: Array = np.vstack([R @ J[:3], R @ J[3:]])
@@ -65,15 +66,20 @@ class Kinematics:
     def tool_pose_and_jacobian(self, q_rad: Array) -> tuple[Array, Array]:
         """`tool_pose` and `tool_jacobian` for little more than the price of one."""
         jacobian = self.tool_jacobian(q_rad)
-        placement = pinocchio.updateFramePlacement(self._model, self._data, self._tool)
+        placement = pinocchio.updateFramePlacement(self.model, self._data, self._tool)
         return self._in_base(placement), jacobian
 
     def link_poses(self, q_rad: Array, width_m: float) -> dict[str, Array]:
         """`T_base_link` (4, 4) of every URDF link at joints (n,) and a gripper opening."""
         self._set(q_rad, width_m)
-        pinocchio.framesForwardKinematics(self._model, self._data, self._q)
+        pinocchio.framesForwardKinematics(self.model, self._data, self._q)
         frames = self._data.oMf
         return {link: self._in_base(frames[index]) for link, index in self._links.items()}
+
+    def configuration(self, q_rad: Array, width_m: float) -> Array:
+        """Coordinates of `model` at joints (n,) and a gripper opening; valid until the next call on this object."""
+        self._set(q_rad, width_m)
+        return self._q
 
     def _set(self, q_rad: Array, width_m: float) -> None:
         q = np.asarray(q_rad, dtype=np.float64)
@@ -89,10 +95,10 @@ class Kinematics:
 
     def _coordinate(self, joint: str) -> int:
         """Index of a joint's only coordinate; an unknown name would silently give a wrong one."""
-        if not self._model.existJointName(joint):
-            known = ", ".join(list(self._model.names)[1:])
+        if not self.model.existJointName(joint):
+            known = ", ".join(list(self.model.names)[1:])
             raise BadInputError(f"{self.profile.urdf} has no joint {joint!r}; it has {known}")
-        found = self._model.joints[self._model.getJointId(joint)]
+        found = self.model.joints[self.model.getJointId(joint)]
         if found.nq != 1:
             raise BadInputError(f"joint {joint!r} has {found.nq} coordinates; only joints with one are supported")
         return int(found.idx_q)
@@ -103,7 +109,7 @@ class Kinematics:
 
     def _measure_base(self, base_link: str) -> Array:
         """`T_base_root`: the inverse of where the base link is, which no joint may move."""
-        frame = self._model.frames[self._links[base_link]]
+        frame = self.model.frames[self._links[base_link]]
         if frame.parentJoint != 0:
             raise BadInputError(f"base_link {base_link!r} moves with a joint; give a fixed link")
         return invert(np.asarray(frame.placement.homogeneous))
@@ -111,11 +117,11 @@ class Kinematics:
     def _read_hulls(self) -> dict[str, Array]:
         path = self.profile.urdf_path
         geometry = pinocchio.buildGeomFromUrdf(
-            self._model, str(path), pinocchio.GeometryType.COLLISION, package_dirs=[str(path.parent)]
+            self.model, str(path), pinocchio.GeometryType.COLLISION, package_dirs=[str(path.parent)]
         )
         points: dict[str, list[Array]] = {}
         for item in geometry.geometryObjects:
-            frame = self._model.frames[item.parentFrame]
+            frame = self.model.frames[item.parentFrame]
             T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
             points.setdefault(frame.name, []).append(transform(T_link_geometry, _vertices(item.geometry, item.name)))
         return {link: read_only(hull_vertices(np.vstack(parts))) for link, parts in points.items()}
@@ -144,7 +150,7 @@ def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:
         return prism_vertices(geometry.radius, 2 * (geometry.halfLength + geometry.radius))
     if isinstance(geometry, coal.Sphere):
         return prism_vertices(geometry.radius, 2 * geometry.radius)
-    raise BadInputError(f"collision shape {name}: {type(geometry).__name__} is not supported; use a mesh or a primitive")
+    raise BadInputError(f"collision shape {name}: {type(geometry).__name__} is unknown; use a mesh or a primitive")
 
 
 def box_vertices(size_m: Array) -> Array:

@@ -74,7 +74,7 @@ def test_a_hull_drops_the_points_inside() -> None:
 
 
 def test_an_unknown_tool_link_is_refused_with_the_known_ones(profile: RobotProfile) -> None:
-    with pytest.raises(BadInputError, match="no link 'tool0'; it has .*panda_grasptarget"):
+    with pytest.raises(BadInputError, match=r"no link 'tool0'; it has .*panda_grasptarget"):
         Kinematics(profile.model_copy(update={"tool_link": "tool0"}))
 
 

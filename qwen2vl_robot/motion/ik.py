@@ -1,0 +1,86 @@
+"""A pose of the tool → joint positions that reach it, by damped least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pinocchio
+
+from qwen2vl_robot.errors import MotionError
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
+
+POSITION_TOLERANCE_M = 5e-4
+ROTATION_TOLERANCE_RAD = float(np.deg2rad(0.5))
+_LIMIT_MARGIN_RAD = 0.03  # kept to the joint limits: a real arm overshoots a little
+_AIM_M, _AIM_RAD = 1e-6, 1e-6  # iterate to here, accept the tolerances above
+_ITERATIONS = 60
+_DAMPING = 1e-4
+_STEP_RAD = 0.4  # largest change of a joint in one iteration
+_POSTURE_GAIN = 0.1  # pull towards the reference posture where the task leaves freedom
+_POSTURE_ITERATIONS = 15
+_RANDOM_SEEDS = 6
+
+
+def solve(
+    kinematics: Kinematics,
+    T_base_tool: Array,
+    near: Sequence[Array],
+    *,
+    posture_rad: Array,
+    random_seeds: int = _RANDOM_SEEDS,
+) -> Array:
+    """Find joints (n,) with the tool within 0.5 mm and 0.5 degrees of a pose, inside the limits.
+
+    The same inputs give the same answer: the starts are `near`, in that order, then fixed draws within the limits.
+
+    Args:
+        near: joints (n,) to start from; the first that leads to a solution wins.
+        posture_rad: joints (n,) to resemble where the pose leaves freedom.
+        random_seeds: how many fixed draws to start from, when `near` leads nowhere.
+
+    Raises:
+        MotionError: out of reach; the text says by how much the best attempt missed.
+    """
+    shape = (random_seeds, kinematics.dof)
+    draws = np.random.default_rng(0).uniform(kinematics.lower_rad, kinematics.upper_rad, shape)
+    best_m, best_rad = np.inf, np.inf
+    for start in (*near, *draws):
+        q_rad, miss_m, miss_rad = _descend(kinematics, T_base_tool, np.asarray(start), posture_rad)
+        if miss_m <= POSITION_TOLERANCE_M and miss_rad <= ROTATION_TOLERANCE_RAD:
+            return q_rad
+        if miss_m < best_m:
+            best_m, best_rad = miss_m, miss_rad
+    x, y, z = T_base_tool[:3, 3]
+    raise MotionError(
+        f"the tool cannot reach ({x:.3f}, {y:.3f}, {z:.3f}) m, {float(np.hypot(x, y)):.3f} m from the base's axis: "
+        f"the closest try missed by {best_m * 1000:.1f} mm and {np.rad2deg(best_rad):.1f} deg, "
+        f"allowed {POSITION_TOLERANCE_M * 1000:.1f} mm and {np.rad2deg(ROTATION_TOLERANCE_RAD):.1f} deg",
+        reason="out_of_reach",
+    )
+
+
+def _descend(kinematics: Kinematics, T_base_tool: Array, start: Array, posture_rad: Array) -> tuple[Array, float, float]:
+    """Joints after the iterations, with their distance (m) and angle (rad) to the pose."""
+    lower, upper = kinematics.lower_rad + _LIMIT_MARGIN_RAD, kinematics.upper_rad - _LIMIT_MARGIN_RAD
+    q = np.clip(start, lower, upper)
+    identity = np.eye(kinematics.dof)
+    for iteration in range(_ITERATIONS):
+        pose, J = kinematics.tool_pose_and_jacobian(q)
+        error = _pose_error(T_base_tool, pose)
+        miss_m, miss_rad = float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
+        if iteration >= _POSTURE_ITERATIONS and miss_m < _AIM_M and miss_rad < _AIM_RAD:
+            break
+        pull = _POSTURE_GAIN * (posture_rad - q) if iteration < _POSTURE_ITERATIONS else np.zeros(kinematics.dof)
+        inverse = J.T @ np.linalg.inv(J @ J.T + _DAMPING * np.eye(6))
+        dq = inverse @ error + (identity - inverse @ J) @ pull
+        dq *= min(1.0, _STEP_RAD / max(float(np.abs(dq).max()), 1e-9))
+        q = np.clip(q + dq, lower, upper)
+    return q, miss_m, miss_rad
+
+
+def _pose_error(T_base_goal: Array, T_base_tool: Array) -> Array:
+    """Twist (6,) that leads from one pose to the other: metres and radians, base axes."""
+    turn = pinocchio.log3(np.ascontiguousarray(T_base_goal[:3, :3] @ T_base_tool[:3, :3].T))
+    return np.concatenate([T_base_goal[:3, 3] - T_base_tool[:3, 3], turn])

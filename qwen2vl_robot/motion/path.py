@@ -1,0 +1,160 @@
+"""Start and goal joints → waypoints free of collision: straight where that is free, RRT-Connect where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ompl import base as ompl_base
+from ompl import geometric as ompl_geometric
+from ompl import util as ompl_util
+
+from qwen2vl_robot.errors import MotionError
+from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.motion import ik
+from qwen2vl_robot.motion.collision import CollisionModel, Pair
+
+_CHECK_STEP_RAD = 0.02  # between checked joints: 16 mm at most at 0.8 m of reach, about the clearance kept
+_CHECK_BUDGET = 6000  # configurations that one search may check; counted, so that a busy machine changes nothing
+_SEARCH_RANGE_RAD = 0.6
+_SHORTCUTS = 60
+_LINE_STEP_M = 0.01
+_LINE_JUMP_RAD = 0.15  # a joint that moves more than this in one step of a line has changed its branch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """Where the arm may move.
+
+    Attributes:
+        width_m: gripper opening meanwhile.
+        margin_m: distance to keep.
+        ignored: pairs of names that may come close.
+    """
+
+    model: CollisionModel
+    width_m: float
+    margin_m: float
+    ignored: frozenset[Pair] = frozenset()
+
+    def hit(self, q_rad: Array) -> tuple[str, str] | None:
+        """Two names that come too close at joints (n,), or None."""
+        return self.model.closest(q_rad, self.width_m, self.margin_m, self.ignored)
+
+    def hit_between(self, a_rad: Array, b_rad: Array) -> tuple[str, str] | None:
+        """The first two names that come too close on the straight way between joints, or None."""
+        count = max(int(np.ceil(np.abs(b_rad - a_rad).max() / _CHECK_STEP_RAD)), 1)
+        for share in np.arange(count + 1) / count:
+            if (pair := self.hit(a_rad + share * (b_rad - a_rad))) is not None:
+                return pair
+        return None
+
+
+def plan(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Array]:
+    """Find waypoints from start to goal (both included) whose straight connections are free.
+
+    The same inputs and seed give the same waypoints.
+
+    Raises:
+        MotionError: start or goal touch something, or no way was found within the bounded search.
+    """
+    for q, what in ((start_rad, "start"), (goal_rad, "goal")):
+        if (pair := space.hit(q)) is not None:
+            raise _no_path(f"at the {what} {pair[0]} is closer than {space.margin_m * 1000:.0f} mm to {pair[1]}")
+    blocked_by = space.hit_between(start_rad, goal_rad)
+    if blocked_by is None:
+        return [start_rad, goal_rad]
+    found = _search(space, start_rad, goal_rad, seed)
+    if not found:
+        text = f"straight {blocked_by[0]} meets {blocked_by[1]}, and {_CHECK_BUDGET} tries found no way around"
+        raise _no_path(text)
+    return _shorten(space, found, np.random.default_rng(seed))
+
+
+def tool_line(
+    space: Space, q_start_rad: Array, T_base_start: Array, p_base_end_m: Array, posture_rad: Array
+) -> Array:
+    """Joints (m, n) that lead the tool from a pose along a straight line, orientation kept, every step free.
+
+    Raises:
+        MotionError: out of reach on the way, or something is in the way.
+    """
+    offset = np.asarray(p_base_end_m) - T_base_start[:3, 3]
+    count = max(int(np.ceil(np.linalg.norm(offset) / _LINE_STEP_M)), 2)
+    points = [np.asarray(q_start_rad)]
+    for share in np.arange(1, count + 1) / count:
+        T = make_pose(T_base_start[:3, 3] + share * offset, T_base_start[:3, :3])
+        q = ik.solve(space.model.kinematics, T, [points[-1]], posture_rad=points[-1], random_seeds=0)
+        if np.abs(q - points[-1]).max() > _LINE_JUMP_RAD:
+            raise MotionError("the arm would have to fold over during a straight line of the tool", reason="out_of_reach")
+        points.append(q)
+    check_line(space, np.stack(points))
+    return np.stack(points)
+
+
+def check_line(space: Space, points_rad: Array) -> None:
+    """Check dense joints (m, n) one by one.
+
+    Raises:
+        MotionError: two bodies come too close.
+    """
+    for q in points_rad:
+        if (pair := space.hit(q)) is not None:
+            raise _no_path(f"on a straight line {pair[0]} comes within {space.margin_m * 1000:.0f} mm of {pair[1]}")
+
+
+def _search(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Array]:
+    """RRT-Connect between two free configurations; empty when the budget of checks is spent."""
+    kinematics = space.model.kinematics
+    n, checks = kinematics.dof, [0]
+
+    def is_free(state: Sequence[float]) -> bool:
+        checks[0] += 1
+        return space.hit(np.array([state[i] for i in range(n)])) is None
+
+    ompl_util.setLogLevel(ompl_util.LogLevel.LOG_NONE)  # it warns on every reseeding, which is what we want
+    ompl_util.RNG.setSeed(seed + 1)  # 0 would mean the time of day
+    real = ompl_base.RealVectorStateSpace(n)
+    bounds = ompl_base.RealVectorBounds(n)
+    for i in range(n):
+        bounds.setLow(i, float(min(kinematics.lower_rad[i], start_rad[i], goal_rad[i])))
+        bounds.setHigh(i, float(max(kinematics.upper_rad[i], start_rad[i], goal_rad[i])))
+    real.setBounds(bounds)
+    setup = ompl_geometric.SimpleSetup(real)
+    setup.setStateValidityChecker(is_free)
+    information = setup.getSpaceInformation()
+    information.setStateValidityCheckingResolution(2 * _CHECK_STEP_RAD / real.getMaximumExtent())
+    start, goal = real.allocState(), real.allocState()
+    for i in range(n):
+        start[i], goal[i] = float(start_rad[i]), float(goal_rad[i])
+    setup.setStartAndGoalStates(start, goal)
+    planner = ompl_geometric.RRTConnect(information)
+    planner.setRange(_SEARCH_RANGE_RAD)
+    setup.setPlanner(planner)
+    setup.solve(ompl_base.PlannerTerminationCondition(lambda: checks[0] > _CHECK_BUDGET))
+    if not setup.haveExactSolutionPath():
+        return []
+    return [np.array([state[i] for i in range(n)]) for state in setup.getSolutionPath().getStates()]
+
+
+def _shorten(space: Space, waypoints: list[Array], rng: np.random.Generator) -> list[Array]:
+    """Cut corners: replace stretches between random waypoints by straight ways where these are free.
+
+    Raises:
+        MotionError: what the search found does not hold at the finer step used here.
+    """
+    for _ in range(_SHORTCUTS):
+        if len(waypoints) <= 2:
+            break
+        i, j = sorted(rng.choice(len(waypoints), 2, replace=False))
+        if j - i >= 2 and space.hit_between(waypoints[i], waypoints[j]) is None:
+            waypoints = waypoints[: i + 1] + waypoints[j:]
+    for a, b in zip(waypoints, waypoints[1:], strict=False):
+        if (pair := space.hit_between(a, b)) is not None:
+            raise _no_path(f"the way around brings {pair[0]} within {space.margin_m * 1000:.0f} mm of {pair[1]}")
+    return waypoints
+
+
+def _no_path(text: str) -> MotionError:
+    return MotionError(f"no free path: {text}", reason="no_path")

@@ -1,0 +1,183 @@
+"""Shapes and poses of two objects → whether a relation holds, and where to put an object so that it will.
+
+Pure geometry by the rules of sim/tasks/relations.yaml: left is +y and behind is +x, seen from the robot's base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qwen2vl_robot.config import RelationRules
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.geometry import Array, transform
+from qwen2vl_robot.messages import Box, Container, Relation, SceneObject, Shape, shape_size_m
+
+_DIRECTIONS: dict[Relation, tuple[float, float]] = {
+    Relation.LEFT_OF: (0.0, 1.0),
+    Relation.RIGHT_OF: (0.0, -1.0),
+    Relation.IN_FRONT_OF: (-1.0, 0.0),
+    Relation.BEHIND: (1.0, 0.0),
+}
+_BEARINGS = 2 * np.pi * np.arange(360) / 360
+_NORMALS = np.column_stack([np.cos(_BEARINGS), np.sin(_BEARINGS)])
+# Where beside the reference to look for room: shares of the allowed gap and of the allowed angle. Measured places are
+# wrong by some millimetres and degrees, so the limits themselves are never aimed at.
+_GAP_STEPS = 5
+_ANGLE_SHARES = (0.0, 0.3, -0.3, 0.6, -0.6)
+_NEXT_TO_BEARINGS = 24
+_OFFSET_SHARES = (0.25, 0.45)  # on or in something wide whose middle is taken
+_ON_TOP_GAP_M = 0.012  # to whatever else stands on or in the same thing
+
+
+def relation_holds(relation: Relation, moved: SceneObject, reference: SceneObject, rules: RelationRules) -> bool:
+    """Decide whether `moved` stands in `relation` to `reference`; anything not finite holds no relation.
+
+    Raises:
+        BadInputError: the rules see the relation from the camera, which poses alone cannot answer.
+    """
+    if not (np.isfinite(moved.T_base_object).all() and np.isfinite(reference.T_base_object).all()):
+        return False
+    if relation is Relation.ON:
+        rise_m = moved.bottom_m - reference.top_m
+        return abs(rise_m) <= rules.support_tolerance_m and _is_centre_inside(moved, reference, wall_m=0.0)
+    if relation is Relation.IN:
+        return _is_inside(moved, reference, rules)
+    gap_m = free_gap_m(moved, reference)
+    if not 0.0 < gap_m <= rules.max_gap_m:
+        return False
+    return relation is Relation.NEXT_TO or _angle_off_deg(relation, moved, reference, rules) <= rules.max_angle_deg
+
+
+def free_gap_m(a: SceneObject, b: SceneObject) -> float:
+    """Free horizontal distance between two outlines, metres; negative by their overlap.
+
+    For convex outlines it is the largest separation along any direction; bearings are tried every degree.
+    """
+    separation = _support_m(b, -_NORMALS) + _support_m(a, _NORMALS)
+    return float(np.max(-separation))
+
+
+def outline_radius_m(shape: Shape) -> float:
+    """Radius of the upright cylinder around a shape, metres."""
+    x, y, _ = shape_size_m(shape)
+    return float(np.hypot(x, y)) / 2 if isinstance(shape, Box | Container) else x / 2
+
+
+def placements(
+    relation: Relation,
+    shape: Shape,
+    reference: SceneObject,
+    others: Sequence[SceneObject],
+    rules: RelationRules,
+    table_height_m: float = 0.0,
+) -> list[Array]:
+    """Centres (3,) in the base frame where an upright object of this shape would stand in the relation, best first.
+
+    The heights are those at rest: beside means on the table. Places where `others` would be closer than the rules'
+    gap are left out; whether the arm reaches them is not asked here.
+
+    Raises:
+        BadInputError: the rules see the relation from the camera.
+    """
+    if relation in (Relation.ON, Relation.IN):
+        found = _places_upon(relation, shape, reference)
+        gap_m, bottom_m = _ON_TOP_GAP_M, float(found[0][2]) - shape_size_m(shape)[2] / 2
+        around = [body for body in others if body.top_m > bottom_m]
+    else:
+        found = _places_beside(relation, shape, reference, others, rules, table_height_m)
+        gap_m, around = rules.gap_m, [*others]
+    return [p for p in found if all(_gap_to_point_m(body, p, shape) >= gap_m for body in around)]
+
+
+def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> list[Array]:
+    """The middle first, then a ring of places around it as far as the room allows."""
+    height_m = shape_size_m(shape)[2]
+    bottom_m, wall_m = reference.top_m, 0.0
+    if isinstance(reference.shape, Container):
+        wall_m = reference.shape.wall_m
+        bottom_m = reference.bottom_m + wall_m if relation is Relation.IN else reference.top_m
+    centre = np.array([*reference.T_base_object[:2, 3], bottom_m + height_m / 2])
+    inner_m = min(shape_size_m(reference.shape)[:2]) / 2 - wall_m
+    room_m = inner_m - outline_radius_m(shape)
+    rings = [share * inner_m for share in _OFFSET_SHARES if share * inner_m <= room_m]
+    ring = [centre + [r * np.cos(b), r * np.sin(b), 0.0] for r in rings for b in np.arange(8) * np.pi / 4]
+    return [centre, *ring]
+
+
+def _places_beside(
+    relation: Relation,
+    shape: Shape,
+    reference: SceneObject,
+    others: Sequence[SceneObject],
+    rules: RelationRules,
+    table_height_m: float,
+) -> list[Array]:
+    radius_m, height_m = outline_radius_m(shape), shape_size_m(shape)[2]
+    gaps_m = np.linspace(1.3 * rules.gap_m, 0.75 * rules.max_gap_m, _GAP_STEPS)
+    middle = np.mean([body.T_base_object[:2, 3] for body in (reference, *others)], axis=0)
+    ranked: list[tuple[float, int, Array]] = []
+    for bearing, turn in _bearings(relation, rules):
+        normal = np.array([np.cos(bearing), np.sin(bearing)])
+        reach_m = float(_support_m(reference, normal[None])[0]) - float(normal @ reference.T_base_object[:2, 3])
+        for gap_m in gaps_m:
+            xy = reference.T_base_object[:2, 3] + normal * (reach_m + gap_m + radius_m)
+            # Near, straight and towards the other things, where the camera looks.
+            cost = gap_m + 0.05 * abs(turn) + 0.3 * float(np.linalg.norm(xy - middle))
+            ranked.append((cost, len(ranked), np.array([*xy, table_height_m + height_m / 2])))
+    ranked.sort(key=lambda item: item[:2])
+    return [p for _, _, p in ranked]
+
+
+def _bearings(relation: Relation, rules: RelationRules) -> list[tuple[float, float]]:
+    """(bearing, share of the allowed turn away from the asked direction) to look along, radians."""
+    if relation is Relation.NEXT_TO:
+        return [(2 * np.pi * i / _NEXT_TO_BEARINGS, 0.0) for i in range(_NEXT_TO_BEARINGS)]
+    x, y = _direction(relation, rules)
+    widest = np.deg2rad(rules.max_angle_deg)
+    return [(float(np.arctan2(y, x) + share * widest), share) for share in _ANGLE_SHARES]
+
+
+def _direction(relation: Relation, rules: RelationRules) -> tuple[float, float]:
+    if rules.seen_from != "robot":
+        raise BadInputError(f"relations are judged from the robot's base; seen_from is {rules.seen_from!r}, use 'robot'")
+    return _DIRECTIONS[relation]
+
+
+def _angle_off_deg(relation: Relation, moved: SceneObject, reference: SceneObject, rules: RelationRules) -> float:
+    offset = moved.T_base_object[:2, 3] - reference.T_base_object[:2, 3]
+    cosine = float(offset @ _direction(relation, rules)) / max(float(np.linalg.norm(offset)), 1e-9)
+    return float(np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+
+def _is_inside(moved: SceneObject, reference: SceneObject, rules: RelationRules) -> bool:
+    if not isinstance(reference.shape, Container):
+        return False
+    is_between = reference.bottom_m - rules.support_tolerance_m <= moved.bottom_m < reference.top_m
+    return is_between and _is_centre_inside(moved, reference, wall_m=reference.shape.wall_m)
+
+
+def _is_centre_inside(moved: SceneObject, reference: SceneObject, *, wall_m: float) -> bool:
+    x, y, _ = reference.T_base_object[:3, :3].T @ (moved.T_base_object[:3, 3] - reference.T_base_object[:3, 3])
+    size_x, size_y, _ = shape_size_m(reference.shape)
+    if isinstance(reference.shape, Box | Container):
+        return bool(abs(x) <= size_x / 2 - wall_m and abs(y) <= size_y / 2 - wall_m)
+    return bool(np.hypot(x, y) <= size_x / 2)
+
+
+def _support_m(body: SceneObject, normals: Array) -> Array:
+    """Furthest reach (k,) of a body's outline along horizontal unit normals (k, 2), metres from the base."""
+    if isinstance(body.shape, Box | Container):
+        x, y, z = np.array(body.shape.size_m) / 2
+        corners = np.array([[i * x, j * y, k * z] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
+        reach: Array = (normals @ transform(body.T_base_object, corners)[:, :2].T).max(axis=1)
+        return reach
+    centre: Array = normals @ body.T_base_object[:2, 3]
+    return centre + outline_radius_m(body.shape)
+
+
+def _gap_to_point_m(body: SceneObject, p_base_m: Array, shape: Shape) -> float:
+    """Free distance between a body's outline and the circle around a shape that stands at a point."""
+    separation = _NORMALS @ p_base_m[:2] - _support_m(body, _NORMALS)
+    return float(np.max(separation)) - outline_radius_m(shape)
