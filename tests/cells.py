@@ -1,0 +1,53 @@
+"""Motions, verdicts and approvals that the tests of gate, executor and plant share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import (
+    ApprovedMotion,
+    Effect,
+    GripperSegment,
+    JointSegment,
+    Motion,
+    RobotState,
+    Scene,
+    Verdict,
+    digest,
+    freeze,
+)
+from qwen2vl_robot.ports import Arm, Clock
+
+PROFILE = load_robot("franka_panda")
+SCENE = Scene((), ())
+
+
+def reach(start_q_rad: Array, offset_rad: Array | list[float], seconds: float = 1.0) -> Motion:
+    """A smooth joint motion from the start by an offset, points every 10 ms."""
+    time_s = np.linspace(0.0, seconds, round(seconds * 100) + 1)
+    share = time_s / seconds
+    smooth = share**3 * (10 - 15 * share + 6 * share**2)
+    q_rad = np.asarray(start_q_rad) + smooth[:, None] * np.asarray(offset_rad)
+    return Motion(PROFILE.name, (JointSegment(freeze(time_s), freeze(q_rad)),), Effect("none"))
+
+
+def grip(width_m: float, seconds: float = 1.0) -> Motion:
+    """A motion of the gripper alone."""
+    return Motion(PROFILE.name, (GripperSegment(0.0, seconds, width_m),), Effect("none"))
+
+
+def accept(motion: Motion, start: RobotState, scene: Scene = SCENE) -> Verdict:
+    """The verdict of a twin that found nothing against a motion."""
+    return Verdict(True, (), digest(motion), digest(scene), digest(start), PROFILE.digest)
+
+
+def admit(motion: Motion, arm: Arm, clock: Clock, lifetime_s: float = 2.0) -> ApprovedMotion:
+    """Let a motion through a real gate, as if it had been rehearsed just now."""
+    start = arm.state()
+    gate = Gate(clock, PROFILE, lifetime_s=lifetime_s)
+    approved = gate.admit(motion, accept(motion, start), SCENE, start, arm.state(), rehearsed_ns=clock.now_ns())
+    assert isinstance(approved, ApprovedMotion), approved
+    return approved

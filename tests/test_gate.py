@@ -1,0 +1,364 @@
+"""The gate lets through what was rehearsed, just now, from here, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import qwen2vl_robot
+from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.messages import (
+    Approval,
+    ApprovedMotion,
+    JointSegment,
+    Motion,
+    Refusal,
+    RobotState,
+    Scene,
+    Verdict,
+    Violation,
+    digest,
+    freeze,
+)
+from tests.cells import PROFILE, SCENE, accept, reach
+
+NOW_NS = 50_000_000_000
+HOME = np.array(PROFILE.home_q_rad)
+
+
+class StoppedClock:
+    """A clock that shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.ns = NOW_NS
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        self.ns += round(seconds * 1e9)
+
+
+def at_rest(stamp_ns: int = NOW_NS) -> RobotState:
+    return RobotState(stamp_ns, freeze(HOME), freeze(np.zeros(7)), 0.08)
+
+
+MOTION = reach(HOME, [0.1] * 7, 0.2)
+
+
+def ask(
+    gate: Gate,
+    motion: Motion = MOTION,
+    verdict: Verdict | None = None,
+    scene: Scene = SCENE,
+    start: RobotState | None = None,
+    live: RobotState | None = None,
+    rehearsed_ns: int = NOW_NS,
+) -> ApprovedMotion | Refusal:
+    start = start or at_rest()
+    return gate.admit(
+        motion, verdict or accept(MOTION, at_rest()), scene, start, live or at_rest(), rehearsed_ns=rehearsed_ns
+    )
+
+
+def reason(answer: ApprovedMotion | Refusal) -> str:
+    assert isinstance(answer, Refusal)
+    assert answer.text
+    return answer.reason
+
+
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock()
+
+
+@pytest.fixture
+def gate(clock: StoppedClock) -> Gate:
+    return Gate(clock, PROFILE)
+
+
+def test_gate_admits_what_was_rehearsed_just_now_from_here(gate: Gate) -> None:
+    verdict = accept(MOTION, at_rest())
+    approved = ask(gate, verdict=verdict)
+    assert isinstance(approved, ApprovedMotion)
+    assert approved.motion is MOTION
+    assert approved.digest == digest(MOTION)
+    assert approved.verdict_digest == digest(verdict)
+    assert (approved.scene_digest, approved.start_digest) == (digest(SCENE), digest(at_rest()))
+    assert approved.robot_digest == PROFILE.digest
+    assert approved.expires_ns == NOW_NS + 2_000_000_000
+
+
+def test_gate_refuses_a_verdict_that_refuses(gate: Gate) -> None:
+    verdict = replace(accept(MOTION, at_rest()), accepted=False)
+    assert reason(ask(gate, verdict=verdict)) == "not_accepted"
+
+
+def test_gate_refuses_an_accepting_verdict_that_lists_a_violation(gate: Gate) -> None:
+    violation = Violation("collision", 0.1, ("a", "b"), 0.004, "m")
+    verdict = replace(accept(MOTION, at_rest()), violations=(violation,))
+    answer = ask(gate, verdict=verdict)
+    assert reason(answer) == "not_accepted"
+    assert isinstance(answer, Refusal)
+    assert "4.0 mm" in answer.text
+
+
+def test_gate_refuses_another_motion_than_the_rehearsed_one(gate: Gate) -> None:
+    assert reason(ask(gate, motion=reach(HOME, [0.1] * 7, 0.21))) == "digest_mismatch"
+
+
+def test_gate_refuses_another_scene_than_the_rehearsed_one(gate: Gate) -> None:
+    assert reason(ask(gate, scene=Scene((), (), table_height_m=0.01))) == "digest_mismatch"
+
+
+def test_gate_refuses_another_start_than_the_rehearsed_one(gate: Gate) -> None:
+    start = replace(at_rest(), q_rad=freeze(HOME + 1e-9))
+    assert reason(ask(gate, start=start)) == "digest_mismatch"
+
+
+def test_gate_refuses_a_verdict_about_another_robot(gate: Gate) -> None:
+    verdict = replace(accept(MOTION, at_rest()), robot_digest="0" * 64)
+    assert reason(ask(gate, verdict=verdict)) == "digest_mismatch"
+
+
+def test_gate_refuses_a_motion_of_another_robot(gate: Gate) -> None:
+    motion = replace(MOTION, robot="kuka_iiwa")
+    assert reason(ask(gate, motion=motion, verdict=accept(motion, at_rest()))) == "digest_mismatch"
+
+
+@pytest.mark.parametrize("rehearsed_ns", [NOW_NS - 30_000_000_001, NOW_NS + 1])
+def test_gate_refuses_a_stale_verdict_and_one_from_the_future(gate: Gate, rehearsed_ns: int) -> None:
+    assert reason(ask(gate, rehearsed_ns=rehearsed_ns)) == "stale_verdict"
+
+
+@pytest.mark.parametrize("stamp_ns", [NOW_NS - 200_000_001, NOW_NS + 1])
+def test_gate_refuses_a_stale_state_and_one_from_the_future(gate: Gate, stamp_ns: int) -> None:
+    assert reason(ask(gate, live=at_rest(stamp_ns))) == "stale_state"
+
+
+@pytest.mark.parametrize("joint", range(7))
+def test_gate_refuses_when_a_joint_moved_since_the_rehearsal(gate: Gate, joint: int) -> None:
+    q_rad = HOME.copy()
+    q_rad[joint] += PROFILE.start_tolerance_rad * 1.01
+    assert reason(ask(gate, live=replace(at_rest(), q_rad=freeze(q_rad)))) == "start_moved"
+
+
+def test_gate_refuses_when_the_gripper_moved_since_the_rehearsal(gate: Gate) -> None:
+    assert reason(ask(gate, live=replace(at_rest(), gripper_width_m=0.07))) == "start_moved"
+
+
+def test_gate_refuses_another_number_of_joints(gate: Gate) -> None:
+    assert reason(ask(gate, live=replace(at_rest(), q_rad=freeze(HOME[:6])))) == "start_moved"
+
+
+def test_gate_refuses_when_something_else_is_held(gate: Gate) -> None:
+    assert reason(ask(gate, live=replace(at_rest(), held="red block"))) == "start_moved"
+
+
+def test_gate_refuses_when_the_scene_holds_what_the_arm_does_not(gate: Gate) -> None:
+    scene = Scene((), (), held="red block")
+    assert reason(ask(gate, scene=scene, verdict=accept(MOTION, at_rest(), scene))) == "start_moved"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_gate_refuses_a_motion_that_is_not_finite(gate: Gate, bad: float) -> None:
+    segment = MOTION.segments[0]
+    assert isinstance(segment, JointSegment)
+    q_rad = segment.q_rad.copy()
+    q_rad[3, 2] = bad
+    motion = replace(MOTION, segments=(replace(segment, q_rad=q_rad),))
+    assert reason(ask(gate, motion=motion, verdict=accept(motion, at_rest()))) == "not_finite"
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        replace(at_rest(), q_rad=freeze([np.nan] * 7)),
+        replace(at_rest(), dq_radps=freeze([np.inf] * 7)),
+        replace(at_rest(), gripper_width_m=float("nan")),
+    ],
+    ids=["positions", "velocities", "width"],
+)
+def test_gate_refuses_a_live_state_that_is_not_finite(gate: Gate, live: RobotState) -> None:
+    assert reason(ask(gate, live=live)) == "not_finite"
+
+
+def test_gate_refuses_after_a_stop_until_it_is_reset(gate: Gate) -> None:
+    gate.stop("a person said stop")
+    assert gate.is_stopped()
+    assert reason(ask(gate)) == "stopped"
+    assert reason(ask(gate)) == "stopped"
+    gate.reset()
+    assert isinstance(ask(gate), ApprovedMotion)
+
+
+def test_gate_keeps_the_first_reason_of_a_stop(gate: Gate) -> None:
+    gate.stop("smoke")
+    gate.stop("console closed")
+    answer = ask(gate)
+    assert isinstance(answer, Refusal)
+    assert "smoke" in answer.text
+
+
+def test_gate_that_never_approves_refuses_everything(clock: StoppedClock) -> None:
+    assert reason(ask(Gate(clock, PROFILE, Approval.NEVER))) == "never"
+
+
+def test_gate_waits_for_a_person_to_confirm_this_verdict(clock: StoppedClock) -> None:
+    gate = Gate(clock, PROFILE, Approval.CONFIRM)
+    verdict = accept(MOTION, at_rest())
+    assert reason(ask(gate, verdict=verdict)) == "not_confirmed"
+    gate.confirm(digest(replace(verdict, scene_digest="0" * 64)))
+    assert reason(ask(gate, verdict=verdict)) == "not_confirmed"
+    gate.confirm(digest(verdict))
+    assert isinstance(ask(gate, verdict=verdict), ApprovedMotion)
+
+
+def test_a_confirmation_is_good_for_one_motion_only(clock: StoppedClock) -> None:
+    gate = Gate(clock, PROFILE, Approval.CONFIRM)
+    gate.confirm(digest(accept(MOTION, at_rest())))
+    assert isinstance(ask(gate), ApprovedMotion)
+    assert reason(ask(gate)) == "not_confirmed"
+
+
+def test_a_refused_motion_does_not_spend_its_confirmation(clock: StoppedClock) -> None:
+    gate = Gate(clock, PROFILE, Approval.CONFIRM)
+    gate.confirm(digest(accept(MOTION, at_rest())))
+    assert reason(ask(gate, live=at_rest(0))) == "stale_state"
+    assert isinstance(ask(gate), ApprovedMotion)
+
+
+def test_a_stop_forgets_what_was_confirmed(clock: StoppedClock) -> None:
+    gate = Gate(clock, PROFILE, Approval.CONFIRM)
+    gate.confirm(digest(accept(MOTION, at_rest())))
+    gate.stop("stop")
+    gate.confirm(digest(accept(MOTION, at_rest())))
+    gate.reset()
+    assert reason(ask(gate)) == "not_confirmed"
+
+
+@given(
+    point=st.integers(0, len(MOTION.segments[0].time_s) - 1),  # type: ignore[union-attr]
+    joint=st.integers(0, 7),
+    bit=st.integers(0, 63),
+)
+def test_one_flipped_bit_of_the_motion_is_refused(point: int, joint: int, bit: int) -> None:
+    segment = MOTION.segments[0]
+    assert isinstance(segment, JointSegment)
+    columns = np.column_stack([segment.q_rad, segment.time_s])
+    columns.view(np.uint64)[point, joint] ^= np.uint64(1) << np.uint64(bit)
+    forged = replace(MOTION, segments=(JointSegment(columns[:, 7].copy(), columns[:, :7].copy()),))
+    assert reason(ask(Gate(StoppedClock(), PROFILE), motion=forged)) in ("digest_mismatch", "not_finite")
+
+
+@given(
+    age_ns=st.integers(-(10**11), 10**11),
+    state_age_ns=st.integers(-(10**9), 10**9),
+    off_rad=st.floats(-0.1, 0.1),
+    width_m=st.floats(0.0, 0.08),
+)
+def test_gate_admits_only_inside_every_tolerance(
+    age_ns: int, state_age_ns: int, off_rad: float, width_m: float
+) -> None:
+    live = replace(at_rest(NOW_NS - state_age_ns), q_rad=freeze(HOME + off_rad), gripper_width_m=width_m)
+    answer = ask(Gate(StoppedClock(), PROFILE), live=live, rehearsed_ns=NOW_NS - age_ns)
+    inside = 0 <= age_ns <= 3 * 10**10 and 0 <= state_age_ns <= 2 * 10**8 and abs(off_rad) <= 0.019 and width_m > 0.077
+    if isinstance(answer, ApprovedMotion):
+        assert abs(off_rad) <= 0.0201
+        assert width_m > 0.0759
+        assert 0 <= age_ns <= 3 * 10**10
+        assert 0 <= state_age_ns <= 2 * 10**8
+    else:
+        assert not inside
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_gate_refuses_a_setting_that_is_no_duration(clock: StoppedClock, seconds: float) -> None:
+    with pytest.raises(ValueError, match="max_state_age_s"):
+        Gate(clock, PROFILE, max_state_age_s=seconds)
+
+
+# ---------------------------------------------------------------------------------- only the gate makes one
+
+_TYPE = "ApprovedMotion"
+_COPIERS = {"replace", "copy", "deepcopy", "__new__", "__setstate__", "__setattr__", "astuple", "asdict"}
+
+
+def makes_an_approval(source: str) -> list[str]:
+    """Every expression of a module that could make an `ApprovedMotion`: a call of it, an alias, a copier of one."""
+    tree = ast.parse(source)
+    found = []
+    names = {_TYPE}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names |= {a.asname for a in node.names if a.name.endswith(_TYPE) and a.asname}
+    annotations = {id(child) for node in ast.walk(tree) for part in _annotations(node) for child in ast.walk(part)}
+    for node in ast.walk(tree):
+        is_name = (isinstance(node, ast.Name) and node.id in names) or (
+            isinstance(node, ast.Attribute) and node.attr in names
+        )
+        if is_name and id(node) not in annotations and not _is_instance_check(node, tree):
+            found.append(f"line {node.lineno}: {_TYPE} used as a value")
+        if isinstance(node, ast.Constant) and node.value == _TYPE:
+            found.append(f"line {node.lineno}: {_TYPE} named in a string")
+        if isinstance(node, ast.Call) and _called(node) in _COPIERS:
+            found += [f"line {node.lineno}: copies an approval" for a in node.args if "approved" in ast.unparse(a)]
+    return found
+
+
+def _annotations(node: ast.AST) -> list[ast.AST]:
+    parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    return [p for p in parts if isinstance(p, ast.AST)]
+
+
+def _is_instance_check(node: ast.AST, tree: ast.AST) -> bool:
+    """Asking whether something is one makes none."""
+    return any(
+        isinstance(call, ast.Call) and _called(call) == "isinstance" and any(node is n for n in ast.walk(call.args[1]))
+        for call in ast.walk(tree)
+    )
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+PACKAGE = Path(qwen2vl_robot.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_gate_makes_an_approved_motion(path: Path) -> None:
+    found = makes_an_approval(path.read_text(encoding="utf-8"))
+    if path.name == "gate.py":
+        assert len(found) == 1
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = ApprovedMotion(motion=m)",
+        "x = messages.ApprovedMotion(m)",
+        "from qwen2vl_robot.messages import ApprovedMotion as A\nx = A(m)",
+        "make = ApprovedMotion",
+        "x = ApprovedMotion.__new__(ApprovedMotion)",
+        "x = getattr(messages, 'ApprovedMotion')(m)",
+        "x = dataclasses.replace(approved, expires_ns=10**18)",
+        "x = copy.copy(self._approved)",
+        "object.__setattr__(approved, 'motion', m)",
+    ],
+)
+def test_the_search_finds_every_way_to_make_one(source: str) -> None:
+    assert makes_an_approval(source)
+
+
+def test_the_search_lets_annotations_and_instance_checks_pass() -> None:
+    source = "def f(a: ApprovedMotion | None) -> list[ApprovedMotion]:\n    return isinstance(a, ApprovedMotion)"
+    assert makes_an_approval(source) == []
