@@ -53,6 +53,7 @@ setup(
         "opencv-python-headless>=4.10,<5",
         "typer>=0.12",
         "rich>=13",
+        "packaging>=22",
     ],
     extras_require={
         "test": [

@@ -103,7 +103,7 @@ def check_distribution(requirement: str) -> Finding:
 def _is_satisfied(requirement: str, version: str) -> bool:
     try:
         from packaging.requirements import Requirement
-    except ImportError:  # transformers brings it; where even that is missing, presence has to do
+    except ImportError:  # it may be the missing one; then presence has to do
         return True
     return Requirement(requirement).specifier.contains(version, prereleases=True)
 
@@ -145,7 +145,8 @@ def check_simulation_data() -> Finding:
     except BadInputError as error:
         return Finding("simulation data", False, str(error), INSTALL)
     robots = sorted(path.parent.name for path in (root / "sim" / "robots").glob("*/robot.yaml"))
-    return Finding("simulation data", bool(robots), f"{root / 'sim'}; robots: {', '.join(robots) or 'none'}")
+    detail = f"{root / 'sim'}; robots: {', '.join(robots) or 'none'}"
+    return Finding("simulation data", bool(robots), detail, "" if robots else INSTALL)
 
 
 def check_cores(count: int) -> Finding:
