@@ -291,8 +291,7 @@ class BulletWorld:
         ]
         if missing:
             raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")
-        for link, index in links.items():
-            self._names[(body, index)] = link
+        self._names.update({(body, index): link for link, index in links.items()})
         self._robot = body
         self._joints = [joints[j.name] for j in profile.joints]
         self._fingers = [joints[j] for j in profile.gripper.joints]
@@ -574,7 +573,8 @@ def _bowl_panels(shape: Bowl) -> list[tuple[Array, Array]]:
 
 def _rotation_zy(yaw_rad: float, pitch_rad: float) -> Array:
     cz, sz, cy, sy = np.cos(yaw_rad), np.sin(yaw_rad), np.cos(pitch_rad), np.sin(pitch_rad)
-    return np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]]) @ np.array([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
+    R: Array = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]]) @ np.array([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
+    return R
 
 
 def _bowl_profile(shape: Bowl) -> list[tuple[float, float]]:

@@ -1,0 +1,103 @@
+"""Who may touch whom while a motion handles an object: the one rule book of sweep and physics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Motion, Relation, Scene
+from qwen2vl_robot.world import TABLE, BulletWorld
+
+NEAR_M = 0.03  # within this way of where it is grasped or let go, an object may touch what it stands on
+SUPPORT_GAP_M = 0.004  # what is closer than this to an object at rest, beneath it, carries it
+
+
+@dataclass(slots=True)
+class Handling:
+    """What the gripper holds, has held and may take, as the motion goes on.
+
+    Attributes:
+        candidates: names that the gripper may close on.
+        held: in the gripper now.
+        handled: names that the fingers have taken or pushed; these they may touch.
+        supports: what the held object stood on when it was grasped.
+        grasp_m: (3,) tool position at the grasp, None when it was held from the start.
+    """
+
+    profile: RobotProfile
+    motion: Motion
+    scene: Scene
+    held: str | None = None
+    handled: set[str] = field(default_factory=set)
+    supports: set[str] = field(default_factory=set)
+    grasp_m: Array | None = None
+
+    def __post_init__(self) -> None:
+        self.held = self.scene.held
+        effect = self.motion.effect
+        if effect.kind == "push" and effect.name is not None:
+            self.handled.add(effect.name)
+        if self.held is not None:
+            self.handled.add(self.held)
+
+    @property
+    def candidates(self) -> set[str]:
+        effect = self.motion.effect
+        if effect.kind == "none":
+            return {body.name for body in self.scene.objects}
+        return {effect.name} if effect.kind == "hold" and effect.name is not None else set()
+
+    def grasp(self, name: str, world: BulletWorld) -> None:
+        """Note that the fingers have closed on an object that stands where it is in `world`."""
+        self.held = name
+        self.handled.add(name)
+        self.grasp_m = world.tool_pose()[:3, 3]
+        others = [n for n in world.names() if n != name]
+        self.supports = {n for n in others if world.distance_m(name, n) < SUPPORT_GAP_M}
+
+    def release(self) -> None:
+        """Note that the fingers have opened."""
+        self.held = None
+        self.grasp_m = None
+        self.supports = set()
+
+    def may_touch(self, a: str, b: str, tool_m: Array, release_m: Array | None) -> bool:
+        """Whether this contact is meant, with the tool at `tool_m` and the next opening of the gripper at `release_m`.
+
+        Contacts that the robot file allows never reach this place: the world does not report them.
+        """
+        fingers = set(self.profile.gripper.finger_links)
+        if {a, b} == fingers:
+            return True
+        for one, other in ((a, b), (b, a)):
+            if one in fingers and other in self.handled:
+                return True
+            if one == self.held and other in self.supports and _is_near(tool_m, self.grasp_m):
+                return True
+            if one == self.held and self._may_land_on(other) and _is_near(tool_m, release_m):
+                return True
+        return False
+
+    def _may_land_on(self, name: str) -> bool:
+        effect = self.motion.effect
+        if effect.kind == "none":
+            return name == TABLE or name in {body.name for body in self.scene.bodies()}
+        if effect.relation in (Relation.ON, Relation.IN):
+            return name == effect.reference or (name == TABLE and effect.reference is None)
+        return name == TABLE
+
+    def grasped(self, touching: list[tuple[str, str]]) -> str | None:
+        """The candidate that both fingers touch, if there is one."""
+        touched = [self._touched_by(finger, touching) for finger in self.profile.gripper.finger_links]
+        both = sorted(touched[0] & touched[1] & self.candidates)
+        return both[0] if both else None
+
+    def _touched_by(self, finger: str, touching: list[tuple[str, str]]) -> set[str]:
+        return {b if a == finger else a for a, b in touching if finger in (a, b)}
+
+
+def _is_near(p_m: Array, q_m: Array | None) -> bool:
+    return q_m is not None and float(np.linalg.norm(p_m - q_m)) <= NEAR_M

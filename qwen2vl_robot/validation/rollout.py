@@ -1,0 +1,341 @@
+"""One physics run of a motion → what it touches, moves, drops, and the world it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array, invert, look_at
+from qwen2vl_robot.messages import (
+    Intrinsics,
+    Motion,
+    Relation,
+    RobotState,
+    Scene,
+    SceneObject,
+    Sphere,
+    Violation,
+    freeze,
+    shape_size_m,
+)
+from qwen2vl_robot.validation.handling import Handling
+from qwen2vl_robot.validation.timeline import timeline
+from qwen2vl_robot.world import TIME_STEP_S, BulletWorld
+
+SETTLE_S = 0.25
+AFTER_S = 0.5
+MOVED_M = 0.01
+TILTED_RAD = 0.26
+SLIPPED_M = 0.015
+LIFTED_M = 0.02
+RESTS_MPS = 0.05
+_LOOK_STEPS = 4  # contacts are read at 60 Hz
+_BYSTANDER_STEPS = 24  # other objects' poses, and the film, at 10 Hz
+_SQUEEZE_S = 0.35
+_SAME_M = 0.002  # a bystander that ends this close to where it was measured has not moved
+_FILM_CAMERA = look_at([1.15, 0.80, 0.62], [0.38, 0.0, 0.14])
+_FILM_INTRINSICS = Intrinsics(320, 240, 290.0, 290.0, 159.5, 119.5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """What came of one run; scene and state are those at its end."""
+
+    violations: tuple[Violation, ...]
+    scene: Scene
+    state: RobotState
+    film: npt.NDArray[np.uint8] | None
+
+
+def roll_out(
+    world: BulletWorld,
+    profile: RobotProfile,
+    motion: Motion,
+    scene: Scene,
+    start: RobotState,
+    *,
+    film: bool = False,
+) -> Rollout:
+    """Let motors follow the motion in a world that holds the robot and the scene, nothing yet moved."""
+    return _Run(world, profile, motion, scene, start, film).run()
+
+
+class _Run:
+    """One run: what the gripper does, what was touched first and hardest, where everything stood."""
+
+    def __init__(
+        self,
+        world: BulletWorld,
+        profile: RobotProfile,
+        motion: Motion,
+        scene: Scene,
+        start: RobotState,
+        film: bool,
+    ) -> None:
+        self._world = world
+        self._profile = profile
+        self._motion = motion
+        self._scene = scene
+        self._start = start
+        self._line = timeline(motion, start)
+        self._handling = Handling(profile, motion, scene)
+        self._bodies = {body.name: body for body in scene.objects}
+        self._film: list[npt.NDArray[np.uint8]] | None = [] if film else None
+        self._found: dict[tuple[str, tuple[str, ...]], Violation] = {}
+        self._suspects: list[Violation] = []
+        self._T_tool_held: Array | None = None
+        self._openings: list[tuple[float, Array]] = []
+
+    def run(self) -> Rollout:
+        self._openings = self._find_openings()
+        self._settle()
+        self._follow()
+        self._judge_effect()
+        film = None if self._film is None else np.stack(self._film)
+        return Rollout(tuple(self._found.values()), self._scene_after(), self._state_after(), film)
+
+    # ------------------------------------------------------------------------------------ before it begins
+
+    def _find_openings(self) -> list[tuple[float, Array]]:
+        """Time and tool position (3,) of every gripper segment that opens."""
+        found = []
+        width_m = self._start.gripper_width_m
+        for grip in self._line.grips:
+            if grip.width_m > width_m or self._handling.held is not None:
+                self._world.reset_arm(self._line.q_at(np.array([grip.start_s]))[0], width_m)
+                found.append((grip.start_s, self._world.tool_pose()[:3, 3]))
+            width_m = grip.width_m
+        return found
+
+    def _settle(self) -> None:
+        """Let everything come to rest, the held object between the fingers, and remember where it stands."""
+        world, q_rad = self._world, self._line.q_rad[0]
+        world.reset_arm(q_rad, self._start.gripper_width_m)
+        self._closing = self._handling.held is not None
+        world.command_arm(q_rad)
+        if self._handling.held is None:
+            world.command_gripper(self._start.gripper_width_m, self._profile.gripper.force_n)
+        else:
+            self._squeeze(self._handling.held, q_rad)
+        world.step(round(SETTLE_S / TIME_STEP_S))
+        self._rest = {name: world.pose(name) for name in self._bodies}
+        for name, body in self._bodies.items():
+            if name != self._handling.held:
+                self._note_moved(0.0, name, body.T_base_object)
+        if self._handling.held is not None:
+            self._note_slip(0.0)
+
+    def _squeeze(self, held: str, q_rad: Array) -> None:
+        """Close the fingers on the held object while nothing has weight, then put everything else back."""
+        world, profile = self._world, self._profile
+        others = [body for body in self._scene.bodies() if body.name != held]
+        open_m = min(profile.gripper.max_width_m, self._start.gripper_width_m + 0.004)
+        T_tool_held = np.asarray(self._scene.T_tool_held)
+        world.reset_arm(q_rad, open_m)
+        world.set_pose(held, world.tool_pose() @ T_tool_held)
+        world.set_gravity(0.0)
+        world.command_gripper(0.0, profile.gripper.force_n)
+        world.step(round(_SQUEEZE_S / TIME_STEP_S))
+        world.set_gravity()
+        for body in others:
+            world.set_pose(body.name, body.T_base_object)
+        self._T_tool_held = T_tool_held
+
+    # ------------------------------------------------------------------------------------------ as it goes
+
+    def _follow(self) -> None:
+        world = self._world
+        steps = round((self._line.end_s + AFTER_S) / TIME_STEP_S)
+        time_s = np.arange(1, steps + 1) * TIME_STEP_S
+        q_rad = self._line.q_at(np.concatenate([[0.0], time_s]))
+        dq_radps = np.diff(q_rad, axis=0) / TIME_STEP_S
+        begins = {max(0, round(g.start_s / TIME_STEP_S)): i for i, g in enumerate(self._line.grips)}
+        ends = {round(g.end_s / TIME_STEP_S): i for i, g in enumerate(self._line.grips)}
+        for step in range(steps):
+            if step in begins:
+                self._begin_grip(begins[step])
+            world.command_arm(q_rad[step + 1], dq_radps[step])
+            world.step()
+            if step + 1 in ends:
+                self._end_grip(ends[step + 1])
+            if step % _LOOK_STEPS == 0:
+                self._look(float(time_s[step]))
+            if step % _BYSTANDER_STEPS == 0:
+                self._look_around(float(time_s[step]))
+
+    def _begin_grip(self, index: int) -> None:
+        grip = self._line.grips[index]
+        width_m = self._world.arm_state()[2]
+        if grip.width_m > width_m:
+            self._handling.release()
+            self._T_tool_held = None
+            self._closing = False
+        else:
+            self._closing = True
+        self._world.command_gripper(grip.width_m, self._profile.gripper.force_n)
+
+    def _end_grip(self, index: int) -> None:
+        """After closing: what both fingers touch is held; what one finger has touched without a grasp is a contact."""
+        if self._closing and self._handling.held is None:
+            name = self._handling.grasped(self._pairs())
+            if name is not None:
+                self._handling.grasp(name, self._world)
+                self._T_tool_held = invert(self._world.tool_pose()) @ self._world.pose(name)
+            for suspect in self._suspects:
+                if name not in suspect.bodies:
+                    self._note(suspect)
+            self._suspects = []
+        self._closing = False
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [(c.a, c.b) for c in self._world.touching(of=[])]
+
+    def _look(self, at_s: float) -> None:
+        held = self._handling.held
+        tool_m: Array | None = None
+        for contact in self._world.touching(of=[] if held is None else [held]):
+            if tool_m is None:
+                tool_m = self._world.tool_pose()[:3, 3]
+            release_m = next((p for t, p in self._openings if t >= at_s), None)
+            if not self._handling.may_touch(contact.a, contact.b, tool_m, release_m):
+                self._suspect(Violation("contact", at_s, (contact.a, contact.b), contact.force_n, "N"))
+        if held is not None:
+            self._note_slip(at_s)
+
+    def _suspect(self, violation: Violation) -> None:
+        """Note a wrong contact, unless it may turn out to be the beginning of a grasp."""
+        fingers = set(self._profile.gripper.finger_links)
+        a, b = violation.bodies
+        other = b if a in fingers else a
+        if {a, b} & fingers and other in self._handling.candidates and self._handling.held is None:
+            if self._motion.effect.kind == "hold":
+                return  # that the fingers brush what they are about to take shows in the effect, if it matters
+            if self._closing:
+                self._suspects.append(violation)
+                return
+        self._note(violation)
+
+    def _note(self, violation: Violation) -> None:
+        """Keep the first time and the largest amount of each kind and pair."""
+        key = (violation.kind, violation.bodies)
+        known = self._found.get(key)
+        if known is None:
+            self._found[key] = violation
+        elif violation.amount > known.amount:
+            self._found[key] = replace(known, amount=violation.amount)
+
+    def _note_slip(self, at_s: float) -> None:
+        """The held object left its place in the tool: it slips once, then it is no longer held."""
+        held = self._handling.held
+        if held is None or self._T_tool_held is None:
+            return
+        T_tool_held = invert(self._world.tool_pose()) @ self._world.pose(held)
+        slip_m = float(np.linalg.norm(T_tool_held[:3, 3] - self._T_tool_held[:3, 3]))
+        if slip_m > SLIPPED_M:
+            self._note(Violation("grasp_slip", at_s, (held,), slip_m, "m"))
+            self._handling.release()
+            self._T_tool_held = None
+
+    def _look_around(self, at_s: float) -> None:
+        for name in self._bodies:
+            if name not in self._handling.handled and name != self._motion.effect.name:
+                self._note_moved(at_s, name, self._rest[name])
+        if self._film is not None:
+            self._film.append(self._world.render(_FILM_INTRINSICS, _FILM_CAMERA)[0])
+
+    def _note_moved(self, at_s: float, name: str, T_base_before: Array) -> None:
+        T_base_object = self._world.pose(name)
+        moved_m = float(np.linalg.norm(T_base_object[:3, 3] - T_base_before[:3, 3]))
+        if moved_m > MOVED_M:
+            self._note(Violation("moved_other", at_s, (name,), moved_m, "m"))
+        tilt_rad = self._tilt_rad(name, T_base_object, T_base_before)
+        if tilt_rad > TILTED_RAD:
+            self._note(Violation("moved_other", at_s, (name, "toppled"), tilt_rad, "rad"))
+
+    def _tilt_rad(self, name: str, T: Array, T_before: Array) -> float:
+        if isinstance(self._bodies[name].shape, Sphere):
+            return 0.0
+        return float(np.arccos(np.clip(T[:3, 2] @ T_before[:3, 2], -1.0, 1.0)))
+
+    # ---------------------------------------------------------------------------------------- after it
+
+    def _judge_effect(self) -> None:
+        effect, at_s = self._motion.effect, self._line.end_s
+        if effect.kind == "none" or effect.name is None:
+            return
+        judge = {"hold": self._judge_hold, "release": self._judge_release, "push": self._judge_push}[effect.kind]
+        for what, amount, unit in judge(effect.name):
+            bodies = (effect.name, what) if what else (effect.name,)
+            self._note(Violation("wrong_effect", at_s, bodies, amount, unit))
+
+    def _judge_hold(self, name: str) -> list[tuple[str, float, str]]:
+        lifted_m = float(self._world.pose(name)[2, 3] - self._rest[name][2, 3])
+        held = self._handling.grasped(self._pairs())
+        if held != name:
+            return [("is not between the fingers", lifted_m, "m")]
+        return [("is not lifted", lifted_m, "m")] if lifted_m < LIFTED_M else []
+
+    def _judge_release(self, name: str) -> list[tuple[str, float, str]]:
+        found = self._judge_place(name)
+        fingers = set(self._profile.gripper.finger_links)
+        touching = self._world.touching(of=[name])
+        if any(name in (c.a, c.b) and {c.a, c.b} & fingers for c in touching):
+            found.append(("still touches the fingers", 1.0, ""))
+        T_base_wanted = np.asarray(self._motion.effect.T_base_object)
+        tilt_rad = self._tilt_rad(name, self._world.pose(name), T_base_wanted)
+        if tilt_rad > TILTED_RAD:
+            found.append(("toppled", tilt_rad, "rad"))
+        speed_mps = self._world.speed_mps(name)
+        if speed_mps > RESTS_MPS:
+            found.append(("does not rest", speed_mps, "m/s"))
+        found += self._judge_relation(name)
+        return found
+
+    def _judge_push(self, name: str) -> list[tuple[str, float, str]]:
+        return self._judge_place(name)
+
+    def _judge_place(self, name: str) -> list[tuple[str, float, str]]:
+        wanted = np.asarray(self._motion.effect.T_base_object)
+        off_m = float(np.linalg.norm(self._world.pose(name)[:3, 3] - wanted[:3, 3]))
+        return [("is not where it should be", off_m, "m")] if off_m > self._motion.effect.tolerance_m else []
+
+    def _judge_relation(self, name: str) -> list[tuple[str, float, str]]:
+        """What lies on or in another touches it; what lies in it is over its hollow. Beside is a matter of place."""
+        effect = self._motion.effect
+        if effect.relation not in (Relation.ON, Relation.IN) or effect.reference not in self._bodies:
+            return []
+        distance_m = self._world.distance_m(name, effect.reference)
+        if distance_m > 0.002:
+            return [(f"is not {effect.relation.value} {effect.reference}", distance_m, "m")]
+        if effect.relation is Relation.IN:
+            p_m = invert(self._world.pose(effect.reference)) @ self._world.pose(name)[:, 3]
+            half_m = np.array(shape_size_m(self._bodies[effect.reference].shape)) / 2
+            outside_m = float((np.abs(p_m[:2]) - half_m[:2]).max())
+            if outside_m > 0.0:
+                return [(f"is not in {effect.reference}", outside_m, "m")]
+        return []
+
+    def _scene_after(self) -> Scene:
+        held = self._handling.held
+        T_tool_held = None
+        if held is not None:
+            T_tool_held = freeze(invert(self._world.tool_pose()) @ self._world.pose(held))
+        objects = tuple(self._object_after(body) for body in self._scene.objects)
+        return replace(self._scene, objects=objects, held=held, T_tool_held=T_tool_held)
+
+    def _object_after(self, body: SceneObject) -> SceneObject:
+        """Bystanders keep the pose that was measured: that they settle by a hair is the twin's doing."""
+        T_base_object = self._world.pose(body.name)
+        moved_m = float(np.linalg.norm(T_base_object[:3, 3] - self._rest[body.name][:3, 3]))
+        if body.name not in self._handling.handled and body.name != self._motion.effect.name and moved_m < _SAME_M:
+            return body
+        return replace(body, T_base_object=freeze(T_base_object))
+
+    def _state_after(self) -> RobotState:
+        q_rad, _, width_m = self._world.arm_state()
+        stamp_ns = self._start.stamp_ns + round(self._line.end_s * 1e9)
+        width_m = min(max(width_m, 0.0), self._profile.gripper.max_width_m)
+        return RobotState(stamp_ns, freeze(q_rad), freeze(np.zeros_like(q_rad)), width_m, self._handling.held)

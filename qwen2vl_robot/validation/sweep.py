@@ -1,0 +1,172 @@
+"""A motion's path through the scene → the contacts it would make, by geometry alone.
+
+No point of the arm or of what it carries travels more than `STEP_M` between two samples, so nothing that is thicker
+than that, wall and arm together, is passed through unseen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array, invert
+from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Violation, shape_size_m
+from qwen2vl_robot.validation.handling import Handling
+from qwen2vl_robot.validation.limits import check_workspace
+from qwen2vl_robot.validation.timeline import timeline
+from qwen2vl_robot.world import BulletWorld
+
+STEP_M = 0.005
+TOUCH_M = 1e-5  # less is rounding
+LANDING_DEPTH_M = 0.005  # how deep a carried object may seem to be in its support, for measured sizes are not exact
+_FINGER_STEP_M = 0.002
+
+
+def sweep(
+    world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState
+) -> tuple[Violation, ...]:
+    """Walk the motion through a world that holds the robot and the scene; no physics.
+
+    The world is left with the arm at the motion's end and its objects where the gripper has put them.
+    """
+    return _Sweep(world, profile, motion, scene, start).run()
+
+
+class _Sweep:
+    """One walk: where the arm is, what it carries, what it has touched."""
+
+    def __init__(
+        self, world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState
+    ) -> None:
+        self._world = world
+        self._profile = profile
+        self._line = timeline(motion, start)
+        self._handling = Handling(profile, motion, scene)
+        self._width_m = start.gripper_width_m
+        self._T_tool_held = scene.T_tool_held
+        self._sizes_m = {body.name: float(np.linalg.norm(shape_size_m(body.shape))) / 2 for body in scene.bodies()}
+        self._links = set(world.link_names())
+        self._openings: list[tuple[float, Array]] = []
+        self._found: dict[tuple[str, str], tuple[float, float]] = {}
+        self._walked: list[tuple[float, Array]] = []
+
+    def run(self) -> tuple[Violation, ...]:
+        self._openings = self._find_openings()
+        at_s = 0.0
+        for grip in self._line.grips:
+            self._walk(at_s, grip.start_s)
+            self._grip(grip)
+            at_s = grip.end_s
+        self._walk(at_s, self._line.end_s)
+        time_s = np.array([t for t, _ in self._walked])
+        outside = check_workspace(time_s, np.array([p for _, p in self._walked]), self._profile)
+        return (*outside, *self._violations())
+
+    def _find_openings(self) -> list[tuple[float, Array]]:
+        """Time and tool position (3,) of every gripper segment that opens."""
+        found = []
+        width_m = self._width_m
+        for grip in self._line.grips:
+            if grip.width_m > width_m or self._handling.held is not None:
+                self._world.reset_arm(self._line.q_at(np.array([grip.start_s]))[0], self._width_m)
+                found.append((grip.start_s, self._world.tool_pose()[:3, 3]))
+            width_m = grip.width_m
+        return found
+
+    def _walk(self, start_s: float, end_s: float) -> None:
+        if end_s <= start_s and self._walked:
+            return
+        beyond_m = 0.0
+        held = self._handling.held
+        if held is not None and self._T_tool_held is not None:
+            beyond_m = float(np.linalg.norm(self._T_tool_held[:3, 3])) + self._sizes_m[held]
+        time_s = self._line.even_travel(start_s, end_s, self._world.reach_m(beyond_m), STEP_M)
+        for at_s, q_rad in zip(time_s, self._line.q_at(time_s), strict=True):
+            self._look(float(at_s), q_rad, self._width_m)
+
+    def _look(self, at_s: float, q_rad: Array, width_m: float) -> list[tuple[str, str]]:
+        """Put everything where it is at one moment, note wrong contacts, return every pair that touches."""
+        world, held = self._world, self._handling.held
+        world.reset_arm(q_rad, width_m)
+        T_base_tool = world.tool_pose()
+        if held is not None and self._T_tool_held is not None:
+            world.set_pose(held, T_base_tool @ self._T_tool_held)
+        self._walked.append((at_s, T_base_tool[:3, 3]))
+        release_m = next((p for t, p in self._openings if t >= at_s), None)
+        pairs = []
+        for contact in world.touching(detect=True, of=[] if held is None else [held]):
+            depth_m = -world.distance_m(contact.a, contact.b)  # the contact itself may be remembered from before
+            if depth_m <= TOUCH_M:
+                continue
+            pairs.append((contact.a, contact.b))
+            is_meant = self._handling.may_touch(contact.a, contact.b, T_base_tool[:3, 3], release_m)
+            if is_meant and not (self._is_landing(contact.a, contact.b) and depth_m > LANDING_DEPTH_M):
+                continue
+            first_s, deepest_m = self._found.get((contact.a, contact.b), (at_s, 0.0))
+            self._found[contact.a, contact.b] = (first_s, max(deepest_m, depth_m))
+        return pairs
+
+    def _is_landing(self, a: str, b: str) -> bool:
+        return not {a, b} & self._links
+
+    def _grip(self, grip: GripperSegment) -> None:
+        """Move the fingers; when closing, until both touch something that may be grasped."""
+        q_rad = self._line.q_at(np.array([grip.start_s]))[0]
+        if grip.width_m >= self._width_m or self._handling.held is not None:
+            self._open(grip, q_rad)
+        else:
+            self._close(grip, q_rad)
+
+    def _open(self, grip: GripperSegment, q_rad: Array) -> None:
+        if grip.width_m <= self._width_m:
+            return  # it holds something already and only presses
+        self._handling.release()
+        self._T_tool_held = None
+        for at_s, width_m in self._finger_steps(grip):
+            self._look(at_s, q_rad, width_m)
+        self._width_m = grip.width_m
+
+    def _close(self, grip: GripperSegment, q_rad: Array) -> None:
+        before = dict(self._found)
+        first_touch_m: dict[tuple[str, str], float] = {}
+        for at_s, width_m in self._finger_steps(grip):
+            self._width_m = width_m
+            pairs = self._look(at_s, q_rad, width_m)
+            for pair in pairs:
+                first_touch_m.setdefault(pair, width_m)
+            name = self._handling.grasped(pairs)
+            if name is not None:
+                # Touching while the fingers close is what a grasp is; only now is it known that this is one.
+                self._found = {pair: v for pair, v in self._found.items() if pair in before or name not in pair}
+                self._take(name, first_touch_m)
+                return
+
+    def _finger_steps(self, grip: GripperSegment) -> list[tuple[float, float]]:
+        """Times and widths of a gripper segment, a finger's step apart."""
+        count = max(2, int(np.ceil(abs(grip.width_m - self._width_m) / _FINGER_STEP_M)) + 1)
+        times, widths = np.linspace(grip.start_s, grip.end_s, count), np.linspace(self._width_m, grip.width_m, count)
+        return list(zip(times.tolist(), widths.tolist(), strict=True))
+
+    def _take(self, name: str, first_touch_m: dict[tuple[str, str], float]) -> None:
+        """Attach an object to the tool, centred between the fingers as closing them centres it."""
+        world = self._world
+        self._handling.grasp(name, world)
+        T_tool_object = invert(world.tool_pose()) @ world.pose(name)
+        touched = [
+            max(w for (a, b), w in first_touch_m.items() if {a, b} == {finger, name})
+            for finger in self._profile.gripper.finger_links
+        ]
+        axis = "xyz".index(self._profile.gripper.closing_axis)
+        off_m = (touched[0] - touched[1]) / 2  # the finger that touches first pushes it towards the other
+        side = np.sign(invert(world.tool_pose())[axis] @ world.link_pose(self._profile.gripper.finger_links[0])[:, 3])
+        T_tool_object[axis, 3] -= side * off_m
+        self._T_tool_held = T_tool_object
+        # Centred, both fingers touch half-way.
+        self._width_m = float(np.mean(touched))
+
+    def _violations(self) -> tuple[Violation, ...]:
+        found = sorted(self._found.items(), key=lambda item: item[1][0])
+        return tuple(
+            Violation("self_collision" if {a, b} <= self._links else "collision", at_s, (a, b), depth_m, "m")
+            for (a, b), (at_s, depth_m) in found
+        )

@@ -1,0 +1,68 @@
+"""A motion's segments → joints, gripper and handling at any moment of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import GripperSegment, JointSegment, Motion, RobotState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """Where the joints are at every time of a motion: linear between points, still while the gripper moves.
+
+    Attributes:
+        time_s: (m,) rising from 0.
+        q_rad: (m, n).
+        grips: the gripper segments.
+    """
+
+    time_s: Array
+    q_rad: Array
+    grips: tuple[GripperSegment, ...]
+
+    @property
+    def end_s(self) -> float:
+        return float(self.time_s[-1])
+
+    def q_at(self, time_s: Array) -> Array:
+        """Joint positions (k, n) at times (k,); before the start and after the end the arm rests."""
+        columns = [np.interp(time_s, self.time_s, self.q_rad[:, j]) for j in range(self.q_rad.shape[1])]
+        return np.stack(columns, axis=1)
+
+    def even_travel(self, start_s: float, end_s: float, reach_m: Array, step_m: float) -> Array:
+        """Times (k,) from start to end between which no point of the arm travels more than `step_m`.
+
+        Args:
+            reach_m: (n,) metres that a joint moves any point at most, for each radian.
+        """
+        inside = self.time_s[(self.time_s > start_s) & (self.time_s < end_s)]
+        time_s = np.concatenate([[start_s], inside, [end_s]])
+        travel_m = np.abs(np.diff(self.q_at(time_s), axis=0)) @ reach_m
+        way_m = np.concatenate([[0.0], np.cumsum(travel_m)])
+        count = int(np.ceil(way_m[-1] / step_m)) + 1
+        if count < 2:
+            return np.array([start_s, end_s])
+        sampled_s: Array = np.interp(np.linspace(0.0, way_m[-1], count), way_m, time_s)
+        return sampled_s
+
+
+def timeline(motion: Motion, start: RobotState) -> Timeline:
+    """Join the segments; a motion that only moves the gripper rests where the arm is."""
+    time_s: list[Array] = []
+    q_rad: list[Array] = []
+    rest = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), start.q_rad)
+    for segment in motion.segments:
+        if isinstance(segment, JointSegment):
+            time_s.append(segment.time_s)
+            q_rad.append(segment.q_rad)
+            rest = segment.q_rad[-1]
+        else:
+            time_s.append(np.array([segment.start_s, segment.end_s]))
+            q_rad.append(np.stack([rest, rest]))
+    times, first = np.unique(np.concatenate(time_s), return_index=True)
+    grips = tuple(s for s in motion.segments if isinstance(s, GripperSegment))
+    return Timeline(times, np.concatenate(q_rad)[first], grips)
