@@ -1,0 +1,318 @@
+"""Scene file + seed → a simulated robot cell that behaves as hardware; it runs in a process of its own.
+
+What a controller may see of it is in plant.py, which does without Bullet.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
+from qwen2vl_robot.errors import ExecutionError
+from qwen2vl_robot.executor import JointTrack
+from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
+from qwen2vl_robot.geometry import Array, make_pose, read_only, rotation_from_rotvec
+from qwen2vl_robot.messages import (
+    ApprovedMotion,
+    CameraFrame,
+    Container,
+    GripperSegment,
+    ImageBox,
+    JointSegment,
+    Motion,
+    RobotState,
+    digest,
+)
+from qwen2vl_robot.nodes.plant import TrueBox, TrueObject
+from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
+from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld
+
+_SETTLE_S = 0.5
+_MAX_CATCH_UP_S = 0.25  # a plant that fell further behind the wall clock than this lets the time go
+
+
+class Plant:
+    """A simulated robot cell: it owns its time, has faults of its own, and hides its truth behind a camera.
+
+    Args:
+        scene_path: file of sim/scenes.
+        always, count, with_held_out: as in `scenes.draw_scene`.
+        realtime: whether plant time keeps up with the wall clock; otherwise it passes only in `advance`.
+
+    Raises:
+        BadInputError: the scene file is missing or wrong.
+    """
+
+    def __init__(
+        self,
+        scene_path: str,
+        seed: int,
+        always: tuple[ObjectSpec, ...] | None = None,
+        count: int | None = None,
+        with_held_out: bool = False,
+        realtime: bool = False,
+    ) -> None:
+        ranges, catalogue = load_scene(scene_path)
+        drawn = draw_scene(ranges, catalogue, seed, always=always, count=count, with_held_out=with_held_out)
+        self._rng = np.random.default_rng([seed, 1])
+        self._scene = _with_spread(drawn, self._rng)
+        self._faults = drawn.faults
+        self._profile: RobotProfile = load_robot(drawn.robot)
+        self._T_base_camera_published = drawn.T_base_camera @ _pose_error(
+            drawn.faults.extrinsics_error_m, drawn.faults.extrinsics_error_deg, self._rng
+        )
+        self._motion: Motion | None = None
+        self._track: JointTrack | None = None
+        self._starts_s = 0.0
+        self._halts_s: float | None = None
+        self._film: list[npt.NDArray[np.uint8]] | None = None
+        self._seen: tuple[int, npt.NDArray[np.str_]] | None = None
+        self._world = BulletWorld()
+        self._world.add_table(rgb=drawn.table_rgb)
+        self._world.add_robot(self._profile)
+        populate(self._world, self._scene)
+        self._home_with_spread()
+        self._step(round(_SETTLE_S / TIME_STEP_S))
+        self._realtime = realtime
+        self._wall_offset_s = time.monotonic() - self._world.time_s
+
+    def close(self) -> None:
+        """End the simulation."""
+        self._world.close()
+
+    # ------------------------------------------------------------------------------------------ time
+
+    def now_ns(self) -> int:
+        """Plant time: simulated nanoseconds since the plant was built."""
+        self.tick()
+        return round(self._world.time_s * 1e9)
+
+    def advance(self, seconds: float) -> None:
+        """Simulate this much time, as fast as possible.
+
+        Raises:
+            ExecutionError: the plant runs in real time, or the number is no duration.
+        """
+        if self._realtime:
+            raise ExecutionError("a real-time plant cannot be advanced; wait instead")
+        if not 0.0 <= seconds <= 600.0:
+            raise ExecutionError(f"cannot advance by {seconds} s; allowed 0 to 600")
+        self._step(int(np.ceil(seconds / TIME_STEP_S - 1e-9)))
+
+    def tick(self) -> None:
+        """In real time, simulate up to the wall clock; a debt above the bound is dropped, so time runs slow then."""
+        if not self._realtime:
+            return
+        debt_s = time.monotonic() - self._wall_offset_s - self._world.time_s
+        if debt_s > _MAX_CATCH_UP_S:
+            self._wall_offset_s += debt_s - _MAX_CATCH_UP_S
+            debt_s = _MAX_CATCH_UP_S
+        self._step(int(debt_s / TIME_STEP_S))
+
+    # ------------------------------------------------------------------------------------- camera, state
+
+    def capture(self) -> CameraFrame:
+        """Take a noisy RGB-D frame with the pose of the camera as it was (wrongly) calibrated."""
+        self.tick()
+        stamp_ns = round(self._world.time_s * 1e9)
+        rgb, depth_m = self._look()
+        noise_m = self._rng.normal(0.0, 1.0, depth_m.shape) * self._faults.depth_noise_m
+        depth_m = (depth_m + noise_m).astype(np.float32)
+        depth_m[self._rng.random(depth_m.shape) < self._faults.depth_hole_ratio] = np.nan
+        depth_m.setflags(write=False)
+        rgb.setflags(write=False)
+        return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
+
+    def state(self) -> RobotState:
+        """Measure joints and gripper; what the gripper holds is not measured."""
+        self.tick()
+        q_rad, dq_radps, width_m = self._world.arm_state()
+        return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
+
+    def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        rgb, depth_m, names = self._world.render(
+            self._scene.intrinsics, self._scene.T_base_camera, self._scene.light
+        )
+        self._seen = (round(self._world.time_s / TIME_STEP_S), names)
+        return rgb, depth_m
+
+    # ------------------------------------------------------------------------------------------- arm
+
+    def execute(self, approved: ApprovedMotion) -> None:
+        """Start an approved motion; it takes effect after the actuation lag.
+
+        Raises:
+            ExecutionError: another motion is under way, or the approval does not fit motion, time, robot or start.
+        """
+        self.tick()
+        if self._motion is not None or self._halts_s is not None:
+            raise ExecutionError("the arm is still moving; wait or stop it first")
+        q_rad, _, _ = self._world.arm_state()
+        _check_approved(approved, self._profile, round(self._world.time_s * 1e9), q_rad)
+        self._motion = approved.motion
+        self._track = JointTrack(approved.motion, q_rad)
+        self._starts_s = self._world.time_s + self._faults.actuation_lag_s
+
+    def is_moving(self) -> bool:
+        """Whether a motion is under way that was not told to stop."""
+        self.tick()
+        return self._motion is not None and self._halts_s is None
+
+    def stop(self) -> None:
+        """Hold the position where the arm is when the command arrives, one actuation lag from now."""
+        self.tick()
+        if self._halts_s is None:
+            self._halts_s = self._world.time_s + self._faults.actuation_lag_s
+
+    def _home_with_spread(self) -> None:
+        spread_rad = self._scene.start_q_offset_rad
+        home_rad = np.array(self._profile.home_q_rad)
+        q_rad = home_rad + self._rng.uniform(-spread_rad, spread_rad, len(home_rad))
+        lower = [joint.lower_rad for joint in self._profile.joints]
+        upper = [joint.upper_rad for joint in self._profile.joints]
+        q_rad = np.clip(q_rad, lower, upper)
+        width_m = self._profile.gripper.max_width_m
+        self._world.reset_arm(q_rad, width_m)
+        self._world.command_arm(q_rad)
+        self._world.command_gripper(width_m, self._profile.gripper.force_n)
+
+    def _step(self, count: int) -> None:
+        every = round(1.0 / FILM_HZ / TIME_STEP_S)
+        for _ in range(count):
+            self._drive()
+            self._world.step()
+            if self._film is not None and round(self._world.time_s / TIME_STEP_S) % every == 0:
+                self._film.append(shoot(self._world))
+
+    def _drive(self) -> None:
+        """Give the motors their targets for the next time step."""
+        now_s = self._world.time_s
+        if self._halts_s is not None and now_s >= self._halts_s:
+            self._world.command_arm(self._world.arm_state()[0])
+            self._motion, self._track, self._halts_s = None, None, None
+        if self._motion is None or self._track is None or now_s < self._starts_s:
+            return
+        since_s = now_s - self._starts_s
+        self._world.command_arm(*self._track.at(since_s))
+        for segment in self._motion.segments:
+            if isinstance(segment, GripperSegment) and segment.start_s <= since_s < segment.end_s:
+                self._world.command_gripper(segment.width_m, self._profile.gripper.force_n)
+        if since_s >= self._motion.duration_s:
+            self._motion, self._track = None, None
+
+    # ----------------------------------------------------------------------------------- film and truth
+
+    def start_film(self) -> None:
+        """Record the film's view from now on, `FILM_HZ` pictures a second of plant time."""
+        self._film = []
+
+    def take_film(self) -> npt.NDArray[np.uint8]:
+        """End the recording and hand out its pictures (k, h, w, 3)."""
+        pictures, self._film = self._film or [], None
+        k = FILM_INTRINSICS
+        return np.stack(pictures) if pictures else np.zeros((0, k.height_px, k.width_px, 3), dtype=np.uint8)
+
+    def true_objects(self) -> dict[str, TrueObject]:
+        """Label → what is true of the object now."""
+        return {o.label: self._true_object(o) for o in self._scene.objects}
+
+    def _true_object(self, item: PlantObject) -> TrueObject:
+        pose, speed_mps, shape = self._world.pose(item.label), self._world.speed_mps(item.label), item.shape
+        if isinstance(shape, Bowl):  # the square around it, as everybody but the plant knows a bowl
+            shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m)
+        return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
+
+    def true_boxes(self) -> dict[str, TrueBox]:
+        """Label → where the camera sees the object now; what it does not see is left out."""
+        if self._seen is None or self._seen[0] != round(self._world.time_s / TIME_STEP_S):
+            self._look()
+        assert self._seen is not None
+        names = self._seen[1]
+        return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
+
+    def true_T_base_camera(self) -> Array:
+        """Where the camera truly is."""
+        return self._scene.T_base_camera
+
+
+def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
+    """The scene with each body's mass and friction drawn around the nominal ones."""
+    mass, friction = scene.faults.mass_spread_ratio, scene.faults.friction_spread_ratio
+    objects = tuple(
+        replace(
+            item,
+            mass_kg=item.mass_kg * (1.0 + rng.uniform(-mass, mass)),
+            friction=item.friction * (1.0 + rng.uniform(-friction, friction)),
+        )
+        for item in scene.objects
+    )
+    return replace(scene, objects=objects)
+
+
+def _pose_error(length_m: float, angle_deg: float, rng: np.random.Generator) -> Array:
+    """A pose (4, 4) whose translation and rotation have these lengths and a random direction."""
+    along, about = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
+    return make_pose(length_m * along, rotation_from_rotvec(np.deg2rad(angle_deg) * about))
+
+
+def _visible_box(mask: npt.NDArray[np.bool_]) -> TrueBox | None:
+    """Box in 0..1000 around the true pixels of a mask (h, w)."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    h, w = mask.shape
+    x0, x1 = (1000.0 * float(x) / w for x in (columns[0], columns[-1] + 1))
+    y0, y1 = (1000.0 * float(y) / h for y in (rows[0], rows[-1] + 1))
+    return TrueBox(ImageBox(x0, y0, x1, y1), int(mask.sum()))
+
+
+def _check_approved(approved: ApprovedMotion, profile: RobotProfile, now_ns: int, q_rad: Array) -> None:
+    """Check an approval the way a careful arm's driver does, trusting nobody.
+
+    Raises:
+        ExecutionError: digest, robot, expiry, start, form or joint limits do not fit.
+    """
+    motion = approved.motion
+    if digest(motion) != approved.digest:
+        raise ExecutionError("the motion is not the one that was approved; its digest differs")
+    if approved.robot_digest != profile.digest or motion.robot != profile.name:
+        raise ExecutionError(f"the motion was approved for another robot ({motion.robot}), this is {profile.name}")
+    if now_ns > approved.expires_ns:
+        raise ExecutionError(f"the approval expired {(now_ns - approved.expires_ns) / 1e9:.2f} s ago")
+    _check_form(motion, profile)
+    first = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), approved.start_q_rad)
+    for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
+        off_rad = float(np.max(np.abs(q_rad - expected)))
+        if not off_rad <= profile.start_tolerance_rad:
+            raise ExecutionError(
+                f"the arm is {off_rad:.4f} rad from the {what}; allowed {profile.start_tolerance_rad} rad"
+            )
+
+
+def _check_form(motion: Motion, profile: RobotProfile) -> None:
+    """Check shapes, finiteness, rising times and joint limits.
+
+    Raises:
+        ExecutionError: the first thing that is wrong.
+    """
+    lower = np.array([joint.lower_rad for joint in profile.joints]) - 1e-6
+    upper = np.array([joint.upper_rad for joint in profile.joints]) + 1e-6
+    end_s = 0.0
+    for index, segment in enumerate(motion.segments):
+        if isinstance(segment, JointSegment):
+            times, q = segment.time_s, segment.q_rad
+            if times.ndim != 1 or len(times) == 0 or q.shape != (len(times), len(lower)):
+                raise ExecutionError(f"segment {index}: {q.shape} positions for {times.shape} times")
+            if not (np.isfinite(times).all() and np.isfinite(q).all() and (np.diff(times) > 0).all()):
+                raise ExecutionError(f"segment {index}: times must rise, all numbers must be finite")
+            if (q < lower).any() or (q > upper).any():
+                raise ExecutionError(f"segment {index}: a joint leaves its limits")
+        elif not (np.isfinite([segment.start_s, segment.end_s, segment.width_m]).all()):
+            raise ExecutionError(f"segment {index}: the gripper command is not finite")
+        if segment.start_s < end_s - 1e-9 or segment.end_s < segment.start_s:
+            raise ExecutionError(f"segment {index} starts at {segment.start_s} s, before {end_s} s")
+        end_s = segment.end_s

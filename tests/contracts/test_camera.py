@@ -1,0 +1,60 @@
+"""What every `ports.Camera` promises; one more implementation is one more parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.messages import CameraFrame
+from qwen2vl_robot.nodes.plant import PlantProcess
+from qwen2vl_robot.ports import Camera
+
+
+@pytest.fixture(scope="module", params=["plant"])
+def camera(request: pytest.FixtureRequest) -> Iterator[Camera]:
+    with PlantProcess("scenes/default.yaml", 1, count=3) as plant:
+        yield plant.link
+
+
+@pytest.fixture(scope="module")
+def frame(camera: Camera) -> CameraFrame:
+    return camera.capture()
+
+
+def test_rgb_and_depth_have_the_size_of_the_intrinsics(frame: CameraFrame) -> None:
+    k = frame.intrinsics
+    assert frame.rgb.shape == (k.height_px, k.width_px, 3)
+    assert frame.rgb.dtype == np.uint8
+    assert frame.depth_m.shape == (k.height_px, k.width_px)
+    assert frame.depth_m.dtype == np.float32
+
+
+def test_depth_is_metres_or_nan_and_never_zero(frame: CameraFrame) -> None:
+    seen = frame.depth_m[~np.isnan(frame.depth_m)]
+    assert len(seen) > frame.depth_m.size / 2
+    assert np.isfinite(seen).all()
+    assert (seen > 0.05).all()
+    assert (seen < 10.0).all()
+
+
+def test_camera_pose_is_a_rigid_pose(frame: CameraFrame) -> None:
+    R = frame.T_base_camera[:3, :3]
+    assert np.allclose(R @ R.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(R) == pytest.approx(1.0)
+    assert np.allclose(frame.T_base_camera[3], [0, 0, 0, 1])
+
+
+def test_the_table_lies_where_the_calibration_puts_it(frame: CameraFrame) -> None:
+    points = frame.points_base_m().reshape(-1, 3)
+    points = points[np.isfinite(points).all(axis=1)]
+    near = points[np.abs(points[:, 2]) < 0.02]
+    assert len(near) > len(points) / 2
+    assert abs(float(np.median(near[:, 2]))) < 0.01
+
+
+def test_a_later_frame_is_stamped_later(camera: Camera, frame: CameraFrame) -> None:
+    again = camera.capture()
+    assert again.stamp_ns >= frame.stamp_ns
+    assert again.rgb.shape == frame.rgb.shape
