@@ -21,6 +21,8 @@ from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Shape, 
 TABLE = "table"
 TIME_STEP_S = 1.0 / 240.0
 _NEAR_M, _FAR_M = 0.05, 5.0
+_FINGER_ERP = 0.2
+_FINGER_COUPLING_N = 500.0  # far above any grasp force: the mechanism does not give
 _BOWL_PANELS = 16
 _BOWL_BASE_RATIO = 0.8  # foot to rim diameter of the round container
 
@@ -308,7 +310,23 @@ class BulletWorld:
             pybullet.changeDynamics(
                 body, index, lateralFriction=1.0, spinningFriction=0.01, physicsClientId=self._client
             )
+        self._couple_fingers()
         self.reset_arm(np.array(profile.home_q_rad), profile.gripper.max_width_m)
+
+    def _couple_fingers(self) -> None:
+        """Make the fingers move as mirror images, as the gripper's mechanism does.
+
+        Two motors that press against each other with equal force would let the object between them drift.
+        """
+        for other in self._fingers[1:]:
+            gear: int = pybullet.createConstraint(
+                self._robot, self._fingers[0], self._robot, other, pybullet.JOINT_GEAR,
+                jointAxis=[1, 0, 0], parentFramePosition=[0, 0, 0], childFramePosition=[0, 0, 0],
+                physicsClientId=self._client,
+            )  # fmt: skip
+            pybullet.changeConstraint(
+                gear, gearRatio=-1, erp=_FINGER_ERP, maxForce=_FINGER_COUPLING_N, physicsClientId=self._client
+            )
 
     def reset_arm(self, q_rad: Array, width_m: float) -> None:
         """Put the joints (n,) and the gripper somewhere, at rest, and hold them there."""
