@@ -79,7 +79,8 @@ class Kinematics:
     def configuration(self, q_rad: Array, width_m: float) -> Array:
         """Coordinates of `model` at joints (n,) and a gripper opening; valid until the next call on this object."""
         self._set(q_rad, width_m)
-        return self._q
+        values: Array = self._q
+        return values
 
     def _set(self, q_rad: Array, width_m: float) -> None:
         q = np.asarray(q_rad, dtype=np.float64)

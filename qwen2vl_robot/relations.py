@@ -65,6 +65,11 @@ def outline_radius_m(shape: Shape) -> float:
     return float(np.hypot(x, y)) / 2 if isinstance(shape, Box | Container) else x / 2
 
 
+def reach_m(body: SceneObject, along: Array) -> float:
+    """How far a body's outline reaches from its centre along a horizontal unit direction (2,), metres."""
+    return float(_support_m(body, along[None])[0]) - float(along @ body.T_base_object[:2, 3])
+
+
 def placements(
     relation: Relation,
     shape: Shape,
@@ -102,7 +107,7 @@ def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> li
     inner_m = min(shape_size_m(reference.shape)[:2]) / 2 - wall_m
     room_m = inner_m - outline_radius_m(shape)
     rings = [share * inner_m for share in _OFFSET_SHARES if share * inner_m <= room_m]
-    ring = [centre + [r * np.cos(b), r * np.sin(b), 0.0] for r in rings for b in np.arange(8) * np.pi / 4]
+    ring = [centre + np.array([r * np.cos(b), r * np.sin(b), 0.0]) for r in rings for b in np.arange(8) * np.pi / 4]
     return [centre, *ring]
 
 
@@ -120,9 +125,9 @@ def _places_beside(
     ranked: list[tuple[float, int, Array]] = []
     for bearing, turn in _bearings(relation, rules):
         normal = np.array([np.cos(bearing), np.sin(bearing)])
-        reach_m = float(_support_m(reference, normal[None])[0]) - float(normal @ reference.T_base_object[:2, 3])
+        edge_m = reach_m(reference, normal)
         for gap_m in gaps_m:
-            xy = reference.T_base_object[:2, 3] + normal * (reach_m + gap_m + radius_m)
+            xy = reference.T_base_object[:2, 3] + normal * (edge_m + gap_m + radius_m)
             # Near, straight and towards the other things, where the camera looks.
             cost = gap_m + 0.05 * abs(turn) + 0.3 * float(np.linalg.norm(xy - middle))
             ranked.append((cost, len(ranked), np.array([*xy, table_height_m + height_m / 2])))
@@ -141,7 +146,7 @@ def _bearings(relation: Relation, rules: RelationRules) -> list[tuple[float, flo
 
 def _direction(relation: Relation, rules: RelationRules) -> tuple[float, float]:
     if rules.seen_from != "robot":
-        raise BadInputError(f"relations are judged from the robot's base; seen_from is {rules.seen_from!r}, use 'robot'")
+        raise BadInputError(f"seen_from is {rules.seen_from!r}; relations of poses are judged from 'robot' only")
     return _DIRECTIONS[relation]
 
 

@@ -54,7 +54,7 @@ class CollisionModel:
                 self._add(body.name, 0, 0, body.T_base_object @ T, shape) for shape, T in _convex_parts(body.shape)
             ]
         self._self_pairs = self._pair_links(robot)
-        self._scene_pairs = self._pair_with_scene(robot, grasped, fixed)
+        self._pair_with_scene(robot, grasped, fixed)
         self._data = self._geometry.createData()
         self._model_data = kinematics.model.createData()
         self._setting: tuple[float, frozenset[Pair]] | None = None
@@ -178,5 +178,3 @@ def _panels(shape: Container) -> list[tuple[coal.CollisionGeometry, Array]]:
         parts.append((coal.Box(w, y, z - w), make_pose([side * (x - w) / 2, 0.0, w / 2])))
         parts.append((coal.Box(x - 2 * w, w, z - w), make_pose([0.0, side * (y - w) / 2, w / 2])))
     return parts
-
-

@@ -20,6 +20,7 @@ _DAMPING = 1e-4
 _STEP_RAD = 0.4  # largest change of a joint in one iteration
 _POSTURE_GAIN = 0.1  # pull towards the reference posture where the task leaves freedom
 _POSTURE_ITERATIONS = 15
+_PATIENCE = 8  # iterations after which an attempt that hardly came closer is given up
 _RANDOM_SEEDS = 6
 
 
@@ -61,17 +62,24 @@ def solve(
     )
 
 
-def _descend(kinematics: Kinematics, T_base_tool: Array, start: Array, posture_rad: Array) -> tuple[Array, float, float]:
+def _descend(
+    kinematics: Kinematics, T_base_tool: Array, start: Array, posture_rad: Array
+) -> tuple[Array, float, float]:
     """Joints after the iterations, with their distance (m) and angle (rad) to the pose."""
     lower, upper = kinematics.lower_rad + _LIMIT_MARGIN_RAD, kinematics.upper_rad - _LIMIT_MARGIN_RAD
     q = np.clip(start, lower, upper)
     identity = np.eye(kinematics.dof)
+    mark = np.inf
     for iteration in range(_ITERATIONS):
         pose, J = kinematics.tool_pose_and_jacobian(q)
         error = _pose_error(T_base_tool, pose)
         miss_m, miss_rad = float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
         if iteration >= _POSTURE_ITERATIONS and miss_m < _AIM_M and miss_rad < _AIM_RAD:
             break
+        if iteration % _PATIENCE == 0 and iteration >= _POSTURE_ITERATIONS:
+            if miss_m + miss_rad > 0.9 * mark:
+                break
+            mark = miss_m + miss_rad
         pull = _POSTURE_GAIN * (posture_rad - q) if iteration < _POSTURE_ITERATIONS else np.zeros(kinematics.dof)
         inverse = J.T @ np.linalg.inv(J @ J.T + _DAMPING * np.eye(6))
         dq = inverse @ error + (identity - inverse @ J) @ pull

@@ -51,6 +51,24 @@ class Space:
         return None
 
 
+class BlockedError(MotionError):
+    """Start and goal are free, the straight way between them is not: a search may find another."""
+
+
+def straight(space: Space, start_rad: Array, goal_rad: Array) -> list[Array]:
+    """Start and goal, when the straight connection of joints is free.
+
+    Raises:
+        BlockedError: only the way is blocked.
+        MotionError: start or goal touch something.
+    """
+    _check_ends(space, start_rad, goal_rad)
+    if (pair := space.hit_between(start_rad, goal_rad)) is not None:
+        text = f"no free path: straight {pair[0]} comes within {space.margin_m * 1000:.0f} mm of {pair[1]}"
+        raise BlockedError(text, reason="no_path")
+    return [start_rad, goal_rad]
+
+
 def plan(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Array]:
     """Find waypoints from start to goal (both included) whose straight connections are free.
 
@@ -59,9 +77,7 @@ def plan(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Arr
     Raises:
         MotionError: start or goal touch something, or no way was found within the bounded search.
     """
-    for q, what in ((start_rad, "start"), (goal_rad, "goal")):
-        if (pair := space.hit(q)) is not None:
-            raise _no_path(f"at the {what} {pair[0]} is closer than {space.margin_m * 1000:.0f} mm to {pair[1]}")
+    _check_ends(space, start_rad, goal_rad)
     blocked_by = space.hit_between(start_rad, goal_rad)
     if blocked_by is None:
         return [start_rad, goal_rad]
@@ -72,22 +88,26 @@ def plan(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Arr
     return _shorten(space, found, np.random.default_rng(seed))
 
 
-def tool_line(
-    space: Space, q_start_rad: Array, T_base_start: Array, p_base_end_m: Array, posture_rad: Array
-) -> Array:
-    """Joints (m, n) that lead the tool from a pose along a straight line, orientation kept, every step free.
+def _check_ends(space: Space, start_rad: Array, goal_rad: Array) -> None:
+    for q, what in ((start_rad, "start"), (goal_rad, "goal")):
+        if (pair := space.hit(q)) is not None:
+            raise _no_path(f"at the {what} {pair[0]} is closer than {space.margin_m * 1000:.0f} mm to {pair[1]}")
+
+
+def tool_line(space: Space, q_start_rad: Array, offset_m: Array) -> Array:
+    """Joints (m, n) that move the tool from where it is by an offset (3,), orientation kept, every step free.
 
     Raises:
         MotionError: out of reach on the way, or something is in the way.
     """
-    offset = np.asarray(p_base_end_m) - T_base_start[:3, 3]
+    T_base_start, offset = space.model.kinematics.tool_pose(q_start_rad), np.asarray(offset_m)
     count = max(int(np.ceil(np.linalg.norm(offset) / _LINE_STEP_M)), 2)
     points = [np.asarray(q_start_rad)]
     for share in np.arange(1, count + 1) / count:
         T = make_pose(T_base_start[:3, 3] + share * offset, T_base_start[:3, :3])
         q = ik.solve(space.model.kinematics, T, [points[-1]], posture_rad=points[-1], random_seeds=0)
         if np.abs(q - points[-1]).max() > _LINE_JUMP_RAD:
-            raise MotionError("the arm would have to fold over during a straight line of the tool", reason="out_of_reach")
+            raise MotionError("the arm would have to fold over during a straight line", reason="out_of_reach")
         points.append(q)
     check_line(space, np.stack(points))
     return np.stack(points)

@@ -128,4 +128,4 @@ def _excess(curve: _Spline, progress: _Progress, limits: Array) -> float:
     ds, dds = np.abs(ds)[:, None], np.abs(dds)[:, None]
     used = (d1 * ds, d2 * ds**2 + d1 * dds, d3 * ds**3 + 3 * d2 * ds * dds + d1 * progress.jerk)
     ratios = [float((u.max(axis=0) / limit).max()) for u, limit in zip(used, limits, strict=True)]
-    return max(ratios[0], ratios[1] ** (1 / 2), ratios[2] ** (1 / 3)) - 1e-9
+    return max(ratios[0], float(np.sqrt(ratios[1])), float(np.cbrt(ratios[2]))) - 1e-9

@@ -1,0 +1,149 @@
+"""A measured object → ways to take it from above: where the tool goes, how wide the fingers open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import MotionError
+from qwen2vl_robot.geometry import Array, invert, make_pose, transform
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape, Sphere, shape_size_m
+
+TIP_CLEARANCE_M = 0.004  # from the fingertips to what the object stands on
+PALM_CLEARANCE_M = 0.006
+_OPENING_ROOM_M = (0.030, 0.016)  # wider than the object by this much; less where neighbours are near
+_LEAST_ROOM_M = 0.008  # measured widths are wrong by some millimetres
+_LEAST_BITE_M = 0.006  # of the object above the tool's origin or below its top
+_ROUND_YAWS = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hand:
+    """What grasping needs to know of a gripper, metres.
+
+    Attributes:
+        palm_m: from the tool's origin back to the palm: nothing taller fits between the fingers.
+        pad_depth_m: from the tool's origin forward to the fingertips.
+    """
+
+    palm_m: float
+    pad_depth_m: float
+    max_width_m: float
+    closing_axis: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grasp:
+    """One way to take an object.
+
+    Attributes:
+        T_base_tool: (4, 4) when the fingers close.
+        width_m: of the object between the fingers.
+        opening_m: of the fingers on the way down.
+    """
+
+    T_base_tool: Array
+    width_m: float
+    opening_m: float
+
+
+def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
+    """Take the hand's sizes from the profile and from the hulls of the links that carry the tool."""
+    model, gripper = kinematics.model, profile.gripper
+    poses = kinematics.link_poses(np.array(profile.home_q_rad), 0.0)
+    T_tool_base = invert(poses[profile.tool_link])
+    tool_joint = model.frames[model.getFrameId(profile.tool_link)].parentJoint
+    reaches = [
+        float(transform(T_tool_base @ poses[link], hull)[:, 2].max())
+        for link, hull in kinematics.link_hulls.items()
+        if link not in gripper.finger_links and model.frames[model.getFrameId(link)].parentJoint == tool_joint
+    ]
+    palm_m = max(-max(reaches, default=-0.03), 0.0)
+    return Hand(palm_m, gripper.pad_depth_m, gripper.max_width_m, gripper.closing_axis)
+
+
+def downward(p_base_m: Array, closing_yaw_rad: float, closing_axis: str) -> Array:
+    """`T_base_tool` (4, 4) that points down, the fingers closing along a bearing."""
+    along = np.array([np.cos(closing_yaw_rad), np.sin(closing_yaw_rad), 0.0])
+    down = np.array([0.0, 0.0, -1.0])
+    if closing_axis == "y":
+        return make_pose(p_base_m, np.column_stack([np.cross(along, down), along, down]))
+    return make_pose(p_base_m, np.column_stack([along, np.cross(down, along), down]))
+
+
+def closing_yaw_rad(T_base_tool: Array, closing_axis: str) -> float:
+    """Bearing along which the fingers of a tool pose close."""
+    x, y, _ = T_base_tool[:3, "xy".index(closing_axis)]
+    return float(np.arctan2(y, x))
+
+
+def by_turn(yaws_rad: list[float], from_rad: float) -> list[float]:
+    """Bearings in the order of how far the wrist must turn to them."""
+    return sorted(yaws_rad, key=lambda yaw: (round(abs(_wrap(yaw - from_rad)), 9), yaw))
+
+
+def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Grasp]:
+    """Ways to take an object from above, the least turn of the wrist first, the wide opening before the narrow.
+
+    Raises:
+        MotionError: nothing of it fits between the fingers; the text holds its widths and the opening.
+    """
+    across = _yaws_and_widths(target)
+    fitting = {yaw: w for yaw, w in across.items() if w + _LEAST_ROOM_M <= hand.max_width_m}
+    if isinstance(target.shape, Container) or not fitting:
+        widths = " or ".join(f"{w * 1000:.0f}" for w in sorted({round(w, 4) for w in across.values()}))
+        most = f"{(hand.max_width_m - _LEAST_ROOM_M) * 1000:.0f}"
+        raise MotionError(
+            f"{target.name} is {widths} mm wide; the gripper takes at most {most} mm from above", reason="no_grasp"
+        )
+    height_m = _tool_height_m(target, hand)
+    p = np.array([*target.T_base_object[:2, 3], height_m])
+    found: list[Grasp] = []
+    for room_m in _OPENING_ROOM_M:
+        for yaw in by_turn(list(fitting), current_yaw_rad):
+            opening_m = min(fitting[yaw] + room_m, hand.max_width_m)
+            found.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
+    return found
+
+
+def lowest_m(shape: Shape, R_base_object: Array) -> float:
+    """How far the lowest point of a turned shape lies below its centre, metres."""
+    if isinstance(shape, Sphere):
+        return shape.diameter_m / 2
+    if isinstance(shape, Cylinder):
+        upright = abs(float(R_base_object[2, 2]))
+        tilted = float(np.sqrt(max(0.0, 1.0 - upright**2)))
+        return upright * shape.height_m / 2 + tilted * shape.diameter_m / 2
+    return float(np.abs(R_base_object[2]) @ np.array(shape_size_m(shape))) / 2
+
+
+def _yaws_and_widths(target: SceneObject) -> dict[float, float]:
+    """Bearing along which to close → width found there."""
+    size = shape_size_m(target.shape)
+    if isinstance(target.shape, Box | Container):
+        yaw = float(np.arctan2(target.T_base_object[1, 0], target.T_base_object[0, 0]))
+        return {_wrap(yaw + k * np.pi / 2): size[k % 2] for k in range(4)}
+    return {_wrap(2 * np.pi * k / _ROUND_YAWS): size[0] for k in range(_ROUND_YAWS)}
+
+
+def _tool_height_m(target: SceneObject, hand: Hand) -> float:
+    """Height of the tool: the object's middle, unless the palm would hit its top or the tips its support."""
+    lowest = target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m
+    palm_free = target.top_m - hand.palm_m + PALM_CLEARANCE_M
+    height_m = max(float(target.T_base_object[2, 3]), lowest, palm_free)
+    is_ball_off = isinstance(target.shape, Sphere) and height_m > target.T_base_object[2, 3] + 1e-3
+    if is_ball_off or height_m > target.top_m - _LEAST_BITE_M:
+        raise MotionError(
+            f"{target.name} is {(target.top_m - target.bottom_m) * 1000:.0f} mm high, which the fingers cannot grip: "
+            f"their tips reach {hand.pad_depth_m * 1000:.0f} mm beyond the grip and stay "
+            f"{TIP_CLEARANCE_M * 1000:.0f} mm above its support, the palm is {hand.palm_m * 1000:.0f} mm behind it",
+            reason="no_grasp",
+        )
+    return height_m
+
+
+def _wrap(angle_rad: float) -> float:
+    return float((angle_rad + np.pi) % (2 * np.pi) - np.pi)
