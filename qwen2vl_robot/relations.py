@@ -11,8 +11,8 @@ import numpy as np
 
 from qwen2vl_robot.config import RelationRules
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.geometry import Array, transform
-from qwen2vl_robot.messages import Box, Container, Relation, SceneObject, Shape, shape_size_m
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Box, Container, Cylinder, Relation, SceneObject, Shape, Sphere, shape_size_m
 
 _DIRECTIONS: dict[Relation, tuple[float, float]] = {
     Relation.LEFT_OF: (0.0, 1.0),
@@ -40,7 +40,7 @@ def relation_holds(relation: Relation, moved: SceneObject, reference: SceneObjec
     if not (np.isfinite(moved.T_base_object).all() and np.isfinite(reference.T_base_object).all()):
         return False
     if relation is Relation.ON:
-        rise_m = moved.bottom_m - reference.top_m
+        rise_m = _lowest_m(moved) - reference.top_m
         return abs(rise_m) <= rules.support_tolerance_m and _is_centre_inside(moved, reference, wall_m=0.0)
     if relation is Relation.IN:
         return _is_inside(moved, reference, rules)
@@ -55,7 +55,7 @@ def free_gap_m(a: SceneObject, b: SceneObject) -> float:
 
     For convex outlines it is the largest separation along any direction; bearings are tried every degree.
     """
-    separation = _support_m(b, -_NORMALS) + _support_m(a, _NORMALS)
+    separation = _outline_m(b, -_NORMALS) + _outline_m(a, _NORMALS)
     return float(np.max(-separation))
 
 
@@ -65,9 +65,21 @@ def outline_radius_m(shape: Shape) -> float:
     return float(np.hypot(x, y)) / 2 if isinstance(shape, Box | Container) else x / 2
 
 
+def extent_m(shape: Shape, R_base_object: Array, normals: Array) -> Array:
+    """How far a turned shape reaches from its centre (k,) along unit normals (k, 3) of the base frame, metres."""
+    local = normals @ R_base_object
+    if isinstance(shape, Sphere):
+        return np.full(len(normals), shape.diameter_m / 2)
+    if isinstance(shape, Cylinder):
+        across: Array = np.hypot(local[:, 0], local[:, 1]) * shape.diameter_m / 2
+        return across + np.abs(local[:, 2]) * shape.height_m / 2
+    reach: Array = np.abs(local) @ np.array(shape.size_m) / 2
+    return reach
+
+
 def reach_m(body: SceneObject, along: Array) -> float:
     """How far a body's outline reaches from its centre along a horizontal unit direction (2,), metres."""
-    return float(_support_m(body, along[None])[0]) - float(along @ body.T_base_object[:2, 3])
+    return float(_outline_m(body, along[None])[0]) - float(along @ body.T_base_object[:2, 3])
 
 
 def placements(
@@ -159,7 +171,7 @@ def _angle_off_deg(relation: Relation, moved: SceneObject, reference: SceneObjec
 def _is_inside(moved: SceneObject, reference: SceneObject, rules: RelationRules) -> bool:
     if not isinstance(reference.shape, Container):
         return False
-    is_between = reference.bottom_m - rules.support_tolerance_m <= moved.bottom_m < reference.top_m
+    is_between = reference.bottom_m - rules.support_tolerance_m <= _lowest_m(moved) < reference.top_m
     return is_between and _is_centre_inside(moved, reference, wall_m=reference.shape.wall_m)
 
 
@@ -171,18 +183,20 @@ def _is_centre_inside(moved: SceneObject, reference: SceneObject, *, wall_m: flo
     return bool(np.hypot(x, y) <= size_x / 2)
 
 
-def _support_m(body: SceneObject, normals: Array) -> Array:
-    """Furthest reach (k,) of a body's outline along horizontal unit normals (k, 2), metres from the base."""
-    if isinstance(body.shape, Box | Container):
-        x, y, z = np.array(body.shape.size_m) / 2
-        corners = np.array([[i * x, j * y, k * z] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
-        reach: Array = (normals @ transform(body.T_base_object, corners)[:, :2].T).max(axis=1)
-        return reach
-    centre: Array = normals @ body.T_base_object[:2, 3]
-    return centre + outline_radius_m(body.shape)
+def _outline_m(body: SceneObject, normals: Array) -> Array:
+    """Furthest reach (k,) of a body along horizontal unit normals (k, 2), metres from the base."""
+    flat = np.column_stack([normals, np.zeros(len(normals))])
+    reach: Array = flat @ body.T_base_object[:3, 3] + extent_m(body.shape, body.T_base_object[:3, :3], flat)
+    return reach
+
+
+def _lowest_m(body: SceneObject) -> float:
+    """Height of the lowest point of a body that may have fallen over."""
+    below_m = extent_m(body.shape, body.T_base_object[:3, :3], np.array([[0.0, 0.0, -1.0]]))
+    return float(body.T_base_object[2, 3] - below_m[0])
 
 
 def _gap_to_point_m(body: SceneObject, p_base_m: Array, shape: Shape) -> float:
     """Free distance between a body's outline and the circle around a shape that stands at a point."""
-    separation = _NORMALS @ p_base_m[:2] - _support_m(body, _NORMALS)
+    separation = _NORMALS @ p_base_m[:2] - _outline_m(body, _NORMALS)
     return float(np.max(separation)) - outline_radius_m(shape)

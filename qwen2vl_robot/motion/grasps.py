@@ -10,7 +10,7 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.messages import Box, Container, SceneObject, Sphere, shape_size_m
 
 TIP_CLEARANCE_M = 0.004  # from the fingertips to what the object stands on
 PALM_CLEARANCE_M = 0.006
@@ -107,17 +107,6 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
             opening_m = min(fitting[yaw] + room_m, hand.max_width_m)
             found.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
     return found
-
-
-def lowest_m(shape: Shape, R_base_object: Array) -> float:
-    """How far the lowest point of a turned shape lies below its centre, metres."""
-    if isinstance(shape, Sphere):
-        return shape.diameter_m / 2
-    if isinstance(shape, Cylinder):
-        upright = abs(float(R_base_object[2, 2]))
-        tilted = float(np.sqrt(max(0.0, 1.0 - upright**2)))
-        return upright * shape.height_m / 2 + tilted * shape.diameter_m / 2
-    return float(np.abs(R_base_object[2]) @ np.array(shape_size_m(shape))) / 2
 
 
 def _yaws_and_widths(target: SceneObject) -> dict[float, float]:

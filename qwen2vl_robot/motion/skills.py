@@ -38,12 +38,11 @@ from qwen2vl_robot.motion.grasps import (
     closing_yaw_rad,
     downward,
     grasps,
-    lowest_m,
     measure_hand,
 )
 from qwen2vl_robot.motion.path import BlockedError, Space, check_line, plan, straight, tool_line
 from qwen2vl_robot.motion.timeline import Timeline, Way
-from qwen2vl_robot.relations import free_gap_m, outline_radius_m, placements, reach_m
+from qwen2vl_robot.relations import extent_m, free_gap_m, outline_radius_m, placements, reach_m
 
 _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
 _RISE_M = np.array([0.0, 0.0, 0.09])  # straight up and down over a grasp or a release
@@ -322,7 +321,7 @@ class MotionMaker:
             tips_m = reference.top_m + _RIM_CLEARANCE_M if relation is Relation.IN else support_m + TIP_CLEARANCE_M
             for yaw in yaws[: _RELEASE_YAWS // 2 + 1]:
                 R = downward(p, yaw, self._hand.closing_axis)[:3, :3] @ T_tool_held[:3, :3]
-                bottom_m = lowest_m(held.shape, R)
+                bottom_m = float(extent_m(held.shape, R, np.array([[0.0, 0.0, -1.0]]))[0])
                 T_base_held = make_pose([p[0], p[1], support_m + _RELEASE_M + bottom_m], R)
                 T_base_tool = T_base_held @ invert(T_tool_held)
                 T_base_tool[2, 3] = max(T_base_tool[2, 3], tips_m + self._hand.pad_depth_m)
