@@ -28,7 +28,7 @@ $(READY): setup.py $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 		|| { echo "make setup: $(PYTHON) is no Python 3.10, 3.11 or 3.12 with venv (Debian: apt install python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "make setup: .venv with $(PYTHON)"; $(PYTHON) -m venv --clear .venv; }
-	@echo "make setup 1/2: build tools"; $(PIP) --quiet setuptools
+	@echo "make setup 1/2: build tools"; $(PIP) --quiet 'setuptools>=70.1'
 	@echo "make setup 2/2: the package and what it needs, pinned in" $(PIN)
 	@$(PIP) $(addprefix --extra-index-url ,$(TORCH_INDEX)) --no-build-isolation --editable '.[test]' \
 		|| { echo "make setup: the installation failed; the lines above say where; 'make setup' goes on from there" >&2; exit 1; }

@@ -63,7 +63,7 @@ setup(
             "ruff>=0.6",
             "mypy>=1.11",
             "types-PyYAML",
-            "setuptools>=68",
+            "setuptools>=70.1",
         ],
     },
     entry_points={"console_scripts": ["qwen2vl-robot = qwen2vl_robot.cli:main"]},
