@@ -1,0 +1,106 @@
+"""Pictures show what they say and stay small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.film import FILM_INTRINSICS, annotate, shoot, write_film
+from qwen2vl_robot.geometry import look_at
+from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
+from qwen2vl_robot.world import BulletWorld
+
+_INTRINSICS = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
+
+
+def grey_frame() -> CameraFrame:
+    rgb = np.full((120, 160, 3), 128, dtype=np.uint8)
+    depth_m = np.ones((120, 160), dtype=np.float32)
+    return CameraFrame(0, rgb, depth_m, _INTRINSICS, look_at([1.0, 0.0, 0.5], [0.5, 0.0, 0.0]))
+
+
+def changed(picture: np.ndarray) -> np.ndarray:
+    return (picture != 128).any(axis=2)
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    """Pictures that hardly compress."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 240, 320, 3), dtype=np.uint8)
+
+
+def test_annotate_draws_the_edges_of_a_box_where_it_is() -> None:
+    picture = annotate(grey_frame(), [("red block", ImageBox(500, 500, 750, 800))])
+    marks = changed(picture)
+    assert marks[60:96, 80].all()
+    assert marks[60:96, 120].all()
+    assert not marks[65:90, 85:115].any()
+
+
+def test_annotate_leaves_the_frame_as_it_was() -> None:
+    frame = grey_frame()
+    annotate(frame, [("red block", ImageBox(500, 500, 750, 800))], np.array([[0.5, 0.0, 0.0], [0.5, 0.1, 0.0]]))
+    assert (frame.rgb == 128).all()
+
+
+def test_annotate_draws_the_path_through_its_projection() -> None:
+    picture = annotate(grey_frame(), (), np.array([[0.5, -0.1, 0.0], [0.5, 0.0, 0.0], [0.5, 0.1, 0.0]]))
+    assert changed(picture)[58:62, 78:82].any()
+
+
+@pytest.mark.parametrize(
+    "path_m",
+    [np.zeros((0, 3)), np.array([[5.0, 0.0, 3.0]]), np.array([[np.nan] * 3, [0.5, 0.0, 0.0]])],
+    ids=["empty", "behind the camera", "not finite"],
+)
+def test_annotate_survives_a_path_that_cannot_be_seen(path_m: np.ndarray) -> None:
+    assert annotate(grey_frame(), (), path_m).shape == (120, 160, 3)
+
+
+def test_labels_stay_inside_the_picture() -> None:
+    corners = [("a very long label indeed", ImageBox(900, 0, 1000, 50)), ("x", ImageBox(0, 950, 40, 1000))]
+    assert annotate(grey_frame(), corners).shape == (120, 160, 3)
+
+
+def test_a_film_shows_both_sides_until_the_longer_one_ends(tmp_path: Path) -> None:
+    left, right = np.zeros((6, 240, 320, 3), dtype=np.uint8), np.full((3, 240, 320, 3), 255, dtype=np.uint8)
+    for i in range(6):
+        left[i, : 20 * (i + 1)] = (200, 0, 0)
+    write_film(tmp_path / "film.gif", left, right)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 6
+        assert film.width >= 640
+        film.seek(5)
+        page = np.asarray(film.convert("RGB"))
+    assert page[20, 20, 0] > 150
+    assert (page[100, 500] > 240).all()
+
+
+def test_a_film_stays_below_three_megabytes(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.gif", noise(20), noise(20, 1), title="put the red block on the blue plate")
+    assert 100_000 < (tmp_path / "film.gif").stat().st_size <= 3_000_000
+
+
+def test_a_film_of_one_side_alone_is_written(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.gif", noise(2), [])
+    assert (tmp_path / "film.gif").stat().st_size > 1000
+
+
+def test_a_film_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        write_film(tmp_path / "film.gif", [], [])
+
+
+def test_the_films_view_shows_the_arm_before_a_plain_sky() -> None:
+    profile = load_robot("franka_panda")
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(profile)
+        picture = shoot(world)
+        _, _, names = world.render(FILM_INTRINSICS, look_at([1.15, 0.80, 0.66], [0.36, 0.0, 0.235]))
+    assert picture.shape == (240, 320, 3)
+    assert (names == "robot").sum() > 3000
+    assert (picture[0, 0] < 250).all()
