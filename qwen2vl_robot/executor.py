@@ -260,12 +260,10 @@ def judge(
 
 def _moved_others(effect: Effect, expected: Scene | None, measured: Scene) -> list[str]:
     """Names of the objects without a part in the effect that are measured far from where the twin left them."""
-    pairs = [(o, _find(measured, o.name)) for o in (() if expected is None else expected.objects)]
-    return [
-        o.name
-        for o, now in pairs
-        if o.name not in (effect.name, effect.reference) and now is not None and not _distance_m(o, now) < _MOVED_OTHER_M
-    ]
+    bodies = () if expected is None else expected.objects
+    bystanders = [o for o in bodies if o.name not in (effect.name, effect.reference)]
+    found = [(o, _find(measured, o.name)) for o in bystanders]
+    return [o.name for o, now in found if now is not None and not _distance_m(o, now) < _MOVED_OTHER_M]
 
 
 def _judge_object(
