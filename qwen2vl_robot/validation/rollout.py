@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.geometry import Array, invert, look_at
+from qwen2vl_robot.film import FILM_HZ, shoot
+from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import (
-    Intrinsics,
     Motion,
     Relation,
     RobotState,
@@ -33,11 +33,10 @@ SLIPPED_M = 0.015
 LIFTED_M = 0.02
 RESTS_MPS = 0.05
 _LOOK_STEPS = 4  # contacts are read at 60 Hz
-_BYSTANDER_STEPS = 24  # other objects' poses, and the film, at 10 Hz
+_BYSTANDER_STEPS = 24  # other objects' poses at 10 Hz
+_FILM_STEPS = round(1.0 / FILM_HZ / TIME_STEP_S)
 _SQUEEZE_S = 0.35
 _SAME_M = 0.002  # a bystander that ends this close to where it was measured has not moved
-_FILM_CAMERA = look_at([1.15, 0.80, 0.62], [0.38, 0.0, 0.14])
-_FILM_INTRINSICS = Intrinsics(320, 240, 290.0, 290.0, 159.5, 119.5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +164,8 @@ class _Run:
                 self._look(float(time_s[step]))
             if step % _BYSTANDER_STEPS == 0:
                 self._look_around(float(time_s[step]))
+            if self._film is not None and step % _FILM_STEPS == 0:
+                self._film.append(shoot(world))
 
     def _begin_grip(self, index: int) -> None:
         grip = self._line.grips[index]
@@ -243,8 +244,6 @@ class _Run:
         for name in self._bodies:
             if name not in self._handling.handled and name != self._motion.effect.name:
                 self._note_moved(at_s, name, self._rest[name])
-        if self._film is not None:
-            self._film.append(self._world.render(_FILM_INTRINSICS, _FILM_CAMERA)[0])
 
     def _note_moved(self, at_s: float, name: str, T_base_before: Array) -> None:
         T_base_object = self._world.pose(name)
