@@ -1,0 +1,7 @@
+"""Boxes + depth → Scene: `perceive` for a fresh plan, `remeasure` before each later step."""
+
+from qwen2vl_robot.perception.grounding import perceive
+from qwen2vl_robot.perception.labels import Words, load_words
+from qwen2vl_robot.perception.tracking import remeasure
+
+__all__ = ["Words", "load_words", "perceive", "remeasure"]

@@ -1,0 +1,211 @@
+"""Segments of a view → measured bodies, each standing on the table or on another body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
+from qwen2vl_robot.messages import Box, Container, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.perception.fitting import Fit, Fitter, fit_solid, kind_of
+from qwen2vl_robot.perception.segments import Segment, make_segment
+from qwen2vl_robot.perception.solids import WALL_M, Solid
+from qwen2vl_robot.perception.view import Mask, View
+
+_FLOOR_M = 0.022  # what is seen lower than this stands on the table, unless something lies under it
+_SUPPORT_SLACK_M = 0.014
+_GOOD_COST_M = 0.0065
+_GOOD_OVERLAP = 0.85
+_GROWTH_M = 0.004
+_LOOSE_GROWTH_M = 0.010
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """A segment with the solids that explain it, the best first."""
+
+    segment: Segment
+    fits: list[Fit]
+
+    @property
+    def best(self) -> Fit:
+        return self.fits[0]
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the best solid explains the picture well enough to be believed."""
+        return self.best.cost_m < _GOOD_COST_M and self.best.overlap > _GOOD_OVERLAP
+
+    @property
+    def volume_m3(self) -> float:
+        return float(np.prod(shape_size_m(self.best.solid.message()[0])))
+
+
+def measure_bodies(view: View, segments: list[Segment]) -> list[Body]:
+    """Fit every segment, the lowest first, so that what stands on something finds its support measured."""
+    everything = view.is_robot.copy()
+    for segment in segments:
+        everything |= segment.mask
+    bodies: list[Body] = []
+    for segment in sorted(segments, key=lambda s: (s.low_m, s.high_m)):
+        body = measure(view, segment, everything, [b.best.solid for b in bodies])
+        if not body.is_explained:
+            parts = _split_by_height(view, segment)
+            split = [] if parts is None else _measure_parts(view, parts, everything, bodies)
+            if split and max(b.best.cost_m for b in split) < body.best.cost_m:
+                bodies += split
+                continue
+        bodies.append(body)
+    return bodies
+
+
+def measure(view: View, segment: Segment, everything: Mask, below: list[Solid]) -> Body:
+    """Fit one segment that stands on the table or on one of the solids below."""
+    fitter = Fitter(view, segment, everything & ~segment.mask)
+    return Body(segment, fit_solid(fitter, bottom_of(segment, below)))
+
+
+def bottom_of(segment: Segment, below: list[Solid]) -> float:
+    """Height on which a segment stands: a body under its middle, else the table, else its own lowest point."""
+    middle = np.median(segment.smooth_m, axis=0)
+    tops = [support_m(s) for s in below if covers(s, middle[:2])]
+    tops = [t for t in tops if t <= segment.low_m + _SUPPORT_SLACK_M]
+    if tops:
+        return max(tops)
+    return 0.0 if segment.low_m < _FLOOR_M or _stands_hidden(segment) else segment.low_m
+
+
+def support_m(solid: Solid) -> float:
+    """Height at which something rests on or in a solid."""
+    if solid.kind in ("bowl", "tray"):
+        return solid.bottom_m + WALL_M
+    return solid.bottom_m + solid.height_m
+
+
+def covers(solid: Solid, xy_m: Array) -> bool:
+    """Whether a spot (2,) lies over the solid's outline."""
+    offset = np.asarray(xy_m) - solid.values[:2]
+    if solid.kind in ("box", "tray"):
+        own = rotation_z(solid.values[2])[:2, :2].T @ offset
+        return bool((np.abs(own) < np.array(solid.values[3:5]) / 2).all())
+    return bool(np.hypot(*offset) < solid.values[2] / 2)
+
+
+def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
+    """The named object that a body is."""
+    shape, T = (fit or body.best).solid.message()
+    return SceneObject(name, shape, _frozen(T), rgb=_colour(body.segment))
+
+
+def obstacle(name: str, body: Body) -> SceneObject:
+    """A body that no plan names, slightly grown; what no solid explains becomes a block around all its points."""
+    if not body.is_explained:
+        return SceneObject(name, *_block_around(body.segment), rgb=_colour(body.segment))
+    solid = body.best.solid
+    if solid.bottom_m > 0.0:
+        return SceneObject(name, *_posed(solid), rgb=_colour(body.segment))
+    values = list(solid.values)
+    for index in {"box": (3, 4), "tray": (3, 4)}.get(solid.kind, (2,)):
+        values[index] += _GROWTH_M
+    return SceneObject(name, *_posed(Solid(solid.kind, tuple(values), solid.bottom_m)), rgb=_colour(body.segment))
+
+
+def name_obstacles(bodies: list[Body]) -> tuple[SceneObject, ...]:
+    """Obstacles "obstacle 1" ... from the nearest to the base outwards."""
+    ordered = sorted(bodies, key=lambda b: float(np.hypot(*b.best.solid.values[:2])))
+    return tuple(obstacle(f"obstacle {i}", body) for i, body in enumerate(ordered, start=1))
+
+
+def hide_held(view: View, held: SceneObject, margin_m: float = 0.025) -> None:
+    """Count the pixels of what the gripper holds among the robot's own."""
+    rows, cols = np.nonzero((view.height_m > 0.004) & ~view.is_robot)
+    points = view.origin_m + view.smooth_m[rows, cols, None] * view.rays[rows, cols]
+    own = transform(invert(held.T_base_object), points)
+    inside = (np.abs(own) < np.array(shape_size_m(held.shape)) / 2 + margin_m).all(axis=1)
+    view.is_robot[rows[inside], cols[inside]] = True
+
+
+def is_empty_space(view: View, expected: SceneObject) -> bool:
+    """Whether the camera looks right through where an object should be."""
+    half = np.array(shape_size_m(expected.shape)) / 2
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 5)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    spots = transform(expected.T_base_object, grid * half)
+    pixels = np.round(view.project(spots)).astype(int)
+    h, w = view.depth_m.shape
+    seen = (pixels[:, 0] >= 0) & (pixels[:, 0] < w) & (pixels[:, 1] >= 0) & (pixels[:, 1] < h)
+    if seen.sum() < 40:
+        return False
+    depth_m = (invert(view.T_base_camera) @ np.column_stack([spots, np.ones(len(spots))]).T)[2]
+    measured_m = view.smooth_m[pixels[seen, 1], pixels[seen, 0]]
+    with np.errstate(invalid="ignore"):
+        return bool((measured_m > depth_m[seen] + 0.02).mean() > 0.8)
+
+
+def kind_word(body: Body) -> str:
+    """The kind of a body's best solid."""
+    return kind_of(body.best.solid)
+
+
+def solids_of(expected: SceneObject) -> list[Solid]:
+    """The solids by which a known object is looked for; a square container may be a round bowl in truth."""
+    shape, T = expected.shape, expected.T_base_object
+    x, y = float(T[0, 3]), float(T[1, 3])
+    sx, sy, sz = shape_size_m(shape)
+    bottom_m = float(T[2, 3]) - sz / 2
+    yaw_rad = float(np.arctan2(T[1, 0], T[0, 0]))
+    if isinstance(shape, Sphere):
+        return [Solid("sphere", (x, y, sx), bottom_m)]
+    if isinstance(shape, Container):
+        bowl = [Solid("bowl", (x, y, sx, sz, 0.8), bottom_m)] if abs(sx - sy) < 0.02 else []
+        return [*bowl, Solid("tray", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
+    if isinstance(shape, Box):
+        return [Solid("box", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
+    return [Solid("cylinder", (x, y, sx, sz), bottom_m)]
+
+
+def _measure_parts(view: View, parts: tuple[Segment, Segment], everything: Mask, bodies: list[Body]) -> list[Body]:
+    below = [b.best.solid for b in bodies]
+    lower = measure(view, parts[0], everything, below)
+    return [lower, measure(view, parts[1], everything, [*below, lower.best.solid])]
+
+
+def _split_by_height(view: View, segment: Segment) -> tuple[Segment, Segment] | None:
+    """Cut one colour into a wide low face and what stands on it, when there is such a face."""
+    z = segment.smooth_m[:, 2]
+    counts, edges = np.histogram(z, bins=np.arange(0.006, max(segment.high_m - 0.012, 0.008), 0.002))
+    if not len(counts) or counts.max() < 0.12 * len(z):
+        return None
+    plateau_m = float(edges[int(np.argmax(counts))] + 0.001)
+    with np.errstate(invalid="ignore"):
+        upper = segment.mask & (view.height_m > plateau_m + 0.005)
+    upper = cv2.morphologyEx(upper.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    parts = make_segment(view, segment.mask & ~upper), make_segment(view, upper)
+    return (parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+
+
+def _stands_hidden(segment: Segment) -> bool:
+    """Whether an object seen only from some height up is more likely hidden below than floating."""
+    return segment.low_m < 0.5 * segment.high_m or segment.low_m < 0.08
+
+
+def _block_around(segment: Segment) -> tuple[Shape, Array]:
+    (cx, cy), (sx, sy), angle_deg = cv2.minAreaRect((segment.smooth_m[:, :2] * 1000).astype(np.float32))
+    height_m = max(float(segment.smooth_m[:, 2].max()), 0.0) + _LOOSE_GROWTH_M / 2
+    size = (sx / 1000 + _LOOSE_GROWTH_M, sy / 1000 + _LOOSE_GROWTH_M, height_m)
+    return Box(size), _frozen(make_pose([cx / 1000, cy / 1000, height_m / 2], rotation_z(float(np.deg2rad(angle_deg)))))
+
+
+def _posed(solid: Solid) -> tuple[Shape, Array]:
+    shape, T = solid.message()
+    return shape, _frozen(T)
+
+
+def _frozen(T: Array) -> Array:
+    T.setflags(write=False)
+    return T
+
+
+def _colour(segment: Segment) -> tuple[float, float, float]:
+    return (float(segment.rgb[0]), float(segment.rgb[1]), float(segment.rgb[2]))

@@ -1,0 +1,244 @@
+"""A segment and the height it stands on → the solid that explains its silhouette and its depth best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.perception.segments import Segment
+from qwen2vl_robot.perception.solids import MISS_M, Solid, foot_ratio
+from qwen2vl_robot.perception.view import View
+
+Bytes = npt.NDArray[np.uint8]
+
+FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
+_OTHER, _MINE, _UNKNOWN = 0, 1, 2
+_PAD_PX = 24
+_RAYS = 320
+_CLIP_M = 0.015
+_SILHOUETTE_WEIGHT_M = 0.060  # 1 % of missed silhouette weighs as much as 0.6 mm of mean depth error
+_HOLLOW_DEPTH_M = 0.010
+_SHIFT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A solid and how well it explains a segment.
+
+    Attributes:
+        cost_m: silhouette and depth together; about 2 to 3 mm for the right solid.
+        overlap: intersection over union of the silhouettes where they can be compared.
+        depth_error_m: mean clipped depth error; 1.6 mm is the sensor's own.
+    """
+
+    solid: Solid
+    cost_m: float
+    overlap: float
+    depth_error_m: float
+
+
+class Fitter:
+    """Scores solids against one segment of one view."""
+
+    def __init__(self, view: View, segment: Segment, others: npt.NDArray[np.bool_]) -> None:
+        """`others`: (h, w) pixels of anything else above the table, which may hide parts of this segment."""
+        h, w = view.depth_m.shape
+        self.view, self.segment = view, segment
+        self.x0, self.y0 = max(segment.x0 - _PAD_PX, 0), max(segment.y0 - _PAD_PX, 0)
+        self.x1, self.y1 = min(segment.x1 + _PAD_PX, w), min(segment.y1 + _PAD_PX, h)
+        window = np.s_[self.y0 : self.y1, self.x0 : self.x1]
+        mine = segment.mask[window]
+        self.state = _state(mine, others[window] & ~mine, view.smooth_m[window])
+        self._is_mine = self.state == _MINE
+        self._is_known = self.state != _UNKNOWN
+        self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
+        chosen = np.flatnonzero((mine & np.isfinite(view.depth_m[window])).ravel())
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _RAYS)).astype(int)]
+        self.rays = view.rays[window].reshape(-1, 3)[chosen].astype(np.float64)
+        self.measured_m = view.depth_m[window].ravel()[chosen].astype(np.float64)
+        self.rgb = view.rgb[window].reshape(-1, 3)[chosen]
+
+    def score(self, solid: Solid) -> Fit:
+        """Compare one solid with the segment."""
+        if not solid.is_sound:
+            return Fit(solid, 1.0, 0.0, _CLIP_M)
+        overlap = self._overlap(solid)
+        error_m = self.errors_m(solid)
+        depth_error_m = float(np.minimum(np.abs(error_m), _CLIP_M).mean()) if len(error_m) else _CLIP_M
+        return Fit(solid, (1.0 - overlap) * _SILHOUETTE_WEIGHT_M + depth_error_m, overlap, depth_error_m)
+
+    def errors_m(self, solid: Solid) -> Array:
+        """Measured minus predicted optical depth (n,) of a sample of the segment's pixels."""
+        return self.measured_m - solid.depth_m(self.view.origin_m, self.rays)
+
+    def refine(self, fit: Fit, *, free: tuple[int, ...] | None = None, rounds: int = 3) -> Fit:
+        """Search around a fit with shrinking steps along the free parameters (all by default)."""
+        indices = range(len(fit.solid.values)) if free is None else free
+        best = fit
+        for scale in (1.0, 0.4, 0.16)[:rounds]:
+            for _ in range(4):
+                before = best.cost_m
+                for index in indices:
+                    best = self._line(best, index, best.solid.steps[index] * scale)
+                if before - best.cost_m < 2e-5:
+                    break
+        return best
+
+    def _line(self, best: Fit, index: int, step: float) -> Fit:
+        for sign in (1.0, -1.0):
+            moved = False
+            for _ in range(3):
+                values = list(best.solid.values)
+                values[index] += sign * step
+                trial = self.score(Solid(best.solid.kind, tuple(values), best.solid.bottom_m))
+                if trial.cost_m >= best.cost_m - 1e-7:
+                    break
+                best, moved = trial, True
+            if moved:
+                break
+        return best
+
+    def _overlap(self, solid: Solid) -> float:
+        pixels = self.view.project(solid.outline_m(self.view.origin_m)) - [self.x0, self.y0]
+        hull = cv2.convexHull(np.round(np.clip(pixels, -2000, 2000) * (1 << _SHIFT)).astype(np.int32))
+        self._canvas[:] = 0
+        cv2.fillConvexPoly(self._canvas, hull, 1, lineType=cv2.LINE_8, shift=_SHIFT)
+        drawn = self._canvas.view(bool) & self._is_known
+        both = int(np.count_nonzero(drawn & self._is_mine))
+        either = int(np.count_nonzero(drawn)) + int(np.count_nonzero(self._is_mine)) - both
+        return both / max(either, 1)
+
+
+def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
+    """Fit every kind of solid that stands at `bottom_m`; the best first."""
+    segment = fitter.segment
+    points = segment.smooth_m
+    top_m = _top(segment)
+    height_m = max(top_m - bottom_m, 0.006)
+    floor_xy, count = _footprint(fitter, bottom_m, top_m)
+    starts = _start_prisms(floor_xy, count, bottom_m, height_m)
+    starts.append(_start_sphere(segment.points_m, bottom_m, height_m))
+    hollow = _start_hollow(points, bottom_m, top_m)
+    starts += hollow
+    fits = sorted((fitter.refine(fitter.score(s), rounds=1) for s in starts), key=lambda f: f.cost_m)
+    best = fitter.refine(fits[0])
+    rest = [fitter.refine(f) if f.cost_m < best.cost_m + 0.004 else f for f in fits[1:]]
+    return sorted([best, *rest], key=lambda f: f.cost_m)
+
+
+def kind_of(solid: Solid) -> str:
+    """The word for a solid: box, cylinder, plate, sphere or container."""
+    if solid.kind == "cylinder":
+        return "plate" if solid.values[3] < FLAT_RATIO * solid.values[2] else "cylinder"
+    return {"bowl": "container", "tray": "container"}.get(solid.kind, solid.kind)
+
+
+def _state(mine: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], depth_m: npt.NDArray[np.float32]) -> Bytes:
+    """1 where the segment is, 2 where something nearer may hide it, else 0."""
+    state = mine.astype(np.uint8)
+    if others.any():
+        distance, index = cv2.distanceTransformWithLabels(
+            (~mine).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        own_depth = np.full(int(index.max()) + 1, np.nan, np.float32)
+        own_depth[index[mine]] = depth_m[mine]
+        with np.errstate(invalid="ignore"):
+            state[others & (depth_m < own_depth[index] - 0.008)] = _UNKNOWN
+    return state
+
+
+def _top(segment: Segment) -> float:
+    """Height of the upper face: the mean of what lies close under the highest smoothed points."""
+    z = segment.smooth_m[:, 2]
+    high = float(np.percentile(z, 97.0))
+    near = segment.points_m[np.abs(segment.points_m[:, 2] - high) < 0.004, 2]
+    return float(np.mean(near)) if len(near) > 20 else high
+
+
+def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, int]:
+    """Grid points (n, 2) of an upright prism's footprint.
+
+    A spot belongs to it when the image shows the segment both where the spot's top and where its bottom would be:
+    the silhouette swept towards the camera on the upper plane meets the one swept away on the lower plane.
+    """
+    xy = fitter.segment.smooth_m[:, :2]
+    low, high = xy.min(axis=0) - 0.01, xy.max(axis=0) + 0.01
+    step = max(0.0015, float((high - low).max()) / 80)
+    gx, gy = np.meshgrid(np.arange(low[0], high[0], step), np.arange(low[1], high[1], step), indexing="ij")
+    spots = np.column_stack([gx.ravel(), gy.ravel()])
+    upper, lower = (_look_up(fitter, np.column_stack([spots, np.full(len(spots), z)])) for z in (top_m, bottom_m))
+    inside = (upper != _OTHER) & (lower != _OTHER) & ((upper == _MINE) | (lower == _MINE))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.reshape(gx.shape).astype(np.uint8), connectivity=4)
+    if count < 2:
+        return xy, 0
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    found = spots[(labels == largest).ravel()]
+    return found, int(round(len(found) * step * step * 1e6))
+
+
+def _look_up(fitter: Fitter, p_base_m: Array) -> Bytes:
+    pixels = np.round(fitter.view.project(p_base_m)).astype(int)
+    x, y = pixels[:, 0] - fitter.x0, pixels[:, 1] - fitter.y0
+    h, w = fitter.state.shape
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    found = np.zeros(len(pixels), np.uint8)
+    found[inside] = fitter.state[y[inside], x[inside]]
+    image_h, image_w = fitter.view.depth_m.shape
+    outside = (pixels[:, 0] < 0) | (pixels[:, 0] >= image_w) | (pixels[:, 1] < 0) | (pixels[:, 1] >= image_h)
+    found[outside] = _UNKNOWN
+    return found
+
+
+def _start_prisms(xy_m: Array, area_mm2: int, bottom_m: float, height_m: float) -> list[Solid]:
+    (cx, cy), (sx, sy), angle_deg = cv2.minAreaRect((xy_m * 1000).astype(np.float32))
+    middle = xy_m.mean(axis=0)
+    area_m2 = area_mm2 * 1e-6 if area_mm2 else (sx * sy) * 1e-6
+    diameter_m = float(2 * np.sqrt(area_m2 / np.pi))
+    sides = (max(sx / 1000, 0.006), max(sy / 1000, 0.006))
+    box = (cx / 1000, cy / 1000, float(np.deg2rad(angle_deg)), *sides, height_m)
+    return [
+        Solid("box", box, bottom_m),
+        Solid("cylinder", (float(middle[0]), float(middle[1]), max(diameter_m, 0.006), height_m), bottom_m),
+    ]
+
+
+def _start_sphere(points_m: Array, bottom_m: float, height_m: float) -> Solid:
+    """Least squares of |p - c|^2 = r^2 with the bottom known: c_z = bottom + r makes it linear."""
+    p = points_m - [0.0, 0.0, bottom_m]
+    # x^2 + y^2 + z^2 = 2 cx x + 2 cy y + 2 r z - (cx^2 + cy^2)
+    design = np.column_stack([2 * p[:, 0], 2 * p[:, 1], 2 * p[:, 2], np.ones(len(p))])
+    solution = np.linalg.lstsq(design, (p**2).sum(axis=1), rcond=None)[0]
+    diameter_m = float(np.clip(2 * solution[2], 0.6 * height_m, 1.4 * height_m))
+    return Solid("sphere", (float(solution[0]), float(solution[1]), diameter_m), bottom_m)
+
+
+def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]:
+    """A bowl and a tray when the middle lies well below the rim, else nothing."""
+    height_m = top_m - bottom_m
+    rim = points_m[points_m[:, 2] > top_m - 0.25 * height_m]
+    if height_m < 0.02 or len(rim) < 30:
+        return []
+    (cx, cy), (sx, sy), angle_deg = cv2.minAreaRect((rim[:, :2] * 1000).astype(np.float32))
+    centre, size = np.array([cx, cy]) / 1000, np.array([sx, sy]) / 1000
+    if min(size) < 0.03 or min(size) < 0.5 * max(size):
+        return []
+    offset = np.hypot(*(points_m[:, :2] - centre).T)
+    inside = points_m[offset < 0.36 * float(size.mean()), 2]
+    if len(inside) < 20 or np.median(inside) > top_m - max(_HOLLOW_DEPTH_M, 0.25 * height_m):
+        return []
+    if (inside < top_m - _HOLLOW_DEPTH_M).mean() < 0.6:
+        return []
+    x, y = float(centre[0]), float(centre[1])
+    return [
+        Solid("bowl", (x, y, float(size.mean()), height_m, foot_ratio()), bottom_m),
+        Solid("tray", (x, y, float(np.deg2rad(angle_deg)), float(size[0]), float(size[1]), height_m), bottom_m),
+    ]
+
+
+def is_hit(depth_m: Array) -> npt.NDArray[np.bool_]:
+    """Which predicted depths are hits."""
+    return depth_m < MISS_M

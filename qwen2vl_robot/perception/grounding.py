@@ -1,0 +1,278 @@
+"""Plan + observation → Scene and grounded actions: every box becomes a measured, named object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qwen2vl_robot.config import RelationRules, RobotProfile
+from qwen2vl_robot.errors import PerceptionError
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import (
+    Action,
+    GroundedAction,
+    ImageBox,
+    ObjectReference,
+    Observation,
+    Plan,
+    Relation,
+    Scene,
+    SceneObject,
+    Verb,
+)
+from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, name_obstacles, scene_object
+from qwen2vl_robot.perception.labels import Words, best_fit, contradiction
+from qwen2vl_robot.perception.segments import find_segments
+from qwen2vl_robot.perception.view import View, make_view
+from qwen2vl_robot.relations import relation_holds
+
+_MIN_IOU = 0.30  # a box that is 15 % off on every side still reaches 0.5
+_RIVAL_RATIO = 0.6  # how much of the best IoU another body needs to be considered when the best contradicts the label
+_MIN_DEPTH_RATIO = 0.2
+_SUPERLATIVES = ("nearest", "farthest", "leftmost", "rightmost", "largest", "smallest")
+_RELATIONS = tuple(r.value for r in Relation)
+
+
+def perceive(
+    plan: Plan,
+    observation: Observation,
+    profile: RobotProfile,
+    kinematics: Kinematics,
+    rules: RelationRules,
+    words: Words,
+    belief: Scene | None = None,
+) -> tuple[Scene, tuple[GroundedAction, ...]]:
+    """Measure the scene, find what each action of the plan refers to, and check it against its label.
+
+    Args:
+        belief: the last scene, from which the shape of what the gripper holds is taken; needed only when it holds
+            something.
+
+    Raises:
+        ObservationError: the frame cannot be used (no depth, no table where it should be).
+        PerceptionError: a reference is "not_found", has "no_depth", is "ambiguous", or is a "label_mismatch".
+    """
+    view = make_view(observation, kinematics, profile)
+    held = _held_object(observation, kinematics, belief)
+    if held is not None:
+        hide_held(view, held)
+    bodies = measure_bodies(view, find_segments(view))
+    finder = _Finder(view, bodies, rules, words, held)
+    for action in plan.actions:
+        if action.object is not None:
+            finder.resolve(action.object, plan)
+    actions = _ground(plan, finder, held)
+    named = tuple(finder.named.values())
+    obstacles = name_obstacles([b for i, b in enumerate(bodies) if i not in finder.names])
+    scene = Scene(
+        objects=named if held is None else (held, *named),
+        obstacles=obstacles,
+        held=None if held is None else held.name,
+        T_tool_held=None if held is None or belief is None else belief.T_tool_held,
+    )
+    return scene, actions
+
+
+def _held_object(observation: Observation, kinematics: Kinematics, belief: Scene | None) -> SceneObject | None:
+    """What the gripper holds, posed by the measured joints."""
+    name = observation.robot.held
+    if name is None:
+        return None
+    known = {} if belief is None else {b.name: b for b in belief.bodies()}
+    if name not in known or belief is None or belief.T_tool_held is None:
+        raise PerceptionError(f"{name!r} is in the gripper but was never measured; put it down first", label=name)
+    return place_in_gripper(known[name], belief.T_tool_held, observation, kinematics)
+
+
+def place_in_gripper(
+    held: SceneObject, T_tool_held: Array, observation: Observation, kinematics: Kinematics
+) -> SceneObject:
+    """The held object where the measured joints put it."""
+    T_base_tool = kinematics.tool_pose(observation.robot.q_rad, observation.robot.gripper_width_m)
+    T_base_object = T_base_tool @ T_tool_held
+    T_base_object.setflags(write=False)
+    return SceneObject(held.name, held.shape, T_base_object, held.rgb, held.mass_kg, held.friction)
+
+
+@dataclass(slots=True)
+class _Finder:
+    """Resolves references to bodies and remembers the names it gave.
+
+    Attributes:
+        names: index of a body → its scene name.
+        named: scene name → object.
+        by_reference: reference → scene name.
+    """
+
+    view: View
+    bodies: list[Body]
+    rules: RelationRules
+    words: Words
+    held: SceneObject | None
+    names: dict[int, str] = field(default_factory=dict)
+    named: dict[str, SceneObject] = field(default_factory=dict)
+    by_reference: dict[ObjectReference, str] = field(default_factory=dict)
+
+    def resolve(self, reference: ObjectReference, plan: Plan) -> str:
+        """The scene name of what a reference means."""
+        if reference in self.by_reference:
+            return self.by_reference[reference]
+        if self._means_held(reference):
+            assert self.held is not None
+            return self.held.name
+        candidates = self._candidates(reference)
+        index = candidates[0] if len(candidates) == 1 else self._choose(reference, candidates, plan)
+        if index not in self.names:
+            self._name(index, reference.label)
+        self.by_reference[reference] = self.names[index]
+        return self.names[index]
+
+    def _means_held(self, reference: ObjectReference) -> bool:
+        if self.held is None:
+            return False
+        label, name = reference.label.strip().lower(), self.held.name.lower()
+        return label == name or (not reference.boxes and (label in name or name in label))
+
+    def _name(self, index: int, label: str) -> None:
+        taken = set(self.named) | ({self.held.name} if self.held else set())
+        name, count = label, 1
+        while name in taken:
+            count += 1
+            name = f"{label} {count}"
+        self.names[index] = name
+        body = self.bodies[index]
+        self.named[name] = scene_object(name, body, best_fit(label, body.fits, self.words))
+
+    def _candidates(self, reference: ObjectReference) -> list[int]:
+        """Bodies in the reference's boxes that the label does not contradict.
+
+        Raises:
+            PerceptionError: a box holds nothing, has no depth, or every box contradicts the label.
+        """
+        label = reference.label
+        if not reference.boxes:
+            raise PerceptionError(f"the plan gives no box for {label!r}", label=label)
+        found: list[int] = []
+        errors: list[PerceptionError] = []
+        for box in reference.boxes:
+            try:
+                index = self._in_box(label, box)
+            except PerceptionError as error:
+                errors.append(error)
+                continue
+            if index not in found:
+                found.append(index)
+        if not found:
+            raise errors[0]
+        return found
+
+    def _in_box(self, label: str, box: ImageBox) -> int:
+        pixels = _pixels(self.view, box)
+        overlaps = np.array([_iou(pixels, b) for b in self.bodies])
+        order = np.argsort(-overlaps)
+        if not len(order) or overlaps[order[0]] < _MIN_IOU:
+            self._explain_empty(label, pixels)
+        best = int(order[0])
+        for index in order.tolist():
+            if overlaps[index] < max(_MIN_IOU, _RIVAL_RATIO * overlaps[best]):
+                break
+            body = self.bodies[index]
+            if contradiction(label, body.segment.rgb, body.fits, self.words) is None:
+                return int(index)
+        held = contradiction(label, self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
+        raise PerceptionError(f"the box for {label!r} holds a {held}", label=label, reason="label_mismatch")
+
+    def _explain_empty(self, label: str, pixels: Array) -> None:
+        x0, y0, x1, y1 = np.clip(np.round(pixels), 0, 10000).astype(int)
+        inside = self.view.depth_m[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        ratio = float(np.isfinite(inside).mean()) if inside.size else 0.0
+        if ratio < _MIN_DEPTH_RATIO:
+            raise PerceptionError(
+                f"the box for {label!r} has depth in {ratio:.0%} of its pixels, {_MIN_DEPTH_RATIO:.0%} are needed",
+                label=label,
+                reason="no_depth",
+            )
+        raise PerceptionError(f"nothing above the table fits the box for {label!r}", label=label)
+
+    def _choose(self, reference: ObjectReference, candidates: list[int], plan: Plan) -> int:
+        """Pick among several bodies by the reference's `where`."""
+        where, label = reference.where, reference.label
+        if where is not None and where.kind in _SUPERLATIVES:
+            return min(candidates, key=lambda i: self._rank(where.kind, i))
+        if where is not None and where.kind in _RELATIONS and where.reference is not None:
+            other = self._other(where.reference, reference, plan)
+            held = [i for i in candidates if self._holds(Relation(where.kind), i, other)]
+            if len(held) == 1:
+                return held[0]
+            if not held:
+                raise PerceptionError(
+                    f"none of {len(candidates)} things called {label!r} is {where.kind} {where.reference!r}", label=label
+                )
+            candidates = held
+        raise PerceptionError(
+            f"{len(candidates)} things are called {label!r}; say which one is meant", label=label, reason="ambiguous"
+        )
+
+    def _rank(self, kind: str, index: int) -> float:
+        """A number that is smallest for the body that a superlative means."""
+        body = self.bodies[index]
+        centre = body.best.solid.centre_m
+        if kind in ("largest", "smallest"):
+            return -body.volume_m3 if kind == "largest" else body.volume_m3
+        if self.rules.seen_from == "camera":
+            u = float(self.view.project(centre[None])[0, 0])
+            away, left = float(np.linalg.norm(centre - self.view.origin_m)), -u
+        else:
+            away, left = float(np.hypot(*centre[:2])), float(centre[1])
+        return {"nearest": away, "farthest": -away, "leftmost": -left, "rightmost": left}[kind]
+
+    def _other(self, label: str, asking: ObjectReference, plan: Plan) -> SceneObject:
+        """The object that a relation refers to by label, named elsewhere in the plan."""
+        if label in self.named:
+            return self.named[label]
+        for action in plan.actions:
+            reference = action.object
+            if reference is not None and reference is not asking and reference.label == label:
+                return self.named[self.resolve(reference, plan)]
+        raise PerceptionError(f"{label!r} is asked about but the plan gives no box for it", label=label)
+
+    def _holds(self, relation: Relation, index: int, other: SceneObject) -> bool:
+        return relation_holds(relation, scene_object("candidate", self.bodies[index]), other, self.rules)
+
+
+def _ground(plan: Plan, finder: _Finder, held: SceneObject | None) -> tuple[GroundedAction, ...]:
+    """Replace references by scene names; a place concerns what was picked last, or what is held."""
+    carried = None if held is None else held.name
+    grounded = []
+    for action in plan.actions:
+        name = None if action.object is None else finder.resolve(action.object, plan)
+        target, reference = name, None
+        if action.verb is Verb.PLACE:
+            if carried is None:
+                raise PerceptionError("the plan places something before anything was picked up", label=name or "")
+            target, reference, carried = carried, name, None
+        elif action.verb is Verb.PICK:
+            carried = name
+        grounded.append(_grounded(action, target, reference))
+    return tuple(grounded)
+
+
+def _grounded(action: Action, target: str | None, reference: str | None) -> GroundedAction:
+    return GroundedAction(
+        action.verb, target, action.relation, reference, action.direction, action.seconds, action.text
+    )
+
+
+def _pixels(view: View, box: ImageBox) -> Array:
+    w, h = view.intrinsics.width_px, view.intrinsics.height_px
+    return np.array([box.x0 * w, box.y0 * h, box.x1 * w, box.y1 * h]) / 1000.0
+
+
+def _iou(pixels: Array, body: Body) -> float:
+    s = body.segment
+    wide = min(pixels[2], s.x1) - max(pixels[0], s.x0)
+    high = min(pixels[3], s.y1) - max(pixels[1], s.y0)
+    both = max(wide, 0.0) * max(high, 0.0)
+    return float(both / ((pixels[2] - pixels[0]) * (pixels[3] - pixels[1]) + (s.x1 - s.x0) * (s.y1 - s.y0) - both))

@@ -1,0 +1,91 @@
+"""A label and a measured body → whether the picture contradicts the words (the model names, the twin measures)."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from pathlib import Path
+from typing import Literal
+
+from qwen2vl_robot.config import Range, Strict, load_yaml
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.perception.fitting import Fit, kind_of
+from qwen2vl_robot.resources import resolve
+
+Kind = Literal["box", "cylinder", "plate", "sphere", "container"]
+
+_CLEAR_M = 0.002  # a kind that explains the picture this much better than the named one contradicts the name
+_NOUN_OF: dict[str, str] = {"box": "block", "sphere": "ball", "container": "bowl"}
+
+
+class ColourRegion(Strict):
+    """Where in hue, saturation and value a colour word may lie; the hue interval may pass 0."""
+
+    hue_deg: Range
+    saturation: Range
+    value: Range
+
+    def holds(self, rgb: Array) -> bool:
+        """Whether a colour (3,) 0..255 lies in the region."""
+        hue, saturation, value = colorsys.rgb_to_hsv(*(float(c) / 255.0 for c in rgb))
+        low, high = self.hue_deg
+        hue_deg = hue * 360.0
+        in_hue = low <= hue_deg <= high if low <= high else hue_deg >= low or hue_deg <= high
+        return (
+            in_hue
+            and self.saturation[0] <= saturation <= self.saturation[1]
+            and self.value[0] <= value <= self.value[1]
+        )
+
+
+class Words(Strict):
+    """sim/objects/words.yaml: colour words → regions, nouns → kinds."""
+
+    colours: dict[str, ColourRegion]
+    nouns: dict[str, tuple[Kind, ...]]
+
+
+def load_words(path: str | Path = "objects/words.yaml") -> Words:
+    """Load the words that labels are checked against.
+
+    Raises:
+        BadInputError: the file is missing or wrong.
+    """
+    return load_yaml(resolve(str(path)), Words)
+
+
+def contradiction(label: str, rgb: Array, fits: list[Fit], words: Words) -> str | None:
+    """What is there instead of what the label says ("green ball"), or None when the label may be right.
+
+    A label with several colours or nouns is content with any of them; without any it is not checked.
+    """
+    tokens = _tokens(label)
+    colours = [t for t in tokens if t in words.colours]
+    kinds = {kind for t in tokens for kind in words.nouns.get(t, ())}
+    wrong_colour = bool(colours) and not any(words.colours[c].holds(rgb) for c in colours)
+    wrong_kind = bool(kinds) and _is_other_kind(fits, kinds)
+    return describe(rgb, fits, words) if wrong_colour or wrong_kind else None
+
+
+def describe(rgb: Array, fits: list[Fit], words: Words) -> str:
+    """Name what was measured, by the first colour word that holds and the kind that fits best."""
+    colour = next((word for word, region in words.colours.items() if region.holds(rgb)), "unnamed")
+    kind = kind_of(fits[0].solid)
+    return f"{colour} {_NOUN_OF.get(kind, kind)}"
+
+
+def best_fit(label: str, fits: list[Fit], words: Words) -> Fit:
+    """The best fit of a kind that the label allows where that is nearly the best of all, else the best of all."""
+    kinds = {kind for t in _tokens(label) for kind in words.nouns.get(t, ())}
+    allowed = [f for f in fits if kind_of(f.solid) in kinds]
+    return allowed[0] if allowed and allowed[0].cost_m <= fits[0].cost_m + _CLEAR_M else fits[0]
+
+
+def _is_other_kind(fits: list[Fit], kinds: set[Kind]) -> bool:
+    allowed = [f.cost_m for f in fits if kind_of(f.solid) in kinds]
+    return not allowed or min(allowed) > fits[0].cost_m + _CLEAR_M
+
+
+def _tokens(label: str) -> list[str]:
+    words = re.findall(r"[a-z]+", label.lower())
+    return words + [w[:-1] for w in words if w.endswith("s") and len(w) > 3]

@@ -1,0 +1,283 @@
+"""A levelled view → segments: connected pieces of one colour and one surface that stand above the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.perception.view import Float32, Mask, View
+
+ABOVE_TABLE_M = 0.006  # three to ten sigma of the smoothed height; a plate is 12 mm high
+_MIN_AREA_M2 = 1.0e-4
+_FLOOD_MIN_PX = 12
+_DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above makes 5 mm
+_CHROMA_STEP = 0.05
+_TABLE_REACH_M = 1.1
+_BORDER_PX = 2
+_GROW_PX = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A piece of the image that belongs to one body.
+
+    Attributes:
+        mask: (h, w) its pixels.
+        x0, y0, x1, y1: its extent in pixels, x1 and y1 exclusive.
+        rgb: (3,) median colour.
+        points_m: (n, 3) measured points, base frame, with the sensor's noise.
+        low_m, high_m: robust lowest and highest smoothed height.
+        touches_border: it may go on outside the image.
+    """
+
+    mask: Mask
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    rgb: Array
+    points_m: Array
+    smooth_m: Array
+    low_m: float
+    high_m: float
+    touches_border: bool
+
+
+def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
+    """Whether colours (..., 3) can be one material under different shading.
+
+    Shading scales a colour; so the weaker one must lie near the line of the stronger one, and not be much darker
+    than shading explains.
+    """
+    a, b = np.asarray(a_rgb, dtype=np.float64), np.asarray(b_rgb, dtype=np.float64)
+    la, lb = np.linalg.norm(a, axis=-1) + 1e-6, np.linalg.norm(b, axis=-1) + 1e-6
+    cosine = np.clip((a * b).sum(axis=-1) / (la * lb), -1.0, 1.0)
+    weak, strong = np.minimum(la, lb), np.maximum(la, lb)
+    off_line = weak * np.sqrt(1.0 - cosine**2)
+    is_dark = strong < 90.0
+    near: npt.NDArray[np.bool_] = (off_line < 4.0 + 0.10 * weak) & ((strong < 2.7 * weak) | is_dark)
+    return near
+
+
+def find_segments(view: View) -> list[Segment]:
+    """All segments above the table but the robot, the largest first."""
+    table_rgb = _table_colour(view)
+    differs = ~_table_like(view.rgb, table_rgb)
+    foreground = _foreground(view, differs)
+    labels, count = _flood(view, foreground)
+    labels = _merge(view, labels, count)
+    found = []
+    for label in range(1, int(labels.max(initial=0)) + 1):
+        mask = labels == label
+        segment = make_segment(view, _trim(mask, differs))
+        if segment is not None:
+            found.append(segment)
+    return sorted(found, key=lambda s: -len(s.points_m))
+
+
+def make_segment(view: View, mask: Mask) -> Segment | None:
+    """Measure one mask; None when it is too small to be anything."""
+    points_m = view.points_m(mask)
+    smooth_m = view.points_m(mask, smooth=True)
+    if len(smooth_m) < _FLOOD_MIN_PX or len(points_m) < _FLOOD_MIN_PX:
+        return None
+    pitch_m = float(np.median(view.smooth_m[mask & np.isfinite(view.smooth_m)])) / view.intrinsics.fx_px
+    if mask.sum() * pitch_m**2 < _MIN_AREA_M2:
+        return None
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+    low_m, high_m = np.percentile(smooth_m[:, 2], [2.0, 98.0])
+    return Segment(
+        mask=mask, x0=x0, y0=y0, x1=x1, y1=y1, rgb=np.median(view.rgb[mask], axis=0).astype(np.float64),
+        points_m=points_m, smooth_m=smooth_m, low_m=float(low_m), high_m=float(high_m),
+        touches_border=x0 <= 0 or y0 <= 0 or x1 >= mask.shape[1] or y1 >= mask.shape[0],
+    )  # fmt: skip
+
+
+def _table_colour(view: View) -> Array:
+    flat = np.abs(view.height_m[::4, ::4]) < 0.003
+    pixels = view.rgb[::4, ::4][flat]
+    return np.median(pixels, axis=0).astype(np.float64) if len(pixels) else np.array([128.0, 128.0, 128.0])
+
+
+def _table_like(rgb: npt.NDArray[np.uint8], table_rgb: Array) -> Mask:
+    """Pixels whose colour may be the table's under a somewhat different light."""
+    pixels = rgb.astype(np.float32)
+    unit = (table_rgb / (np.linalg.norm(table_rgb) + 1e-6)).astype(np.float32)
+    along = pixels @ unit
+    off2 = np.einsum("ijk,ijk->ij", pixels, pixels) - along**2
+    strength = np.float32(np.linalg.norm(table_rgb))
+    like: Mask = (off2 < (0.12 * along) ** 2) & (along > 0.62 * strength) & (along < 1.5 * strength)
+    return like
+
+
+def _foreground(view: View, differs: Mask) -> Mask:
+    """What rises above the table, and around it the lower rim that only colour tells from the table."""
+    height = view.height_m
+    with np.errstate(invalid="ignore"):
+        # No farther out than the table's slab: beyond it there is nothing to stand on.
+        x = view.origin_m[0] + view.smooth_m * view.rays[..., 0]
+        y = view.origin_m[1] + view.smooth_m * view.rays[..., 1]
+        usable = (np.abs(x) < _TABLE_REACH_M + 0.3) & (np.abs(y) < _TABLE_REACH_M) & ~view.is_robot
+        raised = (height > ABOVE_TABLE_M) & usable
+        rim = (height > -0.006) & (height <= 0.02) & differs & usable
+    kernel = np.ones((3, 3), np.uint8)
+    grown = raised.astype(np.uint8)
+    for _ in range(_GROW_PX // 2):
+        grown = cv2.dilate(grown, kernel, iterations=2) & (raised | rim).astype(np.uint8)
+    return (grown > 0) | raised
+
+
+def _flood(view: View, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:
+    """Label pixels that are connected through small steps of depth and chroma."""
+    pixels = view.rgb.astype(np.float32)
+    total = np.maximum(pixels.sum(axis=2), 60.0)
+    brightness = pixels.max(axis=2) + 6.0
+    features = np.dstack([pixels[..., 0] / total, pixels[..., 2] / total, np.nan_to_num(view.smooth_m, nan=-1.0)])
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    blocked = np.ones((foreground.shape[0] + 2, foreground.shape[1] + 2), np.uint8)
+    sharp = _jumps(brightness, 2.2)
+    blocked[1:-1, 1:-1] = ~foreground | sharp
+    labels = np.zeros(foreground.shape, np.int32)
+    count = 0
+    step = (_CHROMA_STEP, _CHROMA_STEP, _DEPTH_STEP_M)
+    rows, cols = np.nonzero(blocked[1:-1, 1:-1] == 0)
+    for row, col in zip(rows.tolist(), cols.tolist(), strict=True):
+        if blocked[row + 1, col + 1]:
+            continue
+        area, _, blocked, (x, y, w, h) = cv2.floodFill(
+            features, blocked, (col, row), (0, 0, 0), step, step, 4 | (2 << 8) | cv2.FLOODFILL_MASK_ONLY
+        )
+        window = blocked[y + 1 : y + 1 + h, x + 1 : x + 1 + w]
+        new = window == 2
+        window[new] = 1
+        if area >= _FLOOD_MIN_PX:
+            count += 1
+            labels[y : y + h, x : x + w][new] = count
+    return _adopt(labels, foreground), count
+
+
+def _jumps(brightness: Float32, ratio: float) -> Mask:
+    """Pixels beside a jump of brightness that shading within one face never makes."""
+    jump = np.zeros(brightness.shape, bool)
+    right = np.maximum(brightness[:, 1:], brightness[:, :-1]) > ratio * np.minimum(brightness[:, 1:], brightness[:, :-1])
+    down = np.maximum(brightness[1:], brightness[:-1]) > ratio * np.minimum(brightness[1:], brightness[:-1])
+    jump[:, :-1] |= right
+    jump[:-1] |= down
+    return jump
+
+
+def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.int32]:
+    """Give foreground pixels without a label to the nearest one within a few pixels."""
+    missing = foreground & (labels == 0)
+    if not missing.any() or not (labels > 0).any():
+        return labels
+    distance, index = cv2.distanceTransformWithLabels(
+        (labels == 0).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    by_index = np.zeros(int(index.max()) + 1, np.int32)
+    known = labels > 0
+    by_index[index[known]] = labels[known]
+    take = missing & (distance <= 4.0)
+    labels[take] = by_index[index[take]]
+    return labels
+
+
+def _merge(view: View, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+    """Join pieces of one material that touch in space: faces of one block, halves left and right of an occluder."""
+    if count < 2:
+        return labels
+    colour, weight = np.zeros((count + 1, 3)), np.bincount(labels.ravel(), minlength=count + 1).astype(float)
+    flat = labels.ravel()
+    for channel in range(3):
+        colour[:, channel] = np.bincount(flat, view.rgb[..., channel].ravel(), count + 1) / np.maximum(weight, 1)
+    parent = list(range(count + 1))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for a, b in _touching_pairs(view, labels, count) + _split_pairs(view, labels, count):
+        if bool(same_material(colour[a], colour[b])):
+            parent[root(max(a, b))] = root(min(a, b))
+    roots = np.array([root(i) for i in range(count + 1)])
+    _, dense = np.unique(roots, return_inverse=True)
+    return dense.astype(np.int32)[labels]
+
+
+def _touching_pairs(view: View, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
+    """Pairs of labels that meet in the image at the same depth along a good part of their border."""
+    near = np.zeros((count + 1) ** 2)
+    far = np.zeros((count + 1) ** 2)
+    for dy, dx in ((0, 1), (1, 0), (0, 2), (2, 0)):
+        a, b = labels[: labels.shape[0] - dy, : labels.shape[1] - dx], labels[dy:, dx:]
+        rows, cols = np.nonzero((a != b) & (a > 0) & (b > 0))
+        i, j = a[rows, cols], b[rows, cols]
+        step_m = np.abs(view.smooth_m[rows, cols] - view.smooth_m[rows + dy, cols + dx])
+        key = np.minimum(i, j) * (count + 1) + np.maximum(i, j)
+        is_near = step_m < _DEPTH_STEP_M
+        near += np.bincount(key[is_near], minlength=len(near))
+        far += np.bincount(key[~is_near], minlength=len(far))
+    pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far))
+    return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
+
+
+def _split_pairs(view: View, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
+    """Pairs of labels that a nearer body may hide the middle of: close in space, the way between them covered."""
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    big = [i for i in range(1, count + 1) if sizes[i] >= 60]
+    spots: dict[int, tuple[Array, npt.NDArray[np.int64]]] = {}
+    for i in big:
+        rows, cols = np.nonzero(labels == i)
+        keep = slice(None, None, max(1, len(rows) // 150))
+        rows, cols = rows[keep], cols[keep]
+        points = view.origin_m + view.smooth_m[rows, cols, None] * view.rays[rows, cols]
+        fine = np.isfinite(points[:, 2])
+        spots[i] = (points[fine], np.column_stack([rows, cols])[fine])
+    pairs = []
+    for n, a in enumerate(big):
+        for b in big[n + 1 :]:
+            if _is_split(view, labels, a, b, spots[a], spots[b]):
+                pairs.append((a, b))
+    return pairs
+
+
+def _is_split(
+    view: View,
+    labels: npt.NDArray[np.int32],
+    a: int,
+    b: int,
+    spots_a: tuple[Array, npt.NDArray[np.int64]],
+    spots_b: tuple[Array, npt.NDArray[np.int64]],
+) -> bool:
+    pa, pb = spots_a[0], spots_b[0]
+    if not len(pa) or not len(pb) or np.linalg.norm(np.median(pa, axis=0) - np.median(pb, axis=0)) > 0.17:
+        return False
+    if min(pa[:, 2].max(), pb[:, 2].max()) < 0.5 * max(pa[:, 2].max(), pb[:, 2].max()):
+        return False
+    gaps = np.linalg.norm(pa[:, None, :] - pb[None, :, :], axis=2)
+    i, j = np.unravel_index(int(np.argmin(gaps)), gaps.shape)
+    if gaps[i, j] > 0.07:
+        return False
+    line = np.linspace(spots_a[1][i], spots_b[1][j], 24).round().astype(int)
+    depth = np.linspace(
+        view.smooth_m[tuple(spots_a[1][i])], view.smooth_m[tuple(spots_b[1][j])], 24
+    )
+    between = labels[line[:, 0], line[:, 1]]
+    inner = (between != a) & (between != b)
+    hidden = view.smooth_m[line[:, 0], line[:, 1]] < depth - 0.008
+    return bool(inner.any() and hidden[inner].mean() > 0.8)
+
+
+def _trim(mask: Mask, differs: Mask) -> Mask:
+    """Drop border pixels of the table's colour from a segment that is not of the table's colour."""
+    if differs[mask].mean() < 0.7:
+        return mask
+    core = cv2.erode(mask.astype(np.uint8), np.ones((2 * _BORDER_PX + 1,) * 2, np.uint8)) > 0
+    return mask & (differs | core)

@@ -1,0 +1,208 @@
+"""An expected scene + a fresh observation → the same objects, measured again near where they should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import PerceptionError
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Observation, Scene, SceneObject, shape_size_m
+from qwen2vl_robot.perception.bodies import (
+    bottom_of,
+    hide_held,
+    is_empty_space,
+    measure_bodies,
+    name_obstacles,
+    solids_of,
+)
+from qwen2vl_robot.perception.fitting import Fit, Fitter
+from qwen2vl_robot.perception.grounding import place_in_gripper
+from qwen2vl_robot.perception.labels import Words
+from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
+from qwen2vl_robot.perception.solids import Solid
+from qwen2vl_robot.perception.view import Mask, View, make_view
+
+_NEAR_M = 0.06  # how far an object may have come to rest from where the twin expects it, before it is searched for
+_ACCEPT_COST_M = 0.0065  # the right shape costs 2 to 5 mm, another one 4 to 14 mm more
+_SHARED_REACH_M = 0.02
+_SHARED_RATIO = 0.12
+_GRIP_SLACK_M = 0.012
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """An object found again: the segment it was found in and its fitted solid."""
+
+    segment: Segment
+    fit: Fit
+
+
+def remeasure(
+    expected: Scene, observation: Observation, profile: RobotProfile, kinematics: Kinematics, words: Words
+) -> Scene:
+    """Find each named object again by its shape and colour, first near its expected pose, then anywhere.
+
+    Shapes and names stay as they were; poses are measured. Obstacles are measured afresh. A held object is posed by
+    the measured joints, confirmed by the gripper's width and, where the camera sees it, by depth.
+
+    Raises:
+        ObservationError: the frame cannot be used.
+        PerceptionError: an object is "not_found", or the gripper does not hold what it should.
+    """
+    view = make_view(observation, kinematics, profile)
+    held = _check_held(expected, view, observation, kinematics)
+    standing = [o for o in expected.objects if held is None or o.name != held.name]
+    segments = _split_shared(view, find_segments(view), standing)
+    found = _find_all(view, segments, standing)
+    used = {id(f.segment) for f in found.values()}
+    rest = measure_bodies(view, [s for s in segments if id(s) not in used])
+    objects = {name: _moved(expected.find(name), f.fit.solid) for name, f in found.items()}
+    if held is not None:
+        objects[held.name] = held
+    return Scene(
+        objects=tuple(objects[o.name] for o in expected.objects),
+        obstacles=name_obstacles(rest),
+        table_height_m=expected.table_height_m,
+        held=expected.held,
+        T_tool_held=expected.T_tool_held,
+    )
+
+
+def _check_held(
+    expected: Scene, view: View, observation: Observation, kinematics: Kinematics
+) -> SceneObject | None:
+    """Pose the held object, refuse when width or depth say that the gripper is empty, and hide its pixels."""
+    if expected.held is None or expected.T_tool_held is None:
+        return None
+    held = place_in_gripper(expected.find(expected.held), expected.T_tool_held, observation, kinematics)
+    width_m, size_m = observation.robot.gripper_width_m, shape_size_m(held.shape)
+    low_m, high_m = 0.35 * min(size_m), float(np.hypot(size_m[0], size_m[1])) + _GRIP_SLACK_M
+    if not low_m <= width_m <= high_m:
+        raise PerceptionError(
+            f"the gripper is {width_m * 1000:.0f} mm open, {held.name!r} would keep it at "
+            f"{low_m * 1000:.0f} to {high_m * 1000:.0f} mm: it is not held",
+            label=held.name,
+        )
+    if is_empty_space(view, held):
+        raise PerceptionError(f"the camera sees no {held.name!r} in the gripper", label=held.name)
+    hide_held(view, held)
+    return held
+
+
+def _find_all(view: View, segments: list[Segment], standing: list[SceneObject]) -> dict[str, _Found]:
+    """Match objects to segments, the lowest first: near ones before those that went astray."""
+    everything = view.is_robot.copy()
+    for segment in segments:
+        everything |= segment.mask
+    found: dict[str, _Found] = {}
+    ordered = sorted(standing, key=lambda o: o.bottom_m)
+    for reach_m in (_NEAR_M, 2.0):
+        for item in ordered:
+            if item.name in found:
+                continue
+            used = {id(f.segment) for f in found.values()}
+            below = [f.fit.solid for f in found.values()]
+            free = [s for s in segments if id(s) not in used and _may_be(s, item, reach_m)]
+            fits = [_Found(s, _fit_known(view, s, everything, item, below)) for s in free]
+            best = min(fits, key=lambda f: f.fit.cost_m, default=None)
+            if best is not None and best.fit.cost_m < _ACCEPT_COST_M:
+                found[item.name] = best
+    missing = [o for o in ordered if o.name not in found]
+    if missing:
+        raise PerceptionError(_explain_missing(missing[0]), label=missing[0].name)
+    return found
+
+
+def _explain_missing(item: SceneObject) -> str:
+    x, y, z = item.T_base_object[:3, 3]
+    return f"{item.name!r} is not where it should be ({x:.2f}, {y:.2f}, {z:.2f}) m, nor elsewhere on the table"
+
+
+def _may_be(segment: Segment, item: SceneObject, reach_m: float) -> bool:
+    """Whether colour and place allow that a segment is the object."""
+    if item.rgb is not None and not bool(same_material(np.array(item.rgb), segment.rgb)):
+        return False
+    middle = np.median(segment.smooth_m, axis=0)
+    slack_m = float(np.linalg.norm(shape_size_m(item.shape))) / 2
+    return float(np.linalg.norm(middle - item.T_base_object[:3, 3])) < reach_m + slack_m
+
+
+def _fit_known(view: View, segment: Segment, everything: Mask, item: SceneObject, below: list[Solid]) -> Fit:
+    """Fit the pose of a known shape: from the expected pose, and from where the segment lies."""
+    fitter = Fitter(view, segment, everything & ~segment.mask)
+    bottom_m = bottom_of(segment, below)
+    x, y = _middle_of(segment)
+    starts = []
+    for solid in solids_of(item):
+        starts.append(Solid(solid.kind, solid.values, bottom_m))
+        starts.append(Solid(solid.kind, (x, y, *solid.values[2:]), bottom_m))
+        if solid.kind == "box":
+            starts += [
+                Solid("box", (x, y, solid.values[2] + turn, *solid.values[3:]), bottom_m)
+                for turn in (np.pi / 8, np.pi / 4, 3 * np.pi / 8, np.pi / 2, 5 * np.pi / 8, 3 * np.pi / 4, -np.pi / 8)
+            ]
+    rough = sorted((fitter.refine(fitter.score(s), free=_pose_of(s), rounds=1) for s in starts), key=lambda f: f.cost_m)
+    return min((fitter.refine(f, free=_pose_of(f.solid)) for f in rough[:2]), key=lambda f: f.cost_m)
+
+
+def _pose_of(solid: Solid) -> tuple[int, ...]:
+    """Parameters that are pose, not shape; a bowl's foot is not in its message, so it stays free."""
+    return {"box": (0, 1, 2), "tray": (0, 1, 2), "bowl": (0, 1, 4)}.get(solid.kind, (0, 1))
+
+
+def _middle_of(segment: Segment) -> tuple[float, float]:
+    low, high = segment.smooth_m[:, :2].min(axis=0), segment.smooth_m[:, :2].max(axis=0)
+    return float(low[0] + high[0]) / 2, float(low[1] + high[1]) / 2
+
+
+def _moved(item: SceneObject, solid: Solid) -> SceneObject:
+    T = solid.message()[1]
+    T.setflags(write=False)
+    return replace(item, T_base_object=T)
+
+
+def _split_shared(view: View, segments: list[Segment], standing: list[SceneObject]) -> list[Segment]:
+    """Cut a segment that several expected objects of its colour share (a red block on a red plate)."""
+    result: list[Segment] = []
+    for segment in segments:
+        owners = _owners(segment, standing)
+        parts = [segment] if len(owners) < 2 else _cut(view, segment, owners)
+        result += parts
+    return result
+
+
+def _owners(segment: Segment, standing: list[SceneObject]) -> list[SceneObject]:
+    same = [o for o in standing if o.rgb is None or bool(same_material(np.array(o.rgb), segment.rgb))]
+    if len(same) < 2:
+        return []
+    distance = np.stack([_distance_m(o, segment.smooth_m) for o in same])
+    nearest = np.argmin(distance, axis=0)
+    share = [float(((nearest == i) & (distance[i] < _SHARED_REACH_M)).mean()) for i in range(len(same))]
+    return [o for o, s in zip(same, share, strict=True) if s > _SHARED_RATIO]
+
+
+def _cut(view: View, segment: Segment, owners: list[SceneObject]) -> list[Segment]:
+    points = view.origin_m + view.smooth_m[segment.mask][:, None] * view.rays[segment.mask]
+    nearest = np.argmin(np.stack([_distance_m(o, points) for o in owners]), axis=0)
+    parts = []
+    for index in range(len(owners)):
+        mask = np.zeros_like(segment.mask)
+        mask[segment.mask] = nearest == index
+        part = make_segment(view, mask)
+        if part is not None:
+            parts.append(part)
+    return parts
+
+
+def _distance_m(item: SceneObject, points_m: Array) -> Array:
+    """How far points (n, 3) lie from the surface of the box around an object, metres."""
+    own = (points_m - item.T_base_object[:3, 3]) @ item.T_base_object[:3, :3]
+    beyond = np.abs(own) - np.array(shape_size_m(item.shape)) / 2
+    outside = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
+    inside = np.minimum(beyond.max(axis=1), 0.0)
+    distance: Array = np.abs(outside + inside)
+    return distance

@@ -1,0 +1,208 @@
+"""An RGB-D frame → a levelled view: points in the base frame, the robot's own pixels marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_from_rotvec, transform
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import CameraFrame, Intrinsics, Observation
+
+Float32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+ROBOT_MARGIN_M = 0.025  # calibration error plus what the collision hulls leave out
+MAX_OFFSET_M, MAX_TILT_DEG = 0.02, 2.0  # a table further off means a wrong calibration, not a small error
+_MIN_TABLE_RATIO = 0.02
+_LEVEL_STEP_PX = 4
+_GATES_M = (0.025, 0.012, 0.007, 0.005, 0.005)
+_DIRECTIONS = 48
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A levelled RGB-D frame.
+
+    Attributes:
+        rgb: (h, w, 3) uint8.
+        depth_m: (h, w) as measured, NaN where missing.
+        smooth_m: (h, w) depth with holes filled and noise taken out by a median; NaN where far from any measurement.
+        rays: (h, w, 3) base-frame direction of each pixel's ray, one metre of optical depth long.
+        height_m: (h, w) smoothed height over the table.
+        is_robot: (h, w) the robot's own pixels.
+        T_base_camera: the levelled camera pose.
+        tilt_deg, offset_m: the correction that levelling made.
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    depth_m: Float32
+    smooth_m: Float32
+    rays: Float32
+    height_m: Float32
+    is_robot: Mask
+    intrinsics: Intrinsics
+    T_base_camera: Array
+    tilt_deg: float
+    offset_m: float
+
+    @property
+    def origin_m(self) -> Array:
+        """The camera's centre in the base frame (3,)."""
+        return self.T_base_camera[:3, 3]
+
+    def points_m(self, mask: Mask, *, smooth: bool = False) -> Array:
+        """Points (n, 3) in the base frame of the masked pixels that have depth."""
+        depth_m = self.smooth_m if smooth else self.depth_m
+        chosen = mask & np.isfinite(depth_m)
+        return self.origin_m + depth_m[chosen, None].astype(np.float64) * self.rays[chosen]
+
+    def project(self, p_base_m: Array) -> Array:
+        """Pixels (n, 2) as (u, v) of base-frame points (n, 3)."""
+        k = self.intrinsics
+        T = invert(self.T_base_camera)
+        p = p_base_m @ T[:3, :3].T + T[:3, 3]
+        z = np.maximum(p[:, 2], 1e-3)
+        return np.column_stack([p[:, 0] / z * k.fx_px + k.cx_px, p[:, 1] / z * k.fy_px + k.cy_px])
+
+
+def make_view(observation: Observation, kinematics: Kinematics, profile: RobotProfile) -> View:
+    """Level the frame on the table and mark the robot's pixels.
+
+    Raises:
+        ObservationError: sizes that do not match, no depth, too little table, or a table too far from z = 0.
+    """
+    frame, k = observation.frame, observation.frame.intrinsics
+    if frame.rgb.shape != (k.height_px, k.width_px, 3) or frame.depth_m.shape != (k.height_px, k.width_px):
+        raise ObservationError(
+            f"rgb {frame.rgb.shape} and depth {frame.depth_m.shape} must be {k.width_px}x{k.height_px} px"
+        )
+    depth_m = np.where((frame.depth_m > 0) & np.isfinite(frame.depth_m), frame.depth_m, np.nan).astype(np.float32)
+    if not np.isfinite(depth_m).any():
+        raise ObservationError("the frame has no depth at all; check the depth camera")
+    smooth_m = _smooth(depth_m)
+    T_base_camera, tilt_deg, offset_m = _level(frame, depth_m)
+    rays = _rays(k, T_base_camera[:3, :3], 1)
+    height_m = (smooth_m * rays[..., 2] + np.float32(T_base_camera[2, 3])).astype(np.float32)
+    view = View(
+        frame.rgb, depth_m, smooth_m, rays, height_m, np.zeros(depth_m.shape, bool), k, T_base_camera, tilt_deg, offset_m
+    )
+    view.is_robot[:] = _robot_pixels(view, observation, kinematics)
+    return view
+
+
+def _smooth(depth_m: Float32) -> Float32:
+    """Fill small holes from their neighbours, then a 5x5 median."""
+    known = np.isfinite(depth_m)
+    filled = np.where(known, depth_m, np.float32(0))
+    weight = cv2.blur(known.astype(np.float32), (3, 3))
+    mean = cv2.blur(filled, (3, 3)) / np.maximum(weight, 1e-6)
+    usable = known | (weight > 0.2)
+    filled = np.where(known, filled, np.where(usable, mean, np.float32(100.0))).astype(np.float32)
+    smooth_m = cv2.medianBlur(filled, 5)
+    return np.where(usable & (smooth_m < 50.0), smooth_m, np.float32(np.nan))
+
+
+def _rays(k: Intrinsics, R_base_camera: Array, step_px: int) -> Float32:
+    u = (np.arange(0, k.width_px, step_px, dtype=np.float32) - np.float32(k.cx_px)) / np.float32(k.fx_px)
+    v = (np.arange(0, k.height_px, step_px, dtype=np.float32) - np.float32(k.cy_px)) / np.float32(k.fy_px)
+    R = R_base_camera.astype(np.float32)
+    rays: Float32 = u[None, :, None] * R[:, 0] + v[:, None, None] * R[:, 1] + R[:, 2]
+    return rays
+
+
+def _level(frame: CameraFrame, depth_m: Float32) -> tuple[Array, float, float]:
+    """Turn and lift the published camera pose until the table lies in z = 0; tilt in degrees, offset in metres.
+
+    The published orientation is wrong about the camera's own centre, so that is what the correction turns about.
+    """
+    step = _LEVEL_STEP_PX if min(depth_m.shape) >= 240 else 2
+    rays = _rays(frame.intrinsics, frame.T_base_camera[:3, :3], step)
+    points = depth_m[::step, ::step, None] * rays
+    arm_m = points[np.isfinite(points[..., 2])].astype(np.float64)  # from the camera's centre
+    needed = _MIN_TABLE_RATIO * points.shape[0] * points.shape[1]
+    plane, residual_m = _fit_table(arm_m, float(frame.T_base_camera[2, 3]))
+    count = int((np.abs(residual_m) < _GATES_M[-1]).sum())
+    if count < needed:
+        raise ObservationError(f"{count} of {arm_m.shape[0]} depth points lie on the table, {needed:.0f} are needed")
+    tilt = rotation_from_rotvec(_tilt_to_level(plane))
+    tilt_deg = float(np.rad2deg(np.arctan(np.hypot(plane[0], plane[1]))))
+    offset_m = float(plane @ [*(np.array([0.45, 0.0]) - frame.T_base_camera[:2, 3]), 1.0]) + frame.T_base_camera[2, 3]
+    if abs(offset_m) > MAX_OFFSET_M or tilt_deg > MAX_TILT_DEG:
+        raise ObservationError(
+            f"the table lies {offset_m * 1000:.0f} mm high and {tilt_deg:.1f} deg tilted in the calibrated frame, "
+            f"at most {MAX_OFFSET_M * 1000:.0f} mm and {MAX_TILT_DEG:.0f} deg are allowed; calibrate the camera"
+        )
+    R = tilt @ frame.T_base_camera[:3, :3]
+    depth_below_m = plane[2] / np.sqrt(1.0 + plane[0] ** 2 + plane[1] ** 2)
+    return make_pose([*frame.T_base_camera[:2, 3], -depth_below_m], R), tilt_deg, float(offset_m)
+
+
+def _fit_table(arm_m: Array, camera_height_m: float) -> tuple[Array, Array]:
+    """Plane z = a x + b y + c of the camera-centred points near the table (robust), and all residuals."""
+    plane = np.array([0.0, 0.0, -camera_height_m])
+    residual_m = arm_m[:, 2] - plane[2]
+    near = np.abs(residual_m) < 0.05
+    if near.sum() >= 20:
+        counts, edges = np.histogram(residual_m[near], bins=50, range=(-0.05, 0.05))
+        smooth = np.convolve(counts, [1, 1, 1], mode="same")
+        plane[2] += float(edges[int(np.argmax(smooth))] + 0.001)
+    design = np.column_stack([arm_m[:, :2], np.ones(len(arm_m))])
+    for gate_m in _GATES_M:
+        residual_m = arm_m[:, 2] - design @ plane
+        chosen = np.abs(residual_m) < gate_m
+        if chosen.sum() < 20:
+            break
+        plane = np.linalg.lstsq(design[chosen], arm_m[chosen, 2], rcond=None)[0]
+    return plane, arm_m[:, 2] - design @ plane
+
+
+def _tilt_to_level(plane: Array) -> Array:
+    """Rotation vector (3,) that turns the plane's normal upright."""
+    normal = np.array([-plane[0], -plane[1], 1.0])
+    normal /= np.linalg.norm(normal)
+    axis = np.cross(normal, [0.0, 0.0, 1.0])
+    sine = float(np.linalg.norm(axis))
+    return axis * (np.arcsin(min(sine, 1.0)) / sine if sine > 1e-12 else 0.0)
+
+
+def _robot_pixels(view: View, observation: Observation, kinematics: Kinematics) -> Mask:
+    """Pixels whose point lies within ROBOT_MARGIN_M of a link, by each hull's extent in many directions."""
+    own = np.zeros(view.depth_m.shape, bool)
+    half = own[::2, ::2]
+    rows, cols = np.nonzero(view.height_m[::2, ::2] > 0.004)
+    points = view.origin_m + view.smooth_m[::2, ::2][rows, cols, None] * view.rays[::2, ::2][rows, cols]
+    state = observation.robot
+    found = np.zeros(len(points), bool)
+    for link, T_base_link in kinematics.link_poses(state.q_rad, state.gripper_width_m).items():
+        hull_m = kinematics.link_hulls.get(link)
+        if hull_m is not None and len(hull_m):
+            found |= _inside(points, transform(T_base_link, hull_m), ROBOT_MARGIN_M)
+    half[rows, cols] = found
+    grown = cv2.dilate(half.astype(np.uint8), np.ones((3, 3), np.uint8))
+    size = (own.shape[1], own.shape[0])
+    return cv2.resize(grown, size, interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _fibonacci(count: int) -> Array:
+    i = np.arange(count) + 0.5
+    z, angle = 1 - 2 * i / count, np.pi * (1 + 5**0.5) * i
+    r = np.sqrt(1 - z * z)
+    return np.column_stack([r * np.cos(angle), r * np.sin(angle), z])
+
+
+_NORMALS = np.vstack([np.eye(3), -np.eye(3), _fibonacci(_DIRECTIONS)])
+
+
+def _inside(points_m: Array, hull_m: Array, margin_m: float) -> Mask:
+    """Whether points (n, 3) lie in the polytope around the hull's vertices, grown by the margin."""
+    reach_m = (hull_m @ _NORMALS.T).max(axis=0) + margin_m
+    inside = ((points_m <= reach_m[:3]) & (-points_m <= reach_m[3:6])).all(axis=1)
+    chosen = np.flatnonzero(inside)
+    inside[chosen] = (points_m[chosen] @ _NORMALS[6:].T <= reach_m[6:]).all(axis=1)
+    return inside
