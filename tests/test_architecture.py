@@ -68,8 +68,8 @@ MAX_LINES = 400
 LONG_MODULES = {
     "messages": (620, "the messages of the whole flow, read in flow order"),
     "world": (660, "the one wrapper of Bullet"),
-    "nodes.plant": (520, "camera, arm and clock share one simulated world and its faults"),
-    "training.train": (560, "training reads as one linear file"),
+    "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
+    "training.train": (600, "training reads as one linear file"),
 }
 
 APPROVED = "ApprovedMotion"
