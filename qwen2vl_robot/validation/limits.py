@@ -42,7 +42,7 @@ _EFFECTS = ("hold", "release", "push", "none")
 def check(motion: Motion, scene: Scene, start: RobotState, profile: RobotProfile) -> tuple[Violation, ...]:
     """Judge the numbers of a motion, its scene and its start; the first group that fails is reported alone.
 
-    Later groups compute with what earlier groups have found sound.
+    Later groups compute with what earlier groups have found sound. Amounts say how far beyond the limit.
     """
     groups = (  # generators: a later one runs only where the earlier ones found nothing
         _check_types(motion, scene, start),
@@ -83,8 +83,14 @@ def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Vi
             found = True
             yield Violation("format", None, (f"a {type(value).__name__} where it does not belong",), 1.0, "")
     for name, numbers in () if found else _numbers(motion, scene, start):
-        if np.asarray(numbers, dtype=object).size and np.asarray(numbers).dtype.kind not in "fiu":
+        if not _is_numeric(numbers):
             yield Violation("format", None, (f"{name} is not made of numbers",), 1.0, "")
+
+
+def _is_numeric(numbers: object) -> bool:
+    if isinstance(numbers, np.ndarray):
+        return numbers.dtype.kind in "fiu"
+    return all(isinstance(n, int | float) for n in (numbers if isinstance(numbers, tuple | list) else (numbers,)))
 
 
 # ----------------------------------------------------------------------------------------------- finite
@@ -145,7 +151,7 @@ def _check_segment(index: int, segment: Segment, joints: int) -> Iterator[Violat
     name = f"segment {index}"
     if isinstance(segment, GripperSegment):
         if segment.end_s - segment.start_s < MIN_STEP_S:
-            yield Violation("format", segment.start_s, (name,), segment.end_s - segment.start_s, "s long")
+            yield Violation("format", segment.start_s, (name,), segment.end_s - segment.start_s, "s")
         return
     time_s, q_rad = np.asarray(segment.time_s), np.asarray(segment.q_rad)
     if time_s.ndim != 1 or len(time_s) < 2 or q_rad.shape != (len(time_s), joints):
@@ -245,12 +251,12 @@ def _check_start(motion: Motion, start: RobotState, profile: RobotProfile) -> It
     for joint, q in zip(profile.joints, q_rad, strict=True):
         over_rad = max(joint.lower_rad - q, q - joint.upper_rad)
         if over_rad > 0.0:
-            yield Violation("start_state", 0.0, (joint.name,), float(over_rad), "rad over the limit")
+            yield Violation("start_state", 0.0, (joint.name,), float(over_rad), "rad")
     first = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), None)
     if first is not None:
         for joint, off_rad in zip(profile.joints, np.abs(first - q_rad), strict=True):
             if off_rad > profile.start_tolerance_rad:
-                yield Violation("start_state", 0.0, (joint.name,), float(off_rad), "rad away")
+                yield Violation("start_state", 0.0, (joint.name,), float(off_rad), "rad")
 
 
 # ------------------------------------------------------------------------------------------------- rates
@@ -262,7 +268,7 @@ def _check_positions(motion: Motion, profile: RobotProfile) -> Iterator[Violatio
             over_rad = np.maximum(joint.lower_rad - q_rad[:, j], q_rad[:, j] - joint.upper_rad)
             if over_rad.max() > _JOINT_SLACK_RAD:
                 first = float(time_s[np.argmax(over_rad > _JOINT_SLACK_RAD)])
-                yield Violation("joint_position", first, (joint.name,), float(over_rad.max()), "rad over the limit")
+                yield Violation("joint_position", first, (joint.name,), float(over_rad.max()), "rad")
 
 
 def _check_rates(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
@@ -279,8 +285,7 @@ def _check_rates(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
                 too_fast = rate[:, j] > limit[j] * (1.0 + _RATIO_SLACK)
                 if too_fast.any():
                     at_s = float(np.clip(time_s[np.argmax(too_fast)], run[0][0], run[0][-1]))
-                    told = f"{unit}, allowed {limit[j]:g}"
-                    yield Violation(kind, at_s, (joint.name,), float(rate[:, j].max()), told)
+                    yield Violation(kind, at_s, (joint.name,), float(rate[:, j].max() - limit[j]), unit)
 
 
 def _runs(motion: Motion) -> Iterator[tuple[Array, Array]]:
