@@ -24,8 +24,9 @@ _BEARINGS = 2 * np.pi * np.arange(360) / 360
 _NORMALS = np.column_stack([np.cos(_BEARINGS), np.sin(_BEARINGS)])
 # Where beside the reference to look for room: shares of the allowed gap and of the allowed angle. Measured places are
 # wrong by some millimetres and degrees, so the limits themselves are never aimed at.
-_GAP_STEPS = 5
-_ANGLE_SHARES = (0.0, 0.3, -0.3, 0.6, -0.6)
+_GAP_STEPS = 7
+_ANGLE_SHARES = (0.0, 0.2, -0.2, 0.4, -0.4, 0.6, -0.6, 0.8, -0.8)
+_CROWDED_SHARE = 0.5  # of the gap to others that is still taken, after every place with the whole gap
 _NEXT_TO_BEARINGS = 24
 _OFFSET_SHARES = (0.25, 0.45)  # on or in something wide whose middle is taken
 _ON_TOP_GAP_M = 0.012  # to whatever else stands on or in the same thing
@@ -92,8 +93,8 @@ def placements(
 ) -> list[Array]:
     """Centres (3,) in the base frame where an upright object of this shape would stand in the relation, best first.
 
-    The heights are those at rest: beside means on the table. Places where `others` would be closer than the rules'
-    gap are left out; whether the arm reaches them is not asked here.
+    The heights are those at rest: beside means on the table. Places that leave the rules' gap to `others` come first,
+    those that leave half of it last, closer ones are left out; whether the arm reaches them is not asked here.
 
     Raises:
         BadInputError: the rules see the relation from the camera.
@@ -105,7 +106,9 @@ def placements(
     else:
         found = _places_beside(relation, shape, reference, others, rules, table_height_m)
         gap_m, around = rules.gap_m, [*others]
-    return [p for p in found if all(_gap_to_point_m(body, p, shape) >= gap_m for body in around)]
+    free_m = [min((_gap_to_point_m(body, p, shape) for body in around), default=np.inf) for p in found]
+    roomy = [p for p, m in zip(found, free_m, strict=True) if m >= gap_m]
+    return roomy + [p for p, m in zip(found, free_m, strict=True) if _CROWDED_SHARE * gap_m <= m < gap_m]
 
 
 def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> list[Array]:
@@ -132,7 +135,7 @@ def _places_beside(
     table_height_m: float,
 ) -> list[Array]:
     radius_m, height_m = outline_radius_m(shape), shape_size_m(shape)[2]
-    gaps_m = np.linspace(1.3 * rules.gap_m, 0.75 * rules.max_gap_m, _GAP_STEPS)
+    gaps_m = np.linspace(1.2 * rules.gap_m, 0.8 * rules.max_gap_m, _GAP_STEPS)
     middle = np.mean([body.T_base_object[:2, 3] for body in (reference, *others)], axis=0)
     ranked: list[tuple[float, int, Array]] = []
     for bearing, turn in _bearings(relation, rules):

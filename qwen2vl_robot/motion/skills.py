@@ -51,7 +51,7 @@ _PUSH_SPEED_RATIO = 0.15  # slow, or what is pushed would roll or slide on
 _RELEASE_M = 0.004  # the object's bottom over its support when the fingers open
 _RIM_CLEARANCE_M = 0.005  # fingertips over the rim of a container
 _OPEN_ROOM_M = (0.030, 0.016)
-_PUSH_M = 0.09
+_PUSHES_M = (0.09, 0.06)  # the shorter where something stands in the way
 _PUSH_STANDOFF_M = 0.02
 _PUSH_GAP_M = 0.008  # to what stands beside the way
 _STANDS_ON_M = 0.01  # a bottom this close to a top stands on it
@@ -211,24 +211,22 @@ class MotionMaker:
         start = np.array([*(target.T_base_object[:2, 3] - along * behind_m), self._push_height_m(target, along)])
         bearing = float(np.arctan2(along[1], along[0]))
         yaws = by_turn([bearing + np.pi / 2, bearing - np.pi / 2], self._current_yaw_rad(state))
-        return self._first(
-            partial(self._try_push, before, downward(start, yaw, self._hand.closing_axis), moved, along, scene, state)
-            for yaw in yaws
-        )
+        poses = [downward(start, yaw, self._hand.closing_axis) for yaw in yaws]
+        return self._first(partial(self._try_push, before, pose, moved, scene, state) for pose in poses)
 
     def _try_push(
         self,
         before: CollisionModel,
         T_base_tool: Array,
         moved: SceneObject,
-        along: Array,
         scene: Scene,
         state: RobotState,
         way: Way,
     ) -> Motion:
         line = self._descent(Space(before, 0.0, _LINE_MARGIN_M), T_base_tool)
         rest = [body for body in scene.bodies() if body.name != moved.name]
-        sweep = np.array([*along, 0.0]) * (_PUSH_STANDOFF_M + _PUSH_M)
+        sweep = moved.T_base_object[:3, 3] - scene.find(moved.name).T_base_object[:3, 3]
+        sweep = sweep * (1.0 + _PUSH_STANDOFF_M / np.linalg.norm(sweep))
         stroke = tool_line(Space(self._model(rest, scene), 0.0, _LINE_MARGIN_M), line[-1], sweep)
         after = self._model([*rest, moved], scene)
         touched = frozenset(frozenset((link, moved.name)) for link in self._profile.gripper.finger_links)
@@ -329,24 +327,25 @@ class MotionMaker:
         return found
 
     def _pushed(self, target: SceneObject, along: Array, scene: Scene) -> SceneObject:
-        """The target where the push leaves it.
+        """The target where the longest free push leaves it.
 
         Raises:
-            MotionError: another body stands in its way.
+            MotionError: another body stands in the way of the shortest.
         """
         others = [b for b in scene.bodies() if b is not target and b.top_m > target.bottom_m + _STANDS_ON_M / 2]
-        for share in (0.25, 0.5, 0.75, 1.0):
+        for length_m in _PUSHES_M:
             T = target.T_base_object.copy()
-            T[:2, 3] += share * _PUSH_M * along
+            T[:2, 3] += length_m * along
             moved = replace(target, T_base_object=read_only(T))
-            for body in others:
-                if (gap_m := free_gap_m(moved, body)) < _PUSH_GAP_M:
-                    raise MotionError(
-                        f"{body.name} stands in the way of {target.name}: {gap_m * 1000:.0f} mm would be left after "
-                        f"{share * _PUSH_M * 1000:.0f} mm, {_PUSH_GAP_M * 1000:.0f} mm are needed",
-                        reason="no_space",
-                    )
-        return moved
+            blocker = next((b for b in others if _swept_gap_m(target, moved, b) < _PUSH_GAP_M), None)
+            if blocker is None and self._is_in_workspace(T[:3, 3]):
+                return moved
+        what = "the end of the workspace" if blocker is None else blocker.name
+        raise MotionError(
+            f"{what} is in the way of {target.name}, which needs {length_m * 1000:.0f} mm and "
+            f"{_PUSH_GAP_M * 1000:.0f} mm beside and behind",
+            reason="no_space",
+        )
 
     def _push_height_m(self, target: SceneObject, along: Array) -> float:
         """Height of the tool that pushes low, with the palm above the object's top.
@@ -421,6 +420,15 @@ def _stands_on(body: SceneObject, support: SceneObject) -> bool:
     if body is support or abs(body.bottom_m - support.top_m) > _STANDS_ON_M:
         return False
     return free_gap_m(body, support) < -_STANDS_ON_M
+
+
+def _swept_gap_m(start: SceneObject, end: SceneObject, body: SceneObject) -> float:
+    """Smallest free gap to a body at a few places between two poses."""
+    offset = end.T_base_object[:3, 3] - start.T_base_object[:3, 3]
+    return min(
+        free_gap_m(replace(start, T_base_object=make_pose(offset * share) @ start.T_base_object), body)
+        for share in (0.25, 0.5, 0.75, 1.0)
+    )
 
 
 def _pairs_of(name: str, pairs: frozenset[Pair]) -> frozenset[Pair]:

@@ -56,8 +56,9 @@ def time_curve(
         bounds = bounds / np.array([stretch, stretch**2, stretch**3])
         progress = _Progress(curve.length, bounds)
     count = max(int(np.ceil(progress.duration_s / _PERIOD_S)), 2)
-    s, _, _ = progress.sample(count)
-    return JointSegment(read_only(start_s + progress.duration_s * np.arange(count + 1) / count), read_only(curve.at(s)))
+    q_rad = curve.at(progress.sample(count)[0])
+    q_rad[[0, -1]] = points_rad[[0, -1]]  # to the last bit: segments must join
+    return JointSegment(read_only(start_s + progress.duration_s * np.arange(count + 1) / count), read_only(q_rad))
 
 
 class _Spline:
