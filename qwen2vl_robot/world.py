@@ -376,9 +376,9 @@ class BulletWorld:
 
     def link_pose(self, link: str) -> Array:
         """`T_base_link` (4, 4) of a URDF link's own frame."""
-        index = next((i for (b, i), name in self._names.items() if b == self._robot and name == link), None)
-        if index is None or self._robot is None:
+        if self._robot is None or link not in self._links:
             raise KeyError(f"no link {link!r}")
+        index = self._links[link]
         if index == -1:
             p, q = pybullet.getBasePositionAndOrientation(self._robot, physicsClientId=self._client)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -94,8 +94,14 @@ def profile() -> RobotProfile:
     return load_robot("franka_panda")
 
 
+@pytest.fixture(scope="session")
+def new_hand(profile: RobotProfile) -> Callable[[], Hand]:
+    return lambda: Hand(profile)
+
+
 @pytest.fixture
 def hand(profile: RobotProfile) -> Hand:
+    """A new motion, empty, at home."""
     return Hand(profile)
 
 
@@ -106,6 +112,12 @@ def twin(profile: RobotProfile) -> Iterator[Twin]:
     rehearses.close()
 
 
-@pytest.fixture
+def home_state(profile: RobotProfile) -> RobotState:
+    """At home, open, at rest, with nothing in the gripper."""
+    at_rest = freeze(np.zeros(len(profile.joints)))
+    return RobotState(0, freeze(profile.home_q_rad), at_rest, profile.gripper.max_width_m)
+
+
+@pytest.fixture(scope="session")
 def start(profile: RobotProfile) -> RobotState:
-    return RobotState(0, freeze(profile.home_q_rad), freeze(np.zeros(len(profile.joints))), profile.gripper.max_width_m)
+    return home_state(profile)
