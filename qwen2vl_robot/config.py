@@ -165,6 +165,33 @@ class RelationRules(Strict):
     rest_speed_mps: Positive
 
 
+class Phrasing(Strict):
+    """Templates for one thing to ask."""
+
+    seen: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+
+
+class Phrasings(Strict):
+    """sim/tasks/phrasings.yaml."""
+
+    pick: Phrasing
+    on: Phrasing
+    in_: Phrasing
+    left_of: Phrasing
+    right_of: Phrasing
+    in_front_of: Phrasing
+    behind: Phrasing
+    next_to: Phrasing
+    push_left: Phrasing
+    push_right: Phrasing
+    push_away: Phrasing
+    push_closer: Phrasing
+    home: Phrasing
+    wait: Phrasing
+    refuse: Phrasing
+
+
 # ------------------------------------------------------------------------------------- scenes of the plant
 
 

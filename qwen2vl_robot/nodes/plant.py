@@ -83,6 +83,11 @@ class PlantProcess:
         self.link = PlantLink(wire, realtime=realtime)
         self.truth = PlantTruth(wire)
 
+    @property
+    def pid(self) -> int | None:
+        """The process id, None when it ended."""
+        return self._worker.pid
+
     def close(self) -> None:
         """End the plant's process."""
         self._worker.close()

@@ -1,0 +1,304 @@
+"""The command line: qwen2vl-robot demo, plan, check, eval, datagen, train, doctor.
+
+Exit code 0: done (`demo`: achieved, `check`: accepted). 1: an honest failure or refusal. 2: bad input, with one line.
+`--json FILE` writes one JSON document; with `-` it goes to stdout, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import numpy as np
+import typer
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qwen2vl_robot.errors import BadInputError, RobotError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
+)
+_console = Console(stderr=True)
+
+JsonFile = Annotated[str | None, typer.Option("--json", help="Write the answer as JSON to this file; - is stdout.")]
+
+
+class PlannerKind(str, Enum):
+    """Who plans in `eval`."""
+
+    CHECKPOINT = "checkpoint"
+    TRUTH = "truth"
+
+
+@app.command(epilog="Example: qwen2vl-robot demo --instruction 'put the red block on the blue plate' --seed 3 --headless")
+def demo(
+    instruction: Annotated[str, typer.Option(help="What to do.")] = "put the red block on the blue plate",
+    seed: Annotated[int, typer.Option(min=0, help="Draws poses, light, camera and the rest.")] = 0,
+    scene: Annotated[str, typer.Option(help="A scene file; names under sim/ work too.")] = "scenes/default.yaml",
+    out: Annotated[Path, typer.Option(help="Folder for report.json, frame.png and film.gif.")] = Path("out/demo"),
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Simulate as fast as possible and open no window.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Do the real job once in simulation: see, plan, check, move, look again."""
+    from qwen2vl_robot.demo import run_demo
+
+    report = run_demo(instruction, seed, scene, out, model, headless=headless, tell=_console.print)
+    _write_json(report, json_file)
+    if not headless:
+        click.launch(str(out / "film.gif"))
+    raise typer.Exit(0 if report["outcome"] == "achieved" else 1)
+
+
+@app.command(epilog="Example: qwen2vl-robot plan photo.png 'pick up the red block' --json -")
+def plan(
+    image: Annotated[Path, typer.Argument(help="A PNG or JPEG picture.")],
+    instruction: Annotated[str, typer.Argument(help="What to do.")],
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Plan only: show a picture to the model and print its grounded actions."""
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+
+    rgb = _read_image(image)
+    with PlannerProcess(model or SHIPPED_MODEL) as planner:
+        answer = planner.plan_picture(rgb, instruction)
+    actions = [_action_as_json(a) for a in answer.actions]
+    _write_json({"instruction": instruction, "actions": actions, "reply": answer.reply}, json_file)
+    if json_file != "-":
+        for action in answer.actions:
+            typer.echo(action.describe())
+
+
+@app.command(epilog="Example: qwen2vl-robot check sim/hazards/accepted_reach.yaml --json -")
+def check(
+    request: Annotated[Path, typer.Argument(help="A REQUEST.yaml, see sim/README.md.")],
+    json_file: JsonFile = None,
+) -> None:
+    """Rehearse a given motion in a given scene, without camera or planner."""
+    from qwen2vl_robot.validation.request import check_request
+
+    answer = check_request(request)
+    _write_json(answer, json_file)
+    if json_file != "-":
+        typer.echo("accepted" if answer["accepted"] else "refused")
+        for v in answer["violations"]:
+            when = "" if v["time_s"] is None else f" at {v['time_s']:.2f} s"
+            typer.echo(f"  {v['kind']}: {' with '.join(v['bodies'])}{when}, {v['amount']:.4g} {v['unit']}")
+    raise typer.Exit(0 if answer["accepted"] else 1)
+
+
+@app.command("eval", epilog="Example: qwen2vl-robot eval --suite tabletop --episodes 50 --seed 1000 --planner truth --json -")
+def evaluate(
+    suite: Annotated[str, typer.Option(help="Only 'tabletop' so far.")] = "tabletop",
+    episodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; the next takes the next seed.")] = 1000,
+    planner: Annotated[PlannerKind, typer.Option(help="The checkpoint, or the plant's true boxes.")] = PlannerKind.CHECKPOINT,
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Run seeded episodes in the plant and score them by its truth."""
+    from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    if suite != "tabletop":
+        raise BadInputError(f"--suite {suite}: unknown; there is: tabletop")
+    runner = Suite(planner.value, model or SHIPPED_MODEL)
+    results: list[dict[str, Any]] = []
+    try:
+        with _progress() as progress:
+            bar = progress.add_task("episodes", total=episodes)
+            for result in run_suite(runner, episodes, seed):
+                results.append(result)
+                successes = sum(r["success"] for r in results)
+                progress.update(bar, completed=len(results), description=f"{successes}/{len(results)} succeeded")
+    finally:
+        runner.close()
+    answer = {
+        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
+        "machine": _machine(),
+        "suite": suite,
+        "seed": seed,
+        "planner": planner.value,
+        "totals": summarise(results),
+        "episodes": results,
+    }
+    _write_json(answer, json_file)
+    if json_file != "-":
+        _print_totals(answer)
+
+
+@app.command(epilog="Example: qwen2vl-robot datagen --out data/tabletop --count 8192 --seed 100000")
+def datagen(
+    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    count: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of scenes.")] = 8192,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 100_000,
+    scene: Annotated[str, typer.Option(help="The ranges to draw from.")] = "scenes/training.yaml",
+    processes: Annotated[int, typer.Option(min=1, max=256)] = os.cpu_count() or 1,
+) -> None:
+    """Render samples for the training; goes on where it stopped."""
+    from qwen2vl_robot.training.dataset import generate
+
+    rendered = generate(scene, out, count, seed, processes)
+    typer.echo(f"{rendered} scenes rendered now; {out} holds the {count} from seed {seed}")
+
+
+@app.command(epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/checkpoint")
+def train(
+    data: Annotated[Path, typer.Option(help="Samples to train on.")],
+    validation: Annotated[Path, typer.Option(help="Samples that are only measured on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
+    run: Annotated[Path, typer.Option(help="Folder for the state to resume from.")] = Path("runs/tabletop"),
+    steps: Annotated[int, typer.Option(min=1, help="In all, over all resumptions.")] = 3000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train the small checkpoint; resumes from --run when it holds a state."""
+    _restart_with_fast_malloc()
+    from qwen2vl_robot.training.train import train as train_checkpoint
+
+    figures = train_checkpoint(data, validation, out, run, steps=steps, seed=seed)
+    for name, value in figures.items():
+        typer.echo(f"{name} {value:.3f}")
+
+
+@app.command(epilog="Example: qwen2vl-robot doctor")
+def doctor() -> None:
+    """Say what is installed, what is missing and the command that puts it right."""
+    from qwen2vl_robot.doctor import diagnose, is_ready
+
+    findings = diagnose()
+    table = Table("", "what", "found", "to put it right")
+    for f in findings:
+        mark = "[green]ok" if f.ok else ("[red]missing" if f.is_required else "[yellow]optional")
+        table.add_row(mark, f.name, f.detail, f.command)
+    Console().print(table)
+    raise typer.Exit(0 if is_ready(findings) else 1)
+
+
+# --------------------------------------------------------------------------------------------- helpers
+
+
+def _read_image(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Read a picture as (h, w, 3) uint8.
+
+    Raises:
+        BadInputError: missing, empty or not a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except UnidentifiedImageError as error:
+        raise BadInputError(f"{path}: not a picture; a PNG or JPEG is needed") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _action_as_json(action: Any) -> dict[str, Any]:
+    reference = action.object and {
+        "label": action.object.label,
+        "boxes": [[b.x0, b.y0, b.x1, b.y1] for b in action.object.boxes],
+    }
+    fields = {
+        "do": action.verb.value,
+        "object": reference,
+        "relation": action.relation and action.relation.value,
+        "direction": action.direction and action.direction.value,
+        "seconds": action.seconds,
+        "text": action.text,
+    }
+    return {k: v for k, v in fields.items() if v is not None}
+
+
+def _write_json(answer: dict[str, Any], json_file: str | None) -> None:
+    if json_file is None:
+        return
+    text = json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+    if json_file == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(json_file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--json {path}: {error.strerror}") from error
+
+
+def _print_totals(answer: dict[str, Any]) -> None:
+    totals = answer["totals"]
+    table = Table(f"tabletop, planner {answer['planner']}, seed {answer['seed']}", "")
+    for name, task in totals["tasks"].items():
+        table.add_row(name, f"{task['successes']}/{task['episodes']}")
+    low, high = totals["success_interval_95"]
+    table.add_row("success", f"{totals['success_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    table.add_row("false success", str(totals["false_success"]))
+    for stage, seconds in totals["seconds_median"].items():
+        table.add_row(f"{stage}, median", f"{seconds:.2f} s")
+    table.add_row("peak memory", f"{totals['peak_memory_mb']} MB")
+    Console().print(table)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=_console,
+    )  # fmt: skip
+
+
+def _machine() -> str:
+    """Processor and cores, for whoever compares figures."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "unknown processor"
+    return f"{model}, {os.cpu_count()} cores, Python {sys.version.split()[0]}"
+
+
+def _restart_with_fast_malloc() -> None:
+    """Start again with glibc told to keep its pages: page faults otherwise cost most of a training step.
+
+    The C library reads these settings when a process starts, so setting them later has no effect.
+    """
+    settings = {
+        "MALLOC_MMAP_THRESHOLD_": "8589934592",
+        "MALLOC_TRIM_THRESHOLD_": "17179869184",
+        "MALLOC_TOP_PAD_": "1073741824",
+    }
+    if not settings.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, "-m", "qwen2vl_robot.cli", *sys.argv[1:]], {**os.environ, **settings})
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on stderr."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        print(f"qwen2vl-robot: {error.format_message()}", file=sys.stderr)
+        code = 2
+    except BadInputError as error:
+        print(f"qwen2vl-robot: {error}", file=sys.stderr)
+        code = 2
+    except RobotError as error:
+        print(f"qwen2vl-robot: {type(error).__name__}: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""One instruction in one simulated scene → report.json, the annotated frame and the film."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qwen2vl_robot import film
+from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
+from qwen2vl_robot.controller import Controller, Parts
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Plan, StepRecord, TaskReport, digest
+from qwen2vl_robot.nodes.plant import PlantProcess
+from qwen2vl_robot.perception.labels import load_words
+from qwen2vl_robot.planner.contract import check_instruction
+from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.validation.pool import RehearsalProcess
+
+_REHEARSAL_BUDGET_S = 60.0  # with its film
+
+
+class _Pictures:
+    """A listener that keeps what the pictures need and says aloud what happens."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self.planned: tuple[Plan, Observation] | None = None
+        self.steps: list[StepRecord] = []
+
+    def on_frame(self, observation: Observation) -> None:
+        """Nothing to keep: the plan's own frame is drawn on."""
+
+    def on_plan(self, plan: Plan, observation: Observation) -> None:
+        """Keep the last plan with its frame."""
+        self.planned = (plan, observation)
+        self._tell("plan: " + ", then ".join(a.describe() for a in plan.actions))
+
+    def on_step(self, step: StepRecord) -> None:
+        """Keep the step."""
+        self.steps.append(step)
+        verdict = "" if step.verdict is None else f" (twin: {'accepted' if step.verdict.accepted else 'refused'})"
+        reasons = "; ".join(step.outcome.reasons)
+        self._tell(f"{step.action.describe()}: {step.outcome.kind.value}{verdict} {reasons}".rstrip())
+
+
+def run_demo(
+    instruction: str,
+    seed: int,
+    scene: str,
+    out: Path,
+    model: str | None,
+    *,
+    headless: bool,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Carry out one instruction and write what happened to `out`.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        BadInputError: instruction, scene, checkpoint or folder cannot be used.
+        RobotError: something broke on the way.
+    """
+    began_s = time.perf_counter()
+    text = check_instruction(instruction)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"--out {out}: {error.strerror}") from error
+    scene_file = str(resolve(scene))
+    pictures = _Pictures(tell)
+    tell(f"instruction: {text}")
+    with (
+        PlantProcess(scene_file, seed, realtime=not headless) as plant,
+        PlannerProcess(model or SHIPPED_MODEL) as planner,
+    ):
+        profile = load_robot(plant.robot)
+        with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S) as rehearsal:
+            planner.start()
+            rehearsal.start()
+            parts = Parts(
+                camera=plant.link,
+                arm=plant.link,
+                clock=plant.link,
+                planner=planner,
+                rehearsal=rehearsal,
+                gate=Gate(plant.link, profile),
+                profile=profile,
+                rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
+                words=load_words(),
+                listeners=(pictures,),
+                with_film=True,
+            )
+            controller = Controller(parts, seed=seed)
+            started_s = time.perf_counter()
+            plant.link.start_film()
+            task = controller.run(Instruction(text))
+            executed = plant.link.take_film()
+    report = _report(task, seed, scene, started_s - began_s)
+    _draw(pictures, Kinematics(profile), executed, out, text)
+    report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
+    (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tell(f"{report['outcome']}; {out}/report.json, frame.png and film.gif show how")
+    return report
+
+
+def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str, Any]:
+    steps = []
+    for step in task.steps:
+        verdict = step.verdict and {
+            "accepted": step.verdict.accepted,
+            "violations": [
+                {"kind": v.kind, "time_s": v.time_s, "bodies": list(v.bodies), "amount": v.amount, "unit": v.unit}
+                for v in step.verdict.violations
+            ],
+            "digest": digest(step.verdict),
+            "seconds": round(step.verdict.seconds, 3),
+        }
+        effect = step.motion and step.motion.effect
+        steps.append(
+            {
+                "action": step.action.describe(),
+                "motion": step.motion and {"duration_s": step.motion.duration_s, "digest": digest(step.motion)},
+                "verdict": verdict,
+                "effect": effect and {"kind": effect.kind, "object": effect.name},
+                "outcome": step.outcome.kind.value,
+                "error_m": step.outcome.error_m,
+                "reasons": list(step.outcome.reasons),
+            }
+        )
+    return {
+        "instruction": task.instruction.text,
+        "outcome": task.outcome.kind.value,
+        "reasons": list(task.outcome.reasons),
+        "seed": seed,
+        "scene": scene,
+        "plans": [{"reply": p.reply, "digest": digest(p)} for p in task.plans],
+        "steps": steps,
+        "seconds": {"start": round(start_s, 3), **{k: round(v, 3) for k, v in task.seconds.items()}},
+    }
+
+
+def _draw(pictures: _Pictures, kinematics: Kinematics, executed: film.Picture, out: Path, title: str) -> None:
+    """Write frame.png, and film.gif where anything was rehearsed or executed."""
+    if pictures.planned is not None:
+        plan, observation = pictures.planned
+        boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
+        path = _tool_path(pictures.steps, kinematics)
+        Image.fromarray(film.annotate(observation.frame, boxes, path)).save(out / "frame.png")
+    rehearsed = [s.verdict.film for s in pictures.steps if s.verdict is not None and s.verdict.film is not None]
+    if rehearsed or len(executed):
+        left = np.concatenate(rehearsed) if rehearsed else executed[:0]
+        film.write_film(out / "film.gif", left, executed, title=title)
+
+
+def _tool_path(steps: list[StepRecord], kinematics: Kinematics) -> Array | None:
+    """Tool positions (m, 3) along every planned motion, base frame, metres."""
+    joints = [
+        q
+        for step in steps
+        if step.motion is not None
+        for segment in step.motion.segments
+        if isinstance(segment, JointSegment)
+        for q in segment.q_rad[::5]
+    ]
+    return np.array([kinematics.tool_pose(q)[:3, 3] for q in joints]) if joints else None

@@ -1,0 +1,25 @@
+"""Fixed replies → plans, for tests and replays; parsed like any model's."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
+from qwen2vl_robot.planner.contract import parse_reply
+
+
+class ScriptedPlanner:
+    """Answers with the given replies, one after the other."""
+
+    def __init__(self, *replies: str) -> None:
+        self._replies = iter(replies)
+
+    def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
+        """Parse the next reply (see `ports.Planner`).
+
+        Raises:
+            PlannerError: the reply is unusable, or none is left.
+        """
+        reply = next(self._replies, None)
+        if reply is None:
+            raise PlannerError("the script has no further reply")
+        return parse_reply(reply)

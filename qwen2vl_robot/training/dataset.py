@@ -1,0 +1,188 @@
+"""Seeded simulated scenes → shards of small images with what stands where: the samples that `train` reads.
+
+A shard is two files: `NAME.npy`, images (n, h, w, 3) uint8 already resized as the model's processor would, and
+`NAME.json`, for each image its objects (label, box 0..1000, cells of the image-token grid that it fills).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.progress import track
+
+from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
+from qwen2vl_robot.geometry import make_pose, rotation_z
+from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
+from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene
+from qwen2vl_robot.world import TABLE, Bowl, BulletWorld
+
+CELL_PX = 28  # one image token: patch 14, merge 2
+MAX_PIXELS = 84_800  # 640x480 becomes 336x252, 108 image tokens
+MIN_PIXELS = 28 * 28 * 16
+MIN_VISIBLE_PX = 150  # of 640x480; what shows less is neither asked for nor called absent
+MIN_CELL_SHARE = 0.2
+_STACKED_RATIO = 0.2
+_SHARD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SeenObject:
+    """What an image shows of one object.
+
+    Attributes:
+        box: x0, y0, x1, y1 in 0..1000 of what is visible.
+        cells: indices into the image-token grid, row by row, that it mostly fills.
+        visible_px: as of a 640x480 image.
+    """
+
+    label: str
+    box: tuple[int, int, int, int]
+    cells: tuple[int, ...]
+    visible_px: int
+
+
+def token_grid(width_px: int, height_px: int) -> tuple[int, int]:
+    """Columns and rows of image tokens that Qwen2-VL's processor makes of an image (its `smart_resize`)."""
+    columns, rows = round(width_px / CELL_PX), round(height_px / CELL_PX)
+    area = width_px * height_px
+    if columns * rows * CELL_PX**2 > MAX_PIXELS:
+        beta = (area / MAX_PIXELS) ** 0.5
+        columns, rows = int(width_px / beta / CELL_PX), int(height_px / beta / CELL_PX)
+    return max(1, columns), max(1, rows)
+
+
+def render_sample(
+    world: BulletWorld, scene: PlantScene, q_offset_rad: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
+    """Picture of a scene, resized to the model's own grid, and what it shows; the robot and table must be there."""
+    profile = load_robot(scene.robot)
+    world.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
+    world.set_colour(TABLE, scene.table_rgb)
+    for item in scene.objects:
+        world.add_body(item.label, item.shape, item.T_base_object, mass_kg=0.0, rgb=item.rgb, collides=False)
+    rgb, _, names = world.render(scene.intrinsics, scene.T_base_camera, scene.light)
+    for item in scene.objects:
+        world.remove(item.label)
+    columns, rows = token_grid(rgb.shape[1], rgb.shape[0])
+    small = Image.fromarray(rgb).resize((columns * CELL_PX, rows * CELL_PX), Image.Resampling.BICUBIC)
+    return np.asarray(small), list(_seen(scene, names, columns, rows))
+
+
+def _seen(scene: PlantScene, names: npt.NDArray[np.str_], columns: int, rows: int) -> Iterator[SeenObject]:
+    height, width = names.shape
+    row_of = np.minimum(np.arange(height) * rows // height, rows - 1)
+    column_of = np.minimum(np.arange(width) * columns // width, columns - 1)
+    cell_of = row_of[:, None] * columns + column_of[None, :]
+    cell_px = np.bincount(cell_of.ravel(), minlength=rows * columns)
+    for item in scene.objects:
+        mask = names == item.label
+        ys, xs = np.nonzero(mask)
+        if len(xs) == 0:
+            continue
+        share = np.bincount(cell_of[mask], minlength=rows * columns) / cell_px
+        cells = np.flatnonzero(share >= MIN_CELL_SHARE)
+        if len(cells) == 0:
+            cells = np.array([int(share.argmax())])
+        box = (xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height)
+        yield SeenObject(
+            item.label,
+            tuple(int(round(1000 * float(v))) for v in box),  # type: ignore[arg-type]
+            tuple(int(c) for c in cells),
+            int(len(xs) * 640 * 480 / (width * height)),
+        )
+
+
+def stack_some(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
+    """Now and then put one object on or in another, as after a step that was done."""
+    movable = [o for o in scene.objects if o.can_be_picked]
+    if not movable or rng.uniform() > _STACKED_RATIO:
+        return scene
+    moved = movable[int(rng.integers(len(movable)))]
+    supports = [o for o in scene.objects if o is not moved and isinstance(o.shape, Bowl | Box | Cylinder)]
+    if not supports:
+        return scene
+    support = supports[int(rng.integers(len(supports)))]
+    placed = _on_top(moved, support, rng)
+    objects = tuple(placed if o is moved else o for o in scene.objects)
+    return PlantScene(**{**{f: getattr(scene, f) for f in PlantScene.__slots__}, "objects": objects})
+
+
+def _on_top(moved: PlantObject, support: PlantObject, rng: np.random.Generator) -> PlantObject:
+    height_m = moved.shape.height_m if isinstance(moved.shape, Bowl) else shape_size_m(moved.shape)[2]
+    x, y, z = support.T_base_object[:3, 3]
+    if isinstance(support.shape, Bowl):
+        bottom_m = z - support.shape.height_m / 2 + support.shape.wall_m
+    else:
+        bottom_m = z + shape_size_m(support.shape)[2] / 2
+    dx, dy = rng.uniform(-0.012, 0.012, 2)
+    T = make_pose([x + dx, y + dy, bottom_m + height_m / 2], rotation_z(float(rng.uniform(-np.pi, np.pi))))
+    return PlantObject(**{**{f: getattr(moved, f) for f in PlantObject.__slots__}, "T_base_object": T})
+
+
+def _render_range(job: tuple[str, int, int, Path]) -> int:
+    """Render the scenes of seeds start..stop into shards; the body of one process."""
+    scene_file, start, stop, folder = job
+    ranges, catalogue = load_scene(scene_file)
+    shards: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = defaultdict(list)
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(load_robot(ranges.robot))
+        for seed in range(start, stop):
+            image, seen = sample_of_seed(world, ranges, catalogue, seed)
+            shards[(image.shape[1], image.shape[0])].append((image, seen))
+    for (width, height), samples in shards.items():
+        name = folder / f"{start:08d}_{width}x{height}"
+        annotations = [[(s.label, s.box, s.cells, s.visible_px) for s in seen] for _, seen in samples]
+        name.with_suffix(".json").write_text(json.dumps(annotations, separators=(",", ":")))
+        # The images come last and in one move: a reader never sees half a shard.
+        partial = name.with_suffix(".partial.npy")
+        np.save(partial, np.stack([image for image, _ in samples]))
+        partial.rename(name.with_suffix(".npy"))
+    return stop - start
+
+
+def sample_of_seed(
+    world: BulletWorld, ranges: SceneRanges, catalogue: Catalogue, seed: int, *, with_held_out: bool = False
+) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
+    """The sample that a seed stands for, rendered."""
+    rng = np.random.default_rng([seed, 1])
+    scene = stack_some(draw_scene(ranges, catalogue, seed, with_held_out=with_held_out), rng)
+    joints = len(load_robot(ranges.robot).joints)
+    return render_sample(world, scene, rng.uniform(-1, 1, joints) * scene.start_q_offset_rad)
+
+
+def generate(scene_file: str, folder: Path, count: int, seed: int, processes: int) -> int:
+    """Render `count` scenes from seeds seed..seed+count into shards; shards that are there already are kept.
+
+    Returns:
+        The number of scenes rendered now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (scene_file, start, min(start + _SHARD, seed + count), folder)
+        for start in range(seed, seed + count, _SHARD)
+        if not list(folder.glob(f"{start:08d}_*.npy"))
+    ]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        rendered = track(pool.imap_unordered(_render_range, jobs), total=len(jobs), description="rendering")
+        return sum(rendered)
+
+
+def load_shards(folder: Path) -> Iterator[tuple[npt.NDArray[np.uint8], list[list[SeenObject]]]]:
+    """Memory-mapped images (n, h, w, 3) and their objects, shard by shard, in a fixed order."""
+    for images in sorted(folder.glob("*x*.npy")):
+        if images.name.endswith(".partial.npy"):
+            continue
+        annotations = json.loads(images.with_suffix(".json").read_text())
+        yield (
+            np.load(images, mmap_mode="r"),
+            [[SeenObject(label, tuple(box), tuple(cells), px) for label, box, cells, px in one] for one in annotations],
+        )

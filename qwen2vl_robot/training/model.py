@@ -1,0 +1,313 @@
+"""The small checkpoint's tokenizer, architecture and training-only forward pass.
+
+The architecture is transformers' own `Qwen2VLForConditionalGeneration`, only smaller. The forward pass below runs the same
+weights on a batch of equal images with several questions each, blind to each other; a test holds it equal to the library's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+# Qwen2's chat format: a role a turn, an image between vision_start and vision_end.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif part['type'] == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Words with their leading space, whole numbers, runs of punctuation, white space: each number 0..1000 and each run of
+# JSON punctuation becomes one token.
+_SPLIT = Regex(r" ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
+_VOCABULARY = 2560
+_POINT_AFTER_LAYER = 3
+_PLACE_AFTER_LAYER = 2
+
+
+def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on replies and instructions, with the numbers 0..1000 as single tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(_SPLIT, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        min_frequency=2,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    numbers = [str(n) for n in range(1001)] * 40
+    tokenizer.train_from_iterator([*corpus, *numbers], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
+        padding_side="left",
+        model_max_length=4096,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
+    """A Qwen2-VL of about 7 million parameters with random weights."""
+
+    def token(text: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(text))
+
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+            "bos_token_id": token("<|im_start|>"),
+            "eos_token_id": token("<|im_end|>"),
+            "pad_token_id": token("<|endoftext|>"),
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 4,
+            "embed_dim": 192,
+            "hidden_size": 256,
+            "num_heads": 3,
+            "mlp_ratio": 4,
+            "hidden_act": "silu",
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        bos_token_id=token("<|im_start|>"),
+        eos_token_id=token("<|im_end|>"),
+        pad_token_id=token("<|endoftext|>"),
+        tie_word_embeddings=True,
+    )
+    return Qwen2VLForConditionalGeneration(config)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Equal-sized images with several questions each, blind to each other.
+
+    Attributes:
+        patches: (b, n, 1176) as the image processor flattens them.
+        grid: rows and columns of image tokens.
+        prefix_ids: (p,) tokens before the questions; image tokens stand at `image_start .. + rows * columns`.
+        prefix_positions: (3, p) M-RoPE positions.
+        ids: (b, q, l) tokens of the questions with their replies, padded at the end.
+        is_token: (b, q, l) False for padding.
+        first_position: M-RoPE position of every question's first token.
+    """
+
+    patches: Tensor
+    grid: tuple[int, int]
+    prefix_ids: Tensor
+    prefix_positions: Tensor
+    ids: Tensor
+    is_token: Tensor
+    first_position: int
+    image_start: int
+
+
+@dataclass(slots=True)
+class Features:
+    """What the losses look at; t counts the real tokens of all questions, flat.
+
+    Attributes:
+        vision: (b, cells, d).
+        place: (b, cells, d) image tokens after an inner layer.
+        point_cells, point_tokens: (b, cells, d) and (t, d) after a later inner layer.
+        last: (t, d) after the last norm.
+    """
+
+    vision: Tensor
+    place: Tensor
+    point_cells: Tensor
+    point_tokens: Tensor
+    last: Tensor
+
+
+def patchify(images: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Patches (b, n, 1176) of images (b, h, w, 3) in 0..1, in the order of Qwen2-VL's image processor, and the token grid."""
+    b, h, w, _ = images.shape
+    rows, columns = h // 28, w // 28
+    x = ((images - mean) / std).permute(0, 3, 1, 2).reshape(b, 3, rows, 2, 14, columns, 2, 14)
+    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # b, rows, columns, 2, 2, channel, 14, 14
+    x = x.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)  # a still image fills both frames
+    return x.reshape(b, rows * columns * 4, 3 * 2 * 14 * 14), (rows, columns)
+
+
+def forward(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Features:
+    """Run vision and text on a batch, keeping what the losses need."""
+    vision = encode_images(model, batch.patches, batch.grid)
+    text = model.model.language_model
+    start, cells = batch.image_start, vision.shape[1]
+    prefix = text.embed_tokens(batch.prefix_ids).expand(len(vision), -1, -1)
+    prefix = torch.cat([prefix[:, :start], vision.to(prefix.dtype), prefix[:, start + cells :]], dim=1)
+    tokens = text.embed_tokens(batch.ids[batch.is_token])
+    length = batch.ids.shape[2]
+    turn = text.rotary_emb(prefix, batch.prefix_positions[:, None])
+    later = torch.arange(batch.first_position, batch.first_position + length).expand(3, 1, -1)
+    question_turn = text.rotary_emb(prefix, later)
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    for index, layer in enumerate(text.layers, start=1):
+        prefix, tokens = _text_layer(layer, prefix, tokens, batch.is_token, turn, question_turn)
+        kept[index] = (prefix[:, start : start + cells], tokens)
+    place, point = kept[_PLACE_AFTER_LAYER], kept[_POINT_AFTER_LAYER]
+    return Features(vision, place[0], point[0], point[1], text.norm(tokens))
+
+
+def encode_images(model: Qwen2VLForConditionalGeneration, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Image tokens (b, cells, d) of a batch of patches; what the library's vision tower gives for each image."""
+    visual = model.model.visual
+    b, n, _ = patches.shape
+    rows, columns = grid
+    # Patch positions in the processor's order: 2x2 patches of one token stand together.
+    r = torch.arange(rows * 2).reshape(rows, 2)[:, None, :, None].expand(rows, columns, 2, 2)
+    c = torch.arange(columns * 2).reshape(columns, 2)[None, :, None, :].expand(rows, columns, 2, 2)
+    rotary = visual.rotary_pos_emb
+    position = torch.stack([r.reshape(-1), c.reshape(-1)])[..., None].float()
+    freqs = (position * rotary.inv_freq).transpose(0, 1).reshape(n, -1)
+    angle = torch.cat([freqs, freqs], dim=-1)
+    cos, sin = angle.cos(), angle.sin()
+    weight = visual.patch_embed.proj.weight
+    x = F.linear(patches, weight.reshape(weight.shape[0], -1))  # the same as the convolution, and fast on a CPU
+    for block in visual.blocks:
+        qkv = block.attn.qkv(block.norm1(x)).reshape(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = _rotate(qkv[0], cos, sin), _rotate(qkv[1], cos, sin)
+        share = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)  # on a CPU twice as fast as fused
+        attended = share.to(qkv.dtype) @ qkv[2]
+        x = x + block.attn.proj(attended.transpose(1, 2).reshape(b, n, -1))
+        x = x + block.mlp.fc2(F.silu(block.mlp.fc1(block.norm2(x))))
+    merger = visual.merger
+    merged: Tensor = merger.mlp(merger.ln_q(x).reshape(b, n // 4, -1))
+    return merged
+
+
+def _text_layer(
+    layer: nn.Module,
+    prefix: Tensor,
+    tokens: Tensor,
+    is_token: Tensor,
+    turn: tuple[Tensor, Tensor],
+    question_turn: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """One decoder layer on the shared prefix (b, p, d) and on the questions' tokens (t, d).
+
+    A question sees the prefix and its own earlier tokens: attention never builds the large matrix of all against all.
+    """
+    attention = layer.self_attn
+    b, p, width = prefix.shape
+    q_count, length = is_token.shape[1:]
+    groups, head_dim = attention.num_key_value_groups, attention.head_dim
+    flat = torch.cat([prefix.reshape(b * p, width), tokens])
+    h = layer.input_layernorm(flat)
+    projected = [f(h) for f in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    q, k, v = (x[: b * p].view(b, p, -1, head_dim).transpose(1, 2) for x in projected)
+    q, k = _rotate(q, *turn), _rotate(k, *turn)
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    on_prefix = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), is_causal=True)
+    # The questions' projections, padded to (b, heads, q, l, head_dim).
+    padded = []
+    for x in projected:
+        room = x.new_zeros(b, q_count, length, x.shape[-1])
+        room[is_token] = x[b * p :]
+        padded.append(room.view(b, q_count, length, -1, head_dim).permute(0, 3, 1, 2, 4))
+    qq, qk, qv = padded
+    cos, sin = (x[:, None] for x in question_turn)
+    qq, qk = _rotate(qq, cos, sin), _rotate(qk, cos, sin)
+    qk, qv = qk.repeat_interleave(groups, dim=1), qv.repeat_interleave(groups, dim=1)
+    heads = qq.shape[1]
+    scale = head_dim**-0.5
+    to_prefix = (qq.reshape(b, heads, q_count * length, head_dim) @ k.transpose(-1, -2)) * scale
+    to_own = (qq @ qk.transpose(-1, -2)) * scale
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    to_own = to_own.masked_fill(later, torch.finfo(to_own.dtype).min).reshape(b, heads, q_count * length, length)
+    share = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1).to(v.dtype)
+    seen = share[..., :p] @ v
+    own = share[..., p:].reshape(b, heads, q_count, length, length) @ qv
+    seen = seen.view(b, heads, q_count, length, head_dim) + own
+    on_tokens = seen.permute(0, 2, 3, 1, 4).reshape(b, q_count, length, -1)[is_token]
+    attended = torch.cat([on_prefix.transpose(1, 2).reshape(b * p, -1), on_tokens])
+    flat = flat + attention.o_proj(attended)
+    h = layer.post_attention_layernorm(flat)
+    flat = flat + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
+    return flat[: b * p].view(b, p, width), flat[b * p :]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    half = x.shape[-1] // 2
+    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
+    return x * cos + turned * sin
+
+
+class TrainingHeads(nn.Module):
+    """Heads that teach the inner layers what to hold, and are thrown away after training.
+
+    Class and box heads are tied to the model's own word and number embeddings, so that what they teach is what the
+    language model reads.
+    """
+
+    def __init__(self, width: int, colours: int, kinds: int) -> None:
+        super().__init__()
+        self.colour = nn.Linear(width, width)
+        self.kind = nn.Linear(width, width)
+        self.none = nn.Parameter(torch.zeros(2))
+        self.free_colour = nn.Linear(width, colours + 1)
+        self.free_kind = nn.Linear(width, kinds + 1)
+        self.relative_box = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4))
+        self.cell = nn.Linear(width, 2 * 32)
+        self.absolute_box = nn.Linear(width, 4 * width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.absent_key = nn.Parameter(torch.zeros(width))
+
+    def class_logits(self, vision: Tensor, words: Tensor, which: int) -> Tensor:
+        """Logits (..., words + 1) of tied word embeddings (words, d); the last one is "nothing here"."""
+        projected = (self.colour, self.kind)[which](vision)
+        logits = projected @ words.t() / words.shape[-1] ** 0.5 * 4.0
+        none = self.none[which].expand(*logits.shape[:-1], 1)
+        return torch.cat([logits, none.to(logits.dtype)], dim=-1)
+
+    def point_logits(self, queries: Tensor, cells: Tensor) -> Tensor:
+        """Logits (q, cells + 1) of pointing from queries (q, d) at image tokens (q, cells, d), the last one "absent"."""
+        q = self.query(queries)
+        keys = torch.cat([self.key(cells), self.absent_key.expand(len(q), 1, -1).to(q.dtype)], dim=1)
+        return torch.einsum("qd,qcd->qc", q, keys) / q.shape[-1] ** 0.5
+
+
+def soft_number_targets(values: Tensor, sigma: float) -> Tensor:
+    """Distributions (n, 1001) around numbers (n,) of 0..1000, normal with `sigma`."""
+    grid = torch.arange(1001, dtype=torch.float32)
+    weights = torch.exp(-0.5 * ((grid[None, :] - values[:, None].float()) / sigma) ** 2)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+CLIP_MEAN = torch.tensor(np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32))
+CLIP_STD = torch.tensor(np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32))
