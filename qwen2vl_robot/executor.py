@@ -266,9 +266,7 @@ def _moved_others(effect: Effect, expected: Scene | None, measured: Scene) -> li
     return [o.name for o, now in found if now is not None and not _distance_m(o, now) < _MOVED_OTHER_M]
 
 
-def _judge_object(
-    effect: Effect, before: Scene, measured: Scene, state: RobotState, rules: RelationRules
-) -> Outcome:
+def _judge_object(effect: Effect, before: Scene, measured: Scene, state: RobotState, rules: RelationRules) -> Outcome:
     if effect.kind == "hold" and effect.name is not None:
         return _judge_hold(effect.name, before, measured, state)
     if effect.kind in ("release", "push") and effect.name is not None and effect.T_base_object is not None:

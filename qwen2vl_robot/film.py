@@ -30,6 +30,7 @@ _SKY_RGB = ((226, 233, 240), (200, 212, 224))
 _SPEED = 2.0  # the film plays this much faster than the world
 _MAX_PICTURES = 150
 _MAX_BYTES = 3_000_000
+_PALETTE_COLOURS = 160
 _BOX_COLOURS = ((20, 120, 220), (220, 90, 20), (30, 150, 80), (150, 60, 190), (190, 150, 0), (0, 150, 160))
 _PATH_RGB = (255, 60, 160)
 
@@ -69,6 +70,23 @@ def annotate(
     for (label, _), corner in zip(boxes, corners, strict=True):
         taken.append(_draw_label(draw, label, corner, colours[label], picture.size, taken))
     return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def join_clips(clips: Sequence[tuple[Picture, Picture]]) -> tuple[Picture, Picture]:
+    """Join the films (k, h, w, 3) of the steps, each step's shorter one held so that the next step starts at once.
+
+    Returns:
+        Left and right film, of one length; both empty if there are no pictures.
+    """
+    sides: tuple[list[Picture], list[Picture]] = ([], [])
+    for clip in clips:
+        longest = max(len(film) for film in clip)
+        for side, film, other in zip(sides, clip, reversed(clip), strict=True):
+            shown = film if len(film) else other  # a step without a film of its own shows the other's
+            side.extend(shown[min(i, len(shown) - 1)] for i in range(longest))
+    k = FILM_INTRINSICS
+    left, right = (np.array(side, dtype=np.uint8).reshape(-1, k.height_px, k.width_px, 3) for side in sides)
+    return left, right
 
 
 def write_film(
@@ -180,10 +198,17 @@ def _page(
     return page
 
 
+def _palette(pages: list[Image.Image]) -> Image.Image:
+    """A palette in which a small yellow block weighs as much as a large grey table: each colour counts once."""
+    coarse = np.concatenate([np.asarray(page).reshape(-1, 3) for page in pages]).astype(np.int64) >> 3
+    codes: npt.NDArray[np.int64] = np.unique(coarse @ np.array([1024, 32, 1]))
+    colours = np.stack([codes // 1024, codes // 32 % 32, codes % 32], axis=1) * 8 + 4
+    return Image.fromarray(colours[None].astype(np.uint8)).quantize(_PALETTE_COLOURS, dither=Image.Dither.NONE)
+
+
 def _save_gif(path: Path, pages: list[Image.Image], duration_ms: int) -> int:
     """Write the pages with one palette for all (so that still parts stay still); returns the size in bytes."""
-    sample = Image.fromarray(np.vstack([np.asarray(p) for p in pages[:: max(1, len(pages) // 6)]]))
-    palette = sample.quantize(128, dither=Image.Dither.NONE)
+    palette = _palette(pages[:: max(1, len(pages) // 6)])
     frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pages]
     durations = [max(20, duration_ms)] * (len(frames) - 1) + [1500]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)

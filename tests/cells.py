@@ -44,10 +44,10 @@ def accept(motion: Motion, start: RobotState, scene: Scene = SCENE) -> Verdict:
     return Verdict(True, (), digest(motion), digest(scene), digest(start), PROFILE.digest)
 
 
-def admit(motion: Motion, arm: Arm, clock: Clock, lifetime_s: float = 2.0) -> ApprovedMotion:
+def admit(motion: Motion, arm: Arm, clock: Clock, lifetime_s: float = 10.0) -> ApprovedMotion:
     """Let a motion through a real gate, as if it had been rehearsed just now."""
     start = arm.state()
-    gate = Gate(clock, PROFILE, lifetime_s=lifetime_s)
+    gate = Gate(clock, PROFILE, lifetime_s=lifetime_s, max_state_age_s=2.0)  # a busy machine is no stale state
     approved = gate.admit(motion, accept(motion, start), SCENE, start, arm.state(), rehearsed_ns=clock.now_ns())
     assert isinstance(approved, ApprovedMotion), approved
     return approved

@@ -108,8 +108,8 @@ def test_a_motion_for_another_robot_file_is_not_sent(link: PlantLink) -> None:
 
 
 def test_an_expired_approval_is_not_sent(link: PlantLink) -> None:
-    approved = approve(link)
-    link.sleep(2.1)
+    approved = admit(reach(link.state().q_rad, OFFSET_RAD), link, link, lifetime_s=0.5)
+    link.sleep(0.6)
     aborted(run(approved, link, link, PROFILE), "expired")
     assert not link.is_moving()
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.film import FILM_INTRINSICS, annotate, shoot, write_film
+from qwen2vl_robot.film import FILM_INTRINSICS, annotate, join_clips, shoot, write_film
 from qwen2vl_robot.geometry import look_at
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
 from qwen2vl_robot.world import BulletWorld
@@ -104,3 +104,22 @@ def test_the_films_view_shows_the_arm_before_a_plain_sky() -> None:
     assert picture.shape == (240, 320, 3)
     assert (names == "robot").sum() > 3000
     assert (picture[0, 0] < 250).all()
+
+
+def test_each_step_starts_on_both_sides_at_once() -> None:
+    pictures = noise(9)
+    left, right = join_clips([(pictures[0:3], pictures[3:5]), (pictures[5:6], pictures[6:9])])
+    assert len(left) == len(right) == 6
+    assert np.array_equal(right[2], pictures[4])
+    assert np.array_equal(left[3], pictures[5])
+    assert np.array_equal(right[3], pictures[6])
+
+
+def test_a_small_bright_object_keeps_its_colour(tmp_path: Path) -> None:
+    ramp = np.linspace(90, 200, 320).astype(np.uint8)
+    film = np.broadcast_to(ramp[None, None, :, None], (3, 240, 320, 3)).copy()
+    film[:, 100:106, 100:106] = (235, 215, 40)
+    write_film(tmp_path / "film.gif", film, film)
+    with Image.open(tmp_path / "film.gif") as written:
+        seen = np.asarray(written.convert("RGB"))[6 + 103, 6 + 103].astype(int)
+    assert np.abs(seen - [235, 215, 40]).max() < 16

@@ -134,9 +134,7 @@ class Plant:
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
 
     def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        rgb, depth_m, names = self._world.render(
-            self._scene.intrinsics, self._scene.T_base_camera, self._scene.light
-        )
+        rgb, depth_m, names = self._world.render(self._scene.intrinsics, self._scene.T_base_camera, self._scene.light)
         self._seen = (round(self._world.time_s / TIME_STEP_S), names)
         return rgb, depth_m
 

@@ -41,7 +41,7 @@ def test_state_is_fresh_finite_and_in_robot_file_order(resting: PlantLink) -> No
     state = resting.state()
     assert state.q_rad.shape == state.dq_radps.shape == (len(PROFILE.joints),)
     assert np.isfinite([*state.q_rad, *state.dq_radps, state.gripper_width_m]).all()
-    assert 0 <= resting.now_ns() - state.stamp_ns < 200_000_000
+    assert 0 <= resting.now_ns() - state.stamp_ns < 2_000_000_000
     assert resting.state().stamp_ns >= state.stamp_ns
 
 

@@ -181,7 +181,8 @@ def test_a_real_time_plant_keeps_up_with_the_wall_clock() -> None:
         before_ns, wall_s = plant.link.now_ns(), time.monotonic()
         time.sleep(0.5)
         passed_s = (plant.link.now_ns() - before_ns) / 1e9
-        assert passed_s == pytest.approx(time.monotonic() - wall_s, abs=0.1)
+        waited_s = time.monotonic() - wall_s
+        assert 0.5 * waited_s < passed_s < waited_s + 0.05  # a busy machine may slow it, nothing may hurry it
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), 601.0])
