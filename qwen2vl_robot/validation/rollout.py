@@ -92,6 +92,7 @@ class _Run:
         self._openings = self._find_openings()
         self._settle()
         self._follow()
+        self._judge_arm()
         self._judge_effect()
         film = None if self._film is None else np.stack(self._film)
         return Rollout(tuple(self._found.values()), self._scene_after(), self._state_after(), film)
@@ -260,6 +261,17 @@ class _Run:
         return float(np.arccos(np.clip(T[:3, 2] @ T_before[:3, 2], -1.0, 1.0)))
 
     # ---------------------------------------------------------------------------------------- after it
+
+    def _judge_arm(self) -> None:
+        """The arm is where the motion ends, and no number of the world has been lost."""
+        q_rad, dq_radps, width_m = self._world.arm_state()
+        poses = [self._world.pose(name) for name in self._bodies]
+        lost = sum(int(np.count_nonzero(~np.isfinite(a))) for a in (q_rad, dq_radps, width_m, *poses))
+        if lost:
+            self._note(Violation("non_finite", self._line.end_s, ("twin",), float(lost), "values"))
+        for joint, off_rad in zip(self._profile.joints, np.abs(q_rad - self._line.q_rad[-1]), strict=True):
+            if not off_rad <= self._profile.start_tolerance_rad:  # the next motion starts from here
+                self._note(Violation("wrong_effect", self._line.end_s, (joint.name,), float(off_rad), "rad"))
 
     def _judge_effect(self) -> None:
         effect, at_s = self._motion.effect, self._line.end_s

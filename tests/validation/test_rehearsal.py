@@ -267,6 +267,15 @@ def test_push_that_touches_nothing_is_a_wrong_effect(hand: Any, twin: Twin, star
     assert kinds(verdict) == {"wrong_effect"}
 
 
+def test_arm_too_weak_to_follow_is_refused(hand: Any, start: RobotState) -> None:
+    weak = tuple(joint.model_copy(update={"effort_nm": 3.0}) for joint in hand.profile.joints)
+    feeble = Twin(hand.profile.model_copy(update={"joints": weak}))
+    verdict = feeble.rehearse(hand.move(hand.q_rad + 0.05, 1.0).motion(), Scene((), ()), start)
+    feeble.close()
+    assert "wrong_effect" in kinds(verdict)
+    assert {v.unit for v in verdict.violations if v.kind == "wrong_effect"} == {"rad"}
+
+
 def test_body_named_like_a_link_is_refused(hand: Any, twin: Twin, start: RobotState) -> None:
     for name in ("panda_hand", "table"):
         scene = Scene((replace(BLOCK, name=name),), ())
