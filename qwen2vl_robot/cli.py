@@ -41,13 +41,17 @@ class PlannerKind(str, Enum):
     TRUTH = "truth"
 
 
-@app.command(epilog="Example: qwen2vl-robot demo --instruction 'put the red block on the blue plate' --seed 3 --headless")
+@app.command(
+    epilog="Example: qwen2vl-robot demo --instruction 'put the red block on the blue plate' --seed 3 --headless"
+)
 def demo(
     instruction: Annotated[str, typer.Option(help="What to do.")] = "put the red block on the blue plate",
     seed: Annotated[int, typer.Option(min=0, help="Draws poses, light, camera and the rest.")] = 0,
     scene: Annotated[str, typer.Option(help="A scene file; names under sim/ work too.")] = "scenes/default.yaml",
     out: Annotated[Path, typer.Option(help="Folder for report.json, frame.png and film.gif.")] = Path("out/demo"),
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")
+    ] = None,
     headless: Annotated[
         bool, typer.Option("--headless", help="Simulate as fast as possible and open no window.")
     ] = False,
@@ -67,7 +71,9 @@ def demo(
 def plan(
     image: Annotated[Path, typer.Argument(help="A PNG or JPEG picture.")],
     instruction: Annotated[str, typer.Argument(help="What to do.")],
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Plan only: show a picture to the model and print its grounded actions."""
@@ -101,13 +107,19 @@ def check(
     raise typer.Exit(0 if answer["accepted"] else 1)
 
 
-@app.command("eval", epilog="Example: qwen2vl-robot eval --suite tabletop --episodes 50 --seed 1000 --planner truth --json -")
+@app.command(
+    "eval", epilog="Example: qwen2vl-robot eval --suite tabletop --episodes 50 --seed 1000 --planner truth --json -"
+)
 def evaluate(
     suite: Annotated[str, typer.Option(help="Only 'tabletop' so far.")] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; the next takes the next seed.")] = 1000,
-    planner: Annotated[PlannerKind, typer.Option(help="The checkpoint, or the plant's true boxes.")] = PlannerKind.CHECKPOINT,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")] = None,
+    planner: Annotated[
+        PlannerKind, typer.Option(help="The checkpoint, or the plant's true boxes.")
+    ] = PlannerKind.CHECKPOINT,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth."""
@@ -156,7 +168,9 @@ def datagen(
     typer.echo(f"{rendered} scenes rendered now; {out} holds the {count} from seed {seed}")
 
 
-@app.command(epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/checkpoint")
+@app.command(
+    epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/checkpoint"
+)
 def train(
     data: Annotated[Path, typer.Option(help="Samples to train on.")],
     validation: Annotated[Path, typer.Option(help="Samples that are only measured on.")],
@@ -191,7 +205,7 @@ def doctor() -> None:
 # --------------------------------------------------------------------------------------------- helpers
 
 
-def _read_image(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+def _read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Read a picture as (h, w, 3) uint8.
 
     Raises:
@@ -279,7 +293,9 @@ def _restart_with_fast_malloc() -> None:
         "MALLOC_TOP_PAD_": "1073741824",
     }
     if not settings.keys() <= os.environ.keys():
-        os.execve(sys.executable, [sys.executable, "-m", "qwen2vl_robot.cli", *sys.argv[1:]], {**os.environ, **settings})
+        os.execve(
+            sys.executable, [sys.executable, "-m", "qwen2vl_robot.cli", *sys.argv[1:]], {**os.environ, **settings}
+        )
 
 
 def main() -> None:

@@ -203,9 +203,7 @@ class Controller:
         try:
             observation = self._observe()
             with self._timed("perceive"):
-                scene = remeasure(
-                    expected, observation, self._parts.profile, self._kinematics, self._parts.words
-                )
+                scene = remeasure(expected, observation, self._parts.profile, self._kinematics, self._parts.words)
         except (ObservationError, PerceptionError) as error:
             return self._fail(action, Outcome(OutcomeKind.WRONG_EFFECT, (str(error),)))
         self._belief = scene
@@ -223,9 +221,7 @@ class Controller:
             return self._fail(action, outcome, step.motion, step.verdict)
         self._task.seconds.setdefault("first_motion", time.perf_counter() - self._task.began_s)
         with self._timed("run"):
-            report = executor.run(
-                admitted, parts.arm, parts.clock, parts.profile, stop_requested=parts.gate.is_stopped
-            )
+            report = executor.run(admitted, parts.arm, parts.clock, parts.profile, stop_requested=parts.gate.is_stopped)
         if not report.is_finished:
             return self._fail(action, Outcome(OutcomeKind.ABORTED, report.reasons), step.motion, step.verdict)
         parts.clock.sleep(_SETTLE_S)

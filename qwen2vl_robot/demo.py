@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from qwen2vl_robot import film
-from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
+from qwen2vl_robot.config import RelationRules, SceneRanges, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Plan, StepRecord, TaskReport, digest
-from qwen2vl_robot.nodes.plant import PlantProcess
+from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
@@ -30,12 +30,19 @@ _REHEARSAL_BUDGET_S = 60.0  # with its film
 
 
 class _Pictures:
-    """A listener that keeps what the pictures need and says aloud what happens."""
+    """A listener that keeps what the pictures need and says aloud what happens.
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    Attributes:
+        clips: for each step that the arm carried out, the films of rehearsal and execution.
+    """
+
+    def __init__(self, link: PlantLink, tell: Callable[[str], None]) -> None:
+        self._link = link
         self._tell = tell
         self.planned: tuple[Plan, Observation] | None = None
         self.steps: list[StepRecord] = []
+        self.clips: list[tuple[film.Picture, film.Picture]] = []
+        link.start_film()
 
     def on_frame(self, observation: Observation) -> None:
         """Nothing to keep: the plan's own frame is drawn on."""
@@ -46,8 +53,12 @@ class _Pictures:
         self._tell("plan: " + ", then ".join(a.describe() for a in plan.actions))
 
     def on_step(self, step: StepRecord) -> None:
-        """Keep the step."""
+        """Keep the step and its films."""
         self.steps.append(step)
+        executed = self._link.take_film()
+        rehearsed = None if step.verdict is None else step.verdict.film
+        self.clips.append((executed[:0] if rehearsed is None else rehearsed, executed))
+        self._link.start_film()
         verdict = "" if step.verdict is None else f" (twin: {'accepted' if step.verdict.accepted else 'refused'})"
         reasons = "; ".join(step.outcome.reasons)
         self._tell(f"{step.action.describe()}: {step.outcome.kind.value}{verdict} {reasons}".rstrip())
@@ -78,17 +89,18 @@ def run_demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"--out {out}: {error.strerror}") from error
-    scene_file = str(resolve(scene))
-    pictures = _Pictures(tell)
+    scene_file = resolve(scene)
+    ranges = load_yaml(scene_file, SceneRanges)
     tell(f"instruction: {text}")
     with (
-        PlantProcess(scene_file, seed, realtime=not headless) as plant,
+        PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
         PlannerProcess(model or SHIPPED_MODEL) as planner,
     ):
-        profile = load_robot(plant.robot)
+        profile = load_robot(ranges.robot)
         with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S) as rehearsal:
             planner.start()
             rehearsal.start()
+            pictures = _Pictures(plant.link, tell)
             parts = Parts(
                 camera=plant.link,
                 arm=plant.link,
@@ -104,11 +116,9 @@ def run_demo(
             )
             controller = Controller(parts, seed=seed)
             started_s = time.perf_counter()
-            plant.link.start_film()
             task = controller.run(Instruction(text))
-            executed = plant.link.take_film()
     report = _report(task, seed, scene, started_s - began_s)
-    _draw(pictures, Kinematics(profile), executed, out, text)
+    _draw(pictures, Kinematics(profile), out, text)
     report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     tell(f"{report['outcome']}; {out}/report.json, frame.png and film.gif show how")
@@ -151,17 +161,16 @@ def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str
     }
 
 
-def _draw(pictures: _Pictures, kinematics: Kinematics, executed: film.Picture, out: Path, title: str) -> None:
+def _draw(pictures: _Pictures, kinematics: Kinematics, out: Path, title: str) -> None:
     """Write frame.png, and film.gif where anything was rehearsed or executed."""
     if pictures.planned is not None:
         plan, observation = pictures.planned
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
         path = _tool_path(pictures.steps, kinematics)
         Image.fromarray(film.annotate(observation.frame, boxes, path)).save(out / "frame.png")
-    rehearsed = [s.verdict.film for s in pictures.steps if s.verdict is not None and s.verdict.film is not None]
-    if rehearsed or len(executed):
-        left = np.concatenate(rehearsed) if rehearsed else executed[:0]
-        film.write_film(out / "film.gif", left, executed, title=title)
+    rehearsed, executed = film.join_clips(pictures.clips)
+    if len(executed):
+        film.write_film(out / "film.gif", rehearsed, executed, title=title)
 
 
 def _tool_path(steps: list[StepRecord], kinematics: Kinematics) -> Array | None:

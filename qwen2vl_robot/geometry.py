@@ -119,9 +119,7 @@ def look_at(p_eye_m: npt.ArrayLike, p_target_m: npt.ArrayLike, roll_rad: float =
     return make_pose(eye, R @ rotation_z(roll_rad))
 
 
-def deproject(
-    depth_m: npt.NDArray[np.float32], fx_px: float, fy_px: float, cx_px: float, cy_px: float
-) -> Array:
+def deproject(depth_m: npt.NDArray[np.float32], fx_px: float, fy_px: float, cx_px: float, cy_px: float) -> Array:
     """Points (h, w, 3) in the optical camera frame, metres; NaN where depth is missing."""
     h, w = depth_m.shape
     z = depth_m.astype(np.float64)
@@ -133,7 +131,5 @@ def deproject(
 def project(p_camera_m: Array, fx_px: float, fy_px: float, cx_px: float, cy_px: float) -> Array:
     """Pixels (..., 2) as (u, v) of points (..., 3) in the optical frame; NaN behind the camera."""
     z = np.where(p_camera_m[..., 2] > 1e-6, p_camera_m[..., 2], np.nan)
-    pixels: Array = np.stack(
-        [p_camera_m[..., 0] / z * fx_px + cx_px, p_camera_m[..., 1] / z * fy_px + cy_px], axis=-1
-    )
+    pixels: Array = np.stack([p_camera_m[..., 0] / z * fx_px + cx_px, p_camera_m[..., 1] / z * fy_px + cy_px], axis=-1)
     return pixels

@@ -66,9 +66,7 @@ class Arm(Protocol):
 class Planner(Protocol):
     """Says what to do; it may propose anything and is trusted with nothing."""
 
-    def plan(
-        self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]
-    ) -> Plan:
+    def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Answer with a grounded action sequence.
 
         Raises:

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("controller",),
     ("scenes", "planner", "graph", "nodes", "training", "benchmarks"),
-    ("doctor", "cli", "__main__"),
+    ("demo", "doctor", "cli", "__main__"),
 )
 
 # (importer, imported, why), on top of the layers.

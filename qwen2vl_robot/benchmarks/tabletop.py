@@ -20,7 +20,16 @@ from qwen2vl_robot.config import ObjectSpec, Phrasings, RelationRules, Strict, l
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.gate import Gate
-from qwen2vl_robot.messages import Instruction, Observation, Outcome, OutcomeKind, Plan, Relation, StepRecord, TaskReport
+from qwen2vl_robot.messages import (
+    Instruction,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Plan,
+    Relation,
+    StepRecord,
+    TaskReport,
+)
 from qwen2vl_robot.nodes.plant import PlantProcess, PlantTruth, TrueObject
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply

@@ -104,9 +104,7 @@ def strip_control_tokens(text: str) -> str:
     return text.replace("<|", "< |").replace("|>", "| >")
 
 
-def build_messages(
-    instruction: str, failures: tuple[str, ...], style: PromptStyle
-) -> list[dict[str, object]]:
+def build_messages(instruction: str, failures: tuple[str, ...], style: PromptStyle) -> list[dict[str, object]]:
     """Chat messages for one frame, in the form that Qwen2-VL's chat template and OpenAI-like clients share.
 
     The image comes first and the instruction last, so that the constant part is a prefix. `failures`, the last three
@@ -145,9 +143,7 @@ class ReplyWhere(_Strict):
 
 class ReplyObject(_Strict):
     label: Annotated[str, Field(min_length=1, max_length=80)]
-    boxes: Annotated[
-        list[Annotated[list[float | int], Field(min_length=4, max_length=4)]], Field(max_length=MAX_BOXES)
-    ]
+    boxes: Annotated[list[Annotated[list[float | int], Field(min_length=4, max_length=4)]], Field(max_length=MAX_BOXES)]
     where: ReplyWhere | None = None
 
 
@@ -333,9 +329,7 @@ def ask_text(label: str) -> str:
     return f"I see no {label}."
 
 
-def format_reply(
-    objects: list[tuple[str, list[tuple[int, int, int, int]]]], actions: list[dict[str, object]]
-) -> str:
+def format_reply(objects: list[tuple[str, list[tuple[int, int, int, int]]]], actions: list[dict[str, object]]) -> str:
     """Write a reply in the exact compact form that models are trained on.
 
     >>> format_reply([("ball", [(1, 2, 3, 4)])], [{"do": "pick", "object": 0}])

@@ -87,7 +87,9 @@ class LocalPlanner:
             model, config=config, dtype=dtype, output_loading_info=True
         )
         if info["missing_keys"]:
-            raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {sorted(info['missing_keys'])[0]}")
+            raise ValueError(
+                f"{len(info['missing_keys'])} weights are missing, such as {sorted(info['missing_keys'])[0]}"
+            )
         self._model = loaded.to(self._device).eval()
 
     def plan(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
@@ -167,5 +169,3 @@ def _read_contract(folder: Path) -> ModelContract:
 
 def _is_small(config: Any) -> bool:
     return bool(config.text_config.hidden_size <= 1024)
-
-

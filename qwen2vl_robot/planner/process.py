@@ -43,9 +43,7 @@ class PlannerProcess:
         failures = tuple(failure_line(step) for step in history if step.outcome.reasons)
         return self.plan_picture(observation.frame.rgb, instruction.text, failures)
 
-    def plan_picture(
-        self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()
-    ) -> Plan:
+    def plan_picture(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
         """Plan for a bare picture (h, w, 3) uint8."""
         text = check_instruction(instruction)
         try:

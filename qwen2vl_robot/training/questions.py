@@ -103,9 +103,7 @@ class QuestionMaker:
         if rng.uniform() < 0.1:
             instruction += "\n" + str(rng.choice(_FAILURES)).replace("{a}", words[0])
         indices = tuple(c if isinstance(c, int) else None for c in chosen if c is not None)
-        objects = [
-            (label, [] if i is None else [seen[i].box]) for label, i in zip(labels, indices, strict=True)
-        ]
+        objects = [(label, [] if i is None else [seen[i].box]) for label, i in zip(labels, indices, strict=True)]
         missing = [label for label, i in zip(labels, indices, strict=True) if i is None]
         return Question(instruction, format_reply(objects, _actions(name, missing)), indices)
 
@@ -147,7 +145,7 @@ def _actions(name: str, missing: list[str]) -> list[dict[str, object]]:
     return [{"do": "pick", "object": 0}, {"do": "place", "object": 1, "relation": name}]
 
 
-def _share(count: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _share(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     weights = _WEIGHTS[:count]
     share: np.ndarray[tuple[int], np.dtype[np.float64]] = weights / weights.sum()
     return share

@@ -80,7 +80,9 @@ class Samples:
             size = (images.shape[2], images.shape[1])
             self._by_size.setdefault(size, []).extend(zip(images, annotations, strict=True))
         if not self._by_size:
-            raise BadInputError(f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}")
+            raise BadInputError(
+                f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}"
+            )
 
     def __len__(self) -> int:
         return sum(len(v) for v in self._by_size.values())
@@ -223,9 +225,7 @@ class Batcher:
                 reply_at += range(offset + row.reply_start - 1, offset + n - 1)
                 reply_ids += row.ids[row.reply_start :]
                 number += row.numbers
-                points += [
-                    (offset + at, i, which) for at, which in zip(row.boxes_at, question.objects, strict=True)
-                ]
+                points += [(offset + at, i, which) for at, which in zip(row.boxes_at, question.objects, strict=True)]
                 offset += n
         after = start + max(rows, columns)  # where text positions go on behind the image
         r, c = torch.arange(cells) // columns, torch.arange(cells) % columns
@@ -365,7 +365,11 @@ def _point_log_p(heads: TrainingHeads, features: Features, targets: Targets) -> 
 
 @torch.no_grad()
 def evaluate(
-    model: Qwen2VLForConditionalGeneration, heads: TrainingHeads, batcher: Batcher, samples: Samples, maker: QuestionMaker
+    model: Qwen2VLForConditionalGeneration,
+    heads: TrainingHeads,
+    batcher: Batcher,
+    samples: Samples,
+    maker: QuestionMaker,
 ) -> dict[str, float]:
     """Teacher-forced figures on samples that were never trained on: pointing, boxes, presence."""
     rng = np.random.default_rng(0)
@@ -413,9 +417,7 @@ def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.G
     """Questions for each image, some of them about objects that are not there."""
     groups = []
     for sample in samples:
-        drawn = [
-            maker.draw(sample.seen, rng, absent=k < ABSENT_AN_IMAGE) for k in range(QUESTIONS_AN_IMAGE)
-        ]
+        drawn = [maker.draw(sample.seen, rng, absent=k < ABSENT_AN_IMAGE) for k in range(QUESTIONS_AN_IMAGE)]
         groups.append([q for q in drawn if q is not None])
     return groups
 
@@ -451,7 +453,9 @@ def save_checkpoint(model: Qwen2VLForConditionalGeneration, tokenizer: PreTraine
     (folder / "planner.json").write_text(json.dumps(contract, indent=2) + "\n")
 
 
-def train(data: Path, validation: Path, out: Path, run: Path, *, steps: int, seed: int, fresh: bool = False) -> dict[str, float]:
+def train(
+    data: Path, validation: Path, out: Path, run: Path, *, steps: int, seed: int, fresh: bool = False
+) -> dict[str, float]:
     """Train for `steps` in all, resuming from `run` when it holds a state, and write the checkpoint to `out`.
 
     Returns:

@@ -1,0 +1,90 @@
+"""A real plant, a real twin and a scripted planner, for scenarios from instruction to outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qwen2vl_robot.config import ObjectSpec, RelationRules, load_robot, load_yaml
+from qwen2vl_robot.controller import Controller, Parts
+from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.messages import CameraFrame, Instruction, TaskReport
+from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
+from qwen2vl_robot.perception.labels import load_words
+from qwen2vl_robot.planner.contract import format_reply
+from qwen2vl_robot.planner.scripted import ScriptedPlanner
+from qwen2vl_robot.ports import Camera
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.validation.pool import RehearsalProcess
+
+PROFILE = load_robot("franka_panda")
+RED_BLOCK = ObjectSpec(colour="red", kind="block", position_m=(0.50, 0.10), yaw_deg=20.0)
+BLUE_PLATE = ObjectSpec(colour="blue", kind="plate", position_m=(0.52, -0.14))
+
+
+@dataclass
+class Stage:
+    """One plant with everything around it."""
+
+    plant: PlantProcess
+    rehearsal: RehearsalProcess
+    gate: Gate
+
+    def boxes(self, label: str) -> tuple[str, list[tuple[int, int, int, int]]]:
+        """An object of a reply, with its true box."""
+        b = self.plant.truth.boxes()[label].box
+        return label, [(int(b.x0), int(b.y0), int(np.ceil(b.x1)), int(np.ceil(b.y1)))]
+
+    def pick_and_place(self, target: str, relation: str, reference: str) -> str:
+        """The reply that a planner should give."""
+        actions: list[dict[str, object]] = [
+            {"do": "pick", "object": 0},
+            {"do": "place", "object": 1, "relation": relation},
+        ]
+        return format_reply([self.boxes(target), self.boxes(reference)], actions)
+
+    def run(self, *replies: str, camera: Camera | None = None) -> TaskReport:
+        """Let a controller carry out the scripted replies."""
+        link = self.plant.link
+        parts = Parts(
+            camera=camera or link,
+            arm=link,
+            clock=link,
+            planner=ScriptedPlanner(*replies),
+            rehearsal=self.rehearsal,
+            gate=self.gate,
+            profile=PROFILE,
+            rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
+            words=load_words(),
+        )
+        return Controller(parts).run(Instruction("as scripted"))
+
+    def moved_m(self, before: dict[str, object]) -> float:
+        """How far the object that moved most has moved, metres."""
+        after = self.plant.truth.objects()
+        return max(
+            float(np.linalg.norm(after[k].T_base_object[:3, 3] - before[k].T_base_object[:3, 3]))  # type: ignore[attr-defined]
+            for k in after
+        )
+
+
+@contextmanager
+def stage(*always: ObjectSpec, seed: int = 11) -> Iterator[Stage]:
+    """Set up a plant that holds exactly these objects."""
+    with PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always)) as plant:
+        with RehearsalProcess(PROFILE, budget_s=60.0) as rehearsal:
+            yield Stage(plant, rehearsal, Gate(plant.link, PROFILE))
+
+
+class BlindCamera:
+    """A camera whose depth is missing everywhere."""
+
+    def __init__(self, link: PlantLink) -> None:
+        self._link = link
+
+    def capture(self) -> CameraFrame:
+        frame = self._link.capture()
+        return replace(frame, depth_m=np.full_like(frame.depth_m, np.nan))

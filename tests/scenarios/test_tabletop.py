@@ -1,0 +1,96 @@
+"""From instruction to measured outcome in the plant; most of these must end without motion."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.messages import OutcomeKind, Relation, Verb
+from qwen2vl_robot.planner.contract import format_reply
+from qwen2vl_robot.relations import relation_holds
+from qwen2vl_robot.resources import resolve
+from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, BlindCamera, stage
+
+PICK = {"do": "pick", "object": 0}
+UNMOVED_M = 0.003
+
+
+def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
+    with stage(RED_BLOCK, BLUE_PLATE) as s:
+        report = s.run(s.pick_and_place("red block", "on", "blue plate"))
+        true = s.plant.truth.objects()
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert [step.action.verb for step in report.steps] == [Verb.PICK, Verb.PLACE]
+        assert all(step.verdict is not None and step.verdict.accepted for step in report.steps)
+
+        rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
+        assert relation_holds(Relation.ON, true["red block"].body, true["blue plate"].body, rules)
+
+
+def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> None:
+    green = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.05))
+    with stage(RED_BLOCK, BLUE_PLATE, green) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
+        report = s.run(reply, reply, reply)
+        assert report.outcome.kind is OutcomeKind.ASKED
+        assert "red block" in report.outcome.reasons[0]
+        assert s.moved_m(before) < UNMOVED_M
+
+
+def test_a_box_around_nothing_becomes_a_question_and_nothing_moves() -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([("red block", [(5, 900, 60, 990)])], [PICK])
+        assert s.run(reply, reply, reply).outcome.kind is OutcomeKind.ASKED
+        assert s.moved_m(before) < UNMOVED_M
+
+
+def test_an_object_out_of_reach_is_refused_with_numbers() -> None:
+    far = ObjectSpec(colour="red", kind="block", position_m=(0.95, 0.0))
+    with stage(far) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([s.boxes("red block")], [PICK])
+        report = s.run(reply, reply, reply)
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert any(c.isdigit() for c in report.outcome.reasons[0])
+        assert s.moved_m(before) < UNMOVED_M
+
+
+def test_a_stopped_gate_lets_nothing_through() -> None:
+    with stage(RED_BLOCK, BLUE_PLATE) as s:
+        before = s.plant.truth.objects()
+        q_before = s.plant.link.state().q_rad
+        s.gate.stop("a person said so")
+        reply = s.pick_and_place("red block", "on", "blue plate")
+        report = s.run(reply, reply, reply)
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert "stopped" in report.outcome.reasons[0]
+        assert s.moved_m(before) < UNMOVED_M
+        assert abs(s.plant.link.state().q_rad - q_before).max() < PROFILE.start_tolerance_rad
+
+
+def test_hostile_replies_move_nothing() -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()
+        report = s.run("move the arm now!", '{"objects":[],"actions":[{"do":"throw"}]}', "")
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert report.outcome.reasons[0].startswith("planner:")
+        assert s.moved_m(before) < UNMOVED_M
+
+
+def test_a_question_of_the_planner_is_passed_on() -> None:
+    with stage(RED_BLOCK) as s:
+        report = s.run(format_reply([("green ball", [])], [{"do": "ask", "text": "I see no green ball."}]))
+        assert report.outcome.kind is OutcomeKind.ASKED
+        assert report.outcome.reasons == ("I see no green ball.",)
+
+
+def test_a_camera_without_depth_is_an_error_before_anything_moves() -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([s.boxes("red block")], [PICK])
+        with pytest.raises(ObservationError, match="depth"):
+            s.run(reply, camera=BlindCamera(s.plant.link))
+        assert s.moved_m(before) < UNMOVED_M

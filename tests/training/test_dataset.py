@@ -1,0 +1,72 @@
+"""Samples show what they say they show, and a seed always makes the same ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.config import Catalogue, Phrasings, load_robot, load_yaml
+from qwen2vl_robot.messages import Verb
+from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.scenes import draw_scene, load_scene
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, generate, load_shards, sample_of_seed, token_grid
+from qwen2vl_robot.training.questions import QuestionMaker
+from qwen2vl_robot.world import BulletWorld
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("samples")
+    assert generate("scenes/training.yaml", path, count=6, seed=777, processes=1) == 6
+    return path
+
+
+def test_shards_hold_every_scene_and_are_not_rendered_twice(folder: Path) -> None:
+    assert sum(len(annotations) for _, annotations in load_shards(folder)) == 6
+    assert generate("scenes/training.yaml", folder, count=6, seed=777, processes=1) == 0
+
+
+def test_boxes_and_cells_lie_on_the_object(folder: Path) -> None:
+    for images, annotations in load_shards(folder):
+        columns, rows = token_grid(images.shape[2], images.shape[1])
+        for seen in (s for one in annotations for s in one if s.visible_px >= MIN_VISIBLE_PX):
+            x0, y0, x1, y1 = seen.box
+            assert 0 <= x0 < x1 <= 1000 and 0 <= y0 < y1 <= 1000
+            for cell in seen.cells:
+                column, row = cell % columns, cell // columns
+                assert x0 < (column + 1) / columns * 1000 + 1 and x1 > column / columns * 1000 - 1
+                assert y0 < (row + 1) / rows * 1000 + 1 and y1 > row / rows * 1000 - 1
+
+
+def test_a_seed_makes_the_same_sample_again() -> None:
+    ranges, catalogue = load_scene("scenes/training.yaml")
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(load_robot(ranges.robot))
+        image, seen = sample_of_seed(world, ranges, catalogue, 5)
+        sample_of_seed(world, ranges, catalogue, 6)
+        again, seen_again = sample_of_seed(world, ranges, catalogue, 5)
+    assert np.array_equal(image, again) and seen == seen_again
+
+
+def test_training_never_draws_a_held_out_pair() -> None:
+    ranges, catalogue = load_scene("scenes/training.yaml")
+    labels = {o.label for seed in range(200) for o in draw_scene(ranges, catalogue, seed).objects}
+    assert not labels & set(catalogue.held_out)
+    assert len(labels) == len(catalogue.colours) * len(catalogue.kinds) - len(catalogue.held_out)
+
+
+def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> None:
+    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
+    maker = QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
+    rng = np.random.default_rng(0)
+    for _, annotations in load_shards(folder):
+        for seen in annotations:
+            for absent in (True, False) * 20:
+                question = maker.draw(seen, rng, absent=absent)
+                if question is not None:
+                    plan = parse_reply(question.reply)
+                    assert not absent or plan.actions[0].verb is Verb.ASK

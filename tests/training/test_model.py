@@ -1,0 +1,145 @@
+"""The training-only forward pass is the library's own, and the tokenizer keeps what the losses count on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from qwen2vl_robot.config import Catalogue, Phrasings, load_yaml
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
+from qwen2vl_robot.training.model import build_model, build_tokenizer, forward
+from qwen2vl_robot.training.questions import QuestionMaker
+from qwen2vl_robot.training.train import Batcher, Sample, augment, draw_questions, save_checkpoint
+
+SEEN = [
+    SeenObject("red block", (250, 333, 333, 444), (39, 51), 900),
+    SeenObject("blue bowl", (583, 555, 750, 777), (67, 68, 79, 80), 3000),
+]
+
+
+def some_sample(seed: int) -> Sample:
+    image = np.random.default_rng(seed).integers(0, 256, (252, 336, 3), dtype=np.uint8)
+    return Sample(image, SEEN)
+
+
+@pytest.fixture(scope="module")
+def maker() -> QuestionMaker:
+    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
+    return QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(maker: QuestionMaker) -> PreTrainedTokenizerFast:
+    rng = np.random.default_rng(0)
+    groups = [draw_questions([some_sample(0)] * 4, maker, rng) for _ in range(20)]
+    texts = [t for group in groups for qs in group for q in qs for t in (q.instruction, " " + q.instruction, q.reply)]
+    # The catalogue's words must be known whatever was drawn.
+    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
+    return build_tokenizer(texts + [f" {w}" for w in [*catalogue.colours, *catalogue.kinds]] * 20)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
+    torch.manual_seed(0)
+    return build_model(tokenizer).eval()
+
+
+def test_each_number_up_to_1000_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert all(len(tokenizer(str(n))["input_ids"]) == 1 for n in range(1001))
+
+
+def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    for text in ('{"objects":[{"label":"红色方块","boxes":[[1,2,3,4]]}]}', "Ünïcödé\tand  spaces \n", "🤖"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_packed_forward_pass_equals_the_library(
+    model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
+) -> None:
+    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
+    samples = [some_sample(1), some_sample(2)]
+    questions = draw_questions(samples, maker, np.random.default_rng(3))
+    batch, _ = Batcher(tokenizer, catalogue).build(samples, questions)
+    with torch.no_grad():
+        ours = forward(model, batch).last @ model.lm_head.weight.T
+    image, at = 1, 2
+    theirs = library_logits(
+        model, tokenizer, samples[image].image, questions[image][at].instruction, questions[image][at].reply
+    )
+    before = int(batch.is_token[:image].sum() + batch.is_token[image, :at].sum())
+    length = int(batch.is_token[image, at].sum())
+    torch.testing.assert_close(ours[before : before + length], theirs[-length:], atol=1e-5, rtol=1e-4)
+
+
+def library_logits(
+    model: Qwen2VLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    image: np.ndarray,  # type: ignore[type-arg]
+    instruction: str,
+    reply: str,
+) -> torch.Tensor:
+    """Logits (l, vocabulary) of transformers' own forward pass over prompt and reply."""
+    processor = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    pictures = processor(images=[Image.fromarray(image)], return_tensors="pt")
+    messages = build_messages(instruction, (), PromptStyle.COMPACT)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    count = int(pictures["image_grid_thw"].prod()) // 4
+    text = text.replace("<|image_pad|>", "<|image_pad|>" * count) + reply + "<|im_end|>"
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        out = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == model.config.image_token_id).int(),
+            pixel_values=pictures["pixel_values"],
+            image_grid_thw=pictures["image_grid_thw"],
+        )
+    logits: torch.Tensor = out.logits[0]
+    return logits
+
+
+def test_a_question_cannot_see_another_one(
+    model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
+) -> None:
+    batcher = Batcher(tokenizer, load_yaml(resolve("objects/catalogue.yaml"), Catalogue))
+    sample = some_sample(4)
+    (group,) = draw_questions([sample], maker, np.random.default_rng(5))
+    with torch.no_grad():
+        together, _ = batcher.build([sample], [group[:3]])
+        alone, _ = batcher.build([sample], [group[2:3]])
+        last = int(alone.is_token.sum())
+        torch.testing.assert_close(
+            forward(model, together).last[-last:], forward(model, alone).last, atol=1e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("size", [(640, 480), (640, 360), (480, 480), (320, 240), (1920, 1080), (224, 224)])
+def test_the_token_grid_is_the_image_processors(size: tuple[int, int]) -> None:
+    processor = Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    _, rows, columns = processor(images=[Image.new("RGB", size)], return_tensors="pt")["image_grid_thw"][0].tolist()
+    assert token_grid(*size) == (columns // 2, rows // 2)
+
+
+def test_a_mirrored_sample_mirrors_its_boxes_and_cells() -> None:
+    sample = some_sample(6)
+    flipped = next(s for s in (augment(sample, np.random.default_rng(k)) for k in range(50)) if s.seen != sample.seen)
+    assert flipped.seen[0].box == (667, 333, 750, 444)
+    assert flipped.seen[0].cells == (44, 56)
+
+
+def test_a_saved_checkpoint_is_plain_qwen2vl(
+    tmp_path: Path, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    save_checkpoint(model, tokenizer, tmp_path)
+    loaded = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    assert not any("heads" in name for name, _ in loaded.named_parameters())
+    assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 30e6
+    weight = loaded.model.language_model.embed_tokens.weight
+    torch.testing.assert_close(weight, model.lm_head.weight, atol=1e-3, rtol=1e-2)
