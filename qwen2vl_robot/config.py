@@ -6,7 +6,7 @@ One clear line names the file, the field, the value and what is allowed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -338,7 +338,12 @@ def _allowed_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> 
     current: type[BaseModel] = model
     for part in location[:-1]:
         field = current.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            current = annotation
+        current = (_inner_model(field.annotation) if field else None) or current
     return sorted(current.model_fields)
+
+
+def _inner_model(annotation: object) -> type[BaseModel] | None:
+    """The model that an annotation holds, be it in a tuple, a dict or an optional."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((inner for part in get_args(annotation) if (inner := _inner_model(part))), None)

@@ -73,7 +73,7 @@ BAD = {
     "zero_quaternion": ({"objects": [{**BLOCK, "quat_xyzw": [0, 0, 0, 0]}]}, "length is 0"),
     "negative_mass": ({"objects": [{**BLOCK, "mass_kg": -1}]}, "mass_kg"),
     "unknown_field": ({"speed": 3}, "speed"),
-    "unknown_object_field": ({"objects": [{**BLOCK, "colour": "red"}]}, "colour"),
+    "unknown_object_field": ({"objects": [{**BLOCK, "colour": "red"}]}, "allowed here: friction, mass_kg, name"),
     "two_of_one_name": ({"objects": [BLOCK, BLOCK]}, "named 'block'"),
     "no_hollow": ({"objects": [{**BLOCK, "shape": "container", "size_m": [0.1, 0.1, 0.05, 0.06]}]}, "hollow"),
     "unknown_robot": ({"robot": "r2d2"}, "franka_panda"),
