@@ -344,6 +344,7 @@ def _allowed_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> 
 
 def _inner_model(annotation: object) -> type[BaseModel] | None:
     """The model that an annotation holds, be it in a tuple, a dict or an optional."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    parts = get_args(annotation)
+    if not parts and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((inner for part in get_args(annotation) if (inner := _inner_model(part))), None)
+    return next((inner for part in parts if (inner := _inner_model(part))), None)
