@@ -50,6 +50,7 @@ format: $(READY) ## let ruff put the code in shape
 	$(BIN)/ruff format .
 
 bench: $(READY) ## the figures of README; writes out/eval-*.json (about 15 minutes)
+	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner checkpoint --json out/eval-checkpoint.json
 

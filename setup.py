@@ -52,6 +52,7 @@ setup(
         "ompl>=1.7",
         "opencv-python-headless>=4.10,<5",
         "typer>=0.12",
+        "click>=8.1",
         "rich>=13",
         "packaging>=22",
     ],

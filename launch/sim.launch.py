@@ -11,11 +11,9 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess
 from launch.substitutions import LaunchConfiguration
 
-from qwen2vl_robot.resources import data_root
-
 ARGUMENTS = {
     "instruction": ("put the red block on the blue plate", "what the robot is asked to do"),
-    "scene": (str(data_root() / "sim" / "scenes" / "default.yaml"), "scene file: ranges from which the seed draws"),
+    "scene": ("scenes/default.yaml", "scene file, also by its path under sim/: ranges from which the seed draws"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
     "out": ("out/demo", "folder for report.json, the annotated frame and the film"),
 }

@@ -210,6 +210,15 @@ def test_a_launch_file_compiles_and_describes_itself(path: Path) -> None:
     assert "generate_launch_description" in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
 
 
+@needs_cli
+def test_the_simulated_launch_offers_only_options_of_the_demo(tmp_path: Path) -> None:
+    tree = ast.parse((ROOT / "launch" / "sim.launch.py").read_text(encoding="utf-8"))
+    tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "ARGUMENTS"]
+    answer = run_outside(ROOT, sys.executable, "-m", PACKAGE, "demo", "--help", cwd=tmp_path)
+    options = set(re.findall(r"--[a-z-]+", answer))
+    assert {f"--{name}" for table in tables for name in ast.literal_eval(table)} | {"--headless"} <= options
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda path: path.name)
 def test_a_launch_file_yields_a_description(path: Path) -> None:
     pytest.importorskip("launch.actions", reason="launch comes with ROS 2")
