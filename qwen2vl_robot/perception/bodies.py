@@ -45,9 +45,7 @@ class Body:
 
 def measure_bodies(view: View, segments: list[Segment]) -> list[Body]:
     """Fit every segment, the lowest first, so that what stands on something finds its support measured."""
-    everything = view.is_robot.copy()
-    for segment in segments:
-        everything |= segment.mask
+    everything = cover(view, segments)
     bodies: list[Body] = []
     for segment in sorted(segments, key=lambda s: (s.low_m, s.high_m)):
         body = measure(view, segment, everything, [b.best.solid for b in bodies])
@@ -59,6 +57,14 @@ def measure_bodies(view: View, segments: list[Segment]) -> list[Body]:
                 continue
         bodies.append(body)
     return bodies
+
+
+def cover(view: View, segments: list[Segment]) -> Mask:
+    """Pixels (h, w) of the robot and of every segment."""
+    everything = view.is_robot.copy()
+    for segment in segments:
+        everything |= segment.mask
+    return everything
 
 
 def measure(view: View, segment: Segment, everything: Mask, below: list[Solid]) -> Body:

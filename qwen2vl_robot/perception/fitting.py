@@ -10,19 +10,22 @@ import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.perception.segments import Segment
-from qwen2vl_robot.perception.solids import MISS_M, Solid, foot_ratio
+from qwen2vl_robot.perception.solids import Solid, foot_ratio
 from qwen2vl_robot.perception.view import View
 
 Bytes = npt.NDArray[np.uint8]
 
 FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
-_OTHER, _MINE, _UNKNOWN = 0, 1, 2
 _PAD_PX = 24
-_RAYS = 320
+_RAYS = 240
 _CLIP_M = 0.015
 _SILHOUETTE_WEIGHT_M = 0.060  # 1 % of missed silhouette weighs as much as 0.6 mm of mean depth error
 _HOLLOW_DEPTH_M = 0.010
 _SHIFT = 4
+_BORDER_PX = 0.5
+_HIDING = 200
+_HIDING_SLACK_M = 0.0025
+_ROUGH_MARGIN_M, _FINE_MARGIN_M = 0.012, 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +54,19 @@ class Fitter:
         self.x0, self.y0 = max(segment.x0 - _PAD_PX, 0), max(segment.y0 - _PAD_PX, 0)
         self.x1, self.y1 = min(segment.x1 + _PAD_PX, w), min(segment.y1 + _PAD_PX, h)
         window = np.s_[self.y0 : self.y1, self.x0 : self.x1]
-        mine = segment.mask[window]
-        self.state = _state(mine, others[window] & ~mine, view.smooth_m[window])
-        self._is_mine = self.state == _MINE
-        self._is_known = self.state != _UNKNOWN
+        mine, smooth_m, rays = segment.mask[window], view.smooth_m[window], view.rays[window]
+        hiding = others[window] & ~mine & np.isfinite(smooth_m)
+        self.hiding_m = np.where(hiding, smooth_m, np.float32(np.inf))  # depth of what may hide this segment
+        self.is_mine = mine
+        self._is_free = ~(mine | hiding)  # table or nothing: no solid may cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
-        chosen = np.flatnonzero((mine & np.isfinite(view.depth_m[window])).ravel())
-        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _RAYS)).astype(int)]
-        self.rays = view.rays[window].reshape(-1, 3)[chosen].astype(np.float64)
-        self.measured_m = view.depth_m[window].ravel()[chosen].astype(np.float64)
-        self.rgb = view.rgb[window].reshape(-1, 3)[chosen]
+        self._mine_count = int(np.count_nonzero(mine))
+        chosen = _sample(mine & np.isfinite(view.depth_m[window]), _RAYS)
+        self.rays, self.measured_m = rays.reshape(-1, 3)[chosen].astype(np.float64), _at(view.depth_m[window], chosen)
+        self._hiding_spots = _sample(hiding, _HIDING)
+        self._hiding_weight = int(np.count_nonzero(hiding)) / max(len(self._hiding_spots), 1)
+        self._hiding_rays = rays.reshape(-1, 3)[self._hiding_spots].astype(np.float64)
+        self._hiding_m = _at(smooth_m, self._hiding_spots)
 
     def score(self, solid: Solid) -> Fit:
         """Compare one solid with the segment."""
@@ -104,13 +110,24 @@ class Fitter:
 
     def _overlap(self, solid: Solid) -> float:
         pixels = self.view.project(solid.outline_m(self.view.origin_m)) - [self.x0, self.y0]
+        # fillConvexPoly also fills the pixels that the border only touches: draw the border half a pixel further in.
+        arm = pixels - pixels.mean(axis=0)
+        pixels -= _BORDER_PX * arm / (np.hypot(arm[:, :1], arm[:, 1:]) + 1e-9)
         hull = cv2.convexHull(np.round(np.clip(pixels, -2000, 2000) * (1 << _SHIFT)).astype(np.int32))
         self._canvas[:] = 0
         cv2.fillConvexPoly(self._canvas, hull, 1, lineType=cv2.LINE_8, shift=_SHIFT)
-        drawn = self._canvas.view(bool) & self._is_known
-        both = int(np.count_nonzero(drawn & self._is_mine))
-        either = int(np.count_nonzero(drawn)) + int(np.count_nonzero(self._is_mine)) - both
-        return both / max(either, 1)
+        drawn = self._canvas.view(bool)
+        both = int(np.count_nonzero(drawn & self.is_mine))
+        wrong = int(np.count_nonzero(drawn & self._is_free)) + self._uncovered(solid, drawn)
+        return both / max(self._mine_count + wrong, 1)
+
+    def _uncovered(self, solid: Solid, drawn: npt.NDArray[np.bool_]) -> float:
+        """Pixels of other bodies that the solid would hide although they are seen; what is nearer hides the solid."""
+        covered = drawn.ravel()[self._hiding_spots]
+        if not covered.any():
+            return 0.0
+        predicted_m = solid.depth_m(self.view.origin_m, self._hiding_rays[covered])
+        return float(np.count_nonzero(predicted_m < self._hiding_m[covered] - _HIDING_SLACK_M)) * self._hiding_weight
 
 
 def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
@@ -121,13 +138,31 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
     height_m = max(top_m - bottom_m, 0.006)
     floor_xy, count = _footprint(fitter, bottom_m, top_m)
     starts = _start_prisms(floor_xy, count, bottom_m, height_m)
+    if np.isfinite(fitter.hiding_m).any():
+        starts += _start_prisms(points[:, :2], 0, bottom_m, height_m)
     starts.append(_start_sphere(segment.points_m, bottom_m, height_m))
     hollow = _start_hollow(points, bottom_m, top_m)
     starts += hollow
-    fits = sorted((fitter.refine(fitter.score(s), rounds=1) for s in starts), key=lambda f: f.cost_m)
-    best = fitter.refine(fits[0])
-    rest = [fitter.refine(f) if f.cost_m < best.cost_m + 0.004 else f for f in fits[1:]]
+    fits = sorted((fitter.score(s) for s in starts), key=lambda f: f.cost_m)
+    fits = _refine_near(fitter, fits, _ROUGH_MARGIN_M, rounds=1)
+    return _refine_near(fitter, fits, _FINE_MARGIN_M, rounds=3)
+
+
+def _refine_near(fitter: Fitter, fits: list[Fit], margin_m: float, rounds: int) -> list[Fit]:
+    """Refine the best fit, and those that might still overtake it; the best first."""
+    best = fitter.refine(fits[0], rounds=rounds)
+    rest = [fitter.refine(f, rounds=rounds) if f.cost_m < best.cost_m + margin_m else f for f in fits[1:]]
     return sorted([best, *rest], key=lambda f: f.cost_m)
+
+
+def _sample(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp]:
+    """Flat indices of at most `count` pixels, spread evenly over a mask."""
+    chosen = np.flatnonzero(mask)
+    return chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), count)).astype(int)]
+
+
+def _at(image: npt.NDArray[np.float32], spots: npt.NDArray[np.intp]) -> Array:
+    return image.ravel()[spots].astype(np.float64)
 
 
 def kind_of(solid: Solid) -> str:
@@ -135,20 +170,6 @@ def kind_of(solid: Solid) -> str:
     if solid.kind == "cylinder":
         return "plate" if solid.values[3] < FLAT_RATIO * solid.values[2] else "cylinder"
     return {"bowl": "container", "tray": "container"}.get(solid.kind, solid.kind)
-
-
-def _state(mine: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], depth_m: npt.NDArray[np.float32]) -> Bytes:
-    """1 where the segment is, 2 where something nearer may hide it, else 0."""
-    state = mine.astype(np.uint8)
-    if others.any():
-        distance, index = cv2.distanceTransformWithLabels(
-            (~mine).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        own_depth = np.full(int(index.max()) + 1, np.nan, np.float32)
-        own_depth[index[mine]] = depth_m[mine]
-        with np.errstate(invalid="ignore"):
-            state[others & (depth_m < own_depth[index] - 0.008)] = _UNKNOWN
-    return state
 
 
 def _top(segment: Segment) -> float:
@@ -170,8 +191,10 @@ def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, in
     step = max(0.0015, float((high - low).max()) / 80)
     gx, gy = np.meshgrid(np.arange(low[0], high[0], step), np.arange(low[1], high[1], step), indexing="ij")
     spots = np.column_stack([gx.ravel(), gy.ravel()])
-    upper, lower = (_look_up(fitter, np.column_stack([spots, np.full(len(spots), z)])) for z in (top_m, bottom_m))
-    inside = (upper != _OTHER) & (lower != _OTHER) & ((upper == _MINE) | (lower == _MINE))
+    (upper, hidden_up), (lower, hidden_low) = (
+        _look_up(fitter, np.column_stack([spots, np.full(len(spots), z)])) for z in (top_m, bottom_m)
+    )
+    inside = (upper | hidden_up) & (lower | hidden_low) & (upper | lower)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.reshape(gx.shape).astype(np.uint8), connectivity=4)
     if count < 2:
         return xy, 0
@@ -180,17 +203,19 @@ def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, in
     return found, int(round(len(found) * step * step * 1e6))
 
 
-def _look_up(fitter: Fitter, p_base_m: Array) -> Bytes:
+def _look_up(fitter: Fitter, p_base_m: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which points (n, 3) the segment covers in the image, and which something nearer or the image's end hides."""
     pixels = np.round(fitter.view.project(p_base_m)).astype(int)
     x, y = pixels[:, 0] - fitter.x0, pixels[:, 1] - fitter.y0
-    h, w = fitter.state.shape
+    h, w = fitter.is_mine.shape
     inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    found = np.zeros(len(pixels), np.uint8)
-    found[inside] = fitter.state[y[inside], x[inside]]
+    mine = np.zeros(len(pixels), bool)
+    mine[inside] = fitter.is_mine[y[inside], x[inside]]
     image_h, image_w = fitter.view.depth_m.shape
-    outside = (pixels[:, 0] < 0) | (pixels[:, 0] >= image_w) | (pixels[:, 1] < 0) | (pixels[:, 1] >= image_h)
-    found[outside] = _UNKNOWN
-    return found
+    hidden = (pixels[:, 0] < 0) | (pixels[:, 0] >= image_w) | (pixels[:, 1] < 0) | (pixels[:, 1] >= image_h)
+    depth_m = (p_base_m[inside] - fitter.view.origin_m) @ fitter.view.T_base_camera[:3, 2]
+    hidden[inside] = fitter.hiding_m[y[inside], x[inside]] < depth_m - _HIDING_SLACK_M
+    return mine, hidden
 
 
 def _start_prisms(xy_m: Array, area_mm2: int, bottom_m: float, height_m: float) -> list[Solid]:
@@ -238,7 +263,3 @@ def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]
         Solid("tray", (x, y, float(np.deg2rad(angle_deg)), float(size[0]), float(size[1]), height_m), bottom_m),
     ]
 
-
-def is_hit(depth_m: Array) -> npt.NDArray[np.bool_]:
-    """Which predicted depths are hits."""
-    return depth_m < MISS_M

@@ -12,7 +12,8 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Observation, Scene, SceneObject, shape_size_m
 from qwen2vl_robot.perception.bodies import (
-    bottom_of,
+    Body,
+    cover,
     hide_held,
     is_empty_space,
     measure_bodies,
@@ -35,9 +36,9 @@ _GRIP_SLACK_M = 0.012
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """An object found again: the segment it was found in and its fitted solid."""
+    """An object found again: the body that it is, and its known shape fitted there."""
 
-    segment: Segment
+    body: Body
     fit: Fit
 
 
@@ -57,9 +58,10 @@ def remeasure(
     held = _check_held(expected, view, observation, kinematics)
     standing = [o for o in expected.objects if held is None or o.name != held.name]
     segments = _split_shared(view, find_segments(view), standing)
-    found = _find_all(view, segments, standing)
-    used = {id(f.segment) for f in found.values()}
-    rest = measure_bodies(view, [s for s in segments if id(s) not in used])
+    bodies = measure_bodies(view, segments)
+    found = _find_all(view, bodies, standing)
+    used = {id(f.body) for f in found.values()}
+    rest = [b for b in bodies if id(b) not in used]
     objects = {name: _moved(expected.find(name), f.fit.solid) for name, f in found.items()}
     if held is not None:
         objects[held.name] = held
@@ -93,25 +95,21 @@ def _check_held(
     return held
 
 
-def _find_all(view: View, segments: list[Segment], standing: list[SceneObject]) -> dict[str, _Found]:
-    """Match objects to segments, the lowest first: near ones before those that went astray."""
-    everything = view.is_robot.copy()
-    for segment in segments:
-        everything |= segment.mask
+def _find_all(view: View, bodies: list[Body], standing: list[SceneObject]) -> dict[str, _Found]:
+    """Match objects to bodies, those that lie near their place before those that went astray."""
+    everything = cover(view, [b.segment for b in bodies])
     found: dict[str, _Found] = {}
-    ordered = sorted(standing, key=lambda o: o.bottom_m)
     for reach_m in (_NEAR_M, 2.0):
-        for item in ordered:
+        for item in standing:
             if item.name in found:
                 continue
-            used = {id(f.segment) for f in found.values()}
-            below = [f.fit.solid for f in found.values()]
-            free = [s for s in segments if id(s) not in used and _may_be(s, item, reach_m)]
-            fits = [_Found(s, _fit_known(view, s, everything, item, below)) for s in free]
+            used = {id(f.body) for f in found.values()}
+            free = [b for b in bodies if id(b) not in used and _may_be(b.segment, item, reach_m)]
+            fits = [_Found(b, _fit_known(view, b, everything, item)) for b in free]
             best = min(fits, key=lambda f: f.fit.cost_m, default=None)
             if best is not None and best.fit.cost_m < _ACCEPT_COST_M:
                 found[item.name] = best
-    missing = [o for o in ordered if o.name not in found]
+    missing = [o for o in standing if o.name not in found]
     if missing:
         raise PerceptionError(_explain_missing(missing[0]), label=missing[0].name)
     return found
@@ -131,32 +129,26 @@ def _may_be(segment: Segment, item: SceneObject, reach_m: float) -> bool:
     return float(np.linalg.norm(middle - item.T_base_object[:3, 3])) < reach_m + slack_m
 
 
-def _fit_known(view: View, segment: Segment, everything: Mask, item: SceneObject, below: list[Solid]) -> Fit:
-    """Fit the pose of a known shape: from the expected pose, and from where the segment lies."""
-    fitter = Fitter(view, segment, everything & ~segment.mask)
-    bottom_m = bottom_of(segment, below)
-    x, y = _middle_of(segment)
-    starts = []
-    for solid in solids_of(item):
-        starts.append(Solid(solid.kind, solid.values, bottom_m))
-        starts.append(Solid(solid.kind, (x, y, *solid.values[2:]), bottom_m))
-        if solid.kind == "box":
-            starts += [
-                Solid("box", (x, y, solid.values[2] + turn, *solid.values[3:]), bottom_m)
-                for turn in (np.pi / 8, np.pi / 4, 3 * np.pi / 8, np.pi / 2, 5 * np.pi / 8, 3 * np.pi / 4, -np.pi / 8)
-            ]
-    rough = sorted((fitter.refine(fitter.score(s), free=_pose_of(s), rounds=1) for s in starts), key=lambda f: f.cost_m)
-    return min((fitter.refine(f, free=_pose_of(f.solid)) for f in rough[:2]), key=lambda f: f.cost_m)
+def _fit_known(view: View, body: Body, everything: Mask, item: SceneObject) -> Fit:
+    """Fit the pose of a known shape to a body, from where that kind of solid fitted with sizes of its own."""
+    fitter = Fitter(view, body.segment, everything & ~body.segment.mask)
+    bottom_m = body.best.solid.bottom_m
+    fits = []
+    for known in solids_of(item):
+        own = next((f.solid for f in body.fits if f.solid.kind == known.kind), known)
+        turns = (0.0, np.pi / 2) if known.kind in ("box", "tray") else (0.0,)
+        for turn in turns:
+            values = list(known.values)
+            for index in _pose_of(known):
+                values[index] = own.values[index] + (turn if index == 2 else 0.0)
+            fits.append(fitter.score(Solid(known.kind, tuple(values), bottom_m)))
+    fits = [fitter.refine(f, free=_pose_of(f.solid)) for f in fits]
+    return min(fits, key=lambda f: f.cost_m)
 
 
 def _pose_of(solid: Solid) -> tuple[int, ...]:
     """Parameters that are pose, not shape; a bowl's foot is not in its message, so it stays free."""
     return {"box": (0, 1, 2), "tray": (0, 1, 2), "bowl": (0, 1, 4)}.get(solid.kind, (0, 1))
-
-
-def _middle_of(segment: Segment) -> tuple[float, float]:
-    low, high = segment.smooth_m[:, :2].min(axis=0), segment.smooth_m[:, :2].max(axis=0)
-    return float(low[0] + high[0]) / 2, float(low[1] + high[1]) / 2
 
 
 def _moved(item: SceneObject, solid: Solid) -> SceneObject:
