@@ -13,7 +13,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import numpy as np
 import typer
 from PIL import Image, UnidentifiedImageError
@@ -30,8 +29,12 @@ app = typer.Typer(
     help="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
 )
 _console = Console(stderr=True)
+# Typer brings its own click or uses the installed one, by version; both have this root.
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 JsonFile = Annotated[str | None, typer.Option("--json", help="Write the answer as JSON to this file; - is stdout.")]
+
+ModelName = Annotated[str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")]
 
 
 class PlannerKind(str, Enum):
@@ -41,9 +44,7 @@ class PlannerKind(str, Enum):
     TRUTH = "truth"
 
 
-@app.command(
-    epilog="Example: qwen2vl-robot demo --instruction 'put the red block on the blue plate' --seed 3 --headless"
-)
+@app.command(epilog="Example: qwen2vl-robot demo --instruction 'put the red block on the blue plate' --seed 3")
 def demo(
     instruction: Annotated[str, typer.Option(help="What to do.")] = "put the red block on the blue plate",
     seed: Annotated[int, typer.Option(min=0, help="Draws poses, light, camera and the rest.")] = 0,
@@ -63,7 +64,7 @@ def demo(
     report = run_demo(instruction, seed, scene, out, model, headless=headless, tell=_console.print)
     _write_json(report, json_file)
     if not headless:
-        click.launch(str(out / "film.gif"))
+        typer.launch(str(out / "film.gif"))
     raise typer.Exit(0 if report["outcome"] == "achieved" else 1)
 
 
@@ -107,9 +108,7 @@ def check(
     raise typer.Exit(0 if answer["accepted"] else 1)
 
 
-@app.command(
-    "eval", epilog="Example: qwen2vl-robot eval --suite tabletop --episodes 50 --seed 1000 --planner truth --json -"
-)
+@app.command("eval", epilog="Example: qwen2vl-robot eval --episodes 50 --seed 1000 --planner truth --json -")
 def evaluate(
     suite: Annotated[str, typer.Option(help="Only 'tabletop' so far.")] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
@@ -123,11 +122,11 @@ def evaluate(
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth."""
+    if suite != "tabletop":
+        raise BadInputError(f"--suite {suite}: unknown; there is: tabletop")
     from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    if suite != "tabletop":
-        raise BadInputError(f"--suite {suite}: unknown; there is: tabletop")
     runner = Suite(planner.value, model or SHIPPED_MODEL)
     results: list[dict[str, Any]] = []
     try:
@@ -168,9 +167,7 @@ def datagen(
     typer.echo(f"{rendered} scenes rendered now; {out} holds the {count} from seed {seed}")
 
 
-@app.command(
-    epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/checkpoint"
-)
+@app.command(epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/out")
 def train(
     data: Annotated[Path, typer.Option(help="Samples to train on.")],
     validation: Annotated[Path, typer.Option(help="Samples that are only measured on.")],
@@ -302,10 +299,10 @@ def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
-        print(f"qwen2vl-robot: {error.format_message()}", file=sys.stderr)
+    except _UsageError as error:
+        print(f"qwen2vl-robot: {' '.join(error.format_message().split())}", file=sys.stderr)
         code = 2
     except BadInputError as error:
         print(f"qwen2vl-robot: {error}", file=sys.stderr)

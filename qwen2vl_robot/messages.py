@@ -546,7 +546,7 @@ def digest(message: object) -> str:
 _NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns"})
 
 
-def _feed(sha: "hashlib._Hash", value: object) -> None:
+def _feed(sha: hashlib._Hash, value: object) -> None:
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | int | str | bytes):

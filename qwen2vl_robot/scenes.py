@@ -12,7 +12,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, look_at, make_pose, rotation_z
 from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.world import BulletWorld, Bowl, Light
+from qwen2vl_robot.world import Bowl, BulletWorld, Light
 
 _PLACEMENT_TRIES = 200
 _COLOUR_SPREAD = 14  # sRGB levels by which one red differs from the next

@@ -16,6 +16,7 @@ import torch
 import transformers
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from qwen2vl_robot.config import parse
@@ -70,7 +71,7 @@ class LocalPlanner:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._load(model)
-        except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise BadInputError(f"model {model}: cannot be loaded: {reason}") from error
 

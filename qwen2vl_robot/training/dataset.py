@@ -94,7 +94,7 @@ def _seen(scene: PlantScene, names: npt.NDArray[np.str_], columns: int, rows: in
         box = (xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height)
         yield SeenObject(
             item.label,
-            tuple(int(round(1000 * float(v))) for v in box),  # type: ignore[arg-type]
+            tuple(round(1000 * float(v)) for v in box),  # type: ignore[arg-type]
             tuple(int(c) for c in cells),
             int(len(xs) * 640 * 480 / (width * height)),
         )

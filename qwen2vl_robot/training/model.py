@@ -1,7 +1,8 @@
 """The small checkpoint's tokenizer, architecture and training-only forward pass.
 
-The architecture is transformers' own `Qwen2VLForConditionalGeneration`, only smaller. The forward pass below runs the same
-weights on a batch of equal images with several questions each, blind to each other; a test holds it equal to the library's.
+The architecture is transformers' own `Qwen2VLForConditionalGeneration`, only smaller. The forward pass below runs the
+same weights on a batch of equal images with several questions each, blind to each other; a test holds it equal to the
+library's.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Features:
 
 
 def patchify(images: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Patches (b, n, 1176) of images (b, h, w, 3) in 0..1, in the order of Qwen2-VL's image processor, and the token grid."""
+    """Patches (b, n, 1176) of images (b, h, w, 3) in 0..1, in the image processor's order, and the token grid."""
     b, h, w, _ = images.shape
     rows, columns = h // 28, w // 28
     x = ((images - mean) / std).permute(0, 3, 1, 2).reshape(b, 3, rows, 2, 14, columns, 2, 14)
@@ -296,7 +297,7 @@ class TrainingHeads(nn.Module):
         return torch.cat([logits, none.to(logits.dtype)], dim=-1)
 
     def point_logits(self, queries: Tensor, cells: Tensor) -> Tensor:
-        """Logits (q, cells + 1) of pointing from queries (q, d) at image tokens (q, cells, d), the last one "absent"."""
+        """Logits (q, cells + 1) of pointing from queries (q, d) at image tokens (q, cells, d); last: "absent"."""
         q = self.query(queries)
         keys = torch.cat([self.key(cells), self.absent_key.expand(len(q), 1, -1).to(q.dtype)], dim=1)
         return torch.einsum("qd,qcd->qc", q, keys) / q.shape[-1] ** 0.5

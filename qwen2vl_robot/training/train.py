@@ -54,7 +54,7 @@ VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: ch
 _CUT_RATIO = 0.6  # the share of replies that end behind their last box: the rest of a reply is soon learned
 SIGMA_FIRST, SIGMA_LAST = 12.0, 3.0
 LOSS_WEIGHTS = {"reply": 1.0, "class": 0.5, "relative_box": 0.5, "cell": 0.1, "absolute_box": 0.3, "point": 1.0}
-_SAVE_EVERY_S = 420.0
+_SAVE_EVERY_S = 600.0
 _EVALUATED_BATCHES = 12
 
 
@@ -76,9 +76,9 @@ class Samples:
     def refresh(self) -> None:
         """Read the folder again: shards may be added while a training runs."""
         self._by_size: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = {}
-        for images, annotations in load_shards(self._folder):
+        for images, shown in load_shards(self._folder):
             size = (images.shape[2], images.shape[1])
-            self._by_size.setdefault(size, []).extend(zip(images, annotations, strict=True))
+            self._by_size.setdefault(size, []).extend(zip(images, shown, strict=True))
         if not self._by_size:
             raise BadInputError(
                 f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}"
@@ -215,7 +215,10 @@ class Batcher:
         b, count, length = len(samples), max(len(g) for g in questions), max(len(r.ids) for r in rows_of_tokens)
         ids = torch.full((b, count, length), self._pad_id)
         is_token = torch.zeros(b, count, length, dtype=torch.bool)
-        reply_at, reply_ids, number, points = [], [], [], []
+        reply_at: list[int] = []
+        reply_ids: list[int] = []
+        number: list[int] = []
+        points: list[tuple[int, int, int | None]] = []
         offset, remaining = 0, iter(zip(flat, rows_of_tokens, strict=True))
         for i, group in enumerate(questions):
             for j in range(len(group)):
@@ -263,7 +266,9 @@ class Batcher:
 
     def _question(self, question: Question, prompt: list[int], reply: list[int], *, is_cut: bool) -> _QuestionTokens:
         """Tokens of one question; `is_cut` ends the reply behind the last box."""
-        boxes_at, numbers, is_open, last_box = [], [], False, len(reply)
+        boxes_at: list[int] = []
+        numbers: list[int] = []
+        is_open, last_box = False, len(reply)
         for k, token in enumerate(reply):
             if token == self.boxes_id and len(boxes_at) < len(question.objects):
                 boxes_at.append(len(prompt) + k)
@@ -468,7 +473,7 @@ def train(
     maker = QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
     samples, held_back = Samples(data), Samples(validation)
     state_file, tokenizer_folder = run / "state.pt", run / "tokenizer"
-    is_resumed = state_file.is_file() and not fresh
+    is_resumed = state_file.is_file()
     if is_resumed:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     else:

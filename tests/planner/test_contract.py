@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -30,9 +31,11 @@ PLACE = {"do": "place", "object": 1, "relation": "in"}
 def test_a_pick_and_place_reply_becomes_two_grounded_actions() -> None:
     plan = parse_reply(format_reply([RED, BOWL], [PICK, PLACE]))
     assert [a.verb for a in plan.actions] == [Verb.PICK, Verb.PLACE]
-    assert plan.actions[0].object is not None and plan.actions[0].object.label == "red block"
+    assert plan.actions[0].object is not None
+    assert plan.actions[0].object.label == "red block"
     assert plan.actions[1].relation is Relation.IN
-    assert plan.actions[1].object is not None and plan.actions[1].object.boxes == (ImageBox(530, 411, 702, 566),)
+    assert plan.actions[1].object is not None
+    assert plan.actions[1].object.boxes == (ImageBox(530, 411, 702, 566),)
 
 
 def test_a_reply_in_a_code_fence_with_its_end_token_is_read() -> None:
@@ -113,14 +116,10 @@ def test_a_hostile_reply_is_refused_whole(reply: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.text(max_size=300) | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps)
-)
+@given(st.text(max_size=300) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_no_text_crashes_the_parser(reply: str) -> None:
-    try:
+    with contextlib.suppress(PlannerError):
         assert isinstance(parse_reply(reply), Plan)
-    except PlannerError:
-        pass
 
 
 side = st.integers(0, 990)
@@ -141,13 +140,15 @@ def test_what_is_formatted_parses_back(corner: tuple[int, int], w: int, h: int) 
 def test_an_unusable_instruction_is_one_clear_line(text: str) -> None:
     with pytest.raises(BadInputError) as refused:
         check_instruction(text)
-    assert len(str(refused.value)) < 200 and "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 200
+    assert "\n" not in str(refused.value)
 
 
 @given(st.text(alphabet="<|>imendx_ ", max_size=60))
 def test_no_control_token_survives(text: str) -> None:
     cleaned = strip_control_tokens(text)
-    assert "<|" not in cleaned and "|>" not in cleaned
+    assert "<|" not in cleaned
+    assert "|>" not in cleaned
     assert strip_control_tokens(cleaned) == cleaned
 
 

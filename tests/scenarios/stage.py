@@ -74,9 +74,11 @@ class Stage:
 @contextmanager
 def stage(*always: ObjectSpec, seed: int = 11) -> Iterator[Stage]:
     """Set up a plant that holds exactly these objects."""
-    with PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always)) as plant:
-        with RehearsalProcess(PROFILE, budget_s=60.0) as rehearsal:
-            yield Stage(plant, rehearsal, Gate(plant.link, PROFILE))
+    with (
+        PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always)) as plant,
+        RehearsalProcess(PROFILE, budget_s=60.0) as rehearsal,
+    ):
+        yield Stage(plant, rehearsal, Gate(plant.link, PROFILE))
 
 
 class BlindCamera:

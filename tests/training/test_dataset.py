@@ -25,20 +25,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_hold_every_scene_and_are_not_rendered_twice(folder: Path) -> None:
-    assert sum(len(annotations) for _, annotations in load_shards(folder)) == 6
+    assert sum(len(shown) for _, shown in load_shards(folder)) == 6
     assert generate("scenes/training.yaml", folder, count=6, seed=777, processes=1) == 0
 
 
 def test_boxes_and_cells_lie_on_the_object(folder: Path) -> None:
-    for images, annotations in load_shards(folder):
+    for images, shown in load_shards(folder):
         columns, rows = token_grid(images.shape[2], images.shape[1])
-        for seen in (s for one in annotations for s in one if s.visible_px >= MIN_VISIBLE_PX):
+        for seen in (s for one in shown for s in one if s.visible_px >= MIN_VISIBLE_PX):
             x0, y0, x1, y1 = seen.box
-            assert 0 <= x0 < x1 <= 1000 and 0 <= y0 < y1 <= 1000
+            assert 0 <= x0 < x1 <= 1000
+            assert 0 <= y0 < y1 <= 1000
             for cell in seen.cells:
                 column, row = cell % columns, cell // columns
-                assert x0 < (column + 1) / columns * 1000 + 1 and x1 > column / columns * 1000 - 1
-                assert y0 < (row + 1) / rows * 1000 + 1 and y1 > row / rows * 1000 - 1
+                assert x0 < (column + 1) / columns * 1000 + 1
+                assert x1 > column / columns * 1000 - 1
+                assert y0 < (row + 1) / rows * 1000 + 1
+                assert y1 > row / rows * 1000 - 1
 
 
 def test_a_seed_makes_the_same_sample_again() -> None:
@@ -49,7 +52,8 @@ def test_a_seed_makes_the_same_sample_again() -> None:
         image, seen = sample_of_seed(world, ranges, catalogue, 5)
         sample_of_seed(world, ranges, catalogue, 6)
         again, seen_again = sample_of_seed(world, ranges, catalogue, 5)
-    assert np.array_equal(image, again) and seen == seen_again
+    assert np.array_equal(image, again)
+    assert seen == seen_again
 
 
 def test_training_never_draws_a_held_out_pair() -> None:
@@ -63,8 +67,8 @@ def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> Non
     catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
     maker = QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
     rng = np.random.default_rng(0)
-    for _, annotations in load_shards(folder):
-        for seen in annotations:
+    for _, shown in load_shards(folder):
+        for seen in shown:
             for absent in (True, False) * 20:
                 question = maker.draw(seen, rng, absent=absent)
                 if question is not None:

@@ -70,9 +70,8 @@ def test_the_packed_forward_pass_equals_the_library(
     with torch.no_grad():
         ours = forward(model, batch).last @ model.lm_head.weight.T
     image, at = 1, 2
-    theirs = library_logits(
-        model, tokenizer, samples[image].image, questions[image][at].instruction, questions[image][at].reply
-    )
+    question = questions[image][at]
+    theirs = library_logits(model, tokenizer, samples[image].image, question.instruction, question.reply)
     before = int(batch.is_token[:image].sum() + batch.is_token[image, :at].sum())
     length = int(batch.is_token[image, at].sum())
     torch.testing.assert_close(ours[before : before + length], theirs[-length:], atol=1e-5, rtol=1e-4)
