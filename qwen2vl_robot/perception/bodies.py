@@ -11,7 +11,7 @@ from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transfo
 from qwen2vl_robot.messages import Box, Container, SceneObject, Shape, Sphere, shape_size_m
 from qwen2vl_robot.perception.fitting import Fit, Fitter, fit_solid, kind_of
 from qwen2vl_robot.perception.segments import Segment, make_segment
-from qwen2vl_robot.perception.solids import WALL_M, Solid
+from qwen2vl_robot.perception.solids import MISS_M, WALL_M, Solid
 from qwen2vl_robot.perception.view import Mask, View
 
 _FLOOR_M = 0.022  # what is seen lower than this stands on the table, unless something lies under it
@@ -19,6 +19,7 @@ _SUPPORT_SLACK_M = 0.014
 _GOOD_COST_M = 0.0065
 _GOOD_OVERLAP = 0.85
 _GROWTH_M = 0.004
+_CONTENT_M = 0.010
 _LOOSE_GROWTH_M = 0.010
 
 
@@ -49,13 +50,7 @@ def measure_bodies(view: View, segments: list[Segment]) -> list[Body]:
     bodies: list[Body] = []
     for segment in sorted(segments, key=lambda s: (s.low_m, s.high_m)):
         body = measure(view, segment, everything, [b.best.solid for b in bodies])
-        if not body.is_explained:
-            parts = _split_by_height(view, segment)
-            split = [] if parts is None else _measure_parts(view, parts, everything, bodies)
-            if split and max(b.best.cost_m for b in split) < body.best.cost_m:
-                bodies += split
-                continue
-        bodies.append(body)
+        bodies += _split(view, body, everything, bodies) or [body]
     return bodies
 
 
@@ -171,14 +166,37 @@ def solids_of(expected: SceneObject) -> list[Solid]:
     return [Solid("cylinder", (x, y, sx, sz), bottom_m)]
 
 
-def _measure_parts(view: View, parts: tuple[Segment, Segment], everything: Mask, bodies: list[Body]) -> list[Body]:
+def _split(view: View, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
+    """The two bodies of one colour that a segment really is, or nothing."""
+    is_hollow = body.best.solid.kind in ("bowl", "tray")
+    if body.is_explained and not is_hollow:
+        return []
+    parts = (_split_content if is_hollow else _split_by_height)(view, body)
+    if parts is None:
+        return []
     below = [b.best.solid for b in bodies]
     lower = measure(view, parts[0], everything, below)
-    return [lower, measure(view, parts[1], everything, [*below, lower.best.solid])]
+    split = [lower, measure(view, parts[1], everything, [*below, lower.best.solid])]
+    return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, _GOOD_COST_M) else []
 
 
-def _split_by_height(view: View, segment: Segment) -> tuple[Segment, Segment] | None:
+def _split_content(view: View, body: Body) -> tuple[Segment, Segment] | None:
+    """Cut out what stands inside a container of its own colour: it is nearer than floor and wall would be."""
+    s = body.segment
+    window = np.s_[s.y0 : s.y1, s.x0 : s.x1]
+    mask = s.mask[window] & np.isfinite(view.smooth_m[window])
+    predicted_m = body.best.solid.depth_m(view.origin_m, view.rays[window][mask].astype(np.float64))
+    nearer = np.zeros(mask.shape, np.uint8)
+    nearer[mask] = view.smooth_m[window][mask] < np.where(predicted_m < MISS_M, predicted_m, 0.0) - _CONTENT_M
+    nearer = cv2.morphologyEx(nearer, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    inner = np.zeros_like(s.mask)
+    inner[window] = nearer > 0
+    return _parts(view, s.mask & ~inner, inner)
+
+
+def _split_by_height(view: View, body: Body) -> tuple[Segment, Segment] | None:
     """Cut one colour into a wide low face and what stands on it, when there is such a face."""
+    segment = body.segment
     z = segment.smooth_m[:, 2]
     counts, edges = np.histogram(z, bins=np.arange(0.006, max(segment.high_m - 0.012, 0.008), 0.002))
     if not len(counts) or counts.max() < 0.12 * len(z):
@@ -187,8 +205,12 @@ def _split_by_height(view: View, segment: Segment) -> tuple[Segment, Segment] | 
     with np.errstate(invalid="ignore"):
         upper = segment.mask & (view.height_m > plateau_m + 0.005)
     upper = cv2.morphologyEx(upper.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    parts = make_segment(view, segment.mask & ~upper), make_segment(view, upper)
-    return (parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+    return _parts(view, segment.mask & ~upper, upper)
+
+
+def _parts(view: View, lower: Mask, upper: Mask) -> tuple[Segment, Segment] | None:
+    first, second = make_segment(view, lower), make_segment(view, upper)
+    return None if first is None or second is None else (first, second)
 
 
 def _stands_hidden(segment: Segment) -> bool:

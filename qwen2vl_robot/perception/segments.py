@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.perception.view import Float32, Mask, View
+
+Window = tuple[slice, slice]
 
 ABOVE_TABLE_M = 0.006  # three to ten sigma of the smoothed height; a plate is 12 mm high
 _MIN_AREA_M2 = 1.0e-4
@@ -31,7 +33,6 @@ class Segment:
         rgb: (3,) median colour.
         points_m: (n, 3) measured points, base frame, with the sensor's noise.
         low_m, high_m: robust lowest and highest smoothed height.
-        touches_border: it may go on outside the image.
     """
 
     mask: Mask
@@ -44,7 +45,6 @@ class Segment:
     smooth_m: Array
     low_m: float
     high_m: float
-    touches_border: bool
 
 
 def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
@@ -65,36 +65,57 @@ def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
 
 def find_segments(view: View) -> list[Segment]:
     """All segments above the table but the robot, the largest first."""
-    table_rgb = _table_colour(view)
-    differs = ~_table_like(view.rgb, table_rgb)
-    foreground = _foreground(view, differs)
-    labels, count = _flood(view, foreground)
-    labels = _merge(view, labels, count)
+    raised = _raised(view)
+    if not raised.any():
+        return []
+    window = _window(raised, _GROW_PX + 2)
+    part, raised = _crop(view, window), raised[window]
+    differs = ~_table_like(part.rgb, _table_colour(view))
+    labels, count = _flood(part, _with_rim(part, raised, differs))
+    labels = _merge(part, labels, count)
     found = []
     for label in range(1, int(labels.max(initial=0)) + 1):
-        mask = labels == label
-        segment = make_segment(view, _trim(mask, differs))
+        mask = np.zeros(view.depth_m.shape, bool)
+        mask[window] = _trim(labels == label, differs)
+        segment = make_segment(view, mask)
         if segment is not None:
             found.append(segment)
     return sorted(found, key=lambda s: -len(s.points_m))
 
 
+def _crop(view: View, window: Window) -> View:
+    """The same view of a part of the image; its intrinsics stay the whole image's, so it cannot project."""
+    return replace(
+        view, rgb=view.rgb[window], depth_m=view.depth_m[window], smooth_m=view.smooth_m[window],
+        rays=view.rays[window], height_m=view.height_m[window], is_robot=view.is_robot[window],
+    )  # fmt: skip
+
+
+def _window(mask: Mask, pad_px: int) -> Window:
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        slice(max(int(rows[0]) - pad_px, 0), int(rows[-1]) + 1 + pad_px),
+        slice(max(int(cols[0]) - pad_px, 0), int(cols[-1]) + 1 + pad_px),
+    )
+
+
 def make_segment(view: View, mask: Mask) -> Segment | None:
     """Measure one mask; None when it is too small to be anything."""
-    points_m = view.points_m(mask)
-    smooth_m = view.points_m(mask, smooth=True)
+    if np.count_nonzero(mask) < _FLOOD_MIN_PX:
+        return None
+    window = _window(mask, 0)
+    part, inside = _crop(view, window), mask[window]
+    points_m, smooth_m = part.points_m(inside), part.points_m(inside, smooth=True)
     if len(smooth_m) < _FLOOD_MIN_PX or len(points_m) < _FLOOD_MIN_PX:
         return None
-    pitch_m = float(np.median(view.smooth_m[mask & np.isfinite(view.smooth_m)])) / view.intrinsics.fx_px
-    if mask.sum() * pitch_m**2 < _MIN_AREA_M2:
+    pitch_m = float(np.linalg.norm(np.median(smooth_m, axis=0) - view.origin_m)) / view.intrinsics.fx_px
+    if np.count_nonzero(inside) * pitch_m**2 < _MIN_AREA_M2:
         return None
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+    (y0, y1), (x0, x1) = ((side.start, side.stop) for side in window)
     low_m, high_m = np.percentile(smooth_m[:, 2], [2.0, 98.0])
     return Segment(
-        mask=mask, x0=x0, y0=y0, x1=x1, y1=y1, rgb=np.median(view.rgb[mask], axis=0).astype(np.float64),
+        mask=mask, x0=x0, y0=y0, x1=x1, y1=y1, rgb=np.median(part.rgb[inside], axis=0).astype(np.float64),
         points_m=points_m, smooth_m=smooth_m, low_m=float(low_m), high_m=float(high_m),
-        touches_border=x0 <= 0 or y0 <= 0 or x1 >= mask.shape[1] or y1 >= mask.shape[0],
     )  # fmt: skip
 
 
@@ -115,21 +136,23 @@ def _table_like(rgb: npt.NDArray[np.uint8], table_rgb: Array) -> Mask:
     return like
 
 
-def _foreground(view: View, differs: Mask) -> Mask:
-    """What rises above the table, and around it the lower rim that only colour tells from the table."""
-    height = view.height_m
-    with np.errstate(invalid="ignore"):
-        # No farther out than the table's slab: beyond it there is nothing to stand on.
-        x = view.origin_m[0] + view.smooth_m * view.rays[..., 0]
-        y = view.origin_m[1] + view.smooth_m * view.rays[..., 1]
-        usable = (np.abs(x) < _TABLE_REACH_M + 0.3) & (np.abs(y) < _TABLE_REACH_M) & ~view.is_robot
-        raised = (height > ABOVE_TABLE_M) & usable
-        rim = (height > -0.006) & (height <= 0.02) & differs & usable
-    kernel = np.ones((3, 3), np.uint8)
+def _raised(view: View) -> Mask:
+    """What rises above the table's slab (beyond it there is nothing to stand on) and is not the robot."""
+    raised: Mask = (view.height_m > ABOVE_TABLE_M) & ~view.is_robot
+    rows, cols = np.nonzero(raised)
+    p = view.origin_m[:2] + view.smooth_m[rows, cols, None] * view.rays[rows, cols, :2]
+    raised[rows, cols] = (np.abs(p[:, 0]) < _TABLE_REACH_M + 0.3) & (np.abs(p[:, 1]) < _TABLE_REACH_M)
+    return raised
+
+
+def _with_rim(view: View, raised: Mask, differs: Mask) -> Mask:
+    """Add the lower rim around what is raised, which only colour tells from the table."""
+    rim = (view.height_m > -0.006) & (view.height_m <= 0.02) & differs & ~view.is_robot
+    allowed = (raised | rim).astype(np.uint8)
     grown = raised.astype(np.uint8)
     for _ in range(_GROW_PX // 2):
-        grown = cv2.dilate(grown, kernel, iterations=2) & (raised | rim).astype(np.uint8)
-    return (grown > 0) | raised
+        grown = cv2.dilate(grown, np.ones((3, 3), np.uint8), iterations=2) & allowed
+    return grown > 0
 
 
 def _flood(view: View, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:

@@ -120,11 +120,12 @@ def _sphere_outline(p_m: Array, r_m: float, p_camera_m: Array) -> Array:
     axis = p_camera_m - p_m
     distance = float(np.linalg.norm(axis))
     axis = axis / distance
-    side = np.cross(axis, [0.0, 0.0, 1.0] if abs(axis[2]) < 0.9 else [1.0, 0.0, 0.0])
-    side /= np.linalg.norm(side)
+    across = float(np.hypot(axis[0], axis[1])) + 1e-9
+    side = np.array([axis[1] / across, -axis[0] / across, 0.0])
+    up = np.array([side[1] * axis[2], -side[0] * axis[2], side[0] * axis[1] - side[1] * axis[0]])
     ratio = min(r_m / distance, 0.99)
     circle = r_m * np.sqrt(1 - ratio**2) * _CIRCLE
-    outline: Array = p_m + r_m * ratio * axis + circle[:, :1] * side + circle[:, 1:] * np.cross(axis, side)
+    outline: Array = p_m + r_m * ratio * axis + circle[:, :1] * side + circle[:, 1:] * up
     return outline
 
 

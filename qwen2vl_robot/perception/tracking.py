@@ -10,7 +10,7 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Observation, Scene, SceneObject, shape_size_m
+from qwen2vl_robot.messages import Container, Observation, Scene, SceneObject, shape_size_m
 from qwen2vl_robot.perception.bodies import (
     Body,
     cover,
@@ -57,9 +57,14 @@ def remeasure(
     view = make_view(observation, kinematics, profile)
     held = _check_held(expected, view, observation, kinematics)
     standing = [o for o in expected.objects if held is None or o.name != held.name]
-    segments = _split_shared(view, find_segments(view), standing)
-    bodies = measure_bodies(view, segments)
+    bodies = measure_bodies(view, find_segments(view))
     found = _find_all(view, bodies, standing)
+    if len(found) < len(standing):  # two things of one colour that touch may be one segment
+        bodies = measure_bodies(view, _split_shared(view, [b.segment for b in bodies], standing))
+        found = _find_all(view, bodies, standing)
+    for item in standing:
+        if item.name not in found:
+            raise PerceptionError(_explain_missing(item), label=item.name)
     used = {id(f.body) for f in found.values()}
     rest = [b for b in bodies if id(b) not in used]
     objects = {name: _moved(expected.find(name), f.fit.solid) for name, f in found.items()}
@@ -109,9 +114,6 @@ def _find_all(view: View, bodies: list[Body], standing: list[SceneObject]) -> di
             best = min(fits, key=lambda f: f.fit.cost_m, default=None)
             if best is not None and best.fit.cost_m < _ACCEPT_COST_M:
                 found[item.name] = best
-    missing = [o for o in standing if o.name not in found]
-    if missing:
-        raise PerceptionError(_explain_missing(missing[0]), label=missing[0].name)
     return found
 
 
@@ -191,10 +193,14 @@ def _cut(view: View, segment: Segment, owners: list[SceneObject]) -> list[Segmen
 
 
 def _distance_m(item: SceneObject, points_m: Array) -> Array:
-    """How far points (n, 3) lie from the surface of the box around an object, metres."""
+    """Roughly how far points (n, 3) lie from the surface of an object, metres."""
     own = (points_m - item.T_base_object[:3, 3]) @ item.T_base_object[:3, :3]
-    beyond = np.abs(own) - np.array(shape_size_m(item.shape)) / 2
+    half = np.array(shape_size_m(item.shape)) / 2
+    beyond = np.abs(own) - half
     outside = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
-    inside = np.minimum(beyond.max(axis=1), 0.0)
-    distance: Array = np.abs(outside + inside)
+    if isinstance(item.shape, Container):  # its middle is air: floor and leaning wall are its surface
+        floor = np.abs(own[:, 2] + half[2] - item.shape.wall_m)
+        wall = np.abs(np.hypot(own[:, 0], own[:, 1]) - half[0] * (0.9 + 0.1 * own[:, 2] / half[2]))
+        return np.maximum(outside, np.minimum(floor, wall))
+    distance: Array = np.abs(outside + np.minimum(beyond.max(axis=1), 0.0))
     return distance

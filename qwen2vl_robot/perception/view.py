@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ObservationError
-from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_from_rotvec, transform
+from qwen2vl_robot.geometry import Array, make_pose, rotation_from_rotvec, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import CameraFrame, Intrinsics, Observation
 
@@ -58,17 +58,17 @@ class View:
 
     def points_m(self, mask: Mask, *, smooth: bool = False) -> Array:
         """Points (n, 3) in the base frame of the masked pixels that have depth."""
-        depth_m = self.smooth_m if smooth else self.depth_m
-        chosen = mask & np.isfinite(depth_m)
-        return self.origin_m + depth_m[chosen, None].astype(np.float64) * self.rays[chosen]
+        depth_m = (self.smooth_m if smooth else self.depth_m)[mask]
+        known = np.isfinite(depth_m)
+        return self.origin_m + depth_m[known, None].astype(np.float64) * self.rays[mask][known]
 
     def project(self, p_base_m: Array) -> Array:
         """Pixels (n, 2) as (u, v) of base-frame points (n, 3)."""
         k = self.intrinsics
-        T = invert(self.T_base_camera)
-        p = p_base_m @ T[:3, :3].T + T[:3, 3]
-        z = np.maximum(p[:, 2], 1e-3)
-        return np.column_stack([p[:, 0] / z * k.fx_px + k.cx_px, p[:, 1] / z * k.fy_px + k.cy_px])
+        p = (p_base_m - self.origin_m) @ self.T_base_camera[:3, :3]
+        scale = np.array([k.fx_px, k.fy_px]) / np.maximum(p[:, 2:], 1e-3)
+        pixels: Array = p[:, :2] * scale + [k.cx_px, k.cy_px]
+        return pixels
 
 
 def make_view(observation: Observation, kinematics: Kinematics, profile: RobotProfile) -> View:
