@@ -8,7 +8,8 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Motion, Relation, Scene
+from qwen2vl_robot.messages import Motion, Relation, RobotState, Scene
+from qwen2vl_robot.validation.timeline import Timeline
 from qwen2vl_robot.world import TABLE, BulletWorld
 
 NEAR_M = 0.03  # within this way of where it is grasped or let go, an object may touch what it stands on
@@ -97,6 +98,18 @@ class Handling:
 
     def _touched_by(self, finger: str, touching: list[tuple[str, str]]) -> set[str]:
         return {b if a == finger else a for a, b in touching if finger in (a, b)}
+
+
+def find_openings(world: BulletWorld, line: Timeline, start: RobotState, scene: Scene) -> list[tuple[float, Array]]:
+    """Time and tool position (3,) of every gripper segment that opens; leaves the arm at the last of them."""
+    found = []
+    width_m, is_holding = start.gripper_width_m, scene.held is not None
+    for grip in line.grips:
+        if grip.width_m > width_m or is_holding:
+            world.reset_arm(line.q_at(np.array([grip.start_s]))[0], width_m)
+            found.append((grip.start_s, world.tool_pose()[:3, 3]))
+        width_m = grip.width_m
+    return found
 
 
 def _is_near(p_m: Array, q_m: Array | None) -> bool:

@@ -12,26 +12,21 @@ from qwen2vl_robot.film import FILM_HZ, shoot
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import (
     Motion,
-    Relation,
     RobotState,
     Scene,
     SceneObject,
-    Sphere,
     Violation,
     freeze,
-    shape_size_m,
 )
-from qwen2vl_robot.validation.handling import Handling
+from qwen2vl_robot.validation.effects import TILTED_RAD, EffectJudge, tilt_rad
+from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.world import TIME_STEP_S, BulletWorld
 
 SETTLE_S = 0.25
 AFTER_S = 0.5
 MOVED_M = 0.01
-TILTED_RAD = 0.26
 SLIPPED_M = 0.015
-LIFTED_M = 0.02
-RESTS_MPS = 0.05
 _LOOK_STEPS = 4  # contacts are read at 60 Hz
 _BYSTANDER_STEPS = 24  # other objects' poses at 10 Hz
 _FILM_STEPS = round(1.0 / FILM_HZ / TIME_STEP_S)
@@ -89,7 +84,7 @@ class _Run:
         self._openings: list[tuple[float, Array]] = []
 
     def run(self) -> Rollout:
-        self._openings = self._find_openings()
+        self._openings = find_openings(self._world, self._line, self._start, self._scene)
         self._settle()
         self._follow()
         self._judge_arm()
@@ -98,17 +93,6 @@ class _Run:
         return Rollout(tuple(self._found.values()), self._scene_after(), self._state_after(), film)
 
     # ------------------------------------------------------------------------------------ before it begins
-
-    def _find_openings(self) -> list[tuple[float, Array]]:
-        """Time and tool position (3,) of every gripper segment that opens."""
-        found = []
-        width_m = self._start.gripper_width_m
-        for grip in self._line.grips:
-            if grip.width_m > width_m or self._handling.held is not None:
-                self._world.reset_arm(self._line.q_at(np.array([grip.start_s]))[0], width_m)
-                found.append((grip.start_s, self._world.tool_pose()[:3, 3]))
-            width_m = grip.width_m
-        return found
 
     def _settle(self) -> None:
         """Let everything come to rest, the held object between the fingers, and remember where it stands."""
@@ -251,14 +235,9 @@ class _Run:
         moved_m = float(np.linalg.norm(T_base_object[:3, 3] - T_base_before[:3, 3]))
         if moved_m > MOVED_M:
             self._note(Violation("moved_other", at_s, (name,), moved_m, "m"))
-        tilt_rad = self._tilt_rad(name, T_base_object, T_base_before)
-        if tilt_rad > TILTED_RAD:
-            self._note(Violation("moved_other", at_s, (name, "toppled"), tilt_rad, "rad"))
-
-    def _tilt_rad(self, name: str, T: Array, T_before: Array) -> float:
-        if isinstance(self._bodies[name].shape, Sphere):
-            return 0.0
-        return float(np.arccos(np.clip(T[:3, 2] @ T_before[:3, 2], -1.0, 1.0)))
+        tilted_rad = tilt_rad(self._bodies[name], T_base_object, T_base_before)
+        if tilted_rad > TILTED_RAD:
+            self._note(Violation("moved_other", at_s, (name, "toppled"), tilted_rad, "rad"))
 
     # ---------------------------------------------------------------------------------------- after it
 
@@ -266,7 +245,8 @@ class _Run:
         """The arm is where the motion ends, and no number of the world has been lost."""
         q_rad, dq_radps, width_m = self._world.arm_state()
         poses = [self._world.pose(name) for name in self._bodies]
-        lost = sum(int(np.count_nonzero(~np.isfinite(a))) for a in (q_rad, dq_radps, width_m, *poses))
+        numbers = np.concatenate([q_rad, dq_radps, [width_m], *(pose.ravel() for pose in poses)])
+        lost = int(np.count_nonzero(~np.isfinite(numbers)))
         if lost:
             self._note(Violation("non_finite", self._line.end_s, ("twin",), float(lost), "values"))
         for joint, off_rad in zip(self._profile.joints, np.abs(q_rad - self._line.q_rad[-1]), strict=True):
@@ -274,60 +254,10 @@ class _Run:
                 self._note(Violation("wrong_effect", self._line.end_s, (joint.name,), float(off_rad), "rad"))
 
     def _judge_effect(self) -> None:
-        effect, at_s = self._motion.effect, self._line.end_s
-        if effect.kind == "none" or effect.name is None:
-            return
-        judge = {"hold": self._judge_hold, "release": self._judge_release, "push": self._judge_push}[effect.kind]
-        for what, amount, unit in judge(effect.name):
-            bodies = (effect.name, what) if what else (effect.name,)
-            self._note(Violation("wrong_effect", at_s, bodies, amount, unit))
-
-    def _judge_hold(self, name: str) -> list[tuple[str, float, str]]:
-        lifted_m = float(self._world.pose(name)[2, 3] - self._rest[name][2, 3])
-        held = self._handling.grasped(self._pairs())
-        if held != name:
-            return [("is not between the fingers", lifted_m, "m")]
-        return [("is not lifted", lifted_m, "m")] if lifted_m < LIFTED_M else []
-
-    def _judge_release(self, name: str) -> list[tuple[str, float, str]]:
-        found = self._judge_place(name)
-        fingers = set(self._profile.gripper.finger_links)
-        touching = self._world.touching(of=[name])
-        if any(name in (c.a, c.b) and {c.a, c.b} & fingers for c in touching):
-            found.append(("still touches the fingers", 1.0, ""))
-        T_base_wanted = np.asarray(self._motion.effect.T_base_object)
-        tilt_rad = self._tilt_rad(name, self._world.pose(name), T_base_wanted)
-        if tilt_rad > TILTED_RAD:
-            found.append(("toppled", tilt_rad, "rad"))
-        speed_mps = self._world.speed_mps(name)
-        if speed_mps > RESTS_MPS:
-            found.append(("does not rest", speed_mps, "m/s"))
-        found += self._judge_relation(name)
-        return found
-
-    def _judge_push(self, name: str) -> list[tuple[str, float, str]]:
-        return self._judge_place(name)
-
-    def _judge_place(self, name: str) -> list[tuple[str, float, str]]:
-        wanted = np.asarray(self._motion.effect.T_base_object)
-        off_m = float(np.linalg.norm(self._world.pose(name)[:3, 3] - wanted[:3, 3]))
-        return [("is not where it should be", off_m, "m")] if off_m > self._motion.effect.tolerance_m else []
-
-    def _judge_relation(self, name: str) -> list[tuple[str, float, str]]:
-        """What lies on or in another touches it; what lies in it is over its hollow. Beside is a matter of place."""
         effect = self._motion.effect
-        if effect.relation not in (Relation.ON, Relation.IN) or effect.reference not in self._bodies:
-            return []
-        distance_m = self._world.distance_m(name, effect.reference)
-        if distance_m > 0.002:
-            return [(f"is not {effect.relation.value} {effect.reference}", distance_m, "m")]
-        if effect.relation is Relation.IN:
-            p_m = invert(self._world.pose(effect.reference)) @ self._world.pose(name)[:, 3]
-            half_m = np.array(shape_size_m(self._bodies[effect.reference].shape)) / 2
-            outside_m = float((np.abs(p_m[:2]) - half_m[:2]).max())
-            if outside_m > 0.0:
-                return [(f"is not in {effect.reference}", outside_m, "m")]
-        return []
+        judge = EffectJudge(self._world, self._profile, effect, self._bodies, self._rest)
+        for what, amount, unit in judge.shortfalls():
+            self._note(Violation("wrong_effect", self._line.end_s, (str(effect.name), what), amount, unit))
 
     def _scene_after(self) -> Scene:
         held = self._handling.held

@@ -11,7 +11,7 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Violation, shape_size_m
-from qwen2vl_robot.validation.handling import Handling
+from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.limits import check_workspace
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.world import BulletWorld
@@ -42,6 +42,8 @@ class _Sweep:
         self._profile = profile
         self._line = timeline(motion, start)
         self._handling = Handling(profile, motion, scene)
+        self._scene = scene
+        self._start = start
         self._width_m = start.gripper_width_m
         self._T_tool_held = scene.T_tool_held
         self._sizes_m = {body.name: float(np.linalg.norm(shape_size_m(body.shape))) / 2 for body in scene.bodies()}
@@ -51,7 +53,7 @@ class _Sweep:
         self._walked: list[tuple[float, Array]] = []
 
     def run(self) -> tuple[Violation, ...]:
-        self._openings = self._find_openings()
+        self._openings = find_openings(self._world, self._line, self._start, self._scene)
         at_s = 0.0
         for grip in self._line.grips:
             self._walk(at_s, grip.start_s)
@@ -61,17 +63,6 @@ class _Sweep:
         time_s = np.array([t for t, _ in self._walked])
         outside = check_workspace(time_s, np.array([p for _, p in self._walked]), self._profile)
         return (*outside, *self._violations())
-
-    def _find_openings(self) -> list[tuple[float, Array]]:
-        """Time and tool position (3,) of every gripper segment that opens."""
-        found = []
-        width_m = self._width_m
-        for grip in self._line.grips:
-            if grip.width_m > width_m or self._handling.held is not None:
-                self._world.reset_arm(self._line.q_at(np.array([grip.start_s]))[0], self._width_m)
-                found.append((grip.start_s, self._world.tool_pose()[:3, 3]))
-            width_m = grip.width_m
-        return found
 
     def _walk(self, start_s: float, end_s: float) -> None:
         if end_s <= start_s and self._walked:
