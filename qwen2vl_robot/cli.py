@@ -110,7 +110,9 @@ def check(
 
 @app.command("eval", epilog="Example: qwen2vl-robot eval --episodes 50 --seed 1000 --planner truth --json -")
 def evaluate(
-    suite: Annotated[str, typer.Option(help="Only 'tabletop' so far.")] = "tabletop",
+    suite: Annotated[
+        str, typer.Option(help="tabletop: whole tasks; grounding: the planner alone, on pictures.")
+    ] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; the next takes the next seed.")] = 1000,
     planner: Annotated[
@@ -122,8 +124,25 @@ def evaluate(
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth."""
-    if suite != "tabletop":
-        raise BadInputError(f"--suite {suite}: unknown; there is: tabletop")
+    head = {
+        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
+        "machine": _machine(),
+        "suite": suite,
+        "seed": seed,
+        "planner": planner.value,
+    }
+    if suite == "tabletop":
+        answer = {**head, **_eval_tabletop(planner, model, episodes, seed)}
+    elif suite == "grounding":
+        answer = {**head, **_eval_grounding(model, episodes, seed)}
+    else:
+        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, grounding")
+    _write_json(answer, json_file)
+    if json_file != "-":
+        (_print_tabletop if suite == "tabletop" else _print_grounding)(answer)
+
+
+def _eval_tabletop(planner: PlannerKind, model: str | None, episodes: int, seed: int) -> dict[str, Any]:
     from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
@@ -138,18 +157,20 @@ def evaluate(
                 progress.update(bar, completed=len(results), description=f"{successes}/{len(results)} succeeded")
     finally:
         runner.close()
-    answer = {
-        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
-        "machine": _machine(),
-        "suite": suite,
-        "seed": seed,
-        "planner": planner.value,
-        "totals": summarise(results),
-        "episodes": results,
-    }
-    _write_json(answer, json_file)
-    if json_file != "-":
-        _print_totals(answer)
+    return {"totals": summarise(results), "episodes": results}
+
+
+def _eval_grounding(model: str | None, pictures: int, seed: int) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.grounding import FAMILIES, run_grounding, summarise_grounding
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    with _progress() as progress:
+        bar = progress.add_task("questions", total=pictures * len(FAMILIES))
+        results = []
+        for result in run_grounding(model or SHIPPED_MODEL, pictures, seed):
+            results.append(result)
+            progress.update(bar, completed=len(results))
+    return {"totals": summarise_grounding(results), "episodes": results}
 
 
 @app.command(epilog="Example: qwen2vl-robot datagen --out data/tabletop --count 8192 --seed 100000")
@@ -248,7 +269,7 @@ def _write_json(answer: dict[str, Any], json_file: str | None) -> None:
         raise BadInputError(f"--json {path}: {error.strerror}") from error
 
 
-def _print_totals(answer: dict[str, Any]) -> None:
+def _print_tabletop(answer: dict[str, Any]) -> None:
     totals = answer["totals"]
     table = Table(f"tabletop, planner {answer['planner']}, seed {answer['seed']}", "")
     for name, task in totals["tasks"].items():
@@ -259,6 +280,17 @@ def _print_totals(answer: dict[str, Any]) -> None:
     for stage, seconds in totals["seconds_median"].items():
         table.add_row(f"{stage}, median", f"{seconds:.2f} s")
     table.add_row("peak memory", f"{totals['peak_memory_mb']} MB")
+    Console().print(table)
+
+
+def _print_grounding(answer: dict[str, Any]) -> None:
+    table = Table(
+        f"grounding, seed {answer['seed']}", "questions", "verbs right", "asked", "IoU >= 0.5", "centre inside"
+    )
+    for family, entry in answer["totals"].items():
+        shares = [entry.get(name) for name in ("verbs_right", "asked", "iou_50", "centre_inside")]
+        cells = ["" if s is None else f"{s['ratio']:.1%} ({s['interval_95'][0]:.0%}..)" for s in shares]
+        table.add_row(family, str(entry["questions"]), *cells)
     Console().print(table)
 
 

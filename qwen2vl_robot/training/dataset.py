@@ -62,7 +62,7 @@ def token_grid(width_px: int, height_px: int) -> tuple[int, int]:
 def render_sample(
     world: BulletWorld, scene: PlantScene, q_offset_rad: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
-    """Picture of a scene, resized to the model's own grid, and what it shows; the robot and table must be there."""
+    """Picture of a scene as the camera takes it, and what it shows; the robot and table must be there."""
     profile = load_robot(scene.robot)
     world.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
     world.set_colour(TABLE, scene.table_rgb)
@@ -72,8 +72,14 @@ def render_sample(
     for item in scene.objects:
         world.remove(item.label)
     columns, rows = token_grid(rgb.shape[1], rgb.shape[0])
-    small = Image.fromarray(rgb).resize((columns * CELL_PX, rows * CELL_PX), Image.Resampling.BICUBIC)
-    return np.asarray(small), list(_seen(scene, names, columns, rows))
+    return rgb, list(_seen(scene, names, columns, rows))
+
+
+def resize(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Resize to the model's own grid, as its image processor would."""
+    columns, rows = token_grid(rgb.shape[1], rgb.shape[0])
+    size = (columns * CELL_PX, rows * CELL_PX)
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 
 def _seen(scene: PlantScene, names: npt.NDArray[np.str_], columns: int, rows: int) -> Iterator[SeenObject]:
@@ -136,7 +142,8 @@ def _render_range(job: tuple[str, int, int, Path]) -> int:
         world.add_table()
         world.add_robot(load_robot(ranges.robot))
         for seed in range(start, stop):
-            image, seen = sample_of_seed(world, ranges, catalogue, seed)
+            rgb, seen = sample_of_seed(world, ranges, catalogue, seed)
+            image = resize(rgb)
             shards[(image.shape[1], image.shape[0])].append((image, seen))
     for (width, height), samples in shards.items():
         name = folder / f"{start:08d}_{width}x{height}"

@@ -7,6 +7,7 @@ library's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +109,24 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGene
         pad_token_id=token("<|endoftext|>"),
         tie_word_embeddings=True,
     )
-    return Qwen2VLForConditionalGeneration(config)
+    model = Qwen2VLForConditionalGeneration(config)
+    ids = torch.tensor([token(str(n)) for n in range(1001)])
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight[ids] = number_embeddings(256)
+    return model
+
+
+def number_embeddings(width: int) -> Tensor:
+    """First embeddings (1001, width) of the numbers: near numbers start near each other, as Fourier features.
+
+    With random ones a model first has to find out, pair by pair, that 411 lies beside 412.
+    """
+    cycles = torch.logspace(math.log10(0.5), math.log10(60.0), width // 8)
+    angle = 2.0 * math.pi * cycles[None, :] * torch.arange(1001)[:, None] / 1000.0
+    features = torch.cat([angle.cos(), angle.sin()], dim=1)
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(width, features.shape[1], generator=generator)).Q
+    return features @ turn.t() / features[0].norm()
 
 
 @dataclass(slots=True)

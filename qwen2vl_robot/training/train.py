@@ -51,10 +51,11 @@ ABSENT_AN_IMAGE = 2
 PEAK_RATE = 8e-4
 WARM_UP_STEPS = 100
 VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: cheap, and pointing needs it
+_PRESENCE_WEIGHT = 5.0
 _CUT_RATIO = 0.6  # the share of replies that end behind their last box: the rest of a reply is soon learned
 SIGMA_FIRST, SIGMA_LAST = 12.0, 3.0
-LOSS_WEIGHTS = {"reply": 1.0, "class": 0.5, "relative_box": 0.5, "cell": 0.1, "absolute_box": 0.3, "point": 1.0}
-_SAVE_EVERY_S = 600.0
+LOSS_WEIGHTS = {"reply": 1.0, "class": 0.5, "relative_box": 0.5, "cell": 0.3, "absolute_box": 1.0, "point": 1.0}
+_SAVE_EVERY_S = 300.0
 _EVALUATED_BATCHES = 12
 
 
@@ -316,7 +317,9 @@ def losses(
     token_loss = -log_p[~is_number].gather(1, targets.reply_ids[~is_number][:, None])
     soft = soft_number_targets(targets.number[is_number], sigma)
     number_loss = -(soft * log_p[is_number][:, batcher.number_ids]).sum(dim=1)
-    out["reply"] = (token_loss.sum() + number_loss.sum()) / len(targets.reply_ids)
+    # Whether an object is there is one token among many, and the one that a motion hangs on.
+    weight = 1.0 + (_PRESENCE_WEIGHT - 1.0) * torch.isin(targets.reply_at[~is_number], targets.point_at)
+    out["reply"] = ((token_loss.squeeze(1) * weight).sum() + number_loss.sum()) / len(targets.reply_ids)
 
     # Where, inside the language model: row, column and the absolute box as numbers, on the image tokens.
     rows, columns = batch.grid
