@@ -24,7 +24,8 @@ _BEARINGS = 2 * np.pi * np.arange(360) / 360
 _NORMALS = np.column_stack([np.cos(_BEARINGS), np.sin(_BEARINGS)])
 # Where beside the reference to look for room: shares of the allowed gap and of the allowed angle. Measured places are
 # wrong by some millimetres and degrees, so the limits themselves are never aimed at.
-_GAP_STEPS = 7
+_GAP_STEPS = 9
+_BEST_GAP_RATIO = 1.4  # to the rules' gap: room for the fingers that open beside the reference
 _ANGLE_SHARES = (0.0, 0.2, -0.2, 0.4, -0.4, 0.6, -0.6, 0.8, -0.8)
 _CROWDED_SHARE = 0.5  # of the gap to others that is still taken, after every place with the whole gap
 _NEXT_TO_BEARINGS = 24
@@ -135,7 +136,7 @@ def _places_beside(
     table_height_m: float,
 ) -> list[Array]:
     radius_m, height_m = outline_radius_m(shape), shape_size_m(shape)[2]
-    gaps_m = np.linspace(1.2 * rules.gap_m, 0.8 * rules.max_gap_m, _GAP_STEPS)
+    gaps_m = np.linspace(0.7 * rules.gap_m, 0.8 * rules.max_gap_m, _GAP_STEPS)
     middle = np.mean([body.T_base_object[:2, 3] for body in (reference, *others)], axis=0)
     ranked: list[tuple[float, int, Array]] = []
     for bearing, turn in _bearings(relation, rules):
@@ -144,7 +145,8 @@ def _places_beside(
         for gap_m in gaps_m:
             xy = reference.T_base_object[:2, 3] + normal * (edge_m + gap_m + radius_m)
             # Near, straight and towards the other things, where the camera looks.
-            cost = gap_m + 0.05 * abs(turn) + 0.3 * float(np.linalg.norm(xy - middle))
+            off_m = abs(gap_m - _BEST_GAP_RATIO * rules.gap_m)
+            cost = off_m + 0.05 * abs(turn) + 0.3 * float(np.linalg.norm(xy - middle))
             ranked.append((cost, len(ranked), np.array([*xy, table_height_m + height_m / 2])))
     ranked.sort(key=lambda item: item[:2])
     return [p for _, _, p in ranked]

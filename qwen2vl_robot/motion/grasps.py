@@ -27,10 +27,14 @@ class Hand:
     Attributes:
         palm_m: from the tool's origin back to the palm: nothing taller fits between the fingers.
         pad_depth_m: from the tool's origin forward to the fingertips.
+        outer_m: from the tool's origin to the outside of closed fingers, along the closing axis.
+        side_m: the same across the closing axis.
     """
 
     palm_m: float
     pad_depth_m: float
+    outer_m: float
+    side_m: float
     max_width_m: float
     closing_axis: str
 
@@ -62,7 +66,12 @@ def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
         if link not in gripper.finger_links and model.frames[model.getFrameId(link)].parentJoint == tool_joint
     ]
     palm_m = max(-max(reaches, default=-0.03), 0.0)
-    return Hand(palm_m, gripper.pad_depth_m, gripper.max_width_m, gripper.closing_axis)
+    fingers = np.vstack(
+        [transform(T_tool_base @ poses[link], kinematics.link_hulls[link]) for link in gripper.finger_links]
+    )
+    closing = "xy".index(gripper.closing_axis)
+    outer_m, side_m = (float(np.abs(fingers[:, axis]).max()) for axis in (closing, 1 - closing))
+    return Hand(palm_m, gripper.pad_depth_m, outer_m, side_m, gripper.max_width_m, gripper.closing_axis)
 
 
 def downward(p_base_m: Array, closing_yaw_rad: float, closing_axis: str) -> Array:

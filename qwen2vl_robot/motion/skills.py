@@ -31,7 +31,6 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.motion import ik
 from qwen2vl_robot.motion.collision import CollisionModel, Pair
 from qwen2vl_robot.motion.grasps import (
-    PALM_CLEARANCE_M,
     TIP_CLEARANCE_M,
     Grasp,
     by_turn,
@@ -41,8 +40,9 @@ from qwen2vl_robot.motion.grasps import (
     measure_hand,
 )
 from qwen2vl_robot.motion.path import BlockedError, Space, check_line, plan, straight, tool_line
+from qwen2vl_robot.motion.pushes import PUSH_DIRECTIONS, PUSH_STANDOFF_M, push_starts, pushed
 from qwen2vl_robot.motion.timeline import Timeline, Way
-from qwen2vl_robot.relations import extent_m, free_gap_m, outline_radius_m, placements, reach_m
+from qwen2vl_robot.relations import extent_m, free_gap_m, outline_radius_m, placements
 
 _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
 _RISE_M = np.array([0.0, 0.0, 0.09])  # straight up and down over a grasp or a release
@@ -51,9 +51,6 @@ _PUSH_SPEED_RATIO = 0.15  # slow, or what is pushed would roll or slide on
 _RELEASE_M = 0.004  # the object's bottom over its support when the fingers open
 _RIM_CLEARANCE_M = 0.005  # fingertips over the rim of a container
 _OPEN_ROOM_M = (0.030, 0.016)
-_PUSHES_M = (0.09, 0.06)  # the shorter where something stands in the way
-_PUSH_STANDOFF_M = 0.02
-_PUSH_GAP_M = 0.008  # to what stands beside the way
 _STANDS_ON_M = 0.01  # a bottom this close to a top stands on it
 _RELEASE_YAWS = 8
 _MOST_TRIES = 48  # grasps or releases looked at
@@ -62,12 +59,6 @@ _LONGEST_WAIT_S = 60.0
 _PLACE_TOLERANCE_M = 0.03
 _FALL_TOLERANCE_M = 0.05  # into a container things fall
 _PUSH_TOLERANCE_M = 0.04
-_PUSH_DIRECTIONS = {
-    Direction.LEFT: np.array([0.0, 1.0]),
-    Direction.RIGHT: np.array([0.0, -1.0]),
-    Direction.AWAY: np.array([1.0, 0.0]),
-    Direction.CLOSER: np.array([-1.0, 0.0]),
-}
 
 Try = Callable[[Way], Motion]
 
@@ -204,14 +195,11 @@ class MotionMaker:
         target = _find(scene, action.target, "push")
         if action.direction is None:
             raise _unsupported(f"push needs a direction: {', '.join(d.value for d in Direction)}")
-        along = _PUSH_DIRECTIONS[action.direction]
-        moved = self._pushed(target, along, scene)
+        along = PUSH_DIRECTIONS[action.direction]
+        moved = pushed(target, along, scene)
+        self._check_workspace(moved.T_base_object[:3, 3])
         before = self._model(scene.bodies(), scene)
-        behind_m = reach_m(target, -along) + self._profile.gripper.pad_half_width_m + _PUSH_STANDOFF_M
-        start = np.array([*(target.T_base_object[:2, 3] - along * behind_m), self._push_height_m(target, along)])
-        bearing = float(np.arctan2(along[1], along[0]))
-        yaws = by_turn([bearing + np.pi / 2, bearing - np.pi / 2], self._current_yaw_rad(state))
-        poses = [downward(start, yaw, self._hand.closing_axis) for yaw in yaws]
+        poses = push_starts(target, along, self._hand, self._profile.object_friction, self._current_yaw_rad(state))
         return self._first(partial(self._try_push, before, pose, moved, scene, state) for pose in poses)
 
     def _try_push(
@@ -226,7 +214,7 @@ class MotionMaker:
         line = self._descent(Space(before, 0.0, _LINE_MARGIN_M), T_base_tool)
         rest = [body for body in scene.bodies() if body.name != moved.name]
         sweep = moved.T_base_object[:3, 3] - scene.find(moved.name).T_base_object[:3, 3]
-        sweep = sweep * (1.0 + _PUSH_STANDOFF_M / np.linalg.norm(sweep))
+        sweep = sweep * (1.0 + PUSH_STANDOFF_M / np.linalg.norm(sweep))
         stroke = tool_line(Space(self._model(rest, scene), 0.0, _LINE_MARGIN_M), line[-1], sweep)
         after = self._model([*rest, moved], scene)
         touched = frozenset(frozenset((link, moved.name)) for link in self._profile.gripper.finger_links)
@@ -293,12 +281,7 @@ class MotionMaker:
         Raises:
             MotionError: outside the workspace or out of reach, or something is in the way.
         """
-        if not self._is_in_workspace(T_base_tool[:3, 3]):
-            x, y, z = T_base_tool[:3, 3]
-            low, high = self._profile.workspace.min_m, self._profile.workspace.max_m
-            raise MotionError(
-                f"({x:.3f}, {y:.3f}, {z:.3f}) m lies outside the workspace {low} to {high} m", reason="out_of_reach"
-            )
+        self._check_workspace(T_base_tool[:3, 3])
         q = ik.solve(self._kinematics, T_base_tool, [self._home_rad], posture_rad=self._home_rad)
         return tool_line(space, q, _RISE_M)[::-1]
 
@@ -326,49 +309,19 @@ class MotionMaker:
                 found.append((T_base_tool, p))
         return found
 
-    def _pushed(self, target: SceneObject, along: Array, scene: Scene) -> SceneObject:
-        """The target where the longest free push leaves it.
-
-        Raises:
-            MotionError: another body stands in the way of the shortest.
-        """
-        others = [b for b in scene.bodies() if b is not target and b.top_m > target.bottom_m + _STANDS_ON_M / 2]
-        for length_m in _PUSHES_M:
-            T = target.T_base_object.copy()
-            T[:2, 3] += length_m * along
-            moved = replace(target, T_base_object=read_only(T))
-            blocker = next((b for b in others if _swept_gap_m(target, moved, b) < _PUSH_GAP_M), None)
-            if blocker is None and self._is_in_workspace(T[:3, 3]):
-                return moved
-        what = "the end of the workspace" if blocker is None else blocker.name
-        raise MotionError(
-            f"{what} is in the way of {target.name}, which needs {length_m * 1000:.0f} mm and "
-            f"{_PUSH_GAP_M * 1000:.0f} mm beside and behind",
-            reason="no_space",
-        )
-
-    def _push_height_m(self, target: SceneObject, along: Array) -> float:
-        """Height of the tool that pushes low, with the palm above the object's top.
-
-        Raises:
-            MotionError: what is too tall for the fingers would topple.
-        """
-        height_m = target.top_m - target.bottom_m
-        tips_m = max(min(0.012, height_m / 3), TIP_CLEARANCE_M)
-        palm_free_m = height_m + PALM_CLEARANCE_M - self._hand.palm_m - self._hand.pad_depth_m
-        topples_m = (reach_m(target, along) + reach_m(target, -along)) / 2 / self._profile.object_friction
-        if max(tips_m, palm_free_m) > min(topples_m, height_m - TIP_CLEARANCE_M):
-            raise _unsupported(
-                f"{target.name} would topple: the fingers would push it {palm_free_m * 1000:.0f} mm above its foot, "
-                f"at most {topples_m * 1000:.0f} mm is safe"
-            )
-        return target.bottom_m + max(tips_m, palm_free_m) + self._hand.pad_depth_m
-
     def _model(
         self, bodies: Iterable[SceneObject], scene: Scene, held: tuple[SceneObject, Array] | None = None
     ) -> CollisionModel:
         attached = None if held is None else (held[0].name, held[0].shape, held[1])
         return CollisionModel(self._kinematics, bodies, scene.table_height_m, attached)
+
+    def _check_workspace(self, p_base_m: Array) -> None:
+        if not self._is_in_workspace(p_base_m):
+            x, y, z = p_base_m
+            low, high = self._profile.workspace.min_m, self._profile.workspace.max_m
+            raise MotionError(
+                f"({x:.3f}, {y:.3f}, {z:.3f}) m lies outside the workspace {low} to {high} m", reason="out_of_reach"
+            )
 
     def _is_in_workspace(self, p_base_m: Array) -> bool:
         low, high = np.array(self._profile.workspace.min_m), np.array(self._profile.workspace.max_m)
@@ -420,15 +373,6 @@ def _stands_on(body: SceneObject, support: SceneObject) -> bool:
     if body is support or abs(body.bottom_m - support.top_m) > _STANDS_ON_M:
         return False
     return free_gap_m(body, support) < -_STANDS_ON_M
-
-
-def _swept_gap_m(start: SceneObject, end: SceneObject, body: SceneObject) -> float:
-    """Smallest free gap to a body at a few places between two poses."""
-    offset = end.T_base_object[:3, 3] - start.T_base_object[:3, 3]
-    return min(
-        free_gap_m(replace(start, T_base_object=make_pose(offset * share) @ start.T_base_object), body)
-        for share in (0.25, 0.5, 0.75, 1.0)
-    )
 
 
 def _pairs_of(name: str, pairs: frozenset[Pair]) -> frozenset[Pair]:
