@@ -6,17 +6,35 @@ Twin and plant each own an instance in a process of its own. Bullet answers wron
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pybullet
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
 from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Shape, Sphere
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Close the ear to Bullet's greeting, which its C code writes when it is imported."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _silent_stderr():
+    import pybullet
 
 TABLE = "table"
 TIME_STEP_S = 1.0 / 240.0
