@@ -53,7 +53,7 @@ WARM_UP_STEPS = 100
 VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: cheap, and pointing needs it
 _PRESENCE_WEIGHT = 5.0
 _CUT_RATIO = 0.6  # the share of replies that end behind their last box: the rest of a reply is soon learned
-SIGMA_FIRST, SIGMA_LAST = 12.0, 3.0
+SIGMA_FIRST, SIGMA_LAST = 24.0, 3.0
 LOSS_WEIGHTS = {"reply": 1.0, "class": 0.5, "relative_box": 0.5, "cell": 0.3, "absolute_box": 1.0, "point": 1.0}
 _SAVE_EVERY_S = 300.0
 _EVALUATED_BATCHES = 12
@@ -329,7 +329,7 @@ def losses(
     out["cell"] = out["cell"] + F.cross_entropy(where[..., 32:].flatten(0, 1), (cell % columns).repeat(len(where)))
     is_object = ~targets.cells.box[..., 0].isnan()
     queries = heads.absolute_box(features.place[is_object]).reshape(-1, 4, embedding.shape[1])
-    log_n = F.log_softmax((queries @ embedding[batcher.number_ids].t().to(queries.dtype)).float(), dim=-1)
+    log_n = F.log_softmax((8.0 * queries @ embedding[batcher.number_ids].t().to(queries.dtype)).float(), dim=-1)
     soft = soft_number_targets(targets.cells.box[is_object].reshape(-1), max(sigma, 6.0)).reshape(-1, 4, 1001)
     out["absolute_box"] = -(soft * log_n).sum(dim=-1).mean()
 
@@ -431,11 +431,10 @@ def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.G
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
+    """Linear warm-up, constant to two thirds of the steps, then linear down to a fiftieth."""
     if step < WARM_UP_STEPS:
         return PEAK_RATE * (step + 1) / WARM_UP_STEPS
-    progress = min(1.0, (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS))
-    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    return PEAK_RATE * max(0.02, min(1.0, 3.0 * (1.0 - step / steps)))
 
 
 def corpus(maker: QuestionMaker, samples: Samples, rng: np.random.Generator) -> list[str]:
@@ -563,7 +562,8 @@ def _step_losses(
         embedding = model.model.language_model.embed_tokens.weight
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return vision_losses(heads, batcher, embedding, encode_images(model, patches, grid), targets, grid)
-    sigma = SIGMA_FIRST + (SIGMA_LAST - SIGMA_FIRST) * min(1.0, progress / 0.8)
+    sharpened = min(1.0, max(0.0, (progress - 0.5) / 0.45))  # first roughly where, then exactly
+    sigma = SIGMA_FIRST + (SIGMA_LAST - SIGMA_FIRST) * sharpened
     batch, all_targets = batcher.build(chunk, draw_questions(chunk, maker, rng), rng)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return losses(model, heads, batcher, batch, all_targets, sigma)
