@@ -305,9 +305,7 @@ class BulletWorld:
         wanted = [j.name for j in profile.joints] + list(profile.gripper.joints)
         missing = [j for j in wanted if j not in joints]
         missing += [
-            link
-            for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links)
-            if link not in links
+            link for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links) if link not in links
         ]
         if missing:
             raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")

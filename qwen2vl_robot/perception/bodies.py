@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -9,14 +10,13 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
 from qwen2vl_robot.messages import Box, Container, SceneObject, Shape, Sphere, shape_size_m
-from qwen2vl_robot.perception.fitting import Fit, Fitter, fit_solid, kind_of
+from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_solid
 from qwen2vl_robot.perception.segments import Segment, make_segment
 from qwen2vl_robot.perception.solids import MISS_M, WALL_M, Solid
 from qwen2vl_robot.perception.view import Mask, View
 
-_FLOOR_M = 0.022  # what is seen lower than this stands on the table, unless something lies under it
+_HIDDEN_M = 0.08  # what is seen from lower than this upwards stands on the table, its foot hidden; higher it floats
 _SUPPORT_SLACK_M = 0.014
-_GOOD_COST_M = 0.0065
 _GOOD_OVERLAP = 0.85
 _GROWTH_M = 0.004
 _CONTENT_M = 0.010
@@ -37,7 +37,7 @@ class Body:
     @property
     def is_explained(self) -> bool:
         """Whether the best solid explains the picture well enough to be believed."""
-        return self.best.cost_m < _GOOD_COST_M and self.best.overlap > _GOOD_OVERLAP
+        return self.best.cost_m < EXPLAINED_COST_M and self.best.overlap > _GOOD_OVERLAP
 
     @property
     def volume_m3(self) -> float:
@@ -75,7 +75,7 @@ def bottom_of(segment: Segment, below: list[Solid]) -> float:
     tops = [t for t in tops if t <= segment.low_m + _SUPPORT_SLACK_M]
     if tops:
         return max(tops)
-    return 0.0 if segment.low_m < _FLOOR_M or _stands_hidden(segment) else segment.low_m
+    return 0.0 if segment.low_m < _HIDDEN_M else segment.low_m
 
 
 def support_m(solid: Solid) -> float:
@@ -87,11 +87,11 @@ def support_m(solid: Solid) -> float:
 
 def covers(solid: Solid, xy_m: Array) -> bool:
     """Whether a spot (2,) lies over the solid's outline."""
-    offset = np.asarray(xy_m) - solid.values[:2]
+    offset = np.asarray(xy_m) - np.array(solid.values[:2])
     if solid.kind in ("box", "tray"):
         own = rotation_z(solid.values[2])[:2, :2].T @ offset
         return bool((np.abs(own) < np.array(solid.values[3:5]) / 2).all())
-    return bool(np.hypot(*offset) < solid.values[2] / 2)
+    return float(np.linalg.norm(offset)) < solid.values[2] / 2
 
 
 def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
@@ -115,7 +115,7 @@ def obstacle(name: str, body: Body) -> SceneObject:
 
 def name_obstacles(bodies: list[Body]) -> tuple[SceneObject, ...]:
     """Obstacles "obstacle 1" ... from the nearest to the base outwards."""
-    ordered = sorted(bodies, key=lambda b: float(np.hypot(*b.best.solid.values[:2])))
+    ordered = sorted(bodies, key=lambda b: math.hypot(*b.best.solid.values[:2]))
     return tuple(obstacle(f"obstacle {i}", body) for i, body in enumerate(ordered, start=1))
 
 
@@ -142,11 +142,6 @@ def is_empty_space(view: View, expected: SceneObject) -> bool:
     measured_m = view.smooth_m[pixels[seen, 1], pixels[seen, 0]]
     with np.errstate(invalid="ignore"):
         return bool((measured_m > depth_m[seen] + 0.02).mean() > 0.8)
-
-
-def kind_word(body: Body) -> str:
-    """The kind of a body's best solid."""
-    return kind_of(body.best.solid)
 
 
 def solids_of(expected: SceneObject) -> list[Solid]:
@@ -177,7 +172,7 @@ def _split(view: View, body: Body, everything: Mask, bodies: list[Body]) -> list
     below = [b.best.solid for b in bodies]
     lower = measure(view, parts[0], everything, below)
     split = [lower, measure(view, parts[1], everything, [*below, lower.best.solid])]
-    return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, _GOOD_COST_M) else []
+    return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, EXPLAINED_COST_M) else []
 
 
 def _split_content(view: View, body: Body) -> tuple[Segment, Segment] | None:
@@ -188,9 +183,8 @@ def _split_content(view: View, body: Body) -> tuple[Segment, Segment] | None:
     predicted_m = body.best.solid.depth_m(view.origin_m, view.rays[window][mask].astype(np.float64))
     nearer = np.zeros(mask.shape, np.uint8)
     nearer[mask] = view.smooth_m[window][mask] < np.where(predicted_m < MISS_M, predicted_m, 0.0) - _CONTENT_M
-    nearer = cv2.morphologyEx(nearer, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     inner = np.zeros_like(s.mask)
-    inner[window] = nearer > 0
+    inner[window] = cv2.morphologyEx(nearer, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
     return _parts(view, s.mask & ~inner, inner)
 
 
@@ -211,11 +205,6 @@ def _split_by_height(view: View, body: Body) -> tuple[Segment, Segment] | None:
 def _parts(view: View, lower: Mask, upper: Mask) -> tuple[Segment, Segment] | None:
     first, second = make_segment(view, lower), make_segment(view, upper)
     return None if first is None or second is None else (first, second)
-
-
-def _stands_hidden(segment: Segment) -> bool:
-    """Whether an object seen only from some height up is more likely hidden below than floating."""
-    return segment.low_m < 0.5 * segment.high_m or segment.low_m < 0.08
 
 
 def _block_around(segment: Segment) -> tuple[Shape, Array]:

@@ -22,6 +22,7 @@ _CLIP_M = 0.015
 _SILHOUETTE_WEIGHT_M = 0.060  # 1 % of missed silhouette weighs as much as 0.6 mm of mean depth error
 _HOLLOW_DEPTH_M = 0.010
 _SHIFT = 4
+EXPLAINED_COST_M = 0.0065  # the right solid costs 2 to 5 mm, a wrong one 4 to 14 mm more
 _BORDER_PX = 0.5
 _HIDING = 200
 _HIDING_SLACK_M = 0.0025
@@ -145,7 +146,8 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
     starts += hollow
     fits = sorted((fitter.score(s) for s in starts), key=lambda f: f.cost_m)
     fits = _refine_near(fitter, fits, _ROUGH_MARGIN_M, rounds=1)
-    return _refine_near(fitter, fits, _FINE_MARGIN_M, rounds=3)
+    fits = _refine_near(fitter, fits, _FINE_MARGIN_M, rounds=3)
+    return fits if fits[0].cost_m < EXPLAINED_COST_M else _refine_near(fitter, fits, np.inf, rounds=3)
 
 
 def _refine_near(fitter: Fitter, fits: list[Fit], margin_m: float, rounds: int) -> list[Fit]:
@@ -158,7 +160,7 @@ def _refine_near(fitter: Fitter, fits: list[Fit], margin_m: float, rounds: int) 
 def _sample(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp]:
     """Flat indices of at most `count` pixels, spread evenly over a mask."""
     chosen = np.flatnonzero(mask)
-    return chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), count)).astype(int)]
+    return np.asarray(chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), count)).astype(int)])
 
 
 def _at(image: npt.NDArray[np.float32], spots: npt.NDArray[np.intp]) -> Array:
@@ -195,12 +197,13 @@ def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, in
         _look_up(fitter, np.column_stack([spots, np.full(len(spots), z)])) for z in (top_m, bottom_m)
     )
     inside = (upper | hidden_up) & (lower | hidden_low) & (upper | lower)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.reshape(gx.shape).astype(np.uint8), connectivity=4)
+    grid = inside.reshape(gx.shape).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(grid, connectivity=4)
     if count < 2:
         return xy, 0
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     found = spots[(labels == largest).ravel()]
-    return found, int(round(len(found) * step * step * 1e6))
+    return found, round(len(found) * step * step * 1e6)
 
 
 def _look_up(fitter: Fitter, p_base_m: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -235,10 +238,14 @@ def _start_sphere(points_m: Array, bottom_m: float, height_m: float) -> Solid:
     """Least squares of |p - c|^2 = r^2 with the bottom known: c_z = bottom + r makes it linear."""
     p = points_m - [0.0, 0.0, bottom_m]
     # x^2 + y^2 + z^2 = 2 cx x + 2 cy y + 2 r z - (cx^2 + cy^2)
-    design = np.column_stack([2 * p[:, 0], 2 * p[:, 1], 2 * p[:, 2], np.ones(len(p))])
-    solution = np.linalg.lstsq(design, (p**2).sum(axis=1), rcond=None)[0]
-    diameter_m = float(np.clip(2 * solution[2], 0.6 * height_m, 1.4 * height_m))
-    return Solid("sphere", (float(solution[0]), float(solution[1]), diameter_m), bottom_m)
+    design, squares = np.column_stack([2 * p, np.ones(len(p))]), (p**2).sum(axis=1)
+    chosen = np.ones(len(p), bool)
+    for _ in range(3):  # a few pixels of what lies behind the rim would pull the sphere away
+        x, y, r, _rest = np.linalg.lstsq(design[chosen], squares[chosen], rcond=None)[0]
+        off_m = np.abs(np.linalg.norm(p - [x, y, r], axis=1) - r)
+        chosen = off_m <= max(2.5 * float(np.median(off_m)), 0.003)
+    diameter_m = float(np.clip(2 * r, 0.6 * height_m, 1.4 * height_m))
+    return Solid("sphere", (float(x), float(y), diameter_m), bottom_m)
 
 
 def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]:
@@ -262,4 +269,3 @@ def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]
         Solid("bowl", (x, y, float(size.mean()), height_m, foot_ratio()), bottom_m),
         Solid("tray", (x, y, float(np.deg2rad(angle_deg)), float(size[0]), float(size[1]), height_m), bottom_m),
     ]
-

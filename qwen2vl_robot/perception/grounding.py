@@ -208,7 +208,8 @@ class _Finder:
                 return held[0]
             if not held:
                 raise PerceptionError(
-                    f"none of {len(candidates)} things called {label!r} is {where.kind} {where.reference!r}", label=label
+                    f"none of {len(candidates)} things called {label!r} is {where.kind} {where.reference!r}",
+                    label=label,
                 )
             candidates = held
         raise PerceptionError(

@@ -151,8 +151,8 @@ def _with_rim(view: View, raised: Mask, differs: Mask) -> Mask:
     allowed = (raised | rim).astype(np.uint8)
     grown = raised.astype(np.uint8)
     for _ in range(_GROW_PX // 2):
-        grown = cv2.dilate(grown, np.ones((3, 3), np.uint8), iterations=2) & allowed
-    return grown > 0
+        grown = np.minimum(cv2.dilate(grown, np.ones((3, 3), np.uint8), iterations=2), allowed)
+    return np.asarray(grown > 0)
 
 
 def _flood(view: View, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:
@@ -187,10 +187,11 @@ def _flood(view: View, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:
 def _jumps(brightness: Float32, ratio: float) -> Mask:
     """Pixels beside a jump of brightness that shading within one face never makes."""
     jump = np.zeros(brightness.shape, bool)
-    right = np.maximum(brightness[:, 1:], brightness[:, :-1]) > ratio * np.minimum(brightness[:, 1:], brightness[:, :-1])
-    down = np.maximum(brightness[1:], brightness[:-1]) > ratio * np.minimum(brightness[1:], brightness[:-1])
-    jump[:, :-1] |= right
-    jump[:-1] |= down
+    for here, there, side in (
+        (brightness[:, :-1], brightness[:, 1:], np.s_[:, :-1]),
+        (brightness[:-1], brightness[1:], np.s_[:-1]),
+    ):
+        jump[side] |= np.maximum(here, there) > ratio * np.minimum(here, there)
     return jump
 
 
@@ -289,9 +290,7 @@ def _is_split(
     if gaps[i, j] > 0.07:
         return False
     line = np.linspace(spots_a[1][i], spots_b[1][j], 24).round().astype(int)
-    depth = np.linspace(
-        view.smooth_m[tuple(spots_a[1][i])], view.smooth_m[tuple(spots_b[1][j])], 24
-    )
+    depth = np.linspace(view.smooth_m[tuple(spots_a[1][i])], view.smooth_m[tuple(spots_b[1][j])], 24)
     between = labels[line[:, 0], line[:, 1]]
     inner = (between != a) & (between != b)
     hidden = view.smooth_m[line[:, 0], line[:, 1]] < depth - 0.008

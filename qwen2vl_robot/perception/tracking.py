@@ -20,7 +20,7 @@ from qwen2vl_robot.perception.bodies import (
     name_obstacles,
     solids_of,
 )
-from qwen2vl_robot.perception.fitting import Fit, Fitter
+from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter
 from qwen2vl_robot.perception.grounding import place_in_gripper
 from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
@@ -28,7 +28,6 @@ from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import Mask, View, make_view
 
 _NEAR_M = 0.06  # how far an object may have come to rest from where the twin expects it, before it is searched for
-_ACCEPT_COST_M = 0.0065  # the right shape costs 2 to 5 mm, another one 4 to 14 mm more
 _SHARED_REACH_M = 0.02
 _SHARED_RATIO = 0.12
 _GRIP_SLACK_M = 0.012
@@ -79,9 +78,7 @@ def remeasure(
     )
 
 
-def _check_held(
-    expected: Scene, view: View, observation: Observation, kinematics: Kinematics
-) -> SceneObject | None:
+def _check_held(expected: Scene, view: View, observation: Observation, kinematics: Kinematics) -> SceneObject | None:
     """Pose the held object, refuse when width or depth say that the gripper is empty, and hide its pixels."""
     if expected.held is None or expected.T_tool_held is None:
         return None
@@ -112,7 +109,7 @@ def _find_all(view: View, bodies: list[Body], standing: list[SceneObject]) -> di
             free = [b for b in bodies if id(b) not in used and _may_be(b.segment, item, reach_m)]
             fits = [_Found(b, _fit_known(view, b, everything, item)) for b in free]
             best = min(fits, key=lambda f: f.fit.cost_m, default=None)
-            if best is not None and best.fit.cost_m < _ACCEPT_COST_M:
+            if best is not None and best.fit.cost_m < EXPLAINED_COST_M:
                 found[item.name] = best
     return found
 
@@ -201,6 +198,6 @@ def _distance_m(item: SceneObject, points_m: Array) -> Array:
     if isinstance(item.shape, Container):  # its middle is air: floor and leaning wall are its surface
         floor = np.abs(own[:, 2] + half[2] - item.shape.wall_m)
         wall = np.abs(np.hypot(own[:, 0], own[:, 1]) - half[0] * (0.9 + 0.1 * own[:, 2] / half[2]))
-        return np.maximum(outside, np.minimum(floor, wall))
+        return np.asarray(np.maximum(outside, np.minimum(floor, wall)))
     distance: Array = np.abs(outside + np.minimum(beyond.max(axis=1), 0.0))
     return distance

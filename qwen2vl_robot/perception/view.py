@@ -87,11 +87,10 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
         raise ObservationError("the frame has no depth at all; check the depth camera")
     smooth_m = _smooth(depth_m)
     T_base_camera, tilt_deg, offset_m = _level(frame, depth_m)
-    rays = _rays(k, T_base_camera[:3, :3], 1)
+    rays = _rays(k, T_base_camera[:3, :3])
     height_m = (smooth_m * rays[..., 2] + np.float32(T_base_camera[2, 3])).astype(np.float32)
-    view = View(
-        frame.rgb, depth_m, smooth_m, rays, height_m, np.zeros(depth_m.shape, bool), k, T_base_camera, tilt_deg, offset_m
-    )
+    own = np.zeros(depth_m.shape, bool)
+    view = View(frame.rgb, depth_m, smooth_m, rays, height_m, own, k, T_base_camera, tilt_deg, offset_m)
     view.is_robot[:] = _robot_pixels(view, observation, kinematics)
     return view
 
@@ -108,7 +107,7 @@ def _smooth(depth_m: Float32) -> Float32:
     return np.where(usable & (smooth_m < 50.0), smooth_m, np.float32(np.nan))
 
 
-def _rays(k: Intrinsics, R_base_camera: Array, step_px: int) -> Float32:
+def _rays(k: Intrinsics, R_base_camera: Array, step_px: int = 1) -> Float32:
     u = (np.arange(0, k.width_px, step_px, dtype=np.float32) - np.float32(k.cx_px)) / np.float32(k.fx_px)
     v = (np.arange(0, k.height_px, step_px, dtype=np.float32) - np.float32(k.cy_px)) / np.float32(k.fy_px)
     R = R_base_camera.astype(np.float32)
@@ -173,8 +172,6 @@ def _tilt_to_level(plane: Array) -> Array:
 
 def _robot_pixels(view: View, observation: Observation, kinematics: Kinematics) -> Mask:
     """Pixels whose point lies within ROBOT_MARGIN_M of a link, by each hull's extent in many directions."""
-    own = np.zeros(view.depth_m.shape, bool)
-    half = own[::2, ::2]
     rows, cols = np.nonzero(view.height_m[::2, ::2] > 0.004)
     points = view.origin_m + view.smooth_m[::2, ::2][rows, cols, None] * view.rays[::2, ::2][rows, cols]
     state = observation.robot
@@ -183,10 +180,11 @@ def _robot_pixels(view: View, observation: Observation, kinematics: Kinematics) 
         hull_m = kinematics.link_hulls.get(link)
         if hull_m is not None and len(hull_m):
             found |= _inside(points, transform(T_base_link, hull_m), ROBOT_MARGIN_M)
+    half = np.zeros(view.height_m[::2, ::2].shape, np.uint8)
     half[rows, cols] = found
-    grown = cv2.dilate(half.astype(np.uint8), np.ones((3, 3), np.uint8))
-    size = (own.shape[1], own.shape[0])
-    return cv2.resize(grown, size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    height, width = view.depth_m.shape
+    grown = cv2.dilate(half, np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0)
 
 
 def _fibonacci(count: int) -> Array:
@@ -202,7 +200,7 @@ _NORMALS = np.vstack([np.eye(3), -np.eye(3), _fibonacci(_DIRECTIONS)])
 def _inside(points_m: Array, hull_m: Array, margin_m: float) -> Mask:
     """Whether points (n, 3) lie in the polytope around the hull's vertices, grown by the margin."""
     reach_m = (hull_m @ _NORMALS.T).max(axis=0) + margin_m
-    inside = ((points_m <= reach_m[:3]) & (-points_m <= reach_m[3:6])).all(axis=1)
+    inside: Mask = ((points_m <= reach_m[:3]) & (-points_m <= reach_m[3:6])).all(axis=1)
     chosen = np.flatnonzero(inside)
     inside[chosen] = (points_m[chosen] @ _NORMALS[6:].T <= reach_m[6:]).all(axis=1)
     return inside

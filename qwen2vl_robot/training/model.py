@@ -36,7 +36,8 @@ CHAT_TEMPLATE = (
 _SPLIT = Regex(r" ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
 _VOCABULARY = 2560
 _POINT_AFTER_LAYER = 3
-_PLACE_AFTER_LAYER = 2
+_PLACE_AFTER_LAYER = 3
+_ROUTE_HEAD = 0  # the head of the layer after pointing that must look where it was pointed
 
 
 def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
@@ -161,6 +162,7 @@ class Features:
         vision: (b, cells, d).
         place: (b, cells, d) image tokens after an inner layer.
         point_cells, point_tokens: (b, cells, d) and (t, d) after a later inner layer.
+        route: (t, cells) attention of one head, in the layer after pointing, from tokens to image tokens.
         last: (t, d) after the last norm.
     """
 
@@ -168,6 +170,7 @@ class Features:
     place: Tensor
     point_cells: Tensor
     point_tokens: Tensor
+    route: Tensor
     last: Tensor
 
 
@@ -195,10 +198,13 @@ def forward(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Features:
     question_turn = text.rotary_emb(prefix, later)
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     for index, layer in enumerate(text.layers, start=1):
-        prefix, tokens = _text_layer(layer, prefix, tokens, batch.is_token, turn, question_turn)
+        prefix, tokens, share = _text_layer(layer, prefix, tokens, batch.is_token, turn, question_turn)
         kept[index] = (prefix[:, start : start + cells], tokens)
+        if index == _POINT_AFTER_LAYER + 1:
+            looks = share[:, _ROUTE_HEAD, :, start : start + cells]
+            route = looks.reshape(*batch.is_token.shape, cells)[batch.is_token]
     place, point = kept[_PLACE_AFTER_LAYER], kept[_POINT_AFTER_LAYER]
-    return Features(vision, place[0], point[0], point[1], text.norm(tokens))
+    return Features(vision, place[0], point[0], point[1], route, text.norm(tokens))
 
 
 def encode_images(model: Qwen2VLForConditionalGeneration, patches: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -235,10 +241,11 @@ def _text_layer(
     is_token: Tensor,
     turn: tuple[Tensor, Tensor],
     question_turn: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """One decoder layer on the shared prefix (b, p, d) and on the questions' tokens (t, d).
 
-    A question sees the prefix and its own earlier tokens: attention never builds the large matrix of all against all.
+    A question sees the prefix and its own earlier tokens: attention never builds the large matrix of all against
+    all. The third result is the attention (b, heads, q * l, p + l) of the questions' tokens.
     """
     attention = layer.self_attn
     b, p, width = prefix.shape
@@ -267,16 +274,16 @@ def _text_layer(
     to_own = (qq @ qk.transpose(-1, -2)) * scale
     later = torch.ones(length, length, dtype=torch.bool).triu(1)
     to_own = to_own.masked_fill(later, torch.finfo(to_own.dtype).min).reshape(b, heads, q_count * length, length)
-    share = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1).to(v.dtype)
-    seen = share[..., :p] @ v
-    own = share[..., p:].reshape(b, heads, q_count, length, length) @ qv
+    share = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1)
+    seen = share[..., :p].to(v.dtype) @ v
+    own = share[..., p:].to(v.dtype).reshape(b, heads, q_count, length, length) @ qv
     seen = seen.view(b, heads, q_count, length, head_dim) + own
     on_tokens = seen.permute(0, 2, 3, 1, 4).reshape(b, q_count, length, -1)[is_token]
     attended = torch.cat([on_prefix.transpose(1, 2).reshape(b * p, -1), on_tokens])
     flat = flat + attention.o_proj(attended)
     h = layer.post_attention_layernorm(flat)
     flat = flat + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
-    return flat[: b * p].view(b, p, width), flat[b * p :]
+    return flat[: b * p].view(b, p, width), flat[b * p :], share
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

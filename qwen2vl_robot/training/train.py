@@ -54,8 +54,16 @@ VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: ch
 _PRESENCE_WEIGHT = 5.0
 _CUT_RATIO = 0.6  # the share of replies that end behind their last box: the rest of a reply is soon learned
 SIGMA_FIRST, SIGMA_LAST = 24.0, 3.0
-LOSS_WEIGHTS = {"reply": 1.0, "class": 0.5, "relative_box": 0.5, "cell": 0.3, "absolute_box": 1.0, "point": 1.0}
-_SAVE_EVERY_S = 300.0
+LOSS_WEIGHTS = {
+    "reply": 1.0,
+    "class": 0.5,
+    "relative_box": 0.5,
+    "cell": 0.3,
+    "absolute_box": 1.0,
+    "route": 1.0,
+    "point": 1.0,
+}
+_SAVE_EVERY_S = 200.0
 _EVALUATED_BATCHES = 12
 
 
@@ -336,6 +344,12 @@ def losses(
     # Pointing: the token before the boxes must pick any of the object's image tokens, or "absent".
     log_p = _point_log_p(heads, features, targets)
     out["point"] = -torch.logsumexp(log_p.masked_fill(targets.point_cells == 0, -1e9), dim=-1).mean()
+
+    # Looking where it was pointed: the tokens that predict the box's numbers attend to the object's image tokens.
+    is_there = ~targets.point_box[:, 0].isnan()
+    predicts = targets.point_at[is_there][:, None] + 1 + 2 * torch.arange(4)[None, :]
+    on_object = (features.route[predicts].float() * targets.point_cells[is_there][:, None, :-1]).sum(dim=-1)
+    out["route"] = -(on_object + 1e-4).log().mean()
     return out
 
 
@@ -522,7 +536,7 @@ def train(
             optimiser.step()
             step += 1
             for name, value in parts.items():
-                means[name] = 0.95 * means.get(name, float(value)) + 0.05 * float(value)
+                means[name] = 0.95 * means.get(name, value.item()) + 0.05 * value.item()
             progress.update(bar, completed=step, description=f"step {step} " + _short(means))
             now = time.monotonic()
             if now - saved > _SAVE_EVERY_S or step == steps or step % 1000 == 0:
@@ -562,7 +576,7 @@ def _step_losses(
         embedding = model.model.language_model.embed_tokens.weight
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return vision_losses(heads, batcher, embedding, encode_images(model, patches, grid), targets, grid)
-    sharpened = min(1.0, max(0.0, (progress - 0.5) / 0.45))  # first roughly where, then exactly
+    sharpened = min(1.0, max(0.0, (progress - 0.35) / 0.45))  # first roughly where, then exactly
     sigma = SIGMA_FIRST + (SIGMA_LAST - SIGMA_FIRST) * sharpened
     batch, all_targets = batcher.build(chunk, draw_questions(chunk, maker, rng), rng)
     with torch.autocast("cpu", dtype=torch.bfloat16):

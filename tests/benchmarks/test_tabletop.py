@@ -1,0 +1,90 @@
+"""Episodes are drawn as the suite says, and scored by what is true."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.benchmarks.tabletop import Episode, Suite, summarise, wilson_interval
+from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.messages import Box, Cylinder, Outcome, OutcomeKind
+from qwen2vl_robot.nodes.plant import TrueObject
+
+ACHIEVED = Outcome(OutcomeKind.ACHIEVED)
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    return Suite("truth", "")
+
+
+@pytest.fixture(scope="module")
+def episodes(suite: Suite) -> list[Episode]:
+    return [suite.draw(i, 1000 + i) for i in range(50)]
+
+
+def test_the_five_tasks_take_turns_and_half_of_the_scenes_are_crowded(episodes: list[Episode]) -> None:
+    assert {e.task.name for e in episodes} == {"on_plate", "in_bowl", "stack", "left_of", "missing"}
+    assert sum(e.count >= 5 for e in episodes) >= 25
+    assert all(2 <= e.count <= 8 for e in episodes)
+
+
+def test_each_episode_has_a_distractor_that_shares_colour_or_kind(episodes: list[Episode]) -> None:
+    for e in episodes:
+        colour, kind = e.target.split()
+        others = [o for o in e.always if f"{o.colour} {o.kind}" not in (e.target, e.reference)]
+        assert any(o.colour == colour or o.kind == kind for o in others)
+
+
+def test_a_missing_target_is_not_put_into_the_scene(episodes: list[Episode]) -> None:
+    for e in episodes:
+        labels = {f"{o.colour} {o.kind}" for o in e.always}
+        assert (e.target in labels) != e.task.is_missing
+        assert e.reference in labels
+
+
+def test_a_seed_draws_the_same_episode_again(suite: Suite, episodes: list[Episode]) -> None:
+    assert suite.draw(3, 1003) == episodes[3]
+
+
+def world_of(episode: Episode, *, on: bool, speed_mps: float = 0.0) -> dict[str, TrueObject]:
+    plate = TrueObject(episode.reference, Cylinder(0.16, 0.014), make_pose([0.5, -0.1, 0.007]), 0.0, 0.3, 0.8, False)
+    where = [0.5, -0.1, 0.014 + 0.025] if on else [0.5, 0.1, 0.025]
+    block = TrueObject(episode.target, Box((0.05, 0.05, 0.05)), make_pose(where), speed_mps, 0.1, 0.8, True)
+    return {episode.reference: plate, episode.target: block}
+
+
+def test_only_a_resting_object_where_it_was_asked_for_is_a_success(suite: Suite, episodes: list[Episode]) -> None:
+    e = next(e for e in episodes if e.task.name == "on_plate")
+    before = world_of(e, on=False)
+    assert suite._is_success(e, ACHIEVED, before, world_of(e, on=True))
+    assert not suite._is_success(e, ACHIEVED, before, before)
+    assert not suite._is_success(e, ACHIEVED, before, world_of(e, on=True, speed_mps=0.5))
+
+
+def test_a_missing_task_succeeds_only_by_asking_with_nothing_touched(suite: Suite, episodes: list[Episode]) -> None:
+    e = next(e for e in episodes if e.task.is_missing)
+    before = world_of(e, on=False)
+    asked = Outcome(OutcomeKind.ASKED, ("?",))
+    assert suite._is_success(e, asked, before, before)
+    assert not suite._is_success(e, ACHIEVED, before, before)
+    nudged = {
+        k: dataclasses.replace(o, T_base_object=o.T_base_object @ make_pose([0.02, 0, 0])) for k, o in before.items()
+    }
+    assert not suite._is_success(e, asked, before, nudged)
+
+
+def test_said_achieved_but_not_so_is_a_false_success() -> None:
+    one = {"task": "stack", "outcome": "achieved", "success": False, "seconds": {}, "peak_memory_mb": 1}
+    totals = summarise([one, {**one, "success": True}, {**one, "outcome": "refused"}])
+    assert totals["false_success"] == 1
+    assert totals["success_ratio"] == round(1 / 3, 4)
+
+
+def test_the_interval_holds_the_share() -> None:
+    for successes in range(11):
+        low, high = wilson_interval(successes, 10)
+        assert 0.0 <= low <= successes / 10 <= high <= 1.0
+    assert np.isclose(wilson_interval(50, 50)[0], 0.9287)
