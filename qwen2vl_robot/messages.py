@@ -216,10 +216,15 @@ class Sphere:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An open box (outer size) with a floor and four walls of one thickness; the hollow opens along +z."""
+    """An open box (outer size) with a floor and walls of one thickness; the hollow opens along +z.
+
+    Attributes:
+        is_round: the wall is a ring of diameter size_m[0], which equals size_m[1], instead of four panels.
+    """
 
     size_m: tuple[float, float, float]
     wall_m: float
+    is_round: bool = False
 
 
 Shape = Union[Box, Cylinder, Sphere, Container]

@@ -234,7 +234,7 @@ class BulletWorld:
 
     def _make_hollow(self, shape: Container | Bowl, colour: list[float], collides: bool) -> tuple[int, int]:
         """Compound of a floor and walls; the origin is the centre of the outer size."""
-        panels = _container_panels(shape) if isinstance(shape, Container) else _bowl_panels(shape)
+        panels = _panels_of(shape)
         half = [(size / 2).tolist() for size, _ in panels]
         positions = [T[:3, 3].tolist() for _, T in panels]
         orientations = [quat_from_rotation(T[:3, :3]).tolist() for _, T in panels]
@@ -570,8 +570,16 @@ def _check_sizes(*sizes_m: float) -> None:
         raise ValueError(f"sizes {sizes_m} m must be finite and above 0")
 
 
-def _container_panels(shape: Container) -> list[tuple[Array, Array]]:
-    """(size (3,), pose in the object frame) of the floor and the four walls."""
+def _panels_of(shape: Container | Bowl) -> list[tuple[Array, Array]]:
+    """(size (3,), pose in the object frame) of floor and walls."""
+    if isinstance(shape, Bowl):
+        return _ring_panels(shape.diameter_m / 2, shape.diameter_m / 2 * _BOWL_BASE_RATIO, shape.height_m, shape.wall_m)
+    if shape.is_round:
+        return _ring_panels(shape.size_m[0] / 2, shape.size_m[0] / 2, shape.size_m[2], shape.wall_m)
+    return _tray_panels(shape)
+
+
+def _tray_panels(shape: Container) -> list[tuple[Array, Array]]:
     x, y, z = shape.size_m
     w = shape.wall_m
     _check_sizes(x - 2 * w, y - 2 * w, z - w, w)
@@ -584,10 +592,8 @@ def _container_panels(shape: Container) -> list[tuple[Array, Array]]:
     ]
 
 
-def _bowl_panels(shape: Bowl) -> list[tuple[Array, Array]]:
-    """(size (3,), pose in the object frame) of an octagon-like floor and a ring of tilted wall panels."""
-    rim_m, height_m, wall_m = shape.diameter_m / 2, shape.height_m, shape.wall_m
-    foot_m = rim_m * _BOWL_BASE_RATIO
+def _ring_panels(rim_m: float, foot_m: float, height_m: float, wall_m: float) -> list[tuple[Array, Array]]:
+    """An octagon-like floor and a ring of wall panels that lean from the foot's radius out to the rim's."""
     _check_sizes(foot_m - wall_m, height_m - wall_m, wall_m)
     tilt = np.arctan2(rim_m - foot_m, height_m)
     middle_m = (rim_m + foot_m) / 2 - wall_m / 2

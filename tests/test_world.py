@@ -36,6 +36,7 @@ def cell(world: BulletWorld) -> BulletWorld:
         (Cylinder(0.05, 0.09), 0.09),
         (Sphere(0.05), 0.05),
         (Container((0.15, 0.15, 0.05), 0.006), 0.05),
+        (Container((0.15, 0.15, 0.05), 0.006, is_round=True), 0.05),
         (Bowl(0.15, 0.05, 0.006), 0.05),
     ],
 )

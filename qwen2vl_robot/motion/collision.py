@@ -11,7 +11,7 @@ import coal
 import numpy as np
 import pinocchio
 
-from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.geometry import Array, make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape, Sphere
 
@@ -19,6 +19,7 @@ TABLE = "table"
 _TABLE_SIZE_M = 4.0
 _TABLE_THICKNESS_M = 0.1
 _SELF_MARGIN_M = 0.002
+_RING_PANELS = 8
 
 Pair = frozenset[str]
 
@@ -173,8 +174,21 @@ def _convex_parts(shape: Shape) -> list[tuple[coal.CollisionGeometry, Array]]:
 
 def _panels(shape: Container) -> list[tuple[coal.CollisionGeometry, Array]]:
     (x, y, z), w = shape.size_m, shape.wall_m
+    if shape.is_round:
+        return _ring(x / 2, z, w)
     parts = [(coal.Box(x, y, w), make_pose([0.0, 0.0, (w - z) / 2]))]
     for side in (-1.0, 1.0):
         parts.append((coal.Box(w, y, z - w), make_pose([side * (x - w) / 2, 0.0, w / 2])))
         parts.append((coal.Box(x - 2 * w, w, z - w), make_pose([0.0, side * (y - w) / 2, w / 2])))
+    return parts
+
+
+def _ring(radius_m: float, height_m: float, wall_m: float) -> list[tuple[coal.CollisionGeometry, Array]]:
+    parts: list[tuple[coal.CollisionGeometry, Array]] = [
+        (coal.Cylinder(radius_m, wall_m), make_pose([0.0, 0.0, (wall_m - height_m) / 2]))
+    ]
+    width_m = 2 * radius_m * np.tan(np.pi / _RING_PANELS)
+    for yaw in 2 * np.pi * np.arange(_RING_PANELS) / _RING_PANELS:
+        p = [(radius_m - wall_m / 2) * np.cos(yaw), (radius_m - wall_m / 2) * np.sin(yaw), wall_m / 2]
+        parts.append((coal.Box(wall_m, width_m, height_m - wall_m), make_pose(p, rotation_z(float(yaw)))))
     return parts

@@ -220,8 +220,8 @@ class Plant:
 
     def _true_object(self, item: PlantObject) -> TrueObject:
         pose, speed_mps, shape = self._world.pose(item.label), self._world.speed_mps(item.label), item.shape
-        if isinstance(shape, Bowl):  # the square around it, as everybody but the plant knows a bowl
-            shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m)
+        if isinstance(shape, Bowl):  # the ring around it, as everybody but the plant knows a bowl
+            shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
         return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
 
     def true_boxes(self) -> dict[str, TrueBox]:

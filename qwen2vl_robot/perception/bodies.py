@@ -145,7 +145,7 @@ def is_empty_space(view: View, expected: SceneObject) -> bool:
 
 
 def solids_of(expected: SceneObject) -> list[Solid]:
-    """The solids by which a known object is looked for; a square container may be a round bowl in truth."""
+    """The solids by which a known object is looked for."""
     shape, T = expected.shape, expected.T_base_object
     x, y = float(T[0, 3]), float(T[1, 3])
     sx, sy, sz = shape_size_m(shape)
@@ -154,8 +154,9 @@ def solids_of(expected: SceneObject) -> list[Solid]:
     if isinstance(shape, Sphere):
         return [Solid("sphere", (x, y, sx), bottom_m)]
     if isinstance(shape, Container):
-        bowl = [Solid("bowl", (x, y, sx, sz, 0.8), bottom_m)] if abs(sx - sy) < 0.02 else []
-        return [*bowl, Solid("tray", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
+        if shape.is_round:
+            return [Solid("bowl", (x, y, sx, sz, 0.8), bottom_m)]
+        return [Solid("tray", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
     if isinstance(shape, Box):
         return [Solid("box", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
     return [Solid("cylinder", (x, y, sx, sz), bottom_m)]

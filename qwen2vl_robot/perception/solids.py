@@ -85,14 +85,14 @@ class Solid:
         return _meet_bowl(o, rays, v[2] / 2, v[2] / 2 * v[4], low, high)
 
     def message(self) -> tuple[Shape, Array]:
-        """The shape of the messages and `T_base_object`; a bowl becomes the square container around it."""
+        """The shape of the messages and `T_base_object`; a bowl becomes the upright ring around it."""
         v, p = self.values, self.centre_m
         if self.kind == "sphere":
             return Sphere(v[2]), make_pose(p)
         if self.kind == "cylinder":
             return Cylinder(v[2], v[3]), make_pose(p)
         if self.kind == "bowl":
-            return Container((v[2], v[2], v[3]), WALL_M), make_pose(p)
+            return Container((v[2], v[2], v[3]), WALL_M, is_round=True), make_pose(p)
         T = make_pose(p, rotation_z(_fold(v[2])))
         return (Box(v[3:6]) if self.kind == "box" else Container(v[3:6], WALL_M)), T  # type: ignore[arg-type]
 

@@ -28,6 +28,7 @@ from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import Mask, View, make_view
 
 _NEAR_M = 0.06  # how far an object may have come to rest from where the twin expects it, before it is searched for
+_PART_REACH_M = 0.008
 _SHARED_REACH_M = 0.02
 _SHARED_RATIO = 0.12
 _GRIP_SLACK_M = 0.012
@@ -65,8 +66,8 @@ def remeasure(
         if item.name not in found:
             raise PerceptionError(_explain_missing(item), label=item.name)
     used = {id(f.body) for f in found.values()}
-    rest = [b for b in bodies if id(b) not in used]
     objects = {name: _moved(expected.find(name), f.fit.solid) for name, f in found.items()}
+    rest = [b for b in bodies if id(b) not in used and not any(_is_part(b.segment, o) for o in objects.values())]
     if held is not None:
         objects[held.name] = held
     return Scene(
@@ -76,6 +77,12 @@ def remeasure(
         held=expected.held,
         T_tool_held=expected.T_tool_held,
     )
+
+
+def _is_part(segment: Segment, item: SceneObject) -> bool:
+    """Whether a segment is one more piece of an object that was found, cut off by what stands before it."""
+    is_same = item.rgb is None or bool(same_material(np.array(item.rgb), segment.rgb))
+    return is_same and float((_distance_m(item, segment.smooth_m) < _PART_REACH_M).mean()) > 0.9
 
 
 def _check_held(expected: Scene, view: View, observation: Observation, kinematics: Kinematics) -> SceneObject | None:
@@ -129,10 +136,13 @@ def _may_be(segment: Segment, item: SceneObject, reach_m: float) -> bool:
 
 
 def _fit_known(view: View, body: Body, everything: Mask, item: SceneObject) -> Fit:
-    """Fit the pose of a known shape to a body, from where that kind of solid fitted with sizes of its own."""
+    """Fit the pose of a known shape to a body, from where its own fit stands and from where the twin expects it.
+
+    What stands under another object shows too little to be fitted with sizes of its own, and then what stands on it
+    starts too low or too high; the expected place is right unless something went wrong, and a wrong one costs.
+    """
     fitter = Fitter(view, body.segment, everything & ~body.segment.mask)
-    bottom_m = body.best.solid.bottom_m
-    fits = []
+    starts = []
     for known in solids_of(item):
         own = next((f.solid for f in body.fits if f.solid.kind == known.kind), known)
         turns = (0.0, np.pi / 2) if known.kind in ("box", "tray") else (0.0,)
@@ -140,8 +150,9 @@ def _fit_known(view: View, body: Body, everything: Mask, item: SceneObject) -> F
             values = list(known.values)
             for index in _pose_of(known):
                 values[index] = own.values[index] + (turn if index == 2 else 0.0)
-            fits.append(fitter.score(Solid(known.kind, tuple(values), bottom_m)))
-    fits = [fitter.refine(f, free=_pose_of(f.solid)) for f in fits]
+            starts.append(Solid(known.kind, tuple(values), body.best.solid.bottom_m))
+        starts.append(known)
+    fits = [fitter.refine(fitter.score(s), free=_pose_of(s)) for s in starts]
     return min(fits, key=lambda f: f.cost_m)
 
 
@@ -195,7 +206,9 @@ def _distance_m(item: SceneObject, points_m: Array) -> Array:
     half = np.array(shape_size_m(item.shape)) / 2
     beyond = np.abs(own) - half
     outside = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
-    if isinstance(item.shape, Container):  # its middle is air: floor and leaning wall are its surface
+    if (
+        isinstance(item.shape, Container) and item.shape.is_round
+    ):  # its middle is air: floor and leaning wall are its surface
         floor = np.abs(own[:, 2] + half[2] - item.shape.wall_m)
         wall = np.abs(np.hypot(own[:, 0], own[:, 1]) - half[0] * (0.9 + 0.1 * own[:, 2] / half[2]))
         return np.asarray(np.maximum(outside, np.minimum(floor, wall)))

@@ -62,6 +62,17 @@ def test_a_held_ball_touches_neither_its_fingers_nor_the_hollow_of_a_bowl_but_it
     assert set(hit) == {"ball", "bowl"}
 
 
+@pytest.mark.parametrize(("is_round", "is_hit"), [(True, False), (False, True)])
+def test_what_stands_at_the_corner_of_a_container_touches_it_only_when_it_has_corners(
+    is_round: bool, is_hit: bool
+) -> None:
+    bowl = SceneObject("bowl", Container((0.16, 0.16, 0.05), 0.006, is_round), make_pose([0.5, 0.0, 0.025]))
+    T_tool_held = invert(downward(np.array([0.0, 0.0, 0.06]), -np.pi / 2, "y")) @ make_pose([0.0, 0.0, 0.035])
+    model = CollisionModel(KINEMATICS, [bowl], 0.0, ("ball", Sphere(0.05), T_tool_held))
+    hit = model.closest(joints_over(0.585, 0.085, 0.07), 0.05, 0.002)
+    assert (hit is not None) is is_hit
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_bullet_agrees_on_which_joints_are_free(seed: int) -> None:
     model = CollisionModel(KINEMATICS, [], 0.0)
