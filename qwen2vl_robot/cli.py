@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -180,12 +181,14 @@ def datagen(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 100_000,
     scene: Annotated[str, typer.Option(help="The ranges to draw from.")] = "scenes/training.yaml",
     processes: Annotated[int, typer.Option(min=1, max=256)] = os.cpu_count() or 1,
+    json_file: JsonFile = None,
 ) -> None:
     """Render samples for the training; goes on where it stopped."""
     from qwen2vl_robot.training.dataset import generate
 
     rendered = generate(scene, out, count, seed, processes)
-    typer.echo(f"{rendered} scenes rendered now; {out} holds the {count} from seed {seed}")
+    _console.print(f"{rendered} scenes rendered now; {out} holds the {count} from seed {seed}")
+    _write_json({"out": str(out), "seed": seed, "scenes": count, "rendered_now": rendered}, json_file)
 
 
 @app.command(epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/out")
@@ -196,6 +199,7 @@ def train(
     run: Annotated[Path, typer.Option(help="Folder for the state to resume from.")] = Path("runs/tabletop"),
     steps: Annotated[int, typer.Option(min=1, help="In all, over all resumptions.")] = 3000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    json_file: JsonFile = None,
 ) -> None:
     """Train the small checkpoint; resumes from --run when it holds a state."""
     _restart_with_fast_malloc()
@@ -203,20 +207,23 @@ def train(
 
     figures = train_checkpoint(data, validation, out, run, steps=steps, seed=seed)
     for name, value in figures.items():
-        typer.echo(f"{name} {value:.3f}")
+        _console.print(f"{name} {value:.3f}")
+    _write_json({"machine": _machine(), "seed": seed, "steps": steps, "figures": figures}, json_file)
 
 
 @app.command(epilog="Example: qwen2vl-robot doctor")
-def doctor() -> None:
+def doctor(json_file: JsonFile = None) -> None:
     """Say what is installed, what is missing and the command that puts it right."""
     from qwen2vl_robot.doctor import diagnose, is_ready
 
     findings = diagnose()
+    _write_json({"is_ready": is_ready(findings), "findings": [asdict(f) for f in findings]}, json_file)
     table = Table("", "what", "found", "to put it right")
     for f in findings:
         mark = "[green]ok" if f.ok else ("[red]missing" if f.is_required else "[yellow]optional")
         table.add_row(mark, f.name, f.detail, f.command)
-    Console().print(table)
+    if json_file != "-":
+        Console().print(table)
     raise typer.Exit(0 if is_ready(findings) else 1)
 
 

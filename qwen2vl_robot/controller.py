@@ -152,7 +152,8 @@ class Controller:
                 )  # fmt: skip
         except PerceptionError as error:
             # A person can settle what is meant; nothing has moved.
-            return self._fail(plan.actions[0], Outcome(OutcomeKind.ASKED, (f"{error}; which object is meant?",)))
+            question = f"{error.reason}: {error}; which object is meant?"
+            return self._fail(plan.actions[0], Outcome(OutcomeKind.ASKED, (question,)))
         self._belief = scene
         todo = [(a, g) for a, g in zip(plan.actions, actions, strict=True) if not _is_done(g, scene)]
         ready = self._rehearse_all(todo, scene, observation.robot)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
@@ -179,8 +180,8 @@ def generate(scene_file: str, folder: Path, count: int, seed: int, processes: in
         if not list(folder.glob(f"{start:08d}_*.npy"))
     ]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        rendered = track(pool.imap_unordered(_render_range, jobs), total=len(jobs), description="rendering")
-        return sum(rendered)
+        done = pool.imap_unordered(_render_range, jobs)
+        return sum(track(done, description="rendering", total=len(jobs), console=Console(stderr=True)))
 
 
 def load_shards(folder: Path) -> Iterator[tuple[npt.NDArray[np.uint8], list[list[SeenObject]]]]:

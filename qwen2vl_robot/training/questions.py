@@ -12,13 +12,12 @@ from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject
 
 SYNONYMS = {"block": "cube", "ball": "sphere", "cylinder": "can", "plate": "dish", "bowl": "bowl"}
 REFUSAL = "I only pick, place and push."
-_FAILURES = (
-    "failed: pick {a}: collision",
-    "failed: pick {a}: grasp_slip",
-    "failed: place {a}: moved_other",
-    "failed: pick {a}: no_path",
-    "failed: pick {a}: no_motion",
-)
+_FAILED_RATIO = 0.25  # the share of questions that follow a try that failed; a re-plan must not read like news
+_REASONS = (
+    "collision", "contact", "self_collision", "joint_position", "grasp_slip", "moved_other", "wrong_effect",
+    "no_motion", "no_path", "no_space", "no_grasp", "out_of_reach", "label_mismatch", "no_depth",
+    "ambiguous", "stale_state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +99,8 @@ class QuestionMaker:
         instruction = template.replace("{a}", words[0]).replace("{b}", words[-1])
         if rng.uniform() < 0.15:
             instruction = instruction[0].upper() + instruction[1:] + str(rng.choice([".", "", "!"]))
-        if rng.uniform() < 0.1:
-            instruction += "\n" + str(rng.choice(_FAILURES)).replace("{a}", words[0])
+        if rng.uniform() < _FAILED_RATIO:
+            instruction += _failures(name, labels, rng)
         indices = tuple(c if isinstance(c, int) else None for c in chosen if c is not None)
         objects = [(label, [] if i is None else [seen[i].box]) for label, i in zip(labels, indices, strict=True)]
         missing = [label for label, i in zip(labels, indices, strict=True) if i is None]
@@ -131,6 +130,19 @@ class QuestionMaker:
         hard = [p for p in pairs if p.split()[0] in colours or p.split()[1] in kinds]
         pool = hard if hard and rng.uniform() < 0.7 else pairs
         return str(rng.choice(pool))
+
+
+def _failures(name: str, labels: tuple[str, ...], rng: np.random.Generator) -> str:
+    """One or two lines about earlier tries, each as `contract.failure_line` writes it."""
+    if name.startswith("push_"):
+        tried = [f"push {labels[0]} {name.removeprefix('push_')}"]
+    else:
+        tried = [f"pick {labels[0]}"] + [f"place {name} {b}" for b in labels[1:]]
+    lines = [
+        f"failed: {tried[int(rng.integers(len(tried)))]}: {_REASONS[int(rng.integers(len(_REASONS)))]}"
+        for _ in range(int(rng.integers(1, 3)))
+    ]
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _actions(name: str, missing: list[str]) -> list[dict[str, object]]:

@@ -512,7 +512,7 @@ def train(
         heads.load_state_dict(state["heads"])
         optimiser.load_state_dict(state["optimiser"])
         step, spent_s = state["step"], state["seconds"]
-    console = Console()
+    console = Console(stderr=True)
     console.print(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(tokenizer)} tokens, "
         f"{len(samples)} samples, step {step} of {steps}, seed {seed}"
