@@ -53,6 +53,7 @@ bench: $(READY) ## the figures of README; writes out/eval-*.json (about 15 minut
 	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner checkpoint --json out/eval-checkpoint.json
+	$(ROBOT) eval --suite grounding --episodes 200 --seed 20000000 --json out/eval-grounding.json
 
 clean: ## remove .venv, caches and what the commands wrote
 	rm -rf .venv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
