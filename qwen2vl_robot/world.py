@@ -7,10 +7,12 @@ Twin and plant each own an instance in a process of its own. Bullet answers wron
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -287,15 +289,18 @@ class BulletWorld:
         """Load the robot with its base at the origin, after the table; allowed contacts never collide.
 
         Raises:
-            ValueError: the profile names joints or links that the URDF lacks.
+            ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
         """
         self._profile = profile
-        body: int = pybullet.loadURDF(
-            str(profile.urdf_path),
-            useFixedBase=True,
-            flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
-            physicsClientId=self._client,
-        )
+        try:
+            body: int = pybullet.loadURDF(
+                str(profile.urdf_path),
+                useFixedBase=True,
+                flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
+                physicsClientId=self._client,
+            )
+        except pybullet.error as error:
+            raise ValueError(f"{profile.urdf_path}: Bullet cannot load it ({error})") from error
         joints: dict[str, int] = {}
         links: dict[str, int] = {pybullet.getBodyInfo(body, physicsClientId=self._client)[0].decode(): -1}
         for index in range(pybullet.getNumJoints(body, physicsClientId=self._client)):
@@ -309,6 +314,9 @@ class BulletWorld:
         ]
         if missing:
             raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")
+        for shaped in _links_with_shapes(profile):  # Bullet leaves out a shape whose mesh it cannot read, silently
+            if not pybullet.getCollisionShapeData(body, links[shaped], physicsClientId=self._client):
+                raise ValueError(f"{profile.urdf_path}: the collision mesh of {shaped} does not load")
         self._names.update({(body, index): link for link, index in links.items()})
         self._robot = body
         self._joints = [joints[j.name] for j in profile.joints]
@@ -652,6 +660,13 @@ class BulletWorld:
         names = np.array([table[int(i)] for i in unique])[inverse].reshape(shape)
         depth[ids < 0] = np.nan
         return rgb, depth.astype(np.float32), names
+
+
+@functools.cache
+def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
+    """Names of the URDF's links that have collision geometry."""
+    tree = ElementTree.parse(profile.urdf_path)
+    return tuple(str(link.get("name")) for link in tree.iter("link") if link.find("collision") is not None)
 
 
 def _check_sizes(*sizes_m: float) -> None:

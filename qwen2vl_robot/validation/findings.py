@@ -15,7 +15,7 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, V
 from qwen2vl_robot.validation.explain import explain
 
 STEP_M = 0.005  # how far any point of arm or load travels between two samples of a sweep, at most
-NEAR_M = 0.04  # how far clearance is measured
+NEAR_M = 0.1  # how far clearance is measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)

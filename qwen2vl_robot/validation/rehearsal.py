@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.film import shoot
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation
@@ -36,10 +37,18 @@ class Twin:
     """Rehearses motions, each among bodies built anew: a verdict depends on nothing that was rehearsed before."""
 
     def __init__(self, profile: RobotProfile) -> None:
+        """Load the robot.
+
+        Raises:
+            BadInputError: its URDF or a mesh cannot be loaded, or lacks what the profile names.
+        """
         self._profile = profile
         self._world = BulletWorld()
         self._world.add_table()
-        self._world.add_robot(profile)
+        try:
+            self._world.add_robot(profile)
+        except ValueError as error:
+            raise BadInputError(str(error)) from error
         self._table_height_m = 0.0
         self._taken = {TABLE, *self._world.link_names()}
         self._joint_reach_m = self._world.reach_m(_BEYOND_TOOL_M)

@@ -18,7 +18,8 @@ from qwen2vl_robot.validation.space import is_unseen, zone_name
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.world import TABLE, BulletWorld
 
-_CLEARANCE_STEPS = 3  # every how many samples
+_SURELY_FREE_M = 0.035  # more than any draw of the uncertainties moves a surface, with the slack between samples
+_CLEARANCE_STEPS = 3  # samples between two looks at clearance, at least
 TOUCH_M = 1e-5  # less is rounding
 LANDING_DEPTH_M = 0.005  # how deep a carried object may seem to be in its support, for measured sizes are not exact
 _FINGER_STEP_M = 0.002
@@ -84,10 +85,15 @@ class _Sweep:
         self._walked.append((time_s, tool_m))
         for index in touched:
             self._look(float(time_s[index]), q_rad[index], self._width_m)
-        for index in sorted({*range(0, len(time_s), _CLEARANCE_STEPS), len(time_s) - 1}):
+        index = 0
+        while index < len(time_s):
             self._put(q_rad[index], self._width_m)
             near_m = self._world.clearance_m(self._around, held, NEAR_M)
             self._clearance.append((float(time_s[index]), near_m))
+            # Nothing travels more than a step between samples: so many of them are free for sure.
+            free = int((near_m - _SURELY_FREE_M) / STEP_M)
+            last = index == len(time_s) - 1
+            index = len(time_s) if last else min(index + max(free, _CLEARANCE_STEPS), len(time_s) - 1)
 
     def _put(self, q_rad: Array, width_m: float) -> Array:
         """Put arm and load somewhere; returns `T_base_tool`."""
