@@ -257,6 +257,7 @@ class Controller:
         with self._timed("run"):
             report = executor.run(admitted, parts.arm, parts.clock, parts.profile, stop_requested=parts.gate.is_stopped)
         if not report.is_finished:
+            parts.gate.stop(f"the last motion was aborted: {report.reason}")  # a person looks before anything goes on
             return self._fail(action, Outcome(OutcomeKind.ABORTED, report.reasons), step.motion, step.verdict)
         parts.clock.sleep(_SETTLE_S)
         outcome = self._measure_effect(step)

@@ -23,6 +23,7 @@ from qwen2vl_robot.benchmarks.hazard_stage import (
     blend,
     draw_clearance_m,
     draw_ratio,
+    grip_pose,
     standing,
 )
 from qwen2vl_robot.benchmarks.oracle import PathOracle
@@ -42,7 +43,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.motion.collision import CollisionModel
 
 _PEOPLE_MPS = 0.25
-_TRIES = 40
+_TRIES = 400
 
 # ----------------------------------------------------------------------------------------------- geometry
 
@@ -147,9 +148,10 @@ def carried_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_n
 
 def _holding(stage: Stage, q_rad: Array, load: Box, mass_kg: float, friction: float) -> tuple[Scene, RobotState]:
     width_m = load.size_m[1]
-    T = stage.kinematics.tool_pose(q_rad, width_m)
+    T_tool_held = grip_pose(load)
+    T = stage.kinematics.tool_pose(q_rad, width_m) @ T_tool_held
     held = SceneObject("load", load, freeze(T), mass_kg=mass_kg, friction=friction)
-    return Scene((held,), (), held="load", T_tool_held=freeze(np.eye(4))), stage.state(q_rad, width_m, "load")
+    return Scene((held,), (), held="load", T_tool_held=freeze(T_tool_held)), stage.state(q_rad, width_m, "load")
 
 
 def keep_out(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
@@ -319,7 +321,8 @@ def unstable_release(stage: Stage, rng: np.random.Generator, is_hazard: bool, is
 
 def _release(stage: Stage, load: Box, p_m: Array, others: tuple[SceneObject, ...], on: str | None) -> Step:
     """From above down to a place, open, up again."""
-    top, low = stage.solve(p_m + np.array([0.0, 0.0, 0.1])), stage.solve(p_m + np.array([0.0, 0.0, 0.003]))
+    tool_m = p_m + grip_pose(load)[:3, 3]
+    top, low = stage.solve(tool_m + np.array([0.0, 0.0, 0.1])), stage.solve(tool_m + np.array([0.0, 0.0, 0.003]))
     scene, start = _holding(stage, top, load, 0.1, 0.8)
     down = blend(top, low, 1.5)
     grip = GripperSegment(1.5, 2.3, min(load.size_m[1] + 0.03, stage.profile.gripper.max_width_m))

@@ -26,6 +26,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.motion import ik
 
 MARGIN_M = 0.015
+_PALM_M = 0.025  # how far a load may reach up between the fingers
 _CLOSE_M = 0.2 * MARGIN_M
 MIN_DEPTH_M = 0.0004  # less is a matter of taste between two collision libraries
 _DOWN = np.diag([1.0, -1.0, -1.0])
@@ -100,13 +101,18 @@ class Stage:
         """The oracle over a way, sampled as densely as its points."""
         width_m = self.profile.gripper.max_width_m if width_m is None else width_m
         q_rad = np.concatenate([s.q_rad[:: max(1, len(s.q_rad) // 150)] for s in segments])
-        return PathOracle(self.kinematics, q_rad, width_m, None if held is None else (held, np.eye(4)))
+        return PathOracle(self.kinematics, q_rad, width_m, None if held is None else (held, grip_pose(held)))
 
     def check_inside(self, tool_m: Array) -> None:
         """Reject a way that comes near the end of the workspace: another class is about that."""
         low, high = np.array(self.profile.workspace.min_m), np.array(self.profile.workspace.max_m)
         if not ((tool_m > low + 0.005) & (tool_m < high - 0.005)).all():
             raise RejectedError
+
+
+def grip_pose(load: Box) -> Array:
+    """`T_tool_held` of an upright load: gripped at its middle, or below its top where it is tall."""
+    return make_pose([0.0, 0.0, max(0.0, load.size_m[2] / 2 - _PALM_M)])
 
 
 def blend(q_from: Array, q_to: Array, seconds: float, start_s: float = 0.0) -> JointSegment:

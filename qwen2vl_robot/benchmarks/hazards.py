@@ -24,7 +24,7 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Verdict
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 KINDS = (*MAKERS, *ASKERS)
@@ -189,7 +189,7 @@ def _count(results: list[dict[str, Any]], interval: Callable[[int, int], tuple[f
 
 def check_labels(results: list[dict[str, Any]]) -> list[str]:
     """Keys whose construction measures something else than the committed labels say; empty without the file."""
-    path = resolve(_LABELS)
+    path = data_root() / "sim" / _LABELS
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:

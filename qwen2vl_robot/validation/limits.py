@@ -34,6 +34,7 @@ from qwen2vl_robot.messages import (
 MAX_DURATION_S = 300.0
 MIN_STEP_S = 1e-4  # closer points leave no digits for a jerk
 MAX_POINTS = 100_000
+MAX_FAR_M = 20.0  # nothing farther can be meant by a scene on a table
 _TIME_SLACK_S = 1e-6
 _JOINT_SLACK_RAD = 1e-6
 _RATIO_SLACK = 1e-3  # a profile that rides its limit reaches it up to rounding
@@ -258,6 +259,10 @@ def _check_body(body: SceneObject) -> Iterator[Violation]:
         yield Violation("format", None, (body.name, "size"), smallest_m, "m")
     if not _is_pose(body.T_base_object):
         yield Violation("format", None, (body.name, "is not at a rigid pose"), 1.0, "")
+        return
+    farthest_m = float(max(np.abs(body.T_base_object[:3, 3]).max(), *shape_size_m(body.shape)))
+    if farthest_m > MAX_FAR_M:
+        yield Violation("format", None, (body.name, f"more than {MAX_FAR_M:g} m large or away"), farthest_m, "m")
     for what, value in (("mass_kg", body.mass_kg), ("friction", body.friction)):
         if value is not None and value < 0.0:
             yield Violation("format", None, (body.name, what), value, "")
