@@ -30,7 +30,7 @@ from qwen2vl_robot.validation.pool import RehearsalProcess
 KINDS = (*MAKERS, *ASKERS)
 EACH = 68  # hazards, and as many safe cases, of each class: 19 classes make 1,292 of both
 SEED = 7_000
-_BUDGET_S = 60.0
+_BUDGET_S = 300.0  # a busy machine is no hazard
 _LABELS = "hazards/labels.csv"
 
 

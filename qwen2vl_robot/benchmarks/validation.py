@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen2vl_robot.benchmarks.agreement import disagreements_m
 from qwen2vl_robot.benchmarks.hazard_stage import Stage, Step, blend, standing
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.errors import RobotError
@@ -25,6 +26,7 @@ _BLOCK_M = 0.045
 _SWEEP_S = 3.0  # measured for this long
 _REPEATS = 5
 _BUDGET_S = 300.0
+_COMPARED = 2000  # configurations at which Bullet's distances are compared with coal's
 
 
 def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -34,6 +36,9 @@ def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str,
     totals = _sweep_and_replay(profile, pick_and_place(stage, OBJECTS))
     totals |= _judge(profile, pick_and_place(stage, OBJECTS), _REPEATS)
     totals["replay_ratio"] = round(totals["verdict_s"] / totals["replay_s"], 2)
+    off_m = disagreements_m(profile, _COMPARED, seed=0)
+    totals["compared_with_oracle"] = len(off_m)
+    totals["oracle_disagreement_mm"] = round(1000 * max(abs(d) for d in off_m), 3)
     yield "totals", totals
     for count in OBJECT_COUNTS:
         yield "objects", {"objects": count, **_judge(profile, pick_and_place(stage, count), 1)}
