@@ -96,15 +96,16 @@ def plan(
 @app.command(epilog="Example: qwen2vl-robot check sim/hazards/accepted_reach.yaml --json -")
 def check(
     request: Annotated[Path, typer.Argument(help="A REQUEST.yaml, see sim/README.md.")],
+    picture: Annotated[Path | None, typer.Option(help="A PNG file for the moment of a refusal.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Rehearse a given motion in a given scene, without camera or planner."""
     from qwen2vl_robot.validation.request import check_request
 
-    answer = check_request(request)
+    answer = check_request(request, picture=picture)
     _write_json(answer, json_file)
     if json_file != "-":
-        typer.echo("accepted" if answer["accepted"] else "refused")
+        typer.echo("accepted" if answer["accepted"] else f"refused: {answer['explanation']}")
         for v in answer["violations"]:
             when = "" if v["time_s"] is None else f" at {v['time_s']:.2f} s"
             typer.echo(f"  {v['kind']}: {' with '.join(v['bodies'])}{when}, {v['amount']:.4g} {v['unit']}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from qwen2vl_robot.config import NonNegative, RobotProfile, Strict, load_robot, load_yaml
@@ -127,8 +128,11 @@ class Request(Strict):
     motion: Annotated[tuple[SegmentRequest, ...], Field(min_length=1, max_length=1000)]
 
 
-def check_request(path: str | Path, interpreter: str | None = None) -> dict[str, Any]:
+def check_request(path: str | Path, interpreter: str | None = None, picture: Path | None = None) -> dict[str, Any]:
     """Rehearse the motion of a request file; `to_answer` says what the answer holds.
+
+    Args:
+        picture: a PNG file for the moment of a refusal, when it has one.
 
     Raises:
         BadInputError: the file cannot be used; one line names the value and what is allowed.
@@ -137,7 +141,11 @@ def check_request(path: str | Path, interpreter: str | None = None) -> dict[str,
     budget_s = _BUDGET_S + _BUDGET_RATIO * motion.duration_s
     with RehearsalProcess(profile, budget_s=budget_s, interpreter=interpreter) as rehearsal:
         rehearsal.start()  # a robot that cannot be loaded is bad input, not a refusal
-        return to_answer(rehearsal.rehearse(motion, scene, start))
+        verdict = rehearsal.rehearse(motion, scene, start)
+    if picture is not None and verdict.picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(verdict.picture).save(picture, format="PNG")
+    return to_answer(verdict)
 
 
 def to_answer(verdict: Verdict) -> dict[str, Any]:

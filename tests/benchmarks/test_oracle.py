@@ -10,7 +10,7 @@ from qwen2vl_robot.config import load_robot
 
 @pytest.fixture(scope="module")
 def found_m() -> list[float]:
-    return disagreements_m(load_robot("franka_panda"), 250, seed=3)
+    return disagreements_m(load_robot("franka_panda"), 60, seed=3)
 
 
 def test_bullet_and_coal_differ_by_no_more_than_a_millimetre(found_m: list[float]) -> None:
