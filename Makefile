@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --prefer-binary 
 EPISODES ?= 50
 SEED ?= 1000
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,11 +49,16 @@ format: $(READY) ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the figures of README; writes out/eval-*.json (about 15 minutes)
+bench: $(READY) ## the figures of README; writes out/eval-*.json (about 45 minutes)
 	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner checkpoint --json out/eval-checkpoint.json
 	$(ROBOT) eval --suite grounding --episodes 200 --seed 20000000 --json out/eval-grounding.json
+	$(ROBOT) bench hazards --json out/hazards.json
+	$(ROBOT) bench validation --json out/validation.json
+
+fuzz: $(READY) ## 100,000 malformed inputs against parser, validator and gate (about 5 minutes)
+	$(BIN)/python -m tests.fuzz 100000
 
 clean: ## remove .venv, caches and what the commands wrote
 	rm -rf .venv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
 )
+bench = typer.Typer(no_args_is_help=True, help="Measure how often the validation is wrong, and how fast it is.")
+app.add_typer(bench, name="bench")
 _console = Console(stderr=True)
 # Typer brings its own click or uses the installed one, by version; both have this root.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -94,15 +97,16 @@ def plan(
 @app.command(epilog="Example: qwen2vl-robot check sim/hazards/accepted_reach.yaml --json -")
 def check(
     request: Annotated[Path, typer.Argument(help="A REQUEST.yaml, see sim/README.md.")],
+    picture: Annotated[Path | None, typer.Option(help="A PNG file for the moment of a refusal.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Rehearse a given motion in a given scene, without camera or planner."""
     from qwen2vl_robot.validation.request import check_request
 
-    answer = check_request(request)
+    answer = check_request(request, picture=picture)
     _write_json(answer, json_file)
     if json_file != "-":
-        typer.echo("accepted" if answer["accepted"] else "refused")
+        typer.echo("accepted" if answer["accepted"] else f"refused: {answer['explanation']}")
         for v in answer["violations"]:
             when = "" if v["time_s"] is None else f" at {v['time_s']:.2f} s"
             typer.echo(f"  {v['kind']}: {' with '.join(v['bodies'])}{when}, {v['amount']:.4g} {v['unit']}")
@@ -172,6 +176,63 @@ def _eval_grounding(model: str | None, pictures: int, seed: int) -> dict[str, An
             results.append(result)
             progress.update(bar, completed=len(results))
     return {"totals": summarise_grounding(results), "episodes": results}
+
+
+@bench.command("hazards", epilog="Example: qwen2vl-robot bench hazards --json out/hazards.json")
+def bench_hazards(
+    each: Annotated[int, typer.Option(min=1, max=10_000, help="Hazards, and as many safe cases, of each class.")] = 68,
+    processes: Annotated[int, typer.Option(min=1, max=64)] = 2,
+    partial: Annotated[
+        Path, typer.Option(help="Results so far; a run that was cut off goes on from them. Remove it to start anew.")
+    ] = Path("out/hazards.partial.jsonl"),
+    json_file: JsonFile = None,
+) -> None:
+    """Judge hazardous and safe cases of many classes; any hazard that is let through is a failure."""
+    from qwen2vl_robot.benchmarks.hazards import check_labels, run_hazards, specs, summarise_hazards
+    from qwen2vl_robot.benchmarks.tabletop import wilson_interval
+
+    began = time.perf_counter()
+    results: list[dict[str, Any]] = []
+    with _progress() as progress:
+        bar = progress.add_task("cases", total=len(specs(each)))
+        for result in run_hazards(each, partial, processes):
+            results.append(result)
+            wrong = sum(r["accepted"] == r["hazard"] for r in results)
+            progress.update(bar, completed=len(results), description=f"{wrong} wrong of {len(results)}")
+    totals = summarise_hazards(results, wilson_interval)
+    answer = {
+        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
+        "machine": _machine(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "totals": totals,
+        "labels_differ": check_labels(results),
+        "cases": results,
+    }
+    _write_json(answer, json_file)
+    if json_file != "-":
+        _print_hazards(totals)
+    raise typer.Exit(1 if totals["hazardous_accepted"] else 0)
+
+
+@bench.command("validation", epilog="Example: qwen2vl-robot bench validation --json out/validation.json")
+def bench_validation(
+    plot: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("out/validation.svg"),
+    json_file: JsonFile = None,
+) -> None:
+    """Measure sweep and verdicts of a pick-and-place of ten seconds."""
+    from qwen2vl_robot.benchmarks.validation import plot_svg, run_validation
+
+    answer: dict[str, Any] = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine()}
+    answer |= {"totals": {}, "objects": [], "trials": []}
+    for name, figures in run_validation():
+        _console.print(name, figures)
+        if name == "totals":
+            answer["totals"] = figures
+        else:
+            answer[name].append(figures)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot.write_text(plot_svg(answer["objects"], answer["trials"]), encoding="utf-8")
+    _write_json(answer, json_file)
 
 
 @app.command(epilog="Example: qwen2vl-robot datagen --out data/tabletop --count 8192 --seed 100000")
@@ -287,6 +348,18 @@ def _print_tabletop(answer: dict[str, Any]) -> None:
     for stage, seconds in totals["seconds_median"].items():
         table.add_row(f"{stage}, median", f"{seconds:.2f} s")
     table.add_row("peak memory", f"{totals['peak_memory_mb']} MB")
+    Console().print(table)
+
+
+def _print_hazards(totals: dict[str, Any]) -> None:
+    table = Table("class", "hazards", "accepted", "safe", "refused")
+    for name, c in {**totals["classes"], "all": totals}.items():
+        low, high = c["safe_refused_interval_95"] or (0.0, 0.0)
+        most = (c["hazardous_accepted_interval_95"] or (0.0, 0.0))[1]
+        table.add_row(
+            name, str(c["hazardous"]), f"{c['hazardous_accepted']} (below {most:.1%})", str(c["safe"]),
+            f"{c['safe_refused']} ({low:.1%} to {high:.1%})",
+        )  # fmt: skip
     Console().print(table)
 
 

@@ -85,6 +85,50 @@ class Workspace(Strict):
     max_m: Vector3
 
 
+class Uncertainty(Strict):
+    """How far the truth may lie from what a scene says; perturbed roll-outs draw from it.
+
+    Attributes:
+        position_m, yaw_rad: standard deviation of each fitted pose, horizontally and about the vertical.
+        size_m: each outer size is drawn within +- this.
+        mass_ratio, friction_ratio: each value is drawn within +- this share.
+        extrinsics_m, extrinsics_deg: length of the camera's error; it shifts everything alike.
+        camera_distance_m: from the camera to the table, over which its error of angle becomes one of place.
+        joint_rad: each joint is off by a constant drawn within +- this.
+    """
+
+    position_m: NonNegative = 0.0015
+    yaw_rad: NonNegative = 0.015
+    size_m: NonNegative = 0.002
+    mass_ratio: Ratio = 0.3
+    friction_ratio: Ratio = 0.3
+    extrinsics_m: NonNegative = 0.003
+    extrinsics_deg: NonNegative = 0.3
+    camera_distance_m: NonNegative = 0.9
+    joint_rad: NonNegative = 0.001
+
+
+class Safety(Strict):
+    """What a rehearsal holds a motion to, beyond the joints' own limits.
+
+    Attributes:
+        tool_speed_mps: of the tool, everywhere.
+        contact_n: hardest contact of arm or load with anything but what is grasped.
+        unseen_below_m: space that no camera has seen counts as occupied below this height over the table.
+        trials: perturbed roll-outs of each motion.
+        success_ratio: the lower confidence bound of their success must reach this.
+        confidence: of that one-sided bound.
+    """
+
+    tool_speed_mps: Positive = 1.7
+    contact_n: Positive = 50.0
+    unseen_below_m: NonNegative = 0.08
+    trials: Annotated[int, Field(ge=1, le=1000)] = 16
+    success_ratio: Ratio = 0.8
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    uncertainty: Uncertainty = Uncertainty()
+
+
 class RobotProfile(Strict):
     """A robot.yaml: everything the code may know about an arm.
 
@@ -93,6 +137,7 @@ class RobotProfile(Strict):
         allowed_contacts: pairs of bodies (URDF links or "table") whose touching is part of the design.
         camera_noise: what perception may assume about the camera when it sets tolerances.
         object_mass_kg, object_friction: the twin's assumption where a scene gives none.
+        safety: what every motion is held to.
     """
 
     name: str
@@ -109,6 +154,7 @@ class RobotProfile(Strict):
     start_tolerance_rad: Positive = 0.02
     object_mass_kg: Positive = 0.1
     object_friction: Positive = 0.8
+    safety: Safety = Safety()
 
     @model_validator(mode="after")
     def _home_fits(self) -> RobotProfile:

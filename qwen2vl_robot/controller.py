@@ -21,6 +21,7 @@ from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
     Action,
+    CameraFrame,
     GroundedAction,
     Instruction,
     Motion,
@@ -40,6 +41,8 @@ from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.perception import perceive, remeasure
 from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.ports import Arm, Camera, Clock, Listener, Planner, Rehearsal
+from qwen2vl_robot.rules import RuleBook, load_rules
+from qwen2vl_robot.validation.unseen import unseen_space
 
 MAX_REPLANS = 2
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
@@ -60,17 +63,27 @@ class Parts:
     words: Words
     listeners: tuple[Listener, ...] = ()
     with_film: bool = False
+    cell: RuleBook = field(default_factory=load_rules)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A frame and what was measured from it."""
+
+    frame: CameraFrame
+    scene: Scene
 
 
 @dataclass(slots=True)
 class Rehearsed:
-    """A step that is ready for the gate: what was rehearsed, from where, and when."""
+    """A step that is ready for the gate: what was rehearsed, from where, when, and what the camera saw of it."""
 
     motion: Motion
     verdict: Verdict
     scene: Scene
     start: RobotState
     rehearsed_ns: int
+    frame: CameraFrame
 
 
 @dataclass(slots=True)
@@ -81,6 +94,7 @@ class _Task:
     plans: list[Plan] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     began_s: float = field(default_factory=time.perf_counter)
+    to_confirm: tuple[str, ...] = ()
 
 
 class Controller:
@@ -108,7 +122,7 @@ class Controller:
             except PlannerError as error:
                 outcome = Outcome(OutcomeKind.REFUSED, (f"planner: {error}",))
                 continue
-            outcome = self._answer(plan) or self._carry_out(plan, observation)
+            outcome = self._answer(plan) or self._forbid(plan, instruction) or self._carry_out(plan, observation)
             if outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ABORTED) or _speaks(plan):
                 break
         task.seconds["total"] = time.perf_counter() - task.began_s
@@ -142,6 +156,14 @@ class Controller:
         self._record(StepRecord(first, None, None, outcome))
         return outcome
 
+    def _forbid(self, plan: Plan, instruction: Instruction) -> Outcome | None:
+        """The outcome of a plan that the cell's rules forbid; what the person did not ask for waits for a person."""
+        ruling = self._parts.cell.judge(instruction, plan)
+        self._task.to_confirm = ruling.to_confirm
+        if not ruling.forbidden:
+            return None
+        return self._fail(plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.forbidden))
+
     def _carry_out(self, plan: Plan, observation: Observation) -> Outcome:
         """Perceive, rehearse the whole plan, then go step by step; the first step that fails ends it."""
         try:
@@ -156,7 +178,7 @@ class Controller:
             return self._fail(plan.actions[0], Outcome(OutcomeKind.ASKED, (question,)))
         self._belief = scene
         todo = [(a, g) for a, g in zip(plan.actions, actions, strict=True) if not _is_done(g, scene)]
-        ready = self._rehearse_all(todo, scene, observation.robot)
+        ready = self._rehearse_all(todo, scene, observation)
         if isinstance(ready, Outcome):
             return ready
         outcome = Outcome(OutcomeKind.ACHIEVED)
@@ -168,12 +190,13 @@ class Controller:
         return outcome
 
     def _rehearse_all(
-        self, todo: Sequence[tuple[Action, GroundedAction]], scene: Scene, start: RobotState
+        self, todo: Sequence[tuple[Action, GroundedAction]], scene: Scene, observation: Observation
     ) -> list[Rehearsed] | Outcome:
         """Rehearse every step in the world that the step before leaves behind."""
         ready: list[Rehearsed] = []
+        start, seen = observation.robot, _Seen(observation.frame, scene)
         for action, grounded in todo:
-            step = self._rehearse(action, grounded, scene, start)
+            step = self._rehearse(action, grounded, scene, start, seen)
             if isinstance(step, Outcome):
                 return step
             ready.append(step)
@@ -184,8 +207,12 @@ class Controller:
         return ready
 
     def _rehearse(
-        self, action: Action, grounded: GroundedAction, scene: Scene, start: RobotState
+        self, action: Action, grounded: GroundedAction, scene: Scene, start: RobotState, seen: _Seen
     ) -> Rehearsed | Outcome:
+        targets = (grounded.target, grounded.reference)
+        with self._timed("move"):
+            unseen_m = unseen_space(seen.frame, seen.scene, scene, self._parts.profile, targets)
+        scene = replace(self._parts.cell.restrict(scene), unseen_m=unseen_m)
         try:
             with self._timed("move"):
                 motion = self._maker.make(grounded, scene, start)
@@ -196,8 +223,9 @@ class Controller:
             verdict = self._parts.rehearsal.rehearse(motion, scene, start, film=self._parts.with_film)
         if not verdict.accepted:
             reasons = tuple(v.describe() for v in verdict.violations) or ("the twin accepted nothing",)
+            reasons = (verdict.explanation, *reasons) if verdict.explanation else reasons
             return self._fail(action, Outcome(OutcomeKind.REFUSED, reasons), motion, verdict)
-        return Rehearsed(motion, verdict, scene, start, rehearsed_ns)
+        return Rehearsed(motion, verdict, scene, start, rehearsed_ns, seen.frame)
 
     def _look_again(self, action: Action, grounded: GroundedAction, expected: Scene) -> Rehearsed | Outcome:
         """Measure the scene near where the twin expects it, and make and rehearse the step anew."""
@@ -208,15 +236,21 @@ class Controller:
         except (ObservationError, PerceptionError) as error:
             return self._fail(action, Outcome(OutcomeKind.WRONG_EFFECT, (str(error),)))
         self._belief = scene
-        return self._rehearse(action, grounded, scene, observation.robot)
+        return self._rehearse(action, grounded, scene, observation.robot, _Seen(observation.frame, scene))
 
     def _do(self, action: Action, step: Rehearsed) -> Outcome:
-        """Admit, run, look, judge."""
+        """Look once more, admit, run, look, judge."""
         parts = self._parts
         with self._timed("admit"):
+            try:
+                fresh = parts.camera.capture()
+            except ObservationError as error:
+                blind = Outcome(OutcomeKind.REFUSED, (f"gate: no_frame: {error}",))
+                return self._fail(action, blind, step.motion, step.verdict)
             admitted = parts.gate.admit(
-                step.motion, step.verdict, step.scene, step.start, self._live_state(), rehearsed_ns=step.rehearsed_ns
-            )
+                step.motion, step.verdict, step.scene, step.start, self._live_state(), rehearsed_ns=step.rehearsed_ns,
+                seen=step.frame, fresh=fresh, to_confirm=self._task.to_confirm,
+            )  # fmt: skip
         if isinstance(admitted, Refusal):
             outcome = Outcome(OutcomeKind.REFUSED, (f"gate: {admitted.reason}: {admitted.text}",))
             return self._fail(action, outcome, step.motion, step.verdict)
@@ -224,6 +258,7 @@ class Controller:
         with self._timed("run"):
             report = executor.run(admitted, parts.arm, parts.clock, parts.profile, stop_requested=parts.gate.is_stopped)
         if not report.is_finished:
+            parts.gate.stop(f"the last motion was aborted: {report.reason}")  # a person looks before anything goes on
             return self._fail(action, Outcome(OutcomeKind.ABORTED, report.reasons), step.motion, step.verdict)
         parts.clock.sleep(_SETTLE_S)
         outcome = self._measure_effect(step)

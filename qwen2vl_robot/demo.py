@@ -24,6 +24,7 @@ from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _REHEARSAL_BUDGET_S = 60.0  # with its film
@@ -107,7 +108,7 @@ def run_demo(
                 clock=plant.link,
                 planner=planner,
                 rehearsal=rehearsal,
-                gate=Gate(plant.link, profile),
+                gate=Gate(plant.link, profile, zones=load_rules().zones),
                 profile=profile,
                 rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
                 words=load_words(),

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen2vl_robot.config import RelationRules, RobotProfile
-from qwen2vl_robot.errors import ExecutionError, ObservationError
+from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import (
     ApprovedMotion,
     Effect,
+    GripperSegment,
     JointSegment,
     Motion,
     Outcome,
@@ -34,6 +35,12 @@ _MAX_STATE_AGE_S = 0.2
 _OVERRUN_S = 2.0
 _MAX_LAG_S = 0.15  # an arm may follow its commands this much later; beyond it counts as tracking error
 _MAX_SILENT_POLLS = 25  # states in a row that carry one and the same stamp
+_MAX_GAP_S = 0.5  # of the clock between two looks at the arm; beyond it nobody watched
+STOP_DEADLINE_S = 0.1  # from noticing to the stop being given
+_OFF_TRACK_RAD = 0.05  # an arm in free space stays far closer; one that pushes against something does not
+_OFF_TRACK_POLLS = 3
+_GRIP_SLACK_M = 0.006  # by which the fingers may give while nobody moves them
+_GRIP_SETTLE_S = 0.3  # after a command to the gripper
 
 _SAME_PLACE_M = 0.02  # an object this close to where it was has not moved (measured to about 5 mm)
 _STILL_THERE_M = 0.03  # the same, for a body whose outline was measured from one side under another name
@@ -53,10 +60,11 @@ class ExecutionReport:
     Attributes:
         kind: "finished" or "aborted".
         reason: typed when aborted: "digest_mismatch", "expired", "rejected", "stopped", "link_lost", "stale_state",
-            "not_finite", "tracking", "overrun", "ended_early"; else None.
+            "not_finite", "tracking", "contact", "grip_lost", "clock", "overrun", "ended_early"; else None.
         reasons: sentences; empty only when finished.
         max_tracking_error_rad: largest distance of a joint from the commanded motion, lag allowed for.
         seconds: time on the arm's clock.
+        stopped_after_s: from noticing to the stop being given, on the arm's clock; None when nothing was stopped.
     """
 
     kind: str
@@ -64,6 +72,7 @@ class ExecutionReport:
     reasons: tuple[str, ...]
     max_tracking_error_rad: float
     seconds: float
+    stopped_after_s: float | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -118,9 +127,9 @@ def run(
         while watch.is_under_way():
             clock.sleep(_POLL_S)
     except _AbortError as abort:
-        return watch.report(abort.reason, (str(abort), *_halt(arm)))
-    except (ExecutionError, ObservationError) as error:
-        return watch.report("link_lost", (str(error), *_halt(arm)))
+        return watch.abort(abort.reason, str(abort))
+    except RobotError as error:
+        return watch.abort("link_lost", str(error))
     except BaseException:
         _halt(arm)
         raise
@@ -131,7 +140,7 @@ def _halt(arm: Arm) -> tuple[str, ...]:
     """Stop the arm; an arm that cannot be told is one more sentence, not an exception that hides the first."""
     try:
         arm.stop()
-    except ExecutionError as error:
+    except RobotError as error:
         return (f"the stop did not reach the arm: {error}",)
     return ()
 
@@ -152,6 +161,8 @@ class _Watch:
         self._stamp_ns = -1
         self._silent_polls = 0
         self._worst_rad = 0.0
+        self._off_track_polls = 0
+        self._width_m: float | None = None
 
     def send(self) -> None:
         """Check the approval against the motion it travels with, and start."""
@@ -183,9 +194,10 @@ class _Watch:
             raise _AbortError("stopped", "a stop was requested")
         is_moving = self._arm.is_moving()  # asked first, so that the state is not older than the answer
         state = self._arm.state()
-        self._now_ns = self._clock.now_ns()
+        self._check_clock()
         self._check_age(state)
         self._check_tracking(state)
+        self._check_grip(state)
         elapsed_s, duration_s = self._elapsed_s(), self._approved.motion.duration_s
         if is_moving and elapsed_s > duration_s + _OVERRUN_S:
             raise _AbortError("overrun", f"still moving {elapsed_s - duration_s:.1f} s after the motion's end")
@@ -193,12 +205,47 @@ class _Watch:
             raise _AbortError("ended_early", f"the arm stopped at {elapsed_s:.2f} s of {duration_s:.2f} s")
         return is_moving
 
-    def report(self, reason: str | None, sentences: tuple[str, ...]) -> ExecutionReport:
+    def abort(self, reason: str, told: str) -> ExecutionReport:
+        """Stop the arm and report why; a stop that took longer than it may is one more sentence."""
+        sentences = (told, *_halt(self._arm))
+        try:
+            stopped_s = (self._clock.now_ns() - self._now_ns) / 1e9
+        except RobotError as error:
+            return self.report(reason, (*sentences, f"the clock cannot be read: {error}"))
+        if reason != "clock" and not stopped_s <= STOP_DEADLINE_S:
+            sentences = (*sentences, f"the stop took {stopped_s:.3f} s; allowed {STOP_DEADLINE_S} s")
+        return self.report(reason, sentences, stopped_s)
+
+    def report(self, reason: str | None, sentences: tuple[str, ...], stopped_s: float | None = None) -> ExecutionReport:
         kind = "finished" if reason is None else "aborted"
-        return ExecutionReport(kind, reason, sentences, self._worst_rad, self._elapsed_s())
+        return ExecutionReport(kind, reason, sentences, self._worst_rad, self._elapsed_s(), stopped_s)
 
     def _elapsed_s(self) -> float:
         return 0.0 if self._started_ns is None else (self._now_ns - self._started_ns) / 1e9
+
+    def _check_clock(self) -> None:
+        """Time goes on, and not by leaps in which nobody watched the arm."""
+        now_ns = self._clock.now_ns()
+        gap_s = (now_ns - self._now_ns) / 1e9
+        self._now_ns = max(now_ns, self._now_ns)
+        if not 0.0 <= gap_s <= _MAX_GAP_S:
+            raise _AbortError(
+                "clock", f"the clock went on by {gap_s:.3f} s between two looks; allowed 0 to {_MAX_GAP_S} s"
+            )
+
+    def _check_grip(self, state: RobotState) -> None:
+        """Between commands to the gripper its width stays; fingers that close on have lost what they held."""
+        since_s = (state.stamp_ns - (self._started_ns or 0)) / 1e9
+        grips = [s for s in self._approved.motion.segments if isinstance(s, GripperSegment)]
+        if any(g.start_s <= since_s <= g.end_s + _GRIP_SETTLE_S for g in grips):
+            self._width_m = None
+            return
+        if self._width_m is None:
+            self._width_m = state.gripper_width_m
+        moved_m = abs(state.gripper_width_m - self._width_m)
+        if moved_m > _GRIP_SLACK_M:
+            told = f"the fingers moved by {moved_m * 1000:.0f} mm though nobody told them to"
+            raise _AbortError("grip_lost", f"{told}; allowed {_GRIP_SLACK_M * 1000:.0f} mm")
 
     def _check_age(self, state: RobotState) -> None:
         age_s = (self._now_ns - state.stamp_ns) / 1e9
@@ -221,6 +268,12 @@ class _Watch:
                 "tracking",
                 f"a joint is {error_rad:.3f} rad from the motion at {since_s:.2f} s; "
                 f"allowed {self._profile.tracking_tolerance_rad} rad",
+            )
+        self._off_track_polls = self._off_track_polls + 1 if error_rad > _OFF_TRACK_RAD else 0
+        if self._off_track_polls >= _OFF_TRACK_POLLS:
+            raise _AbortError(
+                "contact",
+                f"a joint stays {error_rad:.3f} rad from the motion at {since_s:.2f} s, as if it pushed on something",
             )
 
 

@@ -6,6 +6,7 @@ Nothing else in the package makes an `ApprovedMotion`. Whatever is missing, late
 from __future__ import annotations
 
 import threading
+from enum import Enum
 
 import numpy as np
 
@@ -13,19 +14,30 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.messages import (
     Approval,
     ApprovedMotion,
+    CameraFrame,
     JointSegment,
     Motion,
     Refusal,
     RobotState,
     Scene,
     Verdict,
+    Zone,
     digest,
     freeze,
 )
 from qwen2vl_robot.ports import Clock
+from qwen2vl_robot.validation.change import difference
 
 # Two measurements of a resting gripper differ by less; half the thinnest grip margin.
 _WIDTH_TOLERANCE_M = 0.004
+
+
+class Authority(str, Enum):
+    """Who asks for something that only some may."""
+
+    PERSON = "person"
+    VOICE = "voice"
+    PLANNER = "planner"
 
 
 class Gate:
@@ -36,6 +48,8 @@ class Gate:
         lifetime_s: how long an approval is good for.
         max_state_age_s: an older live state is stale.
         max_verdict_age_s: a verdict whose rehearsal began longer ago is stale.
+        max_frame_age_s: an older look at the scene is stale.
+        zones: what the cell's rules restrict; a scene that was rehearsed without them is refused.
     """
 
     def __init__(
@@ -47,11 +61,14 @@ class Gate:
         lifetime_s: float = 2.0,
         max_state_age_s: float = 0.2,
         max_verdict_age_s: float = 30.0,
+        max_frame_age_s: float = 1.0,
+        zones: tuple[Zone, ...] = (),
     ) -> None:
         for name, value in (
             ("lifetime_s", lifetime_s),
             ("max_state_age_s", max_state_age_s),
             ("max_verdict_age_s", max_verdict_age_s),
+            ("max_frame_age_s", max_frame_age_s),
         ):
             if not 0.0 < value <= 3600.0:
                 raise ValueError(f"{name} is {value} s; allowed above 0 to 3600")
@@ -62,6 +79,8 @@ class Gate:
         self._lifetime_ns = round(lifetime_s * 1e9)
         self._max_state_age_ns = round(max_state_age_s * 1e9)
         self._max_verdict_age_ns = round(max_verdict_age_s * 1e9)
+        self._max_frame_age_ns = round(max_frame_age_s * 1e9)
+        self._zones = zones
         self._lock = threading.Lock()
         self._stop_reason: str | None = None
         self._confirmed: set[str] = set()
@@ -74,8 +93,14 @@ class Gate:
             self._stop_reason = self._stop_reason or reason or "stop"
             self._confirmed.clear()
 
-    def reset(self) -> None:
-        """End a stop. Confirmations must be given again."""
+    def reset(self, by: Authority = Authority.PERSON) -> None:
+        """End a stop. Confirmations must be given again.
+
+        Raises:
+            PermissionError: no person's hand gave it; a voice can be a stranger's, or a loudspeaker's.
+        """
+        if by is not Authority.PERSON:
+            raise PermissionError(f"a {by.value} cannot end a stop; a person has to")
         with self._lock:
             self._stop_reason = None
             self._confirmed.clear()
@@ -104,6 +129,9 @@ class Gate:
         live: RobotState,
         *,
         rehearsed_ns: int,
+        seen: CameraFrame | None,
+        fresh: CameraFrame | None,
+        to_confirm: tuple[str, ...] = (),
     ) -> ApprovedMotion | Refusal:
         """Check everything again and open the way to the arm, or not.
 
@@ -111,10 +139,13 @@ class Gate:
             start: the state that was rehearsed from.
             live: the arm's state now, `held` set from the same belief.
             rehearsed_ns: this gate's clock, read before the rehearsal began.
+            seen, fresh: the frame from which the scene was measured, and one from just now.
+            to_confirm: why a person has to confirm this motion, whatever the approval mode says.
 
         Returns:
-            The approval, or a refusal with the reason "stopped", "never", "not_finite", "not_accepted",
-            "digest_mismatch", "stale_verdict", "stale_state", "start_moved" or "not_confirmed".
+            The approval, or a refusal with the reason "stopped", "never", "not_finite", "not_accepted", "not_tried",
+            "digest_mismatch", "zones_missing", "stale_verdict", "stale_state", "stale_frame", "start_moved",
+            "no_frame", "scene_changed" or "not_confirmed".
         """
         verdict_digest = digest(verdict)
         now_ns = self._clock.now_ns()
@@ -122,9 +153,11 @@ class Gate:
             self._refuse_policy()
             or self._refuse_numbers(motion, live)
             or self._refuse_verdict(motion, verdict, scene, start)
+            or self._refuse_zones(scene)
             or self._refuse_age(live, rehearsed_ns, now_ns)
             or self._refuse_start(scene, start, live)
-            or self._refuse_unconfirmed(verdict_digest)
+            or self._refuse_change(seen, fresh, now_ns)
+            or self._refuse_unconfirmed(verdict_digest, to_confirm)
         )
         if refusal is not None:
             return refusal
@@ -161,6 +194,10 @@ class Gate:
     def _refuse_verdict(self, motion: Motion, verdict: Verdict, scene: Scene, start: RobotState) -> Refusal | None:
         if not verdict.accepted or verdict.violations:
             return Refusal("not_accepted", "; ".join(v.describe() for v in verdict.violations) or "not accepted")
+        trials, asked = verdict.trials, self._profile.safety
+        if trials is None or trials.count < asked.trials or not trials.lower_bound >= asked.success_ratio:
+            told = "none" if trials is None else f"{trials.successes} of {trials.count} succeeded"
+            return Refusal("not_tried", f"{asked.trials} perturbed roll-outs are asked for; {told}")
         found = {
             "motion": digest(motion) == verdict.motion_digest,
             "scene": digest(scene) == verdict.scene_digest,
@@ -171,6 +208,24 @@ class Gate:
         if wrong:
             return Refusal("digest_mismatch", f"the verdict is about another {' and another '.join(wrong)}")
         return None
+
+    def _refuse_zones(self, scene: Scene) -> Refusal | None:
+        missing = [zone.name for zone in self._zones if zone not in scene.zones]
+        if missing:
+            return Refusal("zones_missing", f"the rehearsal did not know the zones {', '.join(missing)}")
+        return None
+
+    def _refuse_change(self, seen: CameraFrame | None, fresh: CameraFrame | None, now_ns: int) -> Refusal | None:
+        if seen is None or fresh is None:
+            return Refusal("no_frame", "two frames are needed to see that the scene is as it was rehearsed")
+        age_s = (now_ns - fresh.stamp_ns) / 1e9
+        if not 0.0 <= age_s <= self._max_frame_age_ns / 1e9:
+            allowed = f"allowed 0 to {self._max_frame_age_ns / 1e9:g} s"
+            return Refusal("stale_frame", f"the last look at the scene is {age_s:.3f} s old; {allowed}")
+        if fresh.stamp_ns < seen.stamp_ns:
+            return Refusal("stale_frame", "the fresh frame is older than the one that was rehearsed")
+        what = difference(seen, fresh)
+        return None if what is None else Refusal("scene_changed", f"since the rehearsal {what}")
 
     def _refuse_age(self, live: RobotState, rehearsed_ns: int, now_ns: int) -> Refusal | None:
         for reason, what, stamp_ns, max_age_ns in (
@@ -198,14 +253,15 @@ class Gate:
             return Refusal("start_moved", f"another object is held: {held}")
         return None
 
-    def _refuse_unconfirmed(self, verdict_digest: str) -> Refusal | None:
+    def _refuse_unconfirmed(self, verdict_digest: str, to_confirm: tuple[str, ...]) -> Refusal | None:
         """Last, because it spends the confirmation."""
         with self._lock:
             if self._stop_reason is not None:
                 return Refusal("stopped", f"stopped: {self._stop_reason}; reset the gate first")
-            if self._approval is Approval.AUTO:
+            if self._approval is Approval.AUTO and not to_confirm:
                 return None
             if verdict_digest not in self._confirmed:
-                return Refusal("not_confirmed", f"nobody confirmed verdict {verdict_digest[:12]}")
+                why = "".join(f"; {reason}" for reason in to_confirm)
+                return Refusal("not_confirmed", f"nobody confirmed verdict {verdict_digest[:12]}{why}")
             self._confirmed.remove(verdict_digest)
             return None

@@ -268,6 +268,20 @@ class SceneObject:
         return float(self.T_base_object[2, 3]) - shape_size_m(self.shape)[2] / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """An upright box of the base frame where the arm and what it carries may not be, or only slowly.
+
+    Attributes:
+        speed_mps: 0 keeps everything out; above 0 it is the tool's limit inside.
+    """
+
+    name: str
+    min_m: tuple[float, float, float]
+    max_m: tuple[float, float, float]
+    speed_mps: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """The belief about the table, in the base frame.
@@ -278,6 +292,9 @@ class Scene:
         table_height_m: height of the table's top.
         held: name of the object in the gripper, or None.
         T_tool_held: (4, 4) pose of the held object in the tool frame, with `held` only.
+        zones: where the cell's rules restrict the arm.
+        unseen_m: (k, 2, 3) lowest and highest corners of boxes into which no camera has looked; None when the scene
+            comes from no camera.
     """
 
     objects: tuple[SceneObject, ...]
@@ -285,6 +302,8 @@ class Scene:
     table_height_m: float = 0.0
     held: str | None = None
     T_tool_held: Array | None = None
+    zones: tuple[Zone, ...] = ()
+    unseen_m: Array | None = None
 
     def find(self, name: str) -> SceneObject:
         """The object or obstacle of that name.
@@ -405,8 +424,9 @@ class Violation:
 
     Attributes:
         kind: "non_finite", "format", "start_state", "joint_position", "joint_velocity", "joint_acceleration",
-            "joint_jerk", "workspace", "collision", "self_collision", "contact", "grasp_slip", "moved_other",
-            "wrong_effect", "worker_crashed", "worker_timeout", "worker_raised".
+            "joint_jerk", "joint_torque", "workspace", "tool_speed", "zone", "zone_speed", "unseen", "collision",
+            "self_collision", "contact", "force", "grasp_slip", "moved_other", "wrong_effect", "uncertain",
+            "worker_crashed", "worker_timeout", "worker_raised".
         time_s: moment in the motion, None when it has none.
         bodies: links, joints or objects concerned.
         amount, unit: how much ("m" of penetration, "rad/s" over the limit ...).
@@ -430,6 +450,23 @@ class Violation:
         return f"{self.kind}: {bodies}{when}, {amount}" if bodies else f"{self.kind}{when}, {amount}"
 
 
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Perturbed roll-outs of one motion, and what follows from them.
+
+    Attributes:
+        count: roll-outs that ran; fewer than asked for only in a refusing verdict.
+        successes: of those, how many broke no limit and had the effect.
+        lower_bound: one-sided confidence bound of the success ratio.
+        threshold: what the bound must reach.
+    """
+
+    count: int
+    successes: int
+    lower_bound: float
+    threshold: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
     """What the twin found, with the world as it would be afterwards.
@@ -437,6 +474,9 @@ class Verdict:
     Attributes:
         accepted: no violation was found and every check ran.
         scene_after, state_after: the twin's end of the motion, None unless accepted.
+        trials: the perturbed roll-outs, None when an earlier stage refused.
+        explanation: why not, in one sentence for people; not part of the digest.
+        picture: (h, w, 3) uint8 view of the moment that refused it, not part of the digest.
         film: (k, h, w, 3) uint8 pictures of the rehearsal when asked for, not part of the digest.
         seconds: wall time taken, not part of the digest.
     """
@@ -449,6 +489,9 @@ class Verdict:
     robot_digest: str
     scene_after: Scene | None = None
     state_after: RobotState | None = None
+    trials: Trials | None = None
+    explanation: str = ""
+    picture: npt.NDArray[np.uint8] | None = None
     film: npt.NDArray[np.uint8] | None = None
     seconds: float = 0.0
 
@@ -537,8 +580,8 @@ class TaskReport:
 def digest(message: object) -> str:
     """SHA-256 in hex over a message's content: the same content gives the same digest in every process.
 
-    Floats are hashed by their IEEE bytes, so a change in the last bit changes the digest. `seconds`, `film`
-    and `stamp_ns` are left out: a digest holds no wall time.
+    Floats are hashed by their IEEE bytes, so a change in the last bit changes the digest. `seconds`, `film`,
+    `stamp_ns` and what only explains are left out: a digest holds no wall time.
 
     Raises:
         TypeError: the message holds a type that no message should hold.
@@ -548,7 +591,7 @@ def digest(message: object) -> str:
     return sha.hexdigest()
 
 
-_NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns"})
+_NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns", "explanation", "picture"})
 
 
 def _feed(sha: hashlib._Hash, value: object) -> None:

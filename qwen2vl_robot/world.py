@@ -7,10 +7,12 @@ Twin and plant each own an instance in a process of its own. Bullet answers wron
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -287,15 +289,18 @@ class BulletWorld:
         """Load the robot with its base at the origin, after the table; allowed contacts never collide.
 
         Raises:
-            ValueError: the profile names joints or links that the URDF lacks.
+            ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
         """
         self._profile = profile
-        body: int = pybullet.loadURDF(
-            str(profile.urdf_path),
-            useFixedBase=True,
-            flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
-            physicsClientId=self._client,
-        )
+        try:
+            body: int = pybullet.loadURDF(
+                str(profile.urdf_path),
+                useFixedBase=True,
+                flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
+                physicsClientId=self._client,
+            )
+        except pybullet.error as error:
+            raise ValueError(f"{profile.urdf_path}: Bullet cannot load it ({error})") from error
         joints: dict[str, int] = {}
         links: dict[str, int] = {pybullet.getBodyInfo(body, physicsClientId=self._client)[0].decode(): -1}
         for index in range(pybullet.getNumJoints(body, physicsClientId=self._client)):
@@ -309,6 +314,9 @@ class BulletWorld:
         ]
         if missing:
             raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")
+        for shaped in _links_with_shapes(profile):  # Bullet leaves out a shape whose mesh it cannot read, silently
+            if not pybullet.getCollisionShapeData(body, links[shaped], physicsClientId=self._client):
+                raise ValueError(f"{profile.urdf_path}: the collision mesh of {shaped} does not load")
         self._names.update({(body, index): link for link, index in links.items()})
         self._robot = body
         self._joints = [joints[j.name] for j in profile.joints]
@@ -354,6 +362,19 @@ class BulletWorld:
             targetVelocities=[[0.0]] * len(values), physicsClientId=self._client,
         )  # fmt: skip
 
+    def carry_arm(self, q_rad: Array, held: str | None) -> None:
+        """Put the arm (n,) elsewhere, at rest, the fingers as they are and what they hold along with the tool."""
+        T_tool_held = None if held is None else np.linalg.inv(self.tool_pose()) @ self.pose(held)
+        self._check_joints(q_rad, 0.0)
+        _, _, widths = self._joint_values()
+        values = [[float(q)] for q in q_rad] + [[w] for w in widths]
+        pybullet.resetJointStatesMultiDof(
+            self._robot, self._joints + self._fingers, values,
+            targetVelocities=[[0.0]] * len(values), physicsClientId=self._client,
+        )  # fmt: skip
+        if held is not None and T_tool_held is not None:
+            self.set_pose(held, self.tool_pose() @ T_tool_held)
+
     def command_arm(self, q_rad: Array, dq_radps: Array | None = None) -> None:
         """Set the position (and velocity) targets (n,) of the joint motors."""
         self._check_joints(q_rad, 0.0)
@@ -380,11 +401,28 @@ class BulletWorld:
 
     def arm_state(self) -> tuple[Array, Array, float]:
         """Joint positions (n,) rad, velocities (n,) rad/s and gripper width in metres."""
+        q, dq, widths = self._joint_values()
+        return q, dq, float(sum(widths))
+
+    def _joint_values(self) -> tuple[Array, Array, list[float]]:
+        """Positions (n,) and velocities (n,) of the arm, and where each finger is."""
         states = pybullet.getJointStates(self._robot, self._joints + self._fingers, physicsClientId=self._client)
-        q = np.array([s[0] for s in states])
-        dq = np.array([s[1] for s in states])
         n = len(self._joints)
-        return q[:n], dq[:n], float(q[n:].sum())
+        return np.array([s[0] for s in states[:n]]), np.array([s[1] for s in states[:n]]), [s[0] for s in states[n:]]
+
+    def torques_nm(self, q_rad: Array, dq_radps: Array, ddq_radps2: Array, load_kg: float = 0.0) -> Array:
+        """Joint torques (n,) that this state of motion needs, with a load at the tool frame's origin."""
+        n, fingers = len(self._joints), [0.0] * len(self._fingers)
+        self._check_joints(q_rad, load_kg)
+        q, dq, ddq = ([*map(float, v), *fingers] for v in (q_rad, dq_radps, ddq_radps2))
+        needed = np.array(pybullet.calculateInverseDynamics(self._robot, q, dq, ddq, physicsClientId=self._client))
+        if load_kg:
+            linear, _ = pybullet.calculateJacobian(
+                self._robot, self._tool, [0.0, 0.0, 0.0], q, dq, ddq, physicsClientId=self._client
+            )
+            J = np.array(linear)
+            needed = needed + J.T @ (load_kg * (J @ np.array(ddq) + np.array([0.0, 0.0, 9.81])))
+        return needed[:n]
 
     def tool_pose(self) -> Array:
         """`T_base_tool` (4, 4) of the profile's tool link."""
@@ -504,6 +542,65 @@ class BulletWorld:
             seen.add(body)
         return points
 
+    def scan(
+        self, q_rad: Array, width_m: float, held: str | None = None, T_tool_held: Array | None = None
+    ) -> tuple[Array, list[int]]:
+        """Put the arm at each of many joints (m, n), with what it holds, and look for contact; no physics.
+
+        Returns:
+            The tool's positions (m, 3), and where anything touches arm or load other than the fingers their load.
+        """
+        self._check_joints(np.zeros(len(self._joints)), width_m)
+        if q_rad.ndim != 2 or q_rad.shape[1] != len(self._joints) or not np.isfinite(q_rad).all():
+            raise ValueError(f"finite joint positions (m, {len(self._joints)}) needed, given {q_rad.shape}")
+        p, client, robot, which = pybullet, self._client, self._robot_id(), self._joints + self._fingers
+        rest = [[0.0]] * len(which)
+        fingers = [[width_m / len(self._fingers)]] * len(self._fingers)
+        load = -1 if held is None else self._id(held)
+        grip = {self._links[link] for link in self._profile.gripper.finger_links}
+        if T_tool_held is not None:
+            at, turned = T_tool_held[:3, 3].tolist(), quat_from_rotation(T_tool_held[:3, :3]).tolist()
+        tool_m, touched = np.empty((len(q_rad), 3)), []
+        for index, values in enumerate(q_rad[:, :, None].tolist()):
+            p.resetJointStatesMultiDof(robot, which, values + fingers, targetVelocities=rest, physicsClientId=client)
+            tool = p.getLinkState(robot, self._tool, computeForwardKinematics=True, physicsClientId=client)
+            tool_m[index] = tool[4]
+            if load >= 0:
+                p.resetBasePositionAndOrientation(
+                    load, *p.multiplyTransforms(tool[4], tool[5], at, turned), physicsClientId=client
+                )
+            p.performCollisionDetection(physicsClientId=client)
+            points = p.getContactPoints(bodyA=robot, physicsClientId=client)
+            # Of a point: bodies at 1 and 2, their links at 3 and 4, the distance at 8; the robot is body 1.
+            is_hit = any(x[8] <= 0.0 and not (x[2] == load and x[3] in grip) for x in points)
+            if not is_hit and load >= 0:
+                points = p.getContactPoints(bodyA=load, physicsClientId=client)
+                is_hit = any(x[8] <= 0.0 and robot not in (x[1], x[2]) for x in points)
+            if is_hit:
+                touched.append(index)
+        return tool_m, touched
+
+    def clearance_m(self, names: Sequence[str], held: str | None, limit_m: float) -> float:
+        """Smallest distance of arm or load to these bodies now, at most `limit_m`; to the table only that of the hand.
+
+        What the fingers hold does not count.
+        """
+        gaps_m = [limit_m]
+        for name in names:
+            if name == held:
+                continue
+            if name == TABLE:
+                gaps_m += [self.distance_m(link, TABLE, limit_m) for link in self._profile.gripper.finger_links]
+            else:
+                gaps_m.append(self._gap_m(self._robot_id(), self._id(name), limit_m))
+            if held is not None:
+                gaps_m.append(self._gap_m(self._id(held), self._id(name), limit_m))
+        return min(gaps_m)
+
+    def _gap_m(self, body_a: int, body_b: int, limit_m: float) -> float:
+        points = pybullet.getClosestPoints(body_a, body_b, limit_m, physicsClientId=self._client)
+        return min((float(point[8]) for point in points), default=limit_m)
+
     def distance_m(self, a: str, b: str, limit_m: float = 0.05) -> float:
         """Distance between two bodies or links now, negative where they overlap, `limit_m` where they are farther.
 
@@ -563,6 +660,13 @@ class BulletWorld:
         names = np.array([table[int(i)] for i in unique])[inverse].reshape(shape)
         depth[ids < 0] = np.nan
         return rgb, depth.astype(np.float32), names
+
+
+@functools.cache
+def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
+    """Names of the URDF's links that have collision geometry."""
+    tree = ElementTree.parse(profile.urdf_path)
+    return tuple(str(link.get("name")) for link in tree.iter("link") if link.find("collision") is not None)
 
 
 def _check_sizes(*sizes_m: float) -> None:

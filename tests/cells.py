@@ -9,12 +9,15 @@ from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import (
     ApprovedMotion,
+    CameraFrame,
     Effect,
     GripperSegment,
+    Intrinsics,
     JointSegment,
     Motion,
     RobotState,
     Scene,
+    Trials,
     Verdict,
     digest,
     freeze,
@@ -41,13 +44,31 @@ def grip(width_m: float, seconds: float = 1.0) -> Motion:
 
 def accept(motion: Motion, start: RobotState, scene: Scene = SCENE) -> Verdict:
     """The verdict of a twin that found nothing against a motion."""
-    return Verdict(True, (), digest(motion), digest(scene), digest(start), PROFILE.digest)
+    tried = Trials(16, 16, 0.829, 0.8)
+    return Verdict(True, (), digest(motion), digest(scene), digest(start), PROFILE.digest, trials=tried)
+
+
+def look(stamp_ns: int) -> CameraFrame:
+    """A picture of an empty grey wall one metre away."""
+    k = Intrinsics(60, 48, 60.0, 60.0, 29.5, 23.5)
+    rgb = np.full((48, 60, 3), 128, dtype=np.uint8)
+    return CameraFrame(stamp_ns, rgb, np.ones((48, 60), dtype=np.float32), k, freeze(np.eye(4)))
 
 
 def admit(motion: Motion, arm: Arm, clock: Clock, lifetime_s: float = 10.0) -> ApprovedMotion:
     """Let a motion through a real gate, as if it had been rehearsed just now."""
     start = arm.state()
     gate = Gate(clock, PROFILE, lifetime_s=lifetime_s, max_state_age_s=2.0)  # a busy machine is no stale state
-    approved = gate.admit(motion, accept(motion, start), SCENE, start, arm.state(), rehearsed_ns=clock.now_ns())
+    now_ns = clock.now_ns()
+    approved = gate.admit(
+        motion,
+        accept(motion, start),
+        SCENE,
+        start,
+        arm.state(),
+        rehearsed_ns=now_ns,
+        seen=look(now_ns),
+        fresh=look(now_ns),
+    )
     assert isinstance(approved, ApprovedMotion), approved
     return approved

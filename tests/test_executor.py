@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.errors import ExecutionError, ObservationError
-from qwen2vl_robot.executor import ExecutionReport, JointTrack, judge, run
+from qwen2vl_robot.executor import STOP_DEADLINE_S, ExecutionReport, JointTrack, judge, run
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.messages import (
     ApprovedMotion,
@@ -164,9 +164,26 @@ def lose(state: RobotState) -> RobotState:
     raise ObservationError("no joint state")
 
 
+def lean(state: RobotState) -> RobotState:
+    return replace(state, q_rad=freeze(state.q_rad + 0.07))
+
+
+class LosingArm:
+    """Its fingers have closed on, some time after the start."""
+
+    def __init__(self, after: int = 20) -> None:
+        self._left = after
+
+    def __call__(self, state: RobotState) -> RobotState:
+        self._left -= 1
+        return state if self._left > 0 else replace(state, gripper_width_m=state.gripper_width_m - 0.01)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (lean, "contact"),
+        (LosingArm(), "grip_lost"),
         (age, "stale_state"),
         (hurry, "stale_state"),
         (blind, "not_finite"),
@@ -228,6 +245,32 @@ def test_joint_states_that_no_longer_change_their_stamp_stop_the_arm(link: Plant
     report = run(approve(link), arm, clock, PROFILE)
     aborted(report, "stale_state")
     assert "no new joint state" in report.reasons[0]
+
+
+class LeapingClock:
+    """Goes on by a second after a while, or goes back."""
+
+    def __init__(self, link: PlantLink, leap_s: float) -> None:
+        self._link, self._leap_ns, self._left = link, round(leap_s * 1e9), 20
+
+    def now_ns(self) -> int:
+        self._left -= 1
+        return self._link.now_ns() + (self._leap_ns if self._left < 0 else 0)
+
+    def sleep(self, seconds: float) -> None:
+        self._link.sleep(seconds)
+
+
+@pytest.mark.parametrize("leap_s", [1.0, -1.0])
+def test_a_clock_that_leaps_stops_the_arm(link: PlantLink, leap_s: float) -> None:
+    aborted(run(approve(link), link, LeapingClock(link, leap_s), PROFILE), "clock")
+    assert not link.is_moving()
+
+
+def test_the_stop_is_given_within_its_deadline(link: PlantLink) -> None:
+    report = run(approve(link), FaultyArm(link, stray), link, PROFILE)
+    assert report.stopped_after_s is not None
+    assert 0.0 <= report.stopped_after_s <= STOP_DEADLINE_S
 
 
 def test_an_arm_that_cannot_be_stopped_is_said_so(link: PlantLink) -> None:

@@ -9,21 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.gate import Authority, Gate
 from qwen2vl_robot.messages import (
     Approval,
     ApprovedMotion,
+    CameraFrame,
     JointSegment,
     Motion,
     Refusal,
     RobotState,
     Scene,
+    Trials,
     Verdict,
     Violation,
+    Zone,
     digest,
     freeze,
 )
-from tests.cells import PROFILE, SCENE, accept, reach
+from tests.cells import PROFILE, SCENE, accept, look, reach
 
 NOW_NS = 50_000_000_000
 HOME = np.array(PROFILE.home_q_rad)
@@ -47,6 +50,7 @@ def at_rest(stamp_ns: int = NOW_NS) -> RobotState:
 
 
 MOTION = reach(HOME, [0.1] * 7, 0.2)
+SEEN = look(NOW_NS)
 
 
 def ask(
@@ -57,11 +61,15 @@ def ask(
     start: RobotState | None = None,
     live: RobotState | None = None,
     rehearsed_ns: int = NOW_NS,
+    seen: CameraFrame | None = SEEN,
+    fresh: CameraFrame | None = SEEN,
+    to_confirm: tuple[str, ...] = (),
 ) -> ApprovedMotion | Refusal:
     start = start or at_rest()
     return gate.admit(
-        motion, verdict or accept(MOTION, at_rest()), scene, start, live or at_rest(), rehearsed_ns=rehearsed_ns
-    )
+        motion, verdict or accept(MOTION, at_rest()), scene, start, live or at_rest(), rehearsed_ns=rehearsed_ns,
+        seen=seen, fresh=fresh, to_confirm=to_confirm,
+    )  # fmt: skip
 
 
 def reason(answer: ApprovedMotion | Refusal) -> str:
@@ -279,3 +287,83 @@ def test_gate_admits_only_inside_every_tolerance(
 def test_gate_refuses_a_setting_that_is_no_duration(clock: StoppedClock, seconds: float) -> None:
     with pytest.raises(ValueError, match="max_state_age_s"):
         Gate(clock, PROFILE, max_state_age_s=seconds)
+
+
+# --------------------------------------------------------------------------------- trials, zones, fresh frames
+
+
+@pytest.mark.parametrize("trials", [None, Trials(15, 15, 0.82, 0.8), Trials(16, 15, 0.74, 0.8)])
+def test_gate_refuses_what_was_not_tried_often_enough(gate: Gate, trials: Trials | None) -> None:
+    assert reason(ask(gate, verdict=replace(accept(MOTION, at_rest()), trials=trials))) == "not_tried"
+
+
+def test_gate_refuses_a_scene_without_the_zones_of_the_cell(clock: StoppedClock) -> None:
+    zone = Zone("people", (0.5, -1.0, 0.0), (1.0, 1.0, 2.0))
+    gate = Gate(clock, PROFILE, zones=(zone,))
+    assert reason(ask(gate)) == "zones_missing"
+    scene = replace(SCENE, zones=(zone,))
+    assert isinstance(ask(gate, scene=scene, verdict=accept(MOTION, at_rest(), scene)), ApprovedMotion)
+
+
+@pytest.mark.parametrize(("seen", "fresh"), [(None, SEEN), (SEEN, None), (None, None)])
+def test_gate_refuses_without_two_looks_at_the_scene(
+    gate: Gate, seen: CameraFrame | None, fresh: CameraFrame | None
+) -> None:
+    assert reason(ask(gate, seen=seen, fresh=fresh)) == "no_frame"
+
+
+@pytest.mark.parametrize("stamp_ns", [NOW_NS - 1_000_000_001, NOW_NS + 1])
+def test_gate_refuses_a_stale_look_and_one_from_the_future(gate: Gate, stamp_ns: int) -> None:
+    assert reason(ask(gate, seen=look(0), fresh=look(stamp_ns))) == "stale_frame"
+
+
+def test_gate_refuses_a_look_from_before_the_rehearsal(gate: Gate) -> None:
+    assert reason(ask(gate, fresh=look(NOW_NS - 1))) == "stale_frame"
+
+
+def test_gate_refuses_when_something_moved_since_the_rehearsal(gate: Gate) -> None:
+    depth_m = SEEN.depth_m.copy()
+    depth_m[12:24, 12:24] -= 0.05
+    assert reason(ask(gate, fresh=replace(SEEN, depth_m=depth_m))) == "scene_changed"
+
+
+def test_gate_refuses_when_a_flat_thing_of_another_colour_appeared(gate: Gate) -> None:
+    rgb = SEEN.rgb.copy()
+    rgb[12:24, 12:24] = (250, 20, 20)
+    assert reason(ask(gate, fresh=replace(SEEN, rgb=rgb))) == "scene_changed"
+
+
+def test_gate_refuses_a_camera_that_went_blind_or_elsewhere(gate: Gate) -> None:
+    blind = replace(SEEN, depth_m=np.full_like(SEEN.depth_m, np.nan))
+    turned = replace(SEEN, T_base_camera=freeze(np.diag([1.0, -1.0, -1.0, 1.0])))
+    assert reason(ask(gate, fresh=blind)) == "scene_changed"
+    assert reason(ask(gate, fresh=turned)) == "scene_changed"
+
+
+def test_noise_and_holes_are_no_change(gate: Gate) -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy() -> CameraFrame:
+        depth_m = SEEN.depth_m + rng.normal(0.0, 0.002, SEEN.depth_m.shape).astype(np.float32)
+        depth_m[rng.random(depth_m.shape) < 0.01] = np.nan
+        return replace(SEEN, depth_m=depth_m)
+
+    assert isinstance(ask(gate, seen=noisy(), fresh=noisy()), ApprovedMotion)
+
+
+def test_what_nobody_asked_for_needs_a_person_even_in_auto(gate: Gate) -> None:
+    doubt = ("the instruction does not ask to push",)
+    answer = ask(gate, to_confirm=doubt)
+    assert reason(answer) == "not_confirmed"
+    assert isinstance(answer, Refusal)
+    assert "push" in answer.text
+    gate.confirm(digest(accept(MOTION, at_rest())))
+    assert isinstance(ask(gate, to_confirm=doubt), ApprovedMotion)
+
+
+@pytest.mark.parametrize("by", [Authority.VOICE, Authority.PLANNER])
+def test_neither_a_voice_nor_a_planner_ends_a_stop(gate: Gate, by: Authority) -> None:
+    gate.stop("smoke")
+    with pytest.raises(PermissionError, match=by.value):
+        gate.reset(by)
+    assert reason(ask(gate)) == "stopped"

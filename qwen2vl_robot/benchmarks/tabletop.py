@@ -37,6 +37,7 @@ from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.ports import Planner
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -171,7 +172,7 @@ class Suite:
             clock=plant.link,
             planner=planner,
             rehearsal=self._rehearsal,
-            gate=Gate(plant.link, self._profile),
+            gate=Gate(plant.link, self._profile, zones=load_rules().zones),
             profile=self._profile,
             rules=self._rules,
             words=self._words,

@@ -56,7 +56,7 @@ class Handling:
         self.held = name
         self.handled.add(name)
         self.grasp_m = world.tool_pose()[:3, 3]
-        others = [n for n in world.names() if n != name]
+        others = [n for n in (TABLE, *(body.name for body in self.scene.bodies())) if n != name]
         self.supports = {n for n in others if world.distance_m(name, n) < SUPPORT_GAP_M}
 
     def release(self) -> None:
@@ -81,6 +81,12 @@ class Handling:
             if one == self.held and self._may_land_on(other) and _is_near(tool_m, release_m):
                 return True
         return False
+
+    def is_grip(self, a: str, b: str) -> bool:
+        """Whether this is the fingers pressing on what they take, or on each other."""
+        fingers = set(self.profile.gripper.finger_links)
+        taken = self.handled | self.candidates
+        return {a, b} == fingers or (a in fingers and b in taken) or (b in fingers and a in taken)
 
     def _may_land_on(self, name: str) -> bool:
         effect = self.motion.effect

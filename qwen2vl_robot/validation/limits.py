@@ -27,12 +27,14 @@ from qwen2vl_robot.messages import (
     Segment,
     Sphere,
     Violation,
+    Zone,
     shape_size_m,
 )
 
 MAX_DURATION_S = 300.0
 MIN_STEP_S = 1e-4  # closer points leave no digits for a jerk
 MAX_POINTS = 100_000
+MAX_FAR_M = 20.0  # nothing farther can be meant by a scene on a table
 _TIME_SLACK_S = 1e-6
 _JOINT_SLACK_RAD = 1e-6
 _RATIO_SLACK = 1e-3  # a profile that rides its limit reaches it up to rounding
@@ -69,6 +71,38 @@ def check_workspace(time_s: Array, p_base_tool_m: Array, profile: RobotProfile) 
     return (Violation("workspace", float(time_s[first]), (profile.tool_link,), float(outside_m[worst]), "m"),)
 
 
+def check_speed(
+    time_s: Array, p_base_tool_m: Array, profile: RobotProfile, zones: tuple[Zone, ...]
+) -> Iterator[Violation]:
+    """Judge how fast the tool goes from one position (m, 3) at times (m,) to the next: everywhere, and inside zones."""
+    steps_s = np.diff(time_s)
+    moved_m = np.linalg.norm(np.diff(p_base_tool_m, axis=0), axis=1)
+    speed_mps = np.divide(moved_m, steps_s, out=np.zeros_like(moved_m), where=steps_s > 0.0)
+    yield from _too_fast("tool_speed", (profile.tool_link,), time_s, speed_mps, profile.safety.tool_speed_mps)
+    for zone in zones:
+        is_in = np.all((p_base_tool_m >= zone.min_m) & (p_base_tool_m <= zone.max_m), axis=1)
+        inside: Array = np.where(is_in[:-1] | is_in[1:], speed_mps, 0.0)
+        if zone.speed_mps > 0.0:
+            yield from _too_fast("zone_speed", (profile.tool_link, zone.name), time_s, inside, zone.speed_mps)
+
+
+def _too_fast(
+    kind: str, bodies: tuple[str, ...], time_s: Array, speed_mps: Array, limit_mps: float
+) -> Iterator[Violation]:
+    if len(speed_mps) and speed_mps.max() > limit_mps * (1.0 + _RATIO_SLACK):
+        first = float(time_s[np.argmax(speed_mps > limit_mps * (1.0 + _RATIO_SLACK))])
+        yield Violation(kind, first, bodies, float(speed_mps.max() - limit_mps), "m/s")
+
+
+def states_of_motion(motion: Motion) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Times (k,), positions, velocities and accelerations (k, n) of each stretch, by divided differences."""
+    for run in _runs(motion):
+        time_s, q_rad = _with_rest(*run)
+        dq, ddq = (_divided_difference(time_s, q_rad, order) for order in (1, 2))
+        inner = slice(1, -1)
+        yield time_s[inner], q_rad[inner], (dq[1:] + dq[:-1]) / 2, ddq
+
+
 def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Violation]:
     """What came in by another way than our own code need not be what its type says."""
     given: list[tuple[object, type | tuple[type, ...]]] = [(motion, Motion), (scene, Scene), (start, RobotState)]
@@ -77,6 +111,7 @@ def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Vi
     if isinstance(scene, Scene):
         given += [(body, SceneObject) for body in scene.bodies()]
         given += [(body.shape, (Box, Cylinder, Sphere, Container)) for body in scene.bodies()]
+        given += [(zone, Zone) for zone in scene.zones]
     found = False
     for value, kind in given:
         if not isinstance(value, kind):
@@ -123,6 +158,10 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
     yield "table height", scene.table_height_m
     if scene.T_tool_held is not None:
         yield "T_tool_held", scene.T_tool_held
+    for zone in scene.zones:
+        yield f"zone {zone.name}", (*zone.min_m, *zone.max_m, zone.speed_mps)
+    if scene.unseen_m is not None:
+        yield "unseen space", scene.unseen_m
     yield "start q_rad", start.q_rad
     yield "start dq_radps", start.dq_radps
     yield "start gripper_width_m", start.gripper_width_m
@@ -196,6 +235,13 @@ def _check_scene(effect: Effect, scene: Scene, start: RobotState) -> Iterator[Vi
         yield Violation("format", None, (name,), float(names.count(name)), "bodies of one name")
     for body in scene.bodies():
         yield from _check_body(body)
+    for zone in scene.zones:
+        thin_m = min(high - low for low, high in zip(zone.min_m, zone.max_m, strict=True))
+        if thin_m <= 0.0 or zone.speed_mps < 0.0:
+            yield Violation("format", None, (f"zone {zone.name} is inside out",), min(thin_m, zone.speed_mps), "m")
+    unseen_m = np.zeros((0, 2, 3)) if scene.unseen_m is None else np.asarray(scene.unseen_m)
+    if unseen_m.ndim != 3 or unseen_m.shape[1:] != (2, 3) or (unseen_m[:, 0] >= unseen_m[:, 1]).any():
+        yield Violation("format", None, ("unseen space is not made of boxes",), 1.0, "")
     if scene.held != start.held:
         told = f"scene holds {scene.held!r}, start state {start.held!r}"
         yield Violation("start_state", None, (told,), 1.0, "")
@@ -213,6 +259,10 @@ def _check_body(body: SceneObject) -> Iterator[Violation]:
         yield Violation("format", None, (body.name, "size"), smallest_m, "m")
     if not _is_pose(body.T_base_object):
         yield Violation("format", None, (body.name, "is not at a rigid pose"), 1.0, "")
+        return
+    farthest_m = float(max(np.abs(body.T_base_object[:3, 3]).max(), *shape_size_m(body.shape)))
+    if farthest_m > MAX_FAR_M:
+        yield Violation("format", None, (body.name, f"more than {MAX_FAR_M:g} m large or away"), farthest_m, "m")
     for what, value in (("mass_kg", body.mass_kg), ("friction", body.friction)):
         if value is not None and value < 0.0:
             yield Violation("format", None, (body.name, what), value, "")

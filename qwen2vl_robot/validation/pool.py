@@ -1,64 +1,84 @@
-"""Rehearsals → a worker process whose crash, hang or exception is a refusal.
+"""Rehearsals → worker processes with warm worlds, whose crash, hang or exception is a refusal.
 
-The worker's module is named, not imported: whoever imports this never reaches pybullet.
+The workers' module is named, not imported: whoever imports this never reaches pybullet.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import RobotError, WorkerError
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Verdict, Violation, digest
 from qwen2vl_robot.process import Worker
+from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+
+WORKERS = 2
+_CHUNK = 2  # trials that a worker takes at once
+_PICTURE_S = 5.0
 
 
 class RehearsalProcess:
-    """The `ports.Rehearsal` that everybody uses: a twin in a process of its own, started again after each death."""
+    """The `ports.Rehearsal` that everybody uses: twins in processes of their own, started again after each death."""
 
-    def __init__(self, profile: RobotProfile, *, budget_s: float, interpreter: str | None = None) -> None:
-        """Describe the worker; it starts with `start` or with the first rehearsal.
+    def __init__(
+        self, profile: RobotProfile, *, budget_s: float, interpreter: str | None = None, workers: int = WORKERS
+    ) -> None:
+        """Describe the workers; they start with `start` or with the first rehearsal.
 
         Args:
             budget_s: seconds that one rehearsal may take; more is a refusal.
             interpreter: the Python that has pybullet, else this one.
+            workers: how many processes share the perturbed roll-outs.
         """
         if not budget_s > 0.0:
             raise ValueError(f"a budget of {budget_s} s; it must be above 0")
+        if not 1 <= workers <= 64:
+            raise ValueError(f"{workers} workers; allowed 1 to 64")
         self._profile = profile
         self._budget_s = budget_s
-        self._worker = Worker("qwen2vl_robot.validation.rehearsal:Twin", profile, interpreter=interpreter)
+        self._workers = [
+            Worker("qwen2vl_robot.validation.rehearsal:Twin", profile, interpreter=interpreter) for _ in range(workers)
+        ]
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, None while it does not run."""
-        return self._worker.pid
+        """The first worker's process id, None while it does not run."""
+        return self._workers[0].pid
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def start(self) -> None:
-        """Load the worker now, so that the first rehearsal need not wait for it.
+        """Load the workers now, so that the first rehearsal need not wait for them.
 
         Raises:
-            WorkerError: it does not come up.
+            WorkerError: one does not come up.
         """
-        self._worker.start()
+        with ThreadPoolExecutor(len(self._workers)) as threads:
+            list(threads.map(lambda worker: worker.start(), self._workers))
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
-        """Try the motion in a fresh twin; whatever breaks is a refusing verdict, never an exception."""
+        """Try the motion in fresh twins; whatever breaks is a refusing verdict, never an exception."""
         began = time.perf_counter()
         try:
-            verdict = self._worker.call("rehearse", motion, scene, start, film, timeout_s=self._budget_s)
+            verdict = self._rehearse(motion, scene, start, film, began)
         except RobotError as error:
             reason = error.reason if isinstance(error, WorkerError) else "raised"
-            return self._refuse(f"worker_{reason}", str(error), motion, scene, start, time.perf_counter() - began)
-        if not isinstance(verdict, Verdict):
-            told = f"answered a {type(verdict).__name__}"
-            return self._refuse("worker_raised", told, motion, scene, start, time.perf_counter() - began)
-        return verdict
+            return self._refuse(f"worker_{reason}", str(error), motion, scene, start, began)
+        return verdict if verdict.accepted else self._show(verdict, motion, scene, start)
 
     def close(self) -> None:
-        """End the worker."""
-        self._worker.close()
+        """End the workers."""
+        for worker in self._workers:
+            worker.close()
 
     def __enter__(self) -> RehearsalProcess:
         return self
@@ -66,7 +86,43 @@ class RehearsalProcess:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _refuse(self, kind: str, told: str, motion: Motion, scene: Scene, start: RobotState, seconds: float) -> Verdict:
+    def _rehearse(self, motion: Motion, scene: Scene, start: RobotState, film: bool, began: float) -> Verdict:
+        self.start()
+        until = time.perf_counter() + self._budget_s  # loading a worker has a limit of its own
+        swept = _call(self._workers[0], until, "examine", motion, scene, start)
+        if not isinstance(swept, Swept):
+            raise WorkerError(f"answered a {type(swept).__name__}")
+        if swept.violations:
+            return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
+        count = self._profile.safety.trials
+        work = _Work(
+            [
+                ("run", (motion, scene, start, film)),
+                *(
+                    ("try_out", (motion, scene, start, swept, tuple(range(i, min(i + _CHUNK, count)))))
+                    for i in range(0, count, _CHUNK)
+                ),
+            ],
+            tolerated(self._profile),
+        )
+        with ThreadPoolExecutor(len(self._workers)) as threads:
+            for done in [threads.submit(work.do, worker, until) for worker in self._workers]:
+                done.result()
+        run = work.run
+        violations = run.violations if run is not None else ()
+        return make_verdict(motion, scene, start, self._profile, violations, run, work.trials, began=began)
+
+    def _show(self, verdict: Verdict, motion: Motion, scene: Scene, start: RobotState) -> Verdict:
+        """Add the sentence and the picture of the moment; a twin that cannot show it changes nothing."""
+        until = time.perf_counter() + _PICTURE_S
+        try:
+            text, picture = _call(self._workers[0], until, "show", motion, scene, start, verdict.violations)
+        except RobotError:
+            return verdict
+        return replace(verdict, explanation=text, picture=picture)
+
+    def _refuse(self, kind: str, told: str, motion: Motion, scene: Scene, start: RobotState, began: float) -> Verdict:
+        seconds = time.perf_counter() - began
         return Verdict(
             accepted=False,
             violations=(Violation(kind, None, (told,), seconds, "s"),),
@@ -74,8 +130,55 @@ class RehearsalProcess:
             scene_digest=_digest(scene),
             start_digest=_digest(start),
             robot_digest=self._profile.digest,
+            explanation=f"the rehearsal broke off: {told}",
             seconds=seconds,
         )
+
+
+@dataclass(slots=True)
+class _Work:
+    """Pieces of one rehearsal that workers take in turn, until all are done or the answer is known."""
+
+    pieces: list[tuple[str, tuple[object, ...]]]
+    tolerated: int
+    run: Rollout | None = None
+    trials: list[Trial] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def do(self, worker: Worker, until: float) -> None:
+        """Take pieces until none is left; what a worker raises ends the rehearsal.
+
+        Raises:
+            RobotError: the worker broke or ran out of time.
+        """
+        while True:
+            with self.lock:
+                if not self.pieces or self._is_decided():
+                    return
+                method, args = self.pieces.pop(0)
+            try:
+                found = _call(worker, until, method, *args)
+            except BaseException:
+                with self.lock:
+                    self.pieces.clear()
+                raise
+            with self.lock:
+                if isinstance(found, Rollout):
+                    self.run = found
+                else:
+                    self.trials += found
+
+    def _is_decided(self) -> bool:
+        """Whether it is refused already; acceptance needs every piece."""
+        failed = sum(bool(trial.violations) for trial in self.trials)
+        return failed > self.tolerated or (self.run is not None and bool(self.run.violations))
+
+
+def _call(worker: Worker, until: float, method: str, *args: object) -> Any:
+    left_s = until - time.perf_counter()
+    if left_s <= 0.0:
+        raise WorkerError("the budget of time ran out before every check had run", reason="timeout")
+    return worker.call(method, *args, timeout_s=left_s)
 
 
 def _digest(message: object) -> str:

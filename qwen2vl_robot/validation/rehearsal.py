@@ -1,80 +1,186 @@
-"""Motion, scene, start state → Verdict: numbers first, then geometry, then one physics run, in a fresh twin.
+"""Motion, scene, start state → Verdict: numbers, geometry, one physics run, then perturbed ones; cheapest first.
 
-Runs in a worker process (pool.py); nothing that talks to an arm imports it.
+Runs in worker processes (pool.py), which share its pieces between them; nothing that talks to an arm imports it.
 """
 
 from __future__ import annotations
 
 import time
 
+import numpy as np
+import numpy.typing as npt
+
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation, digest
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.film import shoot
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation
 from qwen2vl_robot.validation import limits
-from qwen2vl_robot.validation.rollout import Rollout, roll_out
+from qwen2vl_robot.validation.explain import explain
+from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.rollout import roll_out
+from qwen2vl_robot.validation.space import add_forbidden
 from qwen2vl_robot.validation.sweep import sweep
+from qwen2vl_robot.validation.timeline import timeline
+from qwen2vl_robot.validation.trials import WEAKEST, draw, seed_of, spans
 from qwen2vl_robot.world import TABLE, BulletWorld
 
 _ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
+_TORQUE_STEP_S = 0.02
+_CLEAR_M = 0.002
+_ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
+_BEARINGS_RAD = np.pi / 4 * np.arange(8)
+_BEYOND_TOOL_M = 0.1  # how far a load reaches, where only an error of the joints carries it
 
 
 class Twin:
-    """Rehearses motions, each in a world built anew: a verdict depends on nothing that was rehearsed before."""
+    """Rehearses motions, each among bodies built anew: a verdict depends on nothing that was rehearsed before."""
 
     def __init__(self, profile: RobotProfile) -> None:
+        """Load the robot.
+
+        Raises:
+            BadInputError: its URDF or a mesh cannot be loaded, or lacks what the profile names.
+        """
         self._profile = profile
         self._world = BulletWorld()
         self._world.add_table()
-        self._world.add_robot(profile)
+        try:
+            self._world.add_robot(profile)
+        except ValueError as error:
+            raise BadInputError(str(error)) from error
+        self._table_height_m = 0.0
         self._taken = {TABLE, *self._world.link_names()}
+        self._joint_reach_m = self._world.reach_m(_BEYOND_TOOL_M)
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Verdict:
-        """Judge a motion, cheapest check first; a stage that finds something ends the rehearsal.
+        """Judge a motion alone, stage by stage; what finds something ends the rehearsal.
 
         Args:
-            film: whether to picture the physics run.
+            film: whether to picture the nominal run.
         """
         began = time.perf_counter()
-        violations, run = self._judge(motion, scene, start, film)
-        accepted = not violations and run is not None
-        return Verdict(
-            accepted=accepted,
-            violations=violations,
-            motion_digest=digest(motion),
-            scene_digest=digest(scene),
-            start_digest=digest(start),
-            robot_digest=self._profile.digest,
-            scene_after=run.scene if accepted and run is not None else None,
-            state_after=run.state if accepted and run is not None else None,
-            film=run.film if run is not None else None,
-            seconds=time.perf_counter() - began,
-        )
+        swept = self.examine(motion, scene, start)
+        if swept.violations:
+            return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
+        run = self.run(motion, scene, start, film)
+        trials: list[Trial] = []
+        if not run.violations:
+            allowed = tolerated(self._profile)
+            for index in range(self._profile.safety.trials):
+                trials.append(self.try_out(motion, scene, start, swept, (index,))[0])
+                if sum(bool(t.violations) for t in trials) > allowed:
+                    break
+        return make_verdict(motion, scene, start, self._profile, run.violations, run, trials, began=began)
+
+    def examine(self, motion: Motion, scene: Scene, start: RobotState) -> Swept:
+        """Judge by numbers and geometry."""
+        found = limits.check(motion, scene, start, self._profile) or self._check_names(scene)
+        if not found:
+            self._build(scene)
+            found = self._check_torques(motion, scene)
+        if found:
+            return Swept(found, np.zeros(0), np.zeros(0), 0)
+        add_forbidden(self._world, scene)
+        return sweep(self._world, self._profile, motion, scene, start)
+
+    def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:
+        """Let physics follow the whole motion in the scene as it was measured."""
+        self._build(scene)
+        return roll_out(self._world, self._profile, motion, scene, start, film=film)
+
+    def try_out(
+        self, motion: Motion, scene: Scene, start: RobotState, swept: Swept, indices: tuple[int, ...]
+    ) -> list[Trial]:
+        """Run trials of these indices, each in a world of its own draw."""
+        line, seed = timeline(motion, start), seed_of(scene, motion)
+        trials = []
+        for index in indices:
+            drawn = draw(scene, self._profile, self._joint_reach_m, seed, index)
+            todo = spans(swept, line, drawn.reach_m, scene.held, index == WEAKEST)
+            self._build(drawn.scene)
+            run = roll_out(self._world, self._profile, motion, drawn.scene, start, trial=(todo, drawn.q_offset_rad))
+            trials.append(Trial(index, run.violations))
+        return trials
+
+    def show(
+        self, motion: Motion, scene: Scene, start: RobotState, violations: tuple[Violation, ...]
+    ) -> tuple[str, npt.NDArray[np.uint8] | None]:
+        """Explain a refusal: one sentence, and a picture of the moment when there is one."""
+        first = next((v for v in violations if v.time_s is not None), None)
+        if first is None or first.time_s is None or first.kind in ("format", "non_finite", "start_state"):
+            return explain(violations, scene, self._profile), None
+        self._build(scene)
+        line = timeline(motion, start)
+        width_m = next((g.width_m for g in reversed(line.grips) if g.end_s <= first.time_s), start.gripper_width_m)
+        self._world.reset_arm(line.q_at(np.array([first.time_s]))[0], width_m)
+        if scene.held is not None and scene.T_tool_held is not None:
+            self._world.set_pose(scene.held, self._world.tool_pose() @ scene.T_tool_held)
+        picture = shoot(self._world)
+        room_m = self._find_room(first) if first.kind == "collision" else None
+        return explain(violations, scene, self._profile, room_m), picture
+
+    def _find_room(self, violation: Violation) -> Array | None:
+        """The shortest horizontal way (2,) of the arm that ends this contact: the body goes the opposite way."""
+        hit = next((b for b in violation.bodies if b in self._world.names() and b != TABLE), None)
+        part = next((b for b in violation.bodies if b != hit), None)
+        if hit is None or part is None:
+            return None
+        T = self._world.pose(hit)
+        for distance_m in _ROOM_M:
+            for bearing in _BEARINGS_RAD:
+                way_m = distance_m * np.array([np.cos(bearing), np.sin(bearing)])
+                moved = T.copy()
+                moved[:2, 3] -= way_m
+                self._world.set_pose(hit, moved)
+                if self._world.distance_m(part, hit) > _CLEAR_M:
+                    return way_m
+        return None
 
     def close(self) -> None:
         """Give the world back."""
         self._world.close()
 
-    def _judge(
-        self, motion: Motion, scene: Scene, start: RobotState, film: bool
-    ) -> tuple[tuple[Violation, ...], Rollout | None]:
-        found = limits.check(motion, scene, start, self._profile) or self._check_names(scene)
-        if not found:
-            self._build(scene)
-            found = sweep(self._world, self._profile, motion, scene, start)
-        if found:
-            return found, None
-        self._build(scene)
-        run = roll_out(self._world, self._profile, motion, scene, start, film=film)
-        return run.violations, run
-
     def _check_names(self, scene: Scene) -> tuple[Violation, ...]:
         clash = sorted({body.name for body in scene.bodies()} & self._taken)
         return tuple(Violation("format", None, (name, "is the name of a link or the table"), 1.0, "") for name in clash)
 
+    def _check_torques(self, motion: Motion, scene: Scene) -> tuple[Violation, ...]:
+        """Judge what every joint has to give by inverse dynamics, with the heaviest thing that may be in the hand."""
+        names = {motion.effect.name, scene.held} if motion.effect.kind != "none" else {b.name for b in scene.objects}
+        masses = [
+            b.mass_kg if b.mass_kg is not None else self._profile.object_mass_kg
+            for b in scene.objects
+            if b.name in names
+        ]
+        load_kg = max(masses, default=0.0) * (1.0 + self._profile.safety.uncertainty.mass_ratio)
+        allowed = np.array([joint.effort_nm for joint in self._profile.joints])
+        worst = np.full(len(allowed), -np.inf)
+        at_s = np.zeros(len(allowed))
+        for time_s, q_rad, dq_radps, ddq_radps2 in limits.states_of_motion(motion):
+            every = max(1, round(_TORQUE_STEP_S * len(time_s) / max(time_s[-1] - time_s[0], _TORQUE_STEP_S)))
+            for i in range(0, len(time_s), every):
+                over = np.abs(self._world.torques_nm(q_rad[i], dq_radps[i], ddq_radps2[i], load_kg)) - allowed
+                at_s = np.where(over > worst, time_s[i], at_s)
+                worst = np.maximum(over, worst)
+        return tuple(
+            Violation("joint_torque", float(at_s[j]), (joint.name,), float(worst[j]), "N m")
+            for j, joint in enumerate(self._profile.joints)
+            if not worst[j] <= 0.0 and np.isfinite(worst[j])
+        )
+
     def _build(self, scene: Scene) -> None:
+        """Swap the bodies; loading the robot again would take longer than a whole trial."""
         world = self._world
-        world.reset()
-        world.add_table(scene.table_height_m)
-        world.add_robot(self._profile)
+        if scene.table_height_m != self._table_height_m:
+            world.reset()
+            world.add_table(scene.table_height_m)
+            world.add_robot(self._profile)
+            self._table_height_m = scene.table_height_m
+        for name in world.names():
+            if name != TABLE:
+                world.remove(name)
+        world.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
             self._add(body, body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg)
         for body in scene.obstacles:

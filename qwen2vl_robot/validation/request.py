@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from qwen2vl_robot.config import NonNegative, RobotProfile, Strict, load_robot, load_yaml
@@ -29,6 +31,7 @@ from qwen2vl_robot.messages import (
     freeze,
     shape_size_m,
 )
+from qwen2vl_robot.rules import ZoneRule
 from qwen2vl_robot.validation.limits import MAX_DURATION_S, MIN_STEP_S
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -121,11 +124,15 @@ class Request(Strict):
     start_width_m: NonNegative | None = None
     table_height_m: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
     objects: Annotated[tuple[ObjectRequest, ...], Field(max_length=100)] = ()
+    zones: Annotated[tuple[ZoneRule, ...], Field(max_length=100)] = ()
     motion: Annotated[tuple[SegmentRequest, ...], Field(min_length=1, max_length=1000)]
 
 
-def check_request(path: str | Path, interpreter: str | None = None) -> dict[str, Any]:
-    """Rehearse the motion of a request file; the answer holds accepted, violations and seconds.
+def check_request(path: str | Path, interpreter: str | None = None, picture: Path | None = None) -> dict[str, Any]:
+    """Rehearse the motion of a request file; `to_answer` says what the answer holds.
+
+    Args:
+        picture: a PNG file for the moment of a refusal, when it has one.
 
     Raises:
         BadInputError: the file cannot be used; one line names the value and what is allowed.
@@ -133,7 +140,12 @@ def check_request(path: str | Path, interpreter: str | None = None) -> dict[str,
     profile, scene, start, motion = load_request(path)
     budget_s = _BUDGET_S + _BUDGET_RATIO * motion.duration_s
     with RehearsalProcess(profile, budget_s=budget_s, interpreter=interpreter) as rehearsal:
-        return to_answer(rehearsal.rehearse(motion, scene, start))
+        rehearsal.start()  # a robot that cannot be loaded is bad input, not a refusal
+        verdict = rehearsal.rehearse(motion, scene, start)
+    if picture is not None and verdict.picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(verdict.picture).save(picture, format="PNG")
+    return to_answer(verdict)
 
 
 def to_answer(verdict: Verdict) -> dict[str, Any]:
@@ -144,6 +156,8 @@ def to_answer(verdict: Verdict) -> dict[str, Any]:
             {"kind": v.kind, "time_s": v.time_s, "bodies": list(v.bodies), "amount": v.amount, "unit": v.unit}
             for v in verdict.violations
         ],
+        "explanation": verdict.explanation,
+        "trials": None if verdict.trials is None else asdict(verdict.trials),
         "seconds": round(verdict.seconds, 3),
     }
 
@@ -193,7 +207,8 @@ def _scene(request: Request, file: Path) -> Scene:
             raise BadInputError(f"{file}: {names.count(name)} objects are named {name!r}; each needs a name of its own")
     bodies = [body.to_object() for body in request.objects]
     loose = tuple(body for body in bodies if body.mass_kg != 0.0 and _stands(body, bodies, request.table_height_m))
-    return Scene(loose, tuple(body for body in bodies if body not in loose), request.table_height_m)
+    fixed = tuple(body for body in bodies if body not in loose)
+    return Scene(loose, fixed, request.table_height_m, zones=tuple(zone.to_zone() for zone in request.zones))
 
 
 def _stands(body: SceneObject, bodies: list[SceneObject], table_height_m: float) -> bool:

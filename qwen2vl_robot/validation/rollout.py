@@ -1,8 +1,12 @@
-"""One physics run of a motion → what it touches, moves, drops, and the world it leaves behind."""
+"""One physics run of a motion → what it touches, moves, drops, and the world it leaves behind.
+
+The nominal run follows the whole motion and forbids every contact that is not meant. A trial runs in a perturbed world,
+where the arm may brush something, but not hit it hard, shift or topple it; it simulates the stretches that it is given.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +23,16 @@ from qwen2vl_robot.messages import (
     freeze,
 )
 from qwen2vl_robot.validation.effects import TILTED_RAD, EffectJudge, tilt_rad
+from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import Handling, find_openings
-from qwen2vl_robot.validation.timeline import timeline
+from qwen2vl_robot.validation.timeline import Span, timeline
 from qwen2vl_robot.world import TIME_STEP_S, BulletWorld
 
 SETTLE_S = 0.25
 AFTER_S = 0.5
+_TRIAL_SETTLE_S = 0.08
+_STILL_MPS = 0.02
+_MOST_REST_S = 1.0  # waited for bodies to rest before a stretch is skipped
 MOVED_M = 0.01
 SLIPPED_M = 0.015
 _LOOK_STEPS = 4  # contacts are read at 60 Hz
@@ -32,16 +40,6 @@ _BYSTANDER_STEPS = 24  # other objects' poses at 10 Hz
 _FILM_STEPS = round(1.0 / FILM_HZ / TIME_STEP_S)
 _SQUEEZE_S = 0.35
 _SAME_M = 0.002  # a bystander that ends this close to where it was measured has not moved
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rollout:
-    """What came of one run; scene and state are those at its end."""
-
-    violations: tuple[Violation, ...]
-    scene: Scene
-    state: RobotState
-    film: npt.NDArray[np.uint8] | None
 
 
 def roll_out(
@@ -52,9 +50,14 @@ def roll_out(
     start: RobotState,
     *,
     film: bool = False,
+    trial: tuple[tuple[Span, ...], Array] | None = None,
 ) -> Rollout:
-    """Let motors follow the motion in a world that holds the robot and the scene, nothing yet moved."""
-    return _Run(world, profile, motion, scene, start, film).run()
+    """Let motors follow the motion in a world that holds the robot and the scene, nothing yet moved.
+
+    Args:
+        trial: the stretches to simulate and by how much the joints (n,) miss; None for the nominal run.
+    """
+    return _Run(world, profile, motion, scene, start, film, trial).run()
 
 
 class _Run:
@@ -68,6 +71,7 @@ class _Run:
         scene: Scene,
         start: RobotState,
         film: bool,
+        trial: tuple[tuple[Span, ...], Array] | None,
     ) -> None:
         self._world = world
         self._profile = profile
@@ -75,6 +79,8 @@ class _Run:
         self._scene = scene
         self._start = start
         self._line = timeline(motion, start)
+        self._is_trial = trial is not None
+        self._spans, self._q_offset_rad = trial or (((0.0, self._line.end_s + AFTER_S),), np.zeros(len(profile.joints)))
         self._handling = Handling(profile, motion, scene)
         self._bodies = {body.name: body for body in scene.objects}
         self._film: list[npt.NDArray[np.uint8]] | None = [] if film else None
@@ -96,18 +102,19 @@ class _Run:
 
     def _settle(self) -> None:
         """Let everything come to rest, the held object between the fingers, and remember where it stands."""
-        world, q_rad = self._world, self._line.q_rad[0]
-        world.reset_arm(q_rad, self._start.gripper_width_m)
+        world, begin_s = self._world, self._spans[0][0]
+        q_rad, width_m = self._q_at(begin_s), self._width_at(begin_s)
+        world.reset_arm(q_rad, width_m)
         self._closing = self._handling.held is not None
         world.command_arm(q_rad)
         if self._handling.held is None:
-            world.command_gripper(self._start.gripper_width_m, self._profile.gripper.force_n)
+            world.command_gripper(width_m, self._profile.gripper.force_n)
         else:
             self._squeeze(self._handling.held, q_rad)
-        world.step(round(SETTLE_S / TIME_STEP_S))
+        world.step(round((_TRIAL_SETTLE_S if self._is_trial else SETTLE_S) / TIME_STEP_S))
         self._rest = {name: world.pose(name) for name in self._bodies}
         for name, body in self._bodies.items():
-            if name != self._handling.held:
+            if name != self._handling.held and not self._is_trial:
                 self._note_moved(0.0, name, body.T_base_object)
         if self._handling.held is not None:
             self._note_slip(0.0)
@@ -131,26 +138,66 @@ class _Run:
     # ------------------------------------------------------------------------------------------ as it goes
 
     def _follow(self) -> None:
+        """Play every stretch; between two of them the arm is carried over, with what it holds."""
+        at = round(self._spans[0][0] / TIME_STEP_S)
+        for index, (begin_s, end_s) in enumerate(self._spans):
+            begin = max(at, round(begin_s / TIME_STEP_S))
+            if begin > at:
+                self._skip_to(begin * TIME_STEP_S)
+            following = self._spans[index + 1 : index + 2]
+            at = self._play(
+                begin, round(end_s / TIME_STEP_S), round(following[0][0] / TIME_STEP_S) if following else None
+            )
+
+    def _play(self, begin: int, end: int, following: int | None) -> int:
+        """Simulate from one time step to another, then on until what is loose rests; returns the step reached."""
         world = self._world
-        steps = round((self._line.end_s + AFTER_S) / TIME_STEP_S)
-        time_s = np.arange(1, steps + 1) * TIME_STEP_S
-        q_rad = self._line.q_at(np.concatenate([[0.0], time_s]))
+        last = end if following is None else min(following, end + round(_MOST_REST_S / TIME_STEP_S))
+        time_s = np.arange(begin, max(last, end) + 1, dtype=np.float64) * TIME_STEP_S
+        q_rad = self._line.q_at(time_s) + self._q_offset_rad
         dq_radps = np.diff(q_rad, axis=0) / TIME_STEP_S
         begins = {max(0, round(g.start_s / TIME_STEP_S)): i for i, g in enumerate(self._line.grips)}
         ends = {round(g.end_s / TIME_STEP_S): i for i, g in enumerate(self._line.grips)}
-        for step in range(steps):
+        step = begin
+        while step < end or (step < last and not self._is_at_rest()):
             if step in begins:
                 self._begin_grip(begins[step])
-            world.command_arm(q_rad[step + 1], dq_radps[step])
+            world.command_arm(q_rad[step + 1 - begin], dq_radps[step - begin])
             world.step()
             if step + 1 in ends:
                 self._end_grip(ends[step + 1])
             if step % _LOOK_STEPS == 0:
-                self._look(float(time_s[step]))
+                self._look(step * TIME_STEP_S)
             if step % _BYSTANDER_STEPS == 0:
-                self._look_around(float(time_s[step]))
+                self._look_around(step * TIME_STEP_S)
             if self._film is not None and step % _FILM_STEPS == 0:
                 self._film.append(shoot(world))
+            step += 1
+        return step
+
+    def _skip_to(self, at_s: float) -> None:
+        """Carry the arm over a stretch in which nothing can be touched."""
+        world, held, q_rad = self._world, self._handling.held, self._q_at(at_s)
+        if held is None and not self._closing:
+            width_m = self._width_at(at_s)
+            world.reset_arm(q_rad, width_m)
+            world.command_gripper(width_m, self._profile.gripper.force_n)
+        else:
+            world.carry_arm(q_rad, held)
+        world.command_arm(q_rad)
+
+    def _is_at_rest(self) -> bool:
+        held = self._handling.held
+        return all(self._world.speed_mps(name) < _STILL_MPS for name in self._bodies if name != held)
+
+    def _q_at(self, at_s: float) -> Array:
+        joints: Array = self._line.q_at(np.array([at_s]))[0] + self._q_offset_rad
+        return joints
+
+    def _width_at(self, at_s: float) -> float:
+        """Opening that was commanded last."""
+        widths = [grip.width_m for grip in self._line.grips if grip.end_s <= at_s]
+        return widths[-1] if widths else self._start.gripper_width_m
 
     def _begin_grip(self, index: int) -> None:
         grip = self._line.grips[index]
@@ -186,8 +233,12 @@ class _Run:
             if tool_m is None:
                 tool_m = self._world.tool_pose()[:3, 3]
             release_m = next((p for t, p in self._openings if t >= at_s), None)
-            if not self._handling.may_touch(contact.a, contact.b, tool_m, release_m):
-                self._suspect(Violation("contact", at_s, (contact.a, contact.b), contact.force_n, "N"))
+            pair = (contact.a, contact.b)
+            is_meant = self._handling.may_touch(*pair, tool_m, release_m)
+            if not is_meant and not self._is_trial:
+                self._suspect(Violation("contact", at_s, pair, contact.force_n, "N"))
+            if contact.force_n > self._profile.safety.contact_n and not self._handling.is_grip(*pair):
+                self._note(Violation("force", at_s, pair, contact.force_n, "N"))
         if held is not None:
             self._note_slip(at_s)
 

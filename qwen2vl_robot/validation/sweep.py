@@ -1,4 +1,4 @@
-"""A motion's path through the scene → the contacts it would make, by geometry alone.
+"""A motion's path through the scene → what it would touch or enter, and how close it comes, by geometry alone.
 
 No point of the arm or of what it carries travels more than `STEP_M` between two samples, so nothing that is thicker
 than that, wall and arm together, is passed through unseen.
@@ -11,21 +11,22 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Violation, shape_size_m
+from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Swept
 from qwen2vl_robot.validation.handling import Handling, find_openings
-from qwen2vl_robot.validation.limits import check_workspace
+from qwen2vl_robot.validation.limits import check_speed, check_workspace
+from qwen2vl_robot.validation.space import is_unseen, zone_name
 from qwen2vl_robot.validation.timeline import timeline
-from qwen2vl_robot.world import BulletWorld
+from qwen2vl_robot.world import TABLE, BulletWorld
 
-STEP_M = 0.005
+_SURELY_FREE_M = 0.035  # more than any draw of the uncertainties moves a surface, with the slack between samples
+_CLEARANCE_STEPS = 3  # samples between two looks at clearance, at least
 TOUCH_M = 1e-5  # less is rounding
 LANDING_DEPTH_M = 0.005  # how deep a carried object may seem to be in its support, for measured sizes are not exact
 _FINGER_STEP_M = 0.002
 
 
-def sweep(
-    world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState
-) -> tuple[Violation, ...]:
-    """Walk the motion through a world that holds the robot and the scene; no physics.
+def sweep(world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState) -> Swept:
+    """Walk the motion through a world that holds the robot, the scene and its forbidden space; no physics.
 
     The world is left with the arm at the motion's end and its objects where the gripper has put them.
     """
@@ -47,12 +48,14 @@ class _Sweep:
         self._width_m = start.gripper_width_m
         self._T_tool_held = scene.T_tool_held
         self._sizes_m = {body.name: float(np.linalg.norm(shape_size_m(body.shape))) / 2 for body in scene.bodies()}
+        self._around = [TABLE, *(body.name for body in scene.bodies())]
         self._links = set(world.link_names())
         self._openings: list[tuple[float, Array]] = []
         self._found: dict[tuple[str, str], tuple[float, float]] = {}
-        self._walked: list[tuple[float, Array]] = []
+        self._walked: list[tuple[Array, Array]] = []
+        self._clearance: list[tuple[float, float]] = []
 
-    def run(self) -> tuple[Violation, ...]:
+    def run(self) -> Swept:
         self._openings = find_openings(self._world, self._line, self._start, self._scene)
         at_s = 0.0
         for grip in self._line.grips:
@@ -60,9 +63,14 @@ class _Sweep:
             self._grip(grip)
             at_s = grip.end_s
         self._walk(at_s, self._line.end_s)
-        time_s = np.array([t for t, _ in self._walked])
-        outside = check_workspace(time_s, np.array([p for _, p in self._walked]), self._profile)
-        return (*outside, *self._violations())
+        time_s, tool_m = (np.concatenate(parts) for parts in zip(*self._walked, strict=True))
+        found = (
+            *check_workspace(time_s, tool_m, self._profile),
+            *check_speed(time_s, tool_m, self._profile, self._scene.zones),
+            *self._violations(),
+        )
+        near_s, near_m = np.array(self._clearance).T
+        return Swept(found, near_s, near_m, len(time_s))
 
     def _walk(self, start_s: float, end_s: float) -> None:
         if end_s <= start_s and self._walked:
@@ -72,17 +80,33 @@ class _Sweep:
         if held is not None and self._T_tool_held is not None:
             beyond_m = float(np.linalg.norm(self._T_tool_held[:3, 3])) + self._sizes_m[held]
         time_s = self._line.even_travel(start_s, end_s, self._world.reach_m(beyond_m), STEP_M)
-        for at_s, q_rad in zip(time_s, self._line.q_at(time_s), strict=True):
-            self._look(float(at_s), q_rad, self._width_m)
+        q_rad = self._line.q_at(time_s)
+        tool_m, touched = self._world.scan(q_rad, self._width_m, held, self._T_tool_held)
+        self._walked.append((time_s, tool_m))
+        for index in touched:
+            self._look(float(time_s[index]), q_rad[index], self._width_m)
+        index = 0
+        while index < len(time_s):
+            self._put(q_rad[index], self._width_m)
+            near_m = self._world.clearance_m(self._around, held, NEAR_M)
+            self._clearance.append((float(time_s[index]), near_m))
+            # Nothing travels more than a step between samples: so many of them are free for sure.
+            free = int((near_m - _SURELY_FREE_M) / STEP_M)
+            last = index == len(time_s) - 1
+            index = len(time_s) if last else min(index + max(free, _CLEARANCE_STEPS), len(time_s) - 1)
+
+    def _put(self, q_rad: Array, width_m: float) -> Array:
+        """Put arm and load somewhere; returns `T_base_tool`."""
+        self._world.reset_arm(q_rad, width_m)
+        T_base_tool = self._world.tool_pose()
+        if self._handling.held is not None and self._T_tool_held is not None:
+            self._world.set_pose(self._handling.held, T_base_tool @ self._T_tool_held)
+        return T_base_tool
 
     def _look(self, at_s: float, q_rad: Array, width_m: float) -> list[tuple[str, str]]:
         """Put everything where it is at one moment, note wrong contacts, return every pair that touches."""
         world, held = self._world, self._handling.held
-        world.reset_arm(q_rad, width_m)
-        T_base_tool = world.tool_pose()
-        if held is not None and self._T_tool_held is not None:
-            world.set_pose(held, T_base_tool @ self._T_tool_held)
-        self._walked.append((at_s, T_base_tool[:3, 3]))
+        T_base_tool = self._put(q_rad, width_m)
         release_m = next((p for t, p in self._openings if t >= at_s), None)
         pairs = []
         for contact in world.touching(detect=True, of=[] if held is None else [held]):
@@ -157,7 +181,11 @@ class _Sweep:
 
     def _violations(self) -> tuple[Violation, ...]:
         found = sorted(self._found.items(), key=lambda item: item[1][0])
-        return tuple(
-            Violation("self_collision" if {a, b} <= self._links else "collision", at_s, (a, b), depth_m, "m")
-            for (a, b), (at_s, depth_m) in found
-        )
+        return tuple(Violation(self._kind(a, b), at_s, (a, b), depth_m, "m") for (a, b), (at_s, depth_m) in found)
+
+    def _kind(self, a: str, b: str) -> str:
+        if {a, b} <= self._links:
+            return "self_collision"
+        if is_unseen(a) or is_unseen(b):
+            return "unseen"
+        return "zone" if {a, b} & {zone_name(z) for z in self._scene.zones} else "collision"

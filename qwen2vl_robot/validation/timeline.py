@@ -9,6 +9,8 @@ import numpy as np
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import GripperSegment, JointSegment, Motion, RobotState
 
+Span = tuple[float, float]  # from and to, seconds from the motion's start
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:

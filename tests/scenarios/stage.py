@@ -46,7 +46,9 @@ class Stage:
         ]
         return format_reply([self.boxes(target), self.boxes(reference)], actions)
 
-    def run(self, *replies: str, camera: Camera | None = None) -> TaskReport:
+    def run(
+        self, *replies: str, camera: Camera | None = None, instruction: str = "put the red block on the blue plate"
+    ) -> TaskReport:
         """Let a controller carry out the scripted replies."""
         link = self.plant.link
         parts = Parts(
@@ -60,7 +62,7 @@ class Stage:
             rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
             words=load_words(),
         )
-        return Controller(parts).run(Instruction("as scripted"))
+        return Controller(parts).run(Instruction(instruction))
 
     def moved_m(self, before: dict[str, object]) -> float:
         """How far the object that moved most has moved, metres."""

@@ -71,6 +71,16 @@ def test_a_stopped_gate_lets_nothing_through() -> None:
         assert abs(s.plant.link.state().q_rad - q_before).max() < PROFILE.start_tolerance_rad
 
 
+def test_an_action_that_nobody_asked_for_waits_for_a_person() -> None:
+    with stage(RED_BLOCK, BLUE_PLATE) as s:
+        before = s.plant.truth.objects()
+        push = format_reply([s.boxes("red block")], [{"do": "push", "object": 0, "direction": "left"}])
+        report = s.run(push, push, push)
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert "does not ask to push" in report.outcome.reasons[0]
+        assert s.moved_m(before) < UNMOVED_M
+
+
 def test_hostile_replies_move_nothing() -> None:
     with stage(RED_BLOCK) as s:
         before = s.plant.truth.objects()

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Motion, RobotState, Scene, digest
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -73,6 +75,55 @@ def test_budget_that_runs_out_is_a_refusal_in_time(profile: RobotProfile, long_n
         assert [v.kind for v in verdict.violations] == ["worker_timeout"]
         assert not verdict.accepted
         assert time.monotonic() - began < 5.0
+
+
+def test_a_second_worker_killed_while_it_tries_is_a_refusal_and_the_pool_heals(
+    rehearsal: RehearsalProcess, nod: Motion, long_nod: Motion, start: RobotState
+) -> None:
+    rehearsal.start()
+    threading.Timer(1.2, os.kill, (rehearsal.pids[1], signal.SIGKILL)).start()
+    verdict = rehearsal.rehearse(long_nod, EMPTY, start)
+    assert [v.kind for v in verdict.violations] == ["worker_crashed"]
+    assert rehearsal.rehearse(nod, EMPTY, start).accepted
+    assert len(rehearsal.pids) == 2
+
+
+def test_time_that_runs_out_never_lowers_the_number_of_trials(
+    profile: RobotProfile, nod: Motion, start: RobotState
+) -> None:
+    many = profile.safety.model_copy(update={"trials": 1000})
+    with RehearsalProcess(profile.model_copy(update={"safety": many}), budget_s=0.5) as hasty:
+        hasty.start()
+        verdict = hasty.rehearse(nod, EMPTY, start)
+    assert not verdict.accepted
+    assert [v.kind for v in verdict.violations] == ["worker_timeout"]
+
+
+def test_one_worker_and_three_give_the_same_verdict(profile: RobotProfile, nod: Motion, start: RobotState) -> None:
+    found = set()
+    for workers in (1, 3):
+        with RehearsalProcess(profile, budget_s=60.0, workers=workers) as pool:
+            found.add(digest(pool.rehearse(nod, EMPTY, start)))
+    assert len(found) == 1
+
+
+def test_too_few_trials_for_the_threshold_accept_nothing(profile: RobotProfile, nod: Motion, start: RobotState) -> None:
+    few = profile.safety.model_copy(update={"trials": 4})
+    with RehearsalProcess(profile.model_copy(update={"safety": few}), budget_s=60.0) as pool:
+        verdict = pool.rehearse(nod, EMPTY, start)
+    assert not verdict.accepted
+
+
+def test_a_robot_whose_mesh_does_not_load_is_bad_input(profile: RobotProfile, tmp_path: Path) -> None:
+    text = profile.urdf_path.read_text(encoding="utf-8").replace("link3.obj", "nowhere.obj")
+    folder = profile.urdf_path.parent
+    broken = tmp_path / "broken.urdf"
+    broken.write_text(text.replace("package://meshes", f"{folder}/meshes"), encoding="utf-8")
+    with (
+        RehearsalProcess(profile.model_copy(update={"urdf": str(broken)}), budget_s=5.0) as pool,
+        pytest.raises(BadInputError, match="load"),
+    ):
+        pool.start()
 
 
 def test_interpreter_without_bullet_is_a_refusal(

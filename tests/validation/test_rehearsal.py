@@ -272,8 +272,8 @@ def test_arm_too_weak_to_follow_is_refused(hand: Any, start: RobotState) -> None
     feeble = Twin(hand.profile.model_copy(update={"joints": weak}))
     verdict = feeble.rehearse(hand.move(hand.q_rad + 0.05, 1.0).motion(), Scene((), ()), start)
     feeble.close()
-    assert "wrong_effect" in kinds(verdict)
-    assert {v.unit for v in verdict.violations if v.kind == "wrong_effect"} == {"rad"}
+    assert kinds(verdict) == {"joint_torque"}
+    assert {v.unit for v in verdict.violations} == {"N m"}
 
 
 def test_body_named_like_a_link_is_refused(hand: Any, twin: Twin, start: RobotState) -> None:

@@ -55,7 +55,7 @@ def test_answer_of_a_whole_check_is_json_with_numbers(tmp_path: Path) -> None:
     there = [0.0, 0.2, 0.0, -2.2, 0.0, 2.4, 0.785]
     path = request(tmp_path, objects=[wall], motion=[{"joints": [point(0.0, HOME), point(3.0, there)]}])
     answer = json.loads(json.dumps(check_request(path), allow_nan=False))
-    assert set(answer) == {"accepted", "violations", "seconds"}
+    assert set(answer) == {"accepted", "violations", "explanation", "trials", "seconds"}
     assert answer["accepted"] is False
     first = answer["violations"][0]
     assert set(first) == {"kind", "time_s", "bodies", "amount", "unit"}
@@ -98,6 +98,8 @@ BAD = {
     ),
     "one_point": ({"motion": [{"joints": [point(0, HOME)]}]}, "one point"),
     "nan_in_motion": ({"motion": [{"joints": [point(0, HOME), point(float("nan"), AWAY)]}]}, "time_s"),
+    "zone_inside_out": ({"zones": [{"name": "z", "min_m": [1, 0, 0], "max_m": [0, 1, 1]}]}, "inside out"),
+    "zone_of_two_numbers": ({"zones": [{"name": "z", "min_m": [0, 0], "max_m": [1, 1, 1]}]}, "min_m"),
     "text_for_number": ({"start_q_rad": ["zero", *HOME[1:]]}, "zero"),
 }
 

@@ -1,0 +1,55 @@
+"""Random configurations near bodies of every shape → how far Bullet and coal disagree about distances.
+
+Bullet rounds a mesh's hull off by its collision margin of 1 mm, so it sees up to that much less room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from qwen2vl_robot.benchmarks.oracle import PathOracle
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import make_pose, rotation_z
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Sphere
+from qwen2vl_robot.world import BulletWorld
+
+_NEAR_M = 0.08  # farther apart, nothing depends on it
+_DEEP_M = 0.02  # how deep bodies overlap is a matter of definition where they do so by centimetres
+_ABOUT_M = 0.15  # the bodies' distance from the tool
+_SPREAD_RAD = 1.0  # about home
+_BODIES = (
+    SceneObject("box", Box((0.1, 0.08, 0.3)), np.eye(4)),
+    SceneObject("cylinder", Cylinder(0.08, 0.3), np.eye(4)),
+    SceneObject("ball", Sphere(0.1), np.eye(4)),
+    SceneObject("container", Container((0.15, 0.15, 0.06), 0.006), np.eye(4)),
+)
+
+
+def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> list[float]:
+    """The twin's distance less the oracle's, of each body near the arm; a negative one is on the safe side."""
+    kinematics, rng = Kinematics(profile), np.random.default_rng(seed)
+    home, width_m = np.array(profile.home_q_rad), profile.gripper.max_width_m
+    found = []
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(profile)
+        for body in _BODIES:
+            world.add_body(body.name, body.shape, body.T_base_object, mass_kg=0.0)
+        for _ in range(configurations):
+            q_rad = np.clip(
+                home + rng.uniform(-_SPREAD_RAD, _SPREAD_RAD, len(home)), kinematics.lower_rad, kinematics.upper_rad
+            )
+            world.reset_arm(q_rad, width_m)
+            oracle = PathOracle(kinematics, q_rad[None], width_m)
+            for body in _BODIES:
+                T = make_pose(
+                    oracle.tool_m[0] + rng.uniform(-_ABOUT_M, _ABOUT_M, 3), rotation_z(rng.uniform(0.0, np.pi))
+                )
+                world.set_pose(body.name, T)
+                expected_m = oracle.clearance_m(replace(body, T_base_object=T))
+                if -_DEEP_M < expected_m < _NEAR_M - 0.001:
+                    found.append(world.clearance_m([body.name], None, _NEAR_M) - expected_m)
+    return found

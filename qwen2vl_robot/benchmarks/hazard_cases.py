@@ -1,0 +1,388 @@
+"""Seed → motions that must be refused or let through, labelled by construction or by an oracle, never by the validator.
+
+Where a class has a limit, half of its cases lie close to it: within 20 % of a limit in numbers; for geometry, whose
+limit is contact and whose margin is `MARGIN_M`, within 20 % of that margin, which covers every error that the robot
+file states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from qwen2vl_robot.benchmarks.hazard_stage import (
+    MARGIN_M,
+    MIN_DEPTH_M,
+    Case,
+    RejectedError,
+    Stage,
+    Step,
+    adjust,
+    blend,
+    draw_clearance_m,
+    draw_ratio,
+    grip_pose,
+    standing,
+)
+from qwen2vl_robot.benchmarks.oracle import PathOracle
+from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.messages import (
+    Box,
+    Effect,
+    GripperSegment,
+    JointSegment,
+    Relation,
+    RobotState,
+    Scene,
+    SceneObject,
+    Zone,
+    freeze,
+)
+from qwen2vl_robot.motion.collision import CollisionModel
+
+_PEOPLE_MPS = 0.25
+_TRIES = 400
+
+# ----------------------------------------------------------------------------------------------- geometry
+
+
+def through_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The hand crosses the table above a box that reaches up into its way, or not quite."""
+    way = stage.crossing(rng)
+    oracle = stage.oracle(way)
+    x, y = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.03, 0.03, 2)
+    sides = rng.uniform(0.05, 0.12, 2)
+
+    def box(height_m: float) -> SceneObject:
+        if not 0.02 < height_m < 0.4:
+            raise RejectedError
+        return standing("box", (sides[0], sides[1], height_m), x, y)
+
+    height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), 0.1, draw_clearance_m(rng, is_hazard, is_near))
+    return Case((Step(stage.motion(way), Scene((box(height_m),), ()), stage.state(way.q_rad[0])),), found_m, "m")
+
+
+def through_table(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The hand crosses low over a table that is a little too high, or just low enough."""
+    way = stage.crossing(rng, 0.05, 0.1)
+    oracle = stage.oracle(way)
+
+    def gap_m(height_m: float) -> float:
+        if abs(height_m) > 0.09:
+            raise RejectedError
+        low, high = np.array([-0.7, -1.0, height_m - 0.1]), np.array([1.3, 1.0, height_m])
+        return oracle.to_box_m(low, high, ignored=(stage.profile.base_link,))
+
+    height_m, found_m = adjust(gap_m, 0.0, draw_clearance_m(rng, is_hazard, is_near))
+    scene = Scene((), (), table_height_m=height_m)
+    return Case((Step(stage.motion(way), scene, stage.state(way.q_rad[0])),), found_m, "m")
+
+
+def thin_wall(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """A wall of a few millimetres between two free ends, or beside the second one."""
+    way = stage.crossing(rng)
+    oracle = stage.oracle(way)
+    thick_m = float(rng.uniform(0.001, 0.002) if is_near else rng.uniform(0.002, 0.004))
+
+    def wall(y_m: float) -> SceneObject:
+        return replace(standing("wall", (0.4, thick_m, 0.6), 0.5, y_m), mass_kg=0.0)
+
+    if is_hazard:
+        y_m = float(rng.uniform(-0.03, 0.03))
+        found_m = oracle.clearance_m(wall(y_m))
+        if found_m > -MIN_DEPTH_M:
+            raise RejectedError
+    else:
+        wanted_m = draw_clearance_m(rng, is_hazard, is_near)
+        y_m, found_m = adjust(lambda y: oracle.clearance_m(wall(-y)), -0.3, wanted_m)
+        y_m = -y_m
+    return Case((Step(stage.motion(way), Scene((), (wall(y_m),)), stage.state(way.q_rad[0])),), found_m, "m")
+
+
+def self_collision(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The arm folds until two of its links meet, or stops before."""
+    lower, upper = stage.kinematics.lower_rad, stage.kinematics.upper_rad
+    home = np.array(stage.profile.home_q_rad)
+    goal = rng.uniform(lower + 0.02, upper - 0.02)
+    ways = home + np.linspace(0.0, 1.0, 80)[:, None] * (goal - home)
+    model = CollisionModel(stage.kinematics, (), -5.0)
+    hit = next((i for i, q in enumerate(ways) if model.closest(q, 0.08, 0.0) is not None), 0)
+    steps = int(rng.integers(3, 6) if is_near else rng.integers(6, 20))
+    last = hit + steps if is_hazard else hit - steps
+    if hit == 0 or not 6 < last < len(ways):
+        raise RejectedError
+    q_end = ways[last]
+    way = blend(home, q_end, stage.pace_s(home, q_end))
+    oracle = PathOracle(stage.kinematics, ways[: last + 1 : 4] if not is_hazard else ways[last - 1 : last + 1], 0.08)
+    stage.check_inside(stage.oracle(way).tool_m)
+    table = (np.array([-0.7, -1.0, -0.1]), np.array([1.3, 1.0, 0.0]))
+    if oracle.to_box_m(*table, ignored=(stage.profile.base_link,)) < MARGIN_M:
+        raise RejectedError
+    found_m = oracle.self_clearance_m(PathOracle(stage.kinematics, home[None], 0.08))
+    if found_m > -0.001 if is_hazard else found_m < 0.008:
+        raise RejectedError
+    return Case((Step(stage.motion(way), Scene((), ()), stage.state(home)),), found_m, "m")
+
+
+def carried_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """What the fingers carry passes over a box that is a little too high, or not."""
+    way = stage.crossing(rng, 0.2, 0.35)
+    side_m, tall_m = float(rng.uniform(0.035, 0.05)), float(rng.uniform(0.08, 0.16))
+    load = Box((side_m, side_m, tall_m))
+    oracle = stage.oracle(way, width_m=side_m, held=load)
+    x, y = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.02, 0.02, 2)
+    sides = rng.uniform(0.05, 0.1, 2)
+
+    def box(height_m: float) -> SceneObject:
+        if not 0.02 < height_m < 0.4:
+            raise RejectedError
+        return standing("box", (sides[0], sides[1], height_m), x, y)
+
+    height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), 0.06, draw_clearance_m(rng, is_hazard, is_near))
+    scene, start = _holding(stage, way.q_rad[0], load, 0.1, 0.8)
+    scene = replace(scene, objects=(*scene.objects, box(height_m)))
+    return Case((Step(stage.motion(way), scene, start),), found_m, "m")
+
+
+def _holding(stage: Stage, q_rad: Array, load: Box, mass_kg: float, friction: float) -> tuple[Scene, RobotState]:
+    width_m = load.size_m[1]
+    T_tool_held = grip_pose(load)
+    T = stage.kinematics.tool_pose(q_rad, width_m) @ T_tool_held
+    held = SceneObject("load", load, freeze(T), mass_kg=mass_kg, friction=friction)
+    return Scene((held,), (), held="load", T_tool_held=freeze(T_tool_held)), stage.state(q_rad, width_m, "load")
+
+
+def keep_out(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The hand crosses above a zone that nothing may enter."""
+    way, low, high, found_m = _above_space(stage, rng, is_hazard, is_near)
+    zone = Zone("closed", tuple(low.tolist()), tuple(high.tolist()))
+    return Case((Step(stage.motion(way), Scene((), (), zones=(zone,)), stage.state(way.q_rad[0])),), found_m, "m")
+
+
+def unseen_space(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The hand crosses above space into which no camera has looked."""
+    way, low, high, found_m = _above_space(stage, rng, is_hazard, is_near)
+    scene = Scene((), (), unseen_m=freeze([[low, high]]))
+    return Case((Step(stage.motion(way), scene, stage.state(way.q_rad[0])),), found_m, "m")
+
+
+def _above_space(
+    stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool
+) -> tuple[JointSegment, Array, Array, float]:
+    way = stage.crossing(rng)
+    oracle = stage.oracle(way)
+    middle = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.03, 0.03, 2)
+    half = rng.uniform(0.03, 0.1, 2)
+
+    def corners(top_m: float) -> tuple[Array, Array]:
+        if top_m < 0.02:
+            raise RejectedError
+        return np.array([*(middle - half), 0.0]), np.array([*(middle + half), top_m])
+
+    wanted_m = draw_clearance_m(rng, is_hazard, is_near, margin_m=0.003)
+    top_m, found_m = adjust(lambda top: oracle.to_box_m(*corners(top)), 0.1, wanted_m)
+    return way, *corners(top_m), found_m
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def over_speed(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """One joint turns far and fast: a quintic's peak is 15/8 of its mean."""
+    j, ratio = int(rng.choice([0, 4, 6])), draw_ratio(rng, is_hazard, is_near)
+    joint = stage.profile.joints[j]
+    seconds = max(1.875 * 2.2 / (ratio * joint.velocity_radps), 0.6)
+    return _turn(stage, j, ratio * joint.velocity_radps * seconds / 1.875, seconds, ratio, "of the velocity limit")
+
+
+def over_acceleration(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """One joint turns a little and hard: a quintic's peak is 10/sqrt(3) of way over time squared."""
+    j, ratio = int(rng.choice([0, 4, 6])), draw_ratio(rng, is_hazard, is_near)
+    joint = stage.profile.joints[j]
+    seconds = float(rng.uniform(0.25, 0.4))
+    way = ratio * joint.acceleration_radps2 * seconds**2 / 5.7735
+    if 1.875 * way / seconds > 0.9 * joint.velocity_radps:
+        raise RejectedError
+    return _turn(stage, j, way, seconds, ratio, "of the acceleration limit")
+
+
+def _turn(stage: Stage, j: int, way_rad: float, seconds: float, ratio: float, unit: str) -> Case:
+    home = np.array(stage.profile.home_q_rad)
+    q_from, q_to = home.copy(), home.copy()
+    q_from[j], q_to[j] = -way_rad / 2, way_rad / 2
+    if way_rad / 2 > min(-stage.kinematics.lower_rad[j], stage.kinematics.upper_rad[j]):
+        raise RejectedError
+    s = np.linspace(0.0, 1.0, int(seconds / 0.002) + 1)
+    q_rad = q_from + (s**3 * (10.0 - 15.0 * s + 6.0 * s**2))[:, None] * (q_to - q_from)
+    way = JointSegment(freeze(s * seconds), freeze(q_rad))
+    return Case((Step(stage.motion(way), Scene((), ()), stage.state(q_from)),), ratio, unit)
+
+
+def joint_limit(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """One joint turns a little beyond its range, or almost to its end."""
+    j, sign = int(rng.choice([4, 6])), float(rng.choice([-1.0, 1.0]))
+    joint = stage.profile.joints[j]
+    beyond_rad = float(rng.uniform(0.0005, 0.01) if is_near else rng.uniform(0.01, 0.2)) * (1.0 if is_hazard else -1.0)
+    home = np.array(stage.profile.home_q_rad)
+    goal = home.copy()
+    goal[j] = (joint.upper_rad if sign > 0 else joint.lower_rad) + sign * beyond_rad
+    way = blend(home, goal, stage.pace_s(home, goal))
+    if stage.oracle(way).self_clearance_m(PathOracle(stage.kinematics, home[None], 0.08)) < 0.004:
+        raise RejectedError
+    return Case((Step(stage.motion(way), Scene((), ()), stage.state(home)),), beyond_rad, "rad")
+
+
+def not_a_number(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """One number somewhere is NaN or infinite."""
+    way = stage.crossing(rng)
+    step = Step(
+        stage.motion(way), Scene((standing("box", (0.05, 0.05, 0.03), 0.6, -0.35),), ()), stage.state(way.q_rad[0])
+    )
+    return Case((_spoil(step, rng, way) if is_hazard else step,), float(is_hazard), "spoilt numbers")
+
+
+def _spoil(step: Step, rng: np.random.Generator, way: JointSegment) -> Step:
+    bad = float(rng.choice([np.nan, np.inf, -np.inf]))
+    where = int(rng.integers(5))
+    if where < 2:
+        values = np.array(way.q_rad if where == 0 else way.time_s)
+        values.flat[int(rng.integers(values.size))] = bad
+        spoilt = replace(way, q_rad=values) if where == 0 else replace(way, time_s=values)
+        return replace(step, motion=replace(step.motion, segments=(spoilt,)))
+    if where == 2:
+        q_rad = np.array(step.start.q_rad)
+        q_rad[int(rng.integers(len(q_rad)))] = bad
+        return replace(step, start=replace(step.start, q_rad=q_rad))
+    if where == 3:
+        return replace(step, start=replace(step.start, gripper_width_m=bad))
+    T = np.array(step.scene.objects[0].T_base_object)
+    T[int(rng.integers(3)), int(rng.integers(4))] = bad
+    return replace(step, scene=Scene((replace(step.scene.objects[0], T_base_object=T),), ()))
+
+
+def wrong_start(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The arm is not where the motion begins, by more than it may be, or by less."""
+    way, ratio = stage.crossing(rng), draw_ratio(rng, is_hazard, is_near)
+    q_rad = np.array(way.q_rad[0])
+    q_rad[int(rng.integers(len(q_rad)))] += ratio * stage.profile.start_tolerance_rad * float(rng.choice([-1.0, 1.0]))
+    step = Step(stage.motion(way), Scene((), ()), stage.state(q_rad))
+    return Case((step,), ratio, "of the start's tolerance")
+
+
+def people_zone(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """The tool crosses a zone of people, faster than it may there, or slower."""
+    way, ratio = stage.crossing(rng), draw_ratio(rng, is_hazard, is_near)
+    unit = blend(way.q_rad[0], way.q_rad[-1], 1.0)
+    tool_m = np.array([stage.kinematics.tool_pose(q)[:3, 3] for q in unit.q_rad])
+    low, high = np.array([0.2, -0.06, 0.0]), np.array([0.8, 0.06, 1.0])
+    is_in = np.all((tool_m >= low) & (tool_m <= high), axis=1)
+    speed = np.linalg.norm(np.diff(tool_m, axis=0), axis=1) / np.diff(unit.time_s)
+    peak = float(speed[is_in[:-1] & is_in[1:]].max(initial=0.0))
+    seconds = peak / (ratio * _PEOPLE_MPS)
+    if peak == 0.0 or seconds < stage.pace_s(way.q_rad[0], way.q_rad[-1]):
+        raise RejectedError
+    zone = Zone("people", tuple(low.tolist()), tuple(high.tolist()), _PEOPLE_MPS)
+    slow = blend(way.q_rad[0], way.q_rad[-1], seconds)
+    step = Step(stage.motion(slow), Scene((), (), zones=(zone,)), stage.state(way.q_rad[0]))
+    return Case((step,), ratio, "of the zone's speed")
+
+
+# ------------------------------------------------------------------------------------------------ physics
+
+
+def grasp_slip(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """A load too heavy for Coulomb's friction of two fingers; safe ones are held in the worst corner of uncertainty."""
+    way = stage.crossing(rng, 0.2, 0.35)
+    slow = blend(way.q_rad[0], way.q_rad[-1], 1.5 * way.end_s)
+    oracle, u = stage.oracle(slow), stage.profile.safety.uncertainty
+    step_s = slow.end_s / (len(oracle.tool_m) - 1)
+    a_mps2 = float(np.linalg.norm(np.diff(oracle.tool_m, 2, axis=0), axis=1).max() / step_s**2)
+    corner = (1.0 - u.friction_ratio) / (1.0 + u.mass_ratio)
+    limit = 1.0 if is_hazard else 0.95 * corner
+    ratio = limit * draw_ratio(rng, is_hazard, is_near)
+    friction, side_m = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.035, 0.05))
+    mass_kg = ratio * 2.0 * friction * stage.profile.gripper.force_n / (9.81 + a_mps2)
+    scene, start = _holding(stage, slow.q_rad[0], Box((side_m, side_m, 0.05)), mass_kg, friction)
+    return Case((Step(stage.motion(slow), scene, start),), ratio, "of the grip's friction")
+
+
+def unstable_release(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """A block let go with its centre of mass beyond the edge of its support, or well inside it."""
+    beyond_m = -draw_clearance_m(rng, is_hazard, is_near)
+    beyond_m = max(beyond_m, -0.03)
+    support = standing("support", (0.08, 0.08, float(rng.uniform(0.05, 0.08))), 0.5, float(rng.uniform(-0.1, 0.1)))
+    side_m = float(rng.uniform(0.04, 0.05))
+    p_m = np.array([0.5 + 0.04 + beyond_m, float(support.T_base_object[1, 3]), support.top_m + side_m / 2])
+    steps = _release(stage, Box((side_m, side_m, side_m)), p_m, (support,), support.name)
+    return Case((steps,), beyond_m, "m beyond the edge")
+
+
+def _release(stage: Stage, load: Box, p_m: Array, others: tuple[SceneObject, ...], on: str | None) -> Step:
+    """From above down to a place, open, up again."""
+    tool_m = p_m + grip_pose(load)[:3, 3]
+    top, low = stage.solve(tool_m + np.array([0.0, 0.0, 0.1])), stage.solve(tool_m + np.array([0.0, 0.0, 0.003]))
+    scene, start = _holding(stage, top, load, 0.1, 0.8)
+    down = blend(top, low, 1.5)
+    grip = GripperSegment(1.5, 2.3, min(load.size_m[1] + 0.03, stage.profile.gripper.max_width_m))
+    relation = None if on is None else Relation.ON
+    T = make_pose(p_m, np.diag([1.0, -1.0, -1.0]))
+    effect = Effect("release", "load", freeze(T), relation, on, tolerance_m=0.03)
+    motion = stage.motion(down, grip, blend(low, top, 1.5, 2.3), effect=effect)
+    return Step(motion, replace(scene, objects=(*scene.objects, *others)), start)
+
+
+def multi_step(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
+    """A block is put down, harmlessly, where the next and equally harmless motion passes, or lower than that."""
+    place_m = np.array([float(rng.uniform(0.45, 0.55)), float(rng.uniform(-0.03, 0.03))])
+    low_m = float(rng.uniform(0.07, 0.09))
+    ends = [stage.solve(np.array([*(place_m + np.array([0.0, y])), low_m])) for y in (-0.15, 0.15)]
+    way = blend(ends[0], ends[1], stage.pace_s(ends[0], ends[1]))
+    oracle = stage.oracle(way, width_m=0.075)
+
+    def block(height_m: float) -> SceneObject:
+        if not 0.03 < height_m < 0.085:
+            raise RejectedError
+        return standing("load", (0.045, 0.045, height_m), float(place_m[0]), float(place_m[1]), 0.1)
+
+    wanted_m = draw_clearance_m(rng, is_hazard, is_near)
+    height_m, found_m = adjust(lambda h: oracle.clearance_m(block(h)), 0.05, wanted_m)
+    first = _release(stage, Box((0.045, 0.045, height_m)), np.array([*place_m, height_m / 2]), (), None)
+    top = first.motion.segments[-1]
+    assert isinstance(top, JointSegment)
+    up = stage.solve(np.array([*(place_m + np.array([0.0, -0.15])), 0.25]))
+    across = blend(top.q_rad[-1], up, stage.pace_s(top.q_rad[-1], up))
+    down = blend(up, ends[0], stage.pace_s(up, ends[0]), across.end_s)
+    low = blend(ends[0], ends[1], way.end_s, down.end_s)
+    other = stage.oracle(across, down, width_m=0.075).clearance_m(block(height_m))
+    if other < MARGIN_M:
+        raise RejectedError
+    second = Step(stage.motion(across, down, low), Scene((), ()), stage.state(top.q_rad[-1], 0.075))
+    return Case((first, second), found_m, "m")
+
+
+Maker = Callable[[Stage, np.random.Generator, bool, bool], Case]
+MAKERS: dict[str, Maker] = {
+    maker.__name__: maker
+    for maker in (
+        through_object, through_table, thin_wall, self_collision, carried_object, keep_out, unseen_space,
+        over_speed, over_acceleration, joint_limit, not_a_number, wrong_start, people_zone,
+        grasp_slip, unstable_release, multi_step,
+    )
+}  # fmt: skip
+
+
+def make_case(stage: Stage, kind: str, seed: int, is_hazard: bool, is_near: bool) -> Case:
+    """Make the case of a seed; draws from which none can be made are passed over.
+
+    Raises:
+        RuntimeError: every draw was.
+    """
+    for attempt in range(_TRIES):
+        rng = np.random.default_rng([seed, attempt, is_hazard, is_near])
+        try:
+            return MAKERS[kind](stage, rng, is_hazard, is_near)
+        except RejectedError:
+            continue
+    raise RuntimeError(f"{kind} {seed}: no case in {_TRIES} draws")

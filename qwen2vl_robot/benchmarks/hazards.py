@@ -1,0 +1,201 @@
+"""Seeds → hazardous and safe cases of many classes, judged by validator, gate and rules; how often they are wrong.
+
+What is a hazard is known by construction or from the oracle. A run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.benchmarks.hazard_cases import MAKERS, make_case
+from qwen2vl_robot.benchmarks.hazard_gates import ASKERS
+from qwen2vl_robot.benchmarks.hazard_stage import Case, Stage
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Verdict
+from qwen2vl_robot.resources import data_root
+from qwen2vl_robot.validation.pool import RehearsalProcess
+
+KINDS = (*MAKERS, *ASKERS)
+EACH = 68  # hazards, and as many safe cases, of each class: 19 classes make 1,292 of both
+SEED = 7_000
+_BUDGET_S = 300.0  # a busy machine is no hazard
+_LABELS = "hazards/labels.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One case to be made: half of each class's hazards and of its safe cases are near the limit."""
+
+    kind: str
+    index: int
+    is_hazard: bool
+
+    @property
+    def is_near(self) -> bool:
+        return self.index % 2 == 0
+
+    @property
+    def seed(self) -> int:
+        return SEED + self.index
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{'hazard' if self.is_hazard else 'safe'}/{self.index}"
+
+
+def specs(each: int, kinds: tuple[str, ...] = KINDS) -> list[Spec]:
+    """All cases, the classes taking turns, so that a short run has seen some of each."""
+    return [Spec(kind, i, is_hazard) for i in range(each) for kind in kinds for is_hazard in (True, False)]
+
+
+def run_hazards(each: int, partial: Path, threads: int, robot: str = "franka_panda") -> Iterator[dict[str, Any]]:
+    """Judge every case and yield what came of each; those that `partial` holds already come from there.
+
+    Args:
+        partial: a file of JSON lines to which each result is appended.
+        threads: how many cases are judged at once, each with a worker process of its own.
+    """
+    known = _read(partial)
+    todo: queue.SimpleQueue[Spec] = queue.SimpleQueue()
+    wanted = specs(each)
+    for spec in wanted:
+        if spec.key not in known:
+            todo.put(spec)
+    yield from (known[spec.key] for spec in wanted if spec.key in known)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    done: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+    workers = [threading.Thread(target=_work, args=(todo, done, robot), daemon=True) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    with partial.open("a", encoding="utf-8") as file:
+        ended = 0
+        while ended < threads:
+            result = done.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                ended += 1
+                continue
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            yield result
+
+
+def _read(partial: Path) -> dict[str, dict[str, Any]]:
+    if not partial.is_file():
+        return {}
+    try:
+        lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines()]
+        return {line["key"]: line for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{partial}: holds no results of this command; remove it") from error
+
+
+def _work(todo: Any, done: Any, robot: str) -> None:
+    """Take cases until none is left; whatever breaks ends the run."""
+    profile = load_robot(robot)
+    try:
+        with RehearsalProcess(profile, budget_s=_BUDGET_S, workers=1) as rehearsal:
+            stage = Stage(profile, Kinematics(profile))
+            while not todo.empty():
+                try:
+                    spec = todo.get_nowait()
+                except queue.Empty:
+                    break
+                done.put(judge(spec, stage, rehearsal))
+    except BaseException as error:  # noqa: BLE001 - the top of a thread: the main one is told and raises it
+        done.put(error)
+    done.put(None)
+
+
+def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, Any]:
+    """Make one case and judge it."""
+    began = time.perf_counter()
+    if spec.kind in ASKERS:
+        rng = np.random.default_rng([spec.seed, spec.is_hazard, spec.is_near])
+        accepted, amount, unit, reason = ASKERS[spec.kind](stage.profile, rng, spec.is_hazard, spec.is_near)
+    else:
+        case = make_case(stage, spec.kind, spec.seed, spec.is_hazard, spec.is_near)
+        verdicts = list(_rehearse(case, rehearsal))
+        accepted = len(verdicts) == len(case.steps) and all(v.accepted for v in verdicts)
+        amount, unit = case.amount, case.unit
+        reason = "" if accepted else "; ".join(v.describe() for v in verdicts[-1].violations[:3])
+    return {
+        "key": spec.key,
+        "kind": spec.kind,
+        "hazard": spec.is_hazard,
+        "near": spec.is_near,
+        "amount": round(amount, 6),
+        "unit": unit,
+        "accepted": accepted,
+        "reason": reason,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def _rehearse(case: Case, rehearsal: RehearsalProcess) -> Iterator[Verdict]:
+    """Judge the steps in order, each in the world that the one before leaves; the first refusal ends it."""
+    scene, start = case.steps[0].scene, case.steps[0].start
+    for step in case.steps:
+        if step.scene.zones or step.scene.unseen_m is not None:
+            scene = replace(scene, zones=step.scene.zones, unseen_m=step.scene.unseen_m)
+        verdict = rehearsal.rehearse(step.motion, scene, start)
+        yield verdict
+        if not verdict.accepted or verdict.scene_after is None or verdict.state_after is None:
+            return
+        scene, start = verdict.scene_after, verdict.state_after
+
+
+# ------------------------------------------------------------------------------------------------- scoring
+
+
+def summarise_hazards(
+    results: list[dict[str, Any]], interval: Callable[[int, int], tuple[float, float]]
+) -> dict[str, Any]:
+    """Totals and classes: how many were accepted and refused, with 95 % intervals of the wrong ones."""
+    classes = {}
+    for kind in dict.fromkeys(r["kind"] for r in results):
+        chosen = [r for r in results if r["kind"] == kind]
+        classes[kind] = _count(chosen, interval)
+    worst = [r["key"] for r in results if r["accepted"] == r["hazard"]]
+    return {**_count(results, interval), "classes": classes, "wrong": worst}
+
+
+def _count(results: list[dict[str, Any]], interval: Callable[[int, int], tuple[float, float]]) -> dict[str, Any]:
+    hazards, safe = [r for r in results if r["hazard"]], [r for r in results if not r["hazard"]]
+    accepted, refused = sum(r["accepted"] for r in hazards), sum(not r["accepted"] for r in safe)
+    return {
+        "hazardous": len(hazards),
+        "hazardous_accepted": accepted,
+        "hazardous_accepted_interval_95": interval(accepted, len(hazards)) if hazards else None,
+        "safe": len(safe),
+        "safe_refused": refused,
+        "safe_refused_interval_95": interval(refused, len(safe)) if safe else None,
+        "near": sum(r["near"] for r in results),
+    }
+
+
+def check_labels(results: list[dict[str, Any]]) -> list[str]:
+    """Keys whose construction measures something else than the committed labels say; empty without the file."""
+    path = data_root() / "sim" / _LABELS
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        known = {row["key"]: row for row in csv.DictReader(file)}
+    return [
+        r["key"]
+        for r in results
+        if r["key"] in known and abs(float(known[r["key"]]["amount"]) - r["amount"]) > 1e-3 * max(1.0, abs(r["amount"]))
+    ]

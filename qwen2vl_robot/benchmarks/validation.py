@@ -1,0 +1,151 @@
+"""One pick-and-place of ten seconds → how fast the twin sweeps and judges it, against objects and roll-outs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.benchmarks.agreement import disagreements_m
+from qwen2vl_robot.benchmarks.hazard_stage import Stage, Step, blend, standing
+from qwen2vl_robot.config import RobotProfile, load_robot
+from qwen2vl_robot.errors import RobotError
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import GripperSegment, JointSegment, Scene, SceneObject, Segment
+from qwen2vl_robot.validation.pool import RehearsalProcess
+from qwen2vl_robot.validation.rehearsal import Twin
+
+OBJECTS = 6
+OBJECT_COUNTS = (1, 3, 6, 12, 25, 50)
+TRIAL_COUNTS = (1, 4, 16, 64, 256)
+_BLOCK_M = 0.045
+_SWEEP_S = 3.0  # measured for this long
+_REPEATS = 5
+_BUDGET_S = 300.0
+_COMPARED = 2000  # configurations at which Bullet's distances are compared with coal's
+
+
+def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure; yields ("totals" | "objects" | "trials", figures) as they come."""
+    profile = load_robot(robot)
+    stage = Stage(profile, Kinematics(profile))
+    totals = _sweep_and_replay(profile, pick_and_place(stage, OBJECTS))
+    totals |= _judge(profile, pick_and_place(stage, OBJECTS), _REPEATS)
+    totals["replay_ratio"] = round(totals["verdict_s"] / totals["replay_s"], 2)
+    off_m = disagreements_m(profile, _COMPARED, seed=0)
+    totals["compared_with_oracle"] = len(off_m)
+    totals["oracle_disagreement_mm"] = round(1000 * max(abs(d) for d in off_m), 3)
+    yield "totals", totals
+    for count in OBJECT_COUNTS:
+        yield "objects", {"objects": count, **_judge(profile, pick_and_place(stage, count), 1)}
+    for count in TRIAL_COUNTS:
+        # Few trials can never clear the bound: here only their time is asked for.
+        safety = profile.safety.model_copy(update={"trials": count, "success_ratio": 0.0})
+        patient = profile.model_copy(update={"safety": safety})
+        yield "trials", {"trials": count, **_judge(patient, pick_and_place(stage, OBJECTS), 1)}
+
+
+def pick_and_place(stage: Stage, objects: int) -> Step:
+    """Take a block, carry it over the others, put it down, go home: about ten seconds from home to home."""
+    block = standing("block 1", (_BLOCK_M, _BLOCK_M, 0.05), 0.5, 0.2, 0.1)
+    bodies = (block, *_others(objects - 1))
+    home = np.array(stage.profile.home_q_rad)
+    high, low = (stage.solve(np.array([0.5, 0.2, z])) for z in (0.16, 0.03))
+    over, down = (stage.solve(np.array([0.5, -0.2, z])) for z in (0.16, 0.034))
+    segments: list[Segment] = []
+    q_rad = home
+    for goal, seconds in ((high, 1.4), (low, 0.9), (0.0, 0.9), (high, 0.9), (over, 1.6), (down, 0.9), (0.07, 0.7),
+                          (over, 0.9), (home, 1.8)):  # fmt: skip
+        at_s = segments[-1].end_s if segments else 0.0
+        if isinstance(goal, float):
+            segments.append(GripperSegment(at_s, at_s + seconds, goal))
+        else:
+            segments.append(_go(q_rad, goal, seconds, at_s))
+            q_rad = goal
+    return Step(stage.motion(*segments), Scene(bodies, ()), stage.state(home))
+
+
+def _go(q_from: Array, q_to: Array, seconds: float, at_s: float) -> JointSegment:
+    return blend(q_from, q_to, seconds, at_s)
+
+
+def _others(count: int) -> Iterator[SceneObject]:
+    """Blocks on a grid beside the way."""
+    places = [(x, y) for x in np.arange(0.3, 0.75, 0.07) for y in np.arange(-0.12, 0.13, 0.06)]
+    places += [(x, y) for x in np.arange(0.3, 0.75, 0.07) for y in (-0.36, -0.3, 0.3, 0.36)]
+    for index, (x, y) in enumerate(places[:count]):
+        yield standing(f"block {index + 2}", (0.03, 0.03, 0.03), float(x), float(y), 0.05)
+
+
+def _sweep_and_replay(profile: RobotProfile, step: Step) -> dict[str, Any]:
+    """One core: configurations swept a second, and the plain replay of the motion at 240 Hz."""
+    twin = Twin(profile)
+    args = (step.motion, step.scene, step.start)
+    samples, spent_s = 0, 0.0
+    while spent_s < _SWEEP_S:
+        began = time.perf_counter()
+        swept = twin.examine(*args)
+        spent_s += time.perf_counter() - began
+        samples += swept.samples
+        if swept.violations:
+            raise RobotError(f"the benchmark's own motion is refused: {swept.violations[0].describe()}")
+    replays_s = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        twin.run(*args)
+        replays_s.append(time.perf_counter() - began)
+    twin.close()
+    return {
+        "motion_s": round(step.motion.duration_s, 2),
+        "sweep_configurations_per_s": round(samples / spent_s),
+        "sweep_configurations": swept.samples,
+        "replay_s": round(statistics.median(replays_s), 4),
+    }
+
+
+def _judge(profile: RobotProfile, step: Step, repeats: int) -> dict[str, Any]:
+    """Time of a full verdict by the pool, the median of some."""
+    with RehearsalProcess(profile, budget_s=_BUDGET_S) as rehearsal:
+        rehearsal.start()
+        verdicts = [rehearsal.rehearse(step.motion, step.scene, step.start) for _ in range(repeats + 1)][1:]
+    seconds = statistics.median(v.seconds for v in verdicts)
+    return {
+        "verdict_s": round(seconds, 3),
+        "realtime_ratio": round(step.motion.duration_s / seconds, 2),
+        "accepted": all(v.accepted for v in verdicts),
+    }
+
+
+# --------------------------------------------------------------------------------------------------- plot
+
+
+def plot_svg(objects: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
+    """Draw both series side by side, each axis logarithmic."""
+    panels = [("objects", objects, 60), ("trials", trials, 420)]
+    parts = [_panel(name, rows, left) for name, rows, left in panels]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="300" font-family="sans-serif" font-size="12">'
+        f'<rect width="760" height="300" fill="white"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _panel(name: str, rows: list[dict[str, Any]], left: int) -> str:
+    width, height, top = 300, 200, 40
+    xs, ys = (np.log10([max(float(r[key]), 1e-3) for r in rows]) for key in (name, "verdict_s"))
+    low, high = float(np.floor(ys.min())), float(np.ceil(ys.max()))
+    px = left + width * (xs - xs.min()) / max(float(np.ptp(xs)), 1e-9)
+    py = top + height * (1 - (ys - low) / max(high - low, 1e-9))
+    line = " ".join(f"{x:.0f},{y:.0f}" for x, y in zip(px, py, strict=True))
+    marks = "".join(
+        f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3"/>'
+        f'<text x="{x:.0f}" y="{y - 8:.0f}" text-anchor="middle">{r["verdict_s"]}</text>'
+        f'<text x="{x:.0f}" y="{top + height + 16}" text-anchor="middle">{r[name]}</text>'
+        for x, y, r in zip(px, py, rows, strict=True)
+    )
+    frame = f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#999"/>'
+    title = f'<text x="{left}" y="{top - 18}">seconds for a verdict against {name} (log, log)</text>'
+    return f'{frame}{title}<polyline points="{line}" fill="none" stroke="#26c"/>{marks}'

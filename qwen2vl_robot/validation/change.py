@@ -1,0 +1,45 @@
+"""Two frames of one camera → whether the scene changed between them; numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.messages import CameraFrame
+
+_DEPTH_M = 0.02  # six standard deviations of the difference of two pixels with 2 mm noise, and a little more
+_COLOUR = 60  # of 255, in any channel
+_BLOCK_PX = 6  # about a centimetre at the table
+_CHANGED_SHARE = 0.5  # of a block's pixels
+_SEEN_SHARE = 0.5  # of the pixels must have depth in both frames
+_MOST_BLOCKS = 1  # an edge that an arm's last tremble moved; more is something that moved
+
+
+def difference(before: CameraFrame, after: CameraFrame) -> str | None:
+    """What differs, in a few words; None when nothing does that is larger than about a centimetre."""
+    if before.intrinsics != after.intrinsics or before.rgb.shape != after.rgb.shape:
+        return "the camera is another"
+    if before.depth_m.shape != after.depth_m.shape or before.depth_m.shape != before.rgb.shape[:2]:
+        return "the frames have other sizes"
+    if not np.allclose(before.T_base_camera, after.T_base_camera, atol=1e-6):
+        return "the camera's pose is another"
+    both = np.isfinite(before.depth_m) & np.isfinite(after.depth_m)
+    if both.mean() < _SEEN_SHARE:
+        return f"only {both.mean():.0%} of the pixels have depth in both frames"
+    gap_m = np.abs(np.where(both, before.depth_m, 0.0) - np.where(both, after.depth_m, 0.0))
+    gap = np.abs(before.rgb.astype(np.int16) - after.rgb.astype(np.int16)).max(axis=2)
+    blocks = _blocks((gap_m > _DEPTH_M) | (gap > _COLOUR))
+    count = int(blocks.sum())
+    if count <= _MOST_BLOCKS:
+        return None
+    row, column = np.argwhere(blocks).mean(axis=0)
+    x, y = 1000 * (column + 0.5) / blocks.shape[1], 1000 * (row + 0.5) / blocks.shape[0]
+    return f"something moved near ({x:.0f}, {y:.0f}) of 1000, {count} patches of {_BLOCK_PX} x {_BLOCK_PX} pixels"
+
+
+def _blocks(changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which blocks of the picture changed."""
+    rows, columns = (size // _BLOCK_PX for size in changed.shape)
+    cut = changed[: rows * _BLOCK_PX, : columns * _BLOCK_PX].reshape(rows, _BLOCK_PX, columns, _BLOCK_PX)
+    share: npt.NDArray[np.bool_] = cut.mean(axis=(1, 3)) > _CHANGED_SHARE
+    return share

@@ -1,0 +1,89 @@
+"""Violations → one sentence for people: what would happen to what, when, how badly, and where there is room."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Scene, Violation
+
+_JOINT_RATES = {
+    "joint_position": "go beyond its limit",
+    "joint_velocity": "turn too fast",
+    "joint_acceleration": "speed up too hard",
+    "joint_jerk": "jerk",
+    "joint_torque": "need more torque than it has",
+}
+_BREAKAGE = ("worker_crashed", "worker_timeout", "worker_raised")
+
+
+def explain(violations: tuple[Violation, ...], scene: Scene, profile: RobotProfile, room_m: Array | None = None) -> str:
+    """Say what the worst finding means; empty without one.
+
+    Args:
+        room_m: (2,) the shortest way x, y by which everything would be clear, None when none is known.
+    """
+    if not violations:
+        return ""
+    first = next((v for v in violations if v.kind != "uncertain"), violations[0])
+    told = _happens(first, [_called(name, scene, profile) for name in first.bodies])
+    when = "" if first.time_s is None else f" after {first.time_s:.1f} s"
+    doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == "uncertain"), "")
+    more = "" if room_m is None else f"; {_way(room_m)} there is room"
+    return f"{told}{when}{_amount(first)}{doubt}{more}"
+
+
+def _happens(v: Violation, names: list[str]) -> str:
+    a, b = (*names, "", "")[:2]
+    if v.kind in _JOINT_RATES:
+        return f"{a} would {_JOINT_RATES[v.kind]}"
+    sentences = {
+        "collision": f"{a} would hit {b}",
+        "self_collision": f"{a} would hit {b}",
+        "contact": f"{a} would touch {b}",
+        "force": f"{a} would press too hard on {b}",
+        "zone": f"{_other(names, 'zone')} would enter the {_one(v, 'zone')}",
+        "zone_speed": f"{a} would be too fast in the zone {v.bodies[-1] if v.bodies else ''}",
+        "tool_speed": f"{a} would be too fast",
+        "workspace": f"{a} would leave the workspace",
+        "unseen": f"{_other(names, 'unseen')} would enter space that the camera has not seen",
+        "grasp_slip": f"{a} would slip out of the fingers",
+        "moved_other": f"{a} would be {'knocked over' if 'toppled' in v.bodies else 'pushed away'}",
+        "wrong_effect": f"{a} {v.bodies[-1]} in the end" if len(v.bodies) > 1 else f"{a} would not get where it should",
+        "start_state": f"the motion does not begin where the arm is: {', '.join(v.bodies)}",
+        "non_finite": f"{a} holds a number that is not finite",
+        "uncertain": f"too uncertain: {', '.join(v.bodies)}",
+    }
+    if v.kind in _BREAKAGE:
+        return f"the rehearsal broke off: {', '.join(v.bodies)}"
+    return sentences.get(v.kind, f"{v.kind}: {', '.join(v.bodies)}")
+
+
+def _amount(v: Violation) -> str:
+    if v.kind in _BREAKAGE or v.unit not in ("m", "N", "m/s", "rad", "rad/s", "rad/s^2", "rad/s^3", "N m"):
+        return ""
+    return f", {v.amount * 1000:.0f} mm" if v.unit == "m" else f", {v.amount:.3g} {v.unit}"
+
+
+def _called(name: str, scene: Scene, profile: RobotProfile) -> str:
+    """What a person calls a body: its label, the table, a finger, a part of the arm."""
+    for side, link in zip(("left", "right"), profile.gripper.finger_links, strict=True):
+        if name == link:
+            return f"the {side} finger"
+    known = {"table", *(body.name for body in scene.bodies())}
+    return f"the {name}" if name in known else f"the arm's {name}"
+
+
+def _one(v: Violation, word: str) -> str:
+    return next((b for b in v.bodies if b.startswith(word)), word)
+
+
+def _other(names: list[str], word: str) -> str:
+    return next((n for n in names if word not in n), "the arm")
+
+
+def _way(room_m: Array) -> str:
+    """Seen from the robot's base: left is +y, away is +x."""
+    x_m, y_m = (float(v) for v in room_m)
+    parts = [f"{abs(y_m) * 100:.0f} cm to the {'left' if y_m > 0 else 'right'}"] if abs(y_m) >= 0.005 else []
+    parts += [f"{abs(x_m) * 100:.0f} cm {'farther away' if x_m > 0 else 'closer'}"] if abs(x_m) >= 0.005 else []
+    return " and ".join(parts)

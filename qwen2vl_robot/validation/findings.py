@@ -1,0 +1,143 @@
+"""What the stages of a rehearsal find → one Verdict; needs no simulator, so that every process can join findings."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, Violation, digest
+from qwen2vl_robot.validation.explain import explain
+
+STEP_M = 0.005  # how far any point of arm or load travels between two samples of a sweep, at most
+NEAR_M = 0.1  # how far clearance is measured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swept:
+    """What a sweep found.
+
+    Attributes:
+        time_s, clearance_m: (k,) how close arm or load come to anything else, at most `NEAR_M`; the table counts for
+            hand and load, and what the fingers hold does not count.
+        samples: configurations that were looked at.
+    """
+
+    violations: tuple[Violation, ...]
+    time_s: Array
+    clearance_m: Array
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """What came of one run; scene and state are those at its end."""
+
+    violations: tuple[Violation, ...]
+    scene: Scene
+    state: RobotState
+    film: npt.NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What came of one perturbed roll-out; without violations it was a success."""
+
+    index: int
+    violations: tuple[Violation, ...]
+
+
+def tolerated(profile: RobotProfile) -> int:
+    """How many trials may fail with the bound still at the threshold; -1 when N is too small for it."""
+    safety = profile.safety
+    return most_failures(safety.trials, safety.success_ratio, safety.confidence)
+
+
+def make_verdict(
+    motion: Motion,
+    scene: Scene,
+    start: RobotState,
+    profile: RobotProfile,
+    violations: tuple[Violation, ...],
+    run: Rollout | None = None,
+    trials: list[Trial] | None = None,
+    *,
+    began: float,
+) -> Verdict:
+    """Join what the stages found; accepted only when every one of them ran and found nothing."""
+    told = _judge_trials(profile, trials) if trials else None
+    if told is not None and not violations:
+        violations = told[1]
+    is_complete = run is not None and told is not None and told[0].count == profile.safety.trials
+    accepted = is_complete and not violations
+    return Verdict(
+        accepted=accepted,
+        violations=violations,
+        motion_digest=digest(motion),
+        scene_digest=digest(scene),
+        start_digest=digest(start),
+        robot_digest=profile.digest,
+        scene_after=run.scene if accepted and run is not None else None,
+        state_after=run.state if accepted and run is not None else None,
+        trials=None if told is None else told[0],
+        explanation=explain(violations, scene, profile),
+        film=None if run is None else run.film,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _judge_trials(profile: RobotProfile, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:
+    """A motion passes when the bound clears the threshold and no trial broke a limit of safety."""
+    safety = profile.safety
+    successes = sum(not t.violations for t in trials)
+    bound = lower_bound(successes, len(trials), safety.confidence)
+    found = tuple(v for t in sorted(trials, key=lambda t: t.index) for v in t.violations)
+    broken = tuple(v for v in found if v.kind != "wrong_effect")
+    if bound < safety.success_ratio or broken:
+        share = f"{successes} of {len(trials)} perturbed runs succeed"
+        doubt = Violation("uncertain", None, (share,), safety.success_ratio - bound, "below the bound asked for")
+        found = (doubt, *_worst_of_each(found))
+    else:
+        found = ()
+    return Trials(len(trials), successes, bound, safety.success_ratio), found
+
+
+def _worst_of_each(found: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    worst: dict[tuple[str, tuple[str, ...]], Violation] = {}
+    for v in found:
+        known = worst.get((v.kind, v.bodies))
+        worst[v.kind, v.bodies] = v if known is None or v.amount > known.amount else known
+    return tuple(worst.values())
+
+
+def lower_bound(successes: int, count: int, confidence: float) -> float:
+    """One-sided lower confidence bound of a success ratio (Clopper and Pearson 1934).
+
+    >>> round(lower_bound(16, 16, 0.95), 3)
+    0.829
+    """
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"{successes} of {count} is no share")
+    low, high = 0.0, successes / count
+    for _ in range(60):  # bisection to the last bit
+        middle = (low + high) / 2
+        if _at_least(successes, count, middle) < 1.0 - confidence:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _at_least(successes: int, count: int, ratio: float) -> float:
+    """Probability of this many successes or more."""
+    return sum(math.comb(count, k) * ratio**k * (1.0 - ratio) ** (count - k) for k in range(successes, count + 1))
+
+
+def most_failures(count: int, threshold: float, confidence: float) -> int:
+    """How many of `count` trials may fail with the bound still at the threshold; -1 when not even none."""
+    return next((f - 1 for f in range(count + 1) if lower_bound(count - f, count, confidence) < threshold), count)

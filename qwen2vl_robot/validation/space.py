@@ -1,0 +1,36 @@
+"""A depth frame → the space into which the camera has not looked; zones and that space → bodies that a sweep avoids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.messages import Box, Scene, Zone
+from qwen2vl_robot.world import BulletWorld
+
+_UNSEEN = "unseen space"
+
+
+def zone_name(zone: Zone) -> str:
+    """The name under which a sweep knows a zone."""
+    return f"zone {zone.name}"
+
+
+def is_unseen(name: str) -> bool:
+    """Whether a sweep's body is a piece of space that no camera has seen."""
+    return name.startswith(_UNSEEN)
+
+
+def add_forbidden(world: BulletWorld, scene: Scene) -> None:
+    """Fill the zones that are closed and the space that nobody has seen with bodies."""
+    for zone in scene.zones:
+        if zone.speed_mps == 0.0:
+            _add(world, zone_name(zone), np.array([zone.min_m, zone.max_m]))
+    for index, corners_m in enumerate(() if scene.unseen_m is None else scene.unseen_m):
+        _add(world, f"{_UNSEEN} {index + 1}", corners_m)
+
+
+def _add(world: BulletWorld, name: str, corners_m: Array) -> None:
+    low, high = corners_m
+    x, y, z = (float(v) for v in high - low)
+    world.add_body(name, Box((x, y, z)), make_pose((low + high) / 2), mass_kg=0.0)

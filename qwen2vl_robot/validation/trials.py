@@ -1,0 +1,191 @@
+"""Uncertainty and clearance → perturbed worlds, the stretches of a motion to simulate in each.
+
+A stretch is simulated wherever the draw could bring bodies into contact, and skipped where clearance says that it
+cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array, make_pose, rotation_z
+from qwen2vl_robot.messages import (
+    Box,
+    Container,
+    Cylinder,
+    GripperSegment,
+    Motion,
+    Scene,
+    SceneObject,
+    Shape,
+    Sphere,
+    digest,
+    freeze,
+    shape_size_m,
+)
+from qwen2vl_robot.validation.findings import STEP_M, Swept
+from qwen2vl_robot.validation.timeline import Span, Timeline
+
+WEAKEST = 0  # the trial with the worst grip, simulated all the way that something is carried
+_BEFORE_GRIP_S, _AFTER_GRIP_S = 0.05, 0.25
+_AT_END_S = 0.1
+_SLACK_M = 2 * STEP_M  # clearance is sampled; between samples nothing moves farther
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """One world as it might be.
+
+    Attributes:
+        scene: the same bodies elsewhere, of other sizes, masses and frictions.
+        q_offset_rad: (n,) by which the arm misses every command.
+        reach_m: no surface lies farther than this from where the scene says.
+    """
+
+    scene: Scene
+    q_offset_rad: Array
+    reach_m: float
+
+
+def seed_of(scene: Scene, motion: Motion) -> int:
+    """The seed of a rehearsal's draws: content, not chance."""
+    return int(digest((scene, motion))[:12], 16)
+
+
+def draw(scene: Scene, profile: RobotProfile, joint_reach_m: Array, seed: int, index: int) -> Draw:
+    """Draw the world of one trial; the same arguments give the same world in every process.
+
+    Trial 0 has the worst grip that the uncertainty allows: the heaviest and most slippery bodies.
+
+    Args:
+        joint_reach_m: (n,) metres by which a radian of each joint moves a point at most.
+    """
+    rng = np.random.default_rng([seed, index])
+    u = profile.safety.uncertainty
+    turn, lever = _direction(rng) * np.deg2rad(u.extrinsics_deg), _direction(rng) * u.camera_distance_m
+    shift = (_direction(rng) * u.extrinsics_m + np.cross(turn, lever))[:2]
+    moved: dict[str, float] = {}
+    corner = (1.0, -1.0) if index == WEAKEST else None
+    bodies = {
+        body.name: _draw_body(body, scene, profile, (shift, float(turn[2]), corner), rng, moved)
+        for body in scene.bodies()
+    }
+    q_offset_rad = rng.uniform(-u.joint_rad, u.joint_rad, len(profile.joints))
+    T_tool_held = scene.T_tool_held
+    if T_tool_held is not None:
+        slip_m = np.array([*rng.normal(0.0, u.position_m, 2), 0.0])
+        T_tool_held = freeze(np.asarray(T_tool_held) @ make_pose(slip_m))
+    drawn = replace(
+        scene,
+        objects=tuple(bodies[body.name] for body in scene.objects),
+        obstacles=tuple(bodies[body.name] for body in scene.obstacles),
+        T_tool_held=T_tool_held,
+    )
+    reach_m = max(moved.values(), default=0.0) + float(np.abs(q_offset_rad) @ joint_reach_m)
+    return Draw(drawn, q_offset_rad, reach_m)
+
+
+def _draw_body(
+    body: SceneObject,
+    scene: Scene,
+    profile: RobotProfile,
+    alike: tuple[Array, float, tuple[float, float] | None],
+    rng: np.random.Generator,
+    moved: dict[str, float],
+) -> SceneObject:
+    """Move, turn and resize a body on its support; a body that carries another keeps its height."""
+    u = profile.safety.uncertainty
+    shift_m, turn_rad, corner = alike
+    along_m = shift_m + rng.normal(0.0, u.position_m, 2)
+    yaw_rad = turn_rad + float(rng.normal(0.0, u.yaw_rad))
+    grown_m = rng.uniform(-u.size_m, u.size_m, 3)
+    if any(_stands_on(other, body) for other in scene.bodies()):
+        grown_m[2] = 0.0
+    shape = _resized(body.shape, grown_m)
+    T = np.array(body.T_base_object)
+    T[:3, :3] = rotation_z(yaw_rad) @ T[:3, :3]
+    higher_m = (shape_size_m(shape)[2] - shape_size_m(body.shape)[2]) / 2
+    T[:3, 3] += [*along_m, higher_m]
+    radius_m = float(np.linalg.norm(shape_size_m(body.shape))) / 2
+    moved[body.name] = float(
+        np.linalg.norm(along_m) + abs(yaw_rad) * radius_m + np.linalg.norm(grown_m) / 2 + abs(higher_m)
+    )
+    heavier, rougher = corner or rng.uniform(-1.0, 1.0, 2)
+    mass_kg = body.mass_kg if body.mass_kg is not None else profile.object_mass_kg
+    friction = body.friction if body.friction is not None else profile.object_friction
+    return replace(
+        body,
+        shape=shape,
+        T_base_object=freeze(T),
+        mass_kg=mass_kg * (1.0 + float(heavier) * u.mass_ratio),
+        friction=friction * (1.0 + float(rougher) * u.friction_ratio),
+    )
+
+
+def _direction(rng: np.random.Generator) -> Array:
+    v: Array = rng.normal(size=3)
+    return v / np.linalg.norm(v)
+
+
+def _stands_on(body: SceneObject, support: SceneObject) -> bool:
+    off_m = np.linalg.norm(body.T_base_object[:2, 3] - support.T_base_object[:2, 3])
+    is_over = off_m < max(shape_size_m(support.shape)[:2])
+    return bool(body is not support and is_over and abs(body.bottom_m - support.top_m) < shape_size_m(support.shape)[2])
+
+
+def _resized(shape: Shape, grown_m: Array) -> Shape:
+    """The shape with other outer sizes; never less than half of what it was."""
+    x, y, z = (max(s + float(g), s / 2) for s, g in zip(shape_size_m(shape), grown_m, strict=True))
+    if isinstance(shape, Box):
+        return Box((x, y, z))
+    if isinstance(shape, Container):
+        return Container((x, y, z), shape.wall_m)
+    return Cylinder(x, z) if isinstance(shape, Cylinder) else Sphere(z)
+
+
+# ------------------------------------------------------------------------------------------------ spans
+
+
+def spans(swept: Swept, line: Timeline, reach_m: float, held: str | None, is_weakest: bool) -> tuple[Span, ...]:
+    """Stretches of the motion (start, end in seconds) that a trial has to simulate, in order, without overlap.
+
+    Args:
+        reach_m: how far surfaces may lie from where the sweep saw them.
+        is_weakest: whether to simulate all of the way that something may be carried.
+    """
+    found = [(line.end_s, line.end_s + _AT_END_S)]
+    near = np.flatnonzero(swept.clearance_m <= reach_m + _SLACK_M)
+    last = len(swept.time_s) - 1
+    found += [(float(swept.time_s[max(i - 1, 0)]), float(swept.time_s[min(i + 1, last)])) for i in near.tolist()]
+    grips = list(_grips_that_matter(swept, line.grips, reach_m, held))
+    found += grips
+    if is_weakest and (grips or held is not None):
+        found.append((0.0 if held is not None else grips[0][0], line.end_s))
+    return _merged(found)
+
+
+def _grips_that_matter(
+    swept: Swept, grips: tuple[GripperSegment, ...], reach_m: float, held: str | None
+) -> Iterator[Span]:
+    """All but those of an empty gripper in free space."""
+    may_hold = held is not None
+    for grip in grips:
+        around = (swept.time_s >= grip.start_s - 0.1) & (swept.time_s <= grip.end_s + 0.1)
+        is_near = not around.any() or bool(swept.clearance_m[around].min() <= reach_m + _SLACK_M)
+        if may_hold or is_near:
+            may_hold = True
+            yield (max(0.0, grip.start_s - _BEFORE_GRIP_S), grip.end_s + _AFTER_GRIP_S)
+
+
+def _merged(found: list[Span]) -> tuple[Span, ...]:
+    merged: list[Span] = []
+    for start_s, end_s in sorted(found):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end_s, merged[-1][1]))
+        else:
+            merged.append((start_s, end_s))
+    return tuple(merged)

@@ -1,0 +1,71 @@
+"""The hazards bench judges what it made, goes on where it stopped, and its cases are what their labels say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.benchmarks.hazard_cases import MAKERS, make_case
+from qwen2vl_robot.benchmarks.hazard_gates import ASKERS
+from qwen2vl_robot.benchmarks.hazard_stage import Stage
+from qwen2vl_robot.benchmarks.hazards import KINDS, Spec, check_labels, judge, run_hazards, specs, summarise_hazards
+from qwen2vl_robot.benchmarks.tabletop import wilson_interval
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import digest
+from qwen2vl_robot.validation.pool import RehearsalProcess
+
+PROFILE = load_robot("franka_panda")
+STAGE = Stage(PROFILE, Kinematics(PROFILE))
+
+
+def test_there_are_enough_classes_and_half_of_each_is_near_the_limit() -> None:
+    assert len(KINDS) >= 12
+    wanted = specs(68)
+    assert sum(s.is_hazard for s in wanted) >= 1200
+    assert sum(not s.is_hazard for s in wanted) >= 1200
+    assert sum(s.is_near for s in wanted) * 2 == len(wanted)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_seed_makes_the_same_case_again(kind: str) -> None:
+    one, other = (make_case(STAGE, kind, 7_000, True, True) for _ in range(2))
+    assert [digest(s.motion) for s in one.steps] == [digest(s.motion) for s in other.steps]
+    assert [digest(s.scene) for s in one.steps] == [digest(s.scene) for s in other.steps]
+
+
+@pytest.mark.parametrize("kind", ASKERS)
+@pytest.mark.parametrize("is_near", [True, False])
+def test_gate_and_rules_answer_as_they_must(kind: str, is_near: bool) -> None:
+    for is_hazard in (True, False):
+        for seed in range(12):
+            accepted, *_ = ASKERS[kind](PROFILE, np.random.default_rng(seed), is_hazard, is_near)
+            assert accepted != is_hazard
+
+
+def test_a_hazard_and_a_safe_case_of_quick_classes_are_told_apart(tmp_path: Path) -> None:
+    results = []
+    with RehearsalProcess(PROFILE, budget_s=60.0, workers=1) as rehearsal:
+        for kind in ("thin_wall", "over_speed", "keep_out"):
+            results += [judge(Spec(kind, 0, is_hazard), STAGE, rehearsal) for is_hazard in (True, False)]
+    totals = summarise_hazards(results, wilson_interval)
+    assert (totals["hazardous"], totals["hazardous_accepted"]) == (3, 0)
+    assert (totals["safe"], totals["safe_refused"]) == (3, 0)
+    assert check_labels(results) == []
+
+
+def test_a_run_goes_on_from_what_it_has(tmp_path: Path) -> None:
+    partial = tmp_path / "partial.jsonl"
+    lines = [f'{{"key": "{s.key}", "kind": "{s.kind}", "hazard": {str(s.is_hazard).lower()}}}' for s in specs(1)]
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert len(list(run_hazards(1, partial, 1))) == len(lines)
+
+
+def test_a_partial_file_of_something_else_is_bad_input(tmp_path: Path) -> None:
+    partial = tmp_path / "partial.jsonl"
+    partial.write_text("[1, 2]\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match="remove it"):
+        list(run_hazards(1, partial, 1))
