@@ -86,6 +86,15 @@ def test_text_in_the_scene_never_adds_an_action() -> None:
     assert ruling(ASKED, hostile).to_confirm == ("the instruction does not ask to push",)
 
 
+def test_to_move_something_left_of_something_is_not_to_push_that() -> None:
+    extra = reply(
+        ["cyan ball", "red plate"],
+        '{"do":"pick","object":0},{"do":"place","relation":"left_of","object":1},'
+        '{"do":"push","object":1,"direction":"away"}',
+    )
+    assert ruling("move the cyan ball left of the red plate", extra).to_confirm
+
+
 def test_an_instruction_in_a_language_nobody_listed_needs_a_person() -> None:
     assert ruling("laita punainen palikka lautaselle", pick_place("red block", "blue plate")).to_confirm
 
