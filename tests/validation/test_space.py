@@ -120,7 +120,7 @@ def test_a_way_through_forbidden_space_is_refused(
 
 def test_a_way_past_a_zone_is_accepted(twin: Twin, hand: Any, start: RobotState) -> None:
     beside = Zone("closed", (0.6, -0.5, 0.0), (0.8, 0.5, 0.05))
-    people = Zone("people", ACROSS.min_m, ACROSS.max_m, 0.4)
+    people = Zone("people", ACROSS.min_m, ACROSS.max_m, 0.8)
     assert judged(twin, hand, Scene((), (), zones=(beside, people)), start).accepted
 
 
