@@ -85,6 +85,20 @@ class Workspace(Strict):
     max_m: Vector3
 
 
+class Controllers(Strict):
+    """ros2_control's names on the graph; an arm on the graph uses them, the simulation without a graph does not.
+
+    Attributes:
+        arm: prefix of `follow_joint_trajectory` (action) or `joint_trajectory` (topic, which gives no feedback).
+        gripper: prefix of `gripper_cmd` (GripperCommand, or ParallelGripperCommand) or of the topic `commands`.
+    """
+
+    arm: str = "joint_trajectory_controller"
+    arm_form: Literal["action", "topic"] = "action"
+    gripper: str = "gripper_controller"
+    gripper_form: Literal["action", "parallel_action", "topic"] = "action"
+
+
 class RobotProfile(Strict):
     """A robot.yaml: everything the code may know about an arm.
 
@@ -109,6 +123,7 @@ class RobotProfile(Strict):
     start_tolerance_rad: Positive = 0.02
     object_mass_kg: Positive = 0.1
     object_friction: Positive = 0.8
+    controllers: Controllers = Controllers()
 
     @model_validator(mode="after")
     def _home_fits(self) -> RobotProfile:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("geometry", "messages"),
-    ("ports", "resources", "config", "process"),
+    ("ports", "resources", "config", "process", "description"),
     (
         "film",
         "kinematics",
@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("controller",),
     ("scenes", "planner", "graph", "nodes", "training", "benchmarks"),
-    ("demo", "doctor", "cli", "__main__"),
+    ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 
 # (importer, imported, why), on top of the layers.
@@ -59,6 +59,8 @@ CONFINED = {
     "ompl": (("motion",), "paths are made in one place"),
     "ruckig": (("motion",), "timing is made in one place"),
     "rclpy": (("graph.ros",), "ROS 2 stays optional"),
+    "tf2_ros": (("graph.ros",), "ROS 2 stays optional"),
+    "cyclonedds": (("graph.dds", "graph.idl"), "one transport among two"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),
 }
