@@ -1,14 +1,13 @@
 """A simulated robot cell and the controller, two nodes; say what to do on the topic `instruction`.
 
-    ros2 launch qwen2vl_robot sim.launch.py seed:=3
-    ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
+ros2 launch qwen2vl_robot sim.launch.py seed:=3
+ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
 """
 
 import sys
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, GroupAction, SetEnvironmentVariable
-from launch.conditions import IfCondition
+from launch.actions import DeclareLaunchArgument, ExecuteProcess
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 

@@ -230,12 +230,25 @@ def run(
     graph: GraphName = "auto",
     namespace: Namespace = "/",
     remap: Remap = None,
+    autostart: Annotated[
+        str, typer.Option(help="Over rclpy: configure and activate at once (true or false).")
+    ] = "true",
+    log_level: Annotated[str, typer.Option(help="Over rclpy: debug, info, warn, error or fatal.")] = "info",
     ready: Ready = None,
 ) -> None:
     """Run the controller as a ROS 2 node: instructions come by topic, approved motions go to the controllers."""
     from qwen2vl_robot.nodes.launching import run_controller_process
 
-    run_controller_process(graph, params_file, parameters or [], namespace, remap or [], ready)
+    for option, value, allowed in (
+        ("--autostart", autostart.lower(), ("true", "false")),
+        ("--log-level", log_level, ("debug", "info", "warn", "error", "fatal")),
+    ):
+        if value not in allowed:
+            raise BadInputError(f"{option} {value}: allowed: {', '.join(allowed)}")
+    run_controller_process(
+        graph, params_file, parameters or [], namespace, remap or [], ready,
+        autostart=autostart.lower() == "true", log_level=log_level,
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: qwen2vl-robot sim --scene scenes/default.yaml --seed 3")

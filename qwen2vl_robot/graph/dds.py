@@ -16,7 +16,6 @@ from typing import Any
 
 from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
 from cyclonedds.core import GuardCondition, InstanceState, Policy, Qos, ReadCondition, SampleState, ViewState, WaitSet
-from cyclonedds.domain import Domain, DomainParticipant
 from cyclonedds.internal import InvalidSample
 from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
@@ -25,17 +24,12 @@ from cyclonedds.topic import Topic as DdsTopic
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.clock import SimClock
 from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer
+from qwen2vl_robot.graph.dds_domain import join_domain
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, message_class, service_class, type_hash
 
-# One 1080p image is 6 MB in 100 fragments: they must fit the socket's buffer and be few.
-_TUNING = "<Internal><SocketReceiveBufferSize max='4MB'/></Internal>"
-_LOOPBACK = """<General><Interfaces><NetworkInterface name='lo'/></Interfaces><AllowMulticast>false</AllowMulticast>
-<MaxMessageSize>65000B</MaxMessageSize><FragmentSize>63000B</FragmentSize></General>
-<Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>
-<Peers><Peer address='localhost'/></Peers></Discovery>"""
-_SILENCE_S = 5.0  # simulated time that stands still for longer has stopped
 _TAKE_AT_ONCE = 32
 _ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
 
@@ -78,11 +72,11 @@ class DdsGraph:
         self._readers: list[tuple[str, DataReader[Any]]] = []
         self._topics: dict[str, DdsTopic[Any]] = {}
         self._is_closed = False
-        self.participant = _join(_domain_id(domain_id))
+        self.participant = join_domain(domain_id)
         self._guard = GuardCondition(self.participant)
         self._info = self._make_info_writer()
         self._publications = BuiltinDataReader(self.participant, BuiltinTopicDcpsPublication)
-        self._clock = _SimClock() if use_sim_time else None
+        self._clock = SimClock() if use_sim_time else None
         if self._clock is not None:
             self.subscribe(rows.CLOCK, self._clock.take)
         self._announce()
@@ -361,49 +355,3 @@ class DdsClient:
                 on_response = self._waiting.pop(response.seq, None)
             if on_response is not None:
                 on_response(response)
-
-
-class _SimClock:
-    """/clock messages → a time that never goes back."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._now_ns = 0
-
-    def take(self, message: Any) -> None:
-        with self._changed:
-            self._now_ns = max(self._now_ns, message.clock.sec * 1_000_000_000 + message.clock.nanosec)
-            self._changed.notify_all()
-
-    def now_ns(self) -> int:
-        return self._now_ns
-
-    def sleep(self, seconds: float) -> None:
-        with self._changed:
-            end_ns = self._now_ns + round(seconds * 1e9)
-            while self._now_ns < end_ns:
-                if not self._changed.wait(_SILENCE_S):
-                    raise ExecutionError(f"/clock stood still for {_SILENCE_S:g} s")
-
-
-# ------------------------------------------------------------------------------------------------ domains
-
-_domains: dict[int, Domain] = {}  # Cyclone configures a domain once a process
-
-
-def _domain_id(given: int | None) -> int:
-    text = os.environ.get("ROS_DOMAIN_ID") or "0"
-    found = given if given is not None else int(text) if text.isdigit() else -1
-    if not 0 <= found <= 101:  # above, the ports reach into those that the system hands out
-        raise BadInputError(f"ROS domain {text if given is None else given}: allowed 0 to 101")
-    return found
-
-
-def _join(domain_id: int) -> DomainParticipant:
-    """A participant that says which security enclave it belongs to, as ROS 2 expects."""
-    if domain_id not in _domains:
-        wide = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST").upper() != "LOCALHOST"
-        inner = _TUNING if wide or "CYCLONEDDS_URI" in os.environ else _LOOPBACK + _TUNING
-        config = f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
-        _domains[domain_id] = Domain(domain_id, ",".join(filter(None, [config, os.environ.get("CYCLONEDDS_URI")])))
-    return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))

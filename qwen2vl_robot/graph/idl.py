@@ -155,15 +155,17 @@ class Message(IdlStruct):
     `_defaults`, field → what makes its first value, is set on each class; an annotation here would make it a field.
     """
 
+    _defaults = cast("dict[str, Any]", {})
+
     def __init__(self, **values: Any) -> None:
-        unknown = values.keys() - type(self)._defaults.keys()
+        unknown = values.keys() - self._defaults.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
-        for name, default in type(self)._defaults.items():
+        for name, default in self._defaults.items():
             setattr(self, name, values[name] if name in values else default())
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in type(self)._defaults)})"
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in self._defaults)})"
 
 
 @cache

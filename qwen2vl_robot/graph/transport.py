@@ -16,6 +16,18 @@ def has_rclpy() -> bool:
     return importlib.util.find_spec("rclpy") is not None
 
 
+def check_transport(transport: str) -> None:
+    """Check a transport's name before anything is started.
+
+    Raises:
+        BadInputError: no such transport, or what it needs is not installed.
+    """
+    if transport not in TRANSPORTS:
+        raise BadInputError(f"--graph {transport}: unknown; there are: {', '.join(TRANSPORTS)}")
+    if transport == "ros" and not has_rclpy():
+        raise BadInputError("--graph ros: rclpy is not installed; source a ROS 2 setup file, or take --graph dds")
+
+
 def open_graph(
     transport: str,
     node: str,
@@ -30,13 +42,8 @@ def open_graph(
     Raises:
         BadInputError: no such transport, or what it needs is not installed.
     """
-    if transport not in TRANSPORTS:
-        raise BadInputError(f"--graph {transport}: unknown; there are: {', '.join(TRANSPORTS)}")
+    check_transport(transport)
     if transport == "ros" or (transport == "auto" and has_rclpy()):
-        if not has_rclpy():
-            raise BadInputError(
-                "--graph ros: rclpy is not installed here; source a ROS 2 setup file, or take --graph dds"
-            )
         from qwen2vl_robot.graph.ros import RosGraph
 
         return RosGraph(node, namespace=namespace, remap=remap, use_sim_time=use_sim_time, on_broken=on_broken)

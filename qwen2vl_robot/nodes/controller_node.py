@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot import film
-from qwen2vl_robot.config import RelationRules, RobotProfile, load_robot, load_yaml
+from qwen2vl_robot.config import RelationRules, RobotProfile, Strict, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.description import check_description
 from qwen2vl_robot.errors import BadInputError, RobotError
@@ -74,8 +74,8 @@ class ControllerNode:
             T_base_camera=T_base_camera, is_halted=self.gate.halted, timeout_s=settings.frame_timeout_s,
             max_apart_s=settings.max_apart_s,
         )  # fmt: skip
-        self._planner = PlannerProcess(settings.model or SHIPPED_MODEL)
-        self._rehearsal = RehearsalProcess(
+        self.planner = PlannerProcess(settings.model or SHIPPED_MODEL)
+        self.rehearsal = RehearsalProcess(
             self._profile, budget_s=settings.rehearsal_budget_s, interpreter=settings.worker_python or None
         )
         self._listen()
@@ -89,17 +89,17 @@ class ControllerNode:
         Raises:
             RobotError: one of them does not come up.
         """
-        starting = threading.Thread(target=self._rehearsal.start, daemon=True)
+        starting = threading.Thread(target=self.rehearsal.start, daemon=True)
         starting.start()
-        self._planner.start()
+        self.planner.start()
         starting.join()
-        self._rehearsal.start()
+        self.rehearsal.start()
         parts = Parts(
             camera=self.camera,
             arm=self.arm,
             clock=self._graph,
-            planner=self._planner,
-            rehearsal=self._rehearsal,
+            planner=self.planner,
+            rehearsal=self.rehearsal,
             gate=self.gate,
             profile=self._profile,
             rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
@@ -132,8 +132,8 @@ class ControllerNode:
         self.arm.stop()
         self.end_spin()
         self.health.close()
-        self._planner.close()
-        self._rehearsal.close()
+        self.planner.close()
+        self.rehearsal.close()
 
     def end_spin(self) -> None:
         """Have `spin` return after the task at hand."""
@@ -167,7 +167,7 @@ class ControllerNode:
 
     def _listen(self) -> None:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
-        graph.subscribe(rows.STOP, lambda message: self.stop("topic stop") if message.data else None)
+        graph.subscribe(rows.STOP, self._on_stop)
         graph.subscribe(rows.INSTRUCTION, lambda message: self._on_instruction(message.data, InstructionSource.TEXT))
         graph.subscribe(
             rows.VOICE_INSTRUCTION, lambda message: self._on_instruction(message.data, InstructionSource.VOICE)
@@ -205,6 +205,11 @@ class ControllerNode:
         self.gate.cancel("cancelled by ~/cancel")
         self.arm.stop()
         return "cancelled"
+
+    def _on_stop(self, message: Any) -> None:
+        """True stops; false does nothing, because only ~/reset releases."""
+        if message.data:
+            self.stop("topic stop")
 
     def _on_instruction(self, text: str, source: InstructionSource) -> None:
         try:
@@ -323,7 +328,7 @@ class ControllerNode:
             return "working"
         return "idle" if self._is_active else "inactive"
 
-    def _publish(self, row: rows.Topic, report: reports.Strict) -> None:
+    def _publish(self, row: rows.Topic, report: Strict) -> None:
         text = self._graph.message("std_msgs/msg/String")(data=report.model_dump_json())
         self._publishers[row.name].publish(text)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class GraphCamera:
         for what, topic in (("image", image), ("depth", rows.DEPTH), ("camera_info", rows.CAMERA_INFO)):
             self._kept[what] = deque(maxlen=_KEPT)
             self._counts[what] = 0
-            graph.subscribe(topic.at(prefix + topic.name), lambda message, what=what: self._take(what, message))
+            graph.subscribe(topic.at(prefix + topic.name), partial(self._take, what))
         if T_base_camera is None:
             self._try_transform("")  # so that tf is listened to from now on
 

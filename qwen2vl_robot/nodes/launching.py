@@ -16,8 +16,9 @@ from qwen2vl_robot.nodes.settings import load_settings
 
 
 def run_controller_process(
-    transport: str, params_file: str | None, given: list[str], namespace: str, remaps: list[str], ready: Path | None
-) -> None:
+    transport: str, params_file: str | None, given: list[str], namespace: str, remaps: list[str], ready: Path | None,
+    *, autostart: bool = True, log_level: str = "info",
+) -> None:  # fmt: skip
     """Run the controller; over rclpy as a lifecycle node that configures and activates itself.
 
     Raises:
@@ -28,11 +29,11 @@ def run_controller_process(
     settings = load_settings(params_file, given, NODE_NAME)
     remap = parse_remaps(remaps)
     if transport == "ros" or (transport == "auto" and has_rclpy()):
-        from qwen2vl_robot.graph.ros import run_lifecycle
+        from qwen2vl_robot.graph.lifecycle import run_lifecycle
 
         run_lifecycle(
             NODE_NAME, lambda graph, found: ControllerNode(graph, found), settings, namespace=namespace, remap=remap,
-            ready=ready,
+            autostart=autostart, log_level=log_level, ready=ready,
         )  # fmt: skip
         return
     graph = open_graph("dds", NODE_NAME, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
