@@ -226,7 +226,7 @@ Ready = Annotated[Path | None, typer.Option(hidden=True, help="Made as soon as t
 @app.command(epilog="Example: qwen2vl-robot run -p robot:=franka_panda -p use_sim_time:=true -p approval:=auto")
 def run(
     parameters: Annotated[list[str] | None, typer.Option("-p", help="name:=value, as often as needed.")] = None,
-    params_file: Annotated[str | None, typer.Option(help="A ROS parameter file, see launch/params.yaml.")] = None,
+    params_file: Annotated[list[str] | None, typer.Option(help="A ROS parameter file, see launch/params.yaml.")] = None,
     graph: GraphName = "auto",
     namespace: Namespace = "/",
     remap: Remap = None,
@@ -246,7 +246,7 @@ def run(
         if value not in allowed:
             raise BadInputError(f"{option} {value}: allowed: {', '.join(allowed)}")
     run_controller_process(
-        graph, params_file, parameters or [], namespace, remap or [], ready,
+        graph, params_file or [], parameters or [], namespace, remap or [], ready,
         autostart=autostart.lower() == "true", log_level=log_level,
     )  # fmt: skip
 
@@ -445,8 +445,10 @@ def _restart_with_fast_malloc() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
+    # ROS 2 launches with `--ros-args -r from:=to -p name:=value --params-file FILE`, and these options bear its names.
+    arguments = [a for a in sys.argv[1:] if a not in ("--ros-args", "--")]
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except typer.Abort:
         code = 130
     except _UsageError as error:

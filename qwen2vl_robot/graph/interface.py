@@ -269,14 +269,15 @@ def _expand(name: str, node: str, base: str) -> str:
     return f"{prefix}/{node}/{name[2:]}" if name.startswith("~/") else f"{prefix}/{name}"
 
 
-def parse_remaps(rules: list[str] | tuple[str, ...]) -> dict[str, str]:
-    """ "from:=to" rules → a mapping.
+def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str, str], str, str]:
+    """Read "from:=to" rules: the mapping, then the node's name and namespace, which `__node` and `__ns` change.
 
     Raises:
         BadInputError: a rule has another form.
     """
     pairs = [rule.split(":=") for rule in rules]
     for rule, pair in zip(rules, pairs, strict=True):
-        if len(pair) != 2 or not all(_NAME.match(name) for name in pair):
+        if len(pair) != 2 or not (pair[0] == "__ns" or all(_NAME.match(name) for name in pair)):
             raise BadInputError(f"--remap {rule}: the form is from:=to, both ROS names")
-    return {pair[0]: pair[1] for pair in pairs}
+    found = {pair[0]: pair[1] for pair in pairs}
+    return found, found.pop("__node", node), found.pop("__ns", namespace)

@@ -16,7 +16,7 @@ from qwen2vl_robot.nodes.settings import load_settings
 
 
 def run_controller_process(
-    transport: str, params_file: str | None, given: list[str], namespace: str, remaps: list[str], ready: Path | None,
+    transport: str, params_files: list[str], given: list[str], namespace: str, remaps: list[str], ready: Path | None,
     *, autostart: bool = True, log_level: str = "info",
 ) -> None:  # fmt: skip
     """Run the controller; over rclpy as a lifecycle node that configures and activates itself.
@@ -26,17 +26,17 @@ def run_controller_process(
         RobotError: a worker does not come up.
     """
     check_transport(transport)
-    settings = load_settings(params_file, given, NODE_NAME)
-    remap = parse_remaps(remaps)
+    remap, name, namespace = parse_remaps(remaps, NODE_NAME, namespace)
+    settings = load_settings(params_files, given, name)
     if transport == "ros" or (transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.lifecycle import run_lifecycle
 
         run_lifecycle(
-            NODE_NAME, lambda graph, found: ControllerNode(graph, found), settings, namespace=namespace, remap=remap,
+            name, lambda graph, found: ControllerNode(graph, found), settings, namespace=namespace, remap=remap,
             autostart=autostart, log_level=log_level, ready=ready,
         )  # fmt: skip
         return
-    graph = open_graph("dds", NODE_NAME, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
+    graph = open_graph("dds", name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
     node = ControllerNode(graph, settings)
     _until_signal(node.end_spin)
     try:
@@ -59,7 +59,8 @@ def run_plant_process(
         BadInputError: the scene or a name cannot be used.
         WorkerError: the simulation's process ended.
     """
-    graph = open_graph(transport, PLANT_NAME, namespace=namespace, remap=parse_remaps(remaps))
+    remap, name, namespace = parse_remaps(remaps, PLANT_NAME, namespace)
+    graph = open_graph(transport, name, namespace=namespace, remap=remap)
     ended = threading.Event()
     _until_signal(ended.set)
     plant = PlantNode(graph, scene, seed, camera_hz=camera_hz, speed=speed, interpreter=worker_python or None)

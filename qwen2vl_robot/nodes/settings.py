@@ -37,19 +37,21 @@ class Settings(Strict):
     seed: int = Field(0, ge=0, description="draws of the path planner")
 
 
-def load_settings(params_file: str | None, given: tuple[str, ...] | list[str], node: str) -> Settings:
-    """Read a ROS parameter file, then `name:=value` pairs on top of it.
+def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:
+    """Read ROS parameter files, each on top of the one before, then `name:=value` pairs.
 
     Raises:
         BadInputError: the file or a value cannot be used; one line says which and what is allowed.
     """
-    values = {} if not params_file else _from_file(Path(params_file), node)
+    values: dict[str, Any] = {}
+    for file in params_files:
+        values |= _from_file(Path(file), node)
     for pair in given:
         name, found, value = pair.partition(":=")
         if not found:
             raise BadInputError(f"-p {pair}: the form is name:=value")
         values[name] = yaml.safe_load(value)
-    return parse(values, Settings, params_file or "parameters")
+    return parse(values, Settings, ", ".join(params_files) or "parameters")
 
 
 def _from_file(path: Path, node: str) -> dict[str, Any]:
@@ -60,9 +62,9 @@ def _from_file(path: Path, node: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     values: dict[str, Any] = {}
-    for name in ("/**", node, f"/{node}", f"/**/{node}"):
-        section = data.get(name) if isinstance(data, dict) else None
-        if section is not None:
+    sections = data.items() if isinstance(data, dict) else ()
+    for name, section in sections:
+        if name == "/**" or str(name).rpartition("/")[2] == node:
             if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
                 raise BadInputError(f"{path}: {name} needs ros__parameters: with the names and values below it")
             values |= section["ros__parameters"]
