@@ -1,20 +1,30 @@
-"""URDF text → joint limits, for robot files that leave them to the URDF, and for comparing a live robot_description."""
+"""URDF text → what a robot file leaves to it: joint limits, an arm with a gripper, a live robot_description."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.resources import data_root, resolve
 
 if TYPE_CHECKING:
     from qwen2vl_robot.config import RobotProfile
 
+LIVE = "robot_description"  # as a robot file's `urdf`: what the robot itself publishes
+_LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # in the environment, so that the workers see it too
 _MAX_CHARS = 5_000_000
 _SLACK = 1e-3  # files round their limits differently
 _MOVES = ("revolute", "prismatic")
+# Field of config.JointLimits → of `UrdfJoint`.
+_OF_URDF = {"lower_rad": "lower", "upper_rad": "upper", "velocity_radps": "velocity", "effort_nm": "effort"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,110 @@ def read_joints(urdf: str) -> dict[str, UrdfJoint]:
     """
     root = _parse(urdf)
     return {j.name: j for item in root.findall("joint") if item.get("type") in _MOVES for j in [_joint(item)]}
+
+
+def find_urdf(reference: str, robot: str) -> Path:
+    """The file that a robot file's `urdf` means.
+
+    Raises:
+        BadInputError: there is none, or the robot has not described itself yet.
+    """
+    if reference != LIVE:
+        return resolve(reference, data_root() / "sim" / "robots" / robot)
+    live = os.environ.get(_LIVE_PATH)
+    if not live or not Path(live).is_file():
+        raise BadInputError(f"{robot}: urdf is {LIVE}, and none was received; is robot_state_publisher running?")
+    return Path(live)
+
+
+def wants_live(robot_file: Path) -> bool:
+    """Whether a robot file leaves its URDF to the robot."""
+    return any(line.split("#")[0].replace('"', "").split() == ["urdf:", LIVE] for line in robot_file.open("r"))
+
+
+def take_live(urdf: str) -> None:
+    """Make a received robot_description the file that `urdf: robot_description` means, here and in every worker.
+
+    Raises:
+        BadInputError: not a URDF, or a mesh of it is not installed here.
+    """
+    root = _parse(urdf)
+    for mesh in root.iter("mesh"):
+        mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), Path.cwd())))
+    os.environ[_LIVE_PATH] = str(_keep(root))
+
+
+def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
+    """A robot file's data with the limits that its joints leave out taken from its URDF.
+
+    Raises:
+        BadInputError: the URDF or a joint in it is missing.
+    """
+    joints, urdf = data.get("joints"), data.get("urdf")
+    if not isinstance(joints, list | tuple) or not isinstance(urdf, str):
+        return data
+    short = [j for j in joints if isinstance(j, dict) and not _OF_URDF.keys() <= j.keys()]
+    if not short:
+        return data
+    known = read_joints(find_urdf(urdf, str(data.get("name", ""))).read_text(encoding="utf-8"))
+    missing = [str(j.get("name")) for j in short if j.get("name") not in known]
+    if missing:
+        raise BadInputError(f"{urdf} has no joint {', '.join(missing)}; it has {', '.join(known)}")
+    filled = [
+        {**{field: getattr(known[j["name"]], name) for field, name in _OF_URDF.items()}, **j} if j in short else j
+        for j in joints
+    ]
+    return {**data, "joints": filled}
+
+
+def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], rpy_rad: Sequence[float]) -> Path:
+    """One URDF of an arm with a gripper fixed to one of its links, kept in a cache by its content.
+
+    Raises:
+        BadInputError: one of them is no URDF, or the arm lacks the link.
+    """
+    root, hand = (_parse(path.read_text(encoding="utf-8")) for path in (arm, gripper))
+    for tree, path in ((root, arm), (hand, gripper)):
+        for mesh in tree.iter("mesh"):
+            mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), path.parent)))
+    links = [item.get("name") for item in root.findall("link")]
+    if parent_link not in links:
+        raise BadInputError(f"{arm} has no link {parent_link!r}; it has {', '.join(map(str, links))}")
+    children = {item.get("link") for item in hand.iter("child")}
+    base = next(item.get("name", "") for item in hand.findall("link") if item.get("name") not in children)
+    joint = ElementTree.SubElement(root, "joint", name=f"{base}_mount", type="fixed")
+    ElementTree.SubElement(joint, "parent", link=parent_link)
+    ElementTree.SubElement(joint, "child", link=base)
+    ElementTree.SubElement(joint, "origin", xyz=" ".join(map(str, xyz_m)), rpy=" ".join(map(str, rpy_rad)))
+    root.extend(item for item in hand if item.tag in ("link", "joint"))
+    return _keep(root)
+
+
+def _mesh_path(reference: str, folder: Path) -> Path:
+    """Where a mesh lies: beside its URDF, or in the share folder of an installed ROS package."""
+    name = reference.removeprefix("file://").removeprefix("package://")
+    shares = [Path(p) / "share" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    for place in (folder, *shares):
+        if (place / name).is_file():
+            return (place / name).resolve()
+    raise BadInputError(f"mesh {reference}: not found beside the URDF nor in {_shown(shares)}")
+
+
+def _shown(shares: list[Path]) -> str:
+    return ", ".join(map(str, shares)) or "AMENT_PREFIX_PATH, which is empty"
+
+
+def _keep(root: ElementTree.Element) -> Path:
+    """Write a URDF under its own hash, readable by this user alone."""
+    text = ElementTree.tostring(root)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / f"{hashlib.sha256(text).hexdigest()[:24]}.urdf"
+    if not path.is_file() or path.read_bytes() != text:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    return path
 
 
 def check_description(urdf: str, profile: RobotProfile) -> None:

@@ -78,7 +78,10 @@ def _measure(
     for what, row in (("image", rows.IMAGE), ("depth", rows.DEPTH))[: 1 + with_depth]:
         graph.subscribe(row.at(f"{space}/{row.name}"), lambda message, what=what: receiver.take(what, message))
     command = [sys.executable, "-m", __name__, str(width), str(height), str(int(with_depth)), str(seconds), str(hz)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=_START_S + 2 * seconds)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=2 * _START_S + 2 * seconds)
+    except subprocess.TimeoutExpired as error:
+        raise WorkerError(f"the sender did not end within {error.timeout:g} s", reason="timeout") from error
     if done.returncode != 0:
         raise WorkerError(f"the sender ended with {done.returncode}", reason="crashed")
     time.sleep(_AFTER_S)

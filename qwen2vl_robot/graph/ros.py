@@ -142,7 +142,7 @@ class RosGraph:
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         """`T_target_source` at a time (see `interface.Graph`)."""
         if self._tf is None:
-            self._tf = tf2_ros.Buffer(node=self._node)
+            self._tf = tf2_ros.Buffer()
             listener = tf2_ros.TransformListener(self._tf, self._node, spin_thread=False)
             self._entities.append(listener.unregister)
         try:

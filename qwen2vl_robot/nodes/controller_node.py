@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot import film
-from qwen2vl_robot.config import RelationRules, RobotProfile, Strict, load_robot, load_yaml
+from qwen2vl_robot.config import RelationRules, RobotProfile, Strict, load_robot, load_yaml, robot_file
 from qwen2vl_robot.controller import Controller, Parts
-from qwen2vl_robot.description import check_description
+from qwen2vl_robot.description import check_description, take_live, wants_live
 from qwen2vl_robot.errors import BadInputError, RobotError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import image_from_rgb
@@ -38,6 +38,24 @@ from qwen2vl_robot.validation.pool import RehearsalProcess
 # A thread that wants to answer a stop waits at most this long for one that computes.
 _SWITCH_INTERVAL_S = 0.0005
 _MAX_TEXT = 300
+_DESCRIPTION_S = 15.0
+
+
+def _load_robot(name: str, graph: rows.Graph) -> RobotProfile:
+    """The robot file; one whose `urdf` is robot_description waits for the robot to describe itself."""
+    came = threading.Event()
+    told: list[str] = []
+
+    def take(message: Any) -> None:
+        told.append(message.data)
+        came.set()
+
+    if wants_live(robot_file(name)):
+        graph.subscribe(rows.ROBOT_DESCRIPTION, take)
+        if not came.wait(_DESCRIPTION_S):
+            raise BadInputError(f"{name}: no robot_description came in {_DESCRIPTION_S:g} s; it is this robot's urdf")
+        take_live(told[-1])
+    return load_robot(name)
 
 
 class ControllerNode:
@@ -50,7 +68,7 @@ class ControllerNode:
     def __init__(self, graph: rows.Graph, settings: Settings) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._graph, self._settings = graph, settings
-        self._profile: RobotProfile = load_robot(settings.robot)
+        self._profile: RobotProfile = _load_robot(settings.robot, graph)
         self._kinematics = Kinematics(self._profile)
         T_base_camera = load_calibration(settings.calibration) if settings.calibration else None
         self._tasks: queue.Queue[Instruction | None] = queue.Queue(maxsize=1)
