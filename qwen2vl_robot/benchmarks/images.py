@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _measure(
     receiver = _Receiver()
     space = f"size_{width}"
     for what, row in (("image", rows.IMAGE), ("depth", rows.DEPTH))[: 1 + with_depth]:
-        graph.subscribe(row.at(f"{space}/{row.name}"), lambda message, what=what: receiver.take(what, message))
+        graph.subscribe(row.at(f"{space}/{row.name}"), partial(receiver.take, what))
     command = [sys.executable, "-m", __name__, str(width), str(height), str(int(with_depth)), str(seconds), str(hz)]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=2 * _START_S + 2 * seconds)

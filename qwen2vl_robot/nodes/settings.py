@@ -20,21 +20,33 @@ from qwen2vl_robot.messages import Approval
 class Settings(Strict):
     """What the controller node can be told; all of it is read once, when the node is configured."""
 
-    robot: str = Field("franka_panda", description="a robot of sim/robots, or the path of a robot.yaml")
-    model: str = Field("", description="checkpoint folder or hub name; empty: the shipped one")
-    approval: Approval = Field(Approval.CONFIRM, description="auto, confirm (a person agrees to each step) or never")
-    approval_timeout_s: float = Field(60.0, gt=0.0, le=600.0, description="how long a person may take to agree")
-    camera: str = Field("", description="prefix of image, depth and camera_info, such as front/")
-    compressed: bool = Field(False, description="take image/compressed instead of image")
-    calibration: str = Field("", description="YAML of qwen2vl-robot calibrate; empty: the camera's pose comes from tf")
-    frame_timeout_s: float = Field(10.0, gt=0.0, le=120.0, description="wall time within which a fresh frame must come")
-    max_apart_s: float = Field(0.02, ge=0.0, le=1.0, description="how far the stamps of image and depth may lie apart")
-    max_state_age_s: float = Field(0.2, gt=0.0, le=2.0, description="older joint states are stale: no motion")
-    rehearsal_budget_s: float = Field(60.0, gt=0.0, le=600.0, description="a rehearsal that takes longer is a refusal")
-    needs_description: bool = Field(False, description="no motion before robot_description agrees with the robot file")
-    worker_python: str = Field("", description="interpreter with pybullet for the twin; empty: this one")
-    use_sim_time: bool = Field(False, description="take time from /clock")
-    seed: int = Field(0, ge=0, description="draws of the path planner")
+    robot: str = Field(default="franka_panda", description="a robot of sim/robots, or the path of a robot.yaml")
+    model: str = Field(default="", description="checkpoint folder or hub name; empty: the shipped one")
+    approval: Approval = Field(
+        default=Approval.CONFIRM, description="auto, confirm (a person agrees to each step) or never"
+    )
+    approval_timeout_s: float = Field(default=60.0, gt=0.0, le=600.0, description="how long a person may take to agree")
+    camera: str = Field(default="", description="prefix of image, depth and camera_info, such as front/")
+    compressed: bool = Field(default=False, description="take image/compressed instead of image")
+    calibration: str = Field(
+        default="", description="YAML of qwen2vl-robot calibrate; empty: the camera's pose comes from tf"
+    )
+    frame_timeout_s: float = Field(
+        default=10.0, gt=0.0, le=120.0, description="wall time within which a fresh frame must come"
+    )
+    max_apart_s: float = Field(
+        default=0.02, ge=0.0, le=1.0, description="how far the stamps of image and depth may lie apart"
+    )
+    max_state_age_s: float = Field(default=0.2, gt=0.0, le=2.0, description="older joint states are stale: no motion")
+    rehearsal_budget_s: float = Field(
+        default=60.0, gt=0.0, le=600.0, description="a rehearsal that takes longer is a refusal"
+    )
+    needs_description: bool = Field(
+        default=False, description="no motion before robot_description agrees with the robot file"
+    )
+    worker_python: str = Field(default="", description="interpreter with pybullet for the twin; empty: this one")
+    use_sim_time: bool = Field(default=False, description="take time from /clock")
+    seed: int = Field(default=0, ge=0, description="draws of the path planner")
 
 
 def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:
