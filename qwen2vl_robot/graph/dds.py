@@ -41,7 +41,6 @@ class DdsGraph:
         remap: "from" → "to", as `--remap from:=to` gives them.
         domain_id: else ROS_DOMAIN_ID, else 0.
         distro: the ROS distribution whose message definitions the others use, else ROS_DISTRO, else jazzy.
-        on_broken: told when a callback raised what it should not have; whoever moves an arm stops it then.
 
     Raises:
         BadInputError: a name, the domain or the distribution cannot be used.
@@ -56,14 +55,13 @@ class DdsGraph:
         use_sim_time: bool = False,
         domain_id: int | None = None,
         distro: str | None = None,
-        on_broken: Callable[[str], None] = lambda told: None,
     ) -> None:
         self._node, self._namespace, self._remap = node, "/" + namespace.strip("/"), dict(remap or {})
         self.name = self.resolve(f"~/{node}").rpartition("/")[0]
         self.distro = distro or os.environ.get("ROS_DISTRO") or DEFAULT_DISTRO
         if self.distro not in DISTROS:
             raise BadInputError(f"ROS distribution {self.distro!r} is unknown; known: {', '.join(DISTROS)}")
-        self._on_broken = on_broken
+        self._on_broken: Callable[[str], None] = lambda told: None
         self._problems: dict[str, str] = {}
         self._frames: Frames | None = None
         self._lock = threading.RLock()
@@ -206,6 +204,10 @@ class DdsGraph:
             self._threads.append(thread)
         thread.start()
         return made
+
+    def on_broken(self, callback: Callable[[str], None]) -> None:
+        """Who is told when a callback raises (see `interface.Graph`)."""
+        self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
         """What the transport has to report: mismatched QoS, broken callbacks, unusable transforms."""

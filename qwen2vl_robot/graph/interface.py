@@ -228,6 +228,9 @@ class Graph(Protocol):
             ObservationError: no path between the frames, or not at that time.
         """
 
+    def on_broken(self, callback: Callable[[str], None]) -> None:
+        """Who is told when a callback raises what it should not have; whoever moves an arm stops it then."""
+
     def problems(self) -> tuple[str, ...]:
         """What the transport itself has to report: mismatched QoS, a callback that raised."""
 

@@ -62,7 +62,7 @@ class LifecycleShell(LifecycleNode):
         values = {n: self.get_parameter(n).value for n in names if n in self._settings_type.model_fields}
         try:
             settings = parse(values, self._settings_type, "parameters")
-            self._graph = RosGraph(self, on_broken=self.get_logger().error)
+            self._graph = RosGraph(self)
             self._managed = self._make(self._graph, settings)
             self._managed.configure()
         except RobotError as error:

@@ -54,10 +54,9 @@ class RosGraph:
         namespace: str = "/",
         remap: Mapping[str, str] | None = None,
         use_sim_time: bool = False,
-        on_broken: Callable[[str], None] = lambda told: None,
     ) -> None:
         self._is_own = isinstance(node, str)
-        self._on_broken = on_broken
+        self._on_broken: Callable[[str], None] = lambda told: None
         self._problems: dict[str, str] = {}
         self._entities: list[Callable[[], Any]] = []
         self._tf: tf2_ros.Buffer | None = None
@@ -150,6 +149,10 @@ class RosGraph:
         except tf2_ros.TransformException as error:
             raise ObservationError(f"tf: {error}") from error
         return pose_from_transform(found.transform)
+
+    def on_broken(self, callback: Callable[[str], None]) -> None:
+        """Who is told when a callback raises (see `interface.Graph`)."""
+        self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
         """Mismatched QoS and broken callbacks."""

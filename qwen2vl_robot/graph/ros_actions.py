@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from rclpy.action import CancelResponse, GoalResponse
 
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.interface import GoalStatus
+
+_CANCEL_S, _POLL_S = 1.0, 0.002
 
 
 class RosActionClient:
@@ -78,6 +81,7 @@ class _Served:
     """A `graph.interface.GoalHandle`; rclpy's own handle comes only after the goal was accepted."""
 
     def __init__(self) -> None:
+        self.is_unwanted = False
         self._ended = threading.Event()
         self._handle: Any = None
         self._end: tuple[GoalStatus, Any] = (GoalStatus.ABORTED, None)
@@ -102,7 +106,10 @@ class _Served:
         status, result = self._end
         if status is GoalStatus.SUCCEEDED:
             handle.succeed()
-        elif status is GoalStatus.CANCELED and handle.is_cancel_requested:
+        elif status is GoalStatus.CANCELED and self.is_unwanted:
+            end_s = time.monotonic() + _CANCEL_S
+            while not handle.is_cancel_requested and time.monotonic() < end_s:
+                time.sleep(_POLL_S)  # rclpy changes the state only after our callback has agreed
             handle.canceled()
         else:  # rclpy knows no cancel that the server decided on
             handle.abort()
@@ -136,8 +143,8 @@ class RosActionServer:
         served = self._running.get(bytes(handle.goal_id.uuid))
         if served is None:
             return CancelResponse.REJECT
-        # The state changes to canceling after this returns; end it from a thread that comes later.
-        threading.Timer(0.001, self._cancel, args=(served,)).start()
+        served.is_unwanted = True
+        self._cancel(served)
         return CancelResponse.ACCEPT
 
     def execute(self, handle: Any) -> Any:

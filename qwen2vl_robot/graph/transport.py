@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph.interface import Graph
@@ -35,7 +35,6 @@ def open_graph(
     namespace: str = "/",
     remap: Mapping[str, str] | None = None,
     use_sim_time: bool = False,
-    on_broken: Callable[[str], None] = lambda told: None,
 ) -> Graph:
     """Join the graph as a node; "auto" takes rclpy where it is installed.
 
@@ -46,7 +45,7 @@ def open_graph(
     if transport == "ros" or (transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.ros import RosGraph
 
-        return RosGraph(node, namespace=namespace, remap=remap, use_sim_time=use_sim_time, on_broken=on_broken)
+        return RosGraph(node, namespace=namespace, remap=remap, use_sim_time=use_sim_time)
     from qwen2vl_robot.graph.dds import DdsGraph
 
-    return DdsGraph(node, namespace=namespace, remap=remap, use_sim_time=use_sim_time, on_broken=on_broken)
+    return DdsGraph(node, namespace=namespace, remap=remap, use_sim_time=use_sim_time)

@@ -97,6 +97,7 @@ class ControllerNode:
             self._profile, budget_s=settings.rehearsal_budget_s, interpreter=settings.worker_python or None
         )
         self._listen()
+        graph.on_broken(self._on_broken)
         self.health.start()
 
     # ------------------------------------------------------------------------------------------ life cycle
@@ -154,7 +155,9 @@ class ControllerNode:
         self.rehearsal.close()
 
     def end_spin(self) -> None:
-        """Have `spin` return after the task at hand."""
+        """Halt the arm, give up the task at hand and have `spin` return."""
+        self.gate.cancel("shutdown")
+        self.arm.stop()
         try:
             self._tasks.put_nowait(None)
         except queue.Full:
@@ -206,6 +209,11 @@ class ControllerNode:
         self.arm.stop()
         self._tell(state="stopped", stopped_by=reason, awaits=None)
         return "stopped; release it with ~/reset"
+
+    def _on_broken(self, told: str) -> None:
+        """A callback raised: what it would have done is unknown, so nothing moves until a person has looked."""
+        self.health.error("callback", told)
+        self.stop(f"a callback failed: {told[:_MAX_TEXT]}")
 
     def reset(self) -> str:
         """Release a stop."""

@@ -76,7 +76,8 @@ def _until_signal(end: Callable[[], None]) -> None:
     """Have SIGINT and SIGTERM call `end`, so that an arm is halted on the way out."""
 
     def told(number: int, frame: FrameType | None) -> None:
-        end()
+        # On a thread of its own: the interrupted one may hold a lock that ending needs.
+        threading.Thread(target=end, daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, told)

@@ -73,6 +73,9 @@ class LocalGraph:
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         return self.frames.lookup(target, source, stamp_ns)
 
+    def on_broken(self, callback: Callable[[str], None]) -> None:
+        self.broken = callback
+
     def problems(self) -> tuple[str, ...]:
         return ()
 

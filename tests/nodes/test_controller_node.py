@@ -176,6 +176,19 @@ def test_whatever_breaks_in_a_task_halts_the_arm_and_is_told(cell: Cell) -> None
     assert "task" in cell.node.health.troubles()
 
 
+def test_a_callback_that_breaks_stops_the_arm(cell: Cell) -> None:
+    cell.graph.broken("image: ValueError: never expected")
+    assert cell.status()["state"] == "stopped"
+    assert "never expected" in cell.status()["stopped_by"]
+
+
+def test_ending_gives_up_the_task_and_lets_spin_return(cell: Cell) -> None:
+    cell.say("pick up the red block")
+    cell.node.end_spin()
+    assert cell.node.gate.is_stopped()
+    cell.node.spin()
+
+
 def test_diagnostics_come_every_second_with_each_trouble_by_name(cell: Cell) -> None:
     cell.say("")
     end_s = time.monotonic() + 10
