@@ -99,8 +99,10 @@ def main() -> None:
     robot = ready.parent / "robot.yaml"
     robot.write_text(yaml.safe_dump(described), encoding="utf-8")
     node = ControllerNode(open_graph("dds", rows.NODE_NAME), Settings(robot=str(robot)))
-    node.configure()
-    node.activate()
+    if load == "plan":
+        node.planner.start()
+    elif load == "rehearse":
+        node.rehearsal.start()
     home = RobotState(0, freeze(profile.home_q_rad), freeze(np.zeros(len(profile.joints))), 0.08)
     time_s = np.linspace(0.0, 3.0, 301)
     q_rad = np.array(profile.home_q_rad) + 0.2 * np.sin(time_s)[:, None] * np.eye(len(profile.joints))[0]

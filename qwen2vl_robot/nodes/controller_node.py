@@ -302,9 +302,9 @@ class ControllerNode:
         """See `ports.Listener`."""
         make, frame = self._graph.message, observation.frame
         self._publish(rows.PLAN, reports.plan_report(plan, observation, self._status.instruction or ""))
-        self._publishers[rows.DETECTIONS.name].publish(reports.detections(make, plan, frame, "camera"))
+        self._publishers[rows.DETECTIONS.name].publish(reports.detections(make, plan, frame, self.camera.frame_id))
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
-        picture = image_from_rgb(make, film.annotate(frame, boxes, None), frame.stamp_ns, "camera")
+        picture = image_from_rgb(make, film.annotate(frame, boxes, None), frame.stamp_ns, self.camera.frame_id)
         self._publishers[rows.ANNOTATED.name].publish(picture)
         self._tell(doing="rehearse")
 

@@ -56,6 +56,7 @@ class GraphCamera:
         self._is_halted, self._timeout_s = is_halted, timeout_s
         self._max_apart_ns = round(max_apart_s * 1e9)
         self._is_compressed = is_compressed
+        self.frame_id = ""  # of the last frame, for what is published about it
         self._came = threading.Condition()
         self._kept: dict[str, deque[Any]] = {}
         self._counts: dict[str, int] = {}
@@ -81,6 +82,7 @@ class GraphCamera:
         frames = (image.header.frame_id, depth.header.frame_id)
         if frames[0] != frames[1]:
             raise ObservationError(f"camera: image is in frame {frames[0]!r}, depth in {frames[1]!r}; give one frame")
+        self.frame_id = frames[0]
         stamp_ns = stamp_to_ns(image.header.stamp)
         pose = self._T_base_camera if self._T_base_camera is not None else self._pose(frames[0], stamp_ns)
         depth_m.setflags(write=False)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import (
+    header,
     image_from_depth,
     image_from_rgb,
     info_from_intrinsics,
@@ -67,6 +70,36 @@ def test_a_frame_arrives_as_it_was_sent() -> None:
     assert frame.intrinsics == K
     assert np.array_equal(frame.T_base_camera, POSE)
     assert not frame.rgb.flags.writeable
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_compressed_frame_is_unpacked(format: str) -> None:
+    assert compressed(format, np.full((6, 8, 3), 90, dtype=np.uint8)).capture().rgb == pytest.approx(90, abs=2)
+
+
+def test_what_is_no_picture_is_named() -> None:
+    cell = compressed("PNG", RGB)
+    cell.changes["image"] = {"data": b"<svg/>", "format": "svg"}
+    with pytest.raises(ObservationError, match="format 'svg' is no JPEG or PNG"):
+        cell.capture()
+
+
+def compressed(format: str, rgb: Any) -> Cell:
+    """A camera whose driver publishes compressed frames."""
+    cell = Cell(is_compressed=True)
+    packed = io.BytesIO()
+    Image.fromarray(rgb).save(packed, format)
+
+    def publish() -> None:
+        make, stamp_ns = cell.graph.message, cell.graph.now_ns()
+        fields = {"format": format.lower(), "data": packed.getvalue(), **cell.changes["image"]}
+        message = make(rows.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
+        cell.graph.publisher(rows.COMPRESSED).publish(message)
+        cell.graph.publisher(rows.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
+        cell.graph.publisher(rows.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
+
+    cell.publish = publish  # type: ignore[method-assign]
+    return cell
 
 
 def test_a_frame_from_before_the_call_does_not_count() -> None:
