@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
 )
+bench = typer.Typer(no_args_is_help=True, help="Measure parts of the chain on this machine.")
+app.add_typer(bench, name="bench")
 _console = Console(stderr=True)
 # Typer brings its own click or uses the installed one, by version; both have this root.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -287,11 +289,7 @@ def calibrate(
         )
 
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine: images over the graph, the answer to a stop.")
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.command("images", epilog="Example: qwen2vl-robot bench images --seconds 60 --json -")
+@bench.command("images", epilog="Example: qwen2vl-robot bench images --seconds 60 --json -")
 def bench_images(
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long each size is sent.")] = 60.0,
     hz: Annotated[float, typer.Option(min=1.0, max=200.0, help="Frames a second.")] = 30.0,
@@ -307,7 +305,7 @@ def bench_images(
             typer.echo(f"{name}: " + ", ".join(f"{k} {v:g}" for k, v in totals.items()))
 
 
-@bench_app.command("stop", epilog="Example: qwen2vl-robot bench stop --trials 1000 --json -")
+@bench.command("stop", epilog="Example: qwen2vl-robot bench stop --trials 1000 --json -")
 def bench_stop(
     trials: Annotated[int, typer.Option(min=1, max=100_000)] = 1000,
     load: Annotated[str, typer.Option(help="idle, plan or rehearse: what the controller does meanwhile.")] = "idle",

@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.messages import (
     Approval,
     ApprovedMotion,
+    CameraFrame,
     Motion,
     Refusal,
     RobotState,
@@ -36,7 +38,9 @@ class AskingGate(Gate):
     Args:
         arm: measured again after the waiting, because the gate refuses a stale state.
         on_question: told of each verdict before it is admitted; the flag says whether a person is asked.
+        look: takes a frame after the waiting, for a gate that compares frames.
         timeout_s: wall time that a person has to answer.
+        limits: further arguments of `Gate`.
     """
 
     def __init__(
@@ -47,13 +51,14 @@ class AskingGate(Gate):
         *,
         arm: _StateSource,
         on_question: Callable[[Motion, Verdict, Scene, bool], None],
+        look: Callable[[], CameraFrame],
         timeout_s: float = 60.0,
-        max_state_age_s: float = 0.2,
+        **limits: Any,
     ) -> None:
         inner = Approval.NEVER if approval is Approval.NEVER else Approval.CONFIRM
-        super().__init__(clock, profile, inner, max_state_age_s=max_state_age_s, max_verdict_age_s=30.0 + timeout_s)
+        super().__init__(clock, profile, inner, max_verdict_age_s=30.0 + timeout_s, **limits)
         self._is_auto = approval is Approval.AUTO
-        self._arm, self._on_question, self._timeout_s = arm, on_question, timeout_s
+        self._arm, self._look, self._on_question, self._timeout_s = arm, look, on_question, timeout_s
         self._answered = threading.Condition()
         self._awaited: str | None = None
         self._must_ask = False
@@ -122,21 +127,26 @@ class AskingGate(Gate):
         live: RobotState,
         *,
         rehearsed_ns: int,
+        **looks: Any,
     ) -> ApprovedMotion | Refusal:
-        """Ask where asking is due, then let the gate decide (see `Gate.admit`)."""
+        """Ask where asking is due, then let the gate decide (see `Gate.admit`, which `looks` is for)."""
         verdict_digest = digest(verdict)
-        must_ask = self._must_ask or not self._is_auto
+        must_ask = self._must_ask or not self._is_auto or bool(looks.get("to_confirm"))
         self._on_question(motion, verdict, scene, must_ask)
         if must_ask:
             refusal = self._ask(verdict_digest)
             if refusal is not None:
                 return refusal
-            live = replace(self._arm.state(), held=live.held)
+            try:
+                live = replace(self._arm.state(), held=live.held)
+                looks |= {"fresh": self._look()} if "fresh" in looks else {}
+            except ObservationError as error:
+                return Refusal("stale_state", f"after the approval: {error}")
         elif self._cancelled is None:
             self.confirm(verdict_digest)
         if self._cancelled is not None:
             return Refusal("cancelled", self._cancelled)
-        return super().admit(motion, verdict, scene, start, live, rehearsed_ns=rehearsed_ns)
+        return super().admit(motion, verdict, scene, start, live, rehearsed_ns=rehearsed_ns, **looks)
 
     def _ask(self, verdict_digest: str) -> Refusal | None:
         end_s = time.monotonic() + self._timeout_s

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from qwen2vl_robot.messages import Approval, ApprovedMotion, Motion, Refusal, RobotState, Verdict, digest, freeze
+from qwen2vl_robot.messages import (
+    Approval,
+    ApprovedMotion,
+    CameraFrame,
+    Intrinsics,
+    Motion,
+    Refusal,
+    RobotState,
+    Verdict,
+    digest,
+    freeze,
+)
 from qwen2vl_robot.nodes.approval import AskingGate
 from tests.cells import PROFILE, SCENE, accept, reach
 
@@ -18,7 +29,9 @@ class Hand:
 
     def __init__(self, approval: Approval, timeout_s: float = 5.0) -> None:
         self.asked: list[tuple[Verdict, bool]] = []
-        self.gate = AskingGate(self, PROFILE, approval, arm=self, on_question=self.note, timeout_s=timeout_s)
+        self.gate = AskingGate(
+            self, PROFILE, approval, arm=self, on_question=self.note, look=self.capture, timeout_s=timeout_s
+        )
         self.motion: Motion = reach(self.state().q_rad, [0.1, 0, 0, 0, 0, 0, 0])
         self.verdict = accept(self.motion, self.state())
 
@@ -31,6 +44,11 @@ class Hand:
     def state(self) -> RobotState:
         n = len(PROFILE.joints)
         return RobotState(self.now_ns(), freeze(PROFILE.home_q_rad), freeze(np.zeros(n)), 0.08)
+
+    def capture(self) -> CameraFrame:
+        k = Intrinsics(64, 48, 60.0, 60.0, 32.0, 24.0)
+        rgb, depth_m = np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.float32)
+        return CameraFrame(self.now_ns(), rgb, depth_m, k, np.eye(4))
 
     def note(self, motion: Motion, verdict: Verdict, scene: object, asks: bool) -> None:
         self.asked.append((verdict, asks))
@@ -60,6 +78,15 @@ def test_auto_asks_nobody() -> None:
     hand = Hand(Approval.AUTO)
     assert isinstance(hand.admit(), ApprovedMotion)
     assert [asks for _, asks in hand.asked] == [False]
+
+
+def test_what_a_person_has_to_confirm_is_asked_about_even_with_auto() -> None:
+    hand = Hand(Approval.AUTO, timeout_s=0.05)
+    start = hand.state()
+    answer = hand.gate.admit(
+        hand.motion, hand.verdict, SCENE, start, start, rehearsed_ns=hand.now_ns(), to_confirm=("nobody asked for it",)
+    )
+    assert reason(answer) == "not_confirmed"
 
 
 def test_never_lets_nothing_through() -> None:
