@@ -84,8 +84,9 @@ class ControllerNode:
         self.health = Health(graph, facts=self._facts)
         self.arm = GraphArm(graph, self._profile, self.health)
         self.gate = AskingGate(
-            graph, self._profile, settings.approval, arm=self.arm, look=lambda: self.camera.capture(), on_question=self._on_question,
-            timeout_s=settings.approval_timeout_s, max_state_age_s=settings.max_state_age_s,
+            graph, self._profile, settings.approval, arm=self.arm, look=lambda: self.camera.capture(),
+            on_question=self._on_question, timeout_s=settings.approval_timeout_s,
+            max_state_age_s=settings.max_state_age_s,
         )  # fmt: skip
         self.camera = GraphCamera(
             graph, base_frame=self._profile.base_link, prefix=settings.camera, is_compressed=settings.compressed,
