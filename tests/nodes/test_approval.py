@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.messages import (
     Approval,
     ApprovedMotion,
@@ -53,9 +56,15 @@ class Hand:
     def note(self, motion: Motion, verdict: Verdict, scene: object, asks: bool) -> None:
         self.asked.append((verdict, asks))
 
-    def admit(self) -> ApprovedMotion | Refusal:
+    def admit(self, **more: Any) -> ApprovedMotion | Refusal:
         start = self.state()
-        return self.gate.admit(self.motion, self.verdict, SCENE, start, start, rehearsed_ns=self.now_ns())
+        return self.gate.admit(
+            self.motion, self.verdict, SCENE, start, start, rehearsed_ns=self.now_ns(), **self.looks(), **more
+        )
+
+    def looks(self) -> dict[str, CameraFrame]:
+        """Frames, for a gate that compares them."""
+        return {name: self.capture() for name in ("seen", "fresh") if name in inspect.signature(Gate.admit).parameters}
 
     def admit_while(self, act: object) -> ApprovedMotion | Refusal:
         """Admit on a thread, act as soon as a person is asked."""
@@ -82,11 +91,7 @@ def test_auto_asks_nobody() -> None:
 
 def test_what_a_person_has_to_confirm_is_asked_about_even_with_auto() -> None:
     hand = Hand(Approval.AUTO, timeout_s=0.05)
-    start = hand.state()
-    answer = hand.gate.admit(
-        hand.motion, hand.verdict, SCENE, start, start, rehearsed_ns=hand.now_ns(), to_confirm=("nobody asked for it",)
-    )
-    assert reason(answer) == "not_confirmed"
+    assert reason(hand.admit(to_confirm=("nobody asked for it",))) == "not_confirmed"
 
 
 def test_never_lets_nothing_through() -> None:
