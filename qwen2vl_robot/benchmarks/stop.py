@@ -6,6 +6,7 @@ is answered by an empty trajectory. The time is taken outside, so that both ways
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -20,7 +21,7 @@ import numpy as np
 import yaml
 
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.errors import BadInputError, WorkerError
+from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.messages import Effect, JointSegment, Motion, RobotState, Scene, freeze
@@ -66,6 +67,8 @@ def run_stop(trials: int, load: str) -> dict[str, Any]:
             late_ms, lost = [], 0
             for _ in range(trials):
                 time.sleep(_PAUSE_S)
+                if child.poll() is not None:
+                    raise WorkerError(f"the controller ended with {child.returncode}", reason="crashed")
                 halted.clear()
                 sent_s = time.perf_counter()
                 stop.publish(message)
@@ -111,7 +114,8 @@ def main() -> None:
     ready.touch()
     while True:
         if load == "plan":
-            node.planner.plan_picture(picture, "put the red block on the blue plate")
+            with contextlib.suppress(PlannerError):  # there is nothing on the picture
+                node.planner.plan_picture(picture, "put the red block on the blue plate")
         elif load == "rehearse":
             node.rehearsal.rehearse(motion, Scene((), ()), home)
         else:
