@@ -51,6 +51,8 @@ setup(
         "ruckig>=0.12",
         "ompl>=1.7",
         "opencv-python-headless>=4.10,<5",
+        "cyclonedds>=0.10.5,<12",
+        "rosbags>=0.10,<0.12",
         "typer>=0.12",
         "click>=8.1",
         "rich>=13",

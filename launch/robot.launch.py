@@ -1,19 +1,61 @@
-"""Check this machine for driving a robot: runs `qwen2vl-robot doctor` and ends.
+"""The controller for a real robot: real cameras, real controllers; each step waits for a person unless told otherwise.
 
-    ros2 launch qwen2vl_robot robot.launch.py
-
-Driving a robot over the ROS graph is not part of this version: nothing here connects to an arm or a camera.
+    ros2 launch qwen2vl_robot robot.launch.py params_file:=/path/to/my_params.yaml image:=/camera/color/image_raw \
+        depth:=/camera/aligned_depth_to_color/image_raw camera_info:=/camera/color/camera_info
 """
 
-import sys
-
 from launch import LaunchDescription
-from launch.actions import ExecuteProcess, LogInfo
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
 
-NOTICE = "qwen2vl_robot: this version drives the simulated robot only (sim.launch.py); checking the machine"
+PACKAGE = "qwen2vl_robot"
+ARGUMENTS = {
+    "namespace": ("", "stands before every relative name"),
+    "use_sim_time": ("false", "take time from /clock"),
+    "params_file": (None, "parameters of the controller; this package's params.yaml if left out"),
+    "autostart": ("true", "configure and activate the node at once"),
+    "use_respawn": ("false", "start the node again when it ends"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "approval": ("confirm", "confirm (a person agrees to each step), never or auto"),
+    "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
+    "image": ("image", "the camera's rectified colour topic"),
+    "depth": ("depth", "its depth topic, registered to colour"),
+    "camera_info": ("camera_info", "its intrinsics"),
+    "joint_states": ("joint_states", "arm and finger joints"),
+}
+REMAPPED = ("image", "depth", "camera_info", "joint_states")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Say what this version does not do, then show what is installed."""
-    doctor = [sys.executable, "-m", "qwen2vl_robot", "doctor"]
-    return LaunchDescription([LogInfo(msg=NOTICE), ExecuteProcess(cmd=doctor, output="screen")])
+    """Declare the arguments; start the controller."""
+    shipped = PathJoinSubstitution([FindPackageShare(PACKAGE), "launch", "params.yaml"])
+    declared = [
+        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=told)
+        for name, (default, told) in ARGUMENTS.items()
+    ]
+    value = {name: LaunchConfiguration(name) for name in ARGUMENTS}
+    controller = Node(
+        package=PACKAGE,
+        executable="qwen2vl-robot",
+        name=PACKAGE,
+        namespace=value["namespace"],
+        output="screen",
+        respawn=value["use_respawn"],
+        respawn_delay=2.0,
+        arguments=[
+            *("run", "--graph", value["graph"]),
+            *("--autostart", value["autostart"], "--log-level", value["log_level"]),
+        ],
+        parameters=[
+            value["params_file"],
+            {
+                "use_sim_time": ParameterValue(value["use_sim_time"], value_type=bool),
+                "approval": ParameterValue(value["approval"], value_type=str),
+            },
+        ],
+        remappings=[("/tf", "tf"), ("/tf_static", "tf_static"), *((name, value[name]) for name in REMAPPED)],
+    )
+    return LaunchDescription([*declared, controller])

@@ -1,32 +1,60 @@
-"""Run the simulated demo once: an instruction goes in, a simulated arm moves, OUT/report.json says how it ended.
+"""A simulated robot cell and the controller, two nodes; say what to do on the topic `instruction`.
 
-    ros2 launch qwen2vl_robot sim.launch.py instruction:='put the red block on the blue plate' seed:=3
-
-The command runs as a process of its own and talks to no ROS topic; the plant on the graph is not part of this version.
+ros2 launch qwen2vl_robot sim.launch.py seed:=3
+ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
 """
 
-import sys
-
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess
-from launch.substitutions import LaunchConfiguration
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
 
+PACKAGE = "qwen2vl_robot"
 ARGUMENTS = {
-    "instruction": ("put the red block on the blue plate", "what the robot is asked to do"),
-    "scene": ("scenes/default.yaml", "scene file, also by its path under sim/: ranges from which the seed draws"),
+    "namespace": ("", "stands before every relative name of both nodes"),
+    "use_sim_time": ("true", "the controller takes its time from the plant's /clock"),
+    "params_file": (None, "parameters of the controller; this package's params.yaml if left out"),
+    "autostart": ("true", "configure and activate the controller at once"),
+    "use_respawn": ("false", "start a node again when it ends"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "approval": ("auto", "auto, confirm (a person agrees to each step) or never"),
+    "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
+    "scene": ("scenes/default.yaml", "ranges from which the seed draws, also by the path under sim/"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
-    "out": ("out/demo", "folder for report.json, the annotated frame and the film"),
+    "camera_hz": ("2.0", "pictures a second of simulated time"),
+    "worker_python": ("", "the Python that has pybullet, if another one than ROS 2's"),
 }
+# tf by its relative name, so that a namespace holds a whole robot.
+REMAPPINGS = [("/tf", "tf"), ("/tf_static", "tf_static")]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments of `qwen2vl-robot demo` and run it."""
+    """Declare the arguments; start the plant and the controller."""
+    shipped = PathJoinSubstitution([FindPackageShare(PACKAGE), "launch", "params.yaml"])
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=description)
-        for name, (default, description) in ARGUMENTS.items()
+        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=told)
+        for name, (default, told) in ARGUMENTS.items()
     ]
-    # colcon puts console scripts outside PATH, so the module is run by this interpreter.
-    command = [sys.executable, "-m", "qwen2vl_robot", "demo", "--headless"]
-    for name in ARGUMENTS:
-        command += [f"--{name}", LaunchConfiguration(name)]
-    return LaunchDescription([*declared, ExecuteProcess(cmd=command, output="screen")])
+    value = {name: LaunchConfiguration(name) for name in ARGUMENTS}
+    common = {
+        "package": PACKAGE,
+        "executable": "qwen2vl-robot",
+        "namespace": value["namespace"],
+        "output": "screen",
+        "respawn": value["use_respawn"],
+        "respawn_delay": 2.0,
+        "remappings": REMAPPINGS,
+    }
+    options = ("graph", "scene", "seed", "camera_hz", "worker_python")
+    simulated = [part for name in options for part in (f"--{name.replace('_', '-')}", value[name])]
+    plant = Node(name="plant", arguments=["sim", *simulated], **common)
+    parameters = [
+        value["params_file"],
+        {"use_sim_time": ParameterValue(value["use_sim_time"], value_type=bool)},
+        {name: ParameterValue(value[name], value_type=str) for name in ("approval", "worker_python")},
+    ]
+    told = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
+    controller = Node(name=PACKAGE, arguments=["run", *told], parameters=parameters, **common)
+    return LaunchDescription([*declared, plant, controller])

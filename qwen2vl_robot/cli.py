@@ -1,4 +1,4 @@
-"""The command line: qwen2vl-robot demo, plan, check, eval, datagen, train, doctor.
+"""The command line: qwen2vl-robot demo, run, sim, plan, check, eval, bench, datagen, train, calibrate, doctor.
 
 Exit code 0: done (`demo`: achieved, `check`: accepted). 1: an honest failure or refusal. 2: bad input, with one line.
 `--json FILE` writes one JSON document; with `-` it goes to stdout, and nothing else does.
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure how often the validation is wrong, and how fast it is.")
+bench = typer.Typer(no_args_is_help=True, help="Measure parts of the chain on this machine.")
 app.add_typer(bench, name="bench")
 _console = Console(stderr=True)
 # Typer brings its own click or uses the installed one, by version; both have this root.
@@ -60,9 +60,18 @@ def demo(
     headless: Annotated[
         bool, typer.Option("--headless", help="Simulate as fast as possible and open no window.")
     ] = False,
+    graph: Annotated[
+        str | None, typer.Option(help="dds or ros: robot and controller as two processes on the ROS 2 graph.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Do the real job once in simulation: see, plan, check, move, look again."""
+    if graph is not None:
+        from qwen2vl_robot.demo_graph import run_graph_demo
+
+        told = run_graph_demo(instruction, seed, scene, out, model, transport=graph, tell=_console.print)
+        _write_json(told, json_file)
+        raise typer.Exit(0 if told["outcome"] == "achieved" else 1)
     from qwen2vl_robot.demo import run_demo
 
     report = run_demo(instruction, seed, scene, out, model, headless=headless, tell=_console.print)
@@ -272,6 +281,109 @@ def train(
     _write_json({"machine": _machine(), "seed": seed, "steps": steps, "figures": figures}, json_file)
 
 
+# --------------------------------------------------------------------------------------------- on the graph
+
+GraphName = Annotated[str, typer.Option("--graph", help="auto (rclpy where it is installed), dds or ros.")]
+Namespace = Annotated[str, typer.Option(help="Stands before every relative name.")]
+Remap = Annotated[list[str] | None, typer.Option("--remap", "-r", help="from:=to, as often as needed.")]
+Ready = Annotated[Path | None, typer.Option(hidden=True, help="Made as soon as the node works.")]
+
+
+@app.command(epilog="Example: qwen2vl-robot run -p robot:=franka_panda -p use_sim_time:=true -p approval:=auto")
+def run(
+    parameters: Annotated[list[str] | None, typer.Option("-p", help="name:=value, as often as needed.")] = None,
+    params_file: Annotated[list[str] | None, typer.Option(help="A ROS parameter file, see launch/params.yaml.")] = None,
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+    autostart: Annotated[
+        str, typer.Option(help="Over rclpy: configure and activate at once (true or false).")
+    ] = "true",
+    log_level: Annotated[str, typer.Option(help="Over rclpy: debug, info, warn, error or fatal.")] = "info",
+    ready: Ready = None,
+) -> None:
+    """Run the controller as a ROS 2 node: instructions come by topic, approved motions go to the controllers."""
+    from qwen2vl_robot.nodes.launching import run_controller_process
+
+    for option, value, allowed in (
+        ("--autostart", autostart.lower(), ("true", "false")),
+        ("--log-level", log_level, ("debug", "info", "warn", "error", "fatal")),
+    ):
+        if value not in allowed:
+            raise BadInputError(f"{option} {value}: allowed: {', '.join(allowed)}")
+    run_controller_process(
+        graph, params_file or [], parameters or [], namespace, remap or [], ready,
+        autostart=autostart.lower() == "true", log_level=log_level,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: qwen2vl-robot sim --scene scenes/default.yaml --seed 3")
+def sim(
+    scene: Annotated[str, typer.Option(help="A scene file; names under sim/ work too.")] = "scenes/default.yaml",
+    seed: Annotated[int, typer.Option(min=0, help="Draws poses, light, camera and the plant's faults.")] = 0,
+    camera_hz: Annotated[float, typer.Option(min=0.1, max=60.0, help="Pictures a second of simulated time.")] = 2.0,
+    speed: Annotated[float, typer.Option(min=0.01, max=10.0, help="Simulated seconds a second, at most.")] = 1.0,
+    worker_python: Annotated[str, typer.Option(help="Interpreter with pybullet; this one if left out.")] = "",
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+    ready: Ready = None,
+) -> None:
+    """Run a simulated robot cell as a ROS 2 node: camera, joint states, tf, trajectory and gripper controllers."""
+    from qwen2vl_robot.nodes.launching import run_plant_process
+
+    run_plant_process(graph, scene, seed, camera_hz, speed, worker_python, namespace, remap or [], ready)
+
+
+@app.command(epilog="Example: qwen2vl-robot calibrate views/ --out calibration.yaml")
+def calibrate(
+    views: Annotated[Path, typer.Argument(help="Folder with views.yaml and its pictures, see README.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.yaml"),
+    json_file: JsonFile = None,
+) -> None:
+    """Find where the camera is from pictures of a ChArUco board on the flange or on the table."""
+    from qwen2vl_robot.nodes.calibration import calibrate_folder, write_calibration
+
+    found = calibrate_folder(views)
+    write_calibration(out, found)
+    _write_json(found.model_dump(mode="json"), json_file)
+    if json_file != "-":
+        typer.echo(
+            f"{out}: residual {found.residual_m * 1000:.1f} mm, {found.residual_deg:.2f} deg, {found.views} views"
+        )
+
+
+@bench.command("images", epilog="Example: qwen2vl-robot bench images --seconds 60 --json -")
+def bench_images(
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long each size is sent.")] = 60.0,
+    hz: Annotated[float, typer.Option(min=1.0, max=200.0, help="Frames a second.")] = 30.0,
+    json_file: JsonFile = None,
+) -> None:
+    """Send camera frames from another process over loopback: how many arrive, how late, at what price."""
+    from qwen2vl_robot.benchmarks.images import run_images
+
+    answer = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine(), **run_images(seconds, hz)}
+    _write_json(answer, json_file)
+    if json_file != "-":
+        for name, totals in answer["sizes"].items():
+            typer.echo(f"{name}: " + ", ".join(f"{k} {v:g}" for k, v in totals.items()))
+
+
+@bench.command("stop", epilog="Example: qwen2vl-robot bench stop --trials 1000 --json -")
+def bench_stop(
+    trials: Annotated[int, typer.Option(min=1, max=100_000)] = 1000,
+    load: Annotated[str, typer.Option(help="idle, plan or rehearse: what the controller does meanwhile.")] = "idle",
+    json_file: JsonFile = None,
+) -> None:
+    """Time from a stop on the wire to the halt command on the wire."""
+    from qwen2vl_robot.benchmarks.stop import run_stop
+
+    answer = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine(), **run_stop(trials, load)}
+    _write_json(answer, json_file)
+    if json_file != "-":
+        typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))
+
+
 @app.command(epilog="Example: qwen2vl-robot doctor")
 def doctor(json_file: JsonFile = None) -> None:
     """Say what is installed, what is missing and the command that puts it right."""
@@ -409,8 +521,10 @@ def _restart_with_fast_malloc() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
+    # ROS 2 launches with `--ros-args -r from:=to -p name:=value --params-file FILE`, and these options bear its names.
+    arguments = [a for a in sys.argv[1:] if a not in ("--ros-args", "--")]
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except typer.Abort:
         code = 130
     except _UsageError as error:

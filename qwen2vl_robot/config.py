@@ -11,9 +11,10 @@ from typing import Annotated, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qwen2vl_robot.description import compose, fill_limits, find_urdf
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
-from qwen2vl_robot.resources import data_root, resolve
+from qwen2vl_robot.resources import data_root
 
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -129,6 +130,29 @@ class Safety(Strict):
     uncertainty: Uncertainty = Uncertainty()
 
 
+class GripperMount(Strict):
+    """A gripper of its own URDF on an arm that comes without one; its root link sits on `parent_link`."""
+
+    urdf: str
+    parent_link: str
+    xyz_m: Vector3 = (0.0, 0.0, 0.0)
+    rpy_rad: Vector3 = (0.0, 0.0, 0.0)
+
+
+class Controllers(Strict):
+    """ros2_control's names on the graph; an arm on the graph uses them, the simulation without a graph does not.
+
+    Attributes:
+        arm: prefix of `follow_joint_trajectory` (action) or `joint_trajectory` (topic, which gives no feedback).
+        gripper: prefix of `gripper_cmd` (GripperCommand, or ParallelGripperCommand) or of the topic `commands`.
+    """
+
+    arm: str = "joint_trajectory_controller"
+    arm_form: Literal["action", "topic"] = "action"
+    gripper: str = "gripper_controller"
+    gripper_form: Literal["action", "parallel_action", "topic"] = "action"
+
+
 class RobotProfile(Strict):
     """A robot.yaml: everything the code may know about an arm.
 
@@ -155,6 +179,14 @@ class RobotProfile(Strict):
     object_mass_kg: Positive = 0.1
     object_friction: Positive = 0.8
     safety: Safety = Safety()
+    controllers: Controllers = Controllers()
+    gripper_mount: GripperMount | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_limits(cls, data: object) -> object:
+        """Take what a joint leaves out (position, velocity, effort) from the URDF."""
+        return fill_limits(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _home_fits(self) -> RobotProfile:
@@ -167,7 +199,12 @@ class RobotProfile(Strict):
 
     @property
     def urdf_path(self) -> Path:
-        return resolve(self.urdf, data_root() / "sim" / "robots" / self.name)
+        path = find_urdf(self.urdf, self.name)
+        mount = self.gripper_mount
+        if mount is None:
+            return path
+        gripper = find_urdf(mount.urdf, self.name)
+        return compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad)
 
     @property
     def digest(self) -> str:
@@ -181,11 +218,20 @@ def load_robot(name: str) -> RobotProfile:
     Raises:
         BadInputError: no such robot, or a field of it is wrong.
     """
+    return load_yaml(robot_file(name), RobotProfile)
+
+
+def robot_file(name: str) -> Path:
+    """Where a robot's file is.
+
+    Raises:
+        BadInputError: no such robot.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else data_root() / "sim" / "robots" / name / "robot.yaml"
     if not path.is_file():
         known = sorted(p.parent.name for p in (data_root() / "sim" / "robots").glob("*/robot.yaml"))
         raise BadInputError(f"robot {name!r}: no file {path}; known robots: {', '.join(known)}")
-    return load_yaml(path, RobotProfile)
+    return path
 
 
 # ------------------------------------------------------------------------------------------------- tasks

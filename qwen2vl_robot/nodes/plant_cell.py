@@ -166,6 +166,19 @@ class Plant:
         if self._halts_s is None:
             self._halts_s = self._world.time_s + self._faults.actuation_lag_s
 
+    def drive(self, q_rad: Array, dq_radps: Array, width_m: float, seconds: float) -> RobotState:
+        """Give the motors these targets, let time pass, and measure; what plant_node.py's controllers do.
+
+        Raises:
+            ExecutionError: the plant runs in real time, carries out a motion, or the duration is none.
+        """
+        if self._motion is not None:
+            raise ExecutionError("an approved motion is under way; the controllers cannot drive as well")
+        self._world.command_arm(q_rad, dq_radps)
+        self._world.command_gripper(width_m, self._profile.gripper.force_n)
+        self.advance(seconds)
+        return self.state()
+
     def _home_with_spread(self) -> None:
         spread_rad = self._scene.start_q_offset_rad
         home_rad = np.array(self._profile.home_q_rad)

@@ -12,13 +12,18 @@ from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.messages import JointSegment
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from tests.cells import PROFILE, admit, grip, reach
+from tests.contracts.wire import WireCell, wire_cell
 
 _OFFSET_RAD = [0.2, 0.1, 0.0, 0.1, 0.0, 0.1, -0.2]
 
 
-@pytest.fixture(scope="module", params=["plant, as fast as possible", "plant, real time"])
-def cell(request: pytest.FixtureRequest) -> Iterator[PlantLink]:
+@pytest.fixture(scope="module", params=["plant, as fast as possible", "plant, real time", "plant, over DDS"])
+def cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlantLink | WireCell]:
     """An arm with the clock of its world."""
+    if "DDS" in request.param:
+        with wire_cell(tmp_path_factory.mktemp("wire") / "ready") as wired:
+            yield wired
+        return
     with PlantProcess("scenes/default.yaml", 1, count=2, realtime="real" in request.param) as plant:
         yield plant.link
 

@@ -10,10 +10,15 @@ import pytest
 from qwen2vl_robot.messages import CameraFrame
 from qwen2vl_robot.nodes.plant import PlantProcess
 from qwen2vl_robot.ports import Camera
+from tests.contracts.wire import wire_cell
 
 
-@pytest.fixture(scope="module", params=["plant"])
-def camera(request: pytest.FixtureRequest) -> Iterator[Camera]:
+@pytest.fixture(scope="module", params=["plant", "plant, over DDS"])
+def camera(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
+    if "DDS" in request.param:
+        with wire_cell(tmp_path_factory.mktemp("wire") / "ready") as wired:
+            yield wired
+        return
     with PlantProcess("scenes/default.yaml", 1, count=3) as plant:
         yield plant.link
 

@@ -1,0 +1,134 @@
+"""Camera frames from another process over loopback → how many arrive, how late, and what our own code costs.
+
+The sender is this module run as a program. "Own" is what callbacks and conversions take on their thread; receiving and
+deserialising belong to the transport.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.errors import WorkerError
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import (
+    depth_from_image,
+    image_from_depth,
+    image_from_rgb,
+    rgb_from_image,
+    stamp_to_ns,
+)
+from qwen2vl_robot.graph.transport import open_graph
+
+SIZES = {"1920x1080": (1920, 1080, False), "640x480 with depth": (640, 480, True)}
+_START_S = 60.0
+_AFTER_S = 1.0
+
+
+def run_images(seconds: float, hz: float) -> dict[str, Any]:
+    """Measure each of `SIZES`.
+
+    Returns:
+        "totals" of the worst size, and "sizes" with received_ratio, median_ms, p99_ms and own_core_ratio of each.
+
+    Raises:
+        WorkerError: the sender did not come up.
+    """
+    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
+    graph = open_graph("dds", "receiver")
+    sizes = {name: _measure(graph, *size, seconds, hz) for name, size in SIZES.items()}
+    graph.close()
+    totals = {
+        "received_ratio": min(s["received_ratio"] for s in sizes.values()),
+        "median_ms": max(s["median_ms"] for s in sizes.values()),
+        "own_core_ratio": max(s["own_core_ratio"] for s in sizes.values()),
+    }
+    return {"totals": totals, "seconds": seconds, "hz": hz, "sizes": sizes}
+
+
+class _Receiver:
+    """Converts each message at once, as a capture would, and keeps the figures."""
+
+    def __init__(self) -> None:
+        self.late_ms: dict[str, list[float]] = {"image": [], "depth": []}
+        self.own_s = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, what: str, message: Any) -> None:
+        began_s = time.thread_time()
+        late_ms = (time.time_ns() - stamp_to_ns(message.header.stamp)) / 1e6
+        (rgb_from_image if what == "image" else depth_from_image)(message)
+        with self._lock:
+            self.late_ms[what].append(late_ms)
+            self.own_s += time.thread_time() - began_s
+
+
+def _measure(
+    graph: rows.Graph, width: int, height: int, with_depth: bool, seconds: float, hz: float
+) -> dict[str, float]:
+    receiver = _Receiver()
+    space = f"size_{width}"
+    for what, row in (("image", rows.IMAGE), ("depth", rows.DEPTH))[: 1 + with_depth]:
+        graph.subscribe(row.at(f"{space}/{row.name}"), partial(receiver.take, what))
+    command = [sys.executable, "-m", __name__, str(width), str(height), str(int(with_depth)), str(seconds), str(hz)]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=2 * _START_S + 2 * seconds)
+    except subprocess.TimeoutExpired as error:
+        raise WorkerError(f"the sender did not end within {error.timeout:g} s", reason="timeout") from error
+    if done.returncode != 0:
+        raise WorkerError(f"the sender ended with {done.returncode}", reason="crashed")
+    time.sleep(_AFTER_S)
+    sent, took_s = (float(word) for word in done.stdout.split())
+    late = np.array(receiver.late_ms["image"] + receiver.late_ms["depth"])
+    fewest = min(len(receiver.late_ms[w]) for w in ("image", "depth")[: 1 + with_depth])
+    return {
+        "sent": sent,
+        "sent_hz": round(sent / took_s, 2),
+        "received_ratio": round(fewest / sent, 5),
+        "median_ms": round(float(np.median(late)), 2) if len(late) else float("inf"),
+        "p99_ms": round(float(np.percentile(late, 99)), 2) if len(late) else float("inf"),
+        "own_core_ratio": round(receiver.own_s / took_s, 4),
+    }
+
+
+def main() -> None:
+    """Send: WIDTH HEIGHT WITH_DEPTH SECONDS HZ; prints how many frames went out in how many seconds."""
+    width, height, with_depth = (int(a) for a in sys.argv[1:4])
+    seconds, hz = (float(a) for a in sys.argv[4:6])
+    graph = open_graph("dds", "sender")
+    wanted = (rows.IMAGE, rows.DEPTH)[: 1 + with_depth]
+    publishers = [graph.publisher(row.at(f"size_{width}/{row.name}")) for row in wanted]
+    end_s = time.monotonic() + _START_S
+    while not all(p.listeners() for p in publishers):
+        if time.monotonic() > end_s:
+            sys.exit("nobody listens")
+        time.sleep(0.01)
+    time.sleep(0.5)
+    rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pictures = [image_from_rgb(graph.message, rgb, 0, "camera")]
+    if with_depth:
+        depth_m = np.linspace(0.5, 2.0, width * height, dtype=np.float32).reshape(height, width)
+        pictures.append(image_from_depth(graph.message, depth_m, 0, "camera"))
+    count = round(seconds * hz)
+    began_s = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, began_s + number / hz - time.monotonic()))
+        for publisher, picture in zip(publishers, pictures, strict=True):
+            now_ns = time.time_ns()
+            picture.header.stamp.sec, picture.header.stamp.nanosec = divmod(now_ns, 10**9)
+            publisher.publish(picture)
+    print(count, time.monotonic() - began_s)
+    time.sleep(0.5)
+    graph.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A stop on the wire → the halt command on the wire: how long the controller's process takes, idle or at work.
+
+The controller runs in a process of its own (this module run as a program) with an arm in topic form, where every stop
+is answered by an empty trajectory. The time is taken outside, so that both ways over loopback are part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.transport import open_graph
+from qwen2vl_robot.messages import Effect, JointSegment, Motion, RobotState, Scene, freeze
+from qwen2vl_robot.nodes.controller_node import ControllerNode
+from qwen2vl_robot.nodes.settings import Settings
+
+LOADS = ("idle", "plan", "rehearse")
+_START_S = 120.0
+_ANSWER_S = 2.0
+_PAUSE_S = 0.01
+
+
+def run_stop(trials: int, load: str) -> dict[str, Any]:
+    """Send stops and time the halts.
+
+    Returns:
+        "totals" with median_ms, p99_ms, max_ms and lost.
+
+    Raises:
+        BadInputError: an unknown load.
+        WorkerError: the controller did not come up.
+    """
+    if load not in LOADS:
+        raise BadInputError(f"--load {load}: unknown; there are: {', '.join(LOADS)}")
+    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
+    graph = open_graph("dds", "operator")
+    halted, came_s = threading.Event(), [0.0]
+
+    def take(message: Any) -> None:
+        came_s[0] = time.perf_counter()
+        if not message.points:
+            halted.set()
+
+    profile = load_robot("franka_panda")
+    graph.subscribe(rows.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory"), take)
+    stop = graph.publisher(rows.STOP)
+    message = graph.message("std_msgs/msg/Bool")(data=True)
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        child = subprocess.Popen([sys.executable, "-m", __name__, load, str(ready)], stdin=subprocess.PIPE, stdout=2)
+        try:
+            _wait_for(child, lambda: ready.exists() and stop.listeners() > 0)
+            late_ms, lost = [], 0
+            for _ in range(trials):
+                time.sleep(_PAUSE_S)
+                if child.poll() is not None:
+                    raise WorkerError(f"the controller ended with {child.returncode}", reason="crashed")
+                halted.clear()
+                sent_s = time.perf_counter()
+                stop.publish(message)
+                if halted.wait(_ANSWER_S):
+                    late_ms.append((came_s[0] - sent_s) * 1e3)
+                else:
+                    lost += 1
+        finally:
+            child.kill()
+            child.wait()
+            graph.close()
+    shares = {"median_ms": 50, "p99_ms": 99, "max_ms": 100}
+    totals = {name: round(float(np.percentile(late_ms, share)), 2) for name, share in shares.items() if late_ms}
+    return {"load": load, "trials": trials, "totals": {**totals, "lost": lost}}
+
+
+def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:
+    end_s = time.monotonic() + _START_S
+    while not condition():
+        if child.poll() is not None or time.monotonic() > end_s:
+            raise WorkerError("the controller did not come up", reason="crashed")
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Be the controller: LOAD READY; goes on until it is killed."""
+    load, ready = sys.argv[1], Path(sys.argv[2])
+    profile = load_robot("franka_panda")
+    described = profile.model_dump(mode="json")
+    described["controllers"] |= {"arm_form": "topic", "gripper_form": "topic"}
+    robot = ready.parent / "robot.yaml"
+    robot.write_text(yaml.safe_dump(described), encoding="utf-8")
+    node = ControllerNode(open_graph("dds", rows.NODE_NAME), Settings(robot=str(robot)))
+    if load == "plan":
+        node.planner.start()
+    elif load == "rehearse":
+        node.rehearsal.start()
+    home = RobotState(0, freeze(profile.home_q_rad), freeze(np.zeros(len(profile.joints))), 0.08)
+    time_s = np.linspace(0.0, 3.0, 301)
+    q_rad = np.array(profile.home_q_rad) + 0.2 * np.sin(time_s)[:, None] * np.eye(len(profile.joints))[0]
+    motion = Motion(profile.name, (JointSegment(freeze(time_s), freeze(q_rad)),), Effect("none"))
+    picture = np.full((480, 640, 3), 128, dtype=np.uint8)
+    ready.touch()
+    while True:
+        if load == "plan":
+            with contextlib.suppress(PlannerError):  # there is nothing on the picture
+                node.planner.plan_picture(picture, "put the red block on the blue plate")
+        elif load == "rehearse":
+            node.rehearsal.rehearse(motion, Scene((), ()), home)
+        else:
+            time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    main()

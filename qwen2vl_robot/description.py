@@ -1,0 +1,204 @@
+"""URDF text → what a robot file leaves to it: joint limits, an arm with a gripper, a live robot_description."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.resources import data_root, resolve
+
+if TYPE_CHECKING:
+    from qwen2vl_robot.config import RobotProfile
+
+LIVE = "robot_description"  # as a robot file's `urdf`: what the robot itself publishes
+_LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # in the environment, so that the workers see it too
+_MAX_CHARS = 5_000_000
+_SLACK = 1e-3  # files round their limits differently
+_MOVES = ("revolute", "prismatic")
+# Field of config.JointLimits → of `UrdfJoint`.
+_OF_URDF = {"lower_rad": "lower", "upper_rad": "upper", "velocity_radps": "velocity", "effort_nm": "effort"}
+
+
+@dataclass(frozen=True, slots=True)
+class UrdfJoint:
+    """What a URDF says of a joint that moves; rad and rad/s, for a prismatic one m and m/s."""
+
+    name: str
+    lower: float
+    upper: float
+    velocity: float
+    effort: float
+
+
+def read_joints(urdf: str) -> dict[str, UrdfJoint]:
+    """Every joint with limits, by name.
+
+    Raises:
+        BadInputError: not a URDF, or a limit is missing or no number.
+    """
+    root = _parse(urdf)
+    return {j.name: j for item in root.findall("joint") if item.get("type") in _MOVES for j in [_joint(item)]}
+
+
+def find_urdf(reference: str, robot: str) -> Path:
+    """The file that a robot file's `urdf` means.
+
+    Raises:
+        BadInputError: there is none, or the robot has not described itself yet.
+    """
+    if reference != LIVE:
+        return resolve(reference, data_root() / "sim" / "robots" / robot)
+    live = os.environ.get(_LIVE_PATH)
+    if not live or not Path(live).is_file():
+        raise BadInputError(f"{robot}: urdf is {LIVE}, and none was received; is robot_state_publisher running?")
+    return Path(live)
+
+
+def wants_live(robot_file: Path) -> bool:
+    """Whether a robot file leaves its URDF to the robot."""
+    return any(line.split("#")[0].replace('"', "").split() == ["urdf:", LIVE] for line in robot_file.open("r"))
+
+
+def take_live(urdf: str) -> None:
+    """Make a received robot_description the file that `urdf: robot_description` means, here and in every worker.
+
+    Raises:
+        BadInputError: not a URDF, or a mesh of it is not installed here.
+    """
+    root = _parse(urdf)
+    for mesh in root.iter("mesh"):
+        mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), Path.cwd())))
+    os.environ[_LIVE_PATH] = str(_keep(root))
+
+
+def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
+    """A robot file's data with the limits that its joints leave out taken from its URDF.
+
+    Raises:
+        BadInputError: the URDF or a joint in it is missing.
+    """
+    joints, urdf = data.get("joints"), data.get("urdf")
+    if not isinstance(joints, list | tuple) or not isinstance(urdf, str):
+        return data
+    short = [j for j in joints if isinstance(j, dict) and not _OF_URDF.keys() <= j.keys()]
+    if not short:
+        return data
+    known = read_joints(find_urdf(urdf, str(data.get("name", ""))).read_text(encoding="utf-8"))
+    missing = [str(j.get("name")) for j in short if j.get("name") not in known]
+    if missing:
+        raise BadInputError(f"{urdf} has no joint {', '.join(missing)}; it has {', '.join(known)}")
+    filled = [
+        {**{field: getattr(known[j["name"]], name) for field, name in _OF_URDF.items()}, **j} if j in short else j
+        for j in joints
+    ]
+    return {**data, "joints": filled}
+
+
+def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], rpy_rad: Sequence[float]) -> Path:
+    """One URDF of an arm with a gripper fixed to one of its links, kept in a cache by its content.
+
+    Raises:
+        BadInputError: one of them is no URDF, or the arm lacks the link.
+    """
+    root, hand = (_parse(path.read_text(encoding="utf-8")) for path in (arm, gripper))
+    for tree, path in ((root, arm), (hand, gripper)):
+        for mesh in tree.iter("mesh"):
+            mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), path.parent)))
+    links = [item.get("name") for item in root.findall("link")]
+    if parent_link not in links:
+        raise BadInputError(f"{arm} has no link {parent_link!r}; it has {', '.join(map(str, links))}")
+    children = {item.get("link") for item in hand.iter("child")}
+    base = next(item.get("name", "") for item in hand.findall("link") if item.get("name") not in children)
+    joint = ElementTree.SubElement(root, "joint", name=f"{base}_mount", type="fixed")
+    ElementTree.SubElement(joint, "parent", link=parent_link)
+    ElementTree.SubElement(joint, "child", link=base)
+    ElementTree.SubElement(joint, "origin", xyz=" ".join(map(str, xyz_m)), rpy=" ".join(map(str, rpy_rad)))
+    root.extend(item for item in hand if item.tag in ("link", "joint"))
+    return _keep(root)
+
+
+def _mesh_path(reference: str, folder: Path) -> Path:
+    """Where a mesh lies: beside its URDF, or in the share folder of an installed ROS package."""
+    name = reference.removeprefix("file://").removeprefix("package://")
+    shares = [Path(p) / "share" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    for place in (folder, *shares):
+        if (place / name).is_file():
+            return (place / name).resolve()
+    raise BadInputError(f"mesh {reference}: not found beside the URDF nor in {_shown(shares)}")
+
+
+def _shown(shares: list[Path]) -> str:
+    return ", ".join(map(str, shares)) or "AMENT_PREFIX_PATH, which is empty"
+
+
+def _keep(root: ElementTree.Element) -> Path:
+    """Write a URDF under its own hash, readable by this user alone."""
+    text = ElementTree.tostring(root)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / f"{hashlib.sha256(text).hexdigest()[:24]}.urdf"
+    if not path.is_file() or path.read_bytes() != text:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    return path
+
+
+def check_description(urdf: str, profile: RobotProfile) -> None:
+    """Compare a live robot_description with the robot file.
+
+    Raises:
+        BadInputError: joints or links of the file are missing, or the file allows more than the robot does.
+    """
+    root, joints = _parse(urdf), read_joints(urdf)
+    links = {item.get("name") for item in root.findall("link")}
+    needed = {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
+    missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
+    missing += [f"link {n}" for n in sorted(needed) if n not in links]
+    if missing:
+        raise BadInputError(f"it has no {', no '.join(missing)}, which the robot file of {profile.name} names")
+    for ours in profile.joints:
+        theirs = joints[ours.name]
+        for what, given, allowed in (
+            ("upper_rad", ours.upper_rad, theirs.upper),
+            ("-lower_rad", -ours.lower_rad, -theirs.lower),
+            ("velocity_radps", ours.velocity_radps, theirs.velocity),
+        ):
+            if not given <= allowed + _SLACK:
+                raise BadInputError(f"{ours.name}: the robot file allows {what} {given:g}, the robot {allowed:g}")
+
+
+def _parse(urdf: str) -> ElementTree.Element:
+    if len(urdf) > _MAX_CHARS:
+        raise BadInputError(f"a URDF of {len(urdf)} characters; allowed up to {_MAX_CHARS}")
+    if "<!ENTITY" in urdf:
+        raise BadInputError("a URDF with entity declarations is not read")
+    try:
+        root = ElementTree.fromstring(urdf)
+    except ElementTree.ParseError as error:
+        raise BadInputError(f"not a URDF: {error}") from error
+    if root.tag != "robot":
+        raise BadInputError(f"not a URDF: its root is <{root.tag}>, not <robot>")
+    return root
+
+
+def _joint(item: ElementTree.Element) -> UrdfJoint:
+    name, limit = item.get("name", ""), item.find("limit")
+    if limit is None:
+        raise BadInputError(f"joint {name}: no <limit>")
+    try:
+        lower, upper = (float(limit.get(k, "0")) for k in ("lower", "upper"))
+        velocity, effort = (float(limit.get(k, "nan")) for k in ("velocity", "effort"))
+    except ValueError as error:
+        raise BadInputError(f"joint {name}: {error}") from error
+    if not all(math.isfinite(v) for v in (lower, upper, velocity, effort)):
+        raise BadInputError(f"joint {name}: lower, upper, velocity and effort must be finite numbers")
+    return UrdfJoint(name, lower, upper, velocity, effort)

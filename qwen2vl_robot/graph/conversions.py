@@ -1,0 +1,318 @@
+"""ROS-shaped messages ↔ our frozen messages: duck-typed, without any import of ROS, and trusting nothing that came in.
+
+`make` is `Graph.message`: a ROS type's name → its class. Everything unusable is an `ObservationError` or a
+`BadInputError` whose one line says what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import array
+import io
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import BadInputError, ObservationError
+from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, read_only, rotation_from_quat
+from qwen2vl_robot.messages import CameraFrame, Intrinsics, JointSegment, RobotState
+
+Make = Callable[[str], Any]
+
+MAX_SIDE_PX = 8192
+_NS = 1_000_000_000
+# Encoding → (channels, where red, green and blue are among them); sensor_msgs/image_encodings.
+_COLOURS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)),
+            "mono8": (1, (0, 0, 0)), "8UC1": (1, (0, 0, 0)), "8UC3": (3, (2, 1, 0))}  # fmt: skip
+_DEPTHS = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 0.001)}  # and metres a unit; REP 118
+_NO_DISTORTION = 1e-6
+
+
+# ------------------------------------------------------------------------------------------------- time
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """builtin_interfaces/msg/Time → nanoseconds."""
+    return int(stamp.sec) * _NS + int(stamp.nanosec)
+
+
+def stamp_from_ns(make: Make, stamp_ns: int) -> Any:
+    """Nanoseconds → builtin_interfaces/msg/Time."""
+    return make("builtin_interfaces/msg/Time")(sec=stamp_ns // _NS, nanosec=stamp_ns % _NS)
+
+
+def duration_to_s(duration: Any) -> float:
+    """builtin_interfaces/msg/Duration → seconds."""
+    return float(duration.sec) + float(duration.nanosec) * 1e-9
+
+
+def duration_from_s(make: Make, seconds: float) -> Any:
+    """Seconds → builtin_interfaces/msg/Duration."""
+    total_ns = round(seconds * _NS)
+    return make("builtin_interfaces/msg/Duration")(sec=total_ns // _NS, nanosec=total_ns % _NS)
+
+
+def header(make: Make, stamp_ns: int, frame_id: str) -> Any:
+    """std_msgs/msg/Header."""
+    return make("std_msgs/msg/Header")(stamp=stamp_from_ns(make, stamp_ns), frame_id=frame_id)
+
+
+# ---------------------------------------------------------------------------------------------- camera, in
+
+
+def rgb_from_image(message: Any) -> npt.NDArray[np.uint8]:
+    """sensor_msgs/msg/Image → (h, w, 3) uint8; rgb8 is not copied.
+
+    Raises:
+        ObservationError: unknown encoding, or the sizes do not fit together.
+    """
+    if message.encoding not in _COLOURS:
+        raise ObservationError(f"image: encoding {_short(message.encoding)}; allowed: {', '.join(_COLOURS)}")
+    channels, order = _COLOURS[message.encoding]
+    rows = _rows(message, channels, "image")
+    pixels = rows[:, : int(message.width) * channels].reshape(int(message.height), int(message.width), channels)
+    return pixels if order == (0, 1, 2) and channels == 3 else np.ascontiguousarray(pixels[:, :, list(order)])
+
+
+def rgb_from_compressed(message: Any) -> npt.NDArray[np.uint8]:
+    """sensor_msgs/msg/CompressedImage (JPEG or PNG) → (h, w, 3) uint8.
+
+    Raises:
+        ObservationError: not a picture, or larger than allowed.
+    """
+    try:
+        with Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
+            if max(picture.size) > MAX_SIDE_PX:
+                raise ObservationError(f"image: {picture.size[0]}x{picture.size[1]} px; allowed up to {MAX_SIDE_PX}")
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ObservationError(f"image: format {_short(message.format)} is no JPEG or PNG: {error}") from error
+
+
+def depth_from_image(message: Any) -> npt.NDArray[np.float32]:
+    """sensor_msgs/msg/Image of depth → (h, w) float32 metres, NaN where missing (0, negative, infinite or NaN).
+
+    Raises:
+        ObservationError: unknown encoding, or the sizes do not fit together.
+    """
+    if message.encoding not in _DEPTHS:
+        raise ObservationError(f"depth: encoding {_short(message.encoding)}; allowed: {', '.join(_DEPTHS)}")
+    kind, metres = _DEPTHS[message.encoding]
+    dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
+    rows = _rows(message, dtype.itemsize, "depth")
+    used = np.ascontiguousarray(rows[:, : int(message.width) * dtype.itemsize])
+    depth_m = used.view(dtype).astype(np.float32) * np.float32(metres)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0.0))] = np.nan
+    return depth_m
+
+
+def _rows(message: Any, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
+    """The data as (height, step) bytes, once all sizes agree."""
+    width, height, step = int(message.width), int(message.height), int(message.step)
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+        raise ObservationError(f"{what}: {width}x{height} px; allowed 1 to {MAX_SIDE_PX} a side")
+    if step < width * bytes_per_pixel:
+        raise ObservationError(
+            f"{what}: step {step} is too short for {width} px of {message.encoding}; at least {width * bytes_per_pixel}"
+        )
+    if len(message.data) != step * height:
+        raise ObservationError(
+            f"{what}: {len(message.data)} bytes do not fit step {step} and height {height}; needed {step * height}"
+        )
+    return np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
+
+
+def intrinsics_from_info(message: Any) -> Intrinsics:
+    """sensor_msgs/msg/CameraInfo → pinhole intrinsics.
+
+    Raises:
+        ObservationError: not finite, not positive, not of a rectified camera.
+    """
+    k = [float(v) for v in message.k]
+    width, height = int(message.width), int(message.height)
+    if not all(math.isfinite(v) for v in k):
+        raise ObservationError("camera_info: k holds a number that is not finite")
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX and k[0] > 0.0 and k[4] > 0.0):
+        raise ObservationError(f"camera_info: {width}x{height} px, focal lengths {k[0]:g} and {k[4]:g} px; all above 0")
+    if not (0.0 <= k[2] <= width and 0.0 <= k[5] <= height):
+        raise ObservationError(f"camera_info: centre ({k[2]:g}, {k[5]:g}) px lies outside {width}x{height}")
+    if any(not abs(float(d)) <= _NO_DISTORTION for d in message.d):
+        raise ObservationError("camera_info: d is not zero; give rectified topics (image_proc makes image_rect)")
+    return Intrinsics(width, height, k[0], k[4], k[2], k[5])
+
+
+def pose_from_transform(transform: Any) -> Array:
+    """geometry_msgs/msg/Transform → pose (4, 4).
+
+    Raises:
+        ObservationError: not finite, or its quaternion has no length.
+    """
+    t, r = transform.translation, transform.rotation
+    values = [t.x, t.y, t.z, r.x, r.y, r.z, r.w]
+    if not all(math.isfinite(v) for v in values):
+        raise ObservationError("the transform holds a number that is not finite")
+    try:
+        return make_pose(values[:3], rotation_from_quat(values[3:]))
+    except ValueError as error:
+        raise ObservationError(f"the transform's rotation: {error}") from error
+
+
+# --------------------------------------------------------------------------------------------- camera, out
+
+
+def image_from_rgb(make: Make, rgb: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
+    """(h, w, 3) uint8 → sensor_msgs/msg/Image, rgb8."""
+    return _image(make, "rgb8", rgb, rgb.shape[1] * 3, stamp_ns, frame_id)
+
+
+def image_from_depth(make: Make, depth_m: npt.NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
+    """(h, w) metres with NaN → sensor_msgs/msg/Image, 32FC1."""
+    return _image(make, "32FC1", depth_m.astype("<f4"), depth_m.shape[1] * 4, stamp_ns, frame_id)
+
+
+def _image(make: Make, encoding: str, pixels: Any, step: int, stamp_ns: int, frame_id: str) -> Any:
+    # rclpy takes an array.array at once and checks every element of anything else.
+    data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+    return make("sensor_msgs/msg/Image")(
+        header=header(make, stamp_ns, frame_id), height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
+        is_bigendian=0, step=step, data=data,
+    )  # fmt: skip
+
+
+def info_from_intrinsics(make: Make, k: Intrinsics, stamp_ns: int, frame_id: str) -> Any:
+    """Intrinsics → sensor_msgs/msg/CameraInfo of a rectified camera."""
+    fx, fy, cx, cy = k.fx_px, k.fy_px, k.cx_px, k.cy_px
+    return make("sensor_msgs/msg/CameraInfo")(
+        header=header(make, stamp_ns, frame_id),
+        width=k.width_px,
+        height=k.height_px,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+def pose_message(make: Make, T: Array) -> Any:
+    """Pose (4, 4) → geometry_msgs/msg/Pose."""
+    x, y, z, w = (float(v) for v in quat_from_rotation(T[:3, :3]))
+    p = [float(v) for v in T[:3, 3]]
+    return make("geometry_msgs/msg/Pose")(
+        position=make("geometry_msgs/msg/Point")(x=p[0], y=p[1], z=p[2]),
+        orientation=make("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w),
+    )
+
+
+def transform_message(make: Make, parent: str, child: str, T: Array, stamp_ns: int) -> Any:
+    """`T_parent_child` → geometry_msgs/msg/TransformStamped."""
+    x, y, z, w = (float(v) for v in quat_from_rotation(T[:3, :3]))
+    p = [float(v) for v in T[:3, 3]]
+    return make("geometry_msgs/msg/TransformStamped")(
+        header=header(make, stamp_ns, parent),
+        child_frame_id=child,
+        transform=make("geometry_msgs/msg/Transform")(
+            translation=make("geometry_msgs/msg/Vector3")(x=p[0], y=p[1], z=p[2]),
+            rotation=make("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w),
+        ),
+    )
+
+
+def frame_stamps(frame: CameraFrame) -> str:
+    """The stamp of a frame in seconds, for people."""
+    return f"{frame.stamp_ns / _NS:.3f} s"
+
+
+# ------------------------------------------------------------------------------------------------------ arm
+
+
+def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotProfile, stamp_ns: int) -> RobotState:
+    """Joint name → (position, velocity) → the arm's state in robot-file order; the width is the sum of the fingers.
+
+    Raises:
+        ObservationError: a joint is missing or not finite.
+    """
+    names = [j.name for j in profile.joints]
+    missing = [n for n in (*names, *profile.gripper.joints) if n not in positions]
+    if missing:
+        raise ObservationError(
+            f"joint_states: {', '.join(missing)} missing; received {', '.join(sorted(positions)) or 'none'}"
+        )
+    q, dq = ([positions[n][i] for n in names] for i in (0, 1))
+    width_m = sum(positions[n][0] for n in profile.gripper.joints)
+    if not np.isfinite([*q, *dq, width_m]).all():
+        raise ObservationError("joint_states: a position or velocity is not finite")
+    return RobotState(stamp_ns, read_only(q), read_only(dq), width_m)
+
+
+def joints_from_message(message: Any) -> dict[str, tuple[float, float]]:
+    """sensor_msgs/msg/JointState → joint name → (position, velocity); velocities may be left out.
+
+    Raises:
+        ObservationError: names and numbers do not fit together.
+    """
+    names, positions, velocities = list(message.name), list(message.position), list(message.velocity)
+    if len(positions) != len(names) or len(velocities) not in (0, len(names)) or len(set(names)) != len(names):
+        raise ObservationError(
+            f"joint_states: {len(names)} names, {len(positions)} positions, {len(velocities)} velocities; "
+            "each name once, as many of each"
+        )
+    velocities = velocities or [0.0] * len(names)
+    return {n: (float(p), float(v)) for n, p, v in zip(names, positions, velocities, strict=True)}
+
+
+def joint_state_message(make: Make, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Any:
+    """Positions and velocities → sensor_msgs/msg/JointState."""
+    return make("sensor_msgs/msg/JointState")(
+        header=header(make, stamp_ns, ""), name=list(names), position=_doubles(q), velocity=_doubles(dq)
+    )
+
+
+def trajectory_message(make: Make, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Any:
+    """A joint segment → trajectory_msgs/msg/JointTrajectory that begins at `start_ns` (0: at once).
+
+    Positions alone: a controller then goes straight from point to point, which is what was rehearsed.
+    """
+    point = make("trajectory_msgs/msg/JointTrajectoryPoint")
+    points = [
+        point(positions=_doubles(q), time_from_start=duration_from_s(make, float(t - segment.start_s)))
+        for t, q in zip(segment.time_s, segment.q_rad, strict=True)
+    ]
+    return make("trajectory_msgs/msg/JointTrajectory")(
+        header=header(make, start_ns, ""), joint_names=[j.name for j in profile.joints], points=points
+    )
+
+
+def segment_from_trajectory(message: Any, profile: RobotProfile) -> JointSegment:
+    """trajectory_msgs/msg/JointTrajectory → a joint segment in robot-file order, times from its own start.
+
+    Raises:
+        BadInputError: joints, sizes, times or numbers do not fit; a final velocity is not zero.
+    """
+    names, points = list(message.joint_names), list(message.points)
+    expected = [j.name for j in profile.joints]
+    if sorted(names) != sorted(expected):
+        raise BadInputError(f"joints {', '.join(names) or 'none'}; needed: {', '.join(expected)}")
+    order = [names.index(n) for n in expected]
+    if any(len(p.positions) != len(names) for p in points):
+        raise BadInputError(f"every point needs {len(names)} positions")
+    time_s = np.array([duration_to_s(p.time_from_start) for p in points])
+    q_rad = np.array([p.positions for p in points], dtype=np.float64)[:, order]
+    if not (np.isfinite(q_rad).all() and np.isfinite(time_s).all() and (np.diff(time_s) > 0).all() and time_s[0] >= 0):
+        raise BadInputError("numbers must be finite, times must rise from 0")
+    last = list(points[-1].velocities)
+    if any(not abs(v) <= 1e-6 for v in last):
+        raise BadInputError(f"the final velocity {last} is not zero")
+    return JointSegment(read_only(time_s), read_only(q_rad))
+
+
+def _doubles(values: npt.ArrayLike) -> array.array[float]:
+    return array.array("d", np.asarray(values, dtype=np.float64).tobytes())
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,214 @@
+"""Actions → the three services and two topics of which ROS 2 makes them, over Cyclone DDS: client and server."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.interface import GoalStatus
+
+if TYPE_CHECKING:
+    from qwen2vl_robot.graph.dds import DdsGraph
+
+_CANCEL = "action_msgs/srv/CancelGoal"
+_UNKNOWN_GOAL, _ALREADY_ENDED = 2, 3  # of CancelGoal's response
+
+
+class DdsActionClient:
+    """A `graph.interface.ActionClient`."""
+
+    def __init__(self, graph: DdsGraph, action: rows.Action) -> None:
+        base = f"{graph.resolve(action.name)}/_action"
+        self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
+        self._info = graph.message("action_msgs/msg/GoalInfo")
+        self._send = graph.client(f"{base}/send_goal", f"{action.type}_SendGoal")
+        self._result = graph.client(f"{base}/get_result", f"{action.type}_GetResult")
+        self._cancel = graph.client(f"{base}/cancel_goal", _CANCEL)
+        self._feedback: dict[bytes, Callable[[Any], None]] = {}
+        topic = rows.Topic(f"{base}/feedback", f"{action.type}_FeedbackMessage", rows.Qos.COMMAND, "feedback")
+        graph.subscribe(topic, self._take_feedback)
+
+    def is_served(self) -> bool:
+        """Whether all three services have a server."""
+        return all(client.is_served() for client in (self._send, self._result, self._cancel))
+
+    def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> _SentGoal:
+        """Send a goal; returns at once."""
+        identity = secrets.token_bytes(16)
+        if on_feedback is not None:
+            self._feedback[identity] = on_feedback
+        sent = _SentGoal(self, identity)
+        self._send.ask(sent._take_acceptance, goal_id=self._uuid(uuid=identity), goal=goal)
+        return sent
+
+    def ask_result(self, goal: _SentGoal) -> None:
+        self._result.ask(goal._take_result, goal_id=self._uuid(uuid=goal.identity))
+
+    def ask_cancel(self, goal: _SentGoal) -> None:
+        self._cancel.ask(goal._take_cancel, goal_info=self._info(goal_id=self._uuid(uuid=goal.identity)))
+
+    def forget(self, goal: _SentGoal) -> None:
+        self._feedback.pop(goal.identity, None)
+
+    def _take_feedback(self, message: Any) -> None:
+        listener = self._feedback.get(bytes(message.goal_id.uuid))
+        if listener is not None:
+            listener(message.feedback)
+
+
+class _SentGoal:
+    """A `graph.interface.Goal`."""
+
+    def __init__(self, client: DdsActionClient, identity: bytes) -> None:
+        self._client = client
+        self.identity = identity
+        self._accepted: bool | None = None
+        self._outcome: tuple[GoalStatus, Any] | None = None
+        self._is_unwanted = False
+
+    def accepted(self) -> bool | None:
+        """Whether the server took it; None while it has not answered."""
+        return self._accepted
+
+    def outcome(self) -> tuple[GoalStatus, Any] | None:
+        """Final status and result; None while it runs."""
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Ask the server to end it; one that is not accepted yet is cancelled as soon as it is."""
+        self._is_unwanted = True
+        self._client.ask_cancel(self)
+
+    def _take_acceptance(self, response: Any) -> None:
+        self._accepted = bool(response.accepted)
+        if not self._accepted:
+            self._outcome = (GoalStatus.ABORTED, None)
+            self._client.forget(self)
+            return
+        self._client.ask_result(self)
+        if self._is_unwanted:
+            self._client.ask_cancel(self)
+
+    def _take_result(self, response: Any) -> None:
+        self._client.forget(self)
+        known = [s.value for s in GoalStatus]
+        status = GoalStatus(response.status) if response.status in known else GoalStatus.UNKNOWN
+        self._outcome = (status if status.is_final else GoalStatus.ABORTED, response.result)
+
+    def _take_cancel(self, response: Any) -> None:
+        """The result tells how it ended."""
+
+
+# ------------------------------------------------------------------------------------------------- server
+
+
+@dataclass(slots=True)
+class _ServedGoal:
+    """A `graph.interface.GoalHandle`."""
+
+    identity: bytes
+    feedback: Callable[[Any], None]
+    _ended: Callable[[], None]
+    status: GoalStatus = GoalStatus.EXECUTING
+    result: Any = None
+    waiting: list[Callable[[Any], None]] = field(default_factory=list)
+
+    def end(self, status: GoalStatus, result: Any) -> None:
+        """Finish; a second end changes nothing."""
+        if not self.status.is_final:
+            self.status, self.result = status, result
+            self._ended()
+
+
+class DdsActionServer:
+    """Serves an action (see `interface.Graph.serve_action`)."""
+
+    def __init__(
+        self,
+        graph: DdsGraph,
+        action: rows.Action,
+        accept: Callable[[Any, rows.GoalHandle], bool],
+        cancel: Callable[[rows.GoalHandle], None],
+    ) -> None:
+        base = f"{graph.resolve(action.name)}/_action"
+        self._graph, self._type, self._accept, self._cancel_goal = graph, action.type, accept, cancel
+        self._result_class = graph.message(f"{action.type}_Result")
+        self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
+        self._lock = threading.RLock()
+        self._goals: dict[bytes, _ServedGoal] = {}
+        feedback = rows.Topic(f"{base}/feedback", f"{action.type}_FeedbackMessage", rows.Qos.COMMAND, "feedback")
+        status = rows.Topic(f"{base}/status", "action_msgs/msg/GoalStatusArray", rows.Qos.LATCHED, "status")
+        self._feedback, self._status = graph.publisher(feedback), graph.publisher(status)
+        self._feedback_message = graph.message(f"{action.type}_FeedbackMessage")
+        graph.serve_later(f"{base}/send_goal", f"{action.type}_SendGoal", self._on_send)
+        graph.serve_later(f"{base}/get_result", f"{action.type}_GetResult", self._on_result)
+        graph.serve_later(f"{base}/cancel_goal", _CANCEL, self._on_cancel)
+
+    def _on_send(self, request: Any, reply: Callable[[Any], None]) -> None:
+        identity = bytes(request.goal_id.uuid)
+        handle = _ServedGoal(identity, lambda f: self._tell(identity, f), lambda: self._on_end(identity))
+        with self._lock:
+            is_new = identity not in self._goals
+            if is_new:
+                self._goals[identity] = handle
+        is_taken = is_new and self._accept(request.goal, handle)
+        if is_new and not is_taken:
+            with self._lock:
+                self._goals.pop(identity, None)
+        now_ns = self._graph.now_ns()
+        stamp = self._graph.message("builtin_interfaces/msg/Time")(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
+        reply(self._graph.message(f"{self._type}_SendGoal_Response")(accepted=is_taken, stamp=stamp))
+        self._publish_status()
+
+    def _on_result(self, request: Any, reply: Callable[[Any], None]) -> None:
+        with self._lock:
+            goal = self._goals.get(bytes(request.goal_id.uuid))
+            if goal is not None and not goal.status.is_final:
+                goal.waiting.append(reply)
+                return
+        self._reply_result(reply, goal)
+
+    def _on_cancel(self, request: Any, reply: Callable[[Any], None]) -> None:
+        """An all-zero id cancels every goal, as ROS 2 has it."""
+        wanted = bytes(request.goal_info.goal_id.uuid)
+        with self._lock:
+            goals = [g for g in self._goals.values() if wanted in (g.identity, bytes(16))]
+        running = [g for g in goals if not g.status.is_final]
+        for goal in running:
+            self._cancel_goal(goal)
+        code = 0 if running else _ALREADY_ENDED if goals else _UNKNOWN_GOAL
+        info = self._graph.message("action_msgs/msg/GoalInfo")
+        canceling = [info(goal_id=self._uuid(uuid=g.identity)) for g in running]
+        reply(self._graph.message(f"{_CANCEL}_Response")(return_code=code, goals_canceling=canceling))
+
+    def _on_end(self, identity: bytes) -> None:
+        with self._lock:
+            goal = self._goals[identity]
+            waiting, goal.waiting = goal.waiting, []
+            ended = [i for i, g in self._goals.items() if g.status.is_final]
+            for old in ended[:-20]:
+                del self._goals[old]
+        for reply in waiting:
+            self._reply_result(reply, goal)
+        self._publish_status()
+
+    def _reply_result(self, reply: Callable[[Any], None], goal: _ServedGoal | None) -> None:
+        status = GoalStatus.UNKNOWN if goal is None else goal.status
+        result = goal.result if goal is not None and goal.result is not None else self._result_class()
+        reply(self._graph.message(f"{self._type}_GetResult_Response")(status=status.value, result=result))
+
+    def _tell(self, identity: bytes, feedback: Any) -> None:
+        self._feedback.publish(self._feedback_message(goal_id=self._uuid(uuid=identity), feedback=feedback))
+
+    def _publish_status(self) -> None:
+        info, status = (self._graph.message(f"action_msgs/msg/{n}") for n in ("GoalInfo", "GoalStatus"))
+        with self._lock:
+            entries = [
+                status(goal_info=info(goal_id=self._uuid(uuid=g.identity)), status=g.status.value)
+                for g in self._goals.values()
+            ]
+        self._status.publish(self._graph.message("action_msgs/msg/GoalStatusArray")(status_list=entries))

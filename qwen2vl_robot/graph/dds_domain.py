@@ -1,0 +1,41 @@
+"""ROS 2's environment variables → a participant on a DDS domain, tuned for images, on loopback by default."""
+
+from __future__ import annotations
+
+import os
+
+from cyclonedds.core import Policy, Qos
+from cyclonedds.domain import Domain, DomainParticipant
+
+from qwen2vl_robot.errors import BadInputError
+
+# One 1080p image is 6 MB in 100 fragments: they must fit the socket's buffer and be few.
+_TUNING = "<Internal><SocketReceiveBufferSize max='4MB'/></Internal>"
+_LOOPBACK = """<General><Interfaces><NetworkInterface name='lo'/></Interfaces><AllowMulticast>false</AllowMulticast>
+<MaxMessageSize>65000B</MaxMessageSize><FragmentSize>63000B</FragmentSize></General>
+<Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>
+<Peers><Peer address='localhost'/></Peers></Discovery>"""
+_domains: dict[int, Domain] = {}  # Cyclone configures a domain once a process
+
+
+def _domain_id(given: int | None) -> int:
+    text = os.environ.get("ROS_DOMAIN_ID") or "0"
+    found = given if given is not None else int(text) if text.isdigit() else -1
+    if not 0 <= found <= 101:  # above, the ports reach into those that the system hands out
+        raise BadInputError(f"ROS domain {text if given is None else given}: allowed 0 to 101")
+    return found
+
+
+def join_domain(given: int | None = None) -> DomainParticipant:
+    """A participant on a domain (else ROS_DOMAIN_ID, else 0) that names its security enclave, as ROS 2 expects.
+
+    Raises:
+        BadInputError: there is no such domain.
+    """
+    domain_id = _domain_id(given)
+    if domain_id not in _domains:
+        wide = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST").upper() != "LOCALHOST"
+        inner = _TUNING if wide or "CYCLONEDDS_URI" in os.environ else _LOOPBACK + _TUNING
+        config = f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
+        _domains[domain_id] = Domain(domain_id, ",".join(filter(None, [config, os.environ.get("CYCLONEDDS_URI")])))
+    return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))

@@ -1,0 +1,220 @@
+"""ROS message definitions → the classes that Cyclone DDS writes, byte for byte as ROS 2 does, and their type hashes.
+
+rosbags knows the definitions of each ROS distribution; the few packages that it lacks stand below. rmw_cyclonedds
+matches types by name alone, so a wrong layout would arrive as garbage without a word: tests/graph/test_idl.py compares
+the bytes of every type with those of rosbags' own serialiser.
+"""
+
+# No `from __future__ import annotations`: Cyclone's classes read their annotations as types.
+from functools import cache
+from typing import Any, cast
+
+from cyclonedds.idl import IdlStruct, make_idl_struct
+from cyclonedds.idl import types as idl
+from cyclonedds.idl._machinery import BytesMachine  # the fast way for images; a list of numbers takes 0.4 s at 1080p
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from qwen2vl_robot.errors import BadInputError
+
+DISTROS = {"humble": Stores.ROS2_HUMBLE, "jazzy": Stores.ROS2_JAZZY, "lyrical": Stores.ROS2_LYRICAL}
+DEFAULT_DISTRO = "jazzy"
+
+_MESSAGES = {
+    "control_msgs/msg/JointTolerance": "string name\nfloat64 position\nfloat64 velocity\nfloat64 acceleration",
+    "control_msgs/msg/JointComponentTolerance": (
+        "string joint_name\nuint16 component\nfloat64 position\nfloat64 velocity\nfloat64 acceleration"
+    ),
+    "control_msgs/msg/GripperCommand": "float64 position\nfloat64 max_effort",
+    "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score",
+    "vision_msgs/msg/ObjectHypothesisWithPose": (
+        "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose"
+    ),
+    "vision_msgs/msg/Point2D": "float64 x\nfloat64 y",
+    "vision_msgs/msg/Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
+    "vision_msgs/msg/BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y",
+    "vision_msgs/msg/Detection2D": (
+        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n"
+        "vision_msgs/BoundingBox2D bbox\nstring id"
+    ),
+    "vision_msgs/msg/Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
+}
+# Name → (request, response).
+_SERVICES = {
+    "std_srvs/srv/Trigger": ("", "bool success\nstring message"),
+    "action_msgs/srv/CancelGoal": (
+        "action_msgs/GoalInfo goal_info",
+        "int8 return_code\naction_msgs/GoalInfo[] goals_canceling",
+    ),
+}
+_POINT = "trajectory_msgs/JointTrajectoryPoint"
+_MULTI = "trajectory_msgs/MultiDOFJointTrajectoryPoint"
+_GRIPPED = "float64 position\nfloat64 effort\nbool stalled\nbool reached_goal"
+
+
+def _actions(distro: str) -> dict[str, tuple[str, str, str]]:
+    """Name → (goal, result, feedback). control_msgs of Lyrical numbers the points in its feedback."""
+    index, multi_index = ("int32 index\n", "\nint32 multi_dof_index") if distro == "lyrical" else ("", "")
+    return {
+        "control_msgs/action/FollowJointTrajectory": (
+            "trajectory_msgs/JointTrajectory trajectory\ntrajectory_msgs/MultiDOFJointTrajectory multi_dof_trajectory\n"
+            "control_msgs/JointTolerance[] path_tolerance\n"
+            "control_msgs/JointComponentTolerance[] component_path_tolerance\n"
+            "control_msgs/JointTolerance[] goal_tolerance\n"
+            "control_msgs/JointComponentTolerance[] component_goal_tolerance\n"
+            "builtin_interfaces/Duration goal_time_tolerance",
+            "int32 error_code\nstring error_string",
+            f"std_msgs/Header header\nstring[] joint_names\n{_POINT} desired\n{_POINT} actual\n{_POINT} error\n{index}"
+            f"string[] multi_dof_joint_names\n{_MULTI} multi_dof_desired\n{_MULTI} multi_dof_actual\n"
+            f"{_MULTI} multi_dof_error{multi_index}",
+        ),
+        "control_msgs/action/GripperCommand": ("control_msgs/GripperCommand command", _GRIPPED, _GRIPPED),
+        "control_msgs/action/ParallelGripperCommand": (
+            "sensor_msgs/JointState command",
+            "sensor_msgs/JointState state\nbool stalled\nbool reached_goal",
+            "sensor_msgs/JointState state",
+        ),
+    }
+
+
+def _definitions(distro: str) -> dict[str, str]:
+    """Every definition that rosbags lacks, in an order in which each knows the ones it uses."""
+    found = dict(_MESSAGES)
+    for name, (request, response) in _SERVICES.items():
+        found |= {f"{name}_Request": request, f"{name}_Response": response}
+    goal_id = "unique_identifier_msgs/UUID goal_id"
+    for name, (goal, result, feedback) in _actions(distro).items():
+        found |= {f"{name}_Goal": goal, f"{name}_Result": result, f"{name}_Feedback": feedback}
+        found |= {
+            f"{name}_SendGoal_Request": f"{goal_id}\n{name}_Goal goal",
+            f"{name}_SendGoal_Response": "bool accepted\nbuiltin_interfaces/Time stamp",
+            f"{name}_GetResult_Request": goal_id,
+            f"{name}_GetResult_Response": f"int8 status\n{name}_Result result",
+            f"{name}_FeedbackMessage": f"{goal_id}\n{name}_Feedback feedback",
+        }
+    return found
+
+
+@cache
+def typestore(distro: str) -> Typestore:
+    """The message definitions of one ROS distribution, with ours added.
+
+    Raises:
+        BadInputError: no such distribution.
+    """
+    if distro not in DISTROS:
+        raise BadInputError(f"ROS distribution {distro!r} is unknown; known: {', '.join(DISTROS)}")
+    store = get_typestore(DISTROS[distro])
+    missing = {name: text for name, text in _definitions(distro).items() if name not in store.fielddefs}
+    # ROS gives an empty message one byte, because C has no empty struct.
+    store.register(
+        {name: ([], _parse(text or "uint8 structure_needs_at_least_one_member")) for name, text in missing.items()}
+    )
+    return store
+
+
+def _parse(text: str) -> Any:
+    """Lines of "type name" → rosbags' field descriptions; its own parser takes seconds for these few."""
+    return [(field, _describe(kind)) for kind, field in (line.split() for line in text.splitlines())]
+
+
+def _describe(kind: str) -> Any:
+    if kind.endswith("[]"):
+        return (Nodetype.SEQUENCE, (_describe(kind[:-2]), 0))
+    if "/" not in kind:
+        return (Nodetype.BASE, (kind, 0))
+    package, *_, short = kind.split("/")
+    return (Nodetype.NAME, kind if kind.count("/") == 2 else f"{package}/msg/{short}")
+
+
+def type_hash(name: str, distro: str) -> str:
+    """The RIHS01 hash by which ROS 2 compares definitions; "" before Iron, where there was none."""
+    return "" if distro == "humble" else str(typestore(distro).hash_rihs01(name))
+
+
+# ------------------------------------------------------------------------------------------- the classes
+
+_PRIMITIVES: dict[str, Any] = {
+    **{name: getattr(idl, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+    "float32": idl.float32,
+    "float64": idl.float64,
+    "bool": bool,
+    "byte": idl.uint8,
+    "char": idl.uint8,
+    "octet": idl.uint8,
+    "string": str,
+}
+_BYTES = ("uint8", "byte", "char", "octet")
+_ZEROS = {"bool": False, "string": "", "float32": 0.0, "float64": 0.0}
+
+
+class Message(IdlStruct):
+    """Base of all message classes: fields by keyword, the others as ROS starts them (0, "", empty, nested defaults).
+
+    `_defaults`, field → what makes its first value, is set on each class; an annotation here would make it a field.
+    """
+
+    _defaults = cast("dict[str, Any]", {})
+
+    def __init__(self, **values: Any) -> None:
+        unknown = values.keys() - self._defaults.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        for name, default in self._defaults.items():
+            setattr(self, name, values[name] if name in values else default())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in self._defaults)})"
+
+
+@cache
+def message_class(name: str, distro: str = DEFAULT_DISTRO) -> Any:
+    """The class of a ROS type: "sensor_msgs/msg/Image", "std_srvs/srv/Trigger_Request"."""
+    fields = typestore(distro).fielddefs[name][1]
+    return _make(name, [(field, description) for field, description in fields], distro)
+
+
+@cache
+def service_class(name: str, distro: str = DEFAULT_DISTRO) -> Any:
+    """The class of a request or response as it travels: who asked and which call come before its own fields."""
+    fields = typestore(distro).fielddefs[name][1]
+    base: Any = Nodetype.BASE
+    head = [("guid", (base, ("uint64", 0))), ("seq", (base, ("int64", 0)))]
+    return _make(name, [*head, *((field, description) for field, description in fields)], distro)
+
+
+def _make(name: str, fields: list[tuple[str, Any]], distro: str) -> Any:
+    package, kind, short = name.split("/")
+    read = {field: _field(description, distro) for field, description in fields}
+    made: Any = make_idl_struct(
+        short,
+        f"{package}.{kind}.dds_.{short}_",
+        {field: hint for field, (hint, _) in read.items()},
+        dataclassify=False,
+        bases=(Message,),
+    )
+    made._defaults = {field: default for field, (_, default) in read.items()}
+    made.__idl__.populate()
+    for field, description in fields:
+        if description[0] == Nodetype.SEQUENCE and description[1][0][1][0] in _BYTES:
+            made.__idl__.v1_machine.members_machines[field] = BytesMachine()  # type: ignore[no-untyped-call]
+    return made
+
+
+def _field(description: Any, distro: str) -> tuple[Any, Any]:
+    """The annotation of a field, and what makes its first value."""
+    kind, detail = description
+    if kind == Nodetype.BASE:
+        zero = _ZEROS.get(detail[0], 0)
+        return _PRIMITIVES[detail[0]], lambda: zero
+    if kind == Nodetype.NAME:
+        inner = message_class(detail, distro)
+        return inner, inner
+    hint, default = _field(detail[0], distro)
+    base = detail[0][1][0] if detail[0][0] == Nodetype.BASE else None
+    array, sequence = cast("Any", idl.array), cast("Any", idl.sequence)
+    if kind == Nodetype.ARRAY:
+        length = detail[1]
+        return array[hint, length], lambda: bytes(length) if base in _BYTES else [default() for _ in range(length)]
+    return sequence[hint], bytes if base in _BYTES else list

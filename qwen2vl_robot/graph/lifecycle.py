@@ -1,0 +1,171 @@
+"""A ROS 2 lifecycle node around the controller: configure loads and warms, activate listens, everything else halts."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import rclpy
+from pydantic import BaseModel
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from qwen2vl_robot.config import parse
+from qwen2vl_robot.errors import ExecutionError, RobotError
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
+
+SettingsType = TypeVar("SettingsType", bound=BaseModel)
+
+
+class Managed(Protocol):
+    """What a lifecycle node manages; nodes.controller_node.ControllerNode is one."""
+
+    def configure(self) -> None: ...
+
+    def activate(self) -> None: ...
+
+    def deactivate(self) -> None: ...
+
+    def spin(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LifecycleShell(LifecycleNode):
+    """A lifecycle node around something managed: its parameters, its transitions, and nothing else."""
+
+    def __init__(
+        self, name: str, make: Callable[[rows.Graph, SettingsType], Managed], settings: SettingsType, *,
+        namespace: str, remap: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        given = settings.model_dump(mode="json")
+        overrides = [Parameter("use_sim_time", value=given.pop("use_sim_time", False))]
+        super().__init__(name, namespace=namespace, cli_args=remap_arguments(remap), parameter_overrides=overrides)
+        self._make, self._settings_type = make, type(settings)
+        self._names = tuple(given)
+        for field, value in given.items():
+            self.declare_parameter(field, value, _descriptor(type(settings), field))
+        self._managed: Managed | None = None
+        self._graph: RosGraph | None = None
+        self._work: threading.Thread | None = None
+
+    def on_configure(self, state: Any) -> Any:
+        """Load the model and warm the workers; what is missing is said in the log."""
+        names = (*self._names, "use_sim_time")
+        values = {n: self.get_parameter(n).value for n in names if n in self._settings_type.model_fields}
+        try:
+            settings = parse(values, self._settings_type, "parameters")
+            self._graph = RosGraph(self)
+            self._managed = self._make(self._graph, settings)
+            self._managed.configure()
+        except RobotError as error:
+            self.get_logger().error(f"not configured: {error}")
+            self.take_down()
+            return TransitionCallbackReturn.FAILURE
+        self._work = threading.Thread(target=self._managed.spin, name="work", daemon=True)
+        self._work.start()
+        return super().on_configure(state)
+
+    def on_activate(self, state: Any) -> Any:
+        """Open the gate's ear."""
+        if self._managed is not None:
+            self._managed.activate()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: Any) -> Any:
+        """Halt the arm."""
+        if self._managed is not None:
+            self._managed.deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: Any) -> Any:
+        """Unload."""
+        self.take_down()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: Any) -> Any:
+        """Halt the arm and unload."""
+        self.take_down()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: Any) -> Any:
+        """Halt the arm and unload."""
+        self.take_down()
+        return super().on_error(state)
+
+    def take_down(self) -> None:
+        """Halt and unload; safe to call again."""
+        managed, graph, self._managed, self._graph = self._managed, self._graph, None, None
+        if managed is not None:
+            managed.close()
+        if self._work is not None:
+            self._work.join(JOIN_S)
+        if graph is not None:
+            graph.close()
+
+
+def run_lifecycle(
+    name: str,
+    make: Callable[[rows.Graph, SettingsType], Managed],
+    settings: SettingsType,
+    *,
+    namespace: str,
+    remap: Mapping[str, str],
+    autostart: bool = True,
+    log_level: str = "info",
+    ready: Path | None = None,
+) -> None:
+    """Run a lifecycle node until SIGINT or SIGTERM.
+
+    Raises:
+        ExecutionError: with `autostart`, it could not be configured or activated; the log says why.
+    """
+    start_rclpy()
+    node = LifecycleShell(name, make, settings, namespace=namespace, remap=remap)
+    rclpy.logging.set_logger_level(node.get_name(), rclpy.logging.LoggingSeverity[log_level.upper()])
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    executor = MultiThreadedExecutor(THREADS)
+    executor.add_node(node)
+    spinning = threading.Thread(target=spin, args=(executor,), name="rclpy", daemon=True)
+    spinning.start()
+    try:
+        if autostart:
+            for step in (node.trigger_configure, node.trigger_activate):
+                if step() != TransitionCallbackReturn.SUCCESS:
+                    raise ExecutionError(f"{name} could not be started; the log says why")
+        if ready is not None:
+            ready.touch()
+        ended.wait()
+    finally:
+        node.take_down()
+        executor.shutdown(JOIN_S)
+        spinning.join(JOIN_S)
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _descriptor(settings: type[BaseModel], field: str) -> Any:
+    """Description, bounds and read-only mark of a settings field: all are read once, when the node is configured."""
+    info = settings.model_fields[field]
+    made = ParameterDescriptor(description=info.description or "", read_only=True)
+    low = next((v for m in info.metadata for k in ("gt", "ge") if (v := getattr(m, k, None)) is not None), None)
+    high = next((v for m in info.metadata for k in ("lt", "le") if (v := getattr(m, k, None)) is not None), None)
+    if low is not None and info.annotation is float:
+        upper = float(high) if high is not None else 1e9
+        made.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=upper, step=0.0)]
+    elif low is not None and info.annotation is int:
+        made.integer_range = [IntegerRange(from_value=int(low), to_value=int(high or 2**31 - 1), step=1)]
+    return made

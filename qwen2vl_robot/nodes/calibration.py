@@ -1,0 +1,251 @@
+"""Pictures of a ChArUco board with the arm's poses → `T_base_camera`, with its residual, as YAML.
+
+The board is on the flange (the camera stands beside the robot and sees it move), or on the table at a known pose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image
+from pydantic import Field
+
+from qwen2vl_robot.config import Strict, load_yaml
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.geometry import Array, invert, make_pose, quat_from_rotation, read_only, rotation_from_quat
+from qwen2vl_robot.messages import Intrinsics
+from qwen2vl_robot.resources import resolve
+
+MIN_VIEWS = 4
+_MIN_CORNERS = 6
+_MIN_TURN_RAD = 0.2  # between the views; without turning the problem has no single answer
+_METHODS = {
+    "park": cv2.CALIB_HAND_EYE_PARK,
+    "horaud": cv2.CALIB_HAND_EYE_HORAUD,
+    "daniilidis": cv2.CALIB_HAND_EYE_DANIILIDIS,
+}
+
+
+class BoardSpec(Strict):
+    """A printed ChArUco board, dictionary DICT_5X5_100."""
+
+    squares_x: int = Field(ge=3, le=20)
+    squares_y: int = Field(ge=3, le=20)
+    square_m: float = Field(gt=0.0, le=0.5)
+    marker_m: float = Field(gt=0.0, le=0.5)
+
+    def board(self) -> Any:
+        """OpenCV's board."""
+        if self.marker_m >= self.square_m:
+            raise BadInputError(f"marker_m {self.marker_m} must be below square_m {self.square_m}")
+        dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)
+        return cv2.aruco.CharucoBoard((self.squares_x, self.squares_y), self.square_m, self.marker_m, dictionary)
+
+
+class Calibration(Strict):
+    """The file that `qwen2vl-robot calibrate` writes and the node's parameter `calibration` reads.
+
+    Attributes:
+        residual_m, residual_deg: how far the views contradict the answer, root mean square.
+    """
+
+    base_frame: str
+    position_m: tuple[float, float, float]
+    quat_xyzw: tuple[float, float, float, float]
+    residual_m: float = Field(ge=0.0)
+    residual_deg: float = Field(ge=0.0)
+    views: int = Field(ge=1)
+    method: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One picture (h, w, 3) with the pose of the flange (or tool) in the base frame, (4, 4)."""
+
+    rgb: npt.NDArray[np.uint8]
+    T_base_flange: Array
+
+
+def find_board(rgb: npt.NDArray[np.uint8], spec: BoardSpec, k: Intrinsics) -> Array | None:
+    """`T_camera_board` (4, 4) of the board in a picture (h, w, 3), None when too little of it is seen."""
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    board = spec.board()
+    corners, ids, _, _ = cv2.aruco.CharucoDetector(board).detectBoard(grey)
+    if ids is None or len(ids) < _MIN_CORNERS:
+        return None
+    points, pixels = board.matchImagePoints(corners, ids)
+    matrix = np.array([[k.fx_px, 0, k.cx_px], [0, k.fy_px, k.cy_px], [0, 0, 1]])
+    ok, rotvec, t_m = cv2.solvePnP(points, pixels, matrix, None, flags=cv2.SOLVEPNP_ITERATIVE)
+    if not ok or not np.isfinite([*rotvec, *t_m]).all():
+        return None
+    return make_pose(t_m[:, 0], cv2.Rodrigues(rotvec)[0])
+
+
+def solve_flange(views: Sequence[View], spec: BoardSpec, k: Intrinsics, base_frame: str) -> Calibration:
+    """Board on the flange, camera beside the robot: the solver whose answer the views contradict least.
+
+    Raises:
+        BadInputError: too few views show the board, or the arm hardly turned between them.
+    """
+    seen = [(v.T_base_flange, T) for v in views if (T := find_board(v.rgb, spec, k)) is not None]
+    if len(seen) < MIN_VIEWS:
+        raise BadInputError(f"{len(seen)} of {len(views)} pictures show the board; at least {MIN_VIEWS} are needed")
+    turn_rad = max(_angle(invert(a) @ b) for a, _ in seen for b, _ in seen)
+    if turn_rad < _MIN_TURN_RAD:
+        raise BadInputError(f"the flange turned by {turn_rad:.2f} rad at most; at least {_MIN_TURN_RAD} rad are needed")
+    answers = []
+    for name, method in _METHODS.items():
+        # OpenCV solves for a camera on the gripper; with the arm's poses inverted it solves for one beside the robot.
+        moved = [invert(T) for T, _ in seen]
+        R, t_m = cv2.calibrateHandEye(
+            [T[:3, :3] for T in moved], [T[:3, 3] for T in moved],
+            [T[:3, :3] for _, T in seen], [T[:3, 3] for _, T in seen], method=method,
+        )  # fmt: skip
+        if np.isfinite(R).all() and np.isfinite(t_m).all():
+            T_base_camera = make_pose(t_m[:, 0], R)
+            answers.append((*_residual(seen, T_base_camera), name, T_base_camera))
+    if not answers:
+        raise BadInputError("no solver found an answer; take views that differ more")
+    residual_m, residual_rad, name, T_base_camera = min(answers, key=lambda a: a[0])
+    return _calibration(base_frame, T_base_camera, residual_m, residual_rad, len(seen), name)
+
+
+def solve_table(
+    pictures: Sequence[npt.NDArray[np.uint8]], T_base_board: Array, spec: BoardSpec, k: Intrinsics, base_frame: str
+) -> Calibration:
+    """Board at a known pose on the table: the mean over the pictures.
+
+    Raises:
+        BadInputError: no picture shows the board.
+    """
+    poses = [T_base_board @ invert(T) for rgb in pictures if (T := find_board(rgb, spec, k)) is not None]
+    if not poses:
+        raise BadInputError(f"none of {len(pictures)} pictures shows the board")
+    mean = _mean(poses)
+    off = [invert(mean) @ T for T in poses]
+    residual_m = float(np.sqrt(np.mean([np.sum(T[:3, 3] ** 2) for T in off])))
+    residual_rad = float(np.sqrt(np.mean([_angle(T) ** 2 for T in off])))
+    return _calibration(base_frame, mean, residual_m, residual_rad, len(poses), "table")
+
+
+class _ViewSpec(Strict):
+    """One picture of views.yaml; `flange_*` is the arm's pose (base to flange) when it was taken."""
+
+    image: str
+    flange_position_m: tuple[float, float, float] | None = None
+    flange_quat_xyzw: tuple[float, float, float, float] | None = None
+
+
+class _CameraSpec(Strict):
+    width_px: int = Field(ge=1, le=8192)
+    height_px: int = Field(ge=1, le=8192)
+    fx_px: float = Field(gt=0.0)
+    fy_px: float = Field(gt=0.0)
+    cx_px: float
+    cy_px: float
+
+
+class _PoseSpec(Strict):
+    position_m: tuple[float, float, float]
+    quat_xyzw: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
+
+
+class ViewsSpec(Strict):
+    """views.yaml: the board, the camera, the pictures; `table_board` where the board lies on the table."""
+
+    base_frame: str
+    board: BoardSpec
+    camera: _CameraSpec
+    views: tuple[_ViewSpec, ...]
+    table_board: _PoseSpec | None = None
+
+
+def calibrate_folder(folder: Path) -> Calibration:
+    """Calibrate from views.yaml and the pictures beside it.
+
+    Raises:
+        BadInputError: a file or a number cannot be used, or the views do not suffice.
+    """
+    spec = load_yaml(folder / "views.yaml", ViewsSpec)
+    k = Intrinsics(**spec.camera.model_dump())
+    pictures = [_read(folder / view.image, k) for view in spec.views]
+    if spec.table_board is not None:
+        T_base_board = _pose(spec.table_board.position_m, spec.table_board.quat_xyzw, "table_board")
+        return solve_table(pictures, T_base_board, spec.board, k, spec.base_frame)
+    views = []
+    for rgb, view in zip(pictures, spec.views, strict=True):
+        if view.flange_position_m is None or view.flange_quat_xyzw is None:
+            raise BadInputError(f"{view.image}: flange_position_m and flange_quat_xyzw are needed without table_board")
+        views.append(View(rgb, _pose(view.flange_position_m, view.flange_quat_xyzw, view.image)))
+    return solve_flange(views, spec.board, k, spec.base_frame)
+
+
+def _read(path: Path, k: Intrinsics) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as picture:
+            rgb = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInputError(f"{path}: {error}") from error
+    if rgb.shape != (k.height_px, k.width_px, 3):
+        raise BadInputError(f"{path}: {rgb.shape[1]}x{rgb.shape[0]} px, camera says {k.width_px}x{k.height_px}")
+    return rgb
+
+
+def _pose(position_m: Sequence[float], quat_xyzw: Sequence[float], what: str) -> Array:
+    try:
+        return make_pose(position_m, rotation_from_quat(quat_xyzw))
+    except ValueError as error:
+        raise BadInputError(f"{what}: {error}") from error
+
+
+def write_calibration(path: Path, found: Calibration) -> None:
+    """Write the YAML file."""
+    text = "# Where the camera is in the robot's base frame; made by `qwen2vl-robot calibrate`.\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def load_calibration(name: str) -> Array:
+    """`T_base_camera` (4, 4) of a calibration file.
+
+    Raises:
+        BadInputError: the file or a number of it cannot be used.
+    """
+    found = load_yaml(resolve(name), Calibration)
+    return read_only(_pose(found.position_m, found.quat_xyzw, name), (4, 4))
+
+
+def _calibration(
+    base_frame: str, T: Array, residual_m: float, residual_rad: float, views: int, method: str
+) -> Calibration:
+    x, y, z = (float(v) for v in T[:3, 3])
+    qx, qy, qz, qw = (float(v) for v in quat_from_rotation(T[:3, :3]))
+    return Calibration(
+        base_frame=base_frame, position_m=(x, y, z), quat_xyzw=(qx, qy, qz, qw), residual_m=residual_m,
+        residual_deg=float(np.rad2deg(residual_rad)), views=views, method=method,
+    )  # fmt: skip
+
+
+def _residual(seen: Sequence[tuple[Array, Array]], T_base_camera: Array) -> tuple[float, float]:
+    """The board must sit at one place of the flange; how far the views say otherwise (m, rad)."""
+    places = [invert(T_base_flange) @ T_base_camera @ T_camera_board for T_base_flange, T_camera_board in seen]
+    off = [invert(_mean(places)) @ T for T in places]
+    metres = float(np.sqrt(np.mean([np.sum(T[:3, 3] ** 2) for T in off])))
+    return metres, float(np.sqrt(np.mean([_angle(T) ** 2 for T in off])))
+
+
+def _mean(poses: Sequence[Array]) -> Array:
+    u, _, vt = np.linalg.svd(np.mean([T[:3, :3] for T in poses], axis=0))
+    R = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    return make_pose(np.mean([T[:3, 3] for T in poses], axis=0), R)
+
+
+def _angle(T: Array) -> float:
+    return float(np.arccos(np.clip((np.trace(T[:3, :3]) - 1.0) / 2.0, -1.0, 1.0)))

@@ -1,0 +1,289 @@
+"""`ports.Arm` → trajectory and gripper controllers on the graph, by action or by topic as the robot file says.
+
+A motion's segments are sent at their times, the joint segments with the start stamped into them; whatever a controller
+answers that is not success ends the motion. `stop` puts the halt on the wire before it returns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import ExecutionError, ObservationError
+from qwen2vl_robot.geometry import read_only
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import (
+    duration_from_s,
+    joints_from_message,
+    stamp_to_ns,
+    state_from_joints,
+    trajectory_message,
+)
+from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
+from qwen2vl_robot.nodes.health import Health
+
+_LEAD_S = 0.05  # a segment is sent this much before its start, and the first starts this much after the order
+_POLL_S = 0.01
+_END_S = 1.5  # after a motion's end its last goals must have ended
+_HALT_S = 1.0  # within which controllers must confirm a halt
+_GOAL_TIME_S = 1.0
+
+
+class GraphArm:
+    """A `ports.Arm` on the graph."""
+
+    def __init__(self, graph: rows.Graph, profile: RobotProfile, health: Health) -> None:
+        self._graph, self._profile, self._health = graph, profile, health
+        names = profile.controllers
+        self._arm_action = rows.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
+        self._arm_topic = rows.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
+        self._gripper_topic = rows.GRIPPER_TOPIC.at(f"{names.gripper}/commands")
+        self._clients: dict[str, tuple[rows.Action, rows.ActionClient]] = {}
+        if names.arm_form == "action":
+            self._clients["arm"] = (self._arm_action, graph.action_client(self._arm_action))
+        else:
+            self._arm_publisher = graph.publisher(self._arm_topic)
+        if names.gripper_form == "topic":
+            self._gripper_publisher = graph.publisher(self._gripper_topic)
+        else:
+            row = rows.GRIPPER_COMMAND if names.gripper_form == "action" else rows.PARALLEL_GRIPPER_COMMAND
+            row = row.at(f"{names.gripper}/gripper_cmd")
+            self._clients["gripper"] = (row, graph.action_client(row))
+        self._states: deque[RobotState] = deque(maxlen=40)
+        self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
+        self._goals: list[tuple[str, rows.Goal]] = []
+        self._thread: threading.Thread | None = None
+        self._failure: str | None = None
+        self._is_halted = False
+        self._lock = threading.Lock()
+        graph.subscribe(rows.JOINT_STATES, self._take_joints)
+
+    # ---------------------------------------------------------------------------------------------- state
+
+    def state(self) -> RobotState:
+        """The newest state that is not from the future (see `ports.Arm`)."""
+        now_ns = self._graph.now_ns()
+        states = tuple(self._states)
+        for state in reversed(states):
+            if state.stamp_ns <= now_ns:
+                return state
+        if not states:
+            raise ObservationError("joint_states: no complete state of the arm came yet")
+        ahead_s = (states[0].stamp_ns - now_ns) / 1e9
+        raise ObservationError(f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks")
+
+    def _take_joints(self, message: Any) -> None:
+        """Put together what one or several publishers know; the oldest part gives the stamp."""
+        try:
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            self._joints |= {n: (stamp_ns, v) for n, v in joints_from_message(message).items()}
+            needed = [*(j.name for j in self._profile.joints), *self._profile.gripper.joints]
+            oldest_ns = min((self._joints[n][0] for n in needed if n in self._joints), default=stamp_ns)
+            state = state_from_joints({n: v for n, (_, v) in self._joints.items()}, self._profile, oldest_ns)
+        except ObservationError as error:
+            self._health.warn("joint_states", str(error))
+            return
+        self._health.fine("joint_states")
+        if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
+            self._states.append(state)
+
+    # --------------------------------------------------------------------------------------------- motion
+
+    def execute(self, approved: ApprovedMotion) -> None:
+        """Start the motion (see `ports.Arm`)."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise ExecutionError("the arm is still moving; wait or stop it first")
+            self._check(approved)
+            self._failure, self._goals, self._is_halted = None, [], False
+            start_ns = self._graph.now_ns() + round(_LEAD_S * 1e9)
+            arguments = (approved.motion, start_ns)
+            self._thread = threading.Thread(target=self._perform, args=arguments, name="motion", daemon=True)
+            self._thread.start()
+
+    def is_moving(self) -> bool:
+        """Whether a motion is under way (see `ports.Arm`).
+
+        Raises:
+            ExecutionError: a controller refused it, gave it up or is gone.
+        """
+        if self._failure is not None:
+            raise ExecutionError(self._failure)
+        return self._thread is not None and self._thread.is_alive() and not self._is_halted
+
+    def stop(self) -> None:
+        """Halt now (see `ports.Arm`); the halt is on the wire when this returns."""
+        self._is_halted = True
+        goals = list(self._goals)
+        for _, goal in goals:
+            if goal.outcome() is None:
+                goal.cancel()
+        if "arm" not in self._clients:
+            self._arm_publisher.publish(self._graph.message(rows.JOINT_TRAJECTORY.type)())
+        if any(goal.outcome() is None for _, goal in goals):
+            threading.Thread(target=self._watch_halt, args=(goals,), name="halt", daemon=True).start()
+
+    def _watch_halt(self, goals: list[tuple[str, rows.Goal]]) -> None:
+        end_s = time.monotonic() + _HALT_S
+        while time.monotonic() < end_s:
+            if all(goal.outcome() is not None for _, goal in goals):
+                return
+            time.sleep(_POLL_S)
+        late = ", ".join(sorted({what for what, goal in goals if goal.outcome() is None}))
+        self._health.error("arm", f"the controller of the {late} did not confirm a halt in {_HALT_S:g} s")
+
+    def _check(self, approved: ApprovedMotion) -> None:
+        motion = approved.motion
+        if digest(motion) != approved.digest:
+            raise ExecutionError("the motion is not the one that was approved; its digest differs")
+        if approved.robot_digest != self._profile.digest or motion.robot != self._profile.name:
+            raise ExecutionError(f"the motion was approved for another robot than {self._profile.name}")
+        now_ns = self._graph.now_ns()
+        if now_ns > approved.expires_ns:
+            raise ExecutionError(f"the approval expired {(now_ns - approved.expires_ns) / 1e9:.2f} s ago")
+        first = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), approved.start_q_rad)
+        try:
+            q_rad = self.state().q_rad
+        except ObservationError as error:
+            raise ExecutionError(str(error)) from error
+        for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
+            off_rad = float(np.max(np.abs(q_rad - expected)))
+            if not off_rad <= self._profile.start_tolerance_rad:
+                allowed = self._profile.start_tolerance_rad
+                raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
+        self._check_controllers()
+
+    def _check_controllers(self) -> None:
+        """Every controller must be there, and nobody else may command it."""
+        for action, client in self._clients.values():
+            if not client.is_served():
+                raise ExecutionError(f"no action server {action.name}; is the controller loaded and active?")
+        for is_ours, topic in (("arm" not in self._clients, self._arm_topic),
+                               ("gripper" not in self._clients, self._gripper_topic)):  # fmt: skip
+            others = self._graph.publishers_of(topic) - int(is_ours)
+            if others > 0:
+                told = f"{topic.name} has {others} publishers besides this node; only one may command the arm"
+                self._health.error("command topic", told)
+                raise ExecutionError(told)
+        self._health.fine("command topic")
+        if "arm" not in self._clients and not self._arm_publisher.listeners():
+            raise ExecutionError(f"nobody listens on {self._arm_topic.name}; is the controller loaded and active?")
+
+    def _perform(self, motion: Motion, start_ns: int) -> None:
+        """Send each segment at its time and wait for the end; the top of a thread."""
+        try:
+            for segment in _joined(motion.segments):
+                self._wait_until(start_ns + round((segment.start_s - _LEAD_S) * 1e9))
+                if self._is_halted:
+                    return
+                self._send(segment, start_ns + round(segment.start_s * 1e9))
+            end_ns = start_ns + round(motion.duration_s * 1e9)
+            self._wait_until(end_ns)
+            while not self._is_halted and any(goal.outcome() is None for _, goal in self._goals):
+                if self._graph.now_ns() > end_ns + round(_END_S * 1e9):
+                    raise ExecutionError(f"a goal did not end within {_END_S:g} s after the motion")
+                self._look()
+                self._graph.sleep(_POLL_S)
+            self._look()
+        except Exception as error:  # noqa: BLE001 - the top of this thread: halt, and say why
+            if not self._is_halted:
+                self._failure = f"{error}" if isinstance(error, ExecutionError) else f"{type(error).__name__}: {error}"
+                self._health.error("arm", self._failure)
+                self.stop()
+
+    def _wait_until(self, time_ns: int) -> None:
+        while self._graph.now_ns() < time_ns and not self._is_halted:
+            self._look()
+            self._graph.sleep(min(_POLL_S, max(0.0005, (time_ns - self._graph.now_ns()) / 1e9)))
+
+    def _look(self) -> None:
+        """Check the controllers and what became of the goals.
+
+        Raises:
+            ExecutionError: a goal was refused or given up, or its server is gone.
+        """
+        for what, goal in self._goals:
+            outcome = goal.outcome()
+            if goal.accepted() is False:
+                raise ExecutionError(f"the controller of the {what} refused the goal")
+            if outcome is not None and not _is_success(what, *outcome) and not self._is_halted:
+                status, result = outcome
+                code, text = getattr(result, "error_code", ""), getattr(result, "error_string", "")
+                raise ExecutionError(
+                    f"the controller of the {what} ended {status.name.lower()}: {code} {text}".rstrip(": ")
+                )
+            if outcome is None and not self._clients[what][1].is_served() and not self._is_halted:
+                raise ExecutionError(f"the action server {self._clients[what][0].name} is gone in the middle of a goal")
+
+    def _send(self, segment: Segment, start_ns: int) -> None:
+        """Put one segment on the wire; a stop that came meanwhile is obeyed at once."""
+        if isinstance(segment, JointSegment):
+            self._send_joints(segment, start_ns)
+        else:
+            self._send_gripper(segment)
+        if self._is_halted:
+            self.stop()
+
+    def _send_joints(self, segment: JointSegment, start_ns: int) -> None:
+        make, tolerance = self._graph.message, self._graph.message("control_msgs/msg/JointTolerance")
+        trajectory = trajectory_message(make, self._profile, segment, start_ns)
+        if "arm" not in self._clients:
+            self._arm_publisher.publish(trajectory)
+            return
+        names = [j.name for j in self._profile.joints]
+        path = [tolerance(name=n, position=self._profile.tracking_tolerance_rad) for n in names]
+        goal_at = [tolerance(name=n, position=self._profile.start_tolerance_rad) for n in names]
+        goal = make(f"{rows.FOLLOW_JOINT_TRAJECTORY.type}_Goal")(
+            trajectory=trajectory, path_tolerance=path, goal_tolerance=goal_at,
+            goal_time_tolerance=duration_from_s(make, _GOAL_TIME_S),
+        )  # fmt: skip
+        self._goals = [(w, g) for w, g in self._goals if w != "arm"]
+        self._goals.append(("arm", self._clients["arm"][1].send(goal)))
+
+    def _send_gripper(self, segment: GripperSegment) -> None:
+        gripper, make = self._profile.gripper, self._graph.message
+        position = segment.width_m / len(gripper.joints)
+        if "gripper" not in self._clients:
+            kind = make(rows.GRIPPER_TOPIC.type)
+            self._gripper_publisher.publish(kind(data=[position] * len(gripper.joints)))
+            return
+        row, client = self._clients["gripper"]
+        if row.type == rows.GRIPPER_COMMAND.type:
+            command = make("control_msgs/msg/GripperCommand")(position=position, max_effort=gripper.force_n)
+        else:
+            command = make("sensor_msgs/msg/JointState")(
+                name=[gripper.joints[0]], position=[position], effort=[gripper.force_n]
+            )
+        self._goals = [(w, g) for w, g in self._goals if w != "gripper"]
+        self._goals.append(("gripper", client.send(make(f"{row.type}_Goal")(command=command))))
+
+
+def _joined(segments: tuple[Segment, ...]) -> list[Segment]:
+    """Joint segments that follow each other without a pause as one, so that one goal carries them."""
+    found: list[Segment] = []
+    for segment in segments:
+        last = found[-1] if found else None
+        if (
+            isinstance(segment, JointSegment)
+            and isinstance(last, JointSegment)
+            and segment.start_s - last.end_s < _POLL_S
+        ):
+            skip = int(segment.start_s <= last.end_s)  # the common point
+            times = np.concatenate([last.time_s, segment.time_s[skip:]])
+            found[-1] = JointSegment(read_only(times), read_only(np.concatenate([last.q_rad, segment.q_rad[skip:]])))
+        else:
+            found.append(segment)
+    return found
+
+
+def _is_success(what: str, status: GoalStatus, result: Any) -> bool:
+    """A gripper that closes on an object stalls, and some controllers call that aborted."""
+    if what == "gripper" and result is not None and result.stalled:
+        return True
+    return status is GoalStatus.SUCCEEDED and getattr(result, "error_code", 0) == 0

@@ -1,0 +1,162 @@
+"""image, depth, camera_info and tf → `ports.Camera`: one fresh frame whose parts belong together, or why not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.geometry import Array, read_only
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import (
+    depth_from_image,
+    intrinsics_from_info,
+    rgb_from_compressed,
+    rgb_from_image,
+    stamp_to_ns,
+)
+from qwen2vl_robot.messages import CameraFrame
+
+_KEPT = 4  # messages of each kind, to pair those of one exposure
+_MAX_AHEAD_NS = 100_000_000  # clocks of two machines under one time server differ by less
+_TF_WAIT_S = 0.5
+
+
+class GraphCamera:
+    """A `ports.Camera` on the graph.
+
+    Args:
+        prefix: what stands before image, depth and camera_info ("front/"), "" for none.
+        base_frame: tf frame in which the controller works.
+        T_base_camera: the camera's pose where no tf gives it.
+        is_halted: asked while waiting; True ends the waiting.
+        timeout_s: wall time within which a fresh frame must come.
+        max_apart_s: how far the stamps of image and depth may lie apart.
+    """
+
+    def __init__(
+        self,
+        graph: rows.Graph,
+        *,
+        base_frame: str,
+        prefix: str = "",
+        is_compressed: bool = False,
+        T_base_camera: Array | None = None,
+        is_halted: Callable[[], str | None] = lambda: None,
+        timeout_s: float = 10.0,
+        max_apart_s: float = 0.02,
+    ) -> None:
+        self._graph, self._base_frame, self._T_base_camera = graph, base_frame, T_base_camera
+        self._is_halted, self._timeout_s = is_halted, timeout_s
+        self._max_apart_ns = round(max_apart_s * 1e9)
+        self._is_compressed = is_compressed
+        self.frame_id = ""  # of the last frame, for what is published about it
+        self._came = threading.Condition()
+        self._kept: dict[str, deque[Any]] = {}
+        self._counts: dict[str, int] = {}
+        image = rows.COMPRESSED if is_compressed else rows.IMAGE
+        for what, topic in (("image", image), ("depth", rows.DEPTH), ("camera_info", rows.CAMERA_INFO)):
+            self._kept[what] = deque(maxlen=_KEPT)
+            self._counts[what] = 0
+            graph.subscribe(topic.at(prefix + topic.name), partial(self._take, what))
+        if T_base_camera is None:
+            self._try_transform("")  # so that tf is listened to from now on
+
+    def capture(self) -> CameraFrame:
+        """Wait for a frame that was exposed after this call (see `ports.Camera`)."""
+        asked_ns = self._graph.now_ns()
+        image, depth, info = self._wait(asked_ns)
+        rgb = rgb_from_compressed(image) if self._is_compressed else rgb_from_image(image)
+        depth_m, intrinsics = depth_from_image(depth), intrinsics_from_info(info)
+        sizes = {"image": rgb.shape[1::-1], "depth": depth_m.shape[::-1]}
+        sizes["camera_info"] = (intrinsics.width_px, intrinsics.height_px)
+        if len(set(sizes.values())) != 1:
+            told = ", ".join(f"{what} {w}x{h}" for what, (w, h) in sizes.items())
+            raise ObservationError(f"camera: the sizes differ: {told} px; give depth registered to the image")
+        frames = (image.header.frame_id, depth.header.frame_id)
+        if frames[0] != frames[1]:
+            raise ObservationError(f"camera: image is in frame {frames[0]!r}, depth in {frames[1]!r}; give one frame")
+        self.frame_id = frames[0]
+        stamp_ns = stamp_to_ns(image.header.stamp)
+        pose = self._T_base_camera if self._T_base_camera is not None else self._pose(frames[0], stamp_ns)
+        depth_m.setflags(write=False)
+        rgb = np.array(rgb)  # the message's own memory may be used again
+        rgb.setflags(write=False)
+        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)))
+
+    def counts(self) -> dict[str, int]:
+        """How many messages of each kind came so far."""
+        return dict(self._counts)
+
+    def _take(self, what: str, message: Any) -> None:
+        with self._came:
+            self._kept[what].append(message)
+            self._counts[what] += 1
+            self._came.notify_all()
+
+    def _wait(self, asked_ns: int) -> tuple[Any, Any, Any]:
+        end_s = time.monotonic() + self._timeout_s
+        with self._came:
+            while True:
+                found = self._match(asked_ns)
+                if found is not None:
+                    return found
+                halted = self._is_halted()
+                if halted is not None:
+                    raise ObservationError(halted)
+                if time.monotonic() > end_s:
+                    raise ObservationError(
+                        f"camera: no fresh frame in {self._timeout_s:g} s: {self._explain(asked_ns)}"
+                    )
+                self._came.wait(0.1)
+
+    def _match(self, asked_ns: int) -> tuple[Any, Any, Any] | None:
+        """The newest image since `asked_ns` with the depth of the same exposure."""
+        latest_ns = self._graph.now_ns() + _MAX_AHEAD_NS
+        if not self._kept["camera_info"]:
+            return None
+        for image in reversed(self._kept["image"]):
+            stamp_ns = stamp_to_ns(image.header.stamp)
+            if not asked_ns <= stamp_ns <= latest_ns:
+                continue
+            for depth in reversed(self._kept["depth"]):
+                if abs(stamp_to_ns(depth.header.stamp) - stamp_ns) <= self._max_apart_ns:
+                    return image, depth, self._kept["camera_info"][-1]
+        return None
+
+    def _explain(self, asked_ns: int) -> str:
+        missing = [what for what, kept in self._kept.items() if not kept]
+        if missing:
+            return f"nothing came on {', '.join(missing)}"
+        now_ns = self._graph.now_ns()
+        image_ns, depth_ns = (stamp_to_ns(self._kept[w][-1].header.stamp) for w in ("image", "depth"))
+        for what, stamp_ns in (("image", image_ns), ("depth", depth_ns)):
+            if stamp_ns > now_ns + _MAX_AHEAD_NS:
+                return f"{what} is stamped {(stamp_ns - now_ns) / 1e9:.2f} s in the future; check the clocks"
+            if stamp_ns < asked_ns:
+                return f"the last {what} is stamped {(now_ns - stamp_ns) / 1e9:.2f} s in the past"
+        apart_s = abs(image_ns - depth_ns) / 1e9
+        return f"image and depth are stamped {apart_s:.3f} s apart; allowed {self._max_apart_ns / 1e9:g} s"
+
+    def _pose(self, frame: str, stamp_ns: int) -> Array:
+        """tf may come a moment after the frame that it belongs to."""
+        end_s = time.monotonic() + _TF_WAIT_S
+        while True:
+            found = self._try_transform(frame, stamp_ns)
+            if not isinstance(found, ObservationError):
+                return found
+            if time.monotonic() > end_s:
+                raise found
+            time.sleep(0.02)
+
+    def _try_transform(self, frame: str, stamp_ns: int = 0) -> Array | ObservationError:
+        try:
+            return self._graph.transform(self._base_frame, frame, stamp_ns)
+        except ObservationError as error:
+            return error

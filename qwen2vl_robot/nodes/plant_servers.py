@@ -1,0 +1,265 @@
+"""Goals and topics of ros2_control → motor targets, with its error codes and tolerances: what the plant's node serves.
+
+Times are the plant's seconds. Commands take effect one actuation lag after they came, as on hardware.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.executor import JointTrack
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import duration_to_s, segment_from_trajectory, stamp_to_ns
+from qwen2vl_robot.graph.interface import GoalHandle, GoalStatus
+from qwen2vl_robot.messages import Effect, JointSegment, Motion
+
+SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5
+_FEEDBACK_S = 0.05
+_REACHED_M = 0.002
+_STALL_MPS, _STALL_S = 0.001, 0.25
+
+
+@dataclass(slots=True)
+class _Course:
+    """One trajectory under way; `handle` is None for one that came by topic."""
+
+    track: JointTrack
+    start_s: float
+    end_s: float
+    goal_q_rad: Array
+    handle: GoalHandle | None
+    path_rad: Array  # tolerance of each joint, infinite where none holds
+    goal_rad: Array
+    goal_time_s: float
+
+
+class TrajectoryServer:
+    """A joint trajectory controller: one goal at a time, a new one preempts, an empty topic message halts."""
+
+    def __init__(self, graph: rows.Graph, profile: RobotProfile, start_q_rad: Array, lag_s: float) -> None:
+        self._profile, self._lag_s = profile, lag_s
+        self._lock = threading.RLock()
+        self._hold_rad = np.array(start_q_rad)
+        self._course: _Course | None = None
+        self._halts_s: float | None = None
+        self._now_s, self._q_rad = 0.0, np.array(start_q_rad)
+        self._told_s = 0.0
+        action = rows.FOLLOW_JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/follow_joint_trajectory")
+        self._result = graph.message(f"{action.type}_Result")
+        self._feedback = graph.message(f"{action.type}_Feedback")
+        self._point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
+        if profile.controllers.arm_form == "action":
+            graph.serve_action(action, self._accept, self._cancel)
+        topic = rows.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
+        graph.subscribe(topic, self._on_topic)
+
+    def targets(self, now_s: float, q_rad: Array) -> tuple[Array, Array]:
+        """Positions and velocities (n,) for the motors now, after looking at where the arm is."""
+        with self._lock:
+            self._now_s, self._q_rad = now_s, np.array(q_rad)
+            if self._halts_s is not None and now_s >= self._halts_s:
+                self._hold_rad, self._course, self._halts_s = self._q_rad, None, None
+            if self._course is not None:
+                self._watch(self._course)
+            course = self._course
+            if course is None or now_s - self._lag_s < course.start_s:
+                return self._hold_rad, np.zeros_like(self._hold_rad)
+            return course.track.at(now_s - self._lag_s - course.start_s)
+
+    # -------------------------------------------------------------------------------------------- commands
+
+    def _accept(self, goal: Any, handle: GoalHandle) -> bool:
+        with self._lock:
+            try:
+                course = self._plan(goal.trajectory, handle)
+                names = [j.name for j in self._profile.joints]
+                course.path_rad = _tolerances(goal.path_tolerance, names)
+                course.goal_rad = _tolerances(goal.goal_tolerance, names)
+            except BadInputError:
+                return False
+            course.goal_time_s = duration_to_s(goal.goal_time_tolerance)
+            self._preempt("a new goal came")
+            self._course, self._halts_s = course, None
+            return True
+
+    def _on_topic(self, message: Any) -> None:
+        with self._lock:
+            if not message.points:  # halts without ending the goal, as ros2_control does
+                self._halts_s = self._now_s + self._lag_s
+                return
+            try:
+                course = self._plan(message, None)
+            except BadInputError:
+                return
+            self._preempt("a trajectory came by topic")
+            self._course, self._halts_s = course, None
+
+    def _cancel(self, handle: GoalHandle) -> None:
+        with self._lock:
+            if self._course is not None and self._course.handle is handle:
+                self._halts_s = self._now_s + self._lag_s
+                self._course.handle = None
+            handle.end(GoalStatus.CANCELED, self._result(error_code=SUCCESSFUL, error_string="cancelled"))
+
+    def _plan(self, trajectory: Any, handle: GoalHandle | None) -> _Course:
+        if not trajectory.points:
+            raise BadInputError("a trajectory without points")
+        segment = segment_from_trajectory(trajectory, self._profile)
+        stamp_ns = stamp_to_ns(trajectory.header.stamp)
+        start_s = self._now_s if stamp_ns == 0 else stamp_ns / 1e9
+        if start_s + segment.end_s < self._now_s:
+            raise BadInputError("the trajectory ended in the past")
+        motion = Motion(self._profile.name, (JointSegment(segment.time_s, segment.q_rad),), Effect("none"))
+        unlimited = np.full(len(self._profile.joints), np.inf)
+        track, goal = JointTrack(motion, self._q_rad), segment.q_rad[-1]
+        return _Course(track, start_s, start_s + segment.end_s, goal, handle, unlimited, unlimited, 0.0)
+
+    def _preempt(self, reason: str) -> None:
+        course = self._course
+        if course is not None and course.handle is not None:
+            told = f"current goal cancelled: {reason}"
+            course.handle.end(GoalStatus.CANCELED, self._result(error_code=INVALID_GOAL, error_string=told))
+
+    # -------------------------------------------------------------------------------------------- watching
+
+    def _watch(self, course: _Course) -> None:
+        since_s = self._now_s - self._lag_s - course.start_s
+        if since_s < 0.0 or self._halts_s is not None:
+            return
+        desired, velocity = course.track.at(since_s)
+        error = self._q_rad - desired
+        if course.handle is not None and self._now_s - self._told_s >= _FEEDBACK_S:
+            self._tell(course.handle, desired, velocity, error)
+        if self._now_s - self._lag_s < course.end_s:
+            self._check_path(course, error)
+            return
+        off = np.abs(self._q_rad - course.goal_q_rad)
+        if (off <= np.where(np.isfinite(course.goal_rad), course.goal_rad, np.inf)).all():
+            self._end(course, GoalStatus.SUCCEEDED, SUCCESSFUL, "")
+        elif course.goal_time_s > 0.0 and self._now_s > course.end_s + self._lag_s + course.goal_time_s:
+            told = f"{self._profile.joints[int(np.argmax(off))].name} is {off.max():.4f} rad off the goal"
+            self._end(course, GoalStatus.ABORTED, GOAL_TOLERANCE_VIOLATED, told)
+
+    def _check_path(self, course: _Course, error: Array) -> None:
+        worst = int(np.argmax(np.abs(error) - course.path_rad))
+        if abs(error[worst]) > course.path_rad[worst]:
+            joint = self._profile.joints[worst].name
+            told = f"{joint} is {abs(error[worst]):.4f} rad off the path"
+            self._end(course, GoalStatus.ABORTED, PATH_TOLERANCE_VIOLATED, told)
+            self._halts_s = self._now_s
+
+    def _end(self, course: _Course, status: GoalStatus, code: int, told: str) -> None:
+        if course.handle is not None:
+            course.handle.end(status, self._result(error_code=code, error_string=told))
+        if status is GoalStatus.SUCCEEDED:
+            self._hold_rad, self._course = course.goal_q_rad, None
+
+    def _tell(self, handle: GoalHandle, desired: Array, velocity: Array, error: Array) -> None:
+        self._told_s = self._now_s
+        values = (desired, self._q_rad, error)
+        wanted, actual, off = (self._point(positions=[float(v) for v in q]) for q in values)
+        wanted.velocities = [float(v) for v in velocity]
+        names = [j.name for j in self._profile.joints]
+        handle.feedback(self._feedback(joint_names=names, desired=wanted, actual=actual, error=off))
+
+
+class GripperServer:
+    """A gripper controller in the form that the robot file names; a gripper that closes on something stalls."""
+
+    def __init__(self, graph: rows.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
+        self._graph, self._profile, self._lag_s = graph, profile, lag_s
+        self._lock = threading.RLock()
+        self._width_m = self._wanted_m = self._applied_m = width_m
+        self._since_s = self._now_s = 0.0
+        self._slow_since_s: float | None = None
+        self._handle: GoalHandle | None = None
+        names = profile.controllers
+        if names.gripper_form == "topic":
+            graph.subscribe(rows.GRIPPER_TOPIC.at(f"{names.gripper}/commands"), self._on_topic)
+            return
+        self._is_parallel = names.gripper_form == "parallel_action"
+        row = rows.PARALLEL_GRIPPER_COMMAND if self._is_parallel else rows.GRIPPER_COMMAND
+        self._row = row.at(f"{names.gripper}/gripper_cmd")
+        graph.serve_action(self._row, self._accept, self._cancel)
+
+    def target(self, now_s: float, width_m: float) -> float:
+        """The width (m) for the motors now, after looking at where the fingers are."""
+        with self._lock:
+            speed_mps = abs(width_m - self._width_m) / max(now_s - self._now_s, 1e-6)
+            self._now_s, self._width_m = now_s, width_m
+            if now_s >= self._since_s + self._lag_s:
+                self._applied_m = self._wanted_m
+            if self._handle is not None and now_s >= self._since_s + self._lag_s:
+                self._watch(speed_mps)
+            return self._applied_m
+
+    def _watch(self, speed_mps: float) -> None:
+        has_reached = abs(self._width_m - self._wanted_m) <= _REACHED_M
+        if speed_mps > _STALL_MPS:
+            self._slow_since_s = None
+        elif self._slow_since_s is None:
+            self._slow_since_s = self._now_s
+        is_stalled = self._slow_since_s is not None and self._now_s - self._slow_since_s > _STALL_S
+        if has_reached or is_stalled:
+            self._end(GoalStatus.SUCCEEDED, is_stalled=not has_reached)
+
+    def _accept(self, goal: Any, handle: GoalHandle) -> bool:
+        position = goal.command.position
+        if self._is_parallel:
+            if len(position) != 1 or list(goal.command.name) != [self._profile.gripper.joints[0]]:
+                return False
+            position = position[0]
+        return self._drive(float(position) * len(self._profile.gripper.joints), handle)
+
+    def _on_topic(self, message: Any) -> None:
+        self._drive(float(sum(message.data)), None)
+
+    def _drive(self, width_m: float, handle: GoalHandle | None) -> bool:
+        if not -1e-6 <= width_m <= self._profile.gripper.max_width_m + 1e-6:
+            return False
+        with self._lock:
+            self._end(GoalStatus.CANCELED, is_stalled=False)
+            self._wanted_m, self._handle = width_m, handle
+            self._since_s, self._slow_since_s = self._now_s, None
+            return True
+
+    def _cancel(self, handle: GoalHandle) -> None:
+        with self._lock:
+            if self._handle is handle:
+                self._wanted_m, self._since_s = self._width_m, self._now_s
+                self._end(GoalStatus.CANCELED, is_stalled=False)
+
+    def _end(self, status: GoalStatus, *, is_stalled: bool) -> None:
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        reached = status is GoalStatus.SUCCEEDED and not is_stalled
+        position, make = self._width_m / len(self._profile.gripper.joints), self._graph.message
+        kind = make(f"{self._row.type}_Result")
+        if self._is_parallel:
+            state = make("sensor_msgs/msg/JointState")(name=[self._profile.gripper.joints[0]], position=[position])
+            handle.end(status, kind(state=state, stalled=is_stalled, reached_goal=reached))
+        else:
+            handle.end(status, kind(position=position, stalled=is_stalled, reached_goal=reached))
+
+
+def _tolerances(given: Any, names: list[str]) -> Array:
+    """Of each joint: 0 is the controller's own (none here), -1 erases it, other negative ones are refused.
+
+    Raises:
+        BadInputError: an unknown joint or a negative tolerance.
+    """
+    found = np.full(len(names), np.inf)
+    for tolerance in given:
+        if tolerance.name not in names or not (tolerance.position >= 0.0 or tolerance.position == -1.0):
+            raise BadInputError(f"tolerance {tolerance.position} of joint {tolerance.name!r}")
+        if tolerance.position > 0.0:
+            found[names.index(tolerance.name)] = tolerance.position
+    return found

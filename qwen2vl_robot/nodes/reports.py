@@ -1,0 +1,266 @@
+"""Plans, verdicts and tasks → what the node tells: JSON with a published schema, markers and detections.
+
+The schemas in docs/schemas are those of the models below; tests/nodes/test_reports.py holds them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from qwen2vl_robot.config import Strict
+from qwen2vl_robot.executor import JointTrack
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.graph.conversions import header, pose_message
+from qwen2vl_robot.messages import (
+    Action,
+    Box,
+    CameraFrame,
+    Container,
+    Cylinder,
+    ImageBox,
+    JointSegment,
+    Motion,
+    Observation,
+    Outcome,
+    Plan,
+    Scene,
+    SceneObject,
+    Sphere,
+    StepRecord,
+    TaskReport,
+    Verdict,
+    digest,
+    shape_size_m,
+)
+
+_MAX_TEXT = 500
+
+
+class ObjectReport(Strict):
+    """What an action is about: a label and its boxes, 0..1000 of the image."""
+
+    label: str
+    boxes: list[tuple[float, float, float, float]]
+
+
+class ActionReport(Strict):
+    verb: str
+    object: ObjectReport | None = None
+    relation: str | None = None
+    direction: str | None = None
+    seconds: float | None = None
+    text: str | None = None
+
+
+class PlanReport(Strict):
+    """~/plan."""
+
+    version: Literal[1] = 1
+    stamp_s: float = Field(description="time of the frame that was planned on")
+    instruction: str
+    digest: str
+    actions: list[ActionReport]
+
+
+class ViolationReport(Strict):
+    kind: str
+    time_s: float | None
+    bodies: list[str]
+    amount: float | None
+    unit: str
+    text: str
+
+
+class VerdictReport(Strict):
+    """~/verdict."""
+
+    version: Literal[1] = 1
+    digest: str = Field(description="what ~/approve must repeat")
+    accepted: bool
+    awaits_approval: bool
+    action: str
+    duration_s: float | None = Field(description="of the motion")
+    violations: list[ViolationReport]
+    rehearsal_s: float
+
+
+class TaskOutcome(Strict):
+    instruction: str
+    source: str
+    outcome: str
+    reasons: list[str]
+    steps: list[dict[str, str | list[str]]]
+    seconds: dict[str, float]
+
+
+class ApprovalReport(Strict):
+    digest: str
+    accepted: bool
+    reason: str
+
+
+class StatusReport(Strict):
+    """~/status."""
+
+    version: Literal[1] = 1
+    state: Literal["starting", "idle", "working", "awaiting_approval", "stopped", "inactive"]
+    doing: str = Field(description="the step of the task at hand, in a word")
+    stopped_by: str | None = None
+    instruction: str | None = None
+    awaits: str | None = Field(default=None, description="digest that ~/approve must repeat")
+    approval: ApprovalReport | None = Field(default=None, description="the answer to the last ~/approve")
+    refused_instructions: int = 0
+    last_refusal: str | None = None
+    tasks: int = Field(default=0, description="how many tasks ended since the start")
+    last_task: TaskOutcome | None = None
+
+
+def plan_report(plan: Plan, observation: Observation, instruction: str) -> PlanReport:
+    """What the planner answered."""
+    return PlanReport(
+        stamp_s=observation.frame.stamp_ns / 1e9,
+        instruction=instruction[:_MAX_TEXT],
+        digest=digest(plan),
+        actions=[_action_report(a) for a in plan.actions],
+    )
+
+
+def _action_report(action: Action) -> ActionReport:
+    boxes = [] if action.object is None else [(b.x0, b.y0, b.x1, b.y1) for b in action.object.boxes]
+    return ActionReport(
+        verb=action.verb.value,
+        object=None if action.object is None else ObjectReport(label=action.object.label, boxes=boxes),
+        relation=action.relation and action.relation.value,
+        direction=action.direction and action.direction.value,
+        seconds=action.seconds,
+        text=action.text,
+    )
+
+
+def verdict_report(verdict: Verdict, action: str, duration_s: float | None, *, asks: bool) -> VerdictReport:
+    """What the twin found."""
+    violations = [
+        ViolationReport(
+            kind=v.kind, time_s=_finite(v.time_s), bodies=list(v.bodies), amount=_finite(v.amount), unit=v.unit,
+            text=v.describe(),
+        )
+        for v in verdict.violations
+    ]  # fmt: skip
+    return VerdictReport(
+        digest=digest(verdict), accepted=verdict.accepted, awaits_approval=asks, action=action, duration_s=duration_s,
+        violations=violations, rehearsal_s=round(verdict.seconds, 3),
+    )  # fmt: skip
+
+
+def task_outcome(report: TaskReport) -> TaskOutcome:
+    """How a task ended."""
+    return TaskOutcome(
+        instruction=report.instruction.text[:_MAX_TEXT],
+        source=report.instruction.source.value,
+        outcome=report.outcome.kind.value,
+        reasons=list(report.outcome.reasons),
+        steps=[_step(s.action, s.outcome) for s in report.steps],
+        seconds={k: round(v, 3) for k, v in report.seconds.items()},
+    )
+
+
+def _step(action: Action, outcome: Outcome) -> dict[str, str | list[str]]:
+    return {"action": action.describe(), "outcome": outcome.kind.value, "reasons": list(outcome.reasons)}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+# ---------------------------------------------------------------------------------------- detections, markers
+
+
+def detections(make: Any, plan: Plan, frame: CameraFrame, frame_id: str) -> Any:
+    """The plan's groundings → vision_msgs/msg/Detection2DArray, pixels."""
+    k = frame.intrinsics
+    found = [
+        _detection(make, a.object.label, box, k.width_px, k.height_px, header(make, frame.stamp_ns, frame_id))
+        for a in plan.actions
+        if a.object is not None
+        for box in a.object.boxes
+    ]
+    return make("vision_msgs/msg/Detection2DArray")(header=header(make, frame.stamp_ns, frame_id), detections=found)
+
+
+def _detection(make: Any, label: str, box: ImageBox, width_px: int, height_px: int, head: Any) -> Any:
+    x = (box.x0 + box.x1) / 2000.0 * width_px
+    y = (box.y0 + box.y1) / 2000.0 * height_px
+    center = make("vision_msgs/msg/Pose2D")(position=make("vision_msgs/msg/Point2D")(x=x, y=y))
+    size_x, size_y = (box.x1 - box.x0) / 1000.0 * width_px, (box.y1 - box.y0) / 1000.0 * height_px
+    bounds = make("vision_msgs/msg/BoundingBox2D")(center=center, size_x=size_x, size_y=size_y)
+    # The planner gives no probability; a score that nobody computed would be a lie.
+    hypothesis = make("vision_msgs/msg/ObjectHypothesis")(class_id=label[:_MAX_TEXT], score=float("nan"))
+    results = [make("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis)]
+    return make("vision_msgs/msg/Detection2D")(header=head, results=results, bbox=bounds, id=label[:_MAX_TEXT])
+
+
+_CUBE, _SPHERE, _CYLINDER, _LINE, _POINTS, _DELETE_ALL = 1, 2, 3, 4, 7, 3
+_GREEN, _GREY, _BLUE, _RED = (0.2, 0.8, 0.3, 0.6), (0.5, 0.5, 0.5, 0.5), (0.2, 0.4, 1.0, 0.9), (1.0, 0.1, 0.1, 0.9)
+
+
+def markers(
+    make: Any, scene: Scene | None, path_m: Array | None, contacts_m: Array, base_frame: str, now_ns: int
+) -> Any:
+    """Objects green, obstacles grey, path blue, refused contacts red → visualization_msgs/msg/MarkerArray."""
+    kind, head = make("visualization_msgs/msg/Marker"), header(make, now_ns, base_frame)
+    made = [kind(header=head, action=_DELETE_ALL)]
+    groups = () if scene is None else (("objects", scene.objects, _GREEN), ("obstacles", scene.obstacles, _GREY))
+    for space, bodies, colour in groups:
+        made += [_body(make, kind, head, space, i, body, colour) for i, body in enumerate(bodies)]
+    for space, shape, points, colour, scale_m in (
+        ("path", _LINE, path_m, _BLUE, 0.004), ("contacts", _POINTS, contacts_m, _RED, 0.02)
+    ):  # fmt: skip
+        if points is not None and len(points):
+            made.append(_points(make, kind, head, space, shape, points, colour, scale_m))
+    return make("visualization_msgs/msg/MarkerArray")(markers=made)
+
+
+def _body(make: Any, kind: Any, head: Any, space: str, number: int, body: SceneObject, colour: Any) -> Any:
+    shapes = {Box: _CUBE, Container: _CUBE, Cylinder: _CYLINDER, Sphere: _SPHERE}
+    x, y, z = shape_size_m(body.shape)
+    return kind(
+        header=head, ns=space, id=number, type=shapes[type(body.shape)], pose=pose_message(make, body.T_base_object),
+        scale=make("geometry_msgs/msg/Vector3")(x=x, y=y, z=z), color=_colour(make, colour), text=body.name,
+    )  # fmt: skip
+
+
+def _points(make: Any, kind: Any, head: Any, space: str, shape: int, points: Array, colour: Any, scale_m: float) -> Any:
+    point = make("geometry_msgs/msg/Point")
+    pose = pose_message(make, np.eye(4))
+    return kind(
+        header=head, ns=space, id=0, type=shape, pose=pose, color=_colour(make, colour),
+        scale=make("geometry_msgs/msg/Vector3")(x=scale_m, y=scale_m, z=scale_m),
+        points=[point(x=float(p[0]), y=float(p[1]), z=float(p[2])) for p in points],
+    )  # fmt: skip
+
+
+def _colour(make: Any, rgba: tuple[float, float, float, float]) -> Any:
+    r, g, b, a = rgba
+    return make("std_msgs/msg/ColorRGBA")(r=r, g=g, b=b, a=a)
+
+
+def contacts_of(step: StepRecord, tool_at: Callable[[Array], Array]) -> Array:
+    """Where the tool was (k, 3) when the twin saw what it refused; empty when it refused nothing at a time."""
+    if step.verdict is None or step.motion is None:
+        return np.zeros((0, 3))
+    times = [v.time_s for v in step.verdict.violations if v.time_s is not None and np.isfinite(v.time_s)]
+    joints = [s for s in step.motion.segments if isinstance(s, JointSegment)]
+    if not joints:
+        return np.zeros((0, 3))
+    track = JointTrack(step.motion, joints[0].q_rad[0])
+    return np.array([tool_at(track.at(t)[0])[:3, 3] for t in times]).reshape(-1, 3)
+
+
+def path_of(motion: Motion, tool_at: Callable[[Array], Array]) -> Array:
+    """Tool positions (m, 3) along a motion, base frame, metres."""
+    joints = [q for s in motion.segments if isinstance(s, JointSegment) for q in s.q_rad[::5]]
+    return np.array([tool_at(q)[:3, 3] for q in joints]).reshape(-1, 3)

@@ -1,0 +1,42 @@
+"""The benchmarks on the graph run, and a stop is answered also while a rehearsal runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from qwen2vl_robot.benchmarks.images import run_images
+from qwen2vl_robot.benchmarks.stop import run_stop
+from qwen2vl_robot.errors import BadInputError
+
+# A machine that runs other things meanwhile is slower; the figures themselves are measured by `bench`.
+_BUSY_MS = 500.0
+
+
+@pytest.fixture(autouse=True)
+def own_domain() -> Iterator[None]:
+    before = os.environ.get("ROS_DOMAIN_ID")
+    yield
+    os.environ.pop("ROS_DOMAIN_ID", None)
+    if before is not None:
+        os.environ["ROS_DOMAIN_ID"] = before
+
+
+def test_images_arrive_and_cost_us_little() -> None:
+    answer = run_images(seconds=1.0, hz=10.0)
+    assert set(answer["totals"]) == {"received_ratio", "median_ms", "own_core_ratio"}
+    assert answer["totals"]["received_ratio"] > 0.5
+    assert answer["totals"]["own_core_ratio"] < 0.1
+
+
+def test_a_stop_becomes_a_halt_while_a_rehearsal_runs() -> None:
+    totals = run_stop(30, "rehearse")["totals"]
+    assert totals["lost"] == 0
+    assert totals["max_ms"] < _BUSY_MS
+
+
+def test_an_unknown_load_is_refused() -> None:
+    with pytest.raises(BadInputError, match="idle, plan, rehearse"):
+        run_stop(1, "dancing")

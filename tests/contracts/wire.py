@@ -1,0 +1,87 @@
+"""A robot cell as a process of its own and the controller's ports on it, over DDS on the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.graph.dds import DdsGraph
+from qwen2vl_robot.messages import ApprovedMotion, CameraFrame, RobotState
+from qwen2vl_robot.nodes.graph_arm import GraphArm
+from qwen2vl_robot.nodes.graph_camera import GraphCamera
+from qwen2vl_robot.nodes.health import Health
+from tests.cells import PROFILE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class WireCell:
+    """Arm, camera and clock of a plant in another process, as `nodes.plant.PlantLink` is."""
+
+    def __init__(self, domain: int) -> None:
+        self._graph = DdsGraph("tester", use_sim_time=True, domain_id=domain)
+        self._arm = GraphArm(self._graph, PROFILE, Health(self._graph, facts=dict))
+        self._camera = GraphCamera(self._graph, base_frame=PROFILE.base_link, timeout_s=30.0)
+        self.now_ns, self.sleep = self._graph.now_ns, self._graph.sleep
+        self.close = self._graph.close
+
+    def wait(self) -> None:
+        """Until the other side's topics and actions are there."""
+        end_s = time.monotonic() + 60.0
+        while True:
+            with contextlib.suppress(ObservationError):
+                self._arm.state()
+                if all(client.is_served() for _, client in self._arm._clients.values()):
+                    return
+            assert time.monotonic() < end_s, "the plant did not show up"
+            time.sleep(0.05)
+
+    def state(self) -> RobotState:
+        return self._arm.state()
+
+    def execute(self, approved: ApprovedMotion) -> None:
+        self._arm.execute(approved)
+
+    def is_moving(self) -> bool:
+        return self._arm.is_moving()
+
+    def stop(self) -> None:
+        self._arm.stop()
+
+    def capture(self) -> CameraFrame:
+        return self._camera.capture()
+
+
+@contextlib.contextmanager
+def wire_cell(ready: Path) -> Iterator[WireCell]:
+    """Start the plant's process and join it."""
+    domain = 20 + os.getpid() % 70
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "qwen2vl_robot", "sim", "--seed", "1", "--graph", "dds", "--ready", str(ready)]
+    plant = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        end_s = time.monotonic() + 120.0
+        while not ready.exists():
+            assert plant.poll() is None
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        cell = WireCell(domain)
+        try:
+            cell.wait()
+            yield cell
+        finally:
+            cell.close()
+    finally:
+        plant.send_signal(signal.SIGINT)
+        try:
+            plant.wait(20.0)
+        except subprocess.TimeoutExpired:
+            plant.kill()
+            plant.wait()

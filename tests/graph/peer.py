@@ -1,0 +1,74 @@
+"""The other process of the contract tests: answers on every kind of row until its standard input closes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import transform_message
+from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.transport import open_graph
+
+ECHO_IN = rows.Topic("echo_in", "std_msgs/msg/String", rows.Qos.COMMAND, "comes back on echo_out")
+ECHO_OUT = rows.Topic("echo_out", "std_msgs/msg/String", rows.Qos.COMMAND, "what came on echo_in")
+IMAGE_OUT = rows.Topic("image_out", "sensor_msgs/msg/Image", rows.Qos.SENSOR, "what came on image_in")
+IMAGE_IN = rows.Topic("image_in", "sensor_msgs/msg/Image", rows.Qos.SENSOR, "comes back on image_out")
+NEWS = rows.Topic("news", "std_msgs/msg/String", rows.Qos.LATCHED, "written before anybody listens")
+FLIP = rows.Service("flip", "std_srvs/srv/Trigger", "true at every second call")
+FOLLOW = rows.FOLLOW_JOINT_TRAJECTORY
+
+
+class Follower:
+    """Serves trajectories: no points is refused, one point runs until it is cancelled, more end at once."""
+
+    def __init__(self, graph: rows.Graph) -> None:
+        self.result = graph.message(f"{FOLLOW.type}_Result")
+        self.feedback = graph.message(f"{FOLLOW.type}_Feedback")
+        graph.serve_action(FOLLOW, self.accept, self.cancel)
+
+    def accept(self, goal: Any, handle: rows.GoalHandle) -> bool:
+        points = len(goal.trajectory.points)
+        if points > 1:
+            threading.Thread(target=self.finish, args=(goal, handle)).start()
+        return points > 0
+
+    def finish(self, goal: Any, handle: rows.GoalHandle) -> None:
+        time.sleep(0.2)
+        handle.feedback(self.feedback(joint_names=goal.trajectory.joint_names))
+        time.sleep(0.1)
+        handle.end(GoalStatus.SUCCEEDED, self.result(error_code=0, error_string="done"))
+
+    def cancel(self, handle: rows.GoalHandle) -> None:
+        handle.end(GoalStatus.CANCELED, self.result(error_code=-5, error_string="cancelled"))
+
+
+def main() -> None:
+    graph = open_graph(sys.argv[1], "peer")
+    string, trigger = graph.message("std_msgs/msg/String"), graph.message("std_srvs/srv/Trigger_Response")
+    echo, image, news = (graph.publisher(t) for t in (ECHO_OUT, IMAGE_OUT, NEWS))
+    news.publish(string(data="old"))
+    news.publish(string(data="newest"))
+    graph.subscribe(ECHO_IN, lambda m: echo.publish(string(data=m.data.upper())))
+    graph.subscribe(IMAGE_IN, image.publish)
+    calls: list[int] = []
+
+    def flip(request: Any) -> Any:
+        calls.append(1)
+        return trigger(success=len(calls) % 2 == 0, message=f"call {len(calls)}")
+
+    graph.serve(FLIP, flip)
+    Follower(graph)
+    tf = graph.publisher(rows.TF_STATIC)
+    moved = transform_message(graph.message, "base", "camera", make_pose([1.0, 2.0, 3.0]), 0)
+    tf.publish(graph.message("tf2_msgs/msg/TFMessage")(transforms=[moved]))
+    print("ready", flush=True)
+    sys.stdin.read()
+    graph.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""tf without tf2: chains, interpolation, and what must be refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.geometry import Array, make_pose, rotation_z
+from qwen2vl_robot.graph.conversions import transform_message
+from qwen2vl_robot.graph.frames import Frames
+from qwen2vl_robot.graph.idl import message_class
+
+
+def frames(*items: tuple[str, str, Array, int], is_static: bool = True) -> Frames:
+    found = Frames()
+    for parent, child, T, stamp_ns in items:
+        item = transform_message(message_class, parent, child, T, stamp_ns)
+        found.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=is_static)
+    return found
+
+
+def test_a_chain_is_multiplied_in_both_directions() -> None:
+    a, b = make_pose([1, 0, 0], rotation_z(0.3)), make_pose([0, 2, 0], rotation_z(-0.1))
+    found = frames(("world", "arm", a, 0), ("world", "camera", b, 0))
+    assert np.allclose(found.lookup("arm", "camera", 5), np.linalg.inv(a) @ b)
+    assert np.allclose(found.lookup("camera", "arm", 5), np.linalg.inv(b) @ a)
+
+
+def test_a_moving_frame_is_interpolated_and_stays_rigid() -> None:
+    found = frames(
+        ("base", "camera", make_pose([0, 0, 0]), 10),
+        ("base", "camera", make_pose([1, 0, 0], rotation_z(1.0)), 20),
+        is_static=False,
+    )
+    pose = found.lookup("base", "camera", 15)
+    assert pose[:3, 3] == pytest.approx([0.5, 0, 0])
+    assert np.allclose(pose[:3, :3], rotation_z(0.5))
+
+
+@pytest.mark.parametrize(("stamp_ns", "told"), [(5, "off"), (10**10, r"\+10\.000 s off")])
+def test_a_time_outside_what_came_is_refused(stamp_ns: int, told: str) -> None:
+    found = frames(("base", "camera", np.eye(4), 10), ("base", "camera", np.eye(4), 20), is_static=False)
+    with pytest.raises(ObservationError, match=told):
+        found.lookup("base", "camera", stamp_ns)
+
+
+def test_frames_that_go_round_in_a_circle_are_refused() -> None:
+    found = frames(("b", "a", np.eye(4), 0), ("c", "b", np.eye(4), 0), ("a", "c", np.eye(4), 0))
+    with pytest.raises(ObservationError, match="circle"):
+        found.lookup("base", "a", 0)
+
+
+def test_frames_that_are_not_connected_are_named() -> None:
+    with pytest.raises(ObservationError, match="no path from camera to base; frames with a parent: gripper"):
+        frames(("elsewhere", "gripper", np.eye(4), 0)).lookup("base", "camera", 0)
+
+
+def test_a_transform_without_rotation_is_left_out_and_reported() -> None:
+    found = Frames()
+    item = transform_message(message_class, "base", "camera", np.eye(4), 0)
+    item.transform.rotation.w = 0.0
+    found.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=True)
+    assert "camera" in found.problems()[0]
+    with pytest.raises(ObservationError):
+        found.lookup("base", "camera", 0)

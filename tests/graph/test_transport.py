@@ -1,0 +1,257 @@
+"""What every transport promises, against another process on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.errors import BadInputError, ObservationError
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.transport import has_rclpy, open_graph
+from tests.graph import peer
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_RCLPY = "rclpy is not importable here: install ROS 2 and source its setup file to run this suite on it"
+TRANSPORTS = ["dds", pytest.param("ros", marks=pytest.mark.skipif(not has_rclpy(), reason=NO_RCLPY))]
+
+
+def until(condition: Callable[[], Any], at_most_s: float = 20.0) -> None:
+    end_s = time.monotonic() + at_most_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_domain() -> Iterator[None]:
+    """A domain that no other test and no robot in the room is on."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 70))
+    yield
+    patch.undo()
+
+
+def start_peer(transport: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "tests.graph.peer", transport]
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    return started
+
+
+def end_peer(other: subprocess.Popen[str]) -> None:
+    assert other.stdin is not None
+    other.stdin.close()
+    other.wait(20)
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def graph(request: pytest.FixtureRequest) -> Iterator[rows.Graph]:
+    other = start_peer(request.param)
+    joined = open_graph(request.param, "tester")
+    yield joined
+    joined.close()
+    end_peer(other)
+
+
+class Kept:
+    """A subscription that keeps what came."""
+
+    def __init__(self, graph: rows.Graph, topic: rows.Topic) -> None:
+        self.messages: list[Any] = []
+        graph.subscribe(topic, self.messages.append)
+
+
+def test_a_message_comes_back_changed(graph: rows.Graph) -> None:
+    kept, sender = Kept(graph, peer.ECHO_OUT), graph.publisher(peer.ECHO_IN)
+    until(lambda: sender.listeners() == 1 and graph.publishers_of(peer.ECHO_OUT) == 1)
+    time.sleep(0.5)
+    sender.publish(graph.message("std_msgs/msg/String")(data="grüße"))
+    until(lambda: kept.messages)
+    assert kept.messages[0].data == "GRÜSSE"
+
+
+def test_an_image_comes_back_bit_by_bit(graph: rows.Graph) -> None:
+    kept, sender = Kept(graph, peer.IMAGE_OUT), graph.publisher(peer.IMAGE_IN)
+    data = np.random.default_rng(1).integers(0, 256, 640 * 480 * 3, dtype=np.uint8).tobytes()
+    until(lambda: sender.listeners() == 1)
+    picture = graph.message("sensor_msgs/msg/Image")(height=480, width=640, encoding="rgb8", step=1920, data=data)
+
+    def came() -> bool:  # best effort: the first may be lost
+        sender.publish(picture)
+        time.sleep(0.1)
+        return bool(kept.messages)
+
+    until(came)
+    assert bytes(kept.messages[0].data) == data
+
+
+def test_who_comes_late_gets_the_newest_latched_message(graph: rows.Graph) -> None:
+    kept = Kept(graph, peer.NEWS)
+    until(lambda: kept.messages)
+    time.sleep(0.2)
+    assert [m.data for m in kept.messages] == ["newest"]
+
+
+def test_publishers_are_counted_over_all_processes(graph: rows.Graph) -> None:
+    until(lambda: graph.publishers_of(peer.NEWS) == 1)
+    graph.publisher(peer.NEWS)
+    until(lambda: graph.publishers_of(peer.NEWS) == 2)
+    assert graph.publishers_of(peer.NEWS.at("nobody_writes_here")) == 0
+
+
+def goal(graph: rows.Graph, points: int) -> Any:
+    point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
+    trajectory = graph.message("trajectory_msgs/msg/JointTrajectory")(
+        joint_names=["a", "b"], points=[point(positions=[0.1 * i, 0.2]) for i in range(points)]
+    )
+    return graph.message(f"{peer.FOLLOW.type}_Goal")(trajectory=trajectory)
+
+
+@pytest.fixture(scope="module")
+def follower(graph: rows.Graph) -> rows.ActionClient:
+    client = graph.action_client(peer.FOLLOW)
+    until(client.is_served)
+    return client
+
+
+def test_a_goal_gives_feedback_and_a_result(graph: rows.Graph, follower: rows.ActionClient) -> None:
+    heard: list[Any] = []
+    sent = follower.send(goal(graph, 2), heard.append)
+    until(sent.outcome)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert sent.accepted() is True
+    assert (outcome[0], outcome[1].error_code, outcome[1].error_string) == (GoalStatus.SUCCEEDED, 0, "done")
+    assert [list(f.joint_names) for f in heard] == [["a", "b"]]
+
+
+def test_a_refused_goal_says_so(graph: rows.Graph, follower: rows.ActionClient) -> None:
+    sent = follower.send(goal(graph, 0))
+    until(lambda: sent.accepted() is not None)
+    assert sent.accepted() is False
+
+
+def test_a_cancelled_goal_ends_cancelled(graph: rows.Graph, follower: rows.ActionClient) -> None:
+    sent = follower.send(goal(graph, 1))
+    until(sent.accepted)
+    assert sent.outcome() is None
+    sent.cancel()
+    until(sent.outcome)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert outcome[0] is GoalStatus.CANCELED
+
+
+def test_a_goal_cancelled_before_it_was_accepted_ends_too(graph: rows.Graph, follower: rows.ActionClient) -> None:
+    sent = follower.send(goal(graph, 1))
+    sent.cancel()
+    until(sent.outcome)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert outcome[0] is GoalStatus.CANCELED
+
+
+def test_an_action_that_nobody_serves_is_seen_as_such(graph: rows.Graph) -> None:
+    assert not graph.action_client(peer.FOLLOW.at("nobody/follow_joint_trajectory")).is_served()
+
+
+def test_a_fixed_frame_is_found_and_a_missing_one_is_named(graph: rows.Graph) -> None:
+    def found() -> bool:
+        try:
+            graph.transform("base", "camera", graph.now_ns())
+        except ObservationError:
+            return False
+        return True
+
+    until(found)
+    assert graph.transform("base", "camera", graph.now_ns())[:3, 3] == pytest.approx([1.0, 2.0, 3.0])
+    with pytest.raises(ObservationError, match="elbow"):
+        graph.transform("base", "elbow", graph.now_ns())
+
+
+def test_a_callback_that_raises_is_reported_and_the_next_message_still_comes(graph: rows.Graph) -> None:
+    topic = rows.Topic("fragile", "std_msgs/msg/String", rows.Qos.COMMAND, "")
+    seen: list[str] = []
+
+    def fragile(message: Any) -> None:
+        seen.append(message.data)
+        raise ValueError(f"cannot bear {message.data}")
+
+    graph.subscribe(topic, fragile)
+    sender = graph.publisher(topic)
+    until(lambda: sender.listeners() >= 1)
+    for data in ("one", "two"):
+        sender.publish(graph.message("std_msgs/msg/String")(data=data))
+    until(lambda: len(seen) == 2)
+    until(lambda: any("cannot bear" in told for told in graph.problems()))
+
+
+def test_a_qos_that_does_not_fit_is_reported(graph: rows.Graph) -> None:
+    loose = rows.Topic("loose", "std_msgs/msg/String", rows.Qos.SENSOR, "")
+    graph.publisher(loose)
+    graph.subscribe(rows.Topic("loose", "std_msgs/msg/String", rows.Qos.COMMAND, ""), lambda message: None)
+    until(lambda: any("loose" in told for told in graph.problems()))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_service_answers_each_caller_its_own_call(transport: str) -> None:
+    other = start_peer(transport)
+    answers: dict[str, list[str]] = {}
+
+    def ask(name: str) -> None:
+        answers[name] = CALLERS[transport](name)
+
+    callers = [threading.Thread(target=ask, args=(name,)) for name in ("one", "two")]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(40)
+    end_peer(other)
+    told = sorted(answers["one"] + answers["two"], key=lambda text: int(text.split()[1]))
+    assert told == [f"call {i}" for i in range(1, 7)]
+
+
+def _call_over_dds(name: str) -> list[str]:
+    from qwen2vl_robot.graph.dds import DdsGraph
+
+    joined = DdsGraph(f"caller_{name}")
+    client = joined.client(peer.FLIP.name, peer.FLIP.type)
+    until(client.is_served)
+    time.sleep(0.5)
+    said = [client.call(10.0).message for _ in range(3)]
+    joined.close()
+    return said
+
+
+def _call_over_ros(name: str) -> list[str]:
+    command = ["ros2", "service", "call", "/flip", "std_srvs/srv/Trigger"]
+    told = [subprocess.run(command, capture_output=True, text=True, timeout=30).stdout for _ in range(3)]
+    return [text.split("message='")[1].split("'")[0] for text in told]
+
+
+CALLERS = {"dds": _call_over_dds, "ros": _call_over_ros}
+
+
+def test_an_unknown_transport_is_refused() -> None:
+    with pytest.raises(BadInputError, match="carrier_pigeon.*auto, dds, ros"):
+        open_graph("carrier_pigeon", "tester")
+
+
+@pytest.mark.skipif(has_rclpy(), reason="rclpy is here")
+def test_ros_without_rclpy_says_what_to_do() -> None:
+    with pytest.raises(BadInputError, match="source a ROS 2 setup file"):
+        open_graph("ros", "tester")

@@ -1,0 +1,137 @@
+"""A `graph.interface.Graph` in one process: messages arrive before `publish` returns, time is set by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.frames import Frames
+from qwen2vl_robot.graph.idl import message_class
+from qwen2vl_robot.graph.interface import GoalStatus
+
+
+class LocalGraph:
+    """Everything that was published is kept in `sent`, by topic name."""
+
+    name = "/tested"
+
+    def __init__(self) -> None:
+        self.time_ns = 1_000_000_000_000
+        self.sent: dict[str, list[Any]] = {}
+        self.services: dict[str, Callable[[Any], Any]] = {}
+        self.foreign_publishers: dict[str, int] = {}
+        self.frames = Frames()
+        self._callbacks: dict[str, list[Callable[[Any], None]]] = {}
+        self._servers: dict[str, tuple[Any, Any]] = {}
+        self._offered: dict[str, int] = {}
+
+    def message(self, type_name: str) -> Any:
+        return message_class(type_name)
+
+    def now_ns(self) -> int:
+        return self.time_ns
+
+    def sleep(self, seconds: float) -> None:
+        """Time goes on by itself where nobody simulates."""
+        time.sleep(0.0005)
+        self.time_ns += round(seconds * 1e9)
+
+    def publisher(self, topic: rows.Topic) -> _Publisher:
+        self._offered[topic.name] = self._offered.get(topic.name, 0) + 1
+        return _Publisher(self, topic.name)
+
+    def subscribe(self, topic: rows.Topic, callback: Callable[[Any], None]) -> None:
+        self._callbacks.setdefault(topic.name, []).append(callback)
+
+    def give(self, topic: rows.Topic, **fields: Any) -> None:
+        """What another node publishes."""
+        for callback in self._callbacks.get(topic.name, []):
+            callback(self.message(topic.type)(**fields))
+
+    def serve(self, service: rows.Service, handler: Callable[[Any], Any]) -> None:
+        self.services[service.name] = handler
+
+    def call(self, service: rows.Service) -> Any:
+        return self.services[service.name](self.message(f"{service.type}_Request")())
+
+    def action_client(self, action: rows.Action) -> _Client:
+        return _Client(self, action.name)
+
+    def serve_action(self, action: rows.Action, accept: Any, cancel: Any) -> None:
+        self._servers[action.name] = (accept, cancel)
+
+    def drop_server(self, name: str) -> None:
+        """An action server that went away without a word."""
+        del self._servers[name]
+
+    def publishers_of(self, topic: rows.Topic) -> int:
+        return self._offered.get(topic.name, 0) + self.foreign_publishers.get(topic.name, 0)
+
+    def transform(self, target: str, source: str, stamp_ns: int) -> Array:
+        return self.frames.lookup(target, source, stamp_ns)
+
+    def on_broken(self, callback: Callable[[str], None]) -> None:
+        self.broken = callback
+
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
+    def close(self) -> None:
+        pass
+
+
+class _Publisher:
+    def __init__(self, graph: LocalGraph, name: str) -> None:
+        self._graph, self._name = graph, name
+
+    def publish(self, message: Any) -> None:
+        self._graph.sent.setdefault(self._name, []).append(message)
+        for callback in self._graph._callbacks.get(self._name, []):
+            callback(message)
+
+    def listeners(self) -> int:
+        return len(self._graph._callbacks.get(self._name, []))
+
+
+class _Client:
+    def __init__(self, graph: LocalGraph, name: str) -> None:
+        self._graph, self._name = graph, name
+
+    def is_served(self) -> bool:
+        return self._name in self._graph._servers
+
+    def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Sent:
+        accept, cancel = self._graph._servers[self._name]
+        sent = Sent(cancel, on_feedback)
+        sent.is_taken = accept(goal, sent)
+        if not sent.is_taken:
+            sent.ended = (GoalStatus.ABORTED, None)
+        return sent
+
+
+class Sent:
+    """One goal, seen from both sides."""
+
+    def __init__(self, cancel: Any, on_feedback: Any) -> None:
+        self._cancel, self._on_feedback = cancel, on_feedback
+        self.is_taken = False
+        self.ended: tuple[GoalStatus, Any] | None = None
+
+    def accepted(self) -> bool | None:
+        return self.is_taken
+
+    def outcome(self) -> tuple[GoalStatus, Any] | None:
+        return self.ended
+
+    def cancel(self) -> None:
+        self._cancel(self)
+
+    def feedback(self, feedback: Any) -> None:
+        if self._on_feedback is not None:
+            self._on_feedback(feedback)
+
+    def end(self, status: GoalStatus, result: Any) -> None:
+        self.ended = self.ended or (status, result)

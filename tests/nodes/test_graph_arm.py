@@ -1,0 +1,257 @@
+"""An arm behind controllers on the graph: it gets there, it halts, and whatever is in doubt does not move it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.config import Controllers
+from qwen2vl_robot.errors import ExecutionError, ObservationError
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import joint_state_message
+from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
+from qwen2vl_robot.nodes.graph_arm import GraphArm
+from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.plant_servers import GripperServer, TrajectoryServer
+from tests.cells import PROFILE, admit, grip, reach
+from tests.nodes.local_graph import LocalGraph
+
+_TICK_S = 0.005
+TOPICS = PROFILE.model_copy(update={"controllers": Controllers(arm_form="topic", gripper_form="topic")})
+PARALLEL = PROFILE.model_copy(update={"controllers": Controllers(gripper_form="parallel_action")})
+
+
+class Cell:
+    """An arm that follows its motors at once, driven by the plant's controllers on a thread of its own."""
+
+    def __init__(self, profile: Any = PROFILE) -> None:
+        self.graph = LocalGraph()
+        self.profile = profile
+        self.health = Health(self.graph, facts=dict)
+        self.q_rad, self.width_m = np.array(PROFILE.home_q_rad), 0.08
+        self.blocked_m = 0.0  # what the fingers meet
+        self.push_rad = 0.0  # what something pushes the first joint by
+        self.is_silent = False
+        now_s = self.graph.now_ns() / 1e9
+        self.server = TrajectoryServer(self.graph, profile, self.q_rad, 0.0)
+        self.gripper = GripperServer(self.graph, profile, self.width_m, 0.0)
+        self.server.targets(now_s, self.q_rad)
+        self.gripper.target(now_s, self.width_m)
+        self.arm = GraphArm(self.graph, profile, self.health)
+        self.graph.sleep = lambda seconds: time.sleep(0.0005)  # type: ignore[method-assign]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self.run, daemon=True)
+        self._thread.start()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            self.graph.time_ns += round(_TICK_S * 1e9)
+            now_s = self.graph.time_ns / 1e9
+            self.q_rad = np.array(self.server.targets(now_s, self.q_rad)[0])
+            self.q_rad[0] += self.push_rad
+            wanted_m = max(self.gripper.target(now_s, self.width_m), self.blocked_m)
+            self.width_m += float(np.clip(wanted_m - self.width_m, -0.002, 0.002))
+            if not self.is_silent:
+                self.tell()
+            time.sleep(0.0008)
+
+    def tell(self, names: list[str] | None = None) -> None:
+        fingers = PROFILE.gripper.joints
+        known = [*(j.name for j in PROFILE.joints), *fingers]
+        values = dict(zip(known, [*self.q_rad, *[self.width_m / 2] * 2], strict=True))
+        names = names or known[::-1]  # any order will do
+        q = np.array([values[n] for n in names])
+        message = joint_state_message(self.graph.message, names, q, np.zeros(len(names)), self.graph.time_ns)
+        self.graph.publisher(rows.JOINT_STATES.at("unused")).publish(message)
+        for callback in self.graph._callbacks["joint_states"]:
+            callback(message)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join(5)
+
+    def admit(self, motion: Motion) -> Any:
+        approved = admit(motion, self.arm, self.graph)
+        return replace(approved, robot_digest=self.profile.digest)
+
+    def finish(self, at_most_s: float = 20.0) -> None:
+        end_s = time.monotonic() + at_most_s
+        while self.arm.is_moving():
+            assert time.monotonic() < end_s
+            time.sleep(0.005)
+
+
+@pytest.fixture(params=[PROFILE, PARALLEL, TOPICS], ids=["actions", "parallel gripper", "topics"])
+def any_cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
+    made = Cell(request.param)
+    time.sleep(0.02)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cell() -> Iterator[Cell]:
+    made = Cell()
+    time.sleep(0.02)
+    yield made
+    made.close()
+
+
+def offset(*values: float) -> list[float]:
+    return [*values, *[0.0] * (7 - len(values))]
+
+
+def longer(seconds: float, start: Array) -> Motion:
+    return reach(start, offset(0.5), seconds)
+
+
+def test_the_arm_gets_there_and_the_gripper_after_it(any_cell: Cell) -> None:
+    start = any_cell.arm.state().q_rad
+    out = reach(start, offset(0.2, 0.1)).segments[0]
+    assert isinstance(out, JointSegment)
+    motion = Motion(PROFILE.name, (out, GripperSegment(1.0, 2.5, 0.03)), Effect("none"))
+    any_cell.arm.execute(any_cell.admit(motion))
+    assert any_cell.arm.is_moving()
+    any_cell.finish()
+    assert np.allclose(any_cell.q_rad, start + offset(0.2, 0.1), atol=0.003)
+    assert any_cell.width_m == pytest.approx(0.03, abs=0.003)
+
+
+def test_a_gripper_that_meets_something_has_done_its_work(cell: Cell) -> None:
+    cell.blocked_m = 0.04
+    cell.arm.execute(cell.admit(grip(0.0, 2.0)))
+    cell.finish()
+    assert cell.width_m == pytest.approx(0.04, abs=0.003)
+
+
+def test_segments_that_touch_travel_as_one_goal(cell: Cell) -> None:
+    start = cell.arm.state().q_rad
+    first = reach(start, offset(0.1)).segments[0]
+    assert isinstance(first, JointSegment)
+    second = JointSegment(first.time_s + 1.0, first.q_rad + np.array(offset(0.1)))
+    goals: list[Any] = []
+    accept, cancel = cell.graph._servers["joint_trajectory_controller/follow_joint_trajectory"]
+    name = "joint_trajectory_controller/follow_joint_trajectory"
+    cell.graph._servers[name] = (lambda goal, handle: goals.append(goal) or accept(goal, handle), cancel)
+    cell.arm.execute(cell.admit(Motion(PROFILE.name, (first, second), Effect("none"))))
+    cell.finish()
+    assert len(goals) == 1
+    assert cell.q_rad[0] == pytest.approx(start[0] + 0.2, abs=0.003)
+
+
+def test_stop_halts_it_where_it_is(any_cell: Cell) -> None:
+    start = any_cell.arm.state().q_rad
+    any_cell.arm.execute(any_cell.admit(longer(4.0, start)))
+    while any_cell.q_rad[0] < start[0] + 0.1:
+        time.sleep(0.001)
+    any_cell.arm.stop()
+    assert not any_cell.arm.is_moving()
+    time.sleep(0.1)
+    halted = any_cell.q_rad[0]
+    assert halted < start[0] + 0.45
+    time.sleep(0.1)
+    assert any_cell.q_rad[0] == pytest.approx(halted, abs=1e-6)
+
+
+def test_a_missing_joint_is_named_and_nothing_moves() -> None:
+    made = Cell()
+    made.close()
+    lonely = GraphArm(made.graph, PROFILE, made.health)
+    made.tell(["panda_joint1", "panda_joint2"])
+    with pytest.raises(ObservationError, match="no complete state"):
+        lonely.state()
+    assert "panda_joint3" in made.health.troubles()["joint_states"].text
+
+
+def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
+    cell.close()
+    before = cell.arm.state()
+    cell.q_rad = np.full(7, np.nan)
+    cell.graph.time_ns += 10**6
+    cell.tell()
+    assert cell.arm.state() is before
+    assert "not finite" in cell.health.troubles()["joint_states"].text
+
+
+def test_names_and_numbers_that_do_not_fit_are_named(cell: Cell) -> None:
+    cell.graph.give(rows.JOINT_STATES, name=["a", "b"], position=[1.0])
+    assert "2 names, 1 positions" in cell.health.troubles()["joint_states"].text
+
+
+def test_states_from_the_future_are_not_used() -> None:
+    made = Cell()
+    made.close()
+    arm = GraphArm(made.graph, PROFILE, made.health)
+    made.graph.time_ns += 10**10
+    made.tell()
+    made.graph.time_ns -= 10**10
+    with pytest.raises(ObservationError, match=r"10\.000 s in the future"):
+        arm.state()
+
+
+def test_an_unknown_controller_is_named(cell: Cell) -> None:
+    cell.graph.drop_server("joint_trajectory_controller/follow_joint_trajectory")
+    with pytest.raises(ExecutionError, match="no action server joint_trajectory_controller/follow_joint_trajectory"):
+        cell.arm.execute(cell.admit(longer(1.0, cell.arm.state().q_rad)))
+    assert not cell.arm.is_moving()
+
+
+def test_an_action_server_that_goes_in_the_middle_of_a_goal_ends_the_motion(cell: Cell) -> None:
+    cell.arm.execute(cell.admit(longer(5.0, cell.arm.state().q_rad)))
+    time.sleep(0.05)
+    cell.graph.drop_server("joint_trajectory_controller/follow_joint_trajectory")
+    with pytest.raises(ExecutionError, match="is gone in the middle of a goal"):
+        cell.finish()
+    assert "gone" in cell.health.troubles()["arm"].text
+
+
+def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
+    made = Cell(TOPICS)
+    time.sleep(0.02)
+    made.graph.foreign_publishers["joint_trajectory_controller/joint_trajectory"] = 1
+    start = made.arm.state().q_rad
+    with pytest.raises(ExecutionError, match="1 publishers besides this node; only one may command"):
+        made.arm.execute(made.admit(longer(1.0, start)))
+    made.close()
+    assert np.allclose(made.q_rad, start)
+    assert "command topic" in made.health.troubles()
+
+
+def test_an_arm_that_is_pushed_off_its_path_is_given_up_with_the_controllers_code(cell: Cell) -> None:
+    cell.arm.execute(cell.admit(longer(4.0, cell.arm.state().q_rad)))
+    time.sleep(0.05)
+    cell.push_rad = 0.3
+    with pytest.raises(ExecutionError, match="ended aborted: -4 panda_joint1 is .* off the path"):
+        cell.finish()
+
+
+def test_a_motion_with_one_changed_number_is_rejected(cell: Cell) -> None:
+    approved = cell.admit(reach(cell.arm.state().q_rad, offset(0.1)))
+    with pytest.raises(ExecutionError, match="digest"):
+        cell.arm.execute(replace(approved, motion=reach(cell.arm.state().q_rad, offset(0.1001))))
+
+
+def test_an_expired_approval_is_rejected(cell: Cell) -> None:
+    approved = cell.admit(reach(cell.arm.state().q_rad, offset(0.1)))
+    with pytest.raises(ExecutionError, match="expired"):
+        cell.arm.execute(replace(approved, expires_ns=approved.expires_ns - 10**12))
+
+
+def test_a_motion_from_elsewhere_is_rejected(cell: Cell) -> None:
+    with pytest.raises(ExecutionError, match="first point"):
+        cell.arm.execute(cell.admit(reach(cell.arm.state().q_rad + 0.05, offset(0.1))))
+
+
+def test_a_second_motion_is_rejected_while_one_runs(cell: Cell) -> None:
+    approved = cell.admit(longer(3.0, cell.arm.state().q_rad))
+    cell.arm.execute(approved)
+    with pytest.raises(ExecutionError, match="moving"):
+        cell.arm.execute(approved)
+    cell.arm.stop()

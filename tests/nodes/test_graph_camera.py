@@ -1,0 +1,200 @@
+"""A camera on the graph: a frame whose parts belong together, and for each unusable input an error that names it."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import (
+    header,
+    image_from_depth,
+    image_from_rgb,
+    info_from_intrinsics,
+    transform_message,
+)
+from qwen2vl_robot.messages import Intrinsics
+from qwen2vl_robot.nodes.graph_camera import GraphCamera
+from tests.nodes.local_graph import LocalGraph
+
+K = Intrinsics(8, 6, 10.0, 10.0, 4.0, 3.0)
+RGB = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)
+DEPTH_M = np.full((6, 8), 0.75, dtype=np.float32)
+POSE = make_pose([0.1, 0.2, 0.3])
+
+
+class Cell:
+    """A camera, and what a driver would publish."""
+
+    def __init__(self, **options: Any) -> None:
+        self.graph = LocalGraph()
+        options = {"T_base_camera": POSE, "timeout_s": 0.3, **options}
+        self.camera = GraphCamera(self.graph, base_frame="base", **options)
+        self.rgb, self.depth_m, self.k = RGB, DEPTH_M, K
+        self.ahead_ns, self.apart_ns = 0, 0
+        self.changes: dict[str, dict[str, Any]] = {"image": {}, "depth": {}, "camera_info": {}}
+
+    def publish(self) -> None:
+        make, stamp_ns = self.graph.message, self.graph.now_ns() + self.ahead_ns
+        sent = {
+            "image": (rows.IMAGE, image_from_rgb(make, self.rgb, stamp_ns, "camera")),
+            "depth": (rows.DEPTH, image_from_depth(make, self.depth_m, stamp_ns + self.apart_ns, "camera")),
+            "camera_info": (rows.CAMERA_INFO, info_from_intrinsics(make, self.k, stamp_ns, "camera")),
+        }
+        for what, (row, message) in sent.items():
+            for field, value in self.changes[what].items():
+                setattr(message, field, value)
+            self.graph.publisher(row).publish(message)
+
+    def capture(self) -> Any:
+        """Publish while the camera waits."""
+        timer = threading.Timer(0.02, self.publish)
+        timer.start()
+        try:
+            return self.camera.capture()
+        finally:
+            timer.join()
+
+
+def test_a_frame_arrives_as_it_was_sent() -> None:
+    frame = Cell().capture()
+    assert np.array_equal(frame.rgb, RGB)
+    assert np.array_equal(frame.depth_m, DEPTH_M)
+    assert frame.intrinsics == K
+    assert np.array_equal(frame.T_base_camera, POSE)
+    assert not frame.rgb.flags.writeable
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_compressed_frame_is_unpacked(format: str) -> None:
+    assert compressed(format, np.full((6, 8, 3), 90, dtype=np.uint8)).capture().rgb == pytest.approx(90, abs=2)
+
+
+def test_what_is_no_picture_is_named() -> None:
+    cell = compressed("PNG", RGB)
+    cell.changes["image"] = {"data": b"<svg/>", "format": "svg"}
+    with pytest.raises(ObservationError, match="format 'svg' is no JPEG or PNG"):
+        cell.capture()
+
+
+def compressed(format: str, rgb: Any) -> Cell:
+    """A camera whose driver publishes compressed frames."""
+    cell = Cell(is_compressed=True)
+    packed = io.BytesIO()
+    Image.fromarray(rgb).save(packed, format)
+
+    def publish() -> None:
+        make, stamp_ns = cell.graph.message, cell.graph.now_ns()
+        fields = {"format": format.lower(), "data": packed.getvalue(), **cell.changes["image"]}
+        message = make(rows.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
+        cell.graph.publisher(rows.COMPRESSED).publish(message)
+        cell.graph.publisher(rows.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
+        cell.graph.publisher(rows.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
+
+    cell.publish = publish  # type: ignore[method-assign]
+    return cell
+
+
+def test_a_frame_from_before_the_call_does_not_count() -> None:
+    cell = Cell()
+    cell.publish()
+    cell.graph.time_ns += 10**9
+    with pytest.raises(ObservationError, match=r"image is stamped 1\.00 s in the past"):
+        cell.camera.capture()
+
+
+@pytest.mark.parametrize(
+    ("what", "field", "value", "told"),
+    [
+        ("image", "encoding", "yuv422", "encoding 'yuv422'; allowed: rgb8"),
+        ("image", "step", 7, "step 7 is too short"),
+        ("image", "step", 30, "144 bytes do not fit step 30"),
+        ("image", "data", b"", "0 bytes do not fit"),
+        ("image", "width", 0, "0x6 px; allowed 1 to"),
+        ("image", "width", 9000, "9000x6 px"),
+        ("depth", "encoding", "rgb8", "depth: encoding 'rgb8'; allowed: 32FC1, 16UC1"),
+        ("depth", "step", 31, "step 31 is too short"),
+        ("camera_info", "k", [float("nan")] * 9, "not finite"),
+        ("camera_info", "k", [0.0] * 9, "above 0"),
+        ("camera_info", "k", [10.0, 0, 99.0, 0, 10.0, 3.0, 0, 0, 1.0], "centre"),
+        ("camera_info", "d", [0.1, 0, 0, 0, 0], "rectified"),
+        ("camera_info", "width", 16, "sizes differ: image 8x6, depth 8x6, camera_info 16x6"),
+    ],
+)
+def test_an_unusable_message_is_named(what: str, field: str, value: Any, told: str) -> None:
+    cell = Cell()
+    cell.changes[what] = {field: value}
+    with pytest.raises(ObservationError, match=told):
+        cell.capture()
+
+
+def test_depth_of_another_size_is_named() -> None:
+    cell = Cell()
+    cell.depth_m = DEPTH_M[:3]
+    with pytest.raises(ObservationError, match="depth 8x3"):
+        cell.capture()
+
+
+def test_a_stamp_from_the_future_is_named() -> None:
+    cell = Cell()
+    cell.ahead_ns = 5 * 10**9
+    with pytest.raises(ObservationError, match=r"image is stamped 5\.00 s in the future; check the clocks"):
+        cell.capture()
+
+
+def test_depth_of_another_exposure_is_named() -> None:
+    cell = Cell()
+    cell.apart_ns = 50_000_000
+    with pytest.raises(ObservationError, match=r"0\.050 s apart; allowed 0\.02 s"):
+        cell.capture()
+
+
+def test_topics_on_which_nothing_came_are_named() -> None:
+    with pytest.raises(ObservationError, match="nothing came on image, depth, camera_info"):
+        Cell().camera.capture()
+
+
+def test_a_camera_without_tf_is_named() -> None:
+    with pytest.raises(ObservationError, match="no path from camera to base"):
+        Cell(T_base_camera=None).capture()
+
+
+def test_tf_gives_the_pose_at_the_time_of_the_frame() -> None:
+    cell = Cell(T_base_camera=None)
+    for second in (0, 10):
+        pose = make_pose([float(second), 0.0, 0.0])
+        item = transform_message(cell.graph.message, "base", "camera", pose, cell.graph.now_ns() + (second - 5) * 10**9)
+        cell.graph.frames.add(cell.graph.message("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=False)
+    assert cell.capture().T_base_camera[:3, 3] == pytest.approx([5.0, 0.0, 0.0])
+
+
+def test_a_halt_ends_the_waiting() -> None:
+    cell = Cell(is_halted=lambda: "stopped; release it with ~/reset", timeout_s=20.0)
+    with pytest.raises(ObservationError, match="stopped"):
+        cell.camera.capture()
+
+
+def test_depth_in_millimetres_with_zeros_is_metres_with_nan() -> None:
+    cell = Cell()
+    raw = np.full((6, 8), 750, dtype="<u2")
+    raw[0, 0] = 0
+    cell.changes["depth"] = {"encoding": "16UC1", "step": 16, "data": raw.tobytes()}
+    depth_m = cell.capture().depth_m
+    assert np.isnan(depth_m[0, 0])
+    assert depth_m[1:] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("encoding", ["bgr8", "rgba8", "mono8"])
+def test_other_colour_encodings_become_rgb(encoding: str) -> None:
+    cell = Cell()
+    shown = {"bgr8": RGB[:, :, ::-1], "rgba8": np.dstack([RGB, RGB[:, :, :1]]), "mono8": RGB[:, :, :1]}[encoding]
+    cell.changes["image"] = {"encoding": encoding, "step": 8 * shown.shape[2], "data": shown.tobytes()}
+    wanted = np.repeat(RGB[:, :, :1], 3, axis=2) if encoding == "mono8" else RGB
+    assert np.array_equal(cell.capture().rgb, wanted)

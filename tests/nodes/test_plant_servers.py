@@ -1,0 +1,218 @@
+"""The plant's controllers answer as ros2_control's do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.config import Controllers
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
+from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.nodes.plant_servers import GripperServer, TrajectoryServer
+from tests.cells import PROFILE
+from tests.nodes.local_graph import LocalGraph
+
+NAMES = [j.name for j in PROFILE.joints]
+HOME = np.array(PROFILE.home_q_rad)
+ARM = rows.FOLLOW_JOINT_TRAJECTORY.at("joint_trajectory_controller/follow_joint_trajectory")
+TOPIC = rows.JOINT_TRAJECTORY.at("joint_trajectory_controller/joint_trajectory")
+PLAIN = PROFILE.model_copy(update={"controllers": Controllers()})
+
+
+class Bench:
+    """A trajectory server whose arm is where `follow` says."""
+
+    def __init__(self, lag_s: float = 0.0) -> None:
+        self.graph = LocalGraph()
+        self.q = HOME.copy()
+        self.now_s = 100.0
+        self.server = TrajectoryServer(self.graph, PLAIN, HOME, lag_s)
+        self.client = self.graph.action_client(ARM)
+        self.step(0.0)
+
+    def step(self, seconds: float, *, follow: bool = True) -> np.ndarray[Any, Any]:
+        """Let time pass in ticks of 10 ms; the arm follows its targets, or stands."""
+        for _ in range(max(1, round(seconds / 0.01))):
+            self.now_s += 0.01 if seconds else 0.0
+            target, _ = self.server.targets(self.now_s, self.q)
+            if follow:
+                self.q = np.array(target)
+        return self.q
+
+    def trajectory(self, offset_rad: float = 0.2, seconds: float = 1.0, **changes: Any) -> Any:
+        make = self.graph.message
+        point = make("trajectory_msgs/msg/JointTrajectoryPoint")
+        first = point(positions=list(HOME), time_from_start=duration_from_s(make, 0.0))
+        last = point(positions=list(HOME + offset_rad), time_from_start=duration_from_s(make, seconds))
+        made = make("trajectory_msgs/msg/JointTrajectory")(joint_names=NAMES, points=[first, last])
+        for field, value in changes.items():
+            setattr(made, field, value)
+        return made
+
+    def goal(self, trajectory: Any = None, path_rad: float = 0.0, goal_rad: float = 0.0, time_s: float = 0.0) -> Any:
+        make = self.graph.message
+        tolerance = make("control_msgs/msg/JointTolerance")
+        return make(f"{ARM.type}_Goal")(
+            trajectory=trajectory or self.trajectory(),
+            path_tolerance=[tolerance(name=n, position=path_rad) for n in NAMES],
+            goal_tolerance=[tolerance(name=n, position=goal_rad) for n in NAMES],
+            goal_time_tolerance=duration_from_s(make, time_s),
+        )
+
+    def send(self, goal: Any) -> Any:
+        return self.client.send(goal)
+
+
+def code(sent: Any) -> tuple[GoalStatus, int]:
+    assert sent.ended is not None
+    return sent.ended[0], sent.ended[1].error_code
+
+
+def test_a_goal_is_followed_and_succeeds() -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal(goal_rad=0.01, time_s=0.5))
+    assert bench.step(0.5) == pytest.approx(HOME + 0.1, abs=0.005)
+    bench.step(0.7)
+    assert code(sent) == (GoalStatus.SUCCEEDED, 0)
+    assert bench.step(1.0) == pytest.approx(HOME + 0.2)
+
+
+def test_joints_may_come_in_any_order() -> None:
+    bench = Bench()
+    trajectory = bench.trajectory(joint_names=NAMES[::-1])
+    for point in trajectory.points:
+        point.positions = list(point.positions)[::-1]
+    bench.send(bench.goal(trajectory))
+    assert bench.step(1.2) == pytest.approx(HOME + 0.2)
+
+
+def test_a_start_in_the_future_is_waited_for() -> None:
+    bench = Bench()
+    trajectory = bench.trajectory()
+    trajectory.header.stamp = stamp_from_ns(bench.graph.message, round((bench.now_s + 1.0) * 1e9))
+    bench.send(bench.goal(trajectory))
+    assert bench.step(0.9) == pytest.approx(HOME)
+    assert bench.step(0.6) == pytest.approx(HOME + 0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"joint_names": [*NAMES[:-1], "elbow"]},
+        {"joint_names": NAMES[:-1]},
+        {"points": []},
+    ],
+)
+def test_a_goal_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
+    bench = Bench()
+    assert bench.send(bench.goal(bench.trajectory(**changes))).accepted() is False
+    assert bench.step(0.5) == pytest.approx(HOME)
+
+
+def test_bad_numbers_times_and_velocities_are_refused() -> None:
+    bench = Bench()
+    moving, timeless, wild, old = (bench.trajectory() for _ in range(4))
+    moving.points[-1].velocities = [0.1] * 7
+    timeless.points[-1].time_from_start = timeless.points[0].time_from_start
+    wild.points[-1].positions = [float("nan")] * 7
+    old.header.stamp = stamp_from_ns(bench.graph.message, round((bench.now_s - 5.0) * 1e9))
+    for trajectory in (moving, timeless, wild, old):
+        assert bench.send(bench.goal(trajectory)).accepted() is False
+    assert bench.send(bench.goal(path_rad=-2.0)).accepted() is False
+
+
+@pytest.mark.parametrize("path_rad", [0.0, -1.0])
+def test_a_tolerance_of_zero_or_minus_one_holds_nobody_to_it(path_rad: float) -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal(path_rad=path_rad))
+    bench.step(0.9, follow=False)
+    assert sent.ended is None
+
+
+def test_an_arm_off_its_path_ends_the_goal_with_minus_four() -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal(path_rad=0.05))
+    bench.step(0.5, follow=False)
+    assert code(sent) == (GoalStatus.ABORTED, -4)
+    before = bench.q.copy()
+    assert bench.step(1.0) == pytest.approx(before)
+
+
+def test_an_arm_that_does_not_arrive_ends_the_goal_with_minus_five() -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal(goal_rad=0.01, time_s=0.3))
+    bench.step(1.2, follow=False)
+    assert sent.ended is None
+    bench.step(0.2, follow=False)
+    assert code(sent) == (GoalStatus.ABORTED, -5)
+
+
+def test_a_new_goal_ends_the_one_before() -> None:
+    bench = Bench()
+    first = bench.send(bench.goal())
+    bench.step(0.3)
+    bench.send(bench.goal(bench.trajectory(0.0)))
+    assert first.ended[0] is GoalStatus.CANCELED
+    assert "new goal" in first.ended[1].error_string
+
+
+def test_a_cancelled_goal_holds_where_the_arm_is() -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal())
+    halfway = bench.step(0.5).copy()
+    sent.cancel()
+    assert sent.ended[0] is GoalStatus.CANCELED
+    assert bench.step(1.0) == pytest.approx(halfway, abs=0.005)
+
+
+def test_an_empty_topic_message_halts_without_ending_the_goal() -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal())
+    halfway = bench.step(0.5).copy()
+    bench.graph.give(TOPIC)
+    assert bench.step(0.4) == pytest.approx(halfway, abs=0.005)
+    assert sent.ended is None
+
+
+def test_commands_take_effect_after_the_lag() -> None:
+    bench = Bench(lag_s=0.1)
+    bench.send(bench.goal())
+    assert bench.step(0.6) == pytest.approx(HOME + 0.1, abs=0.006)
+
+
+@pytest.mark.parametrize("form", ["action", "parallel_action"])
+def test_a_gripper_reaches_stalls_and_refuses(form: str) -> None:
+    graph = LocalGraph()
+    profile = PROFILE.model_copy(update={"controllers": Controllers(gripper_form=form)})
+    server = GripperServer(graph, profile, 0.08, 0.0)
+    row = rows.GRIPPER_COMMAND if form == "action" else rows.PARALLEL_GRIPPER_COMMAND
+    client, make = graph.action_client(row.at("gripper_controller/gripper_cmd")), graph.message
+
+    def command(position: float) -> Any:
+        if form == "action":
+            inner = make("control_msgs/msg/GripperCommand")(position=position)
+        else:
+            inner = make("sensor_msgs/msg/JointState")(name=[PROFILE.gripper.joints[0]], position=[position])
+        return make(f"{row.type}_Goal")(command=inner)
+
+    now_s, width_m = 0.0, 0.08
+
+    def run(blocked_m: float) -> None:
+        nonlocal now_s, width_m
+        for _ in range(200):
+            now_s += 0.01
+            wanted_m = max(server.target(now_s, width_m), blocked_m)
+            width_m += float(np.clip(wanted_m - width_m, -0.001, 0.001))
+
+    reached = client.send(command(0.02))
+    run(0.0)
+    assert reached.ended[1].reached_goal
+    assert width_m == pytest.approx(0.04, abs=0.002)
+    stalled = client.send(command(0.0))
+    run(0.03)
+    assert (stalled.ended[1].stalled, stalled.ended[1].reached_goal) == (True, False)
+    assert client.send(command(0.5)).accepted() is False
+    assert client.send(command(float("nan"))).accepted() is False

@@ -1,0 +1,56 @@
+"""Parameters: a ROS parameter file and name:=value pairs, and the shipped file that explains them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.messages import Approval
+from qwen2vl_robot.nodes.settings import Settings, load_settings
+
+SHIPPED = Path(__file__).resolve().parents[2] / "launch" / "params.yaml"
+
+
+def test_the_shipped_file_holds_every_parameter_at_its_default() -> None:
+    values = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    assert values == Settings().model_dump(mode="json")
+
+
+def test_the_shipped_file_explains_every_parameter() -> None:
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("    ") and not line.strip().startswith("#"):
+            assert lines[number - 1].strip().startswith("#"), line
+
+
+def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("/**:\n  ros__parameters: {seed: 4}\nqwen2vl_robot:\n  ros__parameters: {approval: never}\n")
+    settings = load_settings([str(file)], ["seed:=5", "use_sim_time:=true"], "qwen2vl_robot")
+    assert (settings.seed, settings.approval, settings.use_sim_time) == (5, Approval.NEVER, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("speed:=3", "allowed here: .*approval"),
+        ("approval:=perhaps", "auto.*confirm.*never"),
+        ("seed", "the form is name:=value"),
+        ("max_state_age_s:=.nan", "max_state_age_s"),
+        ("max_state_age_s:=100.0", "less than or equal to 2"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_says_what_is_allowed(given: str, told: str) -> None:
+    with pytest.raises(BadInputError, match=told) as caught:
+        load_settings([], [given], "qwen2vl_robot")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_ros_parameters_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("/**: {seed: 4}\n")
+    with pytest.raises(BadInputError, match="ros__parameters"):
+        load_settings([str(file)], [], "qwen2vl_robot")

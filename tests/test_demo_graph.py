@@ -1,0 +1,30 @@
+"""Robot and controller as two processes over the wire: what is asked for is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qwen2vl_robot.demo_graph import run_graph_demo
+from qwen2vl_robot.errors import BadInputError
+
+
+def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_path: Path) -> None:
+    told: list[str] = []
+    report = run_graph_demo(
+        "pick up the red block", 3, "scenes/default.yaml", tmp_path, None, transport="dds", tell=told.append
+    )
+    assert report["outcome"] == "achieved", report
+    assert [step["action"] for step in report["steps"]] == ["pick red block"]
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
+    assert Image.open(tmp_path / "frame.png").size == (640, 480)
+    assert "working run" in told
+    assert not list(tmp_path.glob("*.ready"))
+
+
+def test_an_unknown_transport_starts_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="unknown; there are"):
+        run_graph_demo("go home", 0, "scenes/default.yaml", tmp_path, None, transport="pigeon", tell=print)
