@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -109,11 +110,10 @@ class ControllerNode:
         Raises:
             RobotError: one of them does not come up.
         """
-        starting = threading.Thread(target=self.rehearsal.start, daemon=True)
-        starting.start()
-        self.planner.start()
-        starting.join()
-        self.rehearsal.start()
+        with ThreadPoolExecutor(1) as threads:  # both load for seconds
+            warming = threads.submit(self.rehearsal.start)
+            self.planner.start()
+            warming.result()
         parts = Parts(
             camera=self.camera,
             arm=self.arm,

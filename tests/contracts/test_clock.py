@@ -8,10 +8,15 @@ import pytest
 
 from qwen2vl_robot.nodes.plant import PlantProcess
 from qwen2vl_robot.ports import Clock
+from tests.contracts.wire import wire_cell
 
 
-@pytest.fixture(scope="module", params=["plant, as fast as possible", "plant, real time"])
-def clock(request: pytest.FixtureRequest) -> Iterator[Clock]:
+@pytest.fixture(scope="module", params=["plant, as fast as possible", "plant, real time", "plant, over DDS"])
+def clock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clock]:
+    if "DDS" in request.param:
+        with wire_cell(tmp_path_factory.mktemp("wire") / "ready") as wired:
+            yield wired
+        return
     with PlantProcess("scenes/default.yaml", 1, count=2, realtime="real" in request.param) as plant:
         yield plant.link
 
