@@ -43,6 +43,8 @@ setup(
         "transformers>=5.18,<6",
         "tokenizers>=0.21",
         "safetensors>=0.4.3",
+        "llguidance>=1.3,<2",
+        "openai>=2.8,<4",
         "pillow>=10",
         "pydantic>=2.7,<3",
         "PyYAML>=6",
