@@ -1,4 +1,4 @@
-"""The command line: qwen2vl-robot demo, plan, check, eval, datagen, train, doctor.
+"""The command line: qwen2vl-robot demo, plan, check, eval, bench, datagen, train, doctor.
 
 Exit code 0: done (`demo`: achieved, `check`: accepted). 1: an honest failure or refusal. 2: bad input, with one line.
 `--json FILE` writes one JSON document; with `-` it goes to stdout, and nothing else does.
@@ -206,11 +206,20 @@ def train(
         typer.echo(f"{name} {value:.3f}")
 
 
-@app.command(epilog="Example: qwen2vl-robot doctor")
-def doctor() -> None:
+@app.command(epilog="Example: qwen2vl-robot doctor --model Qwen/Qwen2-VL-7B-Instruct")
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Say whether this model fits into memory, before it is loaded.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Load the model and measure in which coordinates it answers.")
+    ] = False,
+) -> None:
     """Say what is installed, what is missing and the command that puts it right."""
-    from qwen2vl_robot.doctor import diagnose, is_ready
+    from qwen2vl_robot.doctor import diagnose, examine_model, is_ready
 
+    if model is not None or calibrate:
+        raise typer.Exit(0 if examine_model(model, typer.echo, calibrates=calibrate) else 1)
     findings = diagnose()
     table = Table("", "what", "found", "to put it right")
     for f in findings:
@@ -218,6 +227,35 @@ def doctor() -> None:
         table.add_row(mark, f.name, f.detail, f.command)
     Console().print(table)
     raise typer.Exit(0 if is_ready(findings) else 1)
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure one part alone.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("planner", epilog="Example: qwen2vl-robot bench planner --json out/bench-planner.json")
+def bench_planner(
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many frames, each planned twice.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first frame; the next takes the next seed.")] = 9000,
+    model: ModelName = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Time plans beside transformers' generate with the same grammar, on the same frames."""
+    from qwen2vl_robot.benchmarks.planner import run_planner_bench, summarise_planner
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    results: list[dict[str, Any]] = []
+    with _progress() as progress:
+        bar = progress.add_task("frames", total=frames)
+        for result in run_planner_bench(model or SHIPPED_MODEL, frames, seed):
+            results.append(result)
+            progress.update(bar, completed=len(results))
+    totals = summarise_planner(results)
+    command = " ".join(["qwen2vl-robot", *sys.argv[1:]])
+    _write_json({"command": command, "machine": _machine(), "totals": totals, "frames": results}, json_file)
+    if json_file != "-":
+        for name, value in totals.items():
+            typer.echo(f"{name} {value}")
 
 
 # --------------------------------------------------------------------------------------------- helpers

@@ -78,6 +78,15 @@ CONVENTIONS = {
 }
 
 
+def convention_of(name: str) -> BoxConvention:
+    """The convention of a model that is known by its name only.
+
+    >>> convention_of("Qwen/Qwen2.5-VL-7B-Instruct").value
+    'resized_pixels'
+    """
+    return CONVENTIONS["qwen2_5_vl" if "qwen2.5-vl" in name.lower().replace("_", ".") else "qwen2_vl"]
+
+
 @dataclass(frozen=True, slots=True)
 class RawReply:
     """What a model answered, before anything of it is believed.
