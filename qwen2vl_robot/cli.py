@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -384,11 +385,23 @@ def bench_stop(
         typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))
 
 
-@app.command(epilog="Example: qwen2vl-robot doctor")
-def doctor(json_file: JsonFile = None) -> None:
+@app.command(epilog="Example: qwen2vl-robot doctor --model Qwen/Qwen2-VL-7B-Instruct")
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Say whether this model fits into memory, before it is loaded.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Load the model and measure in which coordinates it answers.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
     """Say what is installed, what is missing and the command that puts it right."""
-    from qwen2vl_robot.doctor import diagnose, is_ready
+    from qwen2vl_robot.doctor import diagnose, examine_model, is_ready
 
+    if model is not None or calibrate:
+        is_usable = examine_model(model, partial(typer.echo, err=json_file == "-"), calibrates=calibrate)
+        _write_json({"model": model, "is_usable": is_usable}, json_file)
+        raise typer.Exit(0 if is_usable else 1)
     findings = diagnose()
     _write_json({"is_ready": is_ready(findings), "findings": [asdict(f) for f in findings]}, json_file)
     table = Table("", "what", "found", "to put it right")
@@ -398,6 +411,31 @@ def doctor(json_file: JsonFile = None) -> None:
     if json_file != "-":
         Console().print(table)
     raise typer.Exit(0 if is_ready(findings) else 1)
+
+
+@bench.command("planner", epilog="Example: qwen2vl-robot bench planner --json out/bench-planner.json")
+def bench_planner(
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many frames, each planned twice.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first frame; the next takes the next seed.")] = 9000,
+    model: ModelName = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Time plans beside transformers' generate with the same grammar, on the same frames."""
+    from qwen2vl_robot.benchmarks.planner import run_planner_bench, summarise_planner
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    results: list[dict[str, Any]] = []
+    with _progress() as progress:
+        bar = progress.add_task("frames", total=frames)
+        for result in run_planner_bench(model or SHIPPED_MODEL, frames, seed):
+            results.append(result)
+            progress.update(bar, completed=len(results))
+    totals = summarise_planner(results)
+    command = " ".join(["qwen2vl-robot", *sys.argv[1:]])
+    _write_json({"command": command, "machine": _machine(), "totals": totals, "frames": results}, json_file)
+    if json_file != "-":
+        for name, value in totals.items():
+            typer.echo(f"{name} {value}")
 
 
 # --------------------------------------------------------------------------------------------- helpers

@@ -14,7 +14,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ INSTALL = "make setup"
 CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "tabletop"
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template*")
 MIN_MEMORY_GIB = 3.0  # all processes of a demo together stay below it
+CALIBRATION_PICTURES = 12
 MIN_CORES = 2  # the planner's timings hold from here on; one core works, slower
 
 
@@ -189,3 +190,55 @@ def check_ros() -> Finding:
     return Finding(
         "rclpy", True, f"ROS 2 {os.environ.get('ROS_DISTRO', 'of an unknown distribution')}", is_required=False
     )
+
+
+# ----------------------------------------------------------------------------------------------- one model
+
+
+def examine_model(name: str | None, tell: Callable[[str], object], *, calibrates: bool) -> bool:
+    """Tell whether a model fits into memory and, on request, in which coordinates it answers.
+
+    Args:
+        name: what a person calls it, None for the shipped one.
+        calibrates: load it, once it is known to fit, and show it scenes with known boxes.
+
+    Returns:
+        Whether it can be used.
+
+    Raises:
+        BadInputError: there is no such model, or its size is unknown.
+        PlannerError: it does not answer.
+    """
+    from qwen2vl_robot.planner.fit import estimate, memory, suggest
+    from qwen2vl_robot.planner.sources import read_settings
+
+    model = name or str(CHECKPOINT)
+    settings = read_settings(model)
+    if settings.server is None:
+        fit = estimate(settings, *memory())
+        tell(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
+        if not fit.fits:
+            tell(f"take instead: {suggest(fit.available_gb, fit.device)}")
+            return False
+    return not calibrates or _calibrate(model, tell, is_local=settings.server is None)
+
+
+def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> bool:
+    from qwen2vl_robot.benchmarks import calibration
+    from qwen2vl_robot.planner.process import PlannerProcess
+
+    bound = {"max_coordinate": calibration.MAX_COORDINATE} if is_local else {}
+    shown = list(calibration.render_pictures(CALIBRATION_PICTURES, seed=0))
+    with PlannerProcess(model) as planner:
+        answers = calibration.ask(lambda rgb, text: planner.raw_reply(rgb, text, **bound), shown)
+    found = calibration.calibrate(answers, len(shown))
+    for convention, overlap in found.iou.items():
+        tell(f"  {convention}: median IoU {overlap:.3f}")
+    tell(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
+    if not found.fits:
+        tell(f"refused: no convention fits; a median IoU of {calibration.MIN_IOU} in half of the replies is needed")
+    elif found.convention not in calibration.SUPPORTED:
+        tell(f"refused: the model writes {found.convention}; read are {', '.join(calibration.SUPPORTED)}")
+    else:
+        tell(f"box_convention: {found.convention}")
+    return found.fits and found.convention in calibration.SUPPORTED

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Literal, NoReturn
 
@@ -68,6 +69,41 @@ class BoxConvention(str, Enum):
 
     THOUSANDTHS = "thousandths"  # Qwen2-VL, Qwen3-VL: 0..1000 of the original image
     RESIZED_PIXELS = "resized_pixels"  # Qwen2.5-VL: pixels of the image after its processor resized it
+
+
+# The convention belongs to the model; `doctor --calibrate` measures whether it holds.
+CONVENTIONS = {
+    "qwen2_vl": BoxConvention.THOUSANDTHS,
+    "qwen2_5_vl": BoxConvention.RESIZED_PIXELS,
+    "qwen3_vl": BoxConvention.THOUSANDTHS,
+}
+
+
+def convention_of(name: str) -> BoxConvention:
+    """The convention of a model that is known by its name only.
+
+    >>> convention_of("Qwen/Qwen2.5-VL-7B-Instruct").value
+    'resized_pixels'
+    """
+    return CONVENTIONS["qwen2_5_vl" if "qwen2.5-vl" in name.lower().replace("_", ".") else "qwen2_vl"]
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    """What a model answered, before anything of it is believed.
+
+    Attributes:
+        image_size_px: (width, height) of the picture as the model saw it.
+        decoded_tokens, forced_tokens, reused_tokens: chosen by the model, forced by the grammar, found in the cache.
+        seconds: from the picture to the text.
+    """
+
+    text: str
+    image_size_px: tuple[int, int]
+    decoded_tokens: int = 0
+    forced_tokens: int = 0
+    reused_tokens: int = 0
+    seconds: float = 0.0
 
 
 # --------------------------------------------------------------------------------------------- the prompt

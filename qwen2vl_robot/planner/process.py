@@ -1,4 +1,4 @@
-"""The planner port → a checkpoint in a process of its own, so that what answers a stop never waits for torch."""
+"""The planner port → a model in a process of its own, so that what answers a stop never waits for torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,34 @@ import numpy.typing as npt
 
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
-from qwen2vl_robot.planner.contract import check_instruction, failure_line
+from qwen2vl_robot.planner.contract import RawReply, check_instruction, failure_line
+from qwen2vl_robot.planner.sources import read_settings
 from qwen2vl_robot.process import Worker
 
 SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
-_TIMEOUT_S = 60.0
 
 
 class PlannerProcess:
-    """The `ports.Planner` of a checkpoint; a crash or a hang is a `PlannerError`, and the next plan starts it anew."""
+    """The `ports.Planner` of a model, in process or behind a server.
 
-    def __init__(self, model: str = SHIPPED_MODEL, *, timeout_s: float = _TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
-        self._worker = Worker("qwen2vl_robot.planner.local:LocalPlanner", model)
+    A crash or a hang is a `PlannerError`, and the next plan starts it anew.
+
+    Args:
+        model: what a person calls it, see sources.py.
+        timeout_s: the longest that one plan may take, else what the model's settings say.
+
+    Raises:
+        BadInputError: the model's settings cannot be used.
+    """
+
+    def __init__(self, model: str = SHIPPED_MODEL, *, timeout_s: float | None = None) -> None:
+        settings = read_settings(model)
+        self._timeout_s = timeout_s or settings.timeout_s
+        kind = "local:LocalPlanner" if settings.server is None else "server:ServerPlanner"
+        self._worker = Worker(f"qwen2vl_robot.planner.{kind}", settings)
 
     def start(self) -> None:
-        """Load the checkpoint now.
+        """Load the model now.
 
         Raises:
             BadInputError: it cannot be loaded.
@@ -45,14 +57,23 @@ class PlannerProcess:
 
     def plan_picture(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
         """Plan for a bare picture (h, w, 3) uint8."""
-        text = check_instruction(instruction)
-        try:
-            plan = self._worker.call("plan", np.ascontiguousarray(rgb), text, failures, timeout_s=self._timeout_s)
-        except WorkerError as error:
-            raise PlannerError(f"the planner's process {error.reason}: {error}") from error
+        plan = self._call("plan", rgb, check_instruction(instruction), failures)
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner answered a {type(plan).__name__}")
         return plan
+
+    def raw_reply(self, rgb: npt.NDArray[np.uint8], instruction: str, **how: object) -> RawReply:
+        """What the model answers for a bare picture, unread; `how` as `LocalPlanner.reply` takes it."""
+        reply = self._call("reply", rgb, check_instruction(instruction), **how)
+        if not isinstance(reply, RawReply):
+            raise PlannerError(f"the planner answered a {type(reply).__name__}")
+        return reply
+
+    def _call(self, method: str, rgb: npt.NDArray[np.uint8], *args: object, **how: object) -> object:
+        try:
+            return self._worker.call(method, np.ascontiguousarray(rgb), *args, timeout_s=self._timeout_s, **how)
+        except WorkerError as error:
+            raise PlannerError(f"the planner's process {error.reason}: {error}") from error
 
     def close(self) -> None:
         """End the process."""

@@ -1,0 +1,158 @@
+"""A loaded model + rendered scenes with known boxes → which coordinate convention it writes, and how far it is off.
+
+Wrong guesses about a model's coordinates look like bad eyesight; measured, they are a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.planner.contract import RawReply
+from qwen2vl_robot.scenes import load_scene
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
+from qwen2vl_robot.world import BulletWorld
+
+MAX_COORDINATE = 9999  # while calibrating, no convention is forbidden
+MIN_IOU = 0.5  # median; below it a convention does not fit
+MIN_ANSWERED_RATIO = 0.5
+_SCENE = "scenes/tabletop.yaml"
+_Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A rendered frame (h, w, 3) and what is seen in it, boxes in 0..1000; the most visible object comes first."""
+
+    seed: int
+    rgb: npt.NDArray[np.uint8]
+    seen: list[SeenObject]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Four numbers that a model wrote for an object, and where the object truly is (0..1000)."""
+
+    numbers: _Box
+    true: _Box
+    picture_px: tuple[int, int]
+    model_px: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured.
+
+    Attributes:
+        convention: the one that fits best, whether or not it fits well enough.
+        iou: median overlap under each convention.
+        error: median distance of the box sides from the true ones under the best one, of 1000.
+        asked, answered: scenes shown, and replies with a box.
+    """
+
+    convention: str
+    iou: dict[str, float]
+    error: float
+    asked: int
+    answered: int
+
+    @property
+    def fits(self) -> bool:
+        return self.iou[self.convention] >= MIN_IOU and self.answered >= MIN_ANSWERED_RATIO * self.asked
+
+
+def _scaled(numbers: _Box, size: tuple[float, float]) -> _Box:
+    x0, y0, x1, y1 = numbers
+    return (1000 * x0 / size[0], 1000 * y0 / size[1], 1000 * x1 / size[0], 1000 * y1 / size[1])
+
+
+def _swapped(numbers: _Box) -> _Box:
+    y0, x0, y1, x1 = numbers
+    return (x0, y0, x1, y1)
+
+
+# Those that contract.py reads come first; the others are known from other families, and named so that one knows why.
+CONVENTIONS: dict[str, Callable[[Answer], _Box]] = {
+    "thousandths": lambda a: a.numbers,
+    "resized_pixels": lambda a: _scaled(a.numbers, a.model_px),
+    "original_pixels": lambda a: _scaled(a.numbers, a.picture_px),
+    "unit": lambda a: _scaled(a.numbers, (1.0, 1.0)),
+    "thousandths_y_first": lambda a: _swapped(a.numbers),
+}
+SUPPORTED = ("thousandths", "resized_pixels")
+
+
+def render_pictures(count: int, seed: int) -> Iterator[Picture]:
+    """Frames of the tabletop from seeds seed, seed + 1, ...; each shows at least two objects well."""
+    ranges, catalogue = load_scene(_SCENE)
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(load_robot(ranges.robot))
+        while count:
+            rgb, seen = sample_of_seed(world, ranges, catalogue, seed)
+            clear = sorted((s for s in seen if s.visible_px >= MIN_VISIBLE_PX), key=lambda s: -s.visible_px)
+            if len(clear) >= 2:
+                yield Picture(seed, rgb, clear)
+                count -= 1
+            seed += 1
+
+
+def ask(reply: Callable[[npt.NDArray[np.uint8], str], RawReply], pictures: Sequence[Picture]) -> list[Answer]:
+    """Ask for the clearest object of each picture; replies without exactly one box for it are left out."""
+    answers = []
+    for picture in pictures:
+        target = picture.seen[0]
+        try:
+            said = reply(picture.rgb, f"pick up the {target.label}")
+        except PlannerError:
+            continue
+        numbers = first_box(said.text)
+        if numbers is not None:
+            size_px = (picture.rgb.shape[1], picture.rgb.shape[0])
+            answers.append(Answer(numbers, _as_floats(target.box), size_px, said.image_size_px))
+    return answers
+
+
+def first_box(text: str) -> _Box | None:
+    """The first box of a reply, unconverted; None where there is none that could be one."""
+    try:
+        boxes = json.loads(text)["objects"][0]["boxes"]
+        numbers = _as_floats(boxes[0])
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+    return numbers if all(math.isfinite(v) for v in numbers) else None
+
+
+def _as_floats(values: Sequence[float]) -> _Box:
+    x0, y0, x1, y1 = (float(v) for v in values)
+    return (x0, y0, x1, y1)
+
+
+def calibrate(answers: Sequence[Answer], asked: int) -> Calibration:
+    """Find the convention under which the answers overlap the truth most.
+
+    Raises:
+        PlannerError: no reply had a box.
+    """
+    if not answers:
+        raise PlannerError(f"none of {asked} replies had a box; the model does not answer in this contract's form")
+    iou = {name: median(_iou(read(a), a.true) for a in answers) for name, read in CONVENTIONS.items()}
+    best = max(iou, key=lambda name: iou[name])
+    sides = [abs(p - t) for a in answers for p, t in zip(CONVENTIONS[best](a), a.true, strict=True)]
+    return Calibration(best, {k: round(v, 3) for k, v in iou.items()}, round(median(sides), 1), asked, len(answers))
+
+
+def _iou(box: _Box, true: _Box) -> float:
+    x = min(box[2], true[2]) - max(box[0], true[0])
+    y = min(box[3], true[3]) - max(box[1], true[1])
+    inter = max(0.0, x) * max(0.0, y)
+    union = sum(max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1]) for b in (box, true)) - inter
+    return inter / union if union > 0 else 0.0

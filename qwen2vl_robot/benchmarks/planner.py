@@ -1,0 +1,90 @@
+"""Seeds → how long a plan takes, beside transformers' `generate` with the same grammar, in the same run.
+
+Each timed plan sees a frame that was not seen before; both ways start from the same picture and give the same reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from qwen2vl_robot.benchmarks.calibration import Picture, render_pictures
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.process import PlannerProcess
+from qwen2vl_robot.planner.sources import read_settings
+
+_TASKS = ("put the {a} on the {b}", "pick up the {a}", "push the {a} to the left", "put the {a} left of the {b}")
+_WARM_UP = 2  # plans of either way that are not counted: the first ones touch all pages for the first time
+
+
+def run_planner_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Plan once for each frame in both ways, which of them first taking turns; the last one carries the peak memory.
+
+    Raises:
+        BadInputError: the model is behind a server, where there is nothing to compare with.
+    """
+    if read_settings(model).server is not None:
+        raise BadInputError(f"--model {model}: only a model in process can be compared with generate")
+    with PlannerProcess(model, timeout_s=600.0) as planner:
+        planner.start()
+        for index, picture in enumerate(render_pictures(frames + _WARM_UP, seed)):
+            result = _plan_both_ways(planner, picture, _instruction(picture, index), is_fast_first=index % 2 == 0)
+            if index >= _WARM_UP:
+                yield {"seed": picture.seed, **result, "peak_memory_mb": _peak_memory_mb(planner.pid)}
+
+
+def _instruction(picture: Picture, index: int) -> str:
+    labels = [s.label for s in picture.seen]
+    return _TASKS[index % len(_TASKS)].format(a=labels[0], b=labels[-1])
+
+
+def _plan_both_ways(
+    planner: PlannerProcess, picture: Picture, instruction: str, *, is_fast_first: bool
+) -> dict[str, Any]:
+    answers = {}
+    for is_plain in (not is_fast_first, is_fast_first):
+        # The other way may leave nothing behind that this one would find: a picture of another scene comes between.
+        planner.raw_reply(picture.rgb[:, ::-1], "go home")
+        answers[is_plain] = planner.raw_reply(picture.rgb, instruction, is_plain=is_plain)
+    fast, plain = answers[False], answers[True]
+    return {
+        "instruction": instruction,
+        "reply": fast.text,
+        "is_same": fast.text == plain.text,
+        "plan_s": fast.seconds,
+        "generate_s": plain.seconds,
+        "decoded_tokens": fast.decoded_tokens,
+        "forced_tokens": fast.forced_tokens,
+        "generated_tokens": plain.decoded_tokens,
+        "image_size_px": list(fast.image_size_px),
+    }
+
+
+def _peak_memory_mb(pid: int | None) -> int:
+    """The largest resident size so far of a process, 0 where Linux does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def summarise_planner(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians and sums over all frames."""
+    return {
+        "frames": len(results),
+        "same_replies": sum(r["is_same"] for r in results),
+        "speedup_over_generate": round(
+            median(r["generate_s"] for r in results) / median(r["plan_s"] for r in results), 2
+        ),
+        "speedup_median_of_pairs": round(median(r["generate_s"] / r["plan_s"] for r in results), 2),
+        "plan_s_median": round(median(r["plan_s"] for r in results), 4),
+        "plan_s_max": round(max(r["plan_s"] for r in results), 4),
+        "generate_s_median": round(median(r["generate_s"] for r in results), 4),
+        "decoded_tokens": sum(r["decoded_tokens"] for r in results),
+        "forced_tokens": sum(r["forced_tokens"] for r in results),
+        "generated_tokens": sum(r["generated_tokens"] for r in results),
+        "peak_memory_mb": max(r["peak_memory_mb"] for r in results),
+    }

@@ -1,0 +1,87 @@
+"""The reply schema of contract.py → a grammar (llguidance's Lark) that a decoder cannot leave.
+
+Every reply of the grammar passes `parse_reply`, but for boxes that are turned round: the grammar knows how many objects
+were listed, whether one of them is missing (then only `ask` and `refuse` are left) and whether the hand is full.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.planner.contract import MAX_ACTIONS, MAX_BOXES, MAX_OBJECTS, MAX_WAIT_S
+
+_SUPERLATIVES = ("nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all")
+# Neither quotes nor backslashes, so that no escape is needed, and none of the characters of control tokens.
+_CHARACTER = r"[[\p{L}\p{M}\p{N}\p{P}\p{S} ]--[\x22\\<>|]]"
+_HANDS = ("unknown", "empty", "full")  # at the start the hand may hold something from an earlier step
+
+
+@functools.lru_cache(maxsize=32)
+def reply_grammar(max_coordinate: int) -> str:
+    """The grammar of a reply whose boxes are whole numbers from 0 to `max_coordinate`."""
+    rules = "\n".join([*_words(max_coordinate), *_objects(), *_actions()])
+    return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)  # rules are written with '...'
+
+
+def _words(max_coordinate: int) -> Iterator[str]:
+    yield r"LABEL: /[\p{L}\p{N}]" + _CHARACTER + "{0,79}/"
+    yield r"TEXT: /[\p{L}\p{N}]" + _CHARACTER + "{0,199}/"
+    yield "coordinate: %json " + json.dumps({"type": "integer", "minimum": 0, "maximum": max_coordinate})
+    yield "seconds: %json " + json.dumps({"type": "integer", "minimum": 1, "maximum": int(MAX_WAIT_S)})
+    yield f"relation: {_one_of(r.value for r in Relation)}"
+    yield f"direction: {_one_of(d.value for d in Direction)}"
+    yield f"superlative: {_one_of(_SUPERLATIVES)}"
+
+
+def _objects() -> Iterator[str]:
+    """One rule for each number of objects listed so far: with all of them there, and with one missing."""
+    yield "box: '[' coordinate ',' coordinate ',' coordinate ',' coordinate ']'"
+    yield """named: '{"label":"' LABEL '","boxes":['"""
+    yield f"there: named box (',' box){{0,{MAX_BOXES - 1}}} ']' where? '}}'"
+    yield "missing: named ']}'"
+    yield """where: ',"where":{"kind":"' (superlative '"}' | relation '","reference":"' LABEL '"}')"""
+    yield """start: '{"objects":[' (there all_1 | missing lacking_1 | '],' plan_0)"""
+    for count in range(1, MAX_OBJECTS + 1):
+        more = (f" | ',' there {{}}_{count + 1} | ',' missing lacking_{count + 1}") if count < MAX_OBJECTS else ""
+        yield f"all_{count}: '],' plan_{count}{more.format('all')}"
+        yield f"lacking_{count}: '],' talk{more.format('lacking')}"
+
+
+def _actions() -> Iterator[str]:
+    """One rule for each number of objects, state of the hand and number of actions that may still come."""
+    yield """talk: '"actions":[{"do":"' spoken"""
+    yield """spoken: ('ask' | 'refuse') '","text":"' TEXT '"}]}'"""
+    yield """home: 'home"}'"""
+    yield """wait: 'wait","seconds":' seconds '}'"""
+    for count in range(MAX_OBJECTS + 1):
+        yield f"""plan_{count}: '"actions":[{{"do":"' (spoken | do_{count}_unknown_{MAX_ACTIONS})"""
+        if count:
+            which = _one_of(str(i) for i in range(count))
+            yield f"""pick_{count}: 'pick","object":' ({which}) '}}'"""
+            yield f"""place_{count}: 'place","object":' ({which}) ',"relation":"' relation '"}}'"""
+            yield f"""push_{count}: 'push","object":' ({which}) ',"direction":"' direction '"}}'"""
+        for hand in _HANDS:
+            for left in range(1, MAX_ACTIONS + 1):
+                yield f"do_{count}_{hand}_{left}: {' | '.join(_steps(count, hand, left))}"
+
+
+def _steps(count: int, hand: str, left: int) -> Iterator[str]:
+    """What may be done next, each with what may follow it."""
+    after = {"home": hand, "wait": hand}
+    if count:
+        after[f"push_{count}"] = hand
+        if hand != "full":
+            after[f"pick_{count}"] = "full"
+        if hand != "empty":
+            after[f"place_{count}"] = "empty"
+    for step, next_hand in after.items():
+        more = f""" | ',{{"do":"' do_{count}_{next_hand}_{left - 1}""" if left > 1 else ""
+        yield f"{step} (']}}'{more})"
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return " | ".join(f"'{word}'" for word in words)

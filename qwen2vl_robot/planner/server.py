@@ -1,0 +1,217 @@
+"""A Qwen-VL behind an OpenAI-compatible server → grounded plans. Runs in a process of its own (`planner/process.py`).
+
+The server is trusted with nothing: time, size and form of what it sends are bounded, and a server that keeps failing
+is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+from typing import Any
+
+import httpx2  # the client's own HTTP; while a body is read, its errors come as they are
+import numpy as np
+import numpy.typing as npt
+import openai
+from PIL import Image
+
+from qwen2vl_robot.errors import BadInputError, PlannerError
+from qwen2vl_robot.messages import Plan
+from qwen2vl_robot.planner.contract import (
+    PromptStyle,
+    RawReply,
+    Reply,
+    build_messages,
+    check_instruction,
+    convention_of,
+    parse_reply,
+)
+from qwen2vl_robot.planner.picture import check_picture, resized_size_px
+from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
+
+MAX_ATTEMPTS = 3
+MAX_BODY_BYTES = 200_000
+_CONNECT_S = 5.0
+_WAITS_S = (0.5, 1.0)
+_RETRIED = (408, 409, 429, *range(500, 600))
+_MAX_REPLY_TOKENS = 1024
+_BREAKS_AFTER = 3  # plans in a row that the server failed
+_STAYS_OPEN_S = 30.0
+_SHARE_OF_TIME = 0.9  # of the time-out; the rest is for the process boundary, so that our own error comes first
+
+
+class ServerPlanner:
+    """One model behind one server.
+
+    Raises:
+        BadInputError: the key's environment variable is not set.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        self._convention = settings.box_convention or convention_of(settings.model)
+        self._style = settings.prompt_style or PromptStyle.FULL
+        self._client = openai.OpenAI(
+            base_url=settings.server,
+            api_key=_key(settings),
+            organization="",  # nothing of the environment but the key goes out
+            project="",
+            max_retries=0,  # ours are bounded by the time that a plan may take
+        )
+        self._failures = 0
+        self._closed_until_s = -float("inf")
+
+    def plan(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
+        """Answer for one picture (h, w, 3) uint8; `failures` are lines about what went wrong before.
+
+        Raises:
+            BadInputError: the instruction is empty, too long or binary.
+            ObservationError: the picture cannot be used.
+            PlannerError: the server or its reply cannot be used.
+        """
+        answer = self.reply(rgb, check_instruction(instruction), failures)
+        return parse_reply(answer.text, convention=self._convention, image_size_px=answer.image_size_px)
+
+    def reply(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> RawReply:
+        """The raw reply to one picture.
+
+        Raises:
+            ObservationError: the picture cannot be used.
+            PlannerError: no usable answer in time, or the server failed too often just now.
+        """
+        began_s = time.monotonic()
+        check_picture(rgb)
+        if began_s < self._closed_until_s:
+            left_s = self._closed_until_s - began_s
+            raise PlannerError(
+                f"the server failed {self._failures} times in a row; it is left alone for {left_s:.0f} s"
+            )
+        size_px = self._size_px(rgb)
+        request = self._request(rgb, size_px, build_messages(instruction, failures, self._style))
+        try:
+            body = self._post(request, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
+            text = _content(body)
+        except PlannerError:
+            self._failures += 1
+            if self._failures >= _BREAKS_AFTER:
+                self._closed_until_s = time.monotonic() + _STAYS_OPEN_S
+            raise
+        self._failures = 0
+        return RawReply(text, size_px, seconds=time.monotonic() - began_s)
+
+    def _size_px(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
+        """The size that the model's own processor would choose, so that the server resizes nothing again."""
+        low = self._settings.min_pixels or 4 * PIXELS_A_TOKEN
+        high = self._settings.max_pixels or 1280 * PIXELS_A_TOKEN
+        factor = 32 if "qwen3" in self._settings.model.lower() else 28
+        return resized_size_px((rgb.shape[1], rgb.shape[0]), factor, low, high)
+
+    def _request(
+        self, rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], messages: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        picture = Image.fromarray(rgb).resize(size_px, Image.Resampling.BICUBIC)
+        png = io.BytesIO()
+        picture.save(png, "PNG", compress_level=1)
+        url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+        for message in messages:
+            if isinstance(message["content"], list):
+                message["content"] = [
+                    {"type": "image_url", "image_url": {"url": url}} if part["type"] == "image" else part
+                    for part in message["content"]
+                ]
+        request: dict[str, Any] = {"model": self._settings.model, "messages": messages}
+        schema = Reply.model_json_schema()
+        if self._settings.constrain == "structured_outputs":
+            request["extra_body"] = {"structured_outputs": {"json": schema}}
+        elif self._settings.constrain == "response_format":
+            named = {"name": "plan", "schema": schema}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        return {**request, "temperature": 0.0, "seed": 0, "max_tokens": _MAX_REPLY_TOKENS}
+
+    def _post(self, request: dict[str, Any], deadline_s: float) -> bytes:
+        """Ask up to three times, never past the deadline; the body of the first answer that is one.
+
+        Raises:
+            PlannerError: no answer in time, or the server said no.
+        """
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                return self._read(request, deadline_s)
+            except openai.APIStatusError as error:
+                problem, wait_s = f"the server answered {error.status_code}", _retry_after_s(error, attempt)
+                if error.status_code not in _RETRIED:
+                    raise PlannerError(f"{problem}: {_line(error.message)}") from error
+            except (openai.APITimeoutError, httpx2.TimeoutException) as error:
+                raise PlannerError(f"the server gave no answer within {self._settings.timeout_s:g} s") from error
+            except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
+                problem, wait_s = f"no connection to {self._settings.server}: {_line(str(error))}", _WAITS_S[0]
+            except openai.OpenAIError as error:
+                raise PlannerError(f"the server's answer cannot be read: {_line(str(error))}") from error
+            if attempt + 1 == MAX_ATTEMPTS or time.monotonic() + wait_s >= deadline_s:
+                raise PlannerError(f"{problem}, after {attempt + 1} of {MAX_ATTEMPTS} attempts")
+            time.sleep(wait_s)
+        raise PlannerError("no attempt was left")
+
+    def _read(self, request: dict[str, Any], deadline_s: float) -> bytes:
+        left_s = max(deadline_s - time.monotonic(), 0.01)
+        limits = openai.Timeout(left_s, connect=min(_CONNECT_S, left_s))
+        body = b""
+        completions = self._client.chat.completions.with_streaming_response
+        with completions.create(**request, timeout=limits) as response:
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise PlannerError(f"the server's answer is longer than {MAX_BODY_BYTES} bytes")
+                if time.monotonic() > deadline_s:
+                    raise PlannerError(f"the server gave no whole answer within {self._settings.timeout_s:g} s")
+        return body
+
+
+def _key(settings: ModelSettings) -> str:
+    if settings.key_variable is None:
+        return "none"  # a server of one's own asks for none, and the client insists on some text
+    key = os.environ.get(settings.key_variable, "").strip()
+    if not key:
+        raise BadInputError(f"model {settings.model}: the environment variable {settings.key_variable} holds no key")
+    if not key.isascii() or not key.isprintable():
+        raise BadInputError(f"model {settings.model}: the key in {settings.key_variable} is not plain ASCII")
+    return key
+
+
+def _content(body: bytes) -> str:
+    """The text of the first choice.
+
+    Raises:
+        PlannerError: the body is not an answer of a chat.
+    """
+    try:
+        answer = json.loads(body)
+        choice = answer["choices"][0]
+        text, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        begins = _line(body[:80].decode("utf-8", "replace"))
+        raise PlannerError(f"the server answered no chat completion but {begins!r}") from error
+    if not isinstance(text, str) or not text.strip():
+        raise PlannerError("the server answered without a text")
+    if reason == "length":
+        raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
+    return text
+
+
+def _retry_after_s(error: openai.APIStatusError, attempt: int) -> float:
+    """How long the server wants to be left alone, else our own pause."""
+    pause_s = _WAITS_S[min(attempt, len(_WAITS_S) - 1)]
+    try:
+        wanted_s = float(error.response.headers.get("retry-after", pause_s))
+    except ValueError:
+        return pause_s
+    return max(wanted_s, pause_s) if np.isfinite(wanted_s) else pause_s
+
+
+def _line(text: str) -> str:
+    """Foreign text as one short line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:160]

@@ -1,0 +1,95 @@
+"""What a person calls a model → where it is and how it is asked.
+
+checkpoints/mine                              a folder
+Qwen/Qwen2-VL-7B-Instruct-AWQ                 a name of the Hugging Face hub
+modelscope:Qwen/Qwen2-VL-7B-Instruct          a name of ModelScope
+http://127.0.0.1:8000/v1#Qwen/Qwen2-VL-7B-Instruct   an OpenAI-compatible server, such as vLLM
+dashscope:qwen2-vl-72b-instruct               DashScope; its key comes from DASHSCOPE_API_KEY
+planner.yaml                                  any of these with settings: the fields of `ModelSettings`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from qwen2vl_robot.config import Strict, load_yaml, parse
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle
+
+DASHSCOPE_URL = "https://dashscope.aliyuncs.com/compatible-mode/v1"
+PIXELS_A_TOKEN = 28 * 28
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_Pixels = Annotated[int, Field(ge=4 * PIXELS_A_TOKEN, le=16384 * PIXELS_A_TOKEN)]
+
+
+class ModelSettings(Strict):
+    """Where a planner's model is and how it is asked.
+
+    Attributes:
+        model: a folder or a name; with `server` the name by which the server knows it.
+        server: base URL of an OpenAI-compatible server.
+        key_variable: environment variable with the server's key; the key itself stands nowhere else.
+        constrain: how the server is told the reply's schema: vLLM's way, OpenAI's way, or not at all.
+        timeout_s: the longest that one plan may take, retries included.
+        device_map, dtype, attention: as transformers' `from_pretrained` takes them, for a model in process.
+        min_pixels, max_pixels: bounds of a picture's size; a picture costs one token for 28 x 28 of them.
+        prompt_style, box_convention: only where the model's own planner.json and family do not say it.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=500)]
+    server: str | None = None
+    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")] | None = None
+    constrain: Literal["structured_outputs", "response_format", "none"] = "structured_outputs"
+    timeout_s: Annotated[float, Field(gt=0.0, le=600.0)] = 60.0
+    device_map: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    min_pixels: _Pixels | None = None
+    max_pixels: _Pixels | None = None
+    prompt_style: PromptStyle | None = None
+    box_convention: BoxConvention | None = None
+
+
+def read_settings(model: str) -> ModelSettings:
+    """Settings of whatever a person calls a model.
+
+    Raises:
+        BadInputError: the file or the address cannot be used.
+    """
+    if model.endswith((".yaml", ".yml")):
+        return _checked(load_yaml(Path(model), ModelSettings), model)
+    scheme, _, rest = model.partition(":")
+    if scheme == "dashscope":
+        data: dict[str, str] = {"model": rest, "server": DASHSCOPE_URL, "key_variable": "DASHSCOPE_API_KEY"}
+        return _checked(parse({**data, "constrain": "none"}, ModelSettings, model), model)
+    if scheme in ("http", "https"):
+        server, _, name = model.partition("#")
+        return _checked(parse({"model": name, "server": server}, ModelSettings, model), model)
+    return parse({"model": model}, ModelSettings, "--model")
+
+
+def _checked(settings: ModelSettings, origin: str) -> ModelSettings:
+    """Refuse a server's address that cannot be one, and a key that would travel in the clear.
+
+    Raises:
+        BadInputError: one line with what is allowed.
+    """
+    if settings.server is None:
+        return settings
+    try:
+        parts = urlsplit(settings.server)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        raise BadInputError(f"{origin}: the server's address {settings.server!r} is none: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise BadInputError(f"{origin}: the server's address is {settings.server!r}; http://HOST:PORT/v1 is needed")
+    if parts.username or parts.password:
+        raise BadInputError("a key in a server's address ends in logs; name its environment variable in key_variable")
+    if settings.key_variable and parts.scheme == "http" and host not in _LOOPBACK:
+        raise BadInputError(f"{origin}: a key is sent over https only, but the server is {settings.server}")
+    return settings

@@ -1,0 +1,163 @@
+"""Models in process: the whole family loads through one code, and what is no Qwen-VL is one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from qwen2vl_robot.errors import BadInputError, PlannerError
+from qwen2vl_robot.planner.contract import BoxConvention, parse_reply
+from qwen2vl_robot.planner.decoding import FusedEngine, LibraryEngine
+from qwen2vl_robot.planner.local import LocalPlanner
+from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+from qwen2vl_robot.planner.sources import ModelSettings, read_settings
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+TEXT = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+}  # fmt: skip
+VISION = {"depth": 2, "num_heads": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64}
+
+
+def save_tiny(folder: Path, family: str) -> str:
+    """A checkpoint of random weights that speaks the shipped one's tokens."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_MODEL)
+    text = {**TEXT, "vocab_size": len(tokenizer)}
+    ids = {"image_token_id": 12, "video_token_id": 13, "vision_start_token_id": 9, "vision_end_token_id": 10}
+    if family == "qwen2_5_vl":
+        vision = {**VISION, "fullatt_block_indexes": [1], "window_size": 56}
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
+    else:
+        vision = {**VISION, "deepstack_visual_indexes": [0], "patch_size": 16}
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    patch = 14 if family == "qwen2_5_vl" else 16
+    Qwen2VLImageProcessorPil(patch_size=patch, min_pixels=3136, max_pixels=50_000).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "convention", "engine"),
+    [
+        ("qwen2_5_vl", BoxConvention.RESIZED_PIXELS, FusedEngine),
+        ("qwen3_vl", BoxConvention.THOUSANDTHS, LibraryEngine),
+    ],
+)
+def test_its_relatives_load_through_the_same_code(
+    tmp_path: Path, family: str, convention: BoxConvention, engine: type[Any]
+) -> None:
+    planner = LocalPlanner(save_tiny(tmp_path / family, family))
+    assert planner._contract.box_convention is convention
+    assert isinstance(planner._decoder._engine, engine)
+    prompt, _ = planner._prompt(PICTURE, [{"role": "user", "content": [{"type": "image"}]}])
+    positions, _ = planner._decoder._positions(prompt)
+    logits = []
+    with torch.inference_mode():
+        for each in (planner._decoder._engine, LibraryEngine(planner._model)):
+            each.append(prompt.ids[:-2], positions[..., :-2], prompt.pictures)
+            logits.append(each.append(prompt.ids[-2:], positions[..., -2:], None))
+        ids = torch.tensor([prompt.ids])
+        kinds = (ids == 12).int()
+        whole = planner._model(input_ids=ids, mm_token_type_ids=kinds, **prompt.pictures).logits[0, -1].numpy()
+    for each in logits:
+        np.testing.assert_allclose(each, whole, atol=1e-4)
+
+
+def copy_shipped(folder: Path) -> Path:
+    shutil.copytree(SHIPPED_MODEL, folder)
+    return folder
+
+
+def test_a_model_of_another_family_is_named(tmp_path: Path) -> None:
+    folder = copy_shipped(tmp_path / "m")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 10}))
+    with pytest.raises(BadInputError, match="it is a llama; a Qwen-VL is needed"):
+        LocalPlanner(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"])
+def test_a_checkpoint_that_lacks_a_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = copy_shipped(tmp_path / "m")
+    (folder / name).unlink()
+    with pytest.raises(BadInputError, match="is missing"):
+        LocalPlanner(str(folder))
+
+
+def test_weights_that_are_missing_or_cut_short_are_refused(tmp_path: Path) -> None:
+    folder = copy_shipped(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "q_proj.weight" in name))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match="1 weights are missing"):
+        LocalPlanner(str(folder))
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInputError, match="cannot be loaded"):
+        LocalPlanner(str(folder))
+
+
+def test_a_name_of_modelscope_needs_its_client() -> None:
+    with pytest.raises(BadInputError, match="pip install modelscope"):
+        LocalPlanner("modelscope:Qwen/Qwen2-VL-2B-Instruct")
+
+
+def test_settings_bound_the_picture(tmp_path: Path) -> None:
+    file = tmp_path / "planner.yaml"
+    file.write_text(f"model: {SHIPPED_MODEL}\nmax_pixels: 40000\ndtype: float32\nattention: eager\n")
+    planner = LocalPlanner(str(file))
+    answer = planner.reply(np.full((480, 640, 3), 120, np.uint8), "pick up the red block")
+    assert answer.image_size_px == (224, 168)
+    assert parse_reply(answer.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model: a\nkey: abc", "key"),
+        ("model: a\ndtype: int3", "dtype"),
+        ("model: a\nmax_pixels: .inf", "max_pixels"),
+        ("model: a\ntimeout_s: .nan", "timeout_s"),
+        ("model: a\nserver: ftp://x/v1", "is needed"),
+        ("model: a\nserver: http://example.com/v1\nkey_variable: K", "https only"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "planner.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInputError, match=says) as refused:
+        read_settings(str(file))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_name_says_where_a_model_is() -> None:
+    server = read_settings("http://127.0.0.1:8000/v1#Qwen/Qwen2-VL-7B-Instruct")
+    assert (server.server, server.model) == ("http://127.0.0.1:8000/v1", "Qwen/Qwen2-VL-7B-Instruct")
+    assert read_settings("dashscope:qwen2-vl-72b-instruct").key_variable == "DASHSCOPE_API_KEY"
+    assert read_settings("Qwen/Qwen2-VL-2B-Instruct-AWQ") == ModelSettings(model="Qwen/Qwen2-VL-2B-Instruct-AWQ")
+
+
+def test_a_plan_that_takes_too_long_ends_with_its_process() -> None:
+    with PlannerProcess(timeout_s=0.001) as planner:
+        planner.start()
+        with pytest.raises(PlannerError, match="no answer within"):
+            planner.plan_picture(PICTURE, "pick up the red block")
+        assert planner.pid is None
