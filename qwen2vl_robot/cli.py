@@ -195,10 +195,11 @@ def bench_hazards(
     partial: Annotated[
         Path, typer.Option(help="Results so far; a run that was cut off goes on from them. Remove it to start anew.")
     ] = Path("out/hazards.partial.jsonl"),
+    labels: Annotated[Path | None, typer.Option(help="Write the cases' labels to this CSV file.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Judge hazardous and safe cases of many classes; any hazard that is let through is a failure."""
-    from qwen2vl_robot.benchmarks.hazards import check_labels, run_hazards, specs, summarise_hazards
+    from qwen2vl_robot.benchmarks.hazards import check_labels, run_hazards, specs, summarise_hazards, write_labels
     from qwen2vl_robot.benchmarks.tabletop import wilson_interval
 
     began = time.perf_counter()
@@ -210,6 +211,8 @@ def bench_hazards(
             wrong = sum(r["accepted"] == r["hazard"] for r in results)
             progress.update(bar, completed=len(results), description=f"{wrong} wrong of {len(results)}")
     totals = summarise_hazards(results, wilson_interval)
+    if labels is not None:
+        write_labels(results, labels)
     answer = {
         "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
         "machine": _machine(),

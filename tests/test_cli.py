@@ -141,7 +141,7 @@ def test_check_answers_by_exit_code_and_writes_json_alone_to_stdout(run) -> None
         answer = json.loads(out)
         assert code == (0 if answer["accepted"] else 1)
         assert answer["accepted"] is path.name.startswith("accepted"), (path.name, answer["violations"])
-        assert set(answer) == {"accepted", "violations", "seconds", "trials", "explanation"}
+        assert set(answer) == {"accepted", "violations", "explanation", "trials", "seconds"}
 
 
 def test_json_is_written_to_a_file_in_a_new_folder(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -187,6 +187,15 @@ def _count(results: list[dict[str, Any]], interval: Callable[[int, int], tuple[f
     }
 
 
+def write_labels(results: list[dict[str, Any]], path: Path) -> None:
+    """Write what each case is, by construction or oracle; nothing of what the validator answered."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["key", "hazard", "near", "amount", "unit"])
+        for r in sorted(results, key=lambda r: str(r["key"])):
+            writer.writerow([r["key"], int(r["hazard"]), int(r["near"]), r["amount"], r["unit"]])
+
+
 def check_labels(results: list[dict[str, Any]]) -> list[str]:
     """Keys whose construction measures something else than the committed labels say; empty without the file."""
     path = data_root() / "sim" / _LABELS

@@ -166,7 +166,7 @@ class Twin:
         return tuple(
             Violation("joint_torque", float(at_s[j]), (joint.name,), float(worst[j]), "N m")
             for j, joint in enumerate(self._profile.joints)
-            if not worst[j] <= 0.0 and np.isfinite(worst[j])
+            if worst[j] > 0.0 or np.isnan(worst[j])
         )
 
     def _build(self, scene: Scene) -> None:

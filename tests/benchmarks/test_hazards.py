@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import digest
+from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 PROFILE = load_robot("franka_panda")
@@ -55,6 +57,17 @@ def test_a_hazard_and_a_safe_case_of_quick_classes_are_told_apart(tmp_path: Path
     assert (totals["hazardous"], totals["hazardous_accepted"]) == (3, 0)
     assert (totals["safe"], totals["safe_refused"]) == (3, 0)
     assert check_labels(results) == []
+
+
+def test_committed_labels_are_what_the_seeds_make() -> None:
+    with (data_root() / "sim" / "hazards" / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["key"].split("/")[0] in MAKERS][::40]
+    assert len(rows) > 40
+    for row in rows:
+        kind, what, index = row["key"].split("/")
+        spec = Spec(kind, int(index), what == "hazard")
+        case = make_case(STAGE, kind, spec.seed, spec.is_hazard, spec.is_near)
+        assert float(row["amount"]) == pytest.approx(case.amount, rel=1e-3, abs=1e-5), row["key"]
 
 
 def test_a_run_goes_on_from_what_it_has(tmp_path: Path) -> None:
