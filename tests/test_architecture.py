@@ -53,8 +53,11 @@ FORBIDDEN = (
 # Third-party module → where alone it may be imported at run time, and why.
 CONFINED = {
     "pybullet": (("world",), "one module owns the simulator"),
-    "torch": (("planner.local", "planner.decoding", "training"), "no other process pays for torch"),
-    "transformers": (("planner.local", "planner.decoding", "training"), "no other process pays for torch"),
+    "torch": (("planner.local", "planner.decoding", "planner.engines", "training"), "no other process pays for torch"),
+    "transformers": (
+        ("planner.local", "planner.decoding", "planner.engines", "training"),
+        "no other process pays for torch",
+    ),
     "openai": (("planner.server",), "one module speaks to servers"),
     "pinocchio": (("kinematics", "motion"), "validation has Bullet's kinematics"),
     "ompl": (("motion",), "paths are made in one place"),

@@ -44,9 +44,12 @@ def is_one_line(text: str) -> bool:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("demo", "plan", "check", "eval", "datagen", "train", "doctor"):
+    for command in ("demo", "plan", "check", "eval", "datagen", "train", "doctor", "bench planner"):
         done = subprocess.run(
-            [sys.executable, "-m", "qwen2vl_robot.cli", command, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "qwen2vl_robot.cli", *command.split(), "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "Example: qwen2vl-robot" in done.stdout, command
 

@@ -115,3 +115,31 @@ def test_a_diagnosis_loads_nothing_heavy() -> None:
     code = "import sys; from qwen2vl_robot.doctor import diagnose; diagnose(); print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "pybullet", "transformers", "cv2"} & set(answer.stdout.split())
+
+
+def test_a_model_that_fits_is_said_to_fit_before_it_is_loaded() -> None:
+    told: list[str] = []
+    assert doctor.examine_model(None, told.append, calibrates=False)
+    assert "fits: needs" in told[0]
+    assert "GB free" in told[0]
+
+
+def test_a_model_that_does_not_fit_comes_with_what_to_take_instead(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 800, "hidden_size": 8192, "intermediate_size": 29568, "num_attention_heads": 64}
+    more = {
+        "num_key_value_heads": 8,
+        "vocab_size": 152064,
+        "model_type": "qwen2_vl",
+        "vision_config": {"hidden_size": 1},
+    }
+    (tmp_path / "config.json").write_text(json.dumps({**text, **more}))
+    told: list[str] = []
+    assert not doctor.examine_model(str(tmp_path), told.append, calibrates=True)
+    assert "does not fit" in told[0]
+    assert "take instead" in told[1]
+
+
+def test_the_shipped_checkpoints_convention_is_measured() -> None:
+    told: list[str] = []
+    assert doctor.examine_model(None, told.append, calibrates=True)
+    assert told[-1] == "box_convention: thousandths"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
 from qwen2vl_robot.planner.contract import RawReply, check_instruction, failure_line
-from qwen2vl_robot.planner.sources import read_settings
+from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.process import Worker
 
 SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
@@ -33,8 +34,8 @@ class PlannerProcess:
     def __init__(self, model: str = SHIPPED_MODEL, *, timeout_s: float | None = None) -> None:
         settings = read_settings(model)
         self._timeout_s = timeout_s or settings.timeout_s
-        kind = "local:LocalPlanner" if settings.server is None else "server:ServerPlanner"
-        self._worker = Worker(f"qwen2vl_robot.planner.{kind}", settings)
+        factory = f"{__name__}:load_local" if settings.server is None else "qwen2vl_robot.planner.server:ServerPlanner"
+        self._worker = Worker(factory, settings)
 
     def start(self) -> None:
         """Load the model now.
@@ -84,3 +85,15 @@ class PlannerProcess:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def load_local(settings: ModelSettings) -> object:
+    """Make the `LocalPlanner`, in the child process.
+
+    torch's threads wait for each other by spinning, unless told otherwise before torch is loaded. Where other processes
+    want the same cores (the twin, the camera), that turns a plan of half a second into one of minutes.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from qwen2vl_robot.planner.local import LocalPlanner
+
+    return LocalPlanner(settings)

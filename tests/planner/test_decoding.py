@@ -16,12 +16,10 @@ from qwen2vl_robot.planner.contract import PromptStyle, build_messages, parse_re
 from qwen2vl_robot.planner.decoding import (
     Decoded,
     Decoder,
-    FusedEngine,
-    LibraryEngine,
     Prompt,
-    can_be_fused,
     generate_plainly,
 )
+from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine, can_be_fused
 from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.local import LocalPlanner
 from qwen2vl_robot.planner.process import SHIPPED_MODEL

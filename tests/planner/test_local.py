@@ -22,7 +22,7 @@ from transformers import (
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.planner.contract import BoxConvention, parse_reply
-from qwen2vl_robot.planner.decoding import FusedEngine, LibraryEngine
+from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine
 from qwen2vl_robot.planner.local import LocalPlanner
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
