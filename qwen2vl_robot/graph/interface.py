@@ -110,7 +110,7 @@ DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.C
 
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
-CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "give up the task at hand; nothing is latched")
+CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "give up the task at hand; a motion cut short latches a stop")
 
 FOLLOW_JOINT_TRAJECTORY = Action(
     "follow_joint_trajectory", "control_msgs/action/FollowJointTrajectory", "the motion, watched by its controller"

@@ -34,6 +34,7 @@ from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 # A thread that wants to answer a stop waits at most this long for one that computes.
@@ -87,7 +88,7 @@ class ControllerNode:
         self.gate = AskingGate(
             graph, self._profile, settings.approval, arm=self.arm, look=lambda: self.camera.capture(),
             on_question=self._on_question, timeout_s=settings.approval_timeout_s,
-            max_state_age_s=settings.max_state_age_s,
+            max_state_age_s=settings.max_state_age_s, zones=load_rules().zones,
         )  # fmt: skip
         self.camera = GraphCamera(
             graph, base_frame=self._profile.base_link, prefix=settings.camera, is_compressed=settings.compressed,
