@@ -82,9 +82,8 @@ class Decoder:
         forced, decoded = len(reply), 0
         new = [*prompt.ids[reused:], *reply]
         held, self._held = [*prompt.ids], []  # until it has gone well, nothing is held
+        at = torch.cat([positions[:, :, reused:], _behind(next_position, 0, len(reply), positions)], dim=2)
         while True:
-            after = torch.arange(len(reply)).expand(3, 1, -1).to(positions) + next_position
-            at = torch.cat([positions, after], dim=2)[:, :, -len(new) :]
             logits = self._engine.append(new, at, pictures)
             held, pictures = [*prompt.ids, *reply], None
             new = [_choose(matcher, logits)]
@@ -97,6 +96,7 @@ class Decoder:
                 break
             if len(reply) > _MAX_REPLY_TOKENS:
                 raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
+            at = _behind(next_position, len(reply) - len(new), len(reply), positions)
         self._held, self._picture_key = held, prompt.picture_key
         return Decoded(reply, decoded, forced, reused)
 
@@ -125,6 +125,11 @@ class Decoder:
         grid = prompt.pictures["image_grid_thw"]
         positions, _ = self._model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)
         return positions, int(positions.max()) + 1
+
+
+def _behind(first: int, start: int, end: int, like: Tensor) -> Tensor:
+    """Positions (3, 1, end - start) of a reply's tokens start..end, where text counts in all three directions alike."""
+    return torch.arange(first + start, first + end, device=like.device).expand(3, 1, -1)
 
 
 # --------------------------------------------------------------------------------------------- the grammar
