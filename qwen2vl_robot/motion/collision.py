@@ -37,13 +37,19 @@ class CollisionModel:
         bodies: Iterable[SceneObject],
         table_height_m: float,
         held: tuple[str, Shape, Array] | None = None,
+        *,
+        clearance_m: float = 0.0,
+        near: frozenset[str] = frozenset(),
     ) -> None:
         """Build the geometry.
 
         Args:
             held: name, shape and `T_tool_held` of what the gripper holds; it may touch the fingers and the hand.
+            clearance_m: kept from every body, whatever smaller margin is asked for later...
+            near: ... but from these, and from the table.
         """
         self.kinematics = kinematics
+        self._clearance_m, self._near = clearance_m, near | {TABLE}
         self._geometry = pinocchio.GeometryModel()
         self._owners: list[str] = []
         robot = [self._add_link(link, hull) for link, hull in kinematics.link_hulls.items()]
@@ -92,8 +98,9 @@ class CollisionModel:
         if self._setting == (margin_m, ignored):
             return
         for index in range(len(self._geometry.collisionPairs)):
-            is_self = index < self._self_pairs
-            self._data.collisionRequests[index].security_margin = _SELF_MARGIN_M if is_self else margin_m
+            is_self, is_near = index < self._self_pairs, self._names(index)[1] in self._near
+            kept_m = _SELF_MARGIN_M if is_self else margin_m if is_near else max(margin_m, self._clearance_m)
+            self._data.collisionRequests[index].security_margin = kept_m
             self._data.activeCollisionPairs[index] = frozenset(self._names(index)) not in ignored
         self._setting = (margin_m, ignored)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -45,6 +45,7 @@ from qwen2vl_robot.motion.timeline import Timeline, Way
 from qwen2vl_robot.relations import extent_m, free_gap_m, outline_radius_m, placements
 
 _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
+_CLEARANCES_M = (0.012, 0.006, 0.0)  # from neighbours, wide first: measured places are wrong by some millimetres
 _RISE_M = np.array([0.0, 0.0, 0.09])  # straight up and down over a grasp or a release
 _LINE_SPEED_RATIO = 0.5
 _PUSH_SPEED_RATIO = 0.15  # slow, or what is pushed would roll or slide on
@@ -53,8 +54,8 @@ _RIM_CLEARANCE_M = 0.005  # fingertips over the rim of a container
 _OPEN_ROOM_M = (0.030, 0.016)
 _STANDS_ON_M = 0.01  # a bottom this close to a top stands on it
 _RELEASE_YAWS = 8
-_MOST_TRIES = 48  # grasps or releases looked at
-_MOST_SEARCHES = 3  # of those with a blocked way, how many are worth a search around
+_MOST_TRIES = 48  # grasps or releases looked at with each clearance
+_MOST_SEARCHES = 3  # of those with a blocked way and no clearance, how many are worth a search around
 _LONGEST_WAIT_S = 60.0
 _PLACE_TOLERANCE_M = 0.03
 _FALL_TOLERANCE_M = 0.05  # into a container things fall
@@ -103,16 +104,29 @@ class MotionMaker:
         if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
             raise MotionError(f"{load} stands on {target.name}; move it first", reason="no_grasp")
         found = grasps(target, self._hand, self._current_yaw_rad(state))
-        before = self._model(scene.bodies(), scene)
-        return self._first(partial(self._try_grasp, before, target, grasp, scene, state) for grasp in found)
+        near = frozenset({target.name})
+
+        def tries(clearance_m: float) -> Iterator[Try]:
+            before = self._model(scene.bodies(), scene, clearance_m=clearance_m, near=near)
+            for grasp in found:
+                yield partial(self._try_grasp, before, clearance_m, target, grasp, scene, state)
+
+        return self._first(tries)
 
     def _try_grasp(
-        self, before: CollisionModel, target: SceneObject, grasp: Grasp, scene: Scene, state: RobotState, way: Way
+        self,
+        before: CollisionModel,
+        clearance_m: float,
+        target: SceneObject,
+        grasp: Grasp,
+        scene: Scene,
+        state: RobotState,
+        way: Way,
     ) -> Motion:
         line = self._descent(Space(before, grasp.opening_m, _LINE_MARGIN_M), grasp.T_base_tool)
         T_tool_target = invert(grasp.T_base_tool) @ target.T_base_object
         rest = [body for body in scene.bodies() if body is not target]
-        after = self._model(rest, scene, (target, T_tool_target))
+        after = self._model(rest, scene, (target, T_tool_target), clearance_m=clearance_m)
         support = _pairs_of(target.name, after.all_close(line[-1], grasp.width_m, _LINE_MARGIN_M))
         check_line(Space(after, grasp.width_m, _LINE_MARGIN_M, support), line[::-1])
         timeline = Timeline(self._profile, state)
@@ -149,17 +163,23 @@ class MotionMaker:
                 f"{self._rules.gap_m * 1000:.0f} mm must stay free around it",
                 reason="no_space",
             )
-        before = self._model(others, scene, (held, scene.T_tool_held))
+        T_tool_held = scene.T_tool_held
+        near = frozenset({held.name, reference.name} if relation in (Relation.ON, Relation.IN) else {held.name})
         poses = self._releases(points, held, scene.T_tool_held, reference, relation, self._current_yaw_rad(state))
-        return self._first(
-            partial(self._try_release, before, T_base_tool, p, room_m, action, scene, state)
-            for room_m in _OPEN_ROOM_M
-            for T_base_tool, p in poses
-        )
+
+        def tries(clearance_m: float) -> Iterator[Try]:
+            before = self._model(others, scene, (held, T_tool_held), clearance_m=clearance_m, near=near)
+            after = partial(self._model, scene=scene, clearance_m=clearance_m, near=near)
+            for room_m in _OPEN_ROOM_M:
+                for T_base_tool, p in poses:
+                    yield partial(self._try_release, before, after, T_base_tool, p, room_m, action, scene, state)
+
+        return self._first(tries)
 
     def _try_release(
         self,
         before: CollisionModel,
+        model_after: Callable[[list[SceneObject]], CollisionModel],
         T_base_tool: Array,
         p_base_m: Array,
         room_m: float,
@@ -174,7 +194,7 @@ class MotionMaker:
         line = self._descent(Space(before, state.gripper_width_m, _LINE_MARGIN_M), T_base_tool)
         upright = make_pose(p_base_m, _yaw_only(T_base_tool[:3, :3] @ scene.T_tool_held[:3, :3]))
         placed = replace(held, T_base_object=read_only(upright))
-        after = self._model([body for body in scene.bodies() if body is not held] + [placed], scene)
+        after = model_after([body for body in scene.bodies() if body is not held] + [placed])
         opening_m = min(state.gripper_width_m + room_m, self._profile.gripper.max_width_m)
         released = frozenset(frozenset((link, held.name)) for link in self._profile.gripper.finger_links)
         check_line(Space(after, opening_m, _LINE_MARGIN_M, released), line[::-1])
@@ -200,7 +220,7 @@ class MotionMaker:
         self._check_workspace(moved.T_base_object[:3, 3])
         before = self._model(scene.bodies(), scene)
         poses = push_starts(target, along, self._hand, self._profile.object_friction, self._current_yaw_rad(state))
-        return self._first(partial(self._try_push, before, pose, moved, scene, state) for pose in poses)
+        return self._first(lambda _: (partial(self._try_push, before, pose, moved, scene, state) for pose in poses))
 
     def _try_push(
         self,
@@ -240,7 +260,7 @@ class MotionMaker:
             timeline.travel(model, self._home_rad, way)
             return timeline.motion(Effect("none"))
 
-        return self._first([go])
+        return self._first(lambda _: [go])
 
     def _wait(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
         seconds = action.seconds
@@ -252,23 +272,29 @@ class MotionMaker:
 
     # ------------------------------------------------------------------------------------------- pieces
 
-    def _first(self, tries: Iterable[Try]) -> Motion:
-        """The first try that works straight; else the first that works around obstacles.
+    def _first(self, tries: Callable[[float], Iterable[Try]]) -> Motion:
+        """The first try that works straight, with the widest clearance; else the first that works around obstacles.
+
+        Args:
+            tries: gives the tries that keep a clearance, metres, from neighbours.
 
         Raises:
             MotionError: none works; the most frequent reason, with one of its texts.
         """
         failures: list[MotionError] = []
-        blocked: list[Try] = []
-        for attempt in islice(tries, _MOST_TRIES):
-            try:
-                return attempt(straight)
-            except BlockedError as error:
-                blocked.append(attempt)
-                failures.append(error)
-            except MotionError as error:
-                failures.append(error)
-        for attempt in blocked[:_MOST_SEARCHES]:
+        worth_a_search: list[Try] = []
+        for clearance_m in _CLEARANCES_M:
+            blocked: list[Try] = []
+            for attempt in islice(tries(clearance_m), _MOST_TRIES):
+                try:
+                    return attempt(straight)
+                except BlockedError as error:
+                    blocked.append(attempt)
+                    failures.append(error)
+                except MotionError as error:
+                    failures.append(error)
+            worth_a_search += blocked[: 1 if clearance_m else _MOST_SEARCHES]
+        for attempt in worth_a_search:
             try:
                 return attempt(partial(plan, seed=self._seed))
             except MotionError as error:
@@ -310,10 +336,18 @@ class MotionMaker:
         return found
 
     def _model(
-        self, bodies: Iterable[SceneObject], scene: Scene, held: tuple[SceneObject, Array] | None = None
+        self,
+        bodies: Iterable[SceneObject],
+        scene: Scene,
+        held: tuple[SceneObject, Array] | None = None,
+        *,
+        clearance_m: float = 0.0,
+        near: frozenset[str] = frozenset(),
     ) -> CollisionModel:
         attached = None if held is None else (held[0].name, held[0].shape, held[1])
-        return CollisionModel(self._kinematics, bodies, scene.table_height_m, attached)
+        return CollisionModel(
+            self._kinematics, bodies, scene.table_height_m, attached, clearance_m=clearance_m, near=near
+        )
 
     def _check_workspace(self, p_base_m: Array) -> None:
         if not self._is_in_workspace(p_base_m):
