@@ -45,6 +45,12 @@ from qwen2vl_robot.rules import RuleBook, load_rules
 from qwen2vl_robot.validation.unseen import unseen_space
 
 MAX_REPLANS = 2
+MOST_WAYS = 4  # to do one step that are rehearsed before it is refused
+# Refusals that another grasp or way may not earn; a broken worker, a wrong start or a spent budget is no such thing.
+_OF_THE_WAY = frozenset({
+    "collision", "self_collision", "zone", "zone_speed", "unseen", "contact", "force", "grasp_slip", "moved_other",
+    "wrong_effect", "uncertain",
+})  # fmt: skip
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
@@ -213,19 +219,26 @@ class Controller:
         with self._timed("move"):
             unseen_m = unseen_space(seen.frame, seen.scene, scene, self._parts.profile, targets)
         scene = replace(self._parts.cell.restrict(scene), unseen_m=unseen_m)
-        try:
-            with self._timed("move"):
-                motion = self._maker.make(grounded, scene, start)
-        except MotionError as error:
-            return self._fail(action, Outcome(OutcomeKind.REFUSED, (f"{error.reason}: {error}",)))
-        rehearsed_ns = self._parts.clock.now_ns()
-        with self._timed("rehearse"):
-            verdict = self._parts.rehearsal.rehearse(motion, scene, start, film=self._parts.with_film)
-        if not verdict.accepted:
-            reasons = tuple(v.describe() for v in verdict.violations) or ("the twin accepted nothing",)
-            reasons = (verdict.explanation, *reasons) if verdict.explanation else reasons
-            return self._fail(action, Outcome(OutcomeKind.REFUSED, reasons), motion, verdict)
-        return Rehearsed(motion, verdict, scene, start, rehearsed_ns, seen.frame)
+        motions = self._maker.ways(grounded, scene, start)
+        refused: tuple[Motion, Verdict] | None = None
+        for _ in range(MOST_WAYS):
+            try:
+                with self._timed("move"):
+                    motion = next(motions, None)
+            except MotionError as error:
+                return self._fail(action, Outcome(OutcomeKind.REFUSED, (f"{error.reason}: {error}",)))
+            if motion is None:
+                break
+            rehearsed_ns = self._parts.clock.now_ns()
+            with self._timed("rehearse"):
+                verdict = self._parts.rehearsal.rehearse(motion, scene, start, film=self._parts.with_film)
+            if verdict.accepted:
+                return Rehearsed(motion, verdict, scene, start, rehearsed_ns, seen.frame)
+            refused = refused or (motion, verdict)
+            if any(violation.kind not in _OF_THE_WAY for violation in verdict.violations):
+                break
+        assert refused is not None
+        return self._fail(action, Outcome(OutcomeKind.REFUSED, _why_refused(refused[1])), *refused)
 
     def _look_again(self, action: Action, grounded: GroundedAction, expected: Scene) -> Rehearsed | Outcome:
         """Measure the scene near where the twin expects it, and make and rehearse the step anew."""
@@ -325,6 +338,11 @@ class Controller:
 def _speaks(plan: Plan) -> bool:
     """Whether a plan only asks or refuses."""
     return bool(plan.actions) and plan.actions[0].verb in (Verb.ASK, Verb.REFUSE)
+
+
+def _why_refused(verdict: Verdict) -> tuple[str, ...]:
+    reasons = tuple(v.describe() for v in verdict.violations) or ("the twin accepted nothing",)
+    return (verdict.explanation, *reasons) if verdict.explanation else reasons
 
 
 def _is_done(action: GroundedAction, scene: Scene) -> bool:

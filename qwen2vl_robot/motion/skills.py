@@ -76,14 +76,18 @@ class MotionMaker:
         self._home_rad = np.array(profile.home_q_rad)
 
     def make(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
-        """Make the motion of one action; it starts at `state.q_rad` and ends at home (a wait stays).
+        """Make the best of `ways`; it raises what they raise."""
+        return next(self.ways(action, scene, state))
 
-        The same inputs and seed give the same motion in every process.
+    def ways(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
+        """Make motions for one action, best first; each starts at `state.q_rad` and ends at home (a wait stays).
+
+        The same inputs and seed give the same motions in every process. At least one comes, or an error.
 
         Raises:
             MotionError: out of reach, cannot be grasped, no free way, no room, or not something that can be done now.
         """
-        makers: dict[Verb, Callable[[GroundedAction, Scene, RobotState], Motion]] = {
+        makers: dict[Verb, Callable[[GroundedAction, Scene, RobotState], Iterator[Motion]]] = {
             Verb.PICK: self._pick,
             Verb.PLACE: self._place,
             Verb.PUSH: self._push,
@@ -93,11 +97,11 @@ class MotionMaker:
         if action.verb not in makers:
             raise _unsupported(f"{action.verb.value} is no motion; motions: {', '.join(v.value for v in makers)}")
         self._check_state(state)
-        return makers[action.verb](action, scene, state)
+        yield from makers[action.verb](action, scene, state)
 
     # ------------------------------------------------------------------------------------------- skills
 
-    def _pick(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
+    def _pick(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         if scene.held is not None:
             raise _unsupported(f"the gripper already holds {scene.held}; place it first")
         target = _find(scene, action.target, "pick")
@@ -111,7 +115,7 @@ class MotionMaker:
             for grasp in found:
                 yield partial(self._try_grasp, before, clearance_m, target, grasp, scene, state)
 
-        return self._first(tries)
+        return self._each(tries)
 
     def _try_grasp(
         self,
@@ -138,7 +142,7 @@ class MotionMaker:
         timeline.travel(after, self._home_rad, way)
         return timeline.motion(Effect("hold", target.name))
 
-    def _place(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
+    def _place(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         if scene.held is None or scene.T_tool_held is None:
             raise _unsupported("the gripper holds nothing that could be placed; pick something first")
         held = _find(scene, scene.held, "place")
@@ -174,7 +178,7 @@ class MotionMaker:
                 for T_base_tool, p in poses:
                     yield partial(self._try_release, before, after, T_base_tool, p, room_m, action, scene, state)
 
-        return self._first(tries)
+        return self._each(tries)
 
     def _try_release(
         self,
@@ -209,7 +213,7 @@ class MotionMaker:
             Effect("release", held.name, placed.T_base_object, action.relation, action.reference, tolerance_m)
         )
 
-    def _push(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
+    def _push(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         if scene.held is not None:
             raise _unsupported(f"the gripper holds {scene.held}; place it before pushing")
         target = _find(scene, action.target, "push")
@@ -220,7 +224,7 @@ class MotionMaker:
         self._check_workspace(moved.T_base_object[:3, 3])
         before = self._model(scene.bodies(), scene)
         poses = push_starts(target, along, self._hand, self._profile.object_friction, self._current_yaw_rad(state))
-        return self._first(lambda _: (partial(self._try_push, before, pose, moved, scene, state) for pose in poses))
+        return self._each(lambda _: (partial(self._try_push, before, pose, moved, scene, state) for pose in poses))
 
     def _try_push(
         self,
@@ -248,7 +252,7 @@ class MotionMaker:
         timeline.travel(after, self._home_rad, way)
         return timeline.motion(Effect("push", moved.name, moved.T_base_object, tolerance_m=_PUSH_TOLERANCE_M))
 
-    def _go_home(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
+    def _go_home(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         held = None
         if scene.held is not None and scene.T_tool_held is not None:
             held = (_find(scene, scene.held, "carry"), scene.T_tool_held)
@@ -260,46 +264,58 @@ class MotionMaker:
             timeline.travel(model, self._home_rad, way)
             return timeline.motion(Effect("none"))
 
-        return self._first(lambda _: [go])
+        return self._each(lambda _: [go])
 
-    def _wait(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
+    def _wait(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         seconds = action.seconds
         if seconds is None or not 0.0 < seconds <= _LONGEST_WAIT_S:
             raise _unsupported(f"wait of {seconds} s; allowed: above 0 to {_LONGEST_WAIT_S:.0f} s")
         timeline = Timeline(self._profile, state)
         timeline.hold(seconds)
-        return timeline.motion(Effect("none"))
+        yield timeline.motion(Effect("none"))
 
     # ------------------------------------------------------------------------------------------- pieces
 
-    def _first(self, tries: Callable[[float], Iterable[Try]]) -> Motion:
-        """The first try that works straight, with the widest clearance; else the first that works around obstacles.
+    def _each(self, tries: Callable[[float], Iterable[Try]]) -> Iterator[Motion]:
+        """The tries that work straight, the widest clearance first; then those that work around obstacles.
 
         Args:
-            tries: gives the tries that keep a clearance, metres, from neighbours.
+            tries: gives the tries that keep a clearance, metres, from neighbours; the same ones for each clearance.
 
         Raises:
             MotionError: none works; the most frequent reason, with one of its texts.
         """
         failures: list[MotionError] = []
-        worth_a_search: list[Try] = []
+        worth_a_search: list[tuple[int, Try]] = []
+        done: set[int] = set()
         for clearance_m in _CLEARANCES_M:
-            blocked: list[Try] = []
-            for attempt in islice(tries(clearance_m), _MOST_TRIES):
+            blocked: list[tuple[int, Try]] = []
+            for index, attempt in enumerate(islice(tries(clearance_m), _MOST_TRIES)):
+                if index in done:
+                    continue
                 try:
-                    return attempt(straight)
+                    motion = attempt(straight)
                 except BlockedError as error:
-                    blocked.append(attempt)
+                    blocked.append((index, attempt))
                     failures.append(error)
                 except MotionError as error:
                     failures.append(error)
+                else:
+                    done.add(index)
+                    yield motion
             worth_a_search += blocked[: 1 if clearance_m else _MOST_SEARCHES]
-        for attempt in worth_a_search:
+        for index, attempt in worth_a_search:
+            if index in done:
+                continue
             try:
-                return attempt(partial(plan, seed=self._seed))
+                motion = attempt(partial(plan, seed=self._seed))
             except MotionError as error:
                 failures.insert(0, error)
-        raise _sum_up(failures)
+            else:
+                done.add(index)
+                yield motion
+        if not done:
+            raise _sum_up(failures)
 
     def _descent(self, space: Space, T_base_tool: Array) -> Array:
         """Joints (m, n) straight down to a tool pose, from above it, every step free.

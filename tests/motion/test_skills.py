@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z
+from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
     Box,
     Container,
@@ -32,6 +34,7 @@ from qwen2vl_robot.messages import (
     freeze,
     shape_size_m,
 )
+from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
@@ -178,8 +181,6 @@ def test_fingertips_stay_above_the_rim_of_a_bowl(maker: MotionMaker) -> None:
 
 
 def tool_heights_m(motion: Motion) -> list[float]:
-    from qwen2vl_robot.kinematics import Kinematics
-
     kinematics = Kinematics(PROFILE)
     arm = [segment for segment in motion.segments if isinstance(segment, JointSegment)]
     return [float(kinematics.tool_pose(q)[2, 3]) for segment in arm for q in segment.q_rad]
@@ -195,6 +196,36 @@ def test_a_wait_stands_still_for_as_long_as_asked(maker: MotionMaker) -> None:
 
 def test_home_from_home_moves_nothing(maker: MotionMaker) -> None:
     assert maker.make(GroundedAction(Verb.HOME), Scene((), ()), at_home()).segments == ()
+
+
+def test_ways_are_many_and_all_different(maker: MotionMaker) -> None:
+    scene = Scene((body("a", BLOCK, 0.5, 0.1, yaw_rad=0.3),), ())
+    ways = list(islice(maker.ways(pick("a"), scene, at_home()), 4))
+    assert len({digest(way) for way in ways}) == len(ways) == 4
+    assert digest(ways[0]) == digest(maker.make(pick("a"), scene, at_home()))
+
+
+def test_the_best_way_keeps_its_distance_from_a_neighbour(maker: MotionMaker) -> None:
+    neighbour = body("b", CYLINDER, 0.526, 0.185)
+    scene = Scene((body("a", BLOCK, 0.5, 0.1, yaw_rad=0.3), neighbour), ())
+    neighbours = CollisionModel(Kinematics(PROFILE), [neighbour], 0.0)
+    motion = maker.make(pick("a"), scene, at_home())
+    for segment, width_m in with_widths(motion):
+        for q_rad in segment.q_rad:
+            assert "b" not in names_close(neighbours, q_rad, width_m, 0.0115)
+
+
+def with_widths(motion: Motion) -> Iterator[tuple[JointSegment, float]]:
+    width_m = 0.08
+    for segment in motion.segments:
+        if isinstance(segment, GripperSegment):
+            width_m = segment.width_m
+        else:
+            yield segment, width_m
+
+
+def names_close(model: CollisionModel, q_rad: Array, width_m: float, margin_m: float) -> set[str]:
+    return {name for pair in model.all_close(q_rad, width_m, margin_m) for name in pair}
 
 
 def test_fresh_processes_make_the_same_motion(maker: MotionMaker) -> None:

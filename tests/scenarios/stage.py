@@ -11,12 +11,12 @@ import numpy as np
 from qwen2vl_robot.config import ObjectSpec, RelationRules, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.gate import Gate
-from qwen2vl_robot.messages import CameraFrame, Instruction, TaskReport
+from qwen2vl_robot.messages import CameraFrame, Instruction, Motion, RobotState, Scene, TaskReport, Verdict, Violation
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
-from qwen2vl_robot.ports import Camera
+from qwen2vl_robot.ports import Camera, Rehearsal
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -30,7 +30,7 @@ class Stage:
     """One plant with everything around it."""
 
     plant: PlantProcess
-    rehearsal: RehearsalProcess
+    rehearsal: Rehearsal
     gate: Gate
 
     def boxes(self, label: str) -> tuple[str, list[tuple[int, int, int, int]]]:
@@ -92,3 +92,18 @@ class BlindCamera:
     def capture(self) -> CameraFrame:
         frame = self._link.capture()
         return replace(frame, depth_m=np.full_like(frame.depth_m, np.nan))
+
+
+class DoubtingRehearsal:
+    """Rehearses truly, but says no to the first motions it is given."""
+
+    def __init__(self, inner: Rehearsal, doubt: Violation, times: int) -> None:
+        self._inner, self._doubt, self._times = inner, doubt, times
+        self.given: list[Motion] = []
+
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
+        self.given.append(motion)
+        verdict = self._inner.rehearse(motion, scene, start, film=film)
+        if len(self.given) > self._times:
+            return verdict
+        return replace(verdict, accepted=False, violations=(self._doubt,))

@@ -6,11 +6,11 @@ import pytest
 
 from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
 from qwen2vl_robot.errors import ObservationError
-from qwen2vl_robot.messages import OutcomeKind, Relation, Verb
+from qwen2vl_robot.messages import OutcomeKind, Relation, Verb, Violation, digest
 from qwen2vl_robot.planner.contract import format_reply
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
-from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, BlindCamera, stage
+from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, BlindCamera, DoubtingRehearsal, stage
 
 PICK = {"do": "pick", "object": 0}
 UNMOVED_M = 0.003
@@ -26,6 +26,38 @@ def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
 
         rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
         assert relation_holds(Relation.ON, true["red block"].body, true["blue plate"].body, rules)
+
+
+def test_a_way_that_the_twin_refuses_leads_to_another_way() -> None:
+    with stage(RED_BLOCK) as s:
+        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation("force", 1.0, ("finger", "bowl"), 40.0, "N"), 1)
+        report = s.run(format_reply([s.boxes("red block")], [PICK]), instruction="pick up the red block")
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert len({digest(motion) for motion in twin.given}) == 2
+
+
+def test_when_every_way_is_refused_nothing_moves_and_the_first_refusal_is_told() -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()
+        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation("force", 1.0, ("finger", "bowl"), 40.0, "N"), 99)
+        reply = format_reply([s.boxes("red block")], [PICK])
+        report = s.run(reply, reply, reply, instruction="pick up the red block")
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert "force" in " ".join(report.outcome.reasons)
+        assert len(twin.given) > len(report.steps)
+        assert s.moved_m(before) < UNMOVED_M
+
+
+@pytest.mark.parametrize("kind", ["worker_crashed", "worker_timeout", "start_state", "non_finite"])
+def test_a_refusal_that_is_not_the_ways_fault_is_not_tried_around(kind: str) -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()
+        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation(kind, None, (), 1.0, ""), 99)
+        reply = format_reply([s.boxes("red block")], [PICK])
+        report = s.run(reply, reply, reply, instruction="pick up the red block")
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert len(twin.given) == len(report.steps)
+        assert s.moved_m(before) < UNMOVED_M
 
 
 def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> None:
