@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,3 +223,20 @@ def test_picture_has_colour_depth_and_names_where_things_are(cell: BulletWorld) 
 def test_pictures_of_impossible_sizes_are_refused(cell: BulletWorld, size_px: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="image"):
         cell.render(Intrinsics(*size_px, 100.0, 100.0, 5.0, 5.0), look_at([1, 0, 1], [0, 0, 0]))
+
+
+def test_bodies_that_no_picture_shows_leave_no_memory_behind(world: BulletWorld) -> None:
+    """Bullet keeps 50 kB or more of each mesh that it drew: a megabyte for twenty cylinders."""
+
+    def turn_over(count: int) -> None:
+        for _ in range(count):
+            world.add_body("c", Cylinder(0.05, 0.06), make_pose([0.5, 0.0, 0.03]), mass_kg=0.1, rgb=None)
+            world.remove("c")
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    turn_over(50)
+    before_mb = resident_mb()
+    turn_over(400)
+    assert resident_mb() - before_mb < 5.0

@@ -30,6 +30,7 @@ _TORQUE_STEP_S = 0.02
 _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
+_BUILDS = 200  # after which Bullet, which keeps every collision shape until then, is reset
 _BEYOND_TOOL_M = 0.1  # how far a load reaches, where only an error of the joints carries it
 
 
@@ -50,6 +51,7 @@ class Twin:
         except ValueError as error:
             raise BadInputError(str(error)) from error
         self._table_height_m = 0.0
+        self._builds = 0
         self._taken = {TABLE, *self._world.link_names()}
         self._joint_reach_m = self._world.reach_m(_BEYOND_TOOL_M)
 
@@ -86,7 +88,7 @@ class Twin:
 
     def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:
         """Let physics follow the whole motion in the scene as it was measured."""
-        self._build(scene)
+        self._build(scene, is_shown=film)
         return roll_out(self._world, self._profile, motion, scene, start, film=film)
 
     def try_out(
@@ -110,7 +112,7 @@ class Twin:
         first = next((v for v in violations if v.time_s is not None), None)
         if first is None or first.time_s is None or first.kind in ("format", "non_finite", "start_state"):
             return explain(violations, scene, self._profile), None
-        self._build(scene)
+        self._build(scene, is_shown=True)
         line = timeline(motion, start)
         width_m = next((g.width_m for g in reversed(line.grips) if g.end_s <= first.time_s), start.gripper_width_m)
         self._world.reset_arm(line.q_at(np.array([first.time_s]))[0], width_m)
@@ -169,24 +171,26 @@ class Twin:
             if worst[j] > 0.0 or np.isnan(worst[j])
         )
 
-    def _build(self, scene: Scene) -> None:
+    def _build(self, scene: Scene, *, is_shown: bool = False) -> None:
         """Swap the bodies; loading the robot again would take longer than a whole trial."""
         world = self._world
-        if scene.table_height_m != self._table_height_m:
+        self._builds += 1
+        if scene.table_height_m != self._table_height_m or self._builds > _BUILDS:
             world.reset()
             world.add_table(scene.table_height_m)
             world.add_robot(self._profile)
-            self._table_height_m = scene.table_height_m
+            self._table_height_m, self._builds = scene.table_height_m, 0
         for name in world.names():
             if name != TABLE:
                 world.remove(name)
         world.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
-            self._add(body, body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg)
+            mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
+            self._add(body, mass_kg, is_shown)
         for body in scene.obstacles:
-            self._add(body, 0.0)  # nobody knows what it is, so it does not give way
+            self._add(body, 0.0, is_shown)  # nobody knows what it is, so it does not give way
 
-    def _add(self, body: SceneObject, mass_kg: float) -> None:
+    def _add(self, body: SceneObject, mass_kg: float, is_shown: bool) -> None:
         self._world.add_body(
             body.name,
             body.shape,
@@ -194,5 +198,5 @@ class Twin:
             mass_kg=mass_kg,
             friction=body.friction if body.friction is not None else self._profile.object_friction,
             rolling_friction=_ROLLING_FRICTION if isinstance(body.shape, Sphere) else 0.0,
-            rgb=body.rgb or (180.0, 180.0, 180.0),
+            rgb=(body.rgb or (180.0, 180.0, 180.0)) if is_shown else None,
         )
