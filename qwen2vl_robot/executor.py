@@ -222,8 +222,9 @@ class _Watch:
         return self.report(reason, sentences, stopped_s)
 
     def report(self, reason: str | None, sentences: tuple[str, ...], stopped_s: float | None = None) -> ExecutionReport:
-        kind = "finished" if reason is None else "aborted"
-        return ExecutionReport(kind, reason, sentences, self._worst_rad, self._elapsed_s(), stopped_s)
+        return ExecutionReport(
+            "aborted" if reason else "finished", reason, sentences, self._worst_rad, self._elapsed_s(), stopped_s
+        )
 
     def _elapsed_s(self) -> float:
         return 0.0 if self._started_ns is None else (self._now_ns - self._started_ns) / 1e9
@@ -235,9 +236,8 @@ class _Watch:
         self._now_ns, self._looked_s = max(now_ns, self._now_ns), wall_s
         allowed_s = min(max(_MAX_GAP_S, waited_s + _POLL_S), _MAX_BLIND_S)
         if not 0.0 <= gap_s <= allowed_s:
-            raise _AbortError(
-                "clock", f"the clock went on by {gap_s:.3f} s between two looks; allowed 0 to {allowed_s:.3g} s"
-            )
+            told = f"the clock went on by {gap_s:.3f} s between two looks"
+            raise _AbortError("clock", f"{told}; allowed 0 to {allowed_s:.3g} s")
 
     def _check_grip(self, state: RobotState) -> None:
         """Between commands to the gripper its width stays; fingers that close on have lost what they held."""
@@ -271,17 +271,12 @@ class _Watch:
         error_rad = self._track.error_rad(state.q_rad, since_s, _MAX_LAG_S)
         self._worst_rad = max(self._worst_rad, error_rad)
         if not error_rad <= self._profile.tracking_tolerance_rad:
-            raise _AbortError(
-                "tracking",
-                f"a joint is {error_rad:.3f} rad from the motion at {since_s:.2f} s; "
-                f"allowed {self._profile.tracking_tolerance_rad} rad",
-            )
+            told = f"a joint is {error_rad:.3f} rad from the motion at {since_s:.2f} s"
+            raise _AbortError("tracking", f"{told}; allowed {self._profile.tracking_tolerance_rad} rad")
         self._off_track_polls = self._off_track_polls + 1 if error_rad > _OFF_TRACK_RAD else 0
         if self._off_track_polls >= _OFF_TRACK_POLLS:
-            raise _AbortError(
-                "contact",
-                f"a joint stays {error_rad:.3f} rad from the motion at {since_s:.2f} s, as if it pushed on something",
-            )
+            told = f"a joint stays {error_rad:.3f} rad from the motion at {since_s:.2f} s"
+            raise _AbortError("contact", f"{told}, as if it pushed on something")
 
 
 # ----------------------------------------------------------------------------------------------- judge

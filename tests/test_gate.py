@@ -367,3 +367,12 @@ def test_neither_a_voice_nor_a_planner_ends_a_stop(gate: Gate, by: Authority) ->
     with pytest.raises(PermissionError, match=by.value):
         gate.reset(by)
     assert reason(ask(gate)) == "stopped"
+
+
+def test_gate_refuses_when_something_moved_in_the_view_of_a_further_camera(gate: Gate) -> None:
+    depth_m = SEEN.depth_m.copy()
+    depth_m[12:24, 12:24] -= 0.05
+    seen, moved = replace(SEEN, others=(SEEN,)), replace(SEEN, others=(replace(SEEN, depth_m=depth_m),))
+    assert isinstance(ask(gate, seen=seen, fresh=seen), ApprovedMotion)
+    assert reason(ask(gate, seen=seen, fresh=moved)) == "scene_changed"
+    assert reason(ask(gate, seen=seen, fresh=SEEN)) == "scene_changed"
