@@ -163,10 +163,8 @@ class _Watch:
         self._now_ns = 0
         self._looked_s = time.monotonic()
         self._stamp_ns = -1
-        self._stale_looks = 0
-        self._silent_polls = 0
+        self._stale_looks = self._silent_polls = self._off_track_polls = 0
         self._worst_rad = 0.0
-        self._off_track_polls = 0
         self._width_m: float | None = None
 
     def send(self) -> None:
@@ -222,9 +220,8 @@ class _Watch:
         return self.report(reason, sentences, stopped_s)
 
     def report(self, reason: str | None, sentences: tuple[str, ...], stopped_s: float | None = None) -> ExecutionReport:
-        return ExecutionReport(
-            "aborted" if reason else "finished", reason, sentences, self._worst_rad, self._elapsed_s(), stopped_s
-        )
+        kind = "finished" if reason is None else "aborted"
+        return ExecutionReport(kind, reason, sentences, self._worst_rad, self._elapsed_s(), stopped_s)
 
     def _elapsed_s(self) -> float:
         return 0.0 if self._started_ns is None else (self._now_ns - self._started_ns) / 1e9
