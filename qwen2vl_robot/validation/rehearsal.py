@@ -30,7 +30,7 @@ _TORQUE_STEP_S = 0.02
 _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
-_BUILDS = 200  # after which Bullet, which keeps every collision shape until then, is reset
+_BUILDS = 100  # after which Bullet, which keeps every collision shape until then, is reset
 _BEYOND_TOOL_M = 0.1  # how far a load reaches, where only an error of the joints carries it
 
 
