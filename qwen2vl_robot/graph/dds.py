@@ -89,6 +89,10 @@ class DdsGraph:
         """The class of a ROS type."""
         return message_class(type_name, self.distro)
 
+    def serialize(self, message: Any) -> bytes:
+        """A message as CDR."""
+        return bytes(message.serialize(use_version_2=False))
+
     def now_ns(self) -> int:
         """ROS time (see `interface.Graph`)."""
         return time.time_ns() if self._clock is None else self._clock.now_ns()
