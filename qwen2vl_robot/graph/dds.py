@@ -272,9 +272,9 @@ class DdsGraph:
     # -------------------------------------------------------------------------- being seen by `ros2 node list`
 
     def _make_info_writer(self) -> DataWriter[Any]:
-        kind = self.message("rmw_dds_common/msg/ParticipantEntitiesInfo")
-        topic = DdsTopic(self.participant, "ros_discovery_info", kind)
-        return DataWriter(self.participant, topic, self._qos(rows.Qos.LATCHED))
+        name = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+        topic = DdsTopic(self.participant, "ros_discovery_info", self.message(name))
+        return DataWriter(self.participant, topic, self._qos(rows.Qos.LATCHED, name))
 
     def _announce(self) -> None:
         """Say anew which endpoints belong to this node."""

@@ -189,7 +189,7 @@ class ControllerNode:
         with self._lock:
             self._is_busy = False
             ended = {"tasks": self._status.tasks + 1, "last_task": outcome, "instruction": None, "awaits": None}
-            self._tell(state=self._resting_state(), doing="", **ended)
+            self._tell(state=self._resting_state(), doing="", stopped_by=self.gate.stopped_by(), **ended)
 
     # -------------------------------------------------------------------------------------------- inputs
 
@@ -216,6 +216,10 @@ class ControllerNode:
         self.arm.stop()
         self._tell(state="stopped", stopped_by=reason, awaits=None)
         return "stopped; release it with ~/reset"
+
+    def stopped_by(self) -> str | None:
+        """Why a stop is latched, None when none is."""
+        return self.gate.stopped_by()
 
     def _on_broken(self, told: str) -> None:
         """A callback raised: what it would have done is unknown, so nothing moves until a person has looked."""
