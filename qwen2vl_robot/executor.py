@@ -181,11 +181,12 @@ class _Watch:
             late_s = (self._now_ns - approved.expires_ns) / 1e9
             raise _AbortError("expired", f"the approval expired {late_s:.2f} s ago")
         self._track = JointTrack(approved.motion, approved.start_q_rad)
-        self._started_ns = self._now_ns
         try:
             self._arm.execute(approved)
         except ExecutionError as error:
             raise _AbortError("rejected", f"the arm rejected the motion: {error}") from error
+        self._started_ns = self._now_ns = self._clock.now_ns()
+        self._looked_s = time.monotonic()
 
     def is_under_way(self) -> bool:
         """Look once; False when the motion has ended as it should.

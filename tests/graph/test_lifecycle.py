@@ -16,12 +16,12 @@ if not has_rclpy():
     reason = "rclpy is not importable here: install ROS 2 and source its setup file to test the lifecycle node"
     pytest.skip(reason, allow_module_level=True)
 
-import rclpy  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
+import rclpy
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 
-from qwen2vl_robot.graph.lifecycle import LifecycleShell  # noqa: E402
-from qwen2vl_robot.graph.ros import start_rclpy  # noqa: E402
+from qwen2vl_robot.graph.lifecycle import LifecycleShell
+from qwen2vl_robot.graph.ros import start_rclpy
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
