@@ -420,6 +420,22 @@ def bench_stop(
         typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))
 
 
+@bench.command("soak", epilog="Example: qwen2vl-robot bench soak --seconds 600 --json -")
+def bench_soak(
+    seconds: Annotated[float, typer.Option(min=61.0, max=86_400.0, help="How long commands are given.")] = 600.0,
+    graph: Annotated[str, typer.Option(help="dds or ros: how robot and controller talk.")] = "dds",
+    json_file: JsonFile = None,
+) -> None:
+    """Give commands in a loop over the graph: how memory grows after the first minute, and what was done."""
+    from qwen2vl_robot.benchmarks.soak import run_soak
+
+    head = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine()}
+    answer = head | run_soak(seconds, graph, _console.print)
+    _write_json(answer, json_file)
+    if json_file != "-":
+        typer.echo(", ".join(f"{k} {v:g}" for k, v in {**answer["totals"], **answer["processes"]}.items()))
+
+
 @app.command(epilog="Example: qwen2vl-robot doctor --model Qwen/Qwen2-VL-7B-Instruct")
 def doctor(
     model: Annotated[

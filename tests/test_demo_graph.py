@@ -21,6 +21,7 @@ def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_pa
     assert [step["action"] for step in report["steps"]] == ["pick red block"]
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert Image.open(tmp_path / "frame.png").size == (640, 480)
+    assert Image.open(tmp_path / "film.gif").n_frames > 5  # type: ignore[attr-defined]
     assert "working run" in told
     assert not list(tmp_path.glob("*.ready"))
 

@@ -1,0 +1,121 @@
+"""Commands in a loop over the ROS 2 graph → how the memory of each process grew after the first minute."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from qwen2vl_robot.demo_graph import Watch, run_node, wait_for
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph.dds import DdsGraph
+from qwen2vl_robot.graph.transport import check_transport
+
+_COMMANDS = ("put the red block on the blue plate", "put the red block to the left of the blue plate")
+_WARM_S = 60.0
+_START_S = 180.0
+_TASK_S = 300.0
+_ANSWER_S = 10.0
+
+
+def run_soak(seconds: float, transport: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Give commands until the time is over; a stop that one of them leaves behind is released.
+
+    Returns:
+        "totals" with tasks, achieved, start_s and growth_mb (the most of any process), "processes" with the growth of
+        each, "outcomes" with how often a task ended how.
+
+    Raises:
+        BadInputError: no time is left after the first minute, or there is no such transport.
+        WorkerError: a node did not come up or ended.
+    """
+    if seconds <= _WARM_S:
+        raise BadInputError(
+            f"--seconds {seconds:g}: must be above {_WARM_S:g}, for growth counts after the first minute"
+        )
+    check_transport(transport)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from robots that are in use
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        ready = [Path(folder) / name for name in ("sim", "run")]
+        parameters = ["-p", "approval:=auto", "-p", "use_sim_time:=true"]
+        with (
+            run_node(["sim", "--seed", "3", "--graph", transport], ready[0]) as plant,
+            run_node(["run", *parameters, "--graph", transport], ready[1]) as controller,
+        ):
+            for name, process, file in (("plant", plant, ready[0]), ("controller", controller, ready[1])):
+                wait_for(file.exists, process, name, _START_S)
+            start_s = time.monotonic() - began_s
+            operator = _Operator(controller)
+            try:
+                nodes = {"plant": plant.pid, "controller": controller.pid}
+                found = _loop(operator, nodes, seconds, tell)
+            finally:
+                operator.close()
+    return {"transport": transport, "start_s": round(start_s, 1), **found}
+
+
+class _Operator:
+    """Gives commands and releases what they left stopped; over DDS, which either transport understands."""
+
+    def __init__(self, controller: subprocess.Popen[bytes]) -> None:
+        self._controller, self._graph = controller, DdsGraph("soak")
+        self._watch = Watch("dds", lambda told: None)
+        self._reset = self._graph.client(f"{rows.NODE_NAME}/{rows.RESET.name[2:]}", rows.RESET.type)
+
+    def do(self, text: str) -> dict[str, Any]:
+        """Ask and wait for the end; how the task ended."""
+        self._until(lambda: self._watch.status.get("state") in ("idle", "stopped"))
+        if self._watch.status["state"] == "stopped":
+            self._reset.call(_ANSWER_S)
+            self._until(lambda: self._watch.status["state"] == "idle")
+        before = self._watch.status["tasks"]
+        self._watch.ask(text, self._controller)
+        self._until(lambda: self._watch.status["tasks"] > before)
+        task: dict[str, Any] = self._watch.status["last_task"]
+        return task
+
+    def close(self) -> None:
+        self._watch.close()
+        self._graph.close()
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        wait_for(condition, self._controller, "controller", _TASK_S)
+
+
+def _loop(operator: _Operator, nodes: dict[str, int], seconds: float, tell: Callable[[str], None]) -> dict[str, Any]:
+    began_s = time.monotonic()
+    outcomes: dict[str, int] = {}
+    warm: dict[str, float] | None = None
+    for number in count():
+        elapsed_s = time.monotonic() - began_s
+        now = {f"{name}{suffix}": mb for name, pid in nodes.items() for suffix, mb in _sizes_mb(pid).items()}
+        if warm is None and elapsed_s >= _WARM_S:
+            warm = now
+        growth_mb = {name: round(mb - warm.get(name, mb), 2) for name, mb in now.items()} if warm else {}
+        if elapsed_s >= seconds:
+            break
+        task = operator.do(_COMMANDS[number % len(_COMMANDS)])
+        outcomes[task["outcome"]] = outcomes.get(task["outcome"], 0) + 1
+        tell(f"{elapsed_s:.0f} s {task['instruction']}: {task['outcome']} {'; '.join(task['reasons'])} {growth_mb}")
+    most_mb = max(growth_mb.values(), default=0.0)
+    totals = {"tasks": sum(outcomes.values()), "achieved": outcomes.get("achieved", 0), "growth_mb": most_mb}
+    return {"totals": totals, "processes": growth_mb, "outcomes": outcomes}
+
+
+def _sizes_mb(pid: int) -> dict[str, float]:
+    """Resident memory of a process ("") and of its children in the order of their start (" child 1", ...)."""
+    children = sorted(int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
+    return {"": _rss_mb(pid)} | {f" child {i}": _rss_mb(child) for i, child in enumerate(children, 1)}
+
+
+def _rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
