@@ -409,12 +409,17 @@ def bench_images(
 def bench_stop(
     trials: Annotated[int, typer.Option(min=1, max=100_000)] = 1000,
     load: Annotated[str, typer.Option(help="idle, plan or rehearse: what the controller does meanwhile.")] = "idle",
+    graph: Annotated[str, typer.Option(help="dds or ros: the controller's transport.")] = "dds",
     json_file: JsonFile = None,
 ) -> None:
     """Time from a stop on the wire to the halt command on the wire."""
     from qwen2vl_robot.benchmarks.stop import run_stop
 
-    answer = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine(), **run_stop(trials, load)}
+    answer = {
+        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
+        "machine": _machine(),
+        **run_stop(trials, load, graph),
+    }
     _write_json(answer, json_file)
     if json_file != "-":
         typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))

@@ -23,7 +23,7 @@ import yaml
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
 from qwen2vl_robot.graph import interface as rows
-from qwen2vl_robot.graph.transport import open_graph
+from qwen2vl_robot.graph.transport import check_transport, open_graph
 from qwen2vl_robot.messages import Effect, JointSegment, Motion, RobotState, Scene, freeze
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
@@ -34,8 +34,8 @@ _ANSWER_S = 2.0
 _PAUSE_S = 0.01
 
 
-def run_stop(trials: int, load: str) -> dict[str, Any]:
-    """Send stops and time the halts.
+def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
+    """Send stops over DDS and time the halts of a controller on either transport.
 
     Returns:
         "totals" with median_ms, p99_ms, max_ms and lost.
@@ -46,6 +46,8 @@ def run_stop(trials: int, load: str) -> dict[str, Any]:
     """
     if load not in LOADS:
         raise BadInputError(f"--load {load}: unknown; there are: {', '.join(LOADS)}")
+    check_transport(transport)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
     graph = open_graph("dds", "operator")
     halted, came_s = threading.Event(), [0.0]
@@ -61,7 +63,9 @@ def run_stop(trials: int, load: str) -> dict[str, Any]:
     message = graph.message("std_msgs/msg/Bool")(data=True)
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
-        child = subprocess.Popen([sys.executable, "-m", __name__, load, str(ready)], stdin=subprocess.PIPE, stdout=2)
+        child = subprocess.Popen(
+            [sys.executable, "-m", __name__, load, str(ready), transport], stdin=subprocess.PIPE, stdout=2
+        )
         try:
             _wait_for(child, lambda: ready.exists() and stop.listeners() > 0)
             late_ms, lost = [], 0
@@ -82,7 +86,7 @@ def run_stop(trials: int, load: str) -> dict[str, Any]:
             graph.close()
     shares = {"median_ms": 50, "p99_ms": 99, "max_ms": 100}
     totals = {name: round(float(np.percentile(late_ms, share)), 2) for name, share in shares.items() if late_ms}
-    return {"load": load, "trials": trials, "totals": {**totals, "lost": lost}}
+    return {"load": load, "transport": transport, "trials": trials, "totals": {**totals, "lost": lost}}
 
 
 def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:
@@ -94,14 +98,14 @@ def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:
 
 
 def main() -> None:
-    """Be the controller: LOAD READY; goes on until it is killed."""
-    load, ready = sys.argv[1], Path(sys.argv[2])
+    """Be the controller: LOAD READY TRANSPORT; goes on until it is killed."""
+    load, ready, transport = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     profile = load_robot("franka_panda")
     described = profile.model_dump(mode="json")
     described["controllers"] |= {"arm_form": "topic", "gripper_form": "topic"}
     robot = ready.parent / "robot.yaml"
     robot.write_text(yaml.safe_dump(described), encoding="utf-8")
-    node = ControllerNode(open_graph("dds", rows.NODE_NAME), Settings(robot=str(robot)))
+    node = ControllerNode(open_graph(transport, rows.NODE_NAME), Settings(robot=str(robot)))
     if load == "plan":
         node.planner.start()
     elif load == "rehearse":

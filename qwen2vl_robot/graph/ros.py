@@ -37,6 +37,7 @@ except ImportError:
 
 THREADS = 12
 _SILENCE_S = 5.0
+_MAX_TEXT = 300
 _POLL_S = 0.002
 JOIN_S = 5.0
 
@@ -156,7 +157,7 @@ class RosGraph:
         try:
             found = self._tf.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
         except tf2_ros.TransformException as error:
-            raise ObservationError(f"tf: {error}") from error
+            raise ObservationError(f"tf: {' '.join(str(error).split())[:_MAX_TEXT]}") from error
         return pose_from_transform(found.transform)
 
     def on_broken(self, callback: Callable[[str], None]) -> None:

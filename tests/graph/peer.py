@@ -63,8 +63,10 @@ def main() -> None:
     graph.serve(FLIP, flip)
     Follower(graph)
     tf = graph.publisher(rows.TF_STATIC)
-    moved = transform_message(graph.message, "base", "camera", make_pose([1.0, 2.0, 3.0]), 0)
-    tf.publish(graph.message("tf2_msgs/msg/TFMessage")(transforms=[moved]))
+    pose = make_pose([1.0, 2.0, 3.0])
+    fixed = [("base", "camera"), ("ring_a", "ring_b"), ("ring_b", "ring_a")]
+    moved = [transform_message(graph.message, parent, child, pose, 0) for parent, child in fixed]
+    tf.publish(graph.message("tf2_msgs/msg/TFMessage")(transforms=moved))
     print("ready", flush=True)
     sys.stdin.read()
     graph.close()

@@ -169,18 +169,25 @@ def test_an_action_that_nobody_serves_is_seen_as_such(graph: rows.Graph) -> None
     assert not graph.action_client(peer.FOLLOW.at("nobody/follow_joint_trajectory")).is_served()
 
 
-def test_a_fixed_frame_is_found_and_a_missing_one_is_named(graph: rows.Graph) -> None:
-    def found() -> bool:
-        try:
-            graph.transform("base", "camera", graph.now_ns())
-        except ObservationError:
-            return False
-        return True
+def knows_camera(graph: rows.Graph) -> bool:
+    try:
+        graph.transform("base", "camera", graph.now_ns())
+    except ObservationError:
+        return False
+    return True
 
-    until(found)
+
+def test_a_fixed_frame_is_found_and_a_missing_one_is_named(graph: rows.Graph) -> None:
+    until(lambda: knows_camera(graph))
     assert graph.transform("base", "camera", graph.now_ns())[:3, 3] == pytest.approx([1.0, 2.0, 3.0])
     with pytest.raises(ObservationError, match="elbow"):
         graph.transform("base", "elbow", graph.now_ns())
+
+
+def test_frames_that_go_round_in_a_circle_give_no_pose(graph: rows.Graph) -> None:
+    until(lambda: knows_camera(graph))
+    with pytest.raises(ObservationError, match="circle|loop"):
+        graph.transform("base", "ring_a", graph.now_ns())
 
 
 def test_a_callback_that_raises_is_reported_and_the_next_message_still_comes(graph: rows.Graph) -> None:
