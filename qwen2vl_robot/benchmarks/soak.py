@@ -12,11 +12,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from qwen2vl_robot.demo_graph import Watch, run_node, wait_for
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.transport import check_transport
+from qwen2vl_robot.nodes.watch import Watch, run_node, wait_for
 
 _COMMANDS = ("put the red block on the blue plate", "put the red block to the left of the blue plate")
 _WARM_S = 60.0
@@ -112,10 +112,12 @@ def _loop(operator: _Operator, nodes: dict[str, int], seconds: float, tell: Call
 
 
 def _sizes_mb(pid: int) -> dict[str, float]:
-    """Resident memory of a process ("") and of its children in the order of their start (" child 1", ...)."""
+    """Memory of a process ("") and of its children in the order of their start (" child 1", ...)."""
     children = sorted(int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
-    return {"": _rss_mb(pid)} | {f" child {i}": _rss_mb(child) for i, child in enumerate(children, 1)}
+    return {"": _own_mb(pid)} | {f" child {i}": _own_mb(child) for i, child in enumerate(children, 1)}
 
 
-def _rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def _own_mb(pid: int) -> float:
+    """Resident memory that belongs to the process alone: pages of mapped files come and go as the kernel likes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e6

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from qwen2vl_robot.benchmarks.images import run_images
+from qwen2vl_robot.benchmarks.soak import run_soak
 from qwen2vl_robot.benchmarks.stop import run_stop
 from qwen2vl_robot.errors import BadInputError
 
@@ -40,3 +41,8 @@ def test_a_stop_becomes_a_halt_while_a_rehearsal_runs() -> None:
 def test_an_unknown_load_is_refused() -> None:
     with pytest.raises(BadInputError, match="idle, plan, rehearse"):
         run_stop(1, "dancing")
+
+
+def test_a_soak_without_time_after_the_first_minute_is_refused() -> None:
+    with pytest.raises(BadInputError, match="above 60"):
+        run_soak(60.0, "dds", print)
