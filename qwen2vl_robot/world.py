@@ -7,6 +7,7 @@ Twin and plant each own an instance in a process of its own. Bullet answers wron
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ TIME_STEP_S = 1.0 / 240.0
 _NEAR_M, _FAR_M = 0.05, 5.0
 _FINGER_ERP = 0.2
 _FINGER_COUPLING_N = 500.0  # far above any grasp force: the mechanism does not give
+_LIBC = ctypes.CDLL(None)
 _BOWL_PANELS = 14  # with the two of the floor the 16 that Bullet takes in a compound; it drops the rest silently
 _BOWL_BASE_RATIO = 0.8  # foot to rim diameter of the round container
 
@@ -95,6 +97,10 @@ class BulletWorld:
     def reset(self) -> None:
         """Remove everything and start at time zero."""
         pybullet.resetSimulation(physicsClientId=self._client)
+        if hasattr(_LIBC, "malloc_trim"):
+            _LIBC.malloc_trim(
+                0
+            )  # else what Bullet freed stays with this process, in holes that the next robot does not fit
         pybullet.setGravity(0.0, 0.0, -9.81, physicsClientId=self._client)
         pybullet.setTimeStep(TIME_STEP_S, physicsClientId=self._client)
         pybullet.setPhysicsEngineParameter(
