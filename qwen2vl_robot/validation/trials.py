@@ -143,7 +143,7 @@ def _resized(shape: Shape, grown_m: Array) -> Shape:
     if isinstance(shape, Box):
         return Box((x, y, z))
     if isinstance(shape, Container):
-        return Container((x, y, z), shape.wall_m)
+        return replace(shape, size_m=(x, x, z) if shape.is_round else (x, y, z))
     return Cylinder(x, z) if isinstance(shape, Cylinder) else Sphere(z)
 
 

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.messages import Box, Effect, Motion, RobotState, Scene, SceneObject, freeze
+from qwen2vl_robot.messages import Box, Container, Effect, Motion, RobotState, Scene, SceneObject, freeze
 from qwen2vl_robot.validation.findings import STEP_M, Swept, lower_bound, most_failures
 from qwen2vl_robot.validation.rehearsal import Twin
 from qwen2vl_robot.validation.timeline import timeline
@@ -61,6 +61,15 @@ def test_draws_shift_the_scene_by_what_the_camera_may_be_wrong() -> None:
     off_m = np.linalg.norm(np.array(drawn) - [0.5, 0.1], axis=1)
     assert 0.003 < np.median(off_m) < 0.008
     assert off_m.max() < 0.015
+
+
+@given(index=st.integers(0, 200))
+def test_a_round_container_stays_round(index: int) -> None:
+    bowl = SceneObject("bowl", Container((0.16, 0.16, 0.05), 0.006, is_round=True), make_pose([0.5, 0.0, 0.025]))
+    shape = draw(Scene((bowl,), ()), PROFILE, np.full(7, 0.5), 3, index).scene.objects[0].shape
+    assert isinstance(shape, Container)
+    assert shape.is_round
+    assert shape.size_m[0] == shape.size_m[1]
 
 
 def test_what_carries_something_keeps_its_height() -> None:
