@@ -51,5 +51,5 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> li
                 world.set_pose(body.name, T)
                 expected_m = oracle.clearance_m(replace(body, T_base_object=T))
                 if -_DEEP_M < expected_m < _NEAR_M - 0.001:
-                    found.append(world.clearance_m([body.name], None, _NEAR_M) - expected_m)
+                    found.append(world.clearance_m(body.name, None, _NEAR_M) - expected_m)
     return found

@@ -15,7 +15,29 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, V
 from qwen2vl_robot.validation.explain import explain
 
 STEP_M = 0.005  # how far any point of arm or load travels between two samples of a sweep, at most
-NEAR_M = 0.1  # how far clearance is measured
+NEAR_M = 0.2  # how far clearance is measured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Approach:
+    """How close arm and load come to one body on one stretch between two movements of the gripper.
+
+    Attributes:
+        load: what the fingers carry on it.
+        time_s, way_m, clearance_m: (k,) when one looked, how far any point may have travelled by then, and how far
+            arm and load were from the body, at most `NEAR_M`.
+    """
+
+    name: str
+    load: str | None
+    time_s: Array
+    way_m: Array
+    clearance_m: Array
+
+    def lowest_m(self) -> Array:
+        """What clearance (k - 1,) cannot fall below between one look and the next."""
+        lowest: Array = (self.clearance_m[1:] + self.clearance_m[:-1] - np.diff(self.way_m)) / 2
+        return lowest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,14 +45,12 @@ class Swept:
     """What a sweep found.
 
     Attributes:
-        time_s, clearance_m: (k,) how close arm or load come to anything else, at most `NEAR_M`; the table counts for
-            hand and load, and what the fingers hold does not count.
+        approaches: how close it came to each body, in the order of time.
         samples: configurations that were looked at.
     """
 
     violations: tuple[Violation, ...]
-    time_s: Array
-    clearance_m: Array
+    approaches: tuple[Approach, ...]
     samples: int
 
 

@@ -94,17 +94,11 @@ class RehearsalProcess:
             raise WorkerError(f"answered a {type(swept).__name__}")
         if swept.violations:
             return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
+        # Longest first: the whole run, then the first trial, which simulates most of it.
         count = self._profile.safety.trials
-        work = _Work(
-            [
-                ("run", (motion, scene, start, film)),
-                *(
-                    ("try_out", (motion, scene, start, swept, tuple(range(i, min(i + _CHUNK, count)))))
-                    for i in range(0, count, _CHUNK)
-                ),
-            ],
-            tolerated(self._profile),
-        )
+        chunks = [(0,), *(tuple(range(i, min(i + _CHUNK, count))) for i in range(1, count, _CHUNK))]
+        trials = [("try_out", (motion, scene, start, swept, chunk)) for chunk in chunks]
+        work = _Work([("run", (motion, scene, start, film)), *trials], tolerated(self._profile))
         with ThreadPoolExecutor(len(self._workers)) as threads:
             for done in [threads.submit(work.do, worker, until) for worker in self._workers]:
                 done.result()

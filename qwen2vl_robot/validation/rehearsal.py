@@ -18,6 +18,7 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Spher
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.handling import Handling
 from qwen2vl_robot.validation.rollout import roll_out
 from qwen2vl_robot.validation.space import add_forbidden
 from qwen2vl_robot.validation.sweep import sweep
@@ -77,10 +78,11 @@ class Twin:
         """Judge by numbers and geometry."""
         found = limits.check(motion, scene, start, self._profile) or self._check_names(scene)
         if not found:
-            self._build(scene)
+            # Only what the gripper may take has to meet other bodies, so only that need not be fixed.
+            self._build(scene, frozenset({scene.held, *Handling(self._profile, motion, scene).candidates}))
             found = self._check_torques(motion, scene)
         if found:
-            return Swept(found, np.zeros(0), np.zeros(0), 0)
+            return Swept(found, (), 0)
         add_forbidden(self._world, scene)
         return sweep(self._world, self._profile, motion, scene, start)
 
@@ -97,7 +99,7 @@ class Twin:
         trials = []
         for index in indices:
             drawn = draw(scene, self._profile, self._joint_reach_m, seed, index)
-            todo = spans(swept, line, drawn.reach_m, scene.held, index == WEAKEST)
+            todo = spans(swept, line, drawn, index == WEAKEST)
             self._build(drawn.scene)
             run = roll_out(self._world, self._profile, motion, drawn.scene, start, trial=(todo, drawn.q_offset_rad))
             trials.append(Trial(index, run.violations))
@@ -155,22 +157,24 @@ class Twin:
         ]
         load_kg = max(masses, default=0.0) * (1.0 + self._profile.safety.uncertainty.mass_ratio)
         allowed = np.array([joint.effort_nm for joint in self._profile.joints])
-        worst = np.full(len(allowed), -np.inf)
-        at_s = np.zeros(len(allowed))
+        found: dict[int, Violation] = {}
         for time_s, q_rad, dq_radps, ddq_radps2 in limits.states_of_motion(motion):
             every = max(1, round(_TORQUE_STEP_S * len(time_s) / max(time_s[-1] - time_s[0], _TORQUE_STEP_S)))
-            for i in range(0, len(time_s), every):
-                over = np.abs(self._world.torques_nm(q_rad[i], dq_radps[i], ddq_radps2[i], load_kg)) - allowed
-                at_s = np.where(over > worst, time_s[i], at_s)
-                worst = np.maximum(over, worst)
-        return tuple(
-            Violation("joint_torque", float(at_s[j]), (joint.name,), float(worst[j]), "N m")
-            for j, joint in enumerate(self._profile.joints)
-            if worst[j] > 0.0 or np.isnan(worst[j])
-        )
+            some = slice(None, None, every)
+            over = np.abs(self._world.torques_nm(q_rad[some], dq_radps[some], ddq_radps2[some], load_kg)) - allowed
+            for j, worst in enumerate(np.argmax(over, axis=0)):  # the first NaN, where there is one
+                known = found.get(j)
+                if not over[worst, j] <= (0.0 if known is None else known.amount):
+                    at_s, name = float(time_s[some][worst]), self._profile.joints[j].name
+                    found[j] = Violation("joint_torque", at_s, (name,), float(over[worst, j]), "N m")
+        return tuple(found[j] for j in sorted(found))
 
-    def _build(self, scene: Scene) -> None:
-        """Swap the bodies; loading the robot again would take longer than a whole trial."""
+    def _build(self, scene: Scene, loose: frozenset[str | None] | None = None) -> None:
+        """Swap the bodies; loading the robot again would take longer than a whole trial.
+
+        Args:
+            loose: the objects that can move, None for all; Bullet looks for no contact between two that cannot.
+        """
         world = self._world
         if scene.table_height_m != self._table_height_m:
             world.reset()
@@ -182,7 +186,8 @@ class Twin:
                 world.remove(name)
         world.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
-            self._add(body, body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg)
+            mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
+            self._add(body, mass_kg if loose is None or body.name in loose else 0.0)
         for body in scene.obstacles:
             self._add(body, 0.0)  # nobody knows what it is, so it does not give way
 
