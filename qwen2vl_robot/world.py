@@ -497,6 +497,15 @@ class BulletWorld:
         """Names of the robot's links, as its URDF has them."""
         return list(self._links)
 
+    def rounding_m(self) -> dict[str, float]:
+        """By how much Bullet grows each link's convex hulls of meshes all around: its collision margin."""
+        robot, client, found = self._robot_id(), self._client, {}
+        for link, index in self._links.items():
+            kinds = {shape[2] for shape in pybullet.getCollisionShapeData(robot, index, physicsClientId=client)}
+            margin_m = float(pybullet.getDynamicsInfo(robot, index, physicsClientId=client)[11])
+            found[link] = margin_m if pybullet.GEOM_MESH in kinds else 0.0
+        return found
+
     def reach_m(self, beyond_tool_m: float = 0.0) -> Array:
         """How far each joint (n,) can carry a point at most, metres per radian of its motion.
 

@@ -36,9 +36,11 @@ def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str,
     totals = _sweep_and_replay(profile, pick_and_place(stage, OBJECTS))
     totals |= _judge(profile, pick_and_place(stage, OBJECTS), _REPEATS)
     totals["replay_ratio"] = round(totals["verdict_s"] / totals["replay_s"], 2)
-    off_m = disagreements_m(profile, _COMPARED, seed=0)
-    totals["compared_with_oracle"] = len(off_m)
-    totals["oracle_disagreement_mm"] = round(1000 * max(abs(d) for d in off_m), 3)
+    same_m, bare_m = disagreements_m(profile, _COMPARED, seed=0)
+    totals["compared_with_oracle"] = len(same_m)
+    totals["oracle_disagreement_mm"] = round(1000 * max(abs(d) for d in same_m), 3)
+    totals["less_room_than_bare_hulls_mm"] = round(1000 * max(-d for d in bare_m), 3)
+    totals["more_room_than_bare_hulls_mm"] = round(1000 * max(0.0, *bare_m), 3)
     yield "totals", totals
     for count in OBJECT_COUNTS:
         yield "objects", {"objects": count, **_judge(profile, pick_and_place(stage, count), 1)}
