@@ -30,6 +30,7 @@ from qwen2vl_robot.validation.change import difference
 
 # Two measurements of a resting gripper differ by less; half the thinnest grip margin.
 _WIDTH_TOLERANCE_M = 0.004
+_AT_REST_RADPS = 0.1  # a motion begins at rest; joints that hold still measure far less
 
 
 class Authority(str, Enum):
@@ -248,6 +249,9 @@ class Gate:
             if not off <= allowed:
                 text = f"the {what} is {off:.4f} {unit} from the rehearsed start; allowed {allowed} {unit}"
                 return Refusal("start_moved", text)
+        fastest = float(np.max(np.abs(live.dq_radps), initial=0.0))
+        if np.shape(live.dq_radps) != (n,) or not fastest <= _AT_REST_RADPS:
+            return Refusal("start_moved", f"a joint turns at {fastest:.3f} rad/s; allowed {_AT_REST_RADPS} rad/s")
         if not live.held == start.held == scene.held:
             held = f"{live.held!r} now, {start.held!r} at the rehearsed start, {scene.held!r} in the scene"
             return Refusal("start_moved", f"another object is held: {held}")

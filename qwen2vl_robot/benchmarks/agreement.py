@@ -1,7 +1,7 @@
 """Random configurations near bodies of every shape → how far Bullet and coal disagree about distances.
 
-Bullet grows the hull of a mesh by its collision margin, 1 mm for what comes from a URDF. coal gets the same geometry, hulls
-grown by what Bullet says of each link; beside it stands what coal finds with the hulls as they are.
+Bullet grows the hull of a mesh by its collision margin, 1 mm for what comes from a URDF. coal gets the same geometry,
+hulls grown by what Bullet says of each link; beside it stands what coal finds with the hulls as they are.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tu
             bare = PathOracle(kinematics, q_rad[None], width_m)
             same = PathOracle(kinematics, q_rad[None], width_m, rounding_m=rounding_m)
             for body in _BODIES:
-                T = make_pose(
-                    bare.tool_m[0] + rng.uniform(-_ABOUT_M, _ABOUT_M, 3), rotation_z(rng.uniform(0.0, np.pi))
-                )
+                T = make_pose(bare.tool_m[0] + rng.uniform(-_ABOUT_M, _ABOUT_M, 3), rotation_z(rng.uniform(0.0, np.pi)))
                 world.set_pose(body.name, T)
                 placed = replace(body, T_base_object=T)
                 expected_m = bare.clearance_m(placed)

@@ -48,11 +48,13 @@ class Case:
 
     Attributes:
         amount, unit: what the label rests on, as constructed or as the oracle measured it.
+        failures: of `fine_physics.RUNS` worlds, where physics decides.
     """
 
     steps: tuple[Step, ...]
     amount: float
     unit: str
+    failures: int | None = None
 
 
 class RejectedError(Exception):
