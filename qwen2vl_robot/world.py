@@ -7,6 +7,7 @@ Twin and plant each own an instance in a process of its own. Bullet answers wron
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -18,24 +19,28 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.description import check_meshes
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
 from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Shape, Sphere
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Close the ear to Bullet's greeting, which its C code writes when it is imported."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def _silence() -> Iterator[None]:
+    """Close the ear to what Bullet's C code writes: its greeting, and warnings of which an error comes anyway."""
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(nowhere, fd)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        ctypes.CDLL(None).fflush(None)  # what C still holds back goes nowhere too
+        for fd, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
         os.close(nowhere)
 
 
-with _silent_stderr():
+with _silence():
     import pybullet
 
 TABLE = "table"
@@ -312,16 +317,19 @@ class BulletWorld:
 
         Raises:
             ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
+            BadInputError: a mesh of it is not there.
         """
         self._profile = profile
         try:
-            body: int = pybullet.loadURDF(
-                str(profile.urdf_path),
-                useFixedBase=True,
-                flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
-                physicsClientId=self._client,
-            )
+            with _silence():
+                body: int = pybullet.loadURDF(
+                    str(profile.urdf_path),
+                    useFixedBase=True,
+                    flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
+                    physicsClientId=self._client,
+                )
         except pybullet.error as error:
+            check_meshes(profile.urdf_path)
             raise ValueError(f"{profile.urdf_path}: Bullet cannot load it ({error})") from error
         joints: dict[str, int] = {}
         links: dict[str, int] = {pybullet.getBodyInfo(body, physicsClientId=self._client)[0].decode(): -1}
@@ -331,9 +339,9 @@ class BulletWorld:
             links[info[12].decode()] = index
         wanted = [j.name for j in profile.joints] + list(profile.gripper.joints)
         missing = [j for j in wanted if j not in joints]
-        missing += [
-            link for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links) if link not in links
-        ]
+        named = {link for pair in profile.allowed_contacts for link in pair} - {TABLE}
+        named |= {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
+        missing += sorted(named - set(links))
         if missing:
             raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")
         for shaped in _links_with_shapes(profile):  # Bullet leaves out a shape whose mesh it cannot read, silently

@@ -367,3 +367,9 @@ def test_neither_a_voice_nor_a_planner_ends_a_stop(gate: Gate, by: Authority) ->
     with pytest.raises(PermissionError, match=by.value):
         gate.reset(by)
     assert reason(ask(gate)) == "stopped"
+
+
+@pytest.mark.parametrize("radps", [0.11, np.inf, np.nan])
+def test_gate_refuses_an_arm_that_still_moves(gate: Gate, radps: float) -> None:
+    moving = replace(at_rest(), dq_radps=freeze(np.array([0, 0, 0, -radps, 0, 0, 0])))
+    assert reason(ask(gate, live=moving)) in ("start_moved", "not_finite")

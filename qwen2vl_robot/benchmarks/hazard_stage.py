@@ -112,6 +112,15 @@ class Stage:
             raise RejectedError
 
 
+def holding(stage: Stage, q_rad: Array, load: Box, mass_kg: float, friction: float) -> tuple[Scene, RobotState]:
+    """A scene and a start with a load between the fingers."""
+    width_m = load.size_m[1]
+    T_tool_held = grip_pose(load)
+    T = stage.kinematics.tool_pose(q_rad, width_m) @ T_tool_held
+    held = SceneObject("load", load, freeze(T), mass_kg=mass_kg, friction=friction)
+    return Scene((held,), (), held="load", T_tool_held=freeze(T_tool_held)), stage.state(q_rad, width_m, "load")
+
+
 def grip_pose(load: Box) -> Array:
     """`T_tool_held` of an upright load: gripped at its middle, or below its top where it is tall."""
     return make_pose([0.0, 0.0, max(0.0, load.size_m[2] / 2 - _PALM_M)])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.config import RobotProfile, Safety
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, Violation, digest
 from qwen2vl_robot.validation.explain import explain
@@ -72,9 +72,23 @@ class Trial:
     violations: tuple[Violation, ...]
 
 
-def tolerated(profile: RobotProfile) -> int:
+def stricter(safety: Safety, refused: int) -> Safety:
+    """What to ask of a motion's trials after those of `refused` other motions for the same step have failed.
+
+    Who tries often enough is lucky once, so the error that is allowed is shared among the tries (Bonferroni), and there
+    are as many trials more as the threshold then needs.
+    """
+    if refused == 0 or tolerated(safety) < 0:
+        return safety
+    confidence = 1.0 - (1.0 - safety.confidence) / (1 + refused)
+    count = safety.trials
+    while most_failures(count, safety.success_ratio, confidence) < 0:
+        count += 1
+    return safety.model_copy(update={"trials": count, "confidence": confidence})
+
+
+def tolerated(safety: Safety) -> int:
     """How many trials may fail with the bound still at the threshold; -1 when N is too small for it."""
-    safety = profile.safety
     return most_failures(safety.trials, safety.success_ratio, safety.confidence)
 
 
@@ -87,13 +101,19 @@ def make_verdict(
     run: Rollout | None = None,
     trials: list[Trial] | None = None,
     *,
+    safety: Safety | None = None,
     began: float,
 ) -> Verdict:
-    """Join what the stages found; accepted only when every one of them ran and found nothing."""
-    told = _judge_trials(profile, trials) if trials else None
+    """Join what the stages found; accepted only when every one of them ran and found nothing.
+
+    Args:
+        safety: what the trials were held to, else the profile's own.
+    """
+    safety = safety or profile.safety
+    told = _judge_trials(safety, trials) if trials else None
     if told is not None and not violations:
         violations = told[1]
-    is_complete = run is not None and told is not None and told[0].count == profile.safety.trials
+    is_complete = run is not None and told is not None and told[0].count == safety.trials
     accepted = is_complete and not violations
     return Verdict(
         accepted=accepted,
@@ -111,9 +131,8 @@ def make_verdict(
     )
 
 
-def _judge_trials(profile: RobotProfile, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:
+def _judge_trials(safety: Safety, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:
     """A motion passes when the bound clears the threshold and no trial broke a limit of safety."""
-    safety = profile.safety
     successes = sum(not t.violations for t in trials)
     bound = lower_bound(successes, len(trials), safety.confidence)
     found = tuple(v for t in sorted(trials, key=lambda t: t.index) for v in t.violations)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.film import shoot
-from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation
+from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation, shape_size_m
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
@@ -67,7 +67,7 @@ class Twin:
         run = self.run(motion, scene, start, film)
         trials: list[Trial] = []
         if not run.violations:
-            allowed = tolerated(self._profile)
+            allowed = tolerated(self._profile.safety)
             for index in range(self._profile.safety.trials):
                 trials.append(self.try_out(motion, scene, start, swept, (index,))[0])
                 if sum(bool(t.violations) for t in trials) > allowed:
@@ -119,25 +119,34 @@ class Twin:
         if scene.held is not None and scene.T_tool_held is not None:
             self._world.set_pose(scene.held, self._world.tool_pose() @ scene.T_tool_held)
         picture = shoot(self._world)
-        room_m = self._find_room(first) if first.kind == "collision" else None
-        return explain(violations, scene, self._profile, room_m), picture
+        room_m = self._find_room(first, motion, scene) if first.kind == "collision" else None
+        is_grasp = room_m is not None and self._still_grasps(room_m, motion, scene)
+        return explain(violations, scene, self._profile, room_m, is_grasp=is_grasp), picture
 
-    def _find_room(self, violation: Violation) -> Array | None:
-        """The shortest horizontal way (2,) of the arm that ends this contact: the body goes the opposite way."""
-        hit = next((b for b in violation.bodies if b in self._world.names() and b != TABLE), None)
-        part = next((b for b in violation.bodies if b != hit), None)
-        if hit is None or part is None:
+    def _find_room(self, violation: Violation, motion: Motion, scene: Scene) -> Array | None:
+        """The shortest horizontal way (2,) of the arm that is clear of everything: the bodies go the opposite way.
+
+        What is to be grasped only counts where it is what was hit.
+        """
+        world = self._world
+        around = {b.name for b in scene.bodies()} - {scene.held, motion.effect.name}
+        around |= {b for b in violation.bodies if b in world.names()}
+        if not around or TABLE in around:
             return None
-        T = self._world.pose(hit)
+        poses = {name: world.pose(name) for name in sorted(around)}
         for distance_m in _ROOM_M:
             for bearing in _BEARINGS_RAD:
                 way_m = distance_m * np.array([np.cos(bearing), np.sin(bearing)])
-                moved = T.copy()
-                moved[:2, 3] -= way_m
-                self._world.set_pose(hit, moved)
-                if self._world.distance_m(part, hit) > _CLEAR_M:
+                for name, T in poses.items():
+                    world.set_pose(name, T @ make_pose(-T[:3, :3].T @ [*way_m, 0.0]))
+                if all(world.clearance_m(name, scene.held, 2 * _CLEAR_M) > _CLEAR_M for name in poses):
                     return way_m
         return None
+
+    def _still_grasps(self, way_m: Array, motion: Motion, scene: Scene) -> bool:
+        """Whether the fingers would still be over what is to be grasped, that far from where they were."""
+        target = next((b for b in scene.objects if motion.effect.kind == "hold" and b.name == motion.effect.name), None)
+        return target is not None and float(np.linalg.norm(way_m)) <= min(shape_size_m(target.shape)[:2]) / 2
 
     def close(self) -> None:
         """Give the world back."""

@@ -149,7 +149,7 @@ def _resized(shape: Shape, grown_m: Array) -> Shape:
     if isinstance(shape, Box):
         return Box((x, y, z))
     if isinstance(shape, Container):
-        return Container((x, y, z), shape.wall_m)
+        return Container((x, y, z), shape.wall_m, shape.is_round)
     return Cylinder(x, z) if isinstance(shape, Cylinder) else Sphere(z)
 
 

@@ -101,9 +101,11 @@ class DoubtingRehearsal:
         self._inner, self._doubt, self._times = inner, doubt, times
         self.given: list[Motion] = []
 
-    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
+    def rehearse(
+        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
+    ) -> Verdict:
         self.given.append(motion)
-        verdict = self._inner.rehearse(motion, scene, start, film=film)
+        verdict = self._inner.rehearse(motion, scene, start, film=film, refused=refused)
         if len(self.given) > self._times:
             return verdict
         return replace(verdict, accepted=False, violations=(self._doubt,))

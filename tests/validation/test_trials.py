@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from scipy.stats import beta
 
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.messages import Box, Effect, Motion, RobotState, Scene, SceneObject, freeze
-from qwen2vl_robot.validation.findings import Approach, Swept, lower_bound, most_failures
+from qwen2vl_robot.messages import Box, Container, Effect, Motion, RobotState, Scene, SceneObject, freeze
+from qwen2vl_robot.validation.findings import Approach, Swept, lower_bound, most_failures, stricter
 from qwen2vl_robot.validation.rehearsal import Twin
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.validation.trials import WEAKEST, Draw, draw, seed_of, spans
@@ -124,3 +125,40 @@ def twin_with(profile: RobotProfile, **changes: float) -> Twin:
     safety = profile.safety
     uncertainty = safety.uncertainty.model_copy(update=changes)
     return Twin(profile.model_copy(update={"safety": safety.model_copy(update={"uncertainty": uncertainty})}))
+
+
+def test_law_clearance_falls_nowhere_below_what_two_looks_promise(
+    new_hand: Callable[[], Any], start: RobotState, twin: Twin
+) -> None:
+    post = SceneObject("post", Box((0.04, 0.04, 0.12)), freeze(make_pose([0.5, 0.0, 0.06])))
+    motion: Motion = new_hand().to((0.45, 0.2, 0.2), 1.5).to((0.5, -0.2, 0.22), 1.5).motion()
+    swept = twin.examine(motion, Scene((), (post,)), start)
+    assert swept.violations == ()
+    line = timeline(motion, start)
+    (near,) = (a for a in swept.approaches if a.name == "post")
+    for low_m, begin_s, end_s in zip(near.lowest_m(), near.time_s[:-1], near.time_s[1:], strict=True):
+        for q_rad in line.q_at(np.linspace(begin_s, end_s, 7)):
+            twin._world.reset_arm(q_rad, 0.08)
+            assert twin._world.clearance_m("post", None, 0.2) >= low_m - 1e-6
+
+
+def test_a_round_container_stays_round_in_every_draw() -> None:
+    bowl = SceneObject("bowl", Container((0.15, 0.15, 0.05), 0.006, is_round=True), freeze(make_pose([0.5, 0, 0.025])))
+    shape = draw(Scene((bowl,), ()), PROFILE, REACH_M, 2, 1).scene.objects[0].shape
+    assert isinstance(shape, Container)
+    assert shape.is_round
+
+
+def test_each_way_that_trials_refused_makes_the_next_one_harder() -> None:
+    safety = PROFILE.safety
+    assert stricter(safety, 0) == safety
+    asked = [stricter(safety, refused) for refused in range(4)]
+    assert [s.trials for s in asked] == [16, 17, 19, 20]
+    for refused, s in enumerate(asked):
+        assert 1.0 - s.confidence == pytest.approx(0.05 / (1 + refused))
+        assert lower_bound(s.trials, s.trials, s.confidence) >= safety.success_ratio
+
+
+def test_a_profile_whose_trials_can_never_suffice_is_not_made_to() -> None:
+    few = PROFILE.safety.model_copy(update={"trials": 4})
+    assert stricter(few, 3) == few
