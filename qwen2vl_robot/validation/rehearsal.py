@@ -28,6 +28,7 @@ from qwen2vl_robot.world import TABLE, BulletWorld
 
 _ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
 _TORQUE_STEP_S = 0.02
+_MOST_BUILDS = 300  # Bullet keeps about 5 kB of each body that was removed, until everything is
 _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
@@ -51,6 +52,7 @@ class Twin:
         except ValueError as error:
             raise BadInputError(str(error)) from error
         self._table_height_m = 0.0
+        self._builds = 0
         self._taken = {TABLE, *self._world.link_names()}
         self._joint_reach_m = self._world.reach_m(_BEYOND_TOOL_M)
 
@@ -185,7 +187,9 @@ class Twin:
             loose: the objects that can move, None for all; Bullet looks for no contact between two that cannot.
         """
         world = self._world
-        if scene.table_height_m != self._table_height_m:
+        self._builds += 1
+        if scene.table_height_m != self._table_height_m or self._builds > _MOST_BUILDS:
+            self._builds = 0
             world.reset()
             world.add_table(scene.table_height_m)
             world.add_robot(self._profile)
