@@ -159,14 +159,22 @@ def check_meshes(urdf: Path) -> None:
         _mesh_path(reference, urdf.parent)
 
 
-def _collision_meshes(urdf: Path) -> list[str]:
+def _collision_meshes(urdf: Path) -> tuple[str, ...]:
+    stat = urdf.stat()
+    return _read_meshes(urdf, stat.st_mtime_ns, stat.st_size)
+
+
+# A robot's digest is asked for often, so each version of a file is read once.
+
+
+@functools.lru_cache(maxsize=16)
+def _read_meshes(urdf: Path, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
     tree = _parse(urdf.read_text(encoding="utf-8"))
-    return [mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh")]
+    return tuple(mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh"))
 
 
 @functools.lru_cache(maxsize=256)
 def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
-    """Read a file once for each of its versions; a verdict's digest is asked for often."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

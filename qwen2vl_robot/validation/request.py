@@ -171,7 +171,15 @@ def load_request(path: str | Path) -> tuple[RobotProfile, Scene, RobotState, Mot
         BadInputError: as `check_request`.
     """
     file = Path(path)
-    request = load_yaml(file, Request)
+    return understand(load_yaml(file, Request), file)
+
+
+def understand(request: Request, file: Path) -> tuple[RobotProfile, Scene, RobotState, Motion]:
+    """Turn what a file says into the messages that a rehearsal takes.
+
+    Raises:
+        BadInputError: as `check_request`.
+    """
     profile = load_robot(request.robot)
     request = _in_robot_order(request, profile, file)
     start = _start(request, profile, file)

@@ -34,7 +34,7 @@ WEAKEST = 0  # the trial with the worst grip, simulated all the way that somethi
 _BEFORE_GRIP_S, _AFTER_GRIP_S = 0.05, 0.25
 _AT_END_S = 0.1
 _SKIPPED_S = 0.1  # a shorter pause between two stretches is simulated as well
-_SLACK_M = 0.005  # what motors miss their targets by, settling bodies and rounded hulls; several times what was seen
+_SLACK_M = 0.005  # besides what is drawn: the twin's motors miss their targets by up to 3 mm on fast ways
 
 
 @dataclass(frozen=True, slots=True, eq=False)
