@@ -82,7 +82,7 @@ def test_a_second_worker_killed_while_it_tries_is_a_refusal_and_the_pool_heals(
 ) -> None:
     rehearsal.start()
     os.kill(rehearsal.pids[1], signal.SIGSTOP)  # it is still at its trials when it dies
-    threading.Timer(1.2, os.kill, (rehearsal.pids[1], signal.SIGKILL)).start()
+    threading.Timer(4.0, os.kill, (rehearsal.pids[1], signal.SIGKILL)).start()
     verdict = rehearsal.rehearse(long_nod, EMPTY, start)
     assert [v.kind for v in verdict.violations] == ["worker_crashed"]
     assert rehearsal.rehearse(nod, EMPTY, start).accepted
