@@ -62,7 +62,9 @@ setup(
         "packaging>=22",
     ],
     extras_require={
+        "voice": ["pocketsphinx>=5,<6"],
         "test": [
+            "pocketsphinx>=5,<6",
             "pytest>=8",
             "hypothesis>=6.100",
             "scipy>=1.11",

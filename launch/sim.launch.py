@@ -1,4 +1,4 @@
-"""A simulated robot cell and the controller, two nodes; say what to do on the topic `instruction`.
+"""A simulated robot cell and the controller, two nodes; a recorder and a voice where asked for.
 
 ros2 launch qwen2vl_robot sim.launch.py seed:=3
 ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
@@ -6,6 +6,7 @@ ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -24,6 +25,8 @@ ARGUMENTS = {
     "scene": ("scenes/default.yaml", "ranges from which the seed draws, also by the path under sim/"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
     "camera_hz": ("2.0", "pictures a second of simulated time"),
+    "recorder": ("false", "record the graph's topics as MCAP, in recording_DATE_TIME where launch was started"),
+    "voice": ("false", "listen at the microphone; what is said must be approved before anything moves"),
     "worker_python": ("", "the Python that has pybullet, if another one than ROS 2's"),
 }
 # tf by its relative name, so that a namespace holds a whole robot.
@@ -57,4 +60,8 @@ def generate_launch_description() -> LaunchDescription:
     ]
     told = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
     controller = Node(name=PACKAGE, arguments=["run", *told], parameters=parameters, **common)
-    return LaunchDescription([*declared, plant, controller])
+    further = [
+        Node(name=name, arguments=[command, "--graph", value["graph"]], condition=IfCondition(value[name]), **common)
+        for name, command in (("recorder", "record"), ("voice", "voice"))
+    ]
+    return LaunchDescription([*declared, plant, controller, *further])

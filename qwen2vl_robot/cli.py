@@ -1,4 +1,4 @@
-"""The command line: qwen2vl-robot demo, run, sim, plan, check, eval, bench, datagen, train, calibrate, doctor.
+"""The command line: qwen2vl-robot demo, run, sim, record, voice, plan, check, eval, bench, calibrate, doctor ...
 
 Exit code 0: done (`demo`: achieved, `check`: accepted). 1: an honest failure or refusal. 2: bad input, with one line.
 `--json FILE` writes one JSON document; with `-` it goes to stdout, and nothing else does.
@@ -337,6 +337,38 @@ def sim(
     from qwen2vl_robot.nodes.launching import run_plant_process
 
     run_plant_process(graph, scene, seed, camera_hz, speed, worker_python, namespace, remap or [], ready)
+
+
+@app.command(epilog="Example: qwen2vl-robot record --out out/recording --pictures")
+def record(
+    out: Annotated[Path | None, typer.Option(help="The bag's folder; recording_DATE_TIME if left out.")] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Prefix of a camera's topics, as often as needed.")] = None,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Record images and depth too.")] = False,
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+    ready: Ready = None,
+) -> None:
+    """Record the controller's topics as MCAP, until Ctrl-C."""
+    from qwen2vl_robot.nodes.launching import run_recorder_process
+
+    counts = run_recorder_process(graph, out, camera or [], pictures, namespace, remap or [], ready)
+    _console.print(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing came")
+
+
+@app.command(epilog="Example: qwen2vl-robot voice --source microphone")
+def voice(
+    source: Annotated[
+        str, typer.Option(help="microphone (by arecord), a WAV file, or - (raw 16 bit mono, 16 kHz).")
+    ] = "microphone",
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+) -> None:
+    """Listen, and publish what is said as spoken instructions, which a person must approve before anything moves."""
+    from qwen2vl_robot.nodes.launching import run_voice_process
+
+    run_voice_process(graph, source, namespace, remap or [], _console.print)
 
 
 @app.command(epilog="Example: qwen2vl-robot calibrate views/ --out calibration.yaml")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,10 +33,12 @@ from qwen2vl_robot.relations import relation_holds
 
 _POLL_S = 0.02
 _MAX_STATE_AGE_S = 0.2
+_STALE_LOOKS = 3  # in a row: on a busy machine the clock's thread may have run before the one that takes joint states
 _OVERRUN_S = 2.0
 _MAX_LAG_S = 0.15  # an arm may follow its commands this much later; beyond it counts as tracking error
 _MAX_SILENT_POLLS = 25  # states in a row that carry one and the same stamp
-_MAX_GAP_S = 0.5  # of the clock between two looks at the arm; beyond it nobody watched
+_MAX_GAP_S = 0.5  # of the clock between two looks at the arm, where less wall time passed
+_MAX_BLIND_S = 2.0  # the same where it did pass, because this process got no core; beyond it nobody watched
 STOP_DEADLINE_S = 0.1  # from noticing to the stop being given
 _OFF_TRACK_RAD = 0.05  # an arm in free space stays far closer; one that pushes against something does not
 _OFF_TRACK_POLLS = 3
@@ -158,10 +161,10 @@ class _Watch:
         self._stop_requested = stop
         self._started_ns: int | None = None
         self._now_ns = 0
+        self._looked_s = time.monotonic()
         self._stamp_ns = -1
-        self._silent_polls = 0
+        self._stale_looks = self._silent_polls = self._off_track_polls = 0
         self._worst_rad = 0.0
-        self._off_track_polls = 0
         self._width_m: float | None = None
 
     def send(self) -> None:
@@ -178,11 +181,12 @@ class _Watch:
             late_s = (self._now_ns - approved.expires_ns) / 1e9
             raise _AbortError("expired", f"the approval expired {late_s:.2f} s ago")
         self._track = JointTrack(approved.motion, approved.start_q_rad)
-        self._started_ns = self._now_ns
         try:
             self._arm.execute(approved)
         except ExecutionError as error:
             raise _AbortError("rejected", f"the arm rejected the motion: {error}") from error
+        self._started_ns = self._now_ns = self._clock.now_ns()
+        self._looked_s = time.monotonic()
 
     def is_under_way(self) -> bool:
         """Look once; False when the motion has ended as it should.
@@ -224,14 +228,14 @@ class _Watch:
         return 0.0 if self._started_ns is None else (self._now_ns - self._started_ns) / 1e9
 
     def _check_clock(self) -> None:
-        """Time goes on, and not by leaps in which nobody watched the arm."""
-        now_ns = self._clock.now_ns()
-        gap_s = (now_ns - self._now_ns) / 1e9
-        self._now_ns = max(now_ns, self._now_ns)
-        if not 0.0 <= gap_s <= _MAX_GAP_S:
-            raise _AbortError(
-                "clock", f"the clock went on by {gap_s:.3f} s between two looks; allowed 0 to {_MAX_GAP_S} s"
-            )
+        """Time goes on, and not by leaps; a look that is late as time itself went on leaves it to the states."""
+        now_ns, wall_s = self._clock.now_ns(), time.monotonic()
+        gap_s, waited_s = (now_ns - self._now_ns) / 1e9, wall_s - self._looked_s
+        self._now_ns, self._looked_s = max(now_ns, self._now_ns), wall_s
+        allowed_s = min(max(_MAX_GAP_S, waited_s + _POLL_S), _MAX_BLIND_S)
+        if not 0.0 <= gap_s <= allowed_s:
+            told = f"the clock went on by {gap_s:.3f} s between two looks"
+            raise _AbortError("clock", f"{told}; allowed 0 to {allowed_s:.3g} s")
 
     def _check_grip(self, state: RobotState) -> None:
         """Between commands to the gripper its width stays; fingers that close on have lost what they held."""
@@ -249,7 +253,8 @@ class _Watch:
 
     def _check_age(self, state: RobotState) -> None:
         age_s = (self._now_ns - state.stamp_ns) / 1e9
-        if not 0.0 <= age_s <= _MAX_STATE_AGE_S:
+        self._stale_looks = self._stale_looks + 1 if age_s > _MAX_STATE_AGE_S else 0
+        if age_s < 0.0 or self._stale_looks >= _STALE_LOOKS:
             raise _AbortError("stale_state", f"the joint state is {age_s:.3f} s old; allowed 0 to {_MAX_STATE_AGE_S} s")
         self._silent_polls = self._silent_polls + 1 if state.stamp_ns <= self._stamp_ns else 0
         self._stamp_ns = max(self._stamp_ns, state.stamp_ns)
@@ -264,17 +269,12 @@ class _Watch:
         error_rad = self._track.error_rad(state.q_rad, since_s, _MAX_LAG_S)
         self._worst_rad = max(self._worst_rad, error_rad)
         if not error_rad <= self._profile.tracking_tolerance_rad:
-            raise _AbortError(
-                "tracking",
-                f"a joint is {error_rad:.3f} rad from the motion at {since_s:.2f} s; "
-                f"allowed {self._profile.tracking_tolerance_rad} rad",
-            )
+            told = f"a joint is {error_rad:.3f} rad from the motion at {since_s:.2f} s"
+            raise _AbortError("tracking", f"{told}; allowed {self._profile.tracking_tolerance_rad} rad")
         self._off_track_polls = self._off_track_polls + 1 if error_rad > _OFF_TRACK_RAD else 0
         if self._off_track_polls >= _OFF_TRACK_POLLS:
-            raise _AbortError(
-                "contact",
-                f"a joint stays {error_rad:.3f} rad from the motion at {since_s:.2f} s, as if it pushed on something",
-            )
+            told = f"a joint stays {error_rad:.3f} rad from the motion at {since_s:.2f} s"
+            raise _AbortError("contact", f"{told}, as if it pushed on something")
 
 
 # ----------------------------------------------------------------------------------------------- judge

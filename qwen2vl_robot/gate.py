@@ -106,6 +106,10 @@ class Gate:
             self._stop_reason = None
             self._confirmed.clear()
 
+    def stopped_by(self) -> str | None:
+        """Why it stopped, None when it did not."""
+        return self._stop_reason
+
     def is_stopped(self) -> bool:
         """Whether a stop is latched (`executor.run` asks this while the arm moves)."""
         return self._stop_reason is not None

@@ -41,6 +41,7 @@ class CameraFrame:
         rgb: (h, w, 3) uint8.
         depth_m: (h, w) float32 along the optical axis, registered to rgb; NaN where missing.
         T_base_camera: (4, 4) optical frame as calibrated (not as it truly is).
+        others: what further cameras saw then; the scene is measured from this frame, and the gate compares them all.
     """
 
     stamp_ns: int
@@ -48,6 +49,7 @@ class CameraFrame:
     depth_m: npt.NDArray[np.float32]
     intrinsics: Intrinsics
     T_base_camera: Array
+    others: tuple[CameraFrame, ...] = ()
 
     def points_base_m(self) -> Array:
         """Points (h, w, 3) in the base frame, NaN where depth is missing."""

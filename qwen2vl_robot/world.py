@@ -158,20 +158,21 @@ class BulletWorld:
         mass_kg: float,
         friction: float = 0.8,
         rolling_friction: float = 0.0,
-        rgb: tuple[float, float, float] = (180, 180, 180),
+        rgb: tuple[float, float, float] | None = (180, 180, 180),
         collides: bool = True,
     ) -> None:
-        """Add a named body; mass 0 fixes it in space.
+        """Add a named body; mass 0 fixes it in space. Without `rgb` no picture shows it: Bullet never gives back the
+        memory of a mesh that it drew.
 
         Raises:
             ValueError: the name is taken, or a number is not finite or negative.
         """
         if name in self._ids or name in self._names.values():
             raise ValueError(f"the name {name!r} is taken")
-        numbers = np.concatenate([np.ravel(T_base_object), [mass_kg, friction, rolling_friction], rgb])
+        numbers = np.concatenate([np.ravel(T_base_object), [mass_kg, friction, rolling_friction], rgb or ()])
         if not np.isfinite(numbers).all() or mass_kg < 0 or friction < 0 or rolling_friction < 0:
             raise ValueError(f"{name}: pose, mass and friction must be finite, mass and friction not negative")
-        colour = [c / 255.0 for c in rgb] + [1.0]
+        colour = None if rgb is None else [c / 255.0 for c in rgb] + [1.0]
         collision, visual = self._make_shape(shape, colour, collides)
         body: int = pybullet.createMultiBody(
             baseMass=mass_kg,
@@ -233,7 +234,7 @@ class BulletWorld:
             raise KeyError(f"no body {name!r}; there are {sorted(self._ids)}")
         return self._ids[name]
 
-    def _make_shape(self, shape: Shape | Bowl, colour: list[float], collides: bool) -> tuple[int, int]:
+    def _make_shape(self, shape: Shape | Bowl, colour: list[float] | None, collides: bool) -> tuple[int, int]:
         if isinstance(shape, Container | Bowl):
             return self._make_hollow(shape, colour, collides)
         kind: int
@@ -253,6 +254,8 @@ class BulletWorld:
         collision = -1
         if collides:
             collision = pybullet.createCollisionShape(kind, **arguments, physicsClientId=self._client)
+        if colour is None:
+            return collision, -1
         if isinstance(shape, Cylinder):  # Bullet's own picture of a cylinder shades a flat one as a cone
             r, z = shape.diameter_m / 2, shape.height_m / 2
             return collision, self._revolved([(0.0, -z), (r, -z), (r, z), (0.0, z)], colour)
@@ -261,7 +264,7 @@ class BulletWorld:
         )
         return collision, visual
 
-    def _make_hollow(self, shape: Container | Bowl, colour: list[float], collides: bool) -> tuple[int, int]:
+    def _make_hollow(self, shape: Container | Bowl, colour: list[float] | None, collides: bool) -> tuple[int, int]:
         """Compound of a floor and walls; the origin is the centre of the outer size."""
         panels = _panels_of(shape)
         half = [(size / 2).tolist() for size, _ in panels]
@@ -277,7 +280,9 @@ class BulletWorld:
                 collisionFrameOrientations=orientations,
                 physicsClientId=self._client,
             )
-        if isinstance(shape, Bowl):
+        if colour is None:
+            visual = -1
+        elif isinstance(shape, Bowl):
             visual = self._revolved(_bowl_profile(shape), colour)
         else:
             visual = pybullet.createVisualShapeArray(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -265,6 +266,40 @@ class LeapingClock:
 def test_a_clock_that_leaps_stops_the_arm(link: PlantLink, leap_s: float) -> None:
     aborted(run(approve(link), link, LeapingClock(link, leap_s), PROFILE), "clock")
     assert not link.is_moving()
+
+
+class BusyClock:
+    """The clock of a process that gets no core for a while; the plant's time and the wall's go on."""
+
+    def __init__(self, link: PlantLink, busy_s: float) -> None:
+        self._link, self._busy_s, self._left = link, busy_s, 20
+
+    def now_ns(self) -> int:
+        self._left -= 1
+        if self._left == 0:
+            time.sleep(self._busy_s)
+        return self._link.now_ns()
+
+    def sleep(self, seconds: float) -> None:
+        self._link.sleep(seconds)
+
+
+@pytest.mark.parametrize(("busy_s", "reason"), [(0.7, None), (2.2, "clock")])
+def test_a_late_look_is_judged_by_the_states_that_came_meanwhile(busy_s: float, reason: str | None) -> None:
+    with PlantProcess("scenes/default.yaml", 5, count=2, realtime=True) as plant:
+        link = plant.link
+        report = run(approve(link, 3.0), link, BusyClock(link, busy_s), PROFILE)
+        assert report.reason == reason, report
+
+
+@pytest.mark.parametrize("stale", [1, 2])
+def test_a_stale_state_in_between_is_looked_at_again(link: PlantLink, stale: int) -> None:
+    looks = iter([False] * 10 + [True] * stale)
+
+    def spoil(state: RobotState) -> RobotState:
+        return age(state) if next(looks, False) else state
+
+    assert run(approve(link), FaultyArm(link, spoil, after=0), link, PROFILE).is_finished
 
 
 def test_the_stop_is_given_within_its_deadline(link: PlantLink) -> None:

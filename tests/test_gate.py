@@ -379,3 +379,12 @@ def test_gate_refuses_what_is_no_number(gate: Gate, width_m: object) -> None:
 def test_gate_refuses_an_arm_that_still_moves(gate: Gate, radps: float) -> None:
     moving = replace(at_rest(), dq_radps=freeze(np.array([0, 0, 0, -radps, 0, 0, 0])))
     assert reason(ask(gate, live=moving)) in ("start_moved", "not_finite")
+
+
+def test_gate_refuses_when_something_moved_in_the_view_of_a_further_camera(gate: Gate) -> None:
+    depth_m = SEEN.depth_m.copy()
+    depth_m[12:24, 12:24] -= 0.05
+    seen, moved = replace(SEEN, others=(SEEN,)), replace(SEEN, others=(replace(SEEN, depth_m=depth_m),))
+    assert isinstance(ask(gate, seen=seen, fresh=seen), ApprovedMotion)
+    assert reason(ask(gate, seen=seen, fresh=moved)) == "scene_changed"
+    assert reason(ask(gate, seen=seen, fresh=SEEN)) == "scene_changed"

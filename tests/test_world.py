@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,3 +288,20 @@ def test_a_robot_file_that_allows_contacts_of_no_link_is_refused(world: BulletWo
     wrong = PROFILE.model_copy(update={"allowed_contacts": (("panda_elbow", "table"),)})
     with pytest.raises(ValueError, match="panda_elbow"):
         world.add_robot(wrong)
+
+
+def test_bodies_that_no_picture_shows_leave_no_memory_behind(world: BulletWorld) -> None:
+    """Bullet keeps 50 kB or more of each mesh that it drew: a megabyte for twenty cylinders."""
+
+    def turn_over(count: int) -> None:
+        for _ in range(count):
+            world.add_body("c", Cylinder(0.05, 0.06), make_pose([0.5, 0.0, 0.03]), mass_kg=0.1, rgb=None)
+            world.remove("c")
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    turn_over(50)
+    before_mb = resident_mb()
+    turn_over(400)
+    assert resident_mb() - before_mb < 5.0

@@ -89,6 +89,10 @@ class DdsGraph:
         """The class of a ROS type."""
         return message_class(type_name, self.distro)
 
+    def serialize(self, message: Any) -> bytes:
+        """A message as CDR."""
+        return bytes(message.serialize(use_version_2=False))
+
     def now_ns(self) -> int:
         """ROS time (see `interface.Graph`)."""
         return time.time_ns() if self._clock is None else self._clock.now_ns()
@@ -268,9 +272,9 @@ class DdsGraph:
     # -------------------------------------------------------------------------- being seen by `ros2 node list`
 
     def _make_info_writer(self) -> DataWriter[Any]:
-        kind = self.message("rmw_dds_common/msg/ParticipantEntitiesInfo")
-        topic = DdsTopic(self.participant, "ros_discovery_info", kind)
-        return DataWriter(self.participant, topic, self._qos(rows.Qos.LATCHED))
+        name = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+        topic = DdsTopic(self.participant, "ros_discovery_info", self.message(name))
+        return DataWriter(self.participant, topic, self._qos(rows.Qos.LATCHED, name))
 
     def _announce(self) -> None:
         """Say anew which endpoints belong to this node."""

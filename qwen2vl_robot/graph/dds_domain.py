@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from cyclonedds.core import Policy, Qos
 from cyclonedds.domain import Domain, DomainParticipant
@@ -16,6 +17,7 @@ _LOOPBACK = """<General><Interfaces><NetworkInterface name='lo'/></Interfaces><A
 <Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>
 <Peers><Peer address='localhost'/></Peers></Discovery>"""
 _domains: dict[int, Domain] = {}  # Cyclone configures a domain once a process
+_lock = threading.Lock()
 
 
 def _domain_id(given: int | None) -> int:
@@ -33,9 +35,10 @@ def join_domain(given: int | None = None) -> DomainParticipant:
         BadInputError: there is no such domain.
     """
     domain_id = _domain_id(given)
-    if domain_id not in _domains:
-        wide = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST").upper() != "LOCALHOST"
-        inner = _TUNING if wide or "CYCLONEDDS_URI" in os.environ else _LOOPBACK + _TUNING
-        config = f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
-        _domains[domain_id] = Domain(domain_id, ",".join(filter(None, [config, os.environ.get("CYCLONEDDS_URI")])))
+    with _lock:
+        if domain_id not in _domains:
+            wide = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST").upper() != "LOCALHOST"
+            inner = _TUNING if wide or "CYCLONEDDS_URI" in os.environ else _LOOPBACK + _TUNING
+            config = f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
+            _domains[domain_id] = Domain(domain_id, ",".join(filter(None, [config, os.environ.get("CYCLONEDDS_URI")])))
     return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))

@@ -195,6 +195,12 @@ class Graph(Protocol):
     def message(self, type_name: str) -> Any:
         """The class of a ROS type such as "std_msgs/msg/String"; fields by keyword, the others at ROS's defaults."""
 
+    def serialize(self, message: Any) -> bytes:
+        """A message as CDR, the bytes that go over the wire."""
+
+    def resolve(self, name: str) -> str:
+        """Absolute name of a row."""
+
     def now_ns(self) -> int:
         """ROS time: the system's, or the simulation's where use_sim_time is set."""
 

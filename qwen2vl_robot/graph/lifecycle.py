@@ -35,6 +35,10 @@ class Managed(Protocol):
 
     def spin(self) -> None: ...
 
+    def stop(self, reason: str) -> str: ...
+
+    def stopped_by(self) -> str | None: ...
+
     def close(self) -> None: ...
 
 
@@ -55,6 +59,7 @@ class LifecycleShell(LifecycleNode):
         self._managed: Managed | None = None
         self._graph: RosGraph | None = None
         self._work: threading.Thread | None = None
+        self._stopped_by: str | None = None  # outlives what is managed: only ~/reset releases a stop
 
     def on_configure(self, state: Any) -> Any:
         """Load the model and warm the workers; what is missing is said in the log."""
@@ -64,6 +69,8 @@ class LifecycleShell(LifecycleNode):
             settings = parse(values, self._settings_type, "parameters")
             self._graph = RosGraph(self)
             self._managed = self._make(self._graph, settings)
+            if self._stopped_by is not None:
+                self._managed.stop(self._stopped_by)
             self._managed.configure()
         except RobotError as error:
             self.get_logger().error(f"not configured: {error}")
@@ -104,6 +111,7 @@ class LifecycleShell(LifecycleNode):
         """Halt and unload; safe to call again."""
         managed, graph, self._managed, self._graph = self._managed, self._graph, None, None
         if managed is not None:
+            self._stopped_by = managed.stopped_by()
             managed.close()
         if self._work is not None:
             self._work.join(JOIN_S)

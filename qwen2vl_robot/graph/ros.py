@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 
@@ -81,6 +82,14 @@ class RosGraph:
         outer, _, inner = name.rpartition("_")
         return getattr(module, name) if kind == "msg" else getattr(getattr(module, outer), inner)
 
+    def serialize(self, message: Any) -> bytes:
+        """A message as CDR."""
+        return bytes(serialize_message(message))
+
+    def resolve(self, name: str) -> str:
+        """Absolute name of a row."""
+        return str(self._node.resolve_topic_name(name))
+
     def now_ns(self) -> int:
         """ROS time of the node's clock."""
         return int(self._node.get_clock().now().nanoseconds)
@@ -136,7 +145,7 @@ class RosGraph:
 
     def publishers_of(self, topic: rows.Topic) -> int:
         """How many publishers a topic has on the whole graph."""
-        return int(self._node.count_publishers(self._node.resolve_topic_name(topic.name)))
+        return int(self._node.count_publishers(self.resolve(topic.name)))
 
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         """`T_target_source` at a time (see `interface.Graph`)."""

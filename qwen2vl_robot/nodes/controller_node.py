@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from qwen2vl_robot.nodes import reports
 from qwen2vl_robot.nodes.approval import AskingGate
 from qwen2vl_robot.nodes.calibration import load_calibration
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import GraphCamera
+from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.perception.labels import load_words
@@ -72,7 +73,6 @@ class ControllerNode:
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = _load_robot(settings.robot, graph)
         self._kinematics = Kinematics(self._profile)
-        T_base_camera = load_calibration(settings.calibration) if settings.calibration else None
         self._tasks: queue.Queue[Instruction | None] = queue.Queue(maxsize=1)
         self._lock = threading.RLock()
         self._status = reports.StatusReport(state="starting", doing="")
@@ -90,11 +90,8 @@ class ControllerNode:
             on_question=self._on_question, timeout_s=settings.approval_timeout_s,
             max_state_age_s=settings.max_state_age_s, zones=load_rules().zones,
         )  # fmt: skip
-        self.camera = GraphCamera(
-            graph, base_frame=self._profile.base_link, prefix=settings.camera, is_compressed=settings.compressed,
-            T_base_camera=T_base_camera, is_halted=self.gate.halted, timeout_s=settings.frame_timeout_s,
-            max_apart_s=settings.max_apart_s,
-        )  # fmt: skip
+        poses = zip_longest(settings.cameras, settings.calibrations, fillvalue="")
+        self.camera = GraphCameras({prefix: self._make_camera(prefix, calibration) for prefix, calibration in poses})
         self.planner = PlannerProcess(settings.model or SHIPPED_MODEL)
         self.rehearsal = RehearsalProcess(
             self._profile, budget_s=settings.rehearsal_budget_s, interpreter=settings.worker_python or None
@@ -102,6 +99,14 @@ class ControllerNode:
         self._listen()
         graph.on_broken(self._on_broken)
         self.health.start()
+
+    def _make_camera(self, prefix: str, calibration: str) -> GraphCamera:
+        settings = self._settings
+        return GraphCamera(
+            self._graph, base_frame=self._profile.base_link, prefix=prefix, is_compressed=settings.compressed,
+            T_base_camera=load_calibration(calibration) if calibration else None, is_halted=self.gate.halted,
+            timeout_s=settings.frame_timeout_s, max_apart_s=settings.max_apart_s,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ life cycle
 
@@ -184,7 +189,7 @@ class ControllerNode:
         with self._lock:
             self._is_busy = False
             ended = {"tasks": self._status.tasks + 1, "last_task": outcome, "instruction": None, "awaits": None}
-            self._tell(state=self._resting_state(), doing="", **ended)
+            self._tell(state=self._resting_state(), doing="", stopped_by=self.gate.stopped_by(), **ended)
 
     # -------------------------------------------------------------------------------------------- inputs
 
@@ -211,6 +216,10 @@ class ControllerNode:
         self.arm.stop()
         self._tell(state="stopped", stopped_by=reason, awaits=None)
         return "stopped; release it with ~/reset"
+
+    def stopped_by(self) -> str | None:
+        """Why a stop is latched, None when none is."""
+        return self.gate.stopped_by()
 
     def _on_broken(self, told: str) -> None:
         """A callback raised: what it would have done is unknown, so nothing moves until a person has looked."""

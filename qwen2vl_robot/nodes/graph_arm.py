@@ -28,7 +28,7 @@ from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
 from qwen2vl_robot.nodes.health import Health
 
-_LEAD_S = 0.05  # a segment is sent this much before its start, and the first starts this much after the order
+_LEAD_S = 0.2  # a joint segment is sent this much before its start, and the first starts this much after the order
 _POLL_S = 0.01
 _END_S = 1.5  # after a motion's end its last goals must have ended
 _HALT_S = 1.0  # within which controllers must confirm a halt
@@ -106,6 +106,8 @@ class GraphArm:
             arguments = (approved.motion, start_ns)
             self._thread = threading.Thread(target=self._perform, args=arguments, name="motion", daemon=True)
             self._thread.start()
+        while self._graph.now_ns() < start_ns and self._thread.is_alive():
+            self._graph.sleep(_POLL_S)  # the motion begins when this returns, not when it was ordered
 
     def is_moving(self) -> bool:
         """Whether a motion is under way (see `ports.Arm`).
@@ -179,7 +181,8 @@ class GraphArm:
         """Send each segment at its time and wait for the end; the top of a thread."""
         try:
             for segment in _joined(motion.segments):
-                self._wait_until(start_ns + round((segment.start_s - _LEAD_S) * 1e9))
+                lead_s = _LEAD_S if isinstance(segment, JointSegment) else 0.0  # a gripper acts as soon as it is told
+                self._wait_until(start_ns + round((segment.start_s - lead_s) * 1e9))
                 if self._is_halted:
                     return
                 self._send(segment, start_ns + round(segment.start_s * 1e9))

@@ -1,11 +1,12 @@
-"""image, depth, camera_info and tf → `ports.Camera`: one fresh frame whose parts belong together, or why not."""
+"""image, depth, camera_info and tf → `ports.Camera`: fresh frames whose parts belong together, or why not."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,7 @@ class GraphCamera:
         max_apart_s: float = 0.02,
     ) -> None:
         self._graph, self._base_frame, self._T_base_camera = graph, base_frame, T_base_camera
+        self._prefix = prefix
         self._is_halted, self._timeout_s = is_halted, timeout_s
         self._max_apart_ns = round(max_apart_s * 1e9)
         self._is_compressed = is_compressed
@@ -68,9 +70,9 @@ class GraphCamera:
         if T_base_camera is None:
             self._try_transform("")  # so that tf is listened to from now on
 
-    def capture(self) -> CameraFrame:
-        """Wait for a frame that was exposed after this call (see `ports.Camera`)."""
-        asked_ns = self._graph.now_ns()
+    def capture(self, since_ns: int | None = None) -> CameraFrame:
+        """Wait for a frame that was exposed after this call, or after `since_ns` (see `ports.Camera`)."""
+        asked_ns = self._graph.now_ns() if since_ns is None else since_ns
         image, depth, info = self._wait(asked_ns)
         rgb = rgb_from_compressed(image) if self._is_compressed else rgb_from_image(image)
         depth_m, intrinsics = depth_from_image(depth), intrinsics_from_info(info)
@@ -90,9 +92,13 @@ class GraphCamera:
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)))
 
+    def now_ns(self) -> int:
+        """ROS time."""
+        return self._graph.now_ns()
+
     def counts(self) -> dict[str, int]:
-        """How many messages of each kind came so far."""
-        return dict(self._counts)
+        """How many messages of each kind came so far, by topic name."""
+        return {f"{self._prefix}{what}": count for what, count in self._counts.items()}
 
     def _take(self, what: str, message: Any) -> None:
         with self._came:
@@ -160,3 +166,34 @@ class GraphCamera:
             return self._graph.transform(self._base_frame, frame, stamp_ns)
         except ObservationError as error:
             return error
+
+
+class GraphCameras:
+    """Several cameras as one `ports.Camera`: the first's frame carries what the others saw; one that fails, fails all.
+
+    Args:
+        cameras: prefix of its topics → each camera.
+    """
+
+    def __init__(self, cameras: Mapping[str, GraphCamera]) -> None:
+        self._cameras = dict(cameras)
+
+    @property
+    def frame_id(self) -> str:
+        """tf frame of the first camera's last frame."""
+        return next(iter(self._cameras.values())).frame_id
+
+    def capture(self) -> CameraFrame:
+        """Wait for a frame of each that was exposed after this call (see `ports.Camera`)."""
+        asked_ns = next(iter(self._cameras.values())).now_ns()
+        frames = []
+        for prefix, camera in self._cameras.items():
+            try:
+                frames.append(camera.capture(asked_ns))
+            except ObservationError as error:
+                raise ObservationError(f"{prefix}: {error}" if prefix else str(error)) from error
+        return replace(frames[0], others=tuple(frames[1:]))
+
+    def counts(self) -> dict[str, int]:
+        """How many messages came so far, by topic name."""
+        return {name: count for camera in self._cameras.values() for name, count in camera.counts().items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, parse_remaps
+from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, parse_remaps
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.plant_node import PlantNode
@@ -70,6 +71,55 @@ def run_plant_process(
     finally:
         plant.close()
         graph.close()
+
+
+def run_recorder_process(
+    transport: str, out: Path | None, cameras: list[str], with_pictures: bool, namespace: str, remaps: list[str],
+    ready: Path | None,
+) -> dict[str, int]:  # fmt: skip
+    """Record the controller's topics until SIGINT or SIGTERM; how many messages of each.
+
+    Raises:
+        BadInputError: the folder or a name cannot be used.
+    """
+    from qwen2vl_robot.nodes.recorder import Recorder
+
+    remap, name, namespace = parse_remaps(remaps, "recorder", namespace)
+    folder = out or Path(time.strftime("recording_%Y%m%d_%H%M%S"))
+    graph = open_graph(transport, name, namespace=namespace, remap=remap)
+    try:
+        recorder = Recorder(graph, folder, cameras=tuple(cameras) or ("",), with_pictures=with_pictures)
+        ended = threading.Event()
+        _until_signal(ended.set)
+        _touch(ready)
+        ended.wait()
+        recorder.close()
+        return recorder.counts()
+    finally:
+        graph.close()
+
+
+def run_voice_process(
+    transport: str, source: str, namespace: str, remaps: list[str], tell: Callable[[str], None]
+) -> None:
+    """Publish what is said as spoken instructions, until the sound or the process ends.
+
+    Raises:
+        BadInputError: pocketsphinx is missing, or the source cannot be used.
+    """
+    from qwen2vl_robot.nodes.voice import Ear, open_sound, transcribe
+
+    ear = Ear()
+    remap, name, namespace = parse_remaps(remaps, "voice", namespace)
+    with open_sound(source, ear.frame_bytes) as frames:
+        graph = open_graph(transport, name, namespace=namespace, remap=remap)
+        try:
+            spoken = graph.publisher(VOICE_INSTRUCTION)
+            for sentence in transcribe(ear, frames):
+                tell(sentence)
+                spoken.publish(graph.message(VOICE_INSTRUCTION.type)(data=sentence))
+        finally:
+            graph.close()
 
 
 def _until_signal(end: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.errors import BadInputError
@@ -26,11 +26,15 @@ class Settings(Strict):
         default=Approval.CONFIRM, description="auto, confirm (a person agrees to each step) or never"
     )
     approval_timeout_s: float = Field(default=60.0, gt=0.0, le=600.0, description="how long a person may take to agree")
-    camera: str = Field(default="", description="prefix of image, depth and camera_info, such as front/")
+    cameras: tuple[str, ...] = Field(
+        default=("",), min_length=1, max_length=16,
+        description="prefix of image, depth and camera_info of each camera, such as front/; the first one plans",
+    )  # fmt: skip
     compressed: bool = Field(default=False, description="take image/compressed instead of image")
-    calibration: str = Field(
-        default="", description="YAML of qwen2vl-robot calibrate; empty: the camera's pose comes from tf"
-    )
+    calibrations: tuple[str, ...] = Field(
+        default=("",), max_length=16,
+        description="for each camera a YAML of qwen2vl-robot calibrate; empty: its pose comes from tf",
+    )  # fmt: skip
     frame_timeout_s: float = Field(
         default=10.0, gt=0.0, le=120.0, description="wall time within which a fresh frame must come"
     )
@@ -47,6 +51,14 @@ class Settings(Strict):
     worker_python: str = Field(default="", description="interpreter with pybullet for the twin; empty: this one")
     use_sim_time: bool = Field(default=False, description="take time from /clock")
     seed: int = Field(default=0, ge=0, description="draws of the path planner")
+
+    @model_validator(mode="after")
+    def _check_cameras(self) -> Settings:
+        if len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"cameras: {', '.join(self.cameras)}; each prefix once")
+        if len(self.calibrations) > len(self.cameras):
+            raise ValueError(f"calibrations: {len(self.calibrations)} for {len(self.cameras)} cameras")
+        return self
 
 
 def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:

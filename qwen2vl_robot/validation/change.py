@@ -1,4 +1,4 @@
-"""Two frames of one camera → whether the scene changed between them; numpy only."""
+"""Two frames of one camera, or of several → whether the scene changed between them; numpy only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ _MOST_BLOCKS = 1  # an edge that an arm's last tremble moved; more is something 
 
 
 def difference(before: CameraFrame, after: CameraFrame) -> str | None:
-    """What differs, in a few words; None when nothing does that is larger than about a centimetre."""
+    """What differs, in a few words; None when nothing does that is larger than about a centimetre, in any camera."""
+    if len(before.others) != len(after.others):
+        return f"{1 + len(after.others)} cameras answered; before it were {1 + len(before.others)}"
+    pairs = zip((before, *before.others), (after, *after.others), strict=True)
+    told = (_difference(one, other) for one, other in pairs)
+    return next((what for what in told if what is not None), None)
+
+
+def _difference(before: CameraFrame, after: CameraFrame) -> str | None:
     if before.intrinsics != after.intrinsics or before.rgb.shape != after.rgb.shape:
         return "the camera is another"
     if before.depth_m.shape != after.depth_m.shape or before.depth_m.shape != before.rgb.shape[:2]:

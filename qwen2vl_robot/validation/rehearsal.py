@@ -28,7 +28,7 @@ from qwen2vl_robot.world import TABLE, BulletWorld
 
 _ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
 _TORQUE_STEP_S = 0.02
-_MOST_BUILDS = 300  # Bullet keeps about 5 kB of each body that was removed, until everything is
+_MOST_BUILDS = 100  # Bullet keeps the collision shape of each body that was removed, until everything is
 _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
@@ -90,7 +90,7 @@ class Twin:
 
     def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:
         """Let physics follow the whole motion in the scene as it was measured."""
-        self._build(scene)
+        self._build(scene, is_shown=film)
         return roll_out(self._world, self._profile, motion, scene, start, film=film)
 
     def try_out(
@@ -114,7 +114,7 @@ class Twin:
         first = next((v for v in violations if v.time_s is not None), None)
         if first is None or first.time_s is None or first.kind in ("format", "non_finite", "start_state"):
             return explain(violations, scene, self._profile), None
-        self._build(scene)
+        self._build(scene, is_shown=True)
         line = timeline(motion, start)
         width_m = next((g.width_m for g in reversed(line.grips) if g.end_s <= first.time_s), start.gripper_width_m)
         self._world.reset_arm(line.q_at(np.array([first.time_s]))[0], width_m)
@@ -180,31 +180,31 @@ class Twin:
                     found[j] = Violation("joint_torque", at_s, (name,), float(over[worst, j]), "N m")
         return tuple(found[j] for j in sorted(found))
 
-    def _build(self, scene: Scene, loose: frozenset[str | None] | None = None) -> None:
+    def _build(self, scene: Scene, loose: frozenset[str | None] | None = None, *, is_shown: bool = False) -> None:
         """Swap the bodies; loading the robot again would take longer than a whole trial.
 
         Args:
             loose: the objects that can move, None for all; Bullet looks for no contact between two that cannot.
+            is_shown: whether pictures are taken of them.
         """
         world = self._world
         self._builds += 1
         if scene.table_height_m != self._table_height_m or self._builds > _MOST_BUILDS:
-            self._builds = 0
             world.reset()
             world.add_table(scene.table_height_m)
             world.add_robot(self._profile)
-            self._table_height_m = scene.table_height_m
+            self._table_height_m, self._builds = scene.table_height_m, 0
         for name in world.names():
             if name != TABLE:
                 world.remove(name)
         world.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
             mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
-            self._add(body, mass_kg if loose is None or body.name in loose else 0.0)
+            self._add(body, mass_kg if loose is None or body.name in loose else 0.0, is_shown)
         for body in scene.obstacles:
-            self._add(body, 0.0)  # nobody knows what it is, so it does not give way
+            self._add(body, 0.0, is_shown)  # nobody knows what it is, so it does not give way
 
-    def _add(self, body: SceneObject, mass_kg: float) -> None:
+    def _add(self, body: SceneObject, mass_kg: float, is_shown: bool) -> None:
         self._world.add_body(
             body.name,
             body.shape,
@@ -212,5 +212,5 @@ class Twin:
             mass_kg=mass_kg,
             friction=body.friction if body.friction is not None else self._profile.object_friction,
             rolling_friction=_ROLLING_FRICTION if isinstance(body.shape, Sphere) else 0.0,
-            rgb=body.rgb or (180.0, 180.0, 180.0),
+            rgb=(body.rgb or (180.0, 180.0, 180.0)) if is_shown else None,
         )

@@ -47,7 +47,7 @@ class Follower:
 
 
 def main() -> None:
-    graph = open_graph(sys.argv[1], "peer")
+    graph = open_graph(sys.argv[1], "peer", namespace=sys.argv[2])
     string, trigger = graph.message("std_msgs/msg/String"), graph.message("std_srvs/srv/Trigger_Response")
     echo, image, news = (graph.publisher(t) for t in (ECHO_OUT, IMAGE_OUT, NEWS))
     news.publish(string(data="old"))

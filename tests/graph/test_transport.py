@@ -41,9 +41,9 @@ def own_domain() -> Iterator[None]:
     patch.undo()
 
 
-def start_peer(transport: str) -> subprocess.Popen[str]:
+def start_peer(transport: str, namespace: str = "/") -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "tests.graph.peer", transport]
+    command = [sys.executable, "-m", "tests.graph.peer", transport, namespace]
     started = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -209,7 +209,7 @@ def test_a_qos_that_does_not_fit_is_reported(graph: rows.Graph) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_service_answers_each_caller_its_own_call(transport: str) -> None:
-    other = start_peer(transport)
+    other = start_peer(transport, "/alone")
     answers: dict[str, list[str]] = {}
 
     def ask(name: str) -> None:
@@ -229,7 +229,7 @@ def _call_over_dds(name: str) -> list[str]:
     from qwen2vl_robot.graph.dds import DdsGraph
 
     joined = DdsGraph(f"caller_{name}")
-    client = joined.client(peer.FLIP.name, peer.FLIP.type)
+    client = joined.client(f"/alone/{peer.FLIP.name}", peer.FLIP.type)
     until(client.is_served)
     time.sleep(0.5)
     said = [client.call(10.0).message for _ in range(3)]
@@ -238,7 +238,7 @@ def _call_over_dds(name: str) -> list[str]:
 
 
 def _call_over_ros(name: str) -> list[str]:
-    command = ["ros2", "service", "call", "/flip", "std_srvs/srv/Trigger"]
+    command = ["ros2", "service", "call", "/alone/flip", "std_srvs/srv/Trigger"]
     told = [subprocess.run(command, capture_output=True, text=True, timeout=30).stdout for _ in range(3)]
     return [text.split("message='")[1].split("'")[0] for text in told]
 

@@ -31,6 +31,12 @@ class LocalGraph:
     def message(self, type_name: str) -> Any:
         return message_class(type_name)
 
+    def serialize(self, message: Any) -> bytes:
+        return bytes(message.serialize(use_version_2=False))
+
+    def resolve(self, name: str) -> str:
+        return rows.resolve_name(name, "tested")
+
     def now_ns(self) -> int:
         return self.time_ns
 

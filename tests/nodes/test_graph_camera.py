@@ -21,7 +21,7 @@ from qwen2vl_robot.graph.conversions import (
     transform_message,
 )
 from qwen2vl_robot.messages import Intrinsics
-from qwen2vl_robot.nodes.graph_camera import GraphCamera
+from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
 from tests.nodes.local_graph import LocalGraph
 
 K = Intrinsics(8, 6, 10.0, 10.0, 4.0, 3.0)
@@ -33,10 +33,10 @@ POSE = make_pose([0.1, 0.2, 0.3])
 class Cell:
     """A camera, and what a driver would publish."""
 
-    def __init__(self, **options: Any) -> None:
-        self.graph = LocalGraph()
-        options = {"T_base_camera": POSE, "timeout_s": 0.3, **options}
-        self.camera = GraphCamera(self.graph, base_frame="base", **options)
+    def __init__(self, graph: LocalGraph | None = None, prefix: str = "", **options: Any) -> None:
+        self.graph, self.prefix = graph or LocalGraph(), prefix
+        options = {"T_base_camera": POSE, "timeout_s": 0.6, **options}
+        self.camera = GraphCamera(self.graph, base_frame="base", prefix=prefix, **options)
         self.rgb, self.depth_m, self.k = RGB, DEPTH_M, K
         self.ahead_ns, self.apart_ns = 0, 0
         self.changes: dict[str, dict[str, Any]] = {"image": {}, "depth": {}, "camera_info": {}}
@@ -51,7 +51,7 @@ class Cell:
         for what, (row, message) in sent.items():
             for field, value in self.changes[what].items():
                 setattr(message, field, value)
-            self.graph.publisher(row).publish(message)
+            self.graph.publisher(row.at(self.prefix + row.name)).publish(message)
 
     def capture(self) -> Any:
         """Publish while the camera waits."""
@@ -198,3 +198,41 @@ def test_other_colour_encodings_become_rgb(encoding: str) -> None:
     cell.changes["image"] = {"encoding": encoding, "step": 8 * shown.shape[2], "data": shown.tobytes()}
     wanted = np.repeat(RGB[:, :, :1], 3, axis=2) if encoding == "mono8" else RGB
     assert np.array_equal(cell.capture().rgb, wanted)
+
+
+class TwoCells:
+    """Two cameras on one graph, of which the second may stay silent."""
+
+    def __init__(self, *, is_second_silent: bool = False) -> None:
+        self.graph = LocalGraph()
+        self.cells = [Cell(graph=self.graph, prefix=prefix) for prefix in ("front/", "side/")]
+        self.cells[1].rgb = np.ascontiguousarray(RGB[::-1])
+        self.speaking = self.cells[:1] if is_second_silent else self.cells
+        self.cameras = GraphCameras({cell.prefix: cell.camera for cell in self.cells})
+
+    def capture(self) -> Any:
+        timer = threading.Timer(0.02, lambda: [cell.publish() for cell in self.speaking])
+        timer.start()
+        try:
+            return self.cameras.capture()
+        finally:
+            timer.join()
+
+
+def test_the_first_cameras_frame_carries_what_the_others_saw() -> None:
+    frame = TwoCells().capture()
+    assert np.array_equal(frame.rgb, RGB)
+    assert [np.array_equal(other.rgb, RGB[::-1]) for other in frame.others] == [True]
+
+
+def test_a_camera_that_is_silent_is_named_though_the_other_speaks() -> None:
+    with pytest.raises(ObservationError, match="side/: .*nothing came on image, depth, camera_info"):
+        TwoCells(is_second_silent=True).capture()
+
+
+def test_messages_are_counted_for_each_camera() -> None:
+    cells = TwoCells()
+    cells.capture()
+    assert cells.cameras.counts() == {
+        f"{p}{w}": 1 for p in ("front/", "side/") for w in ("image", "depth", "camera_info")
+    }

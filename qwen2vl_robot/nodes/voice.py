@@ -1,0 +1,148 @@
+"""Sound → transcripts for `voice_instruction`, heard by pocketsphinx among the sentences that the planner knows.
+
+What is heard is only ever a proposal: the controller asks a person before a spoken instruction moves anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import wave
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from qwen2vl_robot.config import Phrasing, Phrasings, load_yaml
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.perception.labels import load_words
+from qwen2vl_robot.resources import resolve
+
+RATE_HZ = 16_000
+_NOISE = 20  # of 32768; digital silence upsets the recogniser
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_SEARCH = "commands"
+
+
+class Ear:
+    """Frames of sound → sentences, one at the end of each utterance.
+
+    Raises:
+        BadInputError: pocketsphinx is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            sphinx: Any = importlib.import_module("pocketsphinx")
+        except ImportError as error:
+            raise BadInputError("voice needs pocketsphinx; run: pip install 'qwen2vl-robot[voice]'") from error
+        self._ends = sphinx.Endpointer(sample_rate=RATE_HZ)
+        self._decoder = sphinx.Decoder(lm=None, samprate=RATE_HZ, loglevel="FATAL")
+        self._decoder.add_jsgf_string(_SEARCH, grammar(lambda word: self._decoder.lookup_word(word) is not None))
+        self._decoder.activate_search(_SEARCH)
+        self._rng = np.random.default_rng(0)
+        self.frame_bytes = int(self._ends.frame_bytes)
+
+    def hear(self, frame: bytes) -> str | None:
+        """Take in one frame (s16le, mono); the sentence, where an utterance ends with this frame and is one."""
+        was_speech = self._ends.in_speech
+        speech = self._ends.process(self._with_noise(frame))
+        if speech is None:
+            return None
+        if not was_speech:
+            self._decoder.start_utt()
+        self._decoder.process_raw(speech)
+        if self._ends.in_speech:
+            return None
+        self._decoder.end_utt()
+        found = self._decoder.hyp()
+        return str(found.hypstr) if found is not None and found.hypstr else None
+
+    def _with_noise(self, frame: bytes) -> bytes:
+        samples = np.frombuffer(frame, dtype="<i2").astype(np.int32)
+        samples += self._rng.integers(-_NOISE, _NOISE + 1, len(samples))
+        return np.clip(samples, -32768, 32767).astype("<i2").tobytes()
+
+
+def grammar(is_known: Any = lambda word: True) -> str:
+    """The sentences of sim/tasks/phrasings.yaml over the words of sim/objects/words.yaml, as JSGF.
+
+    Args:
+        is_known: whether the recogniser's dictionary has a word; what has an unknown one is left out.
+    """
+    words, phrasings = load_words(), load_yaml(resolve("tasks/phrasings.yaml"), Phrasings)
+    templates: list[str] = []
+    for name in type(phrasings).model_fields:
+        phrasing: Phrasing = getattr(phrasings, name)
+        templates += [*phrasing.seen, *phrasing.held_out]
+    sentences = [_sentence(t) for t in templates]
+    known = [s for s in sentences if all(is_known(w) for w in s.split() if not w.startswith("<"))]
+    colours, nouns = ([w for w in found if is_known(w)] for found in (words.colours, words.nouns))
+    return "\n".join([
+        "#JSGF V1.0;",
+        "grammar robot;",
+        f"<number> = {' | '.join(_NUMBERS)};",
+        f"<thing> = [{' | '.join(colours)}] ({' | '.join(nouns)});",
+        f"public <command> = {' | '.join(dict.fromkeys(known))};",
+    ])  # fmt: skip
+
+
+def _sentence(template: str) -> str:
+    plain = re.sub(r"[^a-z{}' ]", " ", template.lower())
+    filled = plain.replace("{a}", "<thing>").replace("{b}", "<thing>").replace("{n}", "<number>")
+    return " ".join(filled.split())
+
+
+@contextlib.contextmanager
+def open_sound(source: str, frame_bytes: int) -> Iterator[Iterator[bytes]]:
+    """Frames of "microphone" (by arecord), of "-" (raw s16le mono 16 kHz at standard input) or of a WAV file.
+
+    Raises:
+        BadInputError: the source cannot be used.
+    """
+    if source == "-":
+        yield _frames(sys.stdin.buffer, frame_bytes)
+    elif source == "microphone":
+        if shutil.which("arecord") is None:
+            raise BadInputError("--source microphone needs arecord (alsa-utils); or pipe sound to --source -")
+        command = ["arecord", "-q", "-t", "raw", "-f", "S16_LE", "-c", "1", "-r", str(RATE_HZ)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as recording:
+            assert recording.stdout is not None
+            try:
+                yield _frames(recording.stdout, frame_bytes)
+            finally:
+                recording.terminate()
+    else:
+        yield _wave_frames(Path(source), frame_bytes)
+
+
+def _frames(stream: IO[bytes], frame_bytes: int) -> Iterator[bytes]:
+    while len(frame := stream.read(frame_bytes)) == frame_bytes:
+        yield frame
+
+
+def _wave_frames(path: Path, frame_bytes: int) -> Iterator[bytes]:
+    try:
+        with wave.open(str(path), "rb") as file:
+            kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
+            data = file.readframes(file.getnframes())
+    except (OSError, wave.Error, EOFError) as error:
+        raise BadInputError(f"--source {path}: {error}") from error
+    if kind != (1, 2, RATE_HZ):
+        found = f"{kind[0]} channels, {8 * kind[1]} bit, {kind[2]} Hz"
+        raise BadInputError(f"--source {path}: {found}; needed: 1, 16, {RATE_HZ}")
+    data += bytes(RATE_HZ * 2)  # a second of silence, in which the last utterance ends
+    return iter([data[i : i + frame_bytes] for i in range(0, len(data) - frame_bytes + 1, frame_bytes)])
+
+
+def transcribe(ear: Ear, frames: Iterable[bytes]) -> Iterator[str]:
+    """The sentences in a stream of sound."""
+    for frame in frames:
+        said = ear.hear(frame)
+        if said is not None:
+            yield said

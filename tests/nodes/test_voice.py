@@ -1,0 +1,74 @@
+"""Speech becomes a sentence of the grammar; noise becomes none; a sound that cannot be used is named."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.nodes.voice import RATE_HZ, Ear, grammar, open_sound, transcribe
+
+
+@pytest.fixture(scope="module")
+def ear() -> Ear:
+    pytest.importorskip("pocketsphinx", reason="the extra `voice` is not installed")
+    return Ear()
+
+
+def write(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate_hz, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+def listen(ear: Ear, path: Path) -> list[str]:
+    with open_sound(str(path), ear.frame_bytes) as frames:
+        return list(transcribe(ear, frames))
+
+
+def test_the_grammar_has_the_phrasings_over_the_known_things() -> None:
+    told = grammar()
+    assert "put the <thing> on the <thing>" in told
+    assert "wait <number> seconds" in told
+    assert "red | orange" in told
+    assert "{" not in told
+
+
+def test_a_word_that_the_dictionary_lacks_leaves_its_sentence_out() -> None:
+    assert "nudge" not in grammar(lambda word: word != "nudge")
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
+def test_a_spoken_sentence_is_heard(ear: Ear, tmp_path: Path) -> None:
+    said = "put the red block on the blue plate"
+    subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(tmp_path / "raw.wav"), said], check=True)
+    with wave.open(str(tmp_path / "raw.wav"), "rb") as file:
+        rate_hz, data = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+    times_s = np.arange(0, len(data) / rate_hz, 1 / RATE_HZ)
+    spoken = np.interp(times_s, np.arange(len(data)) / rate_hz, data) * 0.5
+    silence = np.zeros(RATE_HZ // 2)
+    path = write(tmp_path / "said.wav", np.concatenate([silence, spoken, silence]))
+    assert listen(ear, path) == [said]
+
+
+@pytest.mark.parametrize("loudness", [0, 30])
+def test_silence_and_noise_say_nothing(ear: Ear, tmp_path: Path, loudness: int) -> None:
+    noise = np.random.default_rng(0).normal(0, loudness, 3 * RATE_HZ)
+    assert listen(ear, write(tmp_path / "noise.wav", noise)) == []
+
+
+def test_sound_of_another_rate_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "slow.wav", np.zeros(800), rate_hz=8000)
+    with pytest.raises(BadInputError, match="8000 Hz; needed: 1, 16, 16000"), open_sound(str(path), 960):
+        pass
+
+
+def test_what_is_no_sound_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no_such"), open_sound(str(tmp_path / "no_such.wav"), 960):
+        pass
