@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qwen2vl_robot.description import compose, fill_limits, find_urdf
+from qwen2vl_robot.description import compose, fill_limits, find_urdf, mesh_digests
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
@@ -208,8 +208,8 @@ class RobotProfile(Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the profile and the bytes of its URDF."""
-        return digest((self.model_dump_json(), self.urdf_path.read_bytes()))
+        """SHA-256 over the profile, the bytes of its URDF and those of its collision meshes."""
+        return digest((self.model_dump_json(), self.urdf_path.read_bytes(), mesh_digests(self.urdf_path)))
 
 
 def load_robot(name: str) -> RobotProfile:

@@ -221,20 +221,26 @@ class Controller:
         scene = replace(self._parts.cell.restrict(scene), unseen_m=unseen_m)
         motions = self._maker.ways(grounded, scene, start)
         refused: tuple[Motion, Verdict] | None = None
+        doubted = 0
         for _ in range(MOST_WAYS):
             try:
                 with self._timed("move"):
                     motion = next(motions, None)
             except MotionError as error:
+                if refused is not None:
+                    break  # what the twin said of the best way tells more
                 return self._fail(action, Outcome(OutcomeKind.REFUSED, (f"{error.reason}: {error}",)))
             if motion is None:
                 break
             rehearsed_ns = self._parts.clock.now_ns()
             with self._timed("rehearse"):
-                verdict = self._parts.rehearsal.rehearse(motion, scene, start, film=self._parts.with_film)
+                verdict = self._parts.rehearsal.rehearse(
+                    motion, scene, start, film=self._parts.with_film, refused=doubted
+                )
             if verdict.accepted:
                 return Rehearsed(motion, verdict, scene, start, rehearsed_ns, seen.frame)
             refused = refused or (motion, verdict)
+            doubted += any(violation.kind == "uncertain" for violation in verdict.violations)
             if any(violation.kind not in _OF_THE_WAY for violation in verdict.violations):
                 break
         assert refused is not None

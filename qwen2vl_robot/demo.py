@@ -135,6 +135,7 @@ def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str
                 {"kind": v.kind, "time_s": v.time_s, "bodies": list(v.bodies), "amount": v.amount, "unit": v.unit}
                 for v in step.verdict.violations
             ],
+            "explanation": step.verdict.explanation,
             "digest": digest(step.verdict),
             "seconds": round(step.verdict.seconds, 3),
         }
@@ -163,12 +164,16 @@ def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str
 
 
 def _draw(pictures: _Pictures, kinematics: Kinematics, out: Path, title: str) -> None:
-    """Write frame.png, and film.gif where anything was rehearsed or executed."""
+    """Write frame.png, film.gif where anything was rehearsed or executed, refused.png where the twin refused."""
     if pictures.planned is not None:
         plan, observation = pictures.planned
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
         path = _tool_path(pictures.steps, kinematics)
         Image.fromarray(film.annotate(observation.frame, boxes, path)).save(out / "frame.png")
+    refused = [s.verdict.picture for s in pictures.steps if s.verdict is not None and s.verdict.picture is not None]
+    (out / "refused.png").unlink(missing_ok=True)
+    if refused:
+        Image.fromarray(refused[-1]).save(out / "refused.png")
     rehearsed, executed = film.join_clips(pictures.clips)
     if len(executed):
         film.write_film(out / "film.gif", rehearsed, executed, title=title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -133,6 +134,48 @@ def _mesh_path(reference: str, folder: Path) -> Path:
         if (place / name).is_file():
             return (place / name).resolve()
     raise BadInputError(f"mesh {reference}: not found beside the URDF nor in {_shown(shares)}")
+
+
+def mesh_digests(urdf: Path) -> tuple[str, ...]:
+    """SHA-256 of each collision mesh that a URDF names, in its order; "" for one that is not there."""
+    found = []
+    for reference in _collision_meshes(urdf):
+        try:
+            path = _mesh_path(reference, urdf.parent)
+            stat = path.stat()
+            found.append(_file_digest(path, stat.st_mtime_ns, stat.st_size))
+        except (BadInputError, OSError):
+            found.append("")  # whoever loads the robot says what is wrong
+    return tuple(found)
+
+
+def check_meshes(urdf: Path) -> None:
+    """Look whether every collision mesh that a URDF names is there.
+
+    Raises:
+        BadInputError: one is not.
+    """
+    for reference in _collision_meshes(urdf):
+        _mesh_path(reference, urdf.parent)
+
+
+def _collision_meshes(urdf: Path) -> tuple[str, ...]:
+    stat = urdf.stat()
+    return _read_meshes(urdf, stat.st_mtime_ns, stat.st_size)
+
+
+# A robot's digest is asked for often, so each version of a file is read once.
+
+
+@functools.lru_cache(maxsize=16)
+def _read_meshes(urdf: Path, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
+    tree = _parse(urdf.read_text(encoding="utf-8"))
+    return tuple(mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh"))
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _shown(shares: list[Path]) -> str:

@@ -30,6 +30,7 @@ from qwen2vl_robot.validation.change import difference
 
 # Two measurements of a resting gripper differ by less; half the thinnest grip margin.
 _WIDTH_TOLERANCE_M = 0.004
+_AT_REST_RADPS = 0.1  # a motion begins at rest; joints that hold still measure far less
 
 
 class Authority(str, Enum):
@@ -185,13 +186,10 @@ class Gate:
         return None
 
     def _refuse_numbers(self, motion: Motion, live: RobotState) -> Refusal | None:
-        numbers = [np.ravel(live.q_rad), np.ravel(live.dq_radps), np.array([live.gripper_width_m])]
+        numbers: list[object] = [live.q_rad, live.dq_radps, live.gripper_width_m]
         for s in motion.segments:
-            if isinstance(s, JointSegment):
-                numbers += [np.ravel(s.time_s), np.ravel(s.q_rad)]
-            else:
-                numbers.append(np.array([s.start_s, s.end_s, s.width_m]))
-        if not all(np.isfinite(n).all() for n in numbers):
+            numbers += [s.time_s, s.q_rad] if isinstance(s, JointSegment) else [(s.start_s, s.end_s, s.width_m)]
+        if not all(_is_finite(n) for n in numbers):
             return Refusal("not_finite", "the motion or the live state holds a number that is not finite")
         return None
 
@@ -252,6 +250,9 @@ class Gate:
             if not off <= allowed:
                 text = f"the {what} is {off:.4f} {unit} from the rehearsed start; allowed {allowed} {unit}"
                 return Refusal("start_moved", text)
+        fastest = float(np.max(np.abs(live.dq_radps), initial=0.0))
+        if np.shape(live.dq_radps) != (n,) or not fastest <= _AT_REST_RADPS:
+            return Refusal("start_moved", f"a joint turns at {fastest:.3f} rad/s; allowed {_AT_REST_RADPS} rad/s")
         if not live.held == start.held == scene.held:
             held = f"{live.held!r} now, {start.held!r} at the rehearsed start, {scene.held!r} in the scene"
             return Refusal("start_moved", f"another object is held: {held}")
@@ -269,3 +270,11 @@ class Gate:
                 return Refusal("not_confirmed", f"nobody confirmed verdict {verdict_digest[:12]}{why}")
             self._confirmed.remove(verdict_digest)
             return None
+
+
+def _is_finite(values: object) -> bool:
+    """Whether these are numbers, none of them NaN, infinite or too large for a float."""
+    try:
+        return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())
+    except (TypeError, ValueError, OverflowError):
+        return False

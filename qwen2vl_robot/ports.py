@@ -77,8 +77,14 @@ class Planner(Protocol):
 class Rehearsal(Protocol):
     """The twin, behind a process boundary."""
 
-    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
-        """Try the motion in a fresh twin; breakage of the twin is a refusing verdict, never an exception."""
+    def rehearse(
+        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
+    ) -> Verdict:
+        """Try the motion in a fresh twin; breakage of the twin is a refusing verdict, never an exception.
+
+        Args:
+            refused: how many motions for the same step perturbed runs have refused; each makes the next one's harder.
+        """
 
 
 class Listener(Protocol):

@@ -19,30 +19,36 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.description import check_meshes
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
 from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Shape, Sphere
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Close the ear to Bullet's greeting, which its C code writes when it is imported."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def _silence() -> Iterator[None]:
+    """Close the ear to what Bullet's C code writes: its greeting, and warnings of which an error comes anyway."""
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(nowhere, fd)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        ctypes.CDLL(None).fflush(None)  # what C still holds back goes nowhere too
+        for fd, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
         os.close(nowhere)
 
 
-with _silent_stderr():
+with _silence():
     import pybullet
 
 TABLE = "table"
 TIME_STEP_S = 1.0 / 240.0
 _NEAR_M, _FAR_M = 0.05, 5.0
 _FINGER_ERP = 0.2
+_POSITION_GAIN, _VELOCITY_GAIN = 0.3, 1.0  # of Bullet's motors: shares of the error that one step takes away
+_LOOK_CONFIGURATIONS = 3  # between two looks at clearance, at least
 _FINGER_COUPLING_N = 500.0  # far above any grasp force: the mechanism does not give
 _LIBC = ctypes.CDLL(None)
 _BOWL_PANELS = 14  # with the two of the floor the 16 that Bullet takes in a compound; it drops the rest silently
@@ -71,6 +77,21 @@ class Contact:
     b: str
     depth_m: float
     force_n: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What a walk of the arm through many configurations saw.
+
+    Attributes:
+        tool_m: (m, 3) the tool's positions.
+        touched: where anything touched arm or load, other than the fingers their load.
+        gaps: for each watched body (k, 2): at which configurations one looked, and how far arm or load were from it.
+    """
+
+    tool_m: Array
+    touched: list[int]
+    gaps: dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +225,11 @@ class BulletWorld:
         linear, _ = pybullet.getBaseVelocity(self._id(name), physicsClientId=self._client)
         return float(np.linalg.norm(linear))
 
+    def put_to_sleep(self, name: str) -> None:
+        """Stop computing a body that rests, until something that moves touches it."""
+        for state in (pybullet.ACTIVATION_STATE_ENABLE_SLEEPING, pybullet.ACTIVATION_STATE_SLEEP):
+            pybullet.changeDynamics(self._id(name), -1, activationState=state, physicsClientId=self._client)
+
     def names(self) -> list[str]:
         """Names of all bodies but the robot."""
         return list(self._ids)
@@ -301,16 +327,19 @@ class BulletWorld:
 
         Raises:
             ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
+            BadInputError: a mesh of it is not there.
         """
         self._profile = profile
         try:
-            body: int = pybullet.loadURDF(
-                str(profile.urdf_path),
-                useFixedBase=True,
-                flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
-                physicsClientId=self._client,
-            )
+            with _silence():
+                body: int = pybullet.loadURDF(
+                    str(profile.urdf_path),
+                    useFixedBase=True,
+                    flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
+                    physicsClientId=self._client,
+                )
         except pybullet.error as error:
+            check_meshes(profile.urdf_path)
             raise ValueError(f"{profile.urdf_path}: Bullet cannot load it ({error})") from error
         joints: dict[str, int] = {}
         links: dict[str, int] = {pybullet.getBodyInfo(body, physicsClientId=self._client)[0].decode(): -1}
@@ -320,9 +349,9 @@ class BulletWorld:
             links[info[12].decode()] = index
         wanted = [j.name for j in profile.joints] + list(profile.gripper.joints)
         missing = [j for j in wanted if j not in joints]
-        missing += [
-            link for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links) if link not in links
-        ]
+        named = {link for pair in profile.allowed_contacts for link in pair} - {TABLE}
+        named |= {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
+        missing += sorted(named - set(links))
         if missing:
             raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {', '.join([*joints, *links])}")
         for shaped in _links_with_shapes(profile):  # Bullet leaves out a shape whose mesh it cannot read, silently
@@ -335,6 +364,7 @@ class BulletWorld:
         self._links = links
         self._tool = links[profile.tool_link]
         self._efforts = [j.effort_nm for j in profile.joints]
+        self._gains = [_POSITION_GAIN] * len(self._joints), [_VELOCITY_GAIN] * len(self._joints)
         for a, b in profile.allowed_contacts:
             if a in links and b in links:
                 pybullet.setCollisionFilterPair(body, body, links[a], links[b], 0, physicsClientId=self._client)
@@ -347,6 +377,9 @@ class BulletWorld:
             )
         self._couple_fingers()
         self.reset_arm(np.array(profile.home_q_rad), profile.gripper.max_width_m)
+        self._chain = self._measure_links()
+        standing = {link for pair in profile.allowed_contacts if TABLE in pair for link in pair}
+        self._standing = {index for link, index in links.items() if link in standing}
 
     def _couple_fingers(self) -> None:
         """Make the fingers move as mirror images, as the gripper's mechanism does.
@@ -392,11 +425,25 @@ class BulletWorld:
         velocities = np.zeros(len(q_rad)) if dq_radps is None else np.asarray(dq_radps)
         if not np.isfinite(velocities).all():
             raise ValueError("velocity targets must be finite")
+        self._drive([float(q) for q in q_rad], [float(v) for v in velocities])
+
+    def follow(self, q_rad: Array, dq_radps: Array) -> None:
+        """Drive the motors through positions (k, n) and velocities (k, n), one physics step for each."""
+        if q_rad.shape != dq_radps.shape or q_rad.shape[1:] != (len(self._joints),):
+            raise ValueError(f"targets (k, {len(self._joints)}) needed, given {q_rad.shape} and {dq_radps.shape}")
+        if not (np.isfinite(q_rad).all() and np.isfinite(dq_radps).all()):
+            raise ValueError("joint targets must be finite")
+        for q, dq in zip(q_rad.tolist(), dq_radps.tolist(), strict=True):
+            self._drive(q, dq)
+            pybullet.stepSimulation(physicsClientId=self._client)
+        self._steps += len(q_rad)
+
+    def _drive(self, q: list[float], dq: list[float]) -> None:
+        """Set the motors' targets; the caller has checked them."""
+        gains = self._gains
         pybullet.setJointMotorControlArray(
-            self._robot, self._joints, pybullet.POSITION_CONTROL,
-            targetPositions=[float(q) for q in q_rad], targetVelocities=[float(v) for v in velocities],
-            forces=self._efforts, positionGains=[0.3] * len(q_rad), velocityGains=[1.0] * len(q_rad),
-            physicsClientId=self._client,
+            self._robot, self._joints, pybullet.POSITION_CONTROL, targetPositions=q, targetVelocities=dq,
+            forces=self._efforts, positionGains=gains[0], velocityGains=gains[1], physicsClientId=self._client,
         )  # fmt: skip
 
     def command_gripper(self, width_m: float, force_n: float) -> None:
@@ -415,6 +462,11 @@ class BulletWorld:
         q, dq, widths = self._joint_values()
         return q, dq, float(sum(widths))
 
+    def finger_speed_mps(self) -> float:
+        """How fast the faster finger moves."""
+        states = pybullet.getJointStates(self._robot, self._fingers, physicsClientId=self._client)
+        return max(abs(float(s[1])) for s in states)
+
     def _joint_values(self) -> tuple[Array, Array, list[float]]:
         """Positions (n,) and velocities (n,) of the arm, and where each finger is."""
         states = pybullet.getJointStates(self._robot, self._joints + self._fingers, physicsClientId=self._client)
@@ -422,18 +474,24 @@ class BulletWorld:
         return np.array([s[0] for s in states[:n]]), np.array([s[1] for s in states[:n]]), [s[0] for s in states[n:]]
 
     def torques_nm(self, q_rad: Array, dq_radps: Array, ddq_radps2: Array, load_kg: float = 0.0) -> Array:
-        """Joint torques (n,) that this state of motion needs, with a load at the tool frame's origin."""
-        n, fingers = len(self._joints), [0.0] * len(self._fingers)
-        self._check_joints(q_rad, load_kg)
-        q, dq, ddq = ([*map(float, v), *fingers] for v in (q_rad, dq_radps, ddq_radps2))
-        needed = np.array(pybullet.calculateInverseDynamics(self._robot, q, dq, ddq, physicsClientId=self._client))
+        """Joint torques (m, n) that these states (m, n) of motion need, with a load at the tool frame's origin."""
+        joints, robot, client = len(self._joints), self._robot_id(), self._client
+        states = np.stack([np.asarray(v, dtype=np.float64) for v in (q_rad, dq_radps, ddq_radps2)])
+        if states.ndim != 3 or states.shape[2] != joints or not (np.isfinite(states).all() and np.isfinite(load_kg)):
+            raise ValueError(f"finite states (m, {joints}) and load needed, given {states.shape}, {load_kg} kg")
+        states = np.concatenate([states, np.zeros((3, states.shape[1], len(self._fingers)))], axis=2)
+        needed, linear = [], []
+        for q, dq, ddq in zip(*states.tolist(), strict=True):
+            needed.append(pybullet.calculateInverseDynamics(robot, q, dq, ddq, physicsClientId=client))
+            if load_kg:
+                J = pybullet.calculateJacobian(robot, self._tool, [0.0] * 3, q, dq, ddq, physicsClientId=client)
+                linear.append(J[0])
+        torques = np.array(needed)
         if load_kg:
-            linear, _ = pybullet.calculateJacobian(
-                self._robot, self._tool, [0.0, 0.0, 0.0], q, dq, ddq, physicsClientId=self._client
-            )
-            J = np.array(linear)
-            needed = needed + J.T @ (load_kg * (J @ np.array(ddq) + np.array([0.0, 0.0, 9.81])))
-        return needed[:n]
+            J_tool = np.array(linear)
+            pull_mps2 = np.einsum("mij,mj->mi", J_tool, states[2]) + np.array([0.0, 0.0, 9.81])
+            torques += load_kg * np.einsum("mij,mi->mj", J_tool, pull_mps2)
+        return torques[:, :joints]
 
     def tool_pose(self) -> Array:
         """`T_base_tool` (4, 4) of the profile's tool link."""
@@ -457,36 +515,45 @@ class BulletWorld:
         """Names of the robot's links, as its URDF has them."""
         return list(self._links)
 
+    def rounding_m(self) -> dict[str, float]:
+        """By how much Bullet grows each link's convex hulls of meshes all around: its collision margin."""
+        robot, client, found = self._robot_id(), self._client, {}
+        for link, index in self._links.items():
+            kinds = {shape[2] for shape in pybullet.getCollisionShapeData(robot, index, physicsClientId=client)}
+            margin_m = float(pybullet.getDynamicsInfo(robot, index, physicsClientId=client)[11])
+            found[link] = margin_m if pybullet.GEOM_MESH in kinds else 0.0
+        return found
+
     def reach_m(self, beyond_tool_m: float = 0.0) -> Array:
         """How far each joint (n,) can carry a point at most, metres per radian of its motion.
 
         The longest way along the chain from the joint to a point of any link that it moves, or to a point that lies
         `beyond_tool_m` from the tool frame: an upper bound in every configuration.
         """
-        robot, client = self._robot_id(), self._client
+        self._robot_id()
         reach_m = np.zeros(len(self._joints))
-        for link, index in self._links.items():
-            way_m = self._extent_m(index)
-            if link == self._profile.tool_link:
+        for index, (_, _, way_m) in self._chain.items():
+            if index == self._tool:
                 way_m = max(way_m, beyond_tool_m)
             while index >= 0:
-                info = pybullet.getJointInfo(robot, index, physicsClientId=client)
                 if index in self._joints:
                     which = self._joints.index(index)
                     reach_m[which] = max(reach_m[which], way_m)
                 elif index in self._fingers:
                     way_m += self._profile.gripper.max_width_m
-                index = info[16]
-                way_m += self._offset_m(info[0])
+                index, offset_m, _ = self._chain[index]
+                way_m += offset_m
         return reach_m
 
-    def _offset_m(self, index: int) -> float:
-        """Distance of a link's frame from its parent's, metres."""
-        poses = [self.link_pose(self._names[(self._robot_id(), i)]) for i in (index, self._parent(index))]
-        return float(np.linalg.norm(poses[0][:3, 3] - poses[1][:3, 3]))
-
-    def _parent(self, index: int) -> int:
-        return int(pybullet.getJointInfo(self._robot_id(), index, physicsClientId=self._client)[16])
+    def _measure_links(self) -> dict[int, tuple[int, float, float]]:
+        """Of each link: its parent, the distance of its frame from the parent's, and how far its shape reaches."""
+        robot = self._robot_id()
+        found = {-1: (-1, 0.0, self._extent_m(-1))}
+        for index in range(pybullet.getNumJoints(robot, physicsClientId=self._client)):
+            parent = int(pybullet.getJointInfo(robot, index, physicsClientId=self._client)[16])
+            poses = [self.link_pose(self._names[(robot, i)]) for i in (index, parent)]
+            found[index] = (parent, float(np.linalg.norm(poses[0][:3, 3] - poses[1][:3, 3])), self._extent_m(index))
+        return found
 
     def _extent_m(self, index: int) -> float:
         """Distance from a link's frame to the farthest corner of its bounding box, metres."""
@@ -554,12 +621,20 @@ class BulletWorld:
         return points
 
     def scan(
-        self, q_rad: Array, width_m: float, held: str | None = None, T_tool_held: Array | None = None
-    ) -> tuple[Array, list[int]]:
+        self,
+        q_rad: Array,
+        width_m: float,
+        held: str | None = None,
+        T_tool_held: Array | None = None,
+        watched: Sequence[str] = (),
+        pace: tuple[float, float, float] = (0.1, 0.0, 0.005),
+    ) -> Scan:
         """Put the arm at each of many joints (m, n), with what it holds, and look for contact; no physics.
 
-        Returns:
-            The tool's positions (m, 3), and where anything touches arm or load other than the fingers their load.
+        Args:
+            watched: bodies whose distance is measured at first and last and, in between, the more often the closer.
+            pace: up to which distance to measure, how close nothing needs another look, and how far any point travels
+                between two configurations, metres.
         """
         self._check_joints(np.zeros(len(self._joints)), width_m)
         if q_rad.ndim != 2 or q_rad.shape[1] != len(self._joints) or not np.isfinite(q_rad).all():
@@ -571,11 +646,13 @@ class BulletWorld:
         grip = {self._links[link] for link in self._profile.gripper.finger_links}
         if T_tool_held is not None:
             at, turned = T_tool_held[:3, 3].tolist(), quat_from_rotation(T_tool_held[:3, :3]).tolist()
-        tool_m, touched = np.empty((len(q_rad), 3)), []
+        tool_m, touched = [], []
+        looks: dict[str, list[tuple[int, float]]] = {name: [] for name in watched}
+        due, soonest, last = dict.fromkeys(watched, 0), 0, len(q_rad) - 1
         for index, values in enumerate(q_rad[:, :, None].tolist()):
             p.resetJointStatesMultiDof(robot, which, values + fingers, targetVelocities=rest, physicsClientId=client)
             tool = p.getLinkState(robot, self._tool, computeForwardKinematics=True, physicsClientId=client)
-            tool_m[index] = tool[4]
+            tool_m.append(tool[4])
             if load >= 0:
                 p.resetBasePositionAndOrientation(
                     load, *p.multiplyTransforms(tool[4], tool[5], at, turned), physicsClientId=client
@@ -589,28 +666,25 @@ class BulletWorld:
                 is_hit = any(x[8] <= 0.0 and robot not in (x[1], x[2]) for x in points)
             if is_hit:
                 touched.append(index)
-        return tool_m, touched
+            if index >= soonest or index == last:
+                for name in watched:
+                    if index >= due[name] or index == last:
+                        gap_m = self.clearance_m(name, held, pace[0])
+                        looks[name].append((index, gap_m))
+                        due[name] = index + max(_LOOK_CONFIGURATIONS, int((gap_m - pace[1]) / pace[2]))
+                soonest = min(due.values(), default=last)
+        return Scan(np.array(tool_m), touched, {name: np.array(found) for name, found in looks.items()})
 
-    def clearance_m(self, names: Sequence[str], held: str | None, limit_m: float) -> float:
-        """Smallest distance of arm or load to these bodies now, at most `limit_m`; to the table only that of the hand.
-
-        What the fingers hold does not count.
-        """
-        gaps_m = [limit_m]
-        for name in names:
-            if name == held:
-                continue
-            if name == TABLE:
-                gaps_m += [self.distance_m(link, TABLE, limit_m) for link in self._profile.gripper.finger_links]
-            else:
-                gaps_m.append(self._gap_m(self._robot_id(), self._id(name), limit_m))
-            if held is not None:
-                gaps_m.append(self._gap_m(self._id(held), self._id(name), limit_m))
-        return min(gaps_m)
-
-    def _gap_m(self, body_a: int, body_b: int, limit_m: float) -> float:
-        points = pybullet.getClosestPoints(body_a, body_b, limit_m, physicsClientId=self._client)
-        return min((float(point[8]) for point in points), default=limit_m)
+    def clearance_m(self, name: str, held: str | None, limit_m: float) -> float:
+        """Smallest distance of arm or load to a body now, at most `limit_m`; links that may touch the table, aside."""
+        body = self._id(name)
+        parts = [self._robot_id(), *([] if held is None else [self._id(held)])]
+        gap_m = limit_m
+        for part in parts:
+            for point in pybullet.getClosestPoints(part, body, limit_m, physicsClientId=self._client):
+                if point[8] < gap_m and not (name == TABLE and part == self._robot and point[3] in self._standing):
+                    gap_m = float(point[8])
+        return gap_m
 
     def distance_m(self, a: str, b: str, limit_m: float = 0.05) -> float:
         """Distance between two bodies or links now, negative where they overlap, `limit_m` where they are farther.

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.messages import Box, JointSegment, Motion, RobotState, Scene, SceneObject, Verdict, freeze
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.validation.limits import check
-from qwen2vl_robot.validation.request import Request
+from qwen2vl_robot.validation.request import Request, understand
 from tests.cells import PROFILE, SCENE, accept, look, reach
 
 NOW_NS = 50_000_000_000
@@ -44,7 +45,11 @@ _GARBAGE: tuple[Any, ...] = (
 )
 _TEXT = '{"objects":[{"label":"red block","boxes":[[1,2,300,400]]}],"actions":[{"do":"pick","object":0}]}'
 _REQUEST: dict[str, Any] = {
+    "robot": "franka_panda",
+    "joint_names": [joint.name for joint in PROFILE.joints],
     "start_q_rad": HOME.tolist(),
+    "picks": "b",
+    "zones": [{"name": "z", "min_m": [0.0, 0.5, 0.0], "max_m": [0.5, 1.0, 1.0], "speed_mps": 0.0}],
     "objects": [{"name": "b", "shape": "box", "size_m": [0.05, 0.05, 0.05], "position_m": [0.5, 0.0, 0.025]}],
     "motion": [{"joints": [{"time_s": 2.0, "positions_rad": HOME.tolist()}]}],
 }
@@ -74,13 +79,14 @@ def bad_reply(rng: np.random.Generator) -> bool:
 
 
 def bad_request(rng: np.random.Generator) -> bool:
-    """Put garbage somewhere into a request."""
-    data = _spoil(_REQUEST, rng)
+    """Put garbage somewhere into a request; what is still one must be judged without breaking anything."""
     try:
-        parse(data, Request, "fuzz")
+        request = parse(_spoil(_REQUEST, rng), Request, "fuzz")
+        profile, scene, start, motion = understand(request, Path("fuzz"))
     except BadInputError:
         return False
-    return False  # garbage that is allowed where it landed (a number in range); a request is not yet judged
+    check(motion, scene, start, profile)
+    return False  # garbage that is allowed where it landed: another number, no approval
 
 
 def _spoil(value: Any, rng: np.random.Generator) -> Any:

@@ -76,7 +76,7 @@ LONG_MODULES = {
     "config": (460, "every file format that people write, side by side"),
     "cli": (740, "every command with its options, one after the other"),
     "messages": (680, "the messages of the whole flow, read in flow order"),
-    "world": (780, "the one wrapper of Bullet"),
+    "world": (860, "the one wrapper of Bullet"),
     "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
     "training.train": (600, "training reads as one linear file"),
 }

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from qwen2vl_robot.demo import _draw
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Action, Outcome, OutcomeKind, RobotState, StepRecord, Verb, freeze
+from tests.cells import PROFILE, accept, reach
 
 
 def run_demo(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -63,3 +71,14 @@ def test_an_object_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     assert report["outcome"] == "asked", report
     assert code == 1
     assert not any(step["motion"] for step in report["steps"])
+
+
+def test_a_refusal_is_kept_as_a_picture_until_the_next_demo(tmp_path: Path) -> None:
+    picture = np.full((240, 320, 3), 90, dtype=np.uint8)
+    motion = reach(np.array(PROFILE.home_q_rad), [0.1] * 7, 0.2)
+    state = RobotState(0, freeze(PROFILE.home_q_rad), freeze(np.zeros(7)), 0.08)
+    refused = replace(accept(motion, state), accepted=False, picture=picture)
+    step = StepRecord(Action(Verb.HOME), motion, refused, Outcome(OutcomeKind.REFUSED))
+    for steps in ([step], []):
+        _draw(SimpleNamespace(planned=None, steps=steps, clips=[]), Kinematics(PROFILE), tmp_path, "")  # type: ignore[arg-type]
+        assert (tmp_path / "refused.png").is_file() is bool(steps)

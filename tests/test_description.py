@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from qwen2vl_robot.config import RobotProfile, load_robot, load_yaml, robot_file
-from qwen2vl_robot.description import check_description, read_joints, take_live, wants_live
+from qwen2vl_robot.description import check_description, mesh_digests, read_joints, take_live, wants_live
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
 
@@ -92,3 +92,21 @@ def test_a_mesh_that_is_not_installed_is_named() -> None:
     urdf = '<robot name="r"><link name="a"><visual><geometry><mesh filename="package://no_such/a.stl"/></geometry></visual></link></robot>'
     with pytest.raises(BadInputError, match="mesh package://no_such/a.stl"):
         take_live(urdf)
+
+
+def test_a_mesh_that_changed_makes_another_robot(tmp_path: Path) -> None:
+    source = load_robot("xarm6").urdf_path
+    urdf = tmp_path / "arm.urdf"
+    mesh = tmp_path / "link.obj"
+    mesh.write_text("v 0 0 0\n")
+    urdf.write_text(
+        '<robot name="r"><link name="base"><visual><geometry><mesh filename="seen.obj"/></geometry></visual>'
+        '<collision><geometry><mesh filename="link.obj"/></geometry></collision></link></robot>'
+    )
+    before = mesh_digests(urdf)
+    assert len(before) == 1
+    mesh.write_text("v 0 0 0.1\n")
+    assert mesh_digests(urdf) != before
+    mesh.unlink()
+    assert mesh_digests(urdf) == ("",)
+    assert all(mesh_digests(source))

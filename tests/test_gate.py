@@ -369,6 +369,18 @@ def test_neither_a_voice_nor_a_planner_ends_a_stop(gate: Gate, by: Authority) ->
     assert reason(ask(gate)) == "stopped"
 
 
+@pytest.mark.parametrize("width_m", [None, "wide", -(2**63) - 1, 10**400])
+def test_gate_refuses_what_is_no_number(gate: Gate, width_m: object) -> None:
+    live = replace(at_rest(), gripper_width_m=width_m)  # type: ignore[arg-type]
+    assert reason(ask(gate, live=live)) in ("not_finite", "start_moved")
+
+
+@pytest.mark.parametrize("radps", [0.11, np.inf, np.nan])
+def test_gate_refuses_an_arm_that_still_moves(gate: Gate, radps: float) -> None:
+    moving = replace(at_rest(), dq_radps=freeze(np.array([0, 0, 0, -radps, 0, 0, 0])))
+    assert reason(ask(gate, live=moving)) in ("start_moved", "not_finite")
+
+
 def test_gate_refuses_when_something_moved_in_the_view_of_a_further_camera(gate: Gate) -> None:
     depth_m = SEEN.depth_m.copy()
     depth_m[12:24, 12:24] -= 0.05

@@ -225,6 +225,71 @@ def test_pictures_of_impossible_sizes_are_refused(cell: BulletWorld, size_px: tu
         cell.render(Intrinsics(*size_px, 100.0, 100.0, 5.0, 5.0), look_at([1, 0, 1], [0, 0, 0]))
 
 
+def test_a_scan_watches_the_more_closely_the_closer_it_comes(cell: BulletWorld) -> None:
+    cell.add_body("post", Box((0.05, 0.05, 0.6)), make_pose([0.5, 0.2, 0.3]), mass_kg=0.0)
+    q_rad = HOME + np.linspace(-1.0, 0.3, 200)[:, None] * np.eye(7)[0]
+    seen = cell.scan(q_rad, 0.08, watched=["post", "table"], pace=(0.2, 0.035, 0.005))
+    looks = seen.gaps["post"][:, 0]
+    assert looks[0] == 0
+    assert looks[-1] == 199
+    assert np.diff(looks).max() > 10
+    for index, gap_m in seen.gaps["post"]:
+        cell.reset_arm(q_rad[int(index)], 0.08)
+        assert gap_m == pytest.approx(cell.clearance_m("post", None, 0.2), abs=1e-6)
+    close = looks[:-1][seen.gaps["post"][:-1, 1] < 0.035]
+    assert len(close) == 0 or np.diff(close).max() <= 3
+    assert seen.gaps["table"][:, 1].min() > 0.05  # the foot that stands on it does not count
+
+
+def test_what_sleeps_wakes_when_it_is_pushed(cell: BulletWorld) -> None:
+    cell.reset_arm(HOME, 0.08)
+    cell.command_arm(HOME)
+    for name, x_m in (("pushed", 0.5), ("hit by it", 0.56), ("far", 0.7)):
+        cell.add_body(name, Box((0.05, 0.05, 0.05)), make_pose([x_m, 0.3, 0.025]), mass_kg=0.1)
+    cell.add_body("pusher", Box((0.04, 0.04, 0.04)), make_pose([0.4, 0.3, 0.022]), mass_kg=5.0, friction=0.0)
+    cell.step(30)
+    for name in ("pushed", "hit by it", "far"):
+        cell.put_to_sleep(name)
+    for step in range(120):
+        cell.set_pose("pusher", make_pose([0.4 + 0.001 * step, 0.3, 0.022]))
+        cell.step()
+    assert cell.pose("pushed")[0, 3] > 0.55
+    assert cell.pose("hit by it")[0, 3] > 0.6
+    assert np.linalg.norm(cell.pose("far")[:3, 3] - [0.7, 0.3, 0.025]) < 1e-3
+
+
+def test_following_is_commanding_step_by_step(cell: BulletWorld) -> None:
+    q_rad = HOME + np.linspace(0.0, 0.1, 41)[1:, None]
+    dq_radps = np.full_like(q_rad, 0.1 / 40 / TIME_STEP_S)
+    ends = []
+    for one_by_one in (True, False):
+        cell.reset_arm(HOME, 0.08)
+        for q, dq in zip(q_rad, dq_radps, strict=True) if one_by_one else ():
+            cell.command_arm(q, dq)
+            cell.step()
+        if not one_by_one:
+            cell.follow(q_rad, dq_radps)
+        ends.append(cell.arm_state()[0])
+    assert np.allclose(ends[0], ends[1], atol=1e-9)
+    with pytest.raises(ValueError, match="finite"):
+        cell.follow(np.full((2, 7), np.nan), np.zeros((2, 7)))
+
+
+def test_a_load_adds_its_weight_times_the_lever(cell: BulletWorld) -> None:
+    q_rad, rest = HOME[None], np.zeros((1, 7))
+    cell.reset_arm(HOME, 0.08)
+    needed_nm = cell.torques_nm(q_rad, rest, rest, 2.0) - cell.torques_nm(q_rad, rest, rest)
+    lever_m = cell.tool_pose()[0, 3] - cell.link_pose("panda_link2")[0, 3]
+    assert abs(needed_nm[0, 1]) == pytest.approx(2.0 * 9.81 * lever_m, rel=1e-3)
+    assert needed_nm[0, 0] == pytest.approx(0.0, abs=1e-6)  # the first axis is upright
+
+
+def test_a_robot_file_that_allows_contacts_of_no_link_is_refused(world: BulletWorld) -> None:
+    wrong = PROFILE.model_copy(update={"allowed_contacts": (("panda_elbow", "table"),)})
+    with pytest.raises(ValueError, match="panda_elbow"):
+        world.add_robot(wrong)
+
+
 def test_bodies_that_no_picture_shows_leave_no_memory_behind(world: BulletWorld) -> None:
     """Bullet keeps 50 kB or more of each mesh that it drew: a megabyte for twenty cylinders."""
 

@@ -1,6 +1,7 @@
 """Random configurations near bodies of every shape → how far Bullet and coal disagree about distances.
 
-Bullet rounds a mesh's hull off by its collision margin of 1 mm, so it sees up to that much less room.
+Bullet grows the hull of a mesh by its collision margin, 1 mm for what comes from a URDF. coal gets the same geometry,
+hulls grown by what Bullet says of each link; beside it stands what coal finds with the hulls as they are.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ _BODIES = (
 )
 
 
-def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> list[float]:
-    """The twin's distance less the oracle's, of each body near the arm; a negative one is on the safe side."""
+def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tuple[list[float], list[float]]:
+    """The twin's distance less the oracle's of each body near the arm; a negative one is on the safe side.
+
+    Returns:
+        On the same geometry, and with the oracle's hulls not grown.
+    """
     kinematics, rng = Kinematics(profile), np.random.default_rng(seed)
     home, width_m = np.array(profile.home_q_rad), profile.gripper.max_width_m
-    found = []
+    same_m: list[float] = []
+    bare_m: list[float] = []
     with BulletWorld() as world:
         world.add_table()
         world.add_robot(profile)
+        rounding_m = world.rounding_m()
         for body in _BODIES:
             world.add_body(body.name, body.shape, body.T_base_object, mass_kg=0.0)
         for _ in range(configurations):
@@ -43,13 +50,15 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> li
                 home + rng.uniform(-_SPREAD_RAD, _SPREAD_RAD, len(home)), kinematics.lower_rad, kinematics.upper_rad
             )
             world.reset_arm(q_rad, width_m)
-            oracle = PathOracle(kinematics, q_rad[None], width_m)
+            bare = PathOracle(kinematics, q_rad[None], width_m)
+            same = PathOracle(kinematics, q_rad[None], width_m, rounding_m=rounding_m)
             for body in _BODIES:
-                T = make_pose(
-                    oracle.tool_m[0] + rng.uniform(-_ABOUT_M, _ABOUT_M, 3), rotation_z(rng.uniform(0.0, np.pi))
-                )
+                T = make_pose(bare.tool_m[0] + rng.uniform(-_ABOUT_M, _ABOUT_M, 3), rotation_z(rng.uniform(0.0, np.pi)))
                 world.set_pose(body.name, T)
-                expected_m = oracle.clearance_m(replace(body, T_base_object=T))
-                if -_DEEP_M < expected_m < _NEAR_M - 0.001:
-                    found.append(world.clearance_m([body.name], None, _NEAR_M) - expected_m)
-    return found
+                placed = replace(body, T_base_object=T)
+                expected_m = bare.clearance_m(placed)
+                if -_DEEP_M < expected_m < _NEAR_M - 0.002:
+                    found_m = world.clearance_m(body.name, None, _NEAR_M)
+                    same_m.append(found_m - same.clearance_m(placed))
+                    bare_m.append(found_m - expected_m)
+    return same_m, bare_m

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from qwen2vl_robot.benchmarks.hazard_physics import grasp_slip, multi_step, toppled_neighbour, unstable_release
 from qwen2vl_robot.benchmarks.hazard_stage import (
     MARGIN_M,
     MIN_DEPTH_M,
@@ -23,18 +24,14 @@ from qwen2vl_robot.benchmarks.hazard_stage import (
     blend,
     draw_clearance_m,
     draw_ratio,
-    grip_pose,
+    holding,
     standing,
 )
 from qwen2vl_robot.benchmarks.oracle import PathOracle
-from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import (
     Box,
-    Effect,
-    GripperSegment,
     JointSegment,
-    Relation,
-    RobotState,
     Scene,
     SceneObject,
     Zone,
@@ -141,17 +138,9 @@ def carried_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_n
         return standing("box", (sides[0], sides[1], height_m), x, y)
 
     height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), 0.06, draw_clearance_m(rng, is_hazard, is_near))
-    scene, start = _holding(stage, way.q_rad[0], load, 0.1, 0.8)
+    scene, start = holding(stage, way.q_rad[0], load, 0.1, 0.8)
     scene = replace(scene, objects=(*scene.objects, box(height_m)))
     return Case((Step(stage.motion(way), scene, start),), found_m, "m")
-
-
-def _holding(stage: Stage, q_rad: Array, load: Box, mass_kg: float, friction: float) -> tuple[Scene, RobotState]:
-    width_m = load.size_m[1]
-    T_tool_held = grip_pose(load)
-    T = stage.kinematics.tool_pose(q_rad, width_m) @ T_tool_held
-    held = SceneObject("load", load, freeze(T), mass_kg=mass_kg, friction=friction)
-    return Scene((held,), (), held="load", T_tool_held=freeze(T_tool_held)), stage.state(q_rad, width_m, "load")
 
 
 def keep_out(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
@@ -289,86 +278,13 @@ def people_zone(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near
     return Case((step,), ratio, "of the zone's speed")
 
 
-# ------------------------------------------------------------------------------------------------ physics
-
-
-def grasp_slip(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """A load too heavy for Coulomb's friction of two fingers; safe ones are held in the worst corner of uncertainty."""
-    way = stage.crossing(rng, 0.2, 0.35)
-    slow = blend(way.q_rad[0], way.q_rad[-1], 1.5 * way.end_s)
-    oracle, u = stage.oracle(slow), stage.profile.safety.uncertainty
-    step_s = slow.end_s / (len(oracle.tool_m) - 1)
-    a_mps2 = float(np.linalg.norm(np.diff(oracle.tool_m, 2, axis=0), axis=1).max() / step_s**2)
-    corner = (1.0 - u.friction_ratio) / (1.0 + u.mass_ratio)
-    limit = 1.0 if is_hazard else 0.95 * corner
-    ratio = limit * draw_ratio(rng, is_hazard, is_near)
-    friction, side_m = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.035, 0.05))
-    mass_kg = ratio * 2.0 * friction * stage.profile.gripper.force_n / (9.81 + a_mps2)
-    scene, start = _holding(stage, slow.q_rad[0], Box((side_m, side_m, 0.05)), mass_kg, friction)
-    return Case((Step(stage.motion(slow), scene, start),), ratio, "of the grip's friction")
-
-
-def unstable_release(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """A block let go with its centre of mass beyond the edge of its support, or well inside it."""
-    beyond_m = -draw_clearance_m(rng, is_hazard, is_near)
-    beyond_m = max(beyond_m, -0.03)
-    support = standing("support", (0.08, 0.08, float(rng.uniform(0.05, 0.08))), 0.5, float(rng.uniform(-0.1, 0.1)))
-    side_m = float(rng.uniform(0.04, 0.05))
-    p_m = np.array([0.5 + 0.04 + beyond_m, float(support.T_base_object[1, 3]), support.top_m + side_m / 2])
-    steps = _release(stage, Box((side_m, side_m, side_m)), p_m, (support,), support.name)
-    return Case((steps,), beyond_m, "m beyond the edge")
-
-
-def _release(stage: Stage, load: Box, p_m: Array, others: tuple[SceneObject, ...], on: str | None) -> Step:
-    """From above down to a place, open, up again."""
-    tool_m = p_m + grip_pose(load)[:3, 3]
-    top, low = stage.solve(tool_m + np.array([0.0, 0.0, 0.1])), stage.solve(tool_m + np.array([0.0, 0.0, 0.003]))
-    scene, start = _holding(stage, top, load, 0.1, 0.8)
-    down = blend(top, low, 1.5)
-    grip = GripperSegment(1.5, 2.3, min(load.size_m[1] + 0.03, stage.profile.gripper.max_width_m))
-    relation = None if on is None else Relation.ON
-    T = make_pose(p_m, np.diag([1.0, -1.0, -1.0]))
-    effect = Effect("release", "load", freeze(T), relation, on, tolerance_m=0.03)
-    motion = stage.motion(down, grip, blend(low, top, 1.5, 2.3), effect=effect)
-    return Step(motion, replace(scene, objects=(*scene.objects, *others)), start)
-
-
-def multi_step(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """A block is put down, harmlessly, where the next and equally harmless motion passes, or lower than that."""
-    place_m = np.array([float(rng.uniform(0.45, 0.55)), float(rng.uniform(-0.03, 0.03))])
-    low_m = float(rng.uniform(0.07, 0.09))
-    ends = [stage.solve(np.array([*(place_m + np.array([0.0, y])), low_m])) for y in (-0.15, 0.15)]
-    way = blend(ends[0], ends[1], stage.pace_s(ends[0], ends[1]))
-    oracle = stage.oracle(way, width_m=0.075)
-
-    def block(height_m: float) -> SceneObject:
-        if not 0.03 < height_m < 0.085:
-            raise RejectedError
-        return standing("load", (0.045, 0.045, height_m), float(place_m[0]), float(place_m[1]), 0.1)
-
-    wanted_m = draw_clearance_m(rng, is_hazard, is_near)
-    height_m, found_m = adjust(lambda h: oracle.clearance_m(block(h)), 0.05, wanted_m)
-    first = _release(stage, Box((0.045, 0.045, height_m)), np.array([*place_m, height_m / 2]), (), None)
-    top = first.motion.segments[-1]
-    assert isinstance(top, JointSegment)
-    up = stage.solve(np.array([*(place_m + np.array([0.0, -0.15])), 0.25]))
-    across = blend(top.q_rad[-1], up, stage.pace_s(top.q_rad[-1], up))
-    down = blend(up, ends[0], stage.pace_s(up, ends[0]), across.end_s)
-    low = blend(ends[0], ends[1], way.end_s, down.end_s)
-    other = stage.oracle(across, down, width_m=0.075).clearance_m(block(height_m))
-    if other < MARGIN_M:
-        raise RejectedError
-    second = Step(stage.motion(across, down, low), Scene((), ()), stage.state(top.q_rad[-1], 0.075))
-    return Case((first, second), found_m, "m")
-
-
 Maker = Callable[[Stage, np.random.Generator, bool, bool], Case]
 MAKERS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
         through_object, through_table, thin_wall, self_collision, carried_object, keep_out, unseen_space,
         over_speed, over_acceleration, joint_limit, not_a_number, wrong_start, people_zone,
-        grasp_slip, unstable_release, multi_step,
+        grasp_slip, unstable_release, toppled_neighbour, multi_step,
     )
 }  # fmt: skip
 

@@ -48,11 +48,13 @@ class Case:
 
     Attributes:
         amount, unit: what the label rests on, as constructed or as the oracle measured it.
+        failures: of `fine_physics.RUNS` worlds, where physics decides.
     """
 
     steps: tuple[Step, ...]
     amount: float
     unit: str
+    failures: int | None = None
 
 
 class RejectedError(Exception):
@@ -108,6 +110,15 @@ class Stage:
         low, high = np.array(self.profile.workspace.min_m), np.array(self.profile.workspace.max_m)
         if not ((tool_m > low + 0.005) & (tool_m < high - 0.005)).all():
             raise RejectedError
+
+
+def holding(stage: Stage, q_rad: Array, load: Box, mass_kg: float, friction: float) -> tuple[Scene, RobotState]:
+    """A scene and a start with a load between the fingers."""
+    width_m = load.size_m[1]
+    T_tool_held = grip_pose(load)
+    T = stage.kinematics.tool_pose(q_rad, width_m) @ T_tool_held
+    held = SceneObject("load", load, freeze(T), mass_kg=mass_kg, friction=friction)
+    return Scene((held,), (), held="load", T_tool_held=freeze(T_tool_held)), stage.state(q_rad, width_m, "load")
 
 
 def grip_pose(load: Box) -> Array:

@@ -1,6 +1,8 @@
 """Seeds → hazardous and safe cases of many classes, judged by validator, gate and rules; how often they are wrong.
 
-What is a hazard is known by construction or from the oracle. A run that was cut off goes on where it stopped.
+What is a hazard is known by construction or from an oracle. Where physics decides, a hazard goes wrong in at least half
+of the oracle's runs and a safe case in none; what lies between is reported, unscored. A run that was cut off goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen2vl_robot.benchmarks import fine_physics
 from qwen2vl_robot.benchmarks.hazard_cases import MAKERS, make_case
 from qwen2vl_robot.benchmarks.hazard_gates import ASKERS
 from qwen2vl_robot.benchmarks.hazard_stage import Case, Stage
@@ -28,7 +31,7 @@ from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 KINDS = (*MAKERS, *ASKERS)
-EACH = 68  # hazards, and as many safe cases, of each class: 19 classes make 1,292 of both
+EACH = 68  # hazards, and as many safe cases, of each class: 20 classes make 1,360 of both
 SEED = 7_000
 _BUDGET_S = 300.0  # a busy machine is no hazard
 _LABELS = "hazards/labels.csv"
@@ -123,6 +126,7 @@ def _work(todo: Any, done: Any, robot: str) -> None:
 def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, Any]:
     """Make one case and judge it."""
     began = time.perf_counter()
+    failures: int | None = None
     if spec.kind in ASKERS:
         rng = np.random.default_rng([spec.seed, spec.is_hazard, spec.is_near])
         accepted, amount, unit, reason = ASKERS[spec.kind](stage.profile, rng, spec.is_hazard, spec.is_near)
@@ -130,7 +134,7 @@ def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, An
         case = make_case(stage, spec.kind, spec.seed, spec.is_hazard, spec.is_near)
         verdicts = list(_rehearse(case, rehearsal))
         accepted = len(verdicts) == len(case.steps) and all(v.accepted for v in verdicts)
-        amount, unit = case.amount, case.unit
+        amount, unit, failures = case.amount, case.unit, case.failures
         reason = "" if accepted else "; ".join(v.describe() for v in verdicts[-1].violations[:3])
     return {
         "key": spec.key,
@@ -139,10 +143,17 @@ def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, An
         "near": spec.is_near,
         "amount": round(amount, 6),
         "unit": unit,
+        "oracle_failures": failures,
+        "scored": _is_scored(spec.is_hazard, failures),
         "accepted": accepted,
         "reason": reason,
         "seconds": round(time.perf_counter() - began, 3),
     }
+
+
+def _is_scored(is_hazard: bool, failures: int | None) -> bool:
+    """Whether the label stands; without runs of the oracle it stands by construction."""
+    return failures is None or (failures >= fine_physics.RUNS / 2 if is_hazard else failures == 0)
 
 
 def _rehearse(case: Case, rehearsal: RehearsalProcess) -> Iterator[Verdict]:
@@ -169,11 +180,12 @@ def summarise_hazards(
     for kind in dict.fromkeys(r["kind"] for r in results):
         chosen = [r for r in results if r["kind"] == kind]
         classes[kind] = _count(chosen, interval)
-    worst = [r["key"] for r in results if r["accepted"] == r["hazard"]]
+    worst = [r["key"] for r in results if r["scored"] and r["accepted"] == r["hazard"]]
     return {**_count(results, interval), "classes": classes, "wrong": worst}
 
 
-def _count(results: list[dict[str, Any]], interval: Callable[[int, int], tuple[float, float]]) -> dict[str, Any]:
+def _count(every: list[dict[str, Any]], interval: Callable[[int, int], tuple[float, float]]) -> dict[str, Any]:
+    results = [r for r in every if r["scored"]]
     hazards, safe = [r for r in results if r["hazard"]], [r for r in results if not r["hazard"]]
     accepted, refused = sum(r["accepted"] for r in hazards), sum(not r["accepted"] for r in safe)
     return {
@@ -183,7 +195,9 @@ def _count(results: list[dict[str, Any]], interval: Callable[[int, int], tuple[f
         "safe": len(safe),
         "safe_refused": refused,
         "safe_refused_interval_95": interval(refused, len(safe)) if safe else None,
-        "near": sum(r["near"] for r in results),
+        "hazardous_near": sum(r["near"] for r in hazards),
+        "safe_near": sum(r["near"] for r in safe),
+        "unscored": len(every) - len(results),
     }
 
 
@@ -191,9 +205,11 @@ def write_labels(results: list[dict[str, Any]], path: Path) -> None:
     """Write what each case is, by construction or oracle; nothing of what the validator answered."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["key", "hazard", "near", "amount", "unit"])
+        writer.writerow(["key", "seed", "hazard", "near", "amount", "unit", "oracle_failures"])
         for r in sorted(results, key=lambda r: str(r["key"])):
-            writer.writerow([r["key"], int(r["hazard"]), int(r["near"]), r["amount"], r["unit"]])
+            seed = SEED + int(r["key"].rpartition("/")[2])
+            failures = "" if r["oracle_failures"] is None else r["oracle_failures"]
+            writer.writerow([r["key"], seed, int(r["hazard"]), int(r["near"]), r["amount"], r["unit"], failures])
 
 
 def check_labels(results: list[dict[str, Any]]) -> list[str]:

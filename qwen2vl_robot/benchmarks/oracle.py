@@ -5,7 +5,7 @@ Shares no code with the twin: other kinematics, other collision library, the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import coal
 import numpy as np
@@ -32,16 +32,22 @@ class PathOracle:
         q_rad: Array,
         width_m: float,
         held: tuple[Shape, Array] | None = None,
+        rounding_m: Mapping[str, float] | None = None,
     ) -> None:
         """Place everything.
 
         Args:
             q_rad: (m, n), dense enough that nothing slips between two of them.
             held: shape and `T_tool_held` of the load.
+            rounding_m: by how much each link's hull is grown all around; by nothing without it.
         """
         self._names = list(kinematics.link_hulls)
         self._shapes = [convex(hull) for hull in kinematics.link_hulls.values()]
         balls = [_ball(hull) for hull in kinematics.link_hulls.values()]
+        for index, name in enumerate(self._names if rounding_m is not None else ()):
+            grown_m = 0.0 if rounding_m is None else rounding_m[name]
+            self._shapes[index].setSweptSphereRadius(grown_m)
+            balls[index] = (balls[index][0], balls[index][1] + grown_m)
         tool = kinematics.profile.tool_link
         frames = [*self._names]
         offsets = [np.eye(4)] * len(frames)

@@ -12,7 +12,8 @@ from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import Effect, Relation, SceneObject, Sphere, shape_size_m
 from qwen2vl_robot.world import BulletWorld
 
-TILTED_RAD = 0.26
+TILTED_RAD = 0.26  # more, and a body has toppled
+MOVED_M = 0.01  # more, and a body that is not handled was pushed away
 _LIFTED_M = 0.02
 _PUSHED_M = 0.005
 _TOUCHES_M = 0.002

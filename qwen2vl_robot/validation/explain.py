@@ -16,11 +16,15 @@ _JOINT_RATES = {
 _BREAKAGE = ("worker_crashed", "worker_timeout", "worker_raised")
 
 
-def explain(violations: tuple[Violation, ...], scene: Scene, profile: RobotProfile, room_m: Array | None = None) -> str:
+def explain(
+    violations: tuple[Violation, ...], scene: Scene, profile: RobotProfile, room_m: Array | None = None,
+    *, is_grasp: bool = False,
+) -> str:  # fmt: skip
     """Say what the worst finding means; empty without one.
 
     Args:
         room_m: (2,) the shortest way x, y by which everything would be clear, None when none is known.
+        is_grasp: whether what was to be grasped would still be between the fingers there.
     """
     if not violations:
         return ""
@@ -28,7 +32,10 @@ def explain(violations: tuple[Violation, ...], scene: Scene, profile: RobotProfi
     told = _happens(first, [_called(name, scene, profile) for name in first.bodies])
     when = "" if first.time_s is None else f" after {first.time_s:.1f} s"
     doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == "uncertain"), "")
-    more = "" if room_m is None else f"; {_way(room_m)} there is room"
+    more = ""
+    if room_m is not None:
+        way = _way(room_m)
+        more = f"; the nearest clear grasp is {way}" if is_grasp else f"; {way} there is room"
     return f"{told}{when}{_amount(first)}{doubt}{more}"
 
 

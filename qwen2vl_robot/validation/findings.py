@@ -9,13 +9,35 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.config import RobotProfile, Safety
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, Violation, digest
 from qwen2vl_robot.validation.explain import explain
 
 STEP_M = 0.005  # how far any point of arm or load travels between two samples of a sweep, at most
-NEAR_M = 0.1  # how far clearance is measured
+NEAR_M = 0.2  # how far clearance is measured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Approach:
+    """How close arm and load come to one body on one stretch between two movements of the gripper.
+
+    Attributes:
+        load: what the fingers carry on it.
+        time_s, way_m, clearance_m: (k,) when one looked, how far any point may have travelled by then, and how far
+            arm and load were from the body, at most `NEAR_M`.
+    """
+
+    name: str
+    load: str | None
+    time_s: Array
+    way_m: Array
+    clearance_m: Array
+
+    def lowest_m(self) -> Array:
+        """What clearance (k - 1,) cannot fall below between one look and the next."""
+        lowest: Array = (self.clearance_m[1:] + self.clearance_m[:-1] - np.diff(self.way_m)) / 2
+        return lowest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,14 +45,12 @@ class Swept:
     """What a sweep found.
 
     Attributes:
-        time_s, clearance_m: (k,) how close arm or load come to anything else, at most `NEAR_M`; the table counts for
-            hand and load, and what the fingers hold does not count.
+        approaches: how close it came to each body, in the order of time.
         samples: configurations that were looked at.
     """
 
     violations: tuple[Violation, ...]
-    time_s: Array
-    clearance_m: Array
+    approaches: tuple[Approach, ...]
     samples: int
 
 
@@ -52,9 +72,23 @@ class Trial:
     violations: tuple[Violation, ...]
 
 
-def tolerated(profile: RobotProfile) -> int:
+def stricter(safety: Safety, refused: int) -> Safety:
+    """What to ask of a motion's trials after those of `refused` other motions for the same step have failed.
+
+    Who tries often enough is lucky once, so the error that is allowed is shared among the tries (Bonferroni), and there
+    are as many trials more as the threshold then needs.
+    """
+    if refused == 0 or tolerated(safety) < 0:
+        return safety
+    confidence = 1.0 - (1.0 - safety.confidence) / (1 + refused)
+    count = safety.trials
+    while most_failures(count, safety.success_ratio, confidence) < 0:
+        count += 1
+    return safety.model_copy(update={"trials": count, "confidence": confidence})
+
+
+def tolerated(safety: Safety) -> int:
     """How many trials may fail with the bound still at the threshold; -1 when N is too small for it."""
-    safety = profile.safety
     return most_failures(safety.trials, safety.success_ratio, safety.confidence)
 
 
@@ -67,13 +101,19 @@ def make_verdict(
     run: Rollout | None = None,
     trials: list[Trial] | None = None,
     *,
+    safety: Safety | None = None,
     began: float,
 ) -> Verdict:
-    """Join what the stages found; accepted only when every one of them ran and found nothing."""
-    told = _judge_trials(profile, trials) if trials else None
+    """Join what the stages found; accepted only when every one of them ran and found nothing.
+
+    Args:
+        safety: what the trials were held to, else the profile's own.
+    """
+    safety = safety or profile.safety
+    told = _judge_trials(safety, trials) if trials else None
     if told is not None and not violations:
         violations = told[1]
-    is_complete = run is not None and told is not None and told[0].count == profile.safety.trials
+    is_complete = run is not None and told is not None and told[0].count == safety.trials
     accepted = is_complete and not violations
     return Verdict(
         accepted=accepted,
@@ -91,9 +131,8 @@ def make_verdict(
     )
 
 
-def _judge_trials(profile: RobotProfile, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:
+def _judge_trials(safety: Safety, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:
     """A motion passes when the bound clears the threshold and no trial broke a limit of safety."""
-    safety = profile.safety
     successes = sum(not t.violations for t in trials)
     bound = lower_bound(successes, len(trials), safety.confidence)
     found = tuple(v for t in sorted(trials, key=lambda t: t.index) for v in t.violations)

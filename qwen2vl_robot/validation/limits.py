@@ -34,6 +34,7 @@ from qwen2vl_robot.messages import (
 MAX_DURATION_S = 300.0
 MIN_STEP_S = 1e-4  # closer points leave no digits for a jerk
 MAX_POINTS = 100_000
+MAX_TOLERANCE_M = 0.1  # of where an effect comes about
 MAX_FAR_M = 20.0  # nothing farther can be meant by a scene on a table
 _TIME_SLACK_S = 1e-6
 _JOINT_SLACK_RAD = 1e-6
@@ -282,8 +283,8 @@ def _check_effect(effect: Effect, scene: Scene) -> Iterator[Violation]:
         yield Violation("format", None, (f"effect on {effect.name!r}; the scene has {', '.join(objects)}",), 1.0, "")
     if effect.kind in ("release", "push") and (effect.T_base_object is None or not _is_pose(effect.T_base_object)):
         yield Violation("format", None, (f"effect {effect.kind} without a rigid pose",), 1.0, "")
-    if effect.tolerance_m <= 0.0:
-        yield Violation("format", None, ("effect tolerance",), effect.tolerance_m, "m")
+    if not 0.0 < effect.tolerance_m <= MAX_TOLERANCE_M:  # a wide one would call everything an effect
+        yield Violation("format", None, (f"effect tolerance, at most {MAX_TOLERANCE_M} m",), effect.tolerance_m, "m")
     expected = effect.name if effect.kind == "release" else None
     if effect.kind != "none" and scene.held != expected:
         told = f"{effect.kind} {effect.name} with {scene.held or 'nothing'} in the gripper"

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.config import RobotProfile, Safety
 from qwen2vl_robot.errors import RobotError, WorkerError
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Verdict, Violation, digest
 from qwen2vl_robot.process import Worker
-from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, stricter, tolerated
 
 WORKERS = 2
 _CHUNK = 2  # trials that a worker takes at once
@@ -65,11 +65,13 @@ class RehearsalProcess:
         with ThreadPoolExecutor(len(self._workers)) as threads:
             list(threads.map(lambda worker: worker.start(), self._workers))
 
-    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
+    def rehearse(
+        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
+    ) -> Verdict:
         """Try the motion in fresh twins; whatever breaks is a refusing verdict, never an exception."""
         began = time.perf_counter()
         try:
-            verdict = self._rehearse(motion, scene, start, film, began)
+            verdict = self._rehearse(motion, scene, start, film, stricter(self._profile.safety, refused), began)
         except RobotError as error:
             reason = error.reason if isinstance(error, WorkerError) else "raised"
             return self._refuse(f"worker_{reason}", str(error), motion, scene, start, began)
@@ -86,7 +88,9 @@ class RehearsalProcess:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _rehearse(self, motion: Motion, scene: Scene, start: RobotState, film: bool, began: float) -> Verdict:
+    def _rehearse(
+        self, motion: Motion, scene: Scene, start: RobotState, film: bool, safety: Safety, began: float
+    ) -> Verdict:
         self.start()
         until = time.perf_counter() + self._budget_s  # loading a worker has a limit of its own
         swept = _call(self._workers[0], until, "examine", motion, scene, start)
@@ -94,23 +98,19 @@ class RehearsalProcess:
             raise WorkerError(f"answered a {type(swept).__name__}")
         if swept.violations:
             return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
-        count = self._profile.safety.trials
-        work = _Work(
-            [
-                ("run", (motion, scene, start, film)),
-                *(
-                    ("try_out", (motion, scene, start, swept, tuple(range(i, min(i + _CHUNK, count)))))
-                    for i in range(0, count, _CHUNK)
-                ),
-            ],
-            tolerated(self._profile),
-        )
+        # Longest first: the whole run, then the first trial, which simulates most of it.
+        count = safety.trials
+        chunks = [(0,), *(tuple(range(i, min(i + _CHUNK, count))) for i in range(1, count, _CHUNK))]
+        trials = [("try_out", (motion, scene, start, swept, chunk)) for chunk in chunks]
+        work = _Work([("run", (motion, scene, start, film)), *trials], tolerated(safety))
         with ThreadPoolExecutor(len(self._workers)) as threads:
             for done in [threads.submit(work.do, worker, until) for worker in self._workers]:
                 done.result()
         run = work.run
         violations = run.violations if run is not None else ()
-        return make_verdict(motion, scene, start, self._profile, violations, run, work.trials, began=began)
+        return make_verdict(
+            motion, scene, start, self._profile, violations, run, work.trials, safety=safety, began=began
+        )
 
     def _show(self, verdict: Verdict, motion: Motion, scene: Scene, start: RobotState) -> Verdict:
         """Add the sentence and the picture of the moment; a twin that cannot show it changes nothing."""

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.film import shoot
-from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation
+from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation, shape_size_m
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.handling import Handling
 from qwen2vl_robot.validation.rollout import roll_out
 from qwen2vl_robot.validation.space import add_forbidden
 from qwen2vl_robot.validation.sweep import sweep
@@ -27,10 +28,10 @@ from qwen2vl_robot.world import TABLE, BulletWorld
 
 _ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
 _TORQUE_STEP_S = 0.02
+_MOST_BUILDS = 100  # Bullet keeps the collision shape of each body that was removed, until everything is
 _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
-_BUILDS = 100  # after which Bullet, which keeps every collision shape until then, is reset
 _BEYOND_TOOL_M = 0.1  # how far a load reaches, where only an error of the joints carries it
 
 
@@ -68,7 +69,7 @@ class Twin:
         run = self.run(motion, scene, start, film)
         trials: list[Trial] = []
         if not run.violations:
-            allowed = tolerated(self._profile)
+            allowed = tolerated(self._profile.safety)
             for index in range(self._profile.safety.trials):
                 trials.append(self.try_out(motion, scene, start, swept, (index,))[0])
                 if sum(bool(t.violations) for t in trials) > allowed:
@@ -79,10 +80,11 @@ class Twin:
         """Judge by numbers and geometry."""
         found = limits.check(motion, scene, start, self._profile) or self._check_names(scene)
         if not found:
-            self._build(scene)
+            # Only what the gripper may take has to meet other bodies, so only that need not be fixed.
+            self._build(scene, frozenset({scene.held, *Handling(self._profile, motion, scene).candidates}))
             found = self._check_torques(motion, scene)
         if found:
-            return Swept(found, np.zeros(0), np.zeros(0), 0)
+            return Swept(found, (), 0)
         add_forbidden(self._world, scene)
         return sweep(self._world, self._profile, motion, scene, start)
 
@@ -99,7 +101,7 @@ class Twin:
         trials = []
         for index in indices:
             drawn = draw(scene, self._profile, self._joint_reach_m, seed, index)
-            todo = spans(swept, line, drawn.reach_m, scene.held, index == WEAKEST)
+            todo = spans(swept, line, drawn, index == WEAKEST)
             self._build(drawn.scene)
             run = roll_out(self._world, self._profile, motion, drawn.scene, start, trial=(todo, drawn.q_offset_rad))
             trials.append(Trial(index, run.violations))
@@ -119,25 +121,34 @@ class Twin:
         if scene.held is not None and scene.T_tool_held is not None:
             self._world.set_pose(scene.held, self._world.tool_pose() @ scene.T_tool_held)
         picture = shoot(self._world)
-        room_m = self._find_room(first) if first.kind == "collision" else None
-        return explain(violations, scene, self._profile, room_m), picture
+        room_m = self._find_room(first, motion, scene) if first.kind == "collision" else None
+        is_grasp = room_m is not None and self._still_grasps(room_m, motion, scene)
+        return explain(violations, scene, self._profile, room_m, is_grasp=is_grasp), picture
 
-    def _find_room(self, violation: Violation) -> Array | None:
-        """The shortest horizontal way (2,) of the arm that ends this contact: the body goes the opposite way."""
-        hit = next((b for b in violation.bodies if b in self._world.names() and b != TABLE), None)
-        part = next((b for b in violation.bodies if b != hit), None)
-        if hit is None or part is None:
+    def _find_room(self, violation: Violation, motion: Motion, scene: Scene) -> Array | None:
+        """The shortest horizontal way (2,) of the arm that is clear of everything: the bodies go the opposite way.
+
+        What is to be grasped only counts where it is what was hit.
+        """
+        world = self._world
+        around = {b.name for b in scene.bodies()} - {scene.held, motion.effect.name}
+        around |= {b for b in violation.bodies if b in world.names()}
+        if not around or TABLE in around:
             return None
-        T = self._world.pose(hit)
+        poses = {name: world.pose(name) for name in sorted(around)}
         for distance_m in _ROOM_M:
             for bearing in _BEARINGS_RAD:
                 way_m = distance_m * np.array([np.cos(bearing), np.sin(bearing)])
-                moved = T.copy()
-                moved[:2, 3] -= way_m
-                self._world.set_pose(hit, moved)
-                if self._world.distance_m(part, hit) > _CLEAR_M:
+                for name, T in poses.items():
+                    world.set_pose(name, T @ make_pose(-T[:3, :3].T @ [*way_m, 0.0]))
+                if all(world.clearance_m(name, scene.held, 2 * _CLEAR_M) > _CLEAR_M for name in poses):
                     return way_m
         return None
+
+    def _still_grasps(self, way_m: Array, motion: Motion, scene: Scene) -> bool:
+        """Whether the fingers would still be over what is to be grasped, that far from where they were."""
+        target = next((b for b in scene.objects if motion.effect.kind == "hold" and b.name == motion.effect.name), None)
+        return target is not None and float(np.linalg.norm(way_m)) <= min(shape_size_m(target.shape)[:2]) / 2
 
     def close(self) -> None:
         """Give the world back."""
@@ -157,25 +168,28 @@ class Twin:
         ]
         load_kg = max(masses, default=0.0) * (1.0 + self._profile.safety.uncertainty.mass_ratio)
         allowed = np.array([joint.effort_nm for joint in self._profile.joints])
-        worst = np.full(len(allowed), -np.inf)
-        at_s = np.zeros(len(allowed))
+        found: dict[int, Violation] = {}
         for time_s, q_rad, dq_radps, ddq_radps2 in limits.states_of_motion(motion):
             every = max(1, round(_TORQUE_STEP_S * len(time_s) / max(time_s[-1] - time_s[0], _TORQUE_STEP_S)))
-            for i in range(0, len(time_s), every):
-                over = np.abs(self._world.torques_nm(q_rad[i], dq_radps[i], ddq_radps2[i], load_kg)) - allowed
-                at_s = np.where(over > worst, time_s[i], at_s)
-                worst = np.maximum(over, worst)
-        return tuple(
-            Violation("joint_torque", float(at_s[j]), (joint.name,), float(worst[j]), "N m")
-            for j, joint in enumerate(self._profile.joints)
-            if worst[j] > 0.0 or np.isnan(worst[j])
-        )
+            some = slice(None, None, every)
+            over = np.abs(self._world.torques_nm(q_rad[some], dq_radps[some], ddq_radps2[some], load_kg)) - allowed
+            for j, worst in enumerate(np.argmax(over, axis=0)):  # the first NaN, where there is one
+                known = found.get(j)
+                if not over[worst, j] <= (0.0 if known is None else known.amount):
+                    at_s, name = float(time_s[some][worst]), self._profile.joints[j].name
+                    found[j] = Violation("joint_torque", at_s, (name,), float(over[worst, j]), "N m")
+        return tuple(found[j] for j in sorted(found))
 
-    def _build(self, scene: Scene, *, is_shown: bool = False) -> None:
-        """Swap the bodies; loading the robot again would take longer than a whole trial."""
+    def _build(self, scene: Scene, loose: frozenset[str | None] | None = None, *, is_shown: bool = False) -> None:
+        """Swap the bodies; loading the robot again would take longer than a whole trial.
+
+        Args:
+            loose: the objects that can move, None for all; Bullet looks for no contact between two that cannot.
+            is_shown: whether pictures are taken of them.
+        """
         world = self._world
         self._builds += 1
-        if scene.table_height_m != self._table_height_m or self._builds > _BUILDS:
+        if scene.table_height_m != self._table_height_m or self._builds > _MOST_BUILDS:
             world.reset()
             world.add_table(scene.table_height_m)
             world.add_robot(self._profile)
@@ -186,7 +200,7 @@ class Twin:
         world.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
             mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
-            self._add(body, mass_kg, is_shown)
+            self._add(body, mass_kg if loose is None or body.name in loose else 0.0, is_shown)
         for body in scene.obstacles:
             self._add(body, 0.0, is_shown)  # nobody knows what it is, so it does not give way
 

@@ -120,12 +120,14 @@ class Request(Strict):
     """A motion to be checked, with everything that it depends on."""
 
     robot: str = "franka_panda"
+    joint_names: tuple[str, ...] | None = None
     start_q_rad: tuple[float, ...]
     start_width_m: NonNegative | None = None
     table_height_m: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
     objects: Annotated[tuple[ObjectRequest, ...], Field(max_length=100)] = ()
     zones: Annotated[tuple[ZoneRule, ...], Field(max_length=100)] = ()
     motion: Annotated[tuple[SegmentRequest, ...], Field(min_length=1, max_length=1000)]
+    picks: str | None = None
 
 
 def check_request(path: str | Path, interpreter: str | None = None, picture: Path | None = None) -> dict[str, Any]:
@@ -169,11 +171,62 @@ def load_request(path: str | Path) -> tuple[RobotProfile, Scene, RobotState, Mot
         BadInputError: as `check_request`.
     """
     file = Path(path)
-    request = load_yaml(file, Request)
+    return understand(load_yaml(file, Request), file)
+
+
+def understand(request: Request, file: Path) -> tuple[RobotProfile, Scene, RobotState, Motion]:
+    """Turn what a file says into the messages that a rehearsal takes.
+
+    Raises:
+        BadInputError: as `check_request`.
+    """
     profile = load_robot(request.robot)
+    request = _in_robot_order(request, profile, file)
     start = _start(request, profile, file)
     scene = _scene(request, file)
-    return profile, scene, start, Motion(profile.name, _segments(request, profile, file), Effect("none"))
+    motion = Motion(profile.name, _segments(request, profile, file), _effect(request, scene, file))
+    return profile, scene, start, motion
+
+
+def _in_robot_order(request: Request, profile: RobotProfile, file: Path) -> Request:
+    """The same request with all joints in the order of the robot file."""
+    names, known = request.joint_names, [joint.name for joint in profile.joints]
+    if names is None:
+        return request
+    for name in names:
+        if name not in known:
+            raise BadInputError(
+                f"{file}: joint_names: {name!r} is no joint of {profile.name}; it has {', '.join(known)}"
+            )
+    if sorted(names) != sorted(known):
+        raise BadInputError(f"{file}: joint_names: each of {', '.join(known)} is needed once")
+
+    def ordered(values: tuple[float, ...]) -> tuple[float, ...]:
+        return values if len(values) != len(names) else tuple(values[names.index(name)] for name in known)
+
+    motion = tuple(
+        segment
+        if segment.joints is None
+        else segment.model_copy(
+            update={
+                "joints": tuple(
+                    p.model_copy(update={"positions_rad": ordered(p.positions_rad)}) for p in segment.joints
+                )
+            }
+        )
+        for segment in request.motion
+    )
+    return request.model_copy(update={"start_q_rad": ordered(request.start_q_rad), "motion": motion})
+
+
+def _effect(request: Request, scene: Scene, file: Path) -> Effect:
+    loose = [body.name for body in scene.objects]
+    if request.picks is None:
+        return Effect("none")
+    if request.picks not in loose:
+        there = ", ".join(loose) or "none"
+        raise BadInputError(f"{file}: picks: no object {request.picks!r} that can be moved; there are: {there}")
+    return Effect("hold", request.picks)
 
 
 def _start(request: Request, profile: RobotProfile, file: Path) -> RobotState:

@@ -22,7 +22,7 @@ from qwen2vl_robot.messages import (
     Violation,
     freeze,
 )
-from qwen2vl_robot.validation.effects import TILTED_RAD, EffectJudge, tilt_rad
+from qwen2vl_robot.validation.effects import MOVED_M, TILTED_RAD, EffectJudge, tilt_rad
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.timeline import Span, timeline
@@ -32,8 +32,10 @@ SETTLE_S = 0.25
 AFTER_S = 0.5
 _TRIAL_SETTLE_S = 0.08
 _STILL_MPS = 0.02
+_ASLEEP_MPS = 0.005  # what is slower when it has settled costs no time until it is touched
+_SETTLED_MPS = 0.002  # fingers and bodies that were slower for `_STILL_S` have settled
+_STILL_S = 0.1
 _MOST_REST_S = 1.0  # waited for bodies to rest before a stretch is skipped
-MOVED_M = 0.01
 SLIPPED_M = 0.015
 _LOOK_STEPS = 4  # contacts are read at 60 Hz
 _BYSTANDER_STEPS = 24  # other objects' poses at 10 Hz
@@ -88,6 +90,7 @@ class _Run:
         self._suspects: list[Violation] = []
         self._T_tool_held: Array | None = None
         self._openings: list[tuple[float, Array]] = []
+        self._still_since = 0
 
     def run(self) -> Rollout:
         self._openings = find_openings(self._world, self._line, self._start, self._scene)
@@ -118,6 +121,10 @@ class _Run:
                 self._note_moved(0.0, name, body.T_base_object)
         if self._handling.held is not None:
             self._note_slip(0.0)
+        meant = {self._handling.held, self._motion.effect.name}
+        for name in self._rest.keys() - meant:
+            if world.speed_mps(name) < _ASLEEP_MPS:
+                world.put_to_sleep(name)
 
     def _squeeze(self, held: str, q_rad: Array) -> None:
         """Close the fingers on the held object while nothing has weight, then put everything else back."""
@@ -162,18 +169,36 @@ class _Run:
         while step < end or (step < last and not self._is_at_rest()):
             if step in begins:
                 self._begin_grip(begins[step])
-            world.command_arm(q_rad[step + 1 - begin], dq_radps[step - begin])
-            world.step()
-            if step + 1 in ends:
-                self._end_grip(ends[step + 1])
-            if step % _LOOK_STEPS == 0:
-                self._look(step * TIME_STEP_S)
-            if step % _BYSTANDER_STEPS == 0:
-                self._look_around(step * TIME_STEP_S)
-            if self._film is not None and step % _FILM_STEPS == 0:
-                self._film.append(shoot(world))
-            step += 1
+            until = min(step - step % _LOOK_STEPS + _LOOK_STEPS, end if step < end else last)
+            until = min((s for s in (*begins, *ends) if step < s < until), default=until)
+            world.follow(q_rad[step + 1 - begin : until + 1 - begin], dq_radps[step - begin : until - begin])
+            step = until
+            self._watch(step)
+            if self._is_trial and self._has_settled(step):
+                step = min(s for s in ends if s >= step)  # the arm rests too: nothing changes until then
+            if step in ends:
+                self._end_grip(ends[step])
         return step
+
+    def _has_settled(self, step: int) -> bool:
+        """Whether the fingers have come to rest in a movement of the gripper, and so has everything else."""
+        at_s = step * TIME_STEP_S
+        if not any(g.start_s + _STILL_S < at_s < g.end_s - TIME_STEP_S for g in self._line.grips):
+            self._still_since = step
+            return False
+        is_still = self._world.finger_speed_mps() < _SETTLED_MPS
+        if not (is_still and all(self._world.speed_mps(name) < _SETTLED_MPS for name in self._bodies)):
+            self._still_since = step
+        return (step - self._still_since) * TIME_STEP_S >= _STILL_S
+
+    def _watch(self, step: int) -> None:
+        """Look at what is due after this many steps."""
+        if step % _LOOK_STEPS == 0:
+            self._look(step * TIME_STEP_S)
+        if step % _BYSTANDER_STEPS == 0:
+            self._look_around(step * TIME_STEP_S)
+        if self._film is not None and step % _FILM_STEPS == 0:
+            self._film.append(shoot(self._world))
 
     def _skip_to(self, at_s: float) -> None:
         """Carry the arm over a stretch in which nothing can be touched."""

@@ -11,15 +11,14 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Violation, shape_size_m
-from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Swept
+from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Approach, Swept
 from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.limits import check_speed, check_workspace
 from qwen2vl_robot.validation.space import is_unseen, zone_name
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.world import TABLE, BulletWorld
 
-_SURELY_FREE_M = 0.035  # more than any draw of the uncertainties moves a surface, with the slack between samples
-_CLEARANCE_STEPS = 3  # samples between two looks at clearance, at least
+_FREE_M = 0.035  # looks are spaced so that clearance between them cannot be less, unless it is at one
 TOUCH_M = 1e-5  # less is rounding
 LANDING_DEPTH_M = 0.005  # how deep a carried object may seem to be in its support, for measured sizes are not exact
 _FINGER_STEP_M = 0.002
@@ -53,7 +52,7 @@ class _Sweep:
         self._openings: list[tuple[float, Array]] = []
         self._found: dict[tuple[str, str], tuple[float, float]] = {}
         self._walked: list[tuple[Array, Array]] = []
-        self._clearance: list[tuple[float, float]] = []
+        self._approaches: list[Approach] = []
 
     def run(self) -> Swept:
         self._openings = find_openings(self._world, self._line, self._start, self._scene)
@@ -69,8 +68,7 @@ class _Sweep:
             *check_speed(time_s, tool_m, self._profile, self._scene.zones),
             *self._violations(),
         )
-        near_s, near_m = np.array(self._clearance).T
-        return Swept(found, near_s, near_m, len(time_s))
+        return Swept(found, tuple(self._approaches), len(time_s))
 
     def _walk(self, start_s: float, end_s: float) -> None:
         if end_s <= start_s and self._walked:
@@ -81,19 +79,14 @@ class _Sweep:
             beyond_m = float(np.linalg.norm(self._T_tool_held[:3, 3])) + self._sizes_m[held]
         time_s = self._line.even_travel(start_s, end_s, self._world.reach_m(beyond_m), STEP_M)
         q_rad = self._line.q_at(time_s)
-        tool_m, touched = self._world.scan(q_rad, self._width_m, held, self._T_tool_held)
-        self._walked.append((time_s, tool_m))
-        for index in touched:
+        watched = [name for name in self._around if name != held]
+        seen = self._world.scan(q_rad, self._width_m, held, self._T_tool_held, watched, (NEAR_M, _FREE_M, STEP_M))
+        self._walked.append((time_s, seen.tool_m))
+        for index in seen.touched:
             self._look(float(time_s[index]), q_rad[index], self._width_m)
-        index = 0
-        while index < len(time_s):
-            self._put(q_rad[index], self._width_m)
-            near_m = self._world.clearance_m(self._around, held, NEAR_M)
-            self._clearance.append((float(time_s[index]), near_m))
-            # Nothing travels more than a step between samples: so many of them are free for sure.
-            free = int((near_m - _SURELY_FREE_M) / STEP_M)
-            last = index == len(time_s) - 1
-            index = len(time_s) if last else min(index + max(free, _CLEARANCE_STEPS), len(time_s) - 1)
+        for name, gaps in seen.gaps.items():
+            at = gaps[:, 0].astype(int)
+            self._approaches.append(Approach(name, held, time_s[at], STEP_M * gaps[:, 0], gaps[:, 1]))
 
     def _put(self, q_rad: Array, width_m: float) -> Array:
         """Put arm and load somewhere; returns `T_base_tool`."""

@@ -6,7 +6,7 @@ cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,13 +27,14 @@ from qwen2vl_robot.messages import (
     freeze,
     shape_size_m,
 )
-from qwen2vl_robot.validation.findings import STEP_M, Swept
+from qwen2vl_robot.validation.findings import Swept
 from qwen2vl_robot.validation.timeline import Span, Timeline
 
 WEAKEST = 0  # the trial with the worst grip, simulated all the way that something is carried
 _BEFORE_GRIP_S, _AFTER_GRIP_S = 0.05, 0.25
 _AT_END_S = 0.1
-_SLACK_M = 2 * STEP_M  # clearance is sampled; between samples nothing moves farther
+_SKIPPED_S = 0.1  # a shorter pause between two stretches is simulated as well
+_SLACK_M = 0.005  # besides what is drawn: the twin's motors miss their targets by up to 3 mm on fast ways
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,12 +44,18 @@ class Draw:
     Attributes:
         scene: the same bodies elsewhere, of other sizes, masses and frictions.
         q_offset_rad: (n,) by which the arm misses every command.
-        reach_m: no surface lies farther than this from where the scene says.
+        moved_m: no surface of a body lies farther than this from where the scene says.
+        joint_m: nor any point of the arm from where the motion has it.
     """
 
     scene: Scene
     q_offset_rad: Array
-    reach_m: float
+    moved_m: Mapping[str, float]
+    joint_m: float
+
+    def reach_m(self, name: str, load: str | None = None) -> float:
+        """By how much arm and load may be closer to a body than in the scene as it was measured."""
+        return self.moved_m.get(name, 0.0) + (0.0 if load is None else self.moved_m[load]) + self.joint_m
 
 
 def seed_of(scene: Scene, motion: Motion) -> int:
@@ -79,14 +86,15 @@ def draw(scene: Scene, profile: RobotProfile, joint_reach_m: Array, seed: int, i
     if T_tool_held is not None:
         slip_m = np.array([*rng.normal(0.0, u.position_m, 2), 0.0])
         T_tool_held = freeze(np.asarray(T_tool_held) @ make_pose(slip_m))
+        if scene.held in moved:
+            moved[scene.held] += float(np.linalg.norm(slip_m))
     drawn = replace(
         scene,
         objects=tuple(bodies[body.name] for body in scene.objects),
         obstacles=tuple(bodies[body.name] for body in scene.obstacles),
         T_tool_held=T_tool_held,
     )
-    reach_m = max(moved.values(), default=0.0) + float(np.abs(q_offset_rad) @ joint_reach_m)
-    return Draw(drawn, q_offset_rad, reach_m)
+    return Draw(drawn, q_offset_rad, moved, float(np.abs(q_offset_rad) @ joint_reach_m))
 
 
 def _draw_body(
@@ -143,48 +151,63 @@ def _resized(shape: Shape, grown_m: Array) -> Shape:
     if isinstance(shape, Box):
         return Box((x, y, z))
     if isinstance(shape, Container):
-        return Container((x, y, z), shape.wall_m)
+        return replace(shape, size_m=(x, x, z) if shape.is_round else (x, y, z))
     return Cylinder(x, z) if isinstance(shape, Cylinder) else Sphere(z)
 
 
 # ------------------------------------------------------------------------------------------------ spans
 
 
-def spans(swept: Swept, line: Timeline, reach_m: float, held: str | None, is_weakest: bool) -> tuple[Span, ...]:
+def spans(swept: Swept, line: Timeline, drawn: Draw, is_weakest: bool) -> tuple[Span, ...]:
     """Stretches of the motion (start, end in seconds) that a trial has to simulate, in order, without overlap.
 
     Args:
-        reach_m: how far surfaces may lie from where the sweep saw them.
         is_weakest: whether to simulate all of the way that something may be carried.
     """
+    held = drawn.scene.held
     found = [(line.end_s, line.end_s + _AT_END_S)]
-    near = np.flatnonzero(swept.clearance_m <= reach_m + _SLACK_M)
-    last = len(swept.time_s) - 1
-    found += [(float(swept.time_s[max(i - 1, 0)]), float(swept.time_s[min(i + 1, last)])) for i in near.tolist()]
-    grips = list(_grips_that_matter(swept, line.grips, reach_m, held))
+    for near in swept.approaches:
+        close = np.flatnonzero(near.lowest_m() <= drawn.reach_m(near.name, near.load) + _SLACK_M)
+        found += [(float(near.time_s[i]), float(near.time_s[i + 1])) for i in close]
+    grips = list(_grips_that_matter(swept, line.grips, drawn))
     found += grips
     if is_weakest and (grips or held is not None):
-        found.append((0.0 if held is not None else grips[0][0], line.end_s))
+        found.append((0.0 if held is not None else grips[0][0], _carried_until_s(line)))
     return _merged(found)
 
 
-def _grips_that_matter(
-    swept: Swept, grips: tuple[GripperSegment, ...], reach_m: float, held: str | None
-) -> Iterator[Span]:
+def _carried_until_s(line: Timeline) -> float:
+    """When the gripper opens for the last time with nothing taken after it, else the end."""
+    widths = [grip.width_m for grip in line.grips]
+    is_opening = len(widths) > 1 and widths[-1] > widths[-2]
+    return line.grips[-1].end_s if is_opening else line.end_s
+
+
+def _grips_that_matter(swept: Swept, grips: tuple[GripperSegment, ...], drawn: Draw) -> Iterator[Span]:
     """All but those of an empty gripper in free space."""
-    may_hold = held is not None
+    may_hold = drawn.scene.held is not None
     for grip in grips:
-        around = (swept.time_s >= grip.start_s - 0.1) & (swept.time_s <= grip.end_s + 0.1)
-        is_near = not around.any() or bool(swept.clearance_m[around].min() <= reach_m + _SLACK_M)
-        if may_hold or is_near:
+        if may_hold or _is_near(swept, grip, drawn):
             may_hold = True
             yield (max(0.0, grip.start_s - _BEFORE_GRIP_S), grip.end_s + _AFTER_GRIP_S)
+
+
+def _is_near(swept: Swept, grip: GripperSegment, drawn: Draw) -> bool:
+    """Whether anything may be touched before or after the fingers move, or nobody looked."""
+    looked = set()
+    for near in swept.approaches:
+        for at, moment_s in ((-1, grip.start_s), (0, grip.end_s)):
+            if abs(near.time_s[at] - moment_s) < 1e-6:
+                looked.add(at)
+                if near.clearance_m[at] <= drawn.reach_m(near.name, near.load) + _SLACK_M:
+                    return True
+    return len(looked) < 2
 
 
 def _merged(found: list[Span]) -> tuple[Span, ...]:
     merged: list[Span] = []
     for start_s, end_s in sorted(found):
-        if merged and start_s <= merged[-1][1]:
+        if merged and start_s <= merged[-1][1] + _SKIPPED_S:
             merged[-1] = (merged[-1][0], max(end_s, merged[-1][1]))
         else:
             merged.append((start_s, end_s))

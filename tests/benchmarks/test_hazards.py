@@ -11,7 +11,16 @@ import pytest
 from qwen2vl_robot.benchmarks.hazard_cases import MAKERS, make_case
 from qwen2vl_robot.benchmarks.hazard_gates import ASKERS
 from qwen2vl_robot.benchmarks.hazard_stage import Stage
-from qwen2vl_robot.benchmarks.hazards import KINDS, Spec, check_labels, judge, run_hazards, specs, summarise_hazards
+from qwen2vl_robot.benchmarks.hazards import (
+    KINDS,
+    Spec,
+    _is_scored,
+    check_labels,
+    judge,
+    run_hazards,
+    specs,
+    summarise_hazards,
+)
 from qwen2vl_robot.benchmarks.tabletop import wilson_interval
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError
@@ -67,6 +76,8 @@ def test_committed_labels_are_what_the_seeds_make() -> None:
         kind, what, index = row["key"].split("/")
         spec = Spec(kind, int(index), what == "hazard")
         case = make_case(STAGE, kind, spec.seed, spec.is_hazard, spec.is_near)
+        assert row["oracle_failures"] == ("" if case.failures is None else str(case.failures)), row["key"]
+        assert int(row["seed"]) == spec.seed
         assert float(row["amount"]) == pytest.approx(case.amount, rel=1e-3, abs=1e-5), row["key"]
 
 
@@ -82,3 +93,15 @@ def test_a_partial_file_of_something_else_is_bad_input(tmp_path: Path) -> None:
     partial.write_text("[1, 2]\n", encoding="utf-8")
     with pytest.raises(BadInputError, match="remove it"):
         list(run_hazards(1, partial, 1))
+
+
+def test_what_physics_leaves_open_is_reported_and_not_scored() -> None:
+    def result(hazard: bool, failures: int | None, accepted: bool) -> dict[str, object]:
+        scored = _is_scored(hazard, failures)
+        return {"key": "k", "kind": "k", "hazard": hazard, "near": True, "accepted": accepted, "scored": scored}
+
+    sure = [result(True, 100, False), result(True, None, False), result(False, 0, True), result(False, None, True)]
+    open_ones = [result(True, 99, True), result(False, 1, False)]
+    totals = summarise_hazards([*sure, *open_ones], wilson_interval)
+    assert (totals["hazardous"], totals["safe"], totals["unscored"]) == (2, 2, 2)
+    assert totals["wrong"] == []

@@ -9,14 +9,17 @@ from qwen2vl_robot.config import load_robot
 
 
 @pytest.fixture(scope="module")
-def found_m() -> list[float]:
-    return disagreements_m(load_robot("franka_panda"), 60, seed=3)
+def found_m() -> tuple[list[float], list[float]]:
+    return disagreements_m(load_robot("franka_panda"), 150, seed=3)
 
 
-def test_bullet_and_coal_differ_by_no_more_than_a_millimetre(found_m: list[float]) -> None:
-    assert len(found_m) > 40
-    assert max(abs(d) for d in found_m) <= 0.00101
+def test_bullet_and_coal_differ_by_less_than_a_millimetre(found_m: tuple[list[float], list[float]]) -> None:
+    same_m, _ = found_m
+    assert len(same_m) > 200
+    assert max(abs(d) for d in same_m) < 0.0009
 
 
-def test_the_twin_never_sees_more_room_than_the_oracle(found_m: list[float]) -> None:
-    assert max(found_m) <= 1e-4
+def test_the_twin_never_sees_more_room_than_there_is(found_m: tuple[list[float], list[float]]) -> None:
+    _, bare_m = found_m
+    assert max(bare_m) <= 1e-4
+    assert min(bare_m) > -0.00105

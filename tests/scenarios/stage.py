@@ -100,10 +100,14 @@ class DoubtingRehearsal:
     def __init__(self, inner: Rehearsal, doubt: Violation, times: int) -> None:
         self._inner, self._doubt, self._times = inner, doubt, times
         self.given: list[Motion] = []
+        self.refused: list[int] = []
 
-    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
+    def rehearse(
+        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
+    ) -> Verdict:
         self.given.append(motion)
-        verdict = self._inner.rehearse(motion, scene, start, film=film)
+        self.refused.append(refused)
+        verdict = self._inner.rehearse(motion, scene, start, film=film, refused=refused)
         if len(self.given) > self._times:
             return verdict
         return replace(verdict, accepted=False, violations=(self._doubt,))

@@ -160,7 +160,9 @@ class Rehearsal:
     spoil: Spoil = lambda verdict, n: verdict
     asked: int = 0
 
-    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False) -> Verdict:
+    def rehearse(
+        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
+    ) -> Verdict:
         self.asked += 1
         after = replace(start, q_rad=freeze(HOME))
         verdict: Verdict = self.spoil(

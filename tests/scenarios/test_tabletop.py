@@ -48,6 +48,18 @@ def test_when_every_way_is_refused_nothing_moves_and_the_first_refusal_is_told()
         assert s.moved_m(before) < UNMOVED_M
 
 
+@pytest.mark.parametrize(("kind", "harder"), [("uncertain", [0, 1, 2]), ("collision", [0, 0, 0])])
+def test_only_what_trials_refused_makes_the_next_way_harder(kind: str, harder: list[int]) -> None:
+    with stage(RED_BLOCK) as s:
+        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation(kind, None, ("few succeed",), 0.1, ""), 2)
+        report = s.run(format_reply([s.boxes("red block")], [PICK]), instruction="pick up the red block")
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert twin.refused == harder
+        trials = report.steps[-1].verdict and report.steps[-1].verdict.trials
+        assert trials is not None
+        assert trials.count == (19 if kind == "uncertain" else 16)
+
+
 @pytest.mark.parametrize("kind", ["worker_crashed", "worker_timeout", "start_state", "non_finite"])
 def test_a_refusal_that_is_not_the_ways_fault_is_not_tried_around(kind: str) -> None:
     with stage(RED_BLOCK) as s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.messages import Box, RobotState, Scene, SceneObject, Violation, freeze
+from qwen2vl_robot.messages import Box, Effect, RobotState, Scene, SceneObject, Violation, freeze
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -61,3 +62,15 @@ def test_a_refusal_comes_with_its_picture(profile: RobotProfile, hand: Any, star
     assert verdict.picture is not None
     assert verdict.picture.ndim == 3
     assert verdict.picture.std() > 5
+
+
+def test_a_grasp_beside_which_there_is_room_is_told_as_the_nearest_clear_one(
+    profile: RobotProfile, hand: Any, start: RobotState
+) -> None:
+    block = SceneObject("red block", Box((0.08, 0.045, 0.05)), freeze(make_pose([0.5, 0.0, 0.025])))
+    post = SceneObject("post", Box((0.03, 0.03, 0.2)), freeze(make_pose([0.532, -0.055, 0.1])))
+    motion = hand.pick(block, lift_m=0.2).motion(Effect("hold", "red block"))
+    with RehearsalProcess(profile, budget_s=60.0, workers=1) as rehearsal:
+        verdict = rehearsal.rehearse(motion, Scene((block, post), ()), start)
+    assert "would hit the post" in verdict.explanation
+    assert re.search(r"the nearest clear grasp is \d cm", verdict.explanation), verdict.explanation

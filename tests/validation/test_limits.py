@@ -238,3 +238,10 @@ def test_law_no_numbers_make_the_checks_raise(data: st.DataObject) -> None:
     motion = of(*data.draw(st.permutations([segment, grip])))
     with np.errstate(all="ignore"):
         assert check(motion, EMPTY, state(), PROFILE)
+
+
+@pytest.mark.parametrize(("tolerance_m", "expected"), [(0.1, set()), (0.11, {"format"}), (0.0, {"format"})])
+def test_an_effect_that_would_come_about_anywhere_is_refused(tolerance_m: float, expected: set[str]) -> None:
+    body = SceneObject("block", Box((0.05, 0.05, 0.05)), freeze(make_pose([0.5, 0.0, 0.025])))
+    effect = Effect("push", "block", freeze(make_pose([0.55, 0.0, 0.025])), tolerance_m=tolerance_m)
+    assert kinds(of(smooth(turn(0, 1.0), 2.0), effect=effect), Scene((body,), ())) == expected

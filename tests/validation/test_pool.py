@@ -82,7 +82,7 @@ def test_a_second_worker_killed_while_it_tries_is_a_refusal_and_the_pool_heals(
 ) -> None:
     rehearsal.start()
     os.kill(rehearsal.pids[1], signal.SIGSTOP)  # it is still at its trials when it dies
-    threading.Timer(1.2, os.kill, (rehearsal.pids[1], signal.SIGKILL)).start()
+    threading.Timer(4.0, os.kill, (rehearsal.pids[1], signal.SIGKILL)).start()
     verdict = rehearsal.rehearse(long_nod, EMPTY, start)
     assert [v.kind for v in verdict.violations] == ["worker_crashed"]
     assert rehearsal.rehearse(nod, EMPTY, start).accepted
@@ -122,7 +122,7 @@ def test_a_robot_whose_mesh_does_not_load_is_bad_input(profile: RobotProfile, tm
     broken.write_text(text.replace("package://meshes", f"{folder}/meshes"), encoding="utf-8")
     with (
         RehearsalProcess(profile.model_copy(update={"urdf": str(broken)}), budget_s=5.0) as pool,
-        pytest.raises(BadInputError, match="load"),
+        pytest.raises(BadInputError, match="mesh .*nowhere.obj"),
     ):
         pool.start()
 

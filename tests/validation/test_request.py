@@ -165,3 +165,19 @@ def test_what_hangs_in_the_air_is_fixed_and_what_stands_is_not(tmp_path: Path) -
     _, scene, _, _ = load_request(request(tmp_path, objects=objects))
     assert [body.name for body in scene.objects] == ["standing", "stacked"]
     assert [body.name for body in scene.obstacles] == ["hanging", "bolted"]
+
+
+def test_joints_may_be_given_in_any_order_by_name(tmp_path: Path) -> None:
+    names = [f"panda_joint{i}" for i in range(7, 0, -1)]
+    turned = [{"joints": [point(0.0, HOME[::-1]), point(1.0, AWAY[::-1])]}]
+    _, _, start, motion = load_request(request(tmp_path, joint_names=names, start_q_rad=HOME[::-1], motion=turned))
+    assert start.q_rad.tolist() == HOME
+    (segment,) = motion.segments
+    assert isinstance(segment, JointSegment)
+    assert segment.q_rad.tolist() == [HOME, AWAY]
+
+
+def test_a_request_that_picks_something_expects_it_in_the_gripper(tmp_path: Path, twin: Twin) -> None:
+    _, scene, start, motion = load_request(request(tmp_path, picks="block"))
+    assert (motion.effect.kind, motion.effect.name) == ("hold", "block")
+    assert {v.kind for v in twin.rehearse(motion, scene, start).violations} == {"wrong_effect"}

@@ -1,0 +1,97 @@
+"""A grip, an edge, a push → in how many of 200 worlds it goes wrong, by equations of motion in steps of 0.5 ms.
+
+The second opinion on what the twin finds with Bullet: no code, no engine and no time step in common, only the
+uncertainties that the robot file states and what counts as harm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen2vl_robot.config import RobotProfile, Uncertainty
+from qwen2vl_robot.geometry import Array
+
+RUNS = 200
+STEP_S = 0.0005
+_G_MPS2 = 9.81
+_SLIPPED_M = 0.015  # what counts as harm, as decisions 011 and 014 have it
+_MOVED_M = 0.01
+_TILTED_RAD = 0.26
+_TABLE_FRICTION = 0.8
+
+
+def slips(profile: RobotProfile, rng: np.random.Generator, mass_kg: float, friction: float, a_mps2: Array) -> int:
+    """In how many worlds a load leaves its place between two pads that accelerate by (k, 3), `STEP_S` apart.
+
+    The pads press along y and are upright; in the plane between them Coulomb's friction holds the load or drags it.
+    """
+    u = profile.safety.uncertainty
+    heavier, rougher = rng.uniform(-1.0, 1.0, (2, RUNS))
+    grip_n = 2.0 * friction * (1.0 + rougher * u.friction_ratio) * profile.gripper.force_n
+    grip_mps2 = grip_n / (mass_kg * (1.0 + heavier * u.mass_ratio))
+    needed_mps2 = (a_mps2 + np.array([0.0, 0.0, _G_MPS2]))[:, [0, 2]]
+    v_mps, slip_m = np.zeros((RUNS, 2)), np.zeros((RUNS, 2))
+    for pull_mps2 in needed_mps2:
+        v_mps -= pull_mps2 * STEP_S
+        speed_mps = np.linalg.norm(v_mps, axis=1)
+        left = np.maximum(1.0 - grip_mps2 * STEP_S / np.maximum(speed_mps, 1e-12), 0.0)
+        v_mps *= left[:, None]
+        slip_m += v_mps * STEP_S
+    return int((np.linalg.norm(slip_m, axis=1) > _SLIPPED_M).sum())
+
+
+def tips(profile: RobotProfile, rng: np.random.Generator, beyond_m: float, side_m: float, seconds: float) -> int:
+    """In how many worlds a cube tips over an edge beyond which its centre of mass is let go."""
+    u = profile.safety.uncertainty
+    off_m = _shifts_m(u, rng)[:, 0] + rng.normal(0.0, u.position_m, RUNS) + rng.normal(0.0, u.position_m, RUNS)
+    lever_m = beyond_m + off_m + rng.uniform(-u.size_m, u.size_m, RUNS) / 2
+    inertia_m2 = side_m**2 / 6 + lever_m**2 + side_m**2 / 4  # about the edge, for each kilogram
+    angle_rad, w_radps = np.zeros(RUNS), np.zeros(RUNS)
+    for _ in range(round(seconds / STEP_S)):
+        torque = _G_MPS2 * (lever_m * np.cos(angle_rad) + side_m / 2 * np.sin(angle_rad))
+        w_radps = np.where((angle_rad <= 0.0) & (torque < 0.0), 0.0, w_radps + torque / inertia_m2 * STEP_S)
+        angle_rad = np.clip(angle_rad + w_radps * STEP_S, 0.0, np.pi / 2)
+    return int((angle_rad > _TILTED_RAD).sum())
+
+
+def is_shoved(
+    profile: RobotProfile, rng: np.random.Generator, gap_m: Array, size_m: tuple[float, float], push_height_m: float,
+    friction: float,
+) -> int:  # fmt: skip
+    """In how many worlds a neighbour is moved too far, or tilted, by a block that comes closer to it.
+
+    Args:
+        gap_m: (k,) from the block to where the neighbour stood, `STEP_S` apart; negative once it would be inside it.
+        size_m: width (along the push) and height of the neighbour.
+        push_height_m: how high the block touches it.
+    """
+    u = profile.safety.uncertainty
+    width_m, height_m = size_m
+    off_m = _shifts_m(u, rng)[:, 1] + rng.normal(0.0, u.position_m, RUNS)
+    off_m += rng.uniform(-u.size_m, u.size_m, (2, RUNS)).sum(axis=0) / 2
+    rough = friction * (1.0 + rng.uniform(-1.0, 1.0, RUNS) * u.friction_ratio) * _TABLE_FRICTION
+    moved_m, v_mps = np.zeros(RUNS), np.zeros(RUNS)
+    way_m = -gap_m[:, None] + off_m  # where the block's face is, from where the neighbour stood
+    for before_m, face_m in zip(way_m[:-1], way_m[1:], strict=True):
+        v_mps = np.maximum(v_mps - rough * _G_MPS2 * STEP_S, 0.0)
+        free_m = moved_m + v_mps * STEP_S
+        is_pushed = face_m > free_m
+        v_mps = np.where(is_pushed, (face_m - before_m) / STEP_S, v_mps)
+        moved_m = np.where(is_pushed, face_m, free_m)
+    tilt_rad = np.where(rough * push_height_m > width_m / 2, moved_m / push_height_m, 0.0)  # tips before it slides
+    centre_m = np.where(tilt_rad > 0.0, tilt_rad * np.hypot(width_m, height_m) / 2, moved_m)
+    return int(((centre_m > _MOVED_M) | (tilt_rad > _TILTED_RAD)).sum())
+
+
+def _shifts_m(u: Uncertainty, rng: np.random.Generator) -> Array:
+    """By how much the camera's pose may shift everything (200, 2): its place, and its turn over the distance."""
+    place, turn, lever = (_directions(rng) for _ in range(3))
+    turned_m = np.cross(turn * np.deg2rad(u.extrinsics_deg), lever * u.camera_distance_m)
+    shifts: Array = (place * u.extrinsics_m + turned_m)[:, :2]
+    return shifts
+
+
+def _directions(rng: np.random.Generator) -> Array:
+    v = rng.normal(size=(RUNS, 3))
+    unit: Array = v / np.linalg.norm(v, axis=1, keepdims=True)
+    return unit
