@@ -264,26 +264,6 @@ class Phrasing(Strict):
     held_out: tuple[str, ...] = ()
 
 
-class Phrasings(Strict):
-    """sim/tasks/phrasings.yaml."""
-
-    pick: Phrasing
-    on: Phrasing
-    in_: Phrasing
-    left_of: Phrasing
-    right_of: Phrasing
-    in_front_of: Phrasing
-    behind: Phrasing
-    next_to: Phrasing
-    push_left: Phrasing
-    push_right: Phrasing
-    push_away: Phrasing
-    push_closer: Phrasing
-    home: Phrasing
-    wait: Phrasing
-    refuse: Phrasing
-
-
 # ------------------------------------------------------------------------------------- scenes of the plant
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("geometry", "messages"),
-    ("ports", "resources", "config", "process", "description"),
+    ("ports", "resources", "config", "process", "description", "languages"),
     (
         "film",
         "kinematics",

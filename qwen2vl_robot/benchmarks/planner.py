@@ -6,7 +6,6 @@ Each timed plan sees a frame that was not seen before; both ways start from the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +13,7 @@ from qwen2vl_robot.benchmarks.calibration import Picture, render_pictures
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.sources import read_settings
+from qwen2vl_robot.process import peak_memory_mb
 
 _TASKS = ("put the {a} on the {b}", "pick up the {a}", "push the {a} to the left", "put the {a} left of the {b}")
 _WARM_UP = 2  # plans of either way that are not counted: the first ones touch all pages for the first time
@@ -32,7 +32,7 @@ def run_planner_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, 
         for index, picture in enumerate(render_pictures(frames + _WARM_UP, seed)):
             result = _plan_both_ways(planner, picture, _instruction(picture, index), is_fast_first=index % 2 == 0)
             if index >= _WARM_UP:
-                yield {"seed": picture.seed, **result, "peak_memory_mb": _peak_memory_mb(planner.pid)}
+                yield {"seed": picture.seed, **result, "peak_memory_mb": round(peak_memory_mb(planner.pid or 0))}
 
 
 def _instruction(picture: Picture, index: int) -> str:
@@ -60,15 +60,6 @@ def _plan_both_ways(
         "generated_tokens": plain.decoded_tokens,
         "image_size_px": list(fast.image_size_px),
     }
-
-
-def _peak_memory_mb(pid: int | None) -> int:
-    """The largest resident size so far of a process, 0 where Linux does not say."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return 0
 
 
 def summarise_planner(results: list[dict[str, Any]]) -> dict[str, Any]:

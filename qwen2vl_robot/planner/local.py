@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Plan
+from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import (
     CONVENTIONS,
     BoxConvention,
@@ -110,7 +111,8 @@ class LocalPlanner:
         """
         text = check_instruction(instruction)
         answer = self.reply(rgb, text, failures)
-        return parse_reply(answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px)
+        plan = parse_reply(answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px)
+        return speak_like(plan, text) if self._contract.prompt_style is PromptStyle.COMPACT else plan
 
     def reply(
         self,

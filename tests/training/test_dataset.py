@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen2vl_robot.config import Catalogue, Phrasings, load_robot, load_yaml
+from qwen2vl_robot.config import Catalogue, load_robot, load_yaml
+from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Verb
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.resources import resolve
@@ -65,7 +66,7 @@ def test_training_never_draws_a_held_out_pair() -> None:
 
 def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> None:
     catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
-    maker = QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
+    maker = QuestionMaker(load_languages(), catalogue.held_out, foreign_ratio=0.5, failed_ratio=0.3)
     rng = np.random.default_rng(0)
     for _, shown in load_shards(folder):
         for seen in shown:
