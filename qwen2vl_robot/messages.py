@@ -185,10 +185,15 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A typed, bounded reply of a planner."""
+    """A typed, bounded reply of a planner.
+
+    Attributes:
+        objects: everything that the reply names, also what only a `Where` refers to.
+    """
 
     actions: tuple[Action, ...]
     reply: str
+    objects: tuple[ObjectReference, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- perceive

@@ -77,6 +77,7 @@ LONG_MODULES = {
     "cli": (740, "every command with its options, one after the other"),
     "messages": (680, "the messages of the whole flow, read in flow order"),
     "world": (780, "the one wrapper of Bullet"),
+    "planner.contract": (440, "what passes between us and every model, prompt and reply side by side"),
     "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
     "training.train": (600, "training reads as one linear file"),
 }

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Literal, NoReturn
 
@@ -236,9 +236,9 @@ def parse_reply(
     text = _unfence(reply)
     parsed = _parse_json(text) if text.startswith("{") else _parse_markup(text)
     references = [_reference(o, convention, image_size_px) for o in parsed.objects]
-    actions = tuple(_action(a, references) for a in parsed.actions)
+    actions = _one_by_one(tuple(_action(a, references) for a in parsed.actions))
     _check_sequence(actions)
-    return Plan(actions=actions, reply=reply)
+    return Plan(actions=actions, reply=reply, objects=tuple(references))
 
 
 def _unfence(reply: str) -> str:
@@ -348,6 +348,27 @@ def _action(entry: ReplyAction, references: list[ObjectReference]) -> Action:
         seconds=float(entry.seconds) if entry.seconds is not None else None,
         text=strip_control_tokens(entry.text).strip() if entry.text else None,
     )
+
+
+def _one_by_one(actions: tuple[Action, ...]) -> tuple[Action, ...]:
+    """Repeat what is done to "all" of them for each of their boxes; a pick together with the place that follows it."""
+    done: list[Action] = []
+    rest = list(actions)
+    while rest:
+        action, what = rest.pop(0), rest[0] if rest else None
+        if action.object is None or action.object.where != Where("all"):
+            done.append(action)
+            continue
+        step = [action]
+        if action.verb is Verb.PICK and what is not None and what.verb is Verb.PLACE:
+            step.append(rest.pop(0))
+        elif action.verb is not Verb.PUSH and len(action.object.boxes) > 1:
+            raise PlannerError(f"{action.verb.value} takes one thing at a time, not all of {action.object.label!r}")
+        for box in action.object.boxes:
+            done += [replace(step[0], object=ObjectReference(action.object.label, (box,))), *step[1:]]
+    if len(done) > MAX_ACTIONS:
+        raise PlannerError(f"one by one that makes {len(done)} actions, at most {MAX_ACTIONS} are allowed")
+    return tuple(done)
 
 
 def _check_sequence(actions: tuple[Action, ...]) -> None:

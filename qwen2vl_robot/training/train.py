@@ -47,7 +47,7 @@ PEAK_RATE = 8e-4
 WARM_UP_STEPS = 100
 VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: cheap, and pointing needs it
 _PRESENCE_WEIGHT = 5.0
-# A training that starts from a checkpoint is as sharp as that ended, slower, and begins with the heads if it lacks them.
+# A training that starts from a checkpoint is as sharp as that ended, slower, and begins with heads that it lacks.
 MATURE_RATIO = 0.8
 MATURE_RATE_RATIO = 0.6
 HEADS_STEPS = 80
