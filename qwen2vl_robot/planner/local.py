@@ -32,12 +32,21 @@ from qwen2vl_robot.planner.contract import (
     RawReply,
     build_messages,
     check_instruction,
+    format_reply,
     parse_reply,
 )
 from qwen2vl_robot.planner.decoding import Decoded, Decoder, Prompt, generate_plainly
 from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.picture import check_picture
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
+
+_A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
+_PICK: dict[str, object] = {"do": "pick", "object": 0}
+# The shapes that most plans have.
+_EXAMPLES = (
+    format_reply([_A], [_PICK]),
+    format_reply([_A, _B], [_PICK, {"do": "place", "object": 1, "relation": "on"}]),
+)
 
 
 class ModelContract(BaseModel):
@@ -99,7 +108,7 @@ class LocalPlanner:
         if settings.device_map is None:
             loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
         self._model = loaded.eval()
-        self._decoder = Decoder(self._model, self._tokenizer)
+        self._decoder = Decoder(self._model, self._tokenizer, _EXAMPLES)
 
     def plan(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
         """Answer for one picture (h, w, 3) uint8; `failures` are lines about what went wrong before.
@@ -136,7 +145,7 @@ class LocalPlanner:
         grammar = reply_grammar(max_coordinate or (max(size_px) if by_pixels else 1000))
         if is_plain:
             ids = generate_plainly(self._model, self._decoder.tokenizer, prompt, grammar)
-            answer = Decoded(ids, len(ids), 0, 0)
+            answer = Decoded(ids, len(ids), len(ids), 0, 0)
         else:
             answer = self._decoder.decode(prompt, grammar)
         text = self._tokenizer.decode(answer.ids, skip_special_tokens=False)

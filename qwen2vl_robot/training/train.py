@@ -49,6 +49,8 @@ VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: ch
 _PRESENCE_WEIGHT = 5.0
 # A training that starts from a checkpoint is as sharp as that ended, slower, and begins with heads that it lacks.
 MATURE_RATIO = 0.8
+MATURE_IMAGES_A_STEP = 6
+MATURE_WARM_UP_STEPS = 20
 MATURE_RATE_RATIO = 0.6
 HEADS_STEPS = 80
 MAX_QUESTION_CHARS = 330  # a longer one, with its reply, makes the padding of all others longer
@@ -65,7 +67,8 @@ LOSS_WEIGHTS = {
     "point": 1.0,
 }
 _SAVE_EVERY_S = 300.0
-_EVALUATED_BATCHES = 8
+_EVALUATE_EVERY = 3  # savings
+_EVALUATED_BATCHES = 6
 
 
 def losses(
@@ -208,10 +211,10 @@ def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.G
     return groups
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, warm_up_steps: int = WARM_UP_STEPS) -> float:
     """Linear warm-up, constant to two thirds of the steps, then linear down to a fiftieth."""
-    if step < WARM_UP_STEPS:
-        return PEAK_RATE * (step + 1) / WARM_UP_STEPS
+    if step < warm_up_steps:
+        return PEAK_RATE * (step + 1) / warm_up_steps
     return PEAK_RATE * max(0.02, min(1.0, 3.0 * (1.0 - step / steps)))
 
 
@@ -298,6 +301,7 @@ def train(
     )
     begun = saved = time.monotonic()
     figures: dict[str, float] = {}
+    savings = 0
     means: dict[str, float] = {}
     model.train()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -306,12 +310,17 @@ def train(
         while step < steps:
             rng = np.random.default_rng([seed, step])  # a resumed run draws what an unbroken one would
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, steps) * (MATURE_RATE_RATIO if start else 1.0)
+                group["lr"] = (
+                    MATURE_RATE_RATIO * learning_rate(step, steps, MATURE_WARM_UP_STEPS)
+                    if start
+                    else learning_rate(step, steps)
+                )
             model.requires_grad_(step >= heads_steps)
             model.model.visual.requires_grad_(step >= heads_steps and with_vision)
             model.model.language_model.embed_tokens.weight.requires_grad_(True)
             progressed = max(step / steps, MATURE_RATIO if start else 0.0)
-            parts = _step_losses(model, heads, batcher, samples, maker, rng, progressed)
+            images = MATURE_IMAGES_A_STEP if start else IMAGES_A_STEP
+            parts = _step_losses(model, heads, batcher, samples, maker, rng, progressed, images)
             total = torch.stack([LOSS_WEIGHTS[name] * value for name, value in parts.items()]).sum()
             optimiser.zero_grad(set_to_none=True)
             total.backward()
@@ -325,10 +334,12 @@ def train(
             if now - saved > _SAVE_EVERY_S or step == steps or step % 1000 == 0:
                 saved = now
                 seconds = spent_s + now - begun
-                on_plain = evaluate(model, heads, batcher, held_back, plainly)
-                figures = evaluate(model, heads, batcher, held_back, maker)
                 console.print(f"step {step} {seconds:.0f} s {len(samples)} samples {_short(means)}")
-                console.print(f"  plain English {_short(on_plain)}\n  everything {_short(figures)}")
+                savings += 1
+                if savings % _EVALUATE_EVERY == 0 or step == steps:
+                    on_plain = evaluate(model, heads, batcher, held_back, plainly)
+                    figures = evaluate(model, heads, batcher, held_back, maker)
+                    console.print(f"  plain English {_short(on_plain)}\n  everything {_short(figures)}")
                 state = {
                     "model": model.state_dict(),
                     "heads": heads.state_dict(),
@@ -362,10 +373,11 @@ def _step_losses(
     maker: QuestionMaker,
     rng: np.random.Generator,
     progress: float,
+    images: int,
 ) -> dict[str, Tensor]:
     """Losses of one freshly drawn batch; `progress` is the share of the training that is done."""
     is_vision_only = progress < VISION_STEPS_RATIO
-    chunk = [augment(s, rng) for s in samples.draw(rng, VISION_IMAGES_A_STEP if is_vision_only else IMAGES_A_STEP)]
+    chunk = [augment(s, rng) for s in samples.draw(rng, VISION_IMAGES_A_STEP if is_vision_only else images)]
     if is_vision_only:
         patches, grid = batcher.patches(chunk)
         targets = batcher.cell_targets(chunk, grid[0] * grid[1])
