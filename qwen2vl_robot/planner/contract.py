@@ -98,7 +98,8 @@ class RawReply:
     Attributes:
         image_size_px: (width, height) of the picture as the model saw it.
         decoded_tokens, forced_tokens, reused_tokens: chosen by the model, forced by the grammar, found in the cache.
-        seconds: from the picture to the text.
+        passes: forward passes of the model.
+        seconds: from the picture to the text; decode_s of them behind the first pass.
     """
 
     text: str
@@ -106,7 +107,9 @@ class RawReply:
     decoded_tokens: int = 0
     forced_tokens: int = 0
     reused_tokens: int = 0
+    passes: int = 0
     seconds: float = 0.0
+    decode_s: float = 0.0
 
 
 # --------------------------------------------------------------------------------------------- the prompt

@@ -8,6 +8,7 @@ are those of `generate_plainly`, which is transformers' own loop.
 
 from __future__ import annotations
 
+import time
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Decoded:
 
     Attributes:
         decoded_tokens: chosen by the model.
-        passes: forward passes that this took.
+        passes: forward passes that this took; decode_s: seconds of all but the first.
         forced_tokens: the grammar left no choice.
         reused_tokens: of the prompt, found in the cache.
     """
@@ -57,6 +58,7 @@ class Decoded:
     passes: int
     forced_tokens: int
     reused_tokens: int
+    decode_s: float = 0.0
 
 
 class Decoder:
@@ -89,7 +91,7 @@ class Decoder:
         image_token = self._model.config.image_token_id
         pictures = prompt.pictures if image_token in prompt.ids[reused:] else None
         reply: list[int] = _forced(matcher)
-        forced, decoded, passes = len(reply), 0, 0
+        forced, decoded, passes, began_s = len(reply), 0, 0, time.perf_counter()
         new, self._held = [*prompt.ids[reused:], *reply], []  # until it has gone well, nothing is held
         while not matcher.is_accepting():
             if len(reply) > _MAX_REPLY_TOKENS:
@@ -100,6 +102,7 @@ class Decoder:
             at = torch.cat([positions[:, :, start:], behind], dim=2)
             logits = self._engine.append([*new, *draft], at, pictures, len(draft) + 1)
             pictures, passes = None, passes + 1
+            began_s = time.perf_counter() if passes == 1 else began_s
             confirmed, new = 0, []
             while not new and not matcher.is_accepting():
                 run = [_choose(matcher, logits[confirmed])]
@@ -111,7 +114,7 @@ class Decoder:
             self._engine.crop(len(prompt.ids) + len(reply) - len(new))
         self._held, self._picture_key = [*prompt.ids, *reply[: len(reply) - len(new)]], prompt.picture_key
         self._drafts.remember(reply)
-        return Decoded(reply, decoded, passes, forced, reused)
+        return Decoded(reply, decoded, passes, forced, reused, time.perf_counter() - began_s)
 
     def _matcher(self, grammar: str) -> LLMatcher:
         if grammar not in self._matchers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -12,10 +11,9 @@ import numpy.typing as npt
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
 from qwen2vl_robot.planner.contract import RawReply, check_instruction, failure_line
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.process import Worker
-
-SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
 
 
 class PlannerProcess:
@@ -69,6 +67,11 @@ class PlannerProcess:
         if not isinstance(reply, RawReply):
             raise PlannerError(f"the planner answered a {type(reply).__name__}")
         return reply
+
+    def limits(self) -> tuple[int, float]:
+        """(bytes of the text layers' weights, bytes a second at which memory is read at best), measured now."""
+        weights, bandwidth = self._worker.call("limits", timeout_s=self._timeout_s)
+        return int(weights), float(bandwidth)
 
     def _call(self, method: str, rgb: npt.NDArray[np.uint8], *args: object, **how: object) -> object:
         try:

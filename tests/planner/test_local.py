@@ -15,6 +15,7 @@ from transformers import (
     AutoTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -22,8 +23,9 @@ from transformers import (
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.planner.contract import BoxConvention, parse_reply
-from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine
-from qwen2vl_robot.planner.local import LocalPlanner
+from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine, can_be_fused
+from qwen2vl_robot.planner.fit import KNOWN
+from qwen2vl_robot.planner.local import LocalPlanner, _config_of
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 
@@ -161,3 +163,21 @@ def test_a_plan_that_takes_too_long_ends_with_its_process() -> None:
         with pytest.raises(PlannerError, match="no answer within"):
             planner.plan_picture(PICTURE, "pick up the red block")
         assert planner.pid is None
+
+
+def test_random_weights_that_do_not_fit_are_refused_politely(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"random:72B: cannot be loaded: needs 1\d\d\.\d GB"):
+        LocalPlanner("random:72B")
+    with pytest.raises(BadInputError, match="random:3B"):
+        LocalPlanner("random:3B")
+
+
+@pytest.mark.parametrize("size", ["2B", "7B"])
+def test_random_weights_have_the_true_shapes(size: str) -> None:
+    config = _config_of(f"random:{size}", AutoTokenizer.from_pretrained(SHIPPED_MODEL))
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(config)
+    count = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    shape = KNOWN[size]
+    assert count == pytest.approx(shape.linear_weights + shape.other_weights, rel=0.01)
+    assert can_be_fused(model)
