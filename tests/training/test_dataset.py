@@ -75,3 +75,20 @@ def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> Non
                 if question is not None:
                     plan = parse_reply(question.reply)
                     assert not absent or plan.actions[0].verb is Verb.ASK
+
+
+def test_the_wide_samples_show_what_the_languages_name() -> None:
+    ranges, catalogue = load_scene("scenes/training_wide.yaml")
+    english = load_languages()["en"]
+    assert len(catalogue.colours) >= 11
+    assert len(catalogue.kinds) >= 10
+    assert (set(catalogue.colours), set(catalogue.kinds)) == (set(english.colours), set(english.kinds))
+    assert {load_robot(name).name for name in ranges.other_robots} == {"kuka_iiwa", "xarm6"}
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(load_robot(ranges.robot))
+        shown = [sample_of_seed(world, ranges, catalogue, seed) for seed in range(4)]
+        bare = ranges.model_copy(update={"table_textures": ()})
+        plain = [sample_of_seed(world, bare, catalogue, seed)[0] for seed in range(4)]
+    assert all(seen for _, seen in shown)
+    assert not all(np.array_equal(image, other) for (image, _), other in zip(shown, plain, strict=True))
