@@ -2,7 +2,7 @@
 
 Families: pairs and phrasings of the training (new scenes); colour-kind pairs that it never saw; phrasings that it never
 saw; objects that are not there; plans after tries that failed; references that geometry resolves ("the leftmost
-block"); references that mean several objects, about which a person has to be asked.
+block"); references that mean several objects, about which a person has to be asked; more colours, kinds and views.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Question, QuestionMaker
 from qwen2vl_robot.world import BulletWorld
 
-FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous")
-_SCENE = "scenes/tabletop.yaml"
+FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
+_SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"
 _TASKS = ("pick", "on", "in", "left_of", "right_of")
 _TRIES = 60
 
@@ -33,6 +33,7 @@ _TRIES = 60
 def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, Any]]:
     """Ask one question about each of `pictures` scenes for each family; seeds seed, seed + 1, ..."""
     ranges, catalogue = load_scene(_SCENE)
+    wide, wide_catalogue = load_scene(_WIDE_SCENE)
     makers = _makers(catalogue.held_out)
     with BulletWorld() as world, PlannerProcess(model) as planner:
         world.add_table()
@@ -41,7 +42,8 @@ def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, An
             for family in FAMILIES:
                 rng = np.random.default_rng([seed + index, FAMILIES.index(family)])
                 is_held_out = family == "held_out_pairs"
-                rgb, seen = sample_of_seed(world, ranges, catalogue, seed + index, with_held_out=is_held_out)
+                drawn_from = (wide, wide_catalogue) if family == "wide" else (ranges, catalogue)
+                rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
                 if question is not None:
                     yield {"family": family, "seed": seed + index, **_score(planner, rgb, seen, question)}

@@ -44,7 +44,7 @@ from qwen2vl_robot.planner.contract import (
     parse_reply,
 )
 from qwen2vl_robot.planner.decoding import Decoded, Decoder, Prompt, generate_plainly
-from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory
+from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory, suggest
 from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
 from qwen2vl_robot.planner.picture import check_picture
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings, read_settings
@@ -99,6 +99,7 @@ class LocalPlanner:
             raise BadInputError(f"model {settings.model}: cannot be loaded: {reason}") from error
 
     def _load(self, settings: ModelSettings) -> None:
+        _check_memory(settings)
         if settings.model.startswith(RANDOM):
             return self._invent(settings)
         name = _local_name(settings.model)
@@ -126,11 +127,8 @@ class LocalPlanner:
         """Random weights of a true size, with the tokens of the shipped checkpoint.
 
         Raises:
-            ValueError: no such size, or it does not fit.
+            ValueError: no such size.
         """
-        fit = estimate(settings, *memory())
-        if not fit.fits:
-            raise ValueError(fit.describe())
         self._contract = ModelContract(prompt_style=PromptStyle.COMPACT)
         self._tokenizer = AutoTokenizer.from_pretrained(SHIPPED_MODEL)
         bounds = {"min_pixels": settings.min_pixels or 3136, "max_pixels": settings.max_pixels or 1003520}
@@ -227,7 +225,13 @@ class LocalPlanner:
 
 
 def _config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:
-    """The configuration of a true size."""
+    """The configuration of a true size.
+
+    Raises:
+        ValueError: no such size.
+    """
+    if model.removeprefix(RANDOM) not in KNOWN:
+        raise ValueError(f"sizes are {', '.join(KNOWN)}")
     shape = KNOWN[model.removeprefix(RANDOM)]
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")
@@ -261,6 +265,20 @@ def _config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:
         **ids,
         **ends,
     )
+
+
+def _check_memory(settings: ModelSettings) -> None:
+    """Say that a model does not fit before it is fetched and fills the memory.
+
+    Raises:
+        ValueError: it needs more than there is.
+    """
+    try:
+        fit = estimate(settings, *memory())
+    except BadInputError:
+        return  # of a size that nobody knows before it is loaded
+    if not fit.fits and settings.device_map is None:
+        raise ValueError(f"{fit.describe()}; fits: {suggest(fit.available_gb, fit.device)}")
 
 
 def _check_folder(folder: Path) -> None:

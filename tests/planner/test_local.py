@@ -76,7 +76,7 @@ def test_its_relatives_load_through_the_same_code(
     with torch.inference_mode():
         for each in (planner._decoder._engine, LibraryEngine(planner._model)):
             each.append(prompt.ids[:-2], positions[..., :-2], prompt.pictures)
-            logits.append(each.append(prompt.ids[-2:], positions[..., -2:], None))
+            logits.append(each.append(prompt.ids[-2:], positions[..., -2:], None)[0])
         ids = torch.tensor([prompt.ids])
         kinds = (ids == 12).int()
         whole = planner._model(input_ids=ids, mm_token_type_ids=kinds, **prompt.pictures).logits[0, -1].numpy()
@@ -165,10 +165,15 @@ def test_a_plan_that_takes_too_long_ends_with_its_process() -> None:
         assert planner.pid is None
 
 
-def test_random_weights_that_do_not_fit_are_refused_politely(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched() -> None:
+    with pytest.raises(BadInputError, match=r"needs 1\d\d\.\d GB .* has .* GB free; fits: "):
+        LocalPlanner("Qwen/Qwen2-VL-72B-Instruct")
+
+
+def test_random_weights_that_do_not_fit_are_refused_politely() -> None:
     with pytest.raises(BadInputError, match=r"random:72B: cannot be loaded: needs 1\d\d\.\d GB"):
         LocalPlanner("random:72B")
-    with pytest.raises(BadInputError, match="random:3B"):
+    with pytest.raises(BadInputError, match="sizes are 2B, 7B, 72B"):
         LocalPlanner("random:3B")
 
 
