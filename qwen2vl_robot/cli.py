@@ -89,6 +89,9 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")
     ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="A picture of another camera, as often as needed; boxes are in IMAGE.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Plan only: show a picture to the model and print its grounded actions."""
@@ -96,7 +99,7 @@ def plan(
 
     rgb = _read_image(image)
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
-        answer = planner.plan_picture(rgb, instruction)
+        answer = planner.plan_picture(rgb, instruction, (), tuple(_read_image(path) for path in also or ()))
     actions = [_action_as_json(a) for a in answer.actions]
     _write_json({"instruction": instruction, "actions": actions, "reply": answer.reply}, json_file)
     if json_file != "-":

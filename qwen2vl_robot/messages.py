@@ -74,10 +74,16 @@ class RobotState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """What the controller knows of the world at one moment."""
+    """What the controller knows of the world at one moment.
+
+    Attributes:
+        frame: what is measured; a plan's boxes are in its picture.
+        others: pictures (h, w, 3) of further cameras, for the planner to look at too.
+    """
 
     frame: CameraFrame
     robot: RobotState
+    others: tuple[npt.NDArray[np.uint8], ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------- plan

@@ -148,18 +148,23 @@ def strip_control_tokens(text: str) -> str:
     return text.replace("<|", "< |").replace("|>", "| >")
 
 
-def build_messages(instruction: str, failures: tuple[str, ...], style: PromptStyle) -> list[dict[str, object]]:
+def build_messages(
+    instruction: str, failures: tuple[str, ...], style: PromptStyle, pictures: int = 1
+) -> list[dict[str, object]]:
     """Chat messages for one frame, in the form that Qwen2-VL's chat template and OpenAI-like clients share.
 
-    The image comes first and the instruction last, so that the constant part is a prefix. `failures`, the last three
+    The images come first and the instruction last, so that the constant part is a prefix. `failures`, the last three
     of them, say what did not work before and why.
     """
     system = COMPACT_SYSTEM_PROMPT if style is PromptStyle.COMPACT else FULL_SYSTEM_PROMPT
     lines = [strip_control_tokens(instruction)]
     lines += [strip_control_tokens(line) for line in failures[-3:]]
+    if pictures > 1:
+        lines.insert(0, "All images show the same moment. Boxes are in the first one.")
+    content: list[dict[str, object]] = [{"type": "image"} for _ in range(pictures)]
     return [
         {"role": "system", "content": system},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "\n".join(lines)}]},
+        {"role": "user", "content": [*content, {"type": "text", "text": "\n".join(lines)}]},
     ]
 
 

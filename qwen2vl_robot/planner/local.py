@@ -49,6 +49,9 @@ from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
 from qwen2vl_robot.planner.picture import check_picture
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings, read_settings
 
+Picture = npt.NDArray[np.uint8]  # (h, w, 3)
+Pictures = tuple[Picture, ...]
+_IMAGE = "<|image_pad|>"
 _A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
 _PICK: dict[str, object] = {"do": "pick", "object": 0}
 # The shapes that most plans have.
@@ -156,8 +159,11 @@ class LocalPlanner:
             seconds.append(time.perf_counter() - began_s)
         return weights, block.numel() * block.element_size() / min(seconds)
 
-    def plan(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
-        """Answer for one picture (h, w, 3) uint8; `failures` are lines about what went wrong before.
+    def plan(self, rgb: Picture, instruction: str, failures: tuple[str, ...] = (), others: Pictures = ()) -> Plan:
+        """Answer for a picture; `failures` are lines about what went wrong before.
+
+        Args:
+            others: pictures of further cameras; a checkpoint of the compact prompt has learned to look at one.
 
         Raises:
             BadInputError: the instruction is empty, too long or binary.
@@ -165,15 +171,16 @@ class LocalPlanner:
             PlannerError: the reply cannot be used.
         """
         text = check_instruction(instruction)
-        answer = self.reply(rgb, text, failures)
+        answer = self.reply(rgb, text, failures, others)
         plan = parse_reply(answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px)
         return speak_like(plan, text) if self._contract.prompt_style is PromptStyle.COMPACT else plan
 
     def reply(
         self,
-        rgb: npt.NDArray[np.uint8],
+        rgb: Picture,
         instruction: str,
         failures: tuple[str, ...] = (),
+        others: Pictures = (),
         *,
         max_coordinate: int | None = None,
         is_plain: bool = False,
@@ -185,8 +192,11 @@ class LocalPlanner:
             is_plain: use transformers' `generate`, one token after the other: slower, and what is compared with.
         """
         began_s = time.perf_counter()
-        check_picture(rgb)
-        prompt, size_px = self._prompt(rgb, build_messages(instruction, failures, self._contract.prompt_style))
+        style = self._contract.prompt_style
+        seen = (rgb,) if style is PromptStyle.COMPACT else (rgb, *others)
+        for picture in seen:
+            check_picture(picture)
+        prompt, size_px = self._prompt(seen, build_messages(instruction, failures, style, len(seen)))
         by_pixels = self._contract.box_convention is BoxConvention.RESIZED_PIXELS
         grammar = self._grammar(max_coordinate or (max(size_px) if by_pixels else 1000))
         if is_plain:
@@ -207,21 +217,27 @@ class LocalPlanner:
             decode_s=answer.decode_s,
         )
 
-    def _prompt(self, rgb: npt.NDArray[np.uint8], messages: list[dict[str, object]]) -> tuple[Prompt, tuple[int, int]]:
-        """The tokenised prompt, and the (width, height) in pixels to which the picture was resized."""
-        key = hashlib.blake2b(np.ascontiguousarray(rgb).data, digest_size=16).digest() + repr(rgb.shape).encode()
+    def _prompt(self, seen: Pictures, messages: list[dict[str, object]]) -> tuple[Prompt, tuple[int, int]]:
+        """The tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for rgb in seen:
+            hashed.update(repr(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes())
+        key = hashed.digest()
         if key != self._pictures[0]:
-            pictures = self._images(images=[Image.fromarray(rgb)], return_tensors="pt")
+            pictures = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
             pixels = pictures["pixel_values"].to(self._model.device, self._model.dtype)
             grid = pictures["image_grid_thw"].to(self._model.device)
             self._pictures = (key, {"pixel_values": pixels, "image_grid_thw": grid})
         pictures = self._pictures[1]
-        _, rows, columns = (int(v) for v in pictures["image_grid_thw"][0])
+        grids = pictures["image_grid_thw"].tolist()
         patch, merge = self._images.patch_size, self._images.merge_size
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        text = text.replace("<|image_pad|>", "<|image_pad|>" * (rows * columns // merge**2))
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(ids, pictures, key), (columns * patch, rows * patch)
+        first, *rest = text.split(_IMAGE)
+        places = [
+            _IMAGE * (rows * columns // merge**2) + part for (_, rows, columns), part in zip(grids, rest, strict=True)
+        ]
+        ids = self._tokenizer(first + "".join(places), add_special_tokens=False)["input_ids"]
+        return Prompt(ids, pictures, key), (grids[0][2] * patch, grids[0][1] * patch)
 
 
 def _config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:

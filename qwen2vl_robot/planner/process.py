@@ -52,11 +52,17 @@ class PlannerProcess:
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Answer with a grounded action sequence (see `ports.Planner`)."""
         failures = tuple(failure_line(step) for step in history if step.outcome.reasons)
-        return self.plan_picture(observation.frame.rgb, instruction.text, failures)
+        return self.plan_picture(observation.frame.rgb, instruction.text, failures, observation.others)
 
-    def plan_picture(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
-        """Plan for a bare picture (h, w, 3) uint8."""
-        plan = self._call("plan", rgb, check_instruction(instruction), failures)
+    def plan_picture(
+        self,
+        rgb: npt.NDArray[np.uint8],
+        instruction: str,
+        failures: tuple[str, ...] = (),
+        others: tuple[npt.NDArray[np.uint8], ...] = (),
+    ) -> Plan:
+        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras beside it."""
+        plan = self._call("plan", rgb, check_instruction(instruction), failures, others)
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner answered a {type(plan).__name__}")
         return plan

@@ -55,7 +55,7 @@ def frames() -> list[tuple[Picture, list[SeenObject]]]:
 
 
 def prompt_of(planner: LocalPlanner, picture: Picture, instruction: str, *failures: str) -> Prompt:
-    return planner._prompt(picture, build_messages(instruction, failures, PromptStyle.COMPACT))[0]
+    return planner._prompt((picture,), build_messages(instruction, failures, PromptStyle.COMPACT))[0]
 
 
 def instructions(seen: list[SeenObject]) -> list[str]:

@@ -22,9 +22,11 @@ from transformers import (
 )
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
-from qwen2vl_robot.planner.contract import BoxConvention, parse_reply
+from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages, parse_reply
+from qwen2vl_robot.planner.decoding import generate_plainly
 from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine, can_be_fused
 from qwen2vl_robot.planner.fit import KNOWN
+from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.local import LocalPlanner, _config_of
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
@@ -70,7 +72,7 @@ def test_its_relatives_load_through_the_same_code(
     planner = LocalPlanner(save_tiny(tmp_path / family, family))
     assert planner._contract.box_convention is convention
     assert isinstance(planner._decoder._engine, engine)
-    prompt, _ = planner._prompt(PICTURE, [{"role": "user", "content": [{"type": "image"}]}])
+    prompt, _ = planner._prompt((PICTURE,), [{"role": "user", "content": [{"type": "image"}]}])
     positions, _ = planner._decoder._positions(prompt)
     logits = []
     with torch.inference_mode():
@@ -82,6 +84,28 @@ def test_its_relatives_load_through_the_same_code(
         whole = planner._model(input_ids=ids, mm_token_type_ids=kinds, **prompt.pictures).logits[0, -1].numpy()
     for each in logits:
         np.testing.assert_allclose(each, whole, atol=1e-4)
+
+
+def test_several_pictures_are_seen_together_and_boxes_are_in_the_first(tmp_path: Path) -> None:
+    planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen2_5_vl"))
+    other = PICTURE[:84, :112]
+    answers = [planner.reply(PICTURE, "pick it", (), others) for others in ((), (other,), (other[::-1],), (other,))]
+    assert answers[1].text == answers[3].text
+    assert answers[0].image_size_px == answers[1].image_size_px
+    messages = build_messages("pick it", (), PromptStyle.FULL, 2)
+    prompt, _ = planner._prompt((PICTURE, other), messages)
+    assert prompt.ids.count(12) == sum(
+        int(rows * columns) // 4 for _, rows, columns in prompt.pictures["image_grid_thw"]
+    )
+    grammar = reply_grammar(1000)
+    plain = generate_plainly(planner._model, planner._decoder.tokenizer, prompt, grammar)
+    assert planner._decoder.decode(prompt, grammar).ids == plain
+
+
+def test_the_shipped_checkpoint_looks_at_one_picture() -> None:
+    planner = LocalPlanner(SHIPPED_MODEL)
+    alone = planner.reply(PICTURE, "pick up the red block")
+    assert planner.reply(PICTURE, "pick up the red block", (), (PICTURE[::-1],)).text == alone.text
 
 
 def copy_shipped(folder: Path) -> Path:
