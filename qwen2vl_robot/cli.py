@@ -89,6 +89,9 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")
     ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="A picture of another camera, as often as needed; boxes are in IMAGE.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Plan only: show a picture to the model and print its grounded actions."""
@@ -96,7 +99,7 @@ def plan(
 
     rgb = _read_image(image)
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
-        answer = planner.plan_picture(rgb, instruction)
+        answer = planner.plan_picture(rgb, instruction, (), tuple(_read_image(path) for path in also or ()))
     actions = [_action_as_json(a) for a in answer.actions]
     _write_json({"instruction": instruction, "actions": actions, "reply": answer.reply}, json_file)
     if json_file != "-":
@@ -136,9 +139,13 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="Checkpoint folder or hub name; the shipped one if left out.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="all, or a code such as zh: compare its plans with English's on the same frames.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth."""
+    suite = suite if language is None else "languages"
     head = {
         "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
         "machine": _machine(),
@@ -150,11 +157,14 @@ def evaluate(
         answer = {**head, **_eval_tabletop(planner, model, episodes, seed)}
     elif suite == "grounding":
         answer = {**head, **_eval_grounding(model, episodes, seed)}
+    elif language is not None:
+        answer = {**head, **_eval_languages(model, language, episodes, seed)}
     else:
         raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, grounding")
     _write_json(answer, json_file)
     if json_file != "-":
-        (_print_tabletop if suite == "tabletop" else _print_grounding)(answer)
+        printers = {"tabletop": _print_tabletop, "grounding": _print_grounding, "languages": _print_languages}
+        printers[suite](answer)
 
 
 def _eval_tabletop(planner: PlannerKind, model: str | None, episodes: int, seed: int) -> dict[str, Any]:
@@ -186,6 +196,19 @@ def _eval_grounding(model: str | None, pictures: int, seed: int) -> dict[str, An
             results.append(result)
             progress.update(bar, completed=len(results))
     return {"totals": summarise_grounding(results), "episodes": results}
+
+
+def _eval_languages(model: str | None, language: str, frames: int, seed: int) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.speech import chosen_languages, run_languages, summarise_languages
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    with _progress() as progress:
+        bar = progress.add_task("plans", total=frames * len(chosen_languages(language)))
+        results = []
+        for result in run_languages(model or SHIPPED_MODEL, language, frames, seed):
+            results.append(result)
+            progress.update(bar, completed=len(results))
+    return {"totals": summarise_languages(results), "episodes": results}
 
 
 @bench.command("hazards", epilog="Example: qwen2vl-robot bench hazards --json out/hazards.json")
@@ -271,6 +294,9 @@ def train(
     validation: Annotated[Path, typer.Option(help="Samples that are only measured on.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     run: Annotated[Path, typer.Option(help="Folder for the state to resume from.")] = Path("runs/tabletop"),
+    start: Annotated[Path | None, typer.Option(help="A checkpoint to begin with, else random weights.")] = None,
+    vision: Annotated[bool, typer.Option(help="Train the vision tower too.")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Else one a core; one on a busy machine.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="In all, over all resumptions.")] = 3000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_file: JsonFile = None,
@@ -279,7 +305,9 @@ def train(
     _restart_with_fast_malloc()
     from qwen2vl_robot.training.train import train as train_checkpoint
 
-    figures = train_checkpoint(data, validation, out, run, steps=steps, seed=seed)
+    figures = train_checkpoint(
+        data, validation, out, run, steps=steps, seed=seed, start=start, with_vision=vision, threads=threads
+    )
     for name, value in figures.items():
         _console.print(f"{name} {value:.3f}")
     _write_json({"machine": _machine(), "seed": seed, "steps": steps, "figures": figures}, json_file)
@@ -580,6 +608,15 @@ def _print_grounding(answer: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def _print_languages(answer: dict[str, Any]) -> None:
+    table = Table(f"plans as in English, seed {answer['seed']}", "frames", "same", "phrased as trained", "never heard")
+    for code, entry in answer["totals"].items():
+        shares = [entry.get(name) for name in ("same", "same_seen", "same_held_out")]
+        cells = ["" if s is None else f"{s['ratio']:.1%} ({s['interval_95'][0]:.0%}..)" for s in shares]
+        table.add_row(code, str(entry["frames"]), *cells)
+    Console().print(table)
+
+
 def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -606,6 +643,7 @@ def _restart_with_fast_malloc() -> None:
         "MALLOC_MMAP_THRESHOLD_": "8589934592",
         "MALLOC_TRIM_THRESHOLD_": "17179869184",
         "MALLOC_TOP_PAD_": "1073741824",
+        "OMP_WAIT_POLICY": "PASSIVE",  # on a busy machine waiting threads would burn what the others need
     }
     if not settings.keys() <= os.environ.keys():
         os.execve(

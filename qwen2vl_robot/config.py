@@ -264,26 +264,6 @@ class Phrasing(Strict):
     held_out: tuple[str, ...] = ()
 
 
-class Phrasings(Strict):
-    """sim/tasks/phrasings.yaml."""
-
-    pick: Phrasing
-    on: Phrasing
-    in_: Phrasing
-    left_of: Phrasing
-    right_of: Phrasing
-    in_front_of: Phrasing
-    behind: Phrasing
-    next_to: Phrasing
-    push_left: Phrasing
-    push_right: Phrasing
-    push_away: Phrasing
-    push_closer: Phrasing
-    home: Phrasing
-    wait: Phrasing
-    refuse: Phrasing
-
-
 # ------------------------------------------------------------------------------------- scenes of the plant
 
 
@@ -328,12 +308,15 @@ class KindRanges(Strict):
     """A kind of object (sim/objects): its shape and the ranges of its sizes.
 
     Attributes:
-        shape: "box", "cylinder", "sphere" or "bowl" (a round container), as the plant builds it.
-        side_m: of a box, drawn for each side; diameter_m, height_m: of the others.
+        shape: "box", "cylinder", "sphere", "bowl" (a round container) or "mesh", as the plant builds it.
+        side_m: of a box, drawn for each side; its length is the longer one's `stretch` times that.
+        diameter_m, height_m: of the others; a mesh has its height alone, and its OBJ file in pybullet_data.
     """
 
-    shape: Literal["box", "cylinder", "sphere", "bowl"]
+    shape: Literal["box", "cylinder", "sphere", "bowl", "mesh"]
     side_m: Range | None = None
+    stretch: Positive = 1.0
+    file: str | None = None
     diameter_m: Range | None = None
     height_m: Range | None = None
     wall_m: Positive | None = None
@@ -367,9 +350,16 @@ class ObjectSpec(Strict):
 
 
 class SceneRanges(Strict):
-    """A scene file of sim/scenes: ranges from which a seed draws one concrete plant."""
+    """A scene file of sim/scenes: ranges from which a seed draws one concrete plant.
+
+    Attributes:
+        other_robots: arms that stand there instead in some of the training's pictures.
+        table_textures: pictures of pybullet_data that may lie over the table in some of the training's pictures.
+    """
 
     robot: str = "franka_panda"
+    other_robots: tuple[str, ...] = ()
+    table_textures: tuple[str, ...] = ()
     catalogue: str = "objects/catalogue.yaml"
     always: tuple[ObjectSpec, ...] = ()
     count: tuple[Annotated[int, Field(ge=0, le=20)], Annotated[int, Field(ge=0, le=20)]]

@@ -76,10 +76,16 @@ class RobotState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """What the controller knows of the world at one moment."""
+    """What the controller knows of the world at one moment.
+
+    Attributes:
+        frame: what is measured; a plan's boxes are in its picture.
+        others: pictures (h, w, 3) of further cameras, for the planner to look at too.
+    """
 
     frame: CameraFrame
     robot: RobotState
+    others: tuple[npt.NDArray[np.uint8], ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------- plan
@@ -187,10 +193,15 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A typed, bounded reply of a planner."""
+    """A typed, bounded reply of a planner.
+
+    Attributes:
+        objects: everything that the reply names, also what only a `Where` refers to.
+    """
 
     actions: tuple[Action, ...]
     reply: str
+    objects: tuple[ObjectReference, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- perceive

@@ -16,11 +16,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from qwen2vl_robot.config import NonNegative, Strict, Vector3, load_yaml
+from qwen2vl_robot.languages import Language, load_languages, normalise
 from qwen2vl_robot.messages import Action, Instruction, Plan, Relation, Scene, SceneObject, Verb, Zone, shape_size_m
 from qwen2vl_robot.resources import resolve
 
 _ABOVE_M = 2.0  # how far up "above" reaches
 _WORD = re.compile(r"[^\W\d_]+")
+# Letters of Arabic, Japanese, Chinese and Korean, in which words join each other or their particles.
+_JOINS = re.compile("[\u0600-\u06ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _TALK = (Verb.ASK, Verb.REFUSE)
 _UPON = (Relation.ON, Relation.IN)
 
@@ -88,10 +91,30 @@ class Ruling:
 class RuleBook:
     """The rules of a cell with the words that they are written in."""
 
-    def __init__(self, cell: CellRules, words: Vocabulary) -> None:
+    def __init__(self, cell: CellRules, words: Vocabulary, languages: Iterable[Language] = ()) -> None:
         self._cell = cell
         self._words = words
         self._root = {word: group[0] for group in words.same for word in group}
+        self._verbs = {verb: set(phrases) for verb, phrases in words.verbs.items()}
+        self._everything = set(words.everything)
+        joined: set[str] = set()
+        for language in languages:
+            self._learn(language, joined)
+        self._phrase = _any_phrase(self._root, joined)
+
+    def _learn(self, language: Language, joined: set[str]) -> None:
+        """Take a language's words for verbs, colours and nouns; `joined` gathers those that stand inside others."""
+        for phrase, english in language.lexicon():
+            form = phrase.lower()
+            if language.joined:
+                joined.add(form)
+            if english in language.colours or english in language.kinds:
+                self._root.setdefault(form, self._root.get(english, english))
+            if english in self._words.everything:
+                self._everything.add(form)
+            for verb, phrases in self._words.verbs.items():
+                if english in phrases:
+                    self._verbs[verb].add(form)
 
     @property
     def zones(self) -> tuple[Zone, ...]:
@@ -142,9 +165,9 @@ class RuleBook:
         """What of an action the instruction's words do not name."""
         verb, words = action.verb.value, self._tokens(text)
         names = [verb, *self._words.implied.get(verb, ())]
-        if not any(_has(text, phrase) for name in names for phrase in self._words.verbs.get(name, ())):
+        if not any(_has(text, phrase) for name in names for phrase in self._verbs.get(name, ())):
             yield f"the instruction does not ask to {verb}"
-        if action.object is None or words & set(self._words.everything):
+        if action.object is None or any(_has(text, phrase) for phrase in self._everything):
             return
         label = action.object.label
         colours = {self._root.get(c, c) for c in self._words.colours}
@@ -155,8 +178,10 @@ class RuleBook:
             yield f"the instruction names another colour than that of the {label}"
 
     def _tokens(self, text: str) -> set[str]:
-        """Words in their common form: lower case, singular, the first of their synonyms."""
-        return {self._common(word) for word in _WORD.findall(text.lower())}
+        """Words in their common form: lower case, singular, English, the first of their synonyms."""
+        lower = normalise(text).lower()
+        named = [match[0] for match in self._phrase.finditer(lower)]
+        return {self._common(word) for word in (*named, *_WORD.findall(self._phrase.sub(" ", lower)))}
 
     def _common(self, word: str) -> str:
         single = word[:-1] if word.endswith("s") and len(word) > 3 and word not in self._root else word
@@ -167,7 +192,16 @@ class RuleBook:
 
 
 def _has(text: str, phrase: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text.lower()) is not None
+    """Whether a phrase stands in a text as whole words; where words are joined to each other, anywhere in it."""
+    bare = re.escape(phrase)
+    pattern = bare if _JOINS.search(phrase) else rf"(?<!\w){bare}(?!\w)"
+    return re.search(pattern, normalise(text).lower()) is not None
+
+
+def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:
+    """What finds the longest of the phrases that are joined to other words or made of several."""
+    chosen = sorted((p for p in phrases if p in joined or " " in p), key=len, reverse=True)
+    return re.compile("|".join(re.escape(p) if p in joined else rf"\b{re.escape(p)}\b" for p in chosen) or r"(?!)")
 
 
 def load_rules(path: str | Path = "rules/default.yaml", words: str | Path = "rules/words.yaml") -> RuleBook:
@@ -176,4 +210,5 @@ def load_rules(path: str | Path = "rules/default.yaml", words: str | Path = "rul
     Raises:
         BadInputError: a file is missing or wrong.
     """
-    return RuleBook(load_yaml(resolve(str(path)), CellRules), load_yaml(resolve(str(words)), Vocabulary))
+    vocabulary = load_yaml(resolve(str(words)), Vocabulary)
+    return RuleBook(load_yaml(resolve(str(path)), CellRules), vocabulary, load_languages().values())

@@ -10,6 +10,7 @@ import numpy as np
 from qwen2vl_robot.config import Catalogue, Faults, KindRanges, ObjectSpec, SceneRanges, load_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, look_at, make_pose, rotation_z
+from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.world import Bowl, BulletWorld, Light
@@ -25,7 +26,7 @@ class PlantObject:
     label: str
     colour: str
     kind: str
-    shape: Shape | Bowl
+    shape: Shape | Bowl | Mesh
     T_base_object: Array
     rgb: tuple[float, float, float]
     mass_kg: float
@@ -156,7 +157,7 @@ def _draw_camera(ranges: SceneRanges, rng: np.random.Generator) -> tuple[Intrins
     return intrinsics, look_at(eye, target, roll_rad=float(rng.uniform(-0.05, 0.05)))
 
 
-def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bowl, float, float]:
+def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bowl | Mesh, float, float]:
     """Shape, its radius on the table and its height, metres."""
 
     def draw(bounds: tuple[float, float] | None) -> float:
@@ -166,7 +167,11 @@ def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bow
 
     if kind.shape == "box":
         x, y, z = draw(kind.side_m), draw(kind.side_m), draw(kind.side_m)
+        x *= kind.stretch
         return Box((x, y, z)), float(np.hypot(x, y)) / 2, z
+    if kind.shape == "mesh":
+        mesh = Mesh(kind.file or "", draw(kind.height_m))
+        return mesh, float(np.hypot(*mesh.size_m[:2])) / 2, mesh.height_m
     diameter_m = draw(kind.diameter_m)
     if kind.shape == "sphere":
         return Sphere(diameter_m), diameter_m / 2, diameter_m

@@ -12,6 +12,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.description import check_meshes
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
+from qwen2vl_robot.meshes import Mesh, triangles
 from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Shape, Sphere
 
 
@@ -112,6 +114,7 @@ class BulletWorld:
             raise RuntimeError("pybullet gave no DIRECT client")
         self._names: dict[tuple[int, int], str] = {}
         self._ids: dict[str, int] = {}
+        self._textures: dict[str, int] = {"": -1}
         self._robot: int | None = None
         self.reset()
 
@@ -157,7 +160,7 @@ class BulletWorld:
     def add_body(
         self,
         name: str,
-        shape: Shape | Bowl,
+        shape: Shape | Bowl | Mesh,
         T_base_object: Array,
         *,
         mass_kg: float,
@@ -239,9 +242,11 @@ class BulletWorld:
             raise KeyError(f"no body {name!r}; there are {sorted(self._ids)}")
         return self._ids[name]
 
-    def _make_shape(self, shape: Shape | Bowl, colour: list[float] | None, collides: bool) -> tuple[int, int]:
+    def _make_shape(self, shape: Shape | Bowl | Mesh, colour: list[float] | None, collides: bool) -> tuple[int, int]:
         if isinstance(shape, Container | Bowl):
             return self._make_hollow(shape, colour, collides)
+        if isinstance(shape, Mesh):
+            return self._make_mesh(shape, colour, collides)
         kind: int
         arguments: dict[str, object]
         if isinstance(shape, Box):
@@ -300,9 +305,25 @@ class BulletWorld:
             )
         return collision, visual
 
+    def _make_mesh(self, shape: Mesh, colour: list[float] | None, collides: bool) -> tuple[int, int]:
+        """A mesh as it looks; it collides as its convex hull."""
+        _check_sizes(shape.height_m)
+        points, normals, indices = triangles(shape.file)
+        vertices = (points * shape.height_m).tolist()
+        collision = -1
+        if collides:
+            collision = pybullet.createCollisionShape(
+                pybullet.GEOM_MESH, vertices=vertices, physicsClientId=self._client
+            )
+        return collision, -1 if colour is None else self._visual(vertices, normals.tolist(), indices, colour)
+
     def _revolved(self, profile_m: list[tuple[float, float]], colour: list[float]) -> int:
         """Visual shape of a profile (radius, height) turned about z."""
-        vertices, normals, indices = _revolve(profile_m)
+        return self._visual(*_revolve(profile_m), colour)
+
+    def _visual(
+        self, vertices: list[list[float]], normals: list[list[float]], indices: list[int], colour: list[float]
+    ) -> int:
         visual: int = pybullet.createVisualShape(
             pybullet.GEOM_MESH,
             vertices=vertices,
@@ -319,6 +340,14 @@ class BulletWorld:
         pybullet.changeVisualShape(
             self._id(name), -1, rgbaColor=[c / 255.0 for c in rgb] + [1.0], physicsClientId=self._client
         )
+
+    def set_texture(self, name: str, file: str) -> None:
+        """Lay a picture of pybullet_data over a named body, or none ("")."""
+        if file not in self._textures:
+            path = str(resources.files("pybullet_data") / file)
+            self._textures[file] = pybullet.loadTexture(path, physicsClientId=self._client)
+        texture = self._textures[file]
+        pybullet.changeVisualShape(self._id(name), -1, textureUniqueId=texture, physicsClientId=self._client)
 
     # ------------------------------------------------------------------------------------------- robot
 

@@ -230,6 +230,22 @@ def test_relation_is_resolved_by_geometry(world: BulletWorld) -> None:
     assert scene.find("red block").T_base_object[0, 3] < 0.5
 
 
+def test_a_relation_may_refer_to_what_nothing_is_done_to(world: BulletWorld) -> None:
+    picture = two_blocks(world)
+    boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
+    wanted = ObjectReference("red block", boxes, Where("left_of", "blue plate"))
+    plan = Plan((pick(wanted),), "", (wanted, picture.reference("blue plate")))
+    scene, _ = perceive(plan, picture.observation, PROFILE, KINEMATICS, RULES, WORDS)
+    assert scene.find("red block").T_base_object[0, 3] < 0.5
+
+
+def test_the_only_one_is_not_meant_when_it_does_not_stand_where_it_should(world: BulletWorld) -> None:
+    picture = two_blocks(world)
+    wanted = ObjectReference("red block", picture.reference("near").boxes, Where("right_of", "blue plate"))
+    with pytest.raises(PerceptionError, match="none of 1 things"):
+        ask(picture, pick(wanted), Action(Verb.PLACE, picture.reference("blue plate"), Relation.ON))
+
+
 def test_several_things_without_a_choice_are_ambiguous(world: BulletWorld) -> None:
     picture = two_blocks(world)
     boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)

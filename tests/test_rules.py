@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qwen2vl_robot.config import Phrasings, load_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.languages import fill, load_languages
 from qwen2vl_robot.messages import Box, Instruction, Plan, Scene, SceneObject, Verb
 from qwen2vl_robot.planner.contract import parse_reply
-from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import CellRules, Ruling, load_rules
 
 BOOK = load_rules()
@@ -39,12 +38,21 @@ def test_what_was_asked_for_passes() -> None:
 
 
 def test_every_phrasing_that_the_planner_learns_names_its_actions() -> None:
-    phrasings = load_yaml(resolve("tasks/phrasings.yaml"), Phrasings)
-    for relation in ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to"):
-        phrasing = getattr(phrasings, "in_" if relation == "in" else relation)
-        for template in (*phrasing.seen, *phrasing.held_out):
-            text = template.replace("{a}", "red block").replace("{b}", "blue plate")
-            assert ruling(text, pick_place("red block", "blue plate", relation)) == Ruling(), text
+    for speech in load_languages().values():
+        names = [(speech.phrase(label), speech.phrase(label, "of")) for label in ("red block", "blue plate")]
+        for relation in ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to"):
+            for template in (*speech.tasks[relation].seen, *speech.tasks[relation].held_out):
+                text = fill(template, *names)
+                assert ruling(text, pick_place("red block", "blue plate", relation)) == Ruling(), text
+
+
+def test_another_language_names_no_more_than_it_says() -> None:
+    for speech in load_languages().values():
+        text = fill(speech.tasks["on"].seen[0], speech.phrase("red block"), speech.phrase("blue plate"))
+        assert ruling(text, pick_place("green block", "blue plate")).to_confirm, text
+        assert ruling(text, pick_place("red ball", "blue plate")).to_confirm, text
+        push = reply(["red block"], '{"do":"push","object":0,"direction":"left"}')
+        assert ruling(text, push).to_confirm, text
 
 
 @pytest.mark.parametrize(

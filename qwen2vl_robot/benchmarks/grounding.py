@@ -1,7 +1,8 @@
 """Seeds → pictures and instructions that no training saw → how often the planner names, finds and misses rightly.
 
-Four families: pairs and phrasings of the training (new scenes), colour-kind pairs that training never saw, phrasings
-that it never saw, and objects that are not there.
+Families: pairs and phrasings of the training (new scenes); colour-kind pairs that it never saw; phrasings that it never
+saw; objects that are not there; plans after tries that failed; references that geometry resolves ("the leftmost
+block"); references that mean several objects, about which a person has to be asked; more colours, kinds and views.
 """
 
 from __future__ import annotations
@@ -12,27 +13,28 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.benchmarks.tabletop import wilson_interval
-from qwen2vl_robot.config import Phrasings, load_robot, load_yaml
+from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import ImageBox, Plan, Verb
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
-from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Question, QuestionMaker
 from qwen2vl_robot.world import BulletWorld
 
-FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent")
-_SCENE = "scenes/tabletop.yaml"
+FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
+_SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"
+_TASKS = ("pick", "on", "in", "left_of", "right_of")
+_TRIES = 60
 
 
 def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, Any]]:
     """Ask one question about each of `pictures` scenes for each family; seeds seed, seed + 1, ..."""
     ranges, catalogue = load_scene(_SCENE)
-    phrasings = load_yaml(resolve("tasks/phrasings.yaml"), Phrasings)
-    usual = QuestionMaker(phrasings, catalogue)
-    unheard = QuestionMaker(phrasings, catalogue, held_out_phrasings=True)
+    wide, wide_catalogue = load_scene(_WIDE_SCENE)
+    makers = _makers(catalogue.held_out)
     with BulletWorld() as world, PlannerProcess(model) as planner:
         world.add_table()
         world.add_robot(load_robot(ranges.robot))
@@ -40,24 +42,39 @@ def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, An
             for family in FAMILIES:
                 rng = np.random.default_rng([seed + index, FAMILIES.index(family)])
                 is_held_out = family == "held_out_pairs"
-                rgb, seen = sample_of_seed(world, ranges, catalogue, seed + index, with_held_out=is_held_out)
-                maker = unheard if family == "held_out_phrasings" else usual
-                question = _question(maker, seen, rng, family, catalogue.held_out)
+                drawn_from = (wide, wide_catalogue) if family == "wide" else (ranges, catalogue)
+                rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
+                question = _question(makers[family], seen, rng, family, catalogue.held_out)
                 if question is not None:
                     yield {"family": family, "seed": seed + index, **_score(planner, rgb, seen, question)}
+
+
+def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
+    languages = load_languages()
+    usual = QuestionMaker(languages, held_out, references=("label",))
+    makers = dict.fromkeys(FAMILIES, usual)
+    makers["held_out_phrasings"] = QuestionMaker(languages, held_out, held_out_phrasings=True, references=("label",))
+    makers["replan"] = QuestionMaker(languages, held_out, failed_ratio=1.0, references=("label",))
+    makers["where"] = QuestionMaker(languages, held_out, references=("superlative", "relation", "all"))
+    makers["ambiguous"] = QuestionMaker(languages, held_out, references=("ambiguous",))
+    return makers
 
 
 def _question(
     maker: QuestionMaker, seen: list[SeenObject], rng: np.random.Generator, family: str, held_out: tuple[str, ...]
 ) -> Question | None:
     """A pick or a place for the family; None when the picture cannot serve it."""
-    for _ in range(40):
-        task = str(rng.choice(["pick", "on", "in", "left_of", "right_of"]))
-        question = maker.draw(seen, rng, absent=family == "absent", task=task)
+    for _ in range(_TRIES):
+        question = maker.draw(seen, rng, absent=family == "absent", task=str(rng.choice(_TASKS)))
         if question is None:
             return None
-        labels = {seen[i].label for i in question.objects if i is not None}
-        if family != "held_out_pairs" or labels & set(held_out):
+        labels = {seen[i].label for which in question.objects for i in which}
+        is_fit = {
+            "held_out_pairs": bool(labels & set(held_out)),
+            "where": '"where"' in question.reply,
+            "ambiguous": any(len(which) > 1 for which in question.objects),
+        }
+        if is_fit.get(family, True):
             return question
     return None
 
@@ -65,37 +82,49 @@ def _question(
 def _score(planner: PlannerProcess, rgb: Any, seen: list[SeenObject], question: Question) -> dict[str, Any]:
     """Compare the planner's answer with the right one."""
     right = parse_reply(question.reply)
+    instruction, *failures = question.instruction.split("\n")
     try:
-        answer = planner.plan_picture(rgb, question.instruction)
+        answer = planner.plan_picture(rgb, instruction, tuple(failures))
     except PlannerError:
         answer = Plan(actions=(), reply="")
-    verbs = [a.verb for a in answer.actions]
-    is_asked = verbs == [Verb.ASK]
+    is_asked = asks(answer)
     if right.actions[0].verb is Verb.ASK:
         return {"verbs_right": is_asked, "asked": is_asked}
-    boxes = [a.object.boxes[0] for a in answer.actions if a.object is not None]
-    # The objects of the right answer, in the order of its actions.
-    wanted = [seen[i].box for i in question.objects if i is not None]
-    same = verbs == [a.verb for a in right.actions] and [a.relation for a in answer.actions] == [
-        a.relation for a in right.actions
-    ]
+    wanted = [box for a in right.actions if a.object is not None for box in a.object.boxes]
+    boxes = [box for a in answer.actions if a.object is not None for box in a.object.boxes]
     pairs = list(zip(boxes, wanted, strict=True)) if len(boxes) == len(wanted) else []
-    ious = [_iou(b, w) for b, w in pairs] or [0.0] * len(wanted)
+    ious = [iou(b, w) for b, w in pairs] or [0.0] * len(wanted)
     inside = [_is_centre_inside(b, w) for b, w in pairs] or [False] * len(wanted)
-    return {"verbs_right": same, "asked": is_asked, "iou": [round(i, 3) for i in ious], "centre_inside": inside}
+    return {
+        "verbs_right": outline(answer) == outline(right),
+        "asked": is_asked,
+        "iou": [round(i, 3) for i in ious],
+        "centre_inside": inside,
+    }
 
 
-def _iou(box: ImageBox, true: tuple[int, int, int, int]) -> float:
-    x = min(box.x1, true[2]) - max(box.x0, true[0])
-    y = min(box.y1, true[3]) - max(box.y0, true[1])
-    inter = max(0.0, x) * max(0.0, y)
-    union = (box.x1 - box.x0) * (box.y1 - box.y0) + (true[2] - true[0]) * (true[3] - true[1]) - inter
-    return inter / union
+def asks(plan: Plan) -> bool:
+    """Whether a person will be asked: by the plan, or because geometry finds several things and no word says which."""
+    return [a.verb for a in plan.actions] == [Verb.ASK] or any(
+        a.object is not None and len(a.object.boxes) > 1 and a.object.where is None for a in plan.actions
+    )
 
 
-def _is_centre_inside(box: ImageBox, true: tuple[int, int, int, int]) -> bool:
+def outline(plan: Plan) -> list[tuple[object, ...]]:
+    """A plan without its labels and boxes: what is done, how, and which of several is meant."""
+    return [(a.verb, a.relation, a.direction, a.seconds, a.object and a.object.where) for a in plan.actions]
+
+
+def iou(a: ImageBox, b: ImageBox) -> float:
+    """Intersection over union of two boxes."""
+    x, y = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    both = max(0.0, x) * max(0.0, y)
+    return both / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - both)
+
+
+def _is_centre_inside(box: ImageBox, true: ImageBox) -> bool:
     x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    return true[0] <= x <= true[2] and true[1] <= y <= true[3]
+    return true.x0 <= x <= true.x1 and true.y0 <= y <= true.y1
 
 
 def summarise_grounding(results: list[dict[str, Any]]) -> dict[str, Any]:

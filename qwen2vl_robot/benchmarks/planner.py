@@ -1,12 +1,13 @@
 """Seeds → how long a plan takes, beside transformers' `generate` with the same grammar, in the same run.
 
 Each timed plan sees a frame that was not seen before; both ways start from the same picture and give the same reply.
+The tokens a second are those of the whole reply behind the first pass, also beside what memory allows a loop that reads
+every weight for every token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,7 @@ from qwen2vl_robot.benchmarks.calibration import Picture, render_pictures
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.sources import read_settings
+from qwen2vl_robot.process import peak_memory_mb
 
 _TASKS = ("put the {a} on the {b}", "pick up the {a}", "push the {a} to the left", "put the {a} left of the {b}")
 _WARM_UP = 2  # plans of either way that are not counted: the first ones touch all pages for the first time
@@ -29,10 +31,12 @@ def run_planner_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, 
         raise BadInputError(f"--model {model}: only a model in process can be compared with generate")
     with PlannerProcess(model, timeout_s=600.0) as planner:
         planner.start()
+        weight_bytes, bytes_a_second = planner.limits()
         for index, picture in enumerate(render_pictures(frames + _WARM_UP, seed)):
             result = _plan_both_ways(planner, picture, _instruction(picture, index), is_fast_first=index % 2 == 0)
             if index >= _WARM_UP:
-                yield {"seed": picture.seed, **result, "peak_memory_mb": _peak_memory_mb(planner.pid)}
+                result["of_bandwidth"] = result["tokens_per_s"] * weight_bytes / bytes_a_second
+                yield {"seed": picture.seed, **result, "peak_memory_mb": round(peak_memory_mb(planner.pid or 0))}
 
 
 def _instruction(picture: Picture, index: int) -> str:
@@ -58,17 +62,10 @@ def _plan_both_ways(
         "decoded_tokens": fast.decoded_tokens,
         "forced_tokens": fast.forced_tokens,
         "generated_tokens": plain.decoded_tokens,
+        "passes": fast.passes,
+        "tokens_per_s": (fast.decoded_tokens + fast.forced_tokens) / fast.decode_s,
         "image_size_px": list(fast.image_size_px),
     }
-
-
-def _peak_memory_mb(pid: int | None) -> int:
-    """The largest resident size so far of a process, 0 where Linux does not say."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return 0
 
 
 def summarise_planner(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -86,5 +83,8 @@ def summarise_planner(results: list[dict[str, Any]]) -> dict[str, Any]:
         "decoded_tokens": sum(r["decoded_tokens"] for r in results),
         "forced_tokens": sum(r["forced_tokens"] for r in results),
         "generated_tokens": sum(r["generated_tokens"] for r in results),
+        "passes": sum(r["passes"] for r in results),
+        "tokens_per_s_median": round(median(r["tokens_per_s"] for r in results), 1),
+        "tokens_of_bandwidth_ratio": round(median(r["of_bandwidth"] for r in results), 3),
         "peak_memory_mb": max(r["peak_memory_mb"] for r in results),
     }

@@ -10,16 +10,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from qwen2vl_robot.config import ObjectSpec, Phrasings, RelationRules, Strict, load_robot, load_yaml
+from qwen2vl_robot.config import ObjectSpec, RelationRules, Strict, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
 from qwen2vl_robot.messages import (
     Instruction,
     Observation,
@@ -35,6 +35,7 @@ from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.ports import Planner
+from qwen2vl_robot.process import peak_memory_mb
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
@@ -89,7 +90,7 @@ class Suite:
     def __init__(self, planner: Literal["checkpoint", "truth"], model: str, *, held_out: bool = False) -> None:
         self._spec = load_yaml(resolve("tasks/tabletop.yaml"), SuiteSpec)
         self._ranges, self._catalogue = load_scene(self._spec.scene)
-        self._phrasings = load_yaml(resolve("tasks/phrasings.yaml"), Phrasings)
+        self._english: Language = load_languages()[ENGLISH]
         self._rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
         self._words = load_words()
         self._profile = load_robot(self._ranges.robot)
@@ -125,14 +126,13 @@ class Suite:
         rivals = [p for p in pairs if p not in (target, reference) and (p[0] == target[0] or p[1] == target[1])]
         there = [reference, self._pick(rng, rivals)] + ([] if task.is_missing else [target])
         low, high = (5, 8) if (index // len(self._spec.tasks)) % 2 == 0 else (len(there), 4)
-        relation = "in_" if task.relation is Relation.IN else task.relation.value
-        templates = getattr(self._phrasings, relation).seen
+        templates = self._english.tasks[task.relation.value].seen
         template = str(templates[int(rng.integers(len(templates)))])
         labels = [f"{c} {k}" for c, k in (target, reference)]
         return Episode(
             seed=seed,
             task=task,
-            instruction=template.replace("{a}", labels[0]).replace("{b}", labels[1]),
+            instruction=fill(template, *(self._english.phrase(label) for label in labels)),
             target=labels[0],
             reference=labels[1],
             always=tuple(ObjectSpec(colour=c, kind=k) for c, k in there),
@@ -224,8 +224,8 @@ class Suite:
 
     def _peak_memory_mb(self, plant: PlantProcess) -> float:
         """Sum of each process's highest resident memory so far: an upper bound of what all took at once."""
-        workers = [self._rehearsal.pid, plant.pid, self._planner.pid if self._planner else None]
-        return sum(_peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
+        workers = [*self._rehearsal.pids, plant.pid, self._planner.pid if self._planner else None]
+        return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
 
 
 class TruthPlanner:
@@ -295,12 +295,3 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
     return (round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4))
-
-
-def _peak_memory_mb(pid: int) -> float:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:
-        return 0.0
-    line = next((x for x in status.splitlines() if x.startswith("VmHWM:")), "VmHWM: 0 kB")
-    return int(line.split()[1]) * 1024 / 1e6

@@ -16,8 +16,10 @@ from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
 from qwen2vl_robot.geometry import Array, make_pose, read_only, rotation_from_rotvec
+from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import (
     ApprovedMotion,
+    Box,
     CameraFrame,
     Container,
     GripperSegment,
@@ -235,6 +237,9 @@ class Plant:
         pose, speed_mps, shape = self._world.pose(item.label), self._world.speed_mps(item.label), item.shape
         if isinstance(shape, Bowl):  # the ring around it, as everybody but the plant knows a bowl
             shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
+        elif isinstance(shape, Mesh):  # the box around it
+            x, y, z = (float(v) for v in shape.size_m)
+            shape = Box((x, y, z))
         return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
 
     def true_boxes(self) -> dict[str, TrueBox]:

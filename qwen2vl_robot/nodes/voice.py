@@ -18,10 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from qwen2vl_robot.config import Phrasing, Phrasings, load_yaml
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.languages import ENGLISH, load_languages
 from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.resources import resolve
 
 RATE_HZ = 16_000
 _NOISE = 20  # of 32768; digital silence upsets the recogniser
@@ -70,24 +69,20 @@ class Ear:
 
 
 def grammar(is_known: Any = lambda word: True) -> str:
-    """The sentences of sim/tasks/phrasings.yaml over the words of sim/objects/words.yaml, as JSGF.
+    """The sentences of sim/languages/en.yaml over the words of sim/objects/words.yaml, as JSGF.
 
     Args:
         is_known: whether the recogniser's dictionary has a word; what has an unknown one is left out.
     """
-    words, phrasings = load_words(), load_yaml(resolve("tasks/phrasings.yaml"), Phrasings)
-    templates: list[str] = []
-    for name in type(phrasings).model_fields:
-        phrasing: Phrasing = getattr(phrasings, name)
-        templates += [*phrasing.seen, *phrasing.held_out]
-    sentences = [_sentence(t) for t in templates]
+    words, tasks = load_words(), load_languages()[ENGLISH].tasks
+    sentences = [_sentence(t) for phrasing in tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
     known = [s for s in sentences if all(is_known(w) for w in s.split() if not w.startswith("<"))]
     colours, nouns = ([w for w in found if is_known(w)] for found in (words.colours, words.nouns))
     return "\n".join([
         "#JSGF V1.0;",
         "grammar robot;",
         f"<number> = {' | '.join(_NUMBERS)};",
-        f"<thing> = [{' | '.join(colours)}] ({' | '.join(nouns)});",
+        f"<thing> = [the] [{' | '.join(colours)}] ({' | '.join(nouns)});",
         f"public <command> = {' | '.join(dict.fromkeys(known))};",
     ])  # fmt: skip
 

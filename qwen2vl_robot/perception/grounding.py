@@ -123,7 +123,9 @@ class _Finder:
             assert self.held is not None
             return self.held.name
         candidates = self._candidates(reference)
-        index = candidates[0] if len(candidates) == 1 else self._choose(reference, candidates, plan)
+        is_related = reference.where is not None and reference.where.kind in _RELATIONS
+        is_only_one = len(candidates) == 1 and not is_related
+        index = candidates[0] if is_only_one else self._choose(reference, candidates, plan)
         if index not in self.names:
             self._name(index, reference.label)
         self.by_reference[reference] = self.names[index]
@@ -233,9 +235,9 @@ class _Finder:
         """The object that a relation refers to by label, named elsewhere in the plan."""
         if label in self.named:
             return self.named[label]
-        for action in plan.actions:
-            reference = action.object
-            if reference is not None and reference is not asking and reference.label == label:
+        listed = [a.object for a in plan.actions if a.object is not None]
+        for reference in (*listed, *plan.objects):
+            if reference != asking and reference.label == label and reference.where is None:
                 return self.named[self.resolve(reference, plan)]
         raise PerceptionError(f"{label!r} is asked about but the plan gives no box for it", label=label)
 

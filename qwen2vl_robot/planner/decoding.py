@@ -1,12 +1,14 @@
 """A prompt, its pictures and a grammar → the reply's tokens, greedily and fast.
 
 What the grammar forces is never decoded one by one: it is appended together with the token that was chosen, in one
-forward pass. What the last prompt and this one share (the system's text; with the same picture also the picture) keeps
-its place in the key-value cache. The tokens are those of `generate_plainly`, which is transformers' own loop.
+forward pass, and so is a guess of what comes next, which that pass confirms or refutes. What the last prompt and this
+one share (the system's text; with the same picture also the picture) keeps its place in the key-value cache. The tokens
+are those of `generate_plainly`, which is transformers' own loop.
 """
 
 from __future__ import annotations
 
+import time
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.planner.drafts import Drafts
 from qwen2vl_robot.planner.engines import Engine, FusedEngine, LibraryEngine, can_be_fused
 
 _MAX_REPLY_TOKENS = 640
@@ -44,24 +47,33 @@ class Decoded:
     """A reply's tokens, without the end token, and how they came about.
 
     Attributes:
-        decoded_tokens: chosen by the model, one forward pass each.
+        decoded_tokens: chosen by the model.
+        passes: forward passes that this took; decode_s: seconds of all but the first.
         forced_tokens: the grammar left no choice.
         reused_tokens: of the prompt, found in the cache.
     """
 
     ids: list[int]
     decoded_tokens: int
+    passes: int
     forced_tokens: int
     reused_tokens: int
+    decode_s: float = 0.0
 
 
 class Decoder:
-    """Greedy, grammar-constrained decoding with one model; remembers the last prompt."""
+    """Greedy, grammar-constrained decoding with one model; remembers the last prompt and the last replies.
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    Args:
+        examples: replies whose shape is likely from the first one on.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, examples: tuple[str, ...] = ()) -> None:
         self._model = model
         self._engine: Engine = FusedEngine(model) if can_be_fused(model) else LibraryEngine(model)
         self.tokenizer = grammar_tokenizer(model, tokenizer)
+        texts = [tokenizer.decode([token]) for token in range(int(model.config.get_text_config().vocab_size))]
+        self._drafts = Drafts(texts, (tokenizer(text, add_special_tokens=False)["input_ids"] for text in examples))
         self._matchers: dict[str, LLMatcher] = {}
         self._held: list[int] = []  # the tokens in the engine's cache
         self._picture_key = b""
@@ -79,26 +91,30 @@ class Decoder:
         image_token = self._model.config.image_token_id
         pictures = prompt.pictures if image_token in prompt.ids[reused:] else None
         reply: list[int] = _forced(matcher)
-        forced, decoded = len(reply), 0
-        new = [*prompt.ids[reused:], *reply]
-        held, self._held = [*prompt.ids], []  # until it has gone well, nothing is held
-        at = torch.cat([positions[:, :, reused:], _behind(next_position, 0, len(reply), positions)], dim=2)
-        while True:
-            logits = self._engine.append(new, at, pictures)
-            held, pictures = [*prompt.ids, *reply], None
-            new = [_choose(matcher, logits)]
-            decoded += 1
-            run = _forced(matcher)
-            forced += len(run)
-            new += run
-            reply += new
-            if matcher.is_accepting():
-                break
+        forced, decoded, passes, began_s = len(reply), 0, 0, time.perf_counter()
+        new, self._held = [*prompt.ids[reused:], *reply], []  # until it has gone well, nothing is held
+        while not matcher.is_accepting():
             if len(reply) > _MAX_REPLY_TOKENS:
                 raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
-            at = _behind(next_position, len(reply) - len(new), len(reply), positions)
-        self._held, self._picture_key = held, prompt.picture_key
-        return Decoded(reply, decoded, forced, reused)
+            draft = self._drafts.propose(prompt.ids, reply)
+            start = len(prompt.ids) + len(reply) - len(new)
+            behind = _behind(next_position, max(0, start - len(prompt.ids)), len(reply) + len(draft), positions)
+            at = torch.cat([positions[:, :, start:], behind], dim=2)
+            logits = self._engine.append([*new, *draft], at, pictures, len(draft) + 1)
+            pictures, passes = None, passes + 1
+            began_s = time.perf_counter() if passes == 1 else began_s
+            confirmed, new = 0, []
+            while not new and not matcher.is_accepting():
+                run = [_choose(matcher, logits[confirmed])]
+                decoded += 1
+                run += _forced(matcher)
+                forced += len(run) - 1
+                same = _same(run, draft[confirmed:])
+                reply, confirmed, new = [*reply, *run], confirmed + same, run[same:]
+            self._engine.crop(len(prompt.ids) + len(reply) - len(new))
+        self._held, self._picture_key = [*prompt.ids, *reply[: len(reply) - len(new)]], prompt.picture_key
+        self._drafts.remember(reply)
+        return Decoded(reply, decoded, passes, forced, reused, time.perf_counter() - began_s)
 
     def _matcher(self, grammar: str) -> LLMatcher:
         if grammar not in self._matchers:
@@ -125,6 +141,11 @@ class Decoder:
         grid = prompt.pictures["image_grid_thw"]
         positions, _ = self._model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)
         return positions, int(positions.max()) + 1
+
+
+def _same(a: list[int], b: list[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _behind(first: int, start: int, end: int, like: Tensor) -> Tensor:

@@ -24,8 +24,10 @@ _ROOM_TOKENS = 256  # the cache grows by this much
 class Engine(Protocol):
     """A model with a key-value cache of one sequence."""
 
-    def append(self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None) -> npt.NDArray[np.float32]:
-        """Logits (vocabulary,) behind the last of these tokens; positions (3, 1, n)."""
+    def append(
+        self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """Logits (keep, vocabulary) behind the last `keep` of these tokens; positions (3, 1, n)."""
 
     def crop(self, length: int) -> None:
         """Forget what comes after the first `length` tokens."""
@@ -38,16 +40,18 @@ class LibraryEngine:
         self._model = model
         self._cache = DynamicCache(config=model.config)
 
-    def append(self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None) -> npt.NDArray[np.float32]:
+    def append(
+        self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int = 1
+    ) -> npt.NDArray[np.float32]:
         out = self._model(
             input_ids=torch.tensor([ids], device=self._model.device),
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
             **(pictures or {}),
         )
-        return _as_numpy(out.logits[0, -1])
+        return _as_numpy(out.logits[0])
 
     def crop(self, length: int) -> None:
         if length == 0:
@@ -100,18 +104,23 @@ class FusedEngine:
     def crop(self, length: int) -> None:
         self._length = length
 
-    def append(self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None) -> npt.NDArray[np.float32]:
+    def append(
+        self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int = 1
+    ) -> npt.NDArray[np.float32]:
         with _threads(1 if self._is_small and len(ids) <= _FEW_TOKENS else torch.get_num_threads()):
-            return self._append(ids, positions, pictures)
+            return self._append(ids, positions, pictures, keep)
 
-    def _append(self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None) -> npt.NDArray[np.float32]:
+    def _append(
+        self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int
+    ) -> npt.NDArray[np.float32]:
         tokens = torch.tensor(ids, device=self._embed.weight.device)
         x = self._embed(tokens)
         if pictures is not None:
             x[tokens == self._model.config.image_token_id] = self._look(pictures).to(x.dtype)
         cos, sin = self._rotary(x[None], positions)
         hidden = self._run(x, cos[0, :, None], sin[0, :, None])
-        return _as_numpy(self._model.lm_head(F.rms_norm(hidden[-1:], hidden.shape[-1:], self._norm, self._eps))[0])
+        last = F.rms_norm(hidden[-keep:], hidden.shape[-1:], self._norm, self._eps)
+        return _as_numpy(self._model.lm_head(last))
 
     def _look(self, pictures: dict[str, Tensor]) -> Tensor:
         """Image tokens (m, d) by the library's vision tower, with our patch embedding for this call only."""

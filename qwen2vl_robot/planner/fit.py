@@ -57,6 +57,7 @@ class Shape:
 
 # From the config.json of each of the Qwen team's repositories.
 _VISION = {"vision_depth": 32, "vision_width": 1280, "vision_mlp_width": 5120, "patch_values": 1176}
+RANDOM = "random:"  # before a size: random weights of that shape, to measure speed with
 KNOWN = {
     "2B": Shape(28, 1536, 8960, 12, 2, 151_936, True, **_VISION),
     "7B": Shape(28, 3584, 18_944, 28, 4, 152_064, False, **_VISION),
@@ -148,6 +149,8 @@ def _shape_of(model: str) -> tuple[Shape, float]:
     config = Path(model) / "config.json"
     if config.is_file():
         return _read_shape(config)
+    if model.startswith(RANDOM) and model.removeprefix(RANDOM) in KNOWN:
+        return KNOWN[model.removeprefix(RANDOM)], 16.0
     name = model.rsplit("/", 1)[-1].lower()
     size = re.search(r"vl-(\d+)b", name)
     if "qwen2-vl" not in name or size is None or f"{size[1]}B" not in KNOWN:

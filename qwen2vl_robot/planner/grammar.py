@@ -27,6 +27,24 @@ def reply_grammar(max_coordinate: int) -> str:
     return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)  # rules are written with '...'
 
 
+def bench_grammar(max_coordinate: int) -> str:
+    """The grammar of plans that put one named thing somewhere: what weights that know nothing can be timed with.
+
+    In the whole grammar they would write labels without end.
+    """
+    words = [line for line in _words(max_coordinate) if line.startswith(("coordinate", "relation"))]
+    label = """ '{"label":"' colour " " kind '","boxes":[' box ']}' """
+    rules = [
+        *words,
+        "box: '[' coordinate ',' coordinate ',' coordinate ',' coordinate ']'",
+        f"colour: {_one_of(['red', 'green', 'blue', 'yellow', 'black', 'white'])}",
+        f"kind: {_one_of(['block', 'ball', 'bowl', 'plate', 'cup', 'can'])}",
+        f"""start: '{{"objects":[' {label} ',' {label} '],"actions":[{{"do":"pick","object":0}},'"""
+        """ '{"do":"place","object":1,"relation":"' relation '"}]}'""",
+    ]
+    return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), "\n".join(rules))
+
+
 def _words(max_coordinate: int) -> Iterator[str]:
     yield r"LABEL: /[\p{L}\p{N}]" + _CHARACTER + "{0,79}/"
     yield r"TEXT: /[\p{L}\p{N}]" + _CHARACTER + "{0,199}/"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ import transformers
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
 
 from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Plan
+from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import (
     CONVENTIONS,
     BoxConvention,
@@ -31,12 +40,25 @@ from qwen2vl_robot.planner.contract import (
     RawReply,
     build_messages,
     check_instruction,
+    format_reply,
     parse_reply,
 )
 from qwen2vl_robot.planner.decoding import Decoded, Decoder, Prompt, generate_plainly
-from qwen2vl_robot.planner.grammar import reply_grammar
+from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory, suggest
+from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
 from qwen2vl_robot.planner.picture import check_picture
-from qwen2vl_robot.planner.sources import ModelSettings, read_settings
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings, read_settings
+
+Picture = npt.NDArray[np.uint8]  # (h, w, 3)
+Pictures = tuple[Picture, ...]
+_IMAGE = "<|image_pad|>"
+_A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
+_PICK: dict[str, object] = {"do": "pick", "object": 0}
+# The shapes that most plans have.
+_EXAMPLES = (
+    format_reply([_A], [_PICK]),
+    format_reply([_A, _B], [_PICK, {"do": "place", "object": 1, "relation": "on"}]),
+)
 
 
 class ModelContract(BaseModel):
@@ -70,6 +92,7 @@ class LocalPlanner:
             _check_folder(folder)
         torch.manual_seed(0)
         self._pictures: tuple[bytes, dict[str, Any]] = (b"", {})
+        self._grammar: Callable[[int], str] = reply_grammar
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -79,6 +102,9 @@ class LocalPlanner:
             raise BadInputError(f"model {settings.model}: cannot be loaded: {reason}") from error
 
     def _load(self, settings: ModelSettings) -> None:
+        _check_memory(settings)
+        if settings.model.startswith(RANDOM):
+            return self._invent(settings)
         name = _local_name(settings.model)
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in CONVENTIONS:
@@ -98,10 +124,46 @@ class LocalPlanner:
         if settings.device_map is None:
             loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
         self._model = loaded.eval()
-        self._decoder = Decoder(self._model, self._tokenizer)
+        self._decoder = Decoder(self._model, self._tokenizer, _EXAMPLES)
 
-    def plan(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
-        """Answer for one picture (h, w, 3) uint8; `failures` are lines about what went wrong before.
+    def _invent(self, settings: ModelSettings) -> None:
+        """Random weights of a true size, with the tokens of the shipped checkpoint.
+
+        Raises:
+            ValueError: no such size.
+        """
+        self._contract = ModelContract(prompt_style=PromptStyle.COMPACT)
+        self._tokenizer = AutoTokenizer.from_pretrained(SHIPPED_MODEL)
+        bounds = {"min_pixels": settings.min_pixels or 3136, "max_pixels": settings.max_pixels or 1003520}
+        self._images = Qwen2VLImageProcessorPil(**bounds)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device(device):
+                self._model = Qwen2VLForConditionalGeneration(_config_of(settings.model, self._tokenizer)).eval()
+        finally:
+            torch.set_default_dtype(before)
+        self._decoder = Decoder(self._model, self._tokenizer, _EXAMPLES)
+        self._grammar = bench_grammar
+
+    def limits(self) -> tuple[int, float]:
+        """(bytes of the text layers' weights, bytes a second that reading them takes at best), measured now."""
+        text = self._model.model.language_model
+        weights = sum(p.numel() * p.element_size() for p in [*text.layers.parameters(), self._model.lm_head.weight])
+        block = torch.ones(2**28 if self._model.device.type == "cuda" else 2**25, device=self._model.device)
+        seconds = []
+        for _ in range(5):
+            began_s = time.perf_counter()
+            float(block.sum())
+            seconds.append(time.perf_counter() - began_s)
+        return weights, block.numel() * block.element_size() / min(seconds)
+
+    def plan(self, rgb: Picture, instruction: str, failures: tuple[str, ...] = (), others: Pictures = ()) -> Plan:
+        """Answer for a picture; `failures` are lines about what went wrong before.
+
+        Args:
+            others: pictures of further cameras; a checkpoint of the compact prompt has learned to look at one.
 
         Raises:
             BadInputError: the instruction is empty, too long or binary.
@@ -109,14 +171,16 @@ class LocalPlanner:
             PlannerError: the reply cannot be used.
         """
         text = check_instruction(instruction)
-        answer = self.reply(rgb, text, failures)
-        return parse_reply(answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px)
+        answer = self.reply(rgb, text, failures, others)
+        plan = parse_reply(answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px)
+        return speak_like(plan, text) if self._contract.prompt_style is PromptStyle.COMPACT else plan
 
     def reply(
         self,
-        rgb: npt.NDArray[np.uint8],
+        rgb: Picture,
         instruction: str,
         failures: tuple[str, ...] = (),
+        others: Pictures = (),
         *,
         max_coordinate: int | None = None,
         is_plain: bool = False,
@@ -128,34 +192,109 @@ class LocalPlanner:
             is_plain: use transformers' `generate`, one token after the other: slower, and what is compared with.
         """
         began_s = time.perf_counter()
-        check_picture(rgb)
-        prompt, size_px = self._prompt(rgb, build_messages(instruction, failures, self._contract.prompt_style))
+        style = self._contract.prompt_style
+        seen = (rgb,) if style is PromptStyle.COMPACT else (rgb, *others)
+        for picture in seen:
+            check_picture(picture)
+        prompt, size_px = self._prompt(seen, build_messages(instruction, failures, style, len(seen)))
         by_pixels = self._contract.box_convention is BoxConvention.RESIZED_PIXELS
-        grammar = reply_grammar(max_coordinate or (max(size_px) if by_pixels else 1000))
+        grammar = self._grammar(max_coordinate or (max(size_px) if by_pixels else 1000))
         if is_plain:
             ids = generate_plainly(self._model, self._decoder.tokenizer, prompt, grammar)
-            answer = Decoded(ids, len(ids), 0, 0)
+            answer = Decoded(ids, len(ids), len(ids), 0, 0)
         else:
             answer = self._decoder.decode(prompt, grammar)
         text = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
         spent_s = time.perf_counter() - began_s
-        return RawReply(text, size_px, answer.decoded_tokens, answer.forced_tokens, answer.reused_tokens, spent_s)
+        return RawReply(
+            text=text,
+            image_size_px=size_px,
+            decoded_tokens=answer.decoded_tokens,
+            forced_tokens=answer.forced_tokens,
+            reused_tokens=answer.reused_tokens,
+            passes=answer.passes,
+            seconds=spent_s,
+            decode_s=answer.decode_s,
+        )
 
-    def _prompt(self, rgb: npt.NDArray[np.uint8], messages: list[dict[str, object]]) -> tuple[Prompt, tuple[int, int]]:
-        """The tokenised prompt, and the (width, height) in pixels to which the picture was resized."""
-        key = hashlib.blake2b(np.ascontiguousarray(rgb).data, digest_size=16).digest() + repr(rgb.shape).encode()
+    def _prompt(self, seen: Pictures, messages: list[dict[str, object]]) -> tuple[Prompt, tuple[int, int]]:
+        """The tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for rgb in seen:
+            hashed.update(repr(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes())
+        key = hashed.digest()
         if key != self._pictures[0]:
-            pictures = self._images(images=[Image.fromarray(rgb)], return_tensors="pt")
+            pictures = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
             pixels = pictures["pixel_values"].to(self._model.device, self._model.dtype)
             grid = pictures["image_grid_thw"].to(self._model.device)
             self._pictures = (key, {"pixel_values": pixels, "image_grid_thw": grid})
         pictures = self._pictures[1]
-        _, rows, columns = (int(v) for v in pictures["image_grid_thw"][0])
+        grids = pictures["image_grid_thw"].tolist()
         patch, merge = self._images.patch_size, self._images.merge_size
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        text = text.replace("<|image_pad|>", "<|image_pad|>" * (rows * columns // merge**2))
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(ids, pictures, key), (columns * patch, rows * patch)
+        first, *rest = text.split(_IMAGE)
+        places = [
+            _IMAGE * (rows * columns // merge**2) + part for (_, rows, columns), part in zip(grids, rest, strict=True)
+        ]
+        ids = self._tokenizer(first + "".join(places), add_special_tokens=False)["input_ids"]
+        return Prompt(ids, pictures, key), (grids[0][2] * patch, grids[0][1] * patch)
+
+
+def _config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:
+    """The configuration of a true size.
+
+    Raises:
+        ValueError: no such size.
+    """
+    if model.removeprefix(RANDOM) not in KNOWN:
+        raise ValueError(f"sizes are {', '.join(KNOWN)}")
+    shape = KNOWN[model.removeprefix(RANDOM)]
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")
+    }
+    ids |= {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
+    ends = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    half = shape.width // shape.heads // 2
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": shape.words,
+            "hidden_size": shape.width,
+            "intermediate_size": shape.mlp_width,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [half // 4, half * 3 // 8, half * 3 // 8],
+            },
+            "tie_word_embeddings": shape.is_tied,
+            **ends,
+        },
+        vision_config={
+            "depth": shape.vision_depth,
+            "embed_dim": shape.vision_width,
+            "hidden_size": shape.width,
+            "num_heads": shape.vision_width // 80,
+        },
+        tie_word_embeddings=shape.is_tied,
+        **ids,
+        **ends,
+    )
+
+
+def _check_memory(settings: ModelSettings) -> None:
+    """Say that a model does not fit before it is fetched and fills the memory.
+
+    Raises:
+        ValueError: it needs more than there is.
+    """
+    try:
+        fit = estimate(settings, *memory())
+    except BadInputError:
+        return  # of a size that nobody knows before it is loaded
+    if not fit.fits and settings.device_map is None:
+        raise ValueError(f"{fit.describe()}; fits: {suggest(fit.available_gb, fit.device)}")
 
 
 def _check_folder(folder: Path) -> None:

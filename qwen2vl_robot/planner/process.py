@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -12,10 +11,9 @@ import numpy.typing as npt
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
 from qwen2vl_robot.planner.contract import RawReply, check_instruction, failure_line
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.process import Worker
-
-SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
 
 
 class PlannerProcess:
@@ -54,11 +52,17 @@ class PlannerProcess:
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Answer with a grounded action sequence (see `ports.Planner`)."""
         failures = tuple(failure_line(step) for step in history if step.outcome.reasons)
-        return self.plan_picture(observation.frame.rgb, instruction.text, failures)
+        return self.plan_picture(observation.frame.rgb, instruction.text, failures, observation.others)
 
-    def plan_picture(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
-        """Plan for a bare picture (h, w, 3) uint8."""
-        plan = self._call("plan", rgb, check_instruction(instruction), failures)
+    def plan_picture(
+        self,
+        rgb: npt.NDArray[np.uint8],
+        instruction: str,
+        failures: tuple[str, ...] = (),
+        others: tuple[npt.NDArray[np.uint8], ...] = (),
+    ) -> Plan:
+        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras beside it."""
+        plan = self._call("plan", rgb, check_instruction(instruction), failures, others)
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner answered a {type(plan).__name__}")
         return plan
@@ -69,6 +73,11 @@ class PlannerProcess:
         if not isinstance(reply, RawReply):
             raise PlannerError(f"the planner answered a {type(reply).__name__}")
         return reply
+
+    def limits(self) -> tuple[int, float]:
+        """(bytes of the text layers' weights, bytes a second at which memory is read at best), measured now."""
+        weights, bandwidth = self._worker.call("limits", timeout_s=self._timeout_s)
+        return int(weights), float(bandwidth)
 
     def _call(self, method: str, rgb: npt.NDArray[np.uint8], *args: object, **how: object) -> object:
         try:

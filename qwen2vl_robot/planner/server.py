@@ -65,33 +65,47 @@ class ServerPlanner:
         self._failures = 0
         self._closed_until_s = -float("inf")
 
-    def plan(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> Plan:
-        """Answer for one picture (h, w, 3) uint8; `failures` are lines about what went wrong before.
+    def plan(
+        self,
+        rgb: npt.NDArray[np.uint8],
+        instruction: str,
+        failures: tuple[str, ...] = (),
+        others: tuple[npt.NDArray[np.uint8], ...] = (),
+    ) -> Plan:
+        """Answer for a picture (h, w, 3) uint8 and those of further cameras; `failures` tell what went wrong before.
 
         Raises:
             BadInputError: the instruction is empty, too long or binary.
             ObservationError: the picture cannot be used.
             PlannerError: the server or its reply cannot be used.
         """
-        answer = self.reply(rgb, check_instruction(instruction), failures)
+        answer = self.reply(rgb, check_instruction(instruction), failures, others)
         return parse_reply(answer.text, convention=self._convention, image_size_px=answer.image_size_px)
 
-    def reply(self, rgb: npt.NDArray[np.uint8], instruction: str, failures: tuple[str, ...] = ()) -> RawReply:
-        """The raw reply to one picture.
+    def reply(
+        self,
+        rgb: npt.NDArray[np.uint8],
+        instruction: str,
+        failures: tuple[str, ...] = (),
+        others: tuple[npt.NDArray[np.uint8], ...] = (),
+    ) -> RawReply:
+        """The raw reply.
 
         Raises:
             ObservationError: the picture cannot be used.
             PlannerError: no usable answer in time, or the server failed too often just now.
         """
         began_s = time.monotonic()
-        check_picture(rgb)
+        seen = (rgb, *others)
+        for picture in seen:
+            check_picture(picture)
         if began_s < self._closed_until_s:
             left_s = self._closed_until_s - began_s
             raise PlannerError(
                 f"the server failed {self._failures} times in a row; it is left alone for {left_s:.0f} s"
             )
         size_px = self._size_px(rgb)
-        request = self._request(rgb, size_px, build_messages(instruction, failures, self._style))
+        request = self._request(seen, build_messages(instruction, failures, self._style, len(seen)))
         try:
             body = self._post(request, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
             text = _content(body)
@@ -110,17 +124,19 @@ class ServerPlanner:
         factor = 32 if "qwen3" in self._settings.model.lower() else 28
         return resized_size_px((rgb.shape[1], rgb.shape[0]), factor, low, high)
 
-    def _request(
-        self, rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], messages: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        picture = Image.fromarray(rgb).resize(size_px, Image.Resampling.BICUBIC)
+    def _url(self, rgb: npt.NDArray[np.uint8]) -> str:
+        """The picture as the model will see it, as an address that holds all of it."""
+        picture = Image.fromarray(rgb).resize(self._size_px(rgb), Image.Resampling.BICUBIC)
         png = io.BytesIO()
         picture.save(png, "PNG", compress_level=1)
-        url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+        return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+
+    def _request(self, seen: tuple[npt.NDArray[np.uint8], ...], messages: list[dict[str, Any]]) -> dict[str, Any]:
+        urls = iter([self._url(rgb) for rgb in seen])
         for message in messages:
             if isinstance(message["content"], list):
                 message["content"] = [
-                    {"type": "image_url", "image_url": {"url": url}} if part["type"] == "image" else part
+                    {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
                     for part in message["content"]
                 ]
         request: dict[str, Any] = {"model": self._settings.model, "messages": messages}

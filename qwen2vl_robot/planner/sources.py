@@ -5,6 +5,7 @@ Qwen/Qwen2-VL-7B-Instruct-AWQ                 a name of the Hugging Face hub
 modelscope:Qwen/Qwen2-VL-7B-Instruct          a name of ModelScope
 http://127.0.0.1:8000/v1#Qwen/Qwen2-VL-7B-Instruct   an OpenAI-compatible server, such as vLLM
 dashscope:qwen2-vl-72b-instruct               DashScope; its key comes from DASHSCOPE_API_KEY
+random:2B                                     random weights of that true size, to measure speed with
 planner.yaml                                  any of these with settings: the fields of `ModelSettings`
 """
 
@@ -20,6 +21,7 @@ from qwen2vl_robot.config import Strict, load_yaml, parse
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle
 
+SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
 DASHSCOPE_URL = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 PIXELS_A_TOKEN = 28 * 28
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
 from qwen2vl_robot.geometry import make_pose, rotation_z
+from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
 from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene
 from qwen2vl_robot.world import TABLE, Bowl, BulletWorld
@@ -61,12 +62,13 @@ def token_grid(width_px: int, height_px: int) -> tuple[int, int]:
 
 
 def render_sample(
-    world: BulletWorld, scene: PlantScene, q_offset_rad: npt.NDArray[np.float64]
+    world: BulletWorld, scene: PlantScene, q_offset_rad: npt.NDArray[np.float64], texture: str = ""
 ) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
     """Picture of a scene as the camera takes it, and what it shows; the robot and table must be there."""
     profile = load_robot(scene.robot)
     world.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
     world.set_colour(TABLE, scene.table_rgb)
+    world.set_texture(TABLE, texture)
     for item in scene.objects:
         world.add_body(item.label, item.shape, item.T_base_object, mass_kg=0.0, rgb=item.rgb, collides=False)
     rgb, _, names = world.render(scene.intrinsics, scene.T_base_camera, scene.light)
@@ -123,8 +125,10 @@ def stack_some(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
 
 
 def _on_top(moved: PlantObject, support: PlantObject, rng: np.random.Generator) -> PlantObject:
-    height_m = moved.shape.height_m if isinstance(moved.shape, Bowl) else shape_size_m(moved.shape)[2]
+    height_m = moved.shape.height_m if isinstance(moved.shape, Bowl | Mesh) else shape_size_m(moved.shape)[2]
     x, y, z = support.T_base_object[:3, 3]
+    if isinstance(support.shape, Mesh):
+        raise TypeError(f"nothing is put on a {support.kind}")
     if isinstance(support.shape, Bowl):
         bottom_m = z - support.shape.height_m / 2 + support.shape.wall_m
     else:
@@ -139,6 +143,8 @@ def _render_range(job: tuple[str, int, int, Path]) -> int:
     scene_file, start, stop, folder = job
     ranges, catalogue = load_scene(scene_file)
     shards: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = defaultdict(list)
+    robots = (ranges.robot, *ranges.other_robots)
+    ranges = ranges.model_copy(update={"robot": robots[start // _SHARD % len(robots)]})
     with BulletWorld() as world:
         world.add_table()
         world.add_robot(load_robot(ranges.robot))
@@ -164,7 +170,9 @@ def sample_of_seed(
     rng = np.random.default_rng([seed, 1])
     scene = stack_some(draw_scene(ranges, catalogue, seed, with_held_out=with_held_out), rng)
     joints = len(load_robot(ranges.robot).joints)
-    return render_sample(world, scene, rng.uniform(-1, 1, joints) * scene.start_q_offset_rad)
+    offset_rad = rng.uniform(-1, 1, joints) * scene.start_q_offset_rad
+    texture = str(rng.choice(["", *ranges.table_textures])) if ranges.table_textures else ""
+    return render_sample(world, scene, offset_rad, texture)
 
 
 def generate(scene_file: str, folder: Path, count: int, seed: int, processes: int) -> int:

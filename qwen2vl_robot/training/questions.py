@@ -1,4 +1,4 @@
-"""What an image shows + a random generator → instructions with the replies that a planner should give."""
+"""What an image shows + a random generator → instructions in nine languages with the right replies."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen2vl_robot.config import Catalogue, Phrasing, Phrasings
+from qwen2vl_robot.languages import ENGLISH, Language, fill, split_label
+from qwen2vl_robot.messages import Where
 from qwen2vl_robot.planner.contract import ask_text, format_reply
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject
 
-SYNONYMS = {"block": "cube", "ball": "sphere", "cylinder": "can", "plate": "dish", "bowl": "bowl"}
 REFUSAL = "I only pick, place and push."
-_FAILED_RATIO = 0.25  # the share of questions that follow a try that failed; a re-plan must not read like news
-_REASONS = (
-    "collision", "contact", "self_collision", "joint_position", "grasp_slip", "moved_other", "wrong_effect",
-    "no_motion", "no_path", "no_space", "no_grasp", "out_of_reach", "label_mismatch", "no_depth",
-    "ambiguous", "stale_state",
+# What `contract.failure_line` may give as the reason: kinds of violations, reasons of errors and of the gate, outcomes.
+REASONS = (
+    "non_finite", "format", "start_state", "joint_position", "joint_velocity", "joint_acceleration", "joint_jerk",
+    "joint_torque", "workspace", "tool_speed", "zone", "zone_speed", "unseen", "collision", "self_collision", "contact",
+    "force", "grasp_slip", "moved_other", "wrong_effect", "uncertain", "worker_crashed", "worker_timeout",
+    "worker_raised", "not_found", "no_depth", "ambiguous", "label_mismatch", "no_grasp", "no_path", "no_space",
+    "out_of_reach", "unsupported", "not_accepted", "not_tried", "no_frame", "stale_frame", "scene_changed",
+    "start_moved", "not_confirmed", "asked", "refused", "no_motion", "aborted",
 )  # fmt: skip
+RELATIONS = ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to")
+_TASKS = ("pick", *RELATIONS, "push_left", "push_right", "push_away", "push_closer", "home", "wait", "refuse")
+_WEIGHTS = np.array([30, 14, 12, 6, 6, 4, 4, 4, 2, 2, 2, 2, 1, 1, 2], dtype=float)
+# How an object that is there is referred to, and how often.
+REFERENCES = ("label", "kind", "colour", "superlative", "relation", "all", "ambiguous")
+_REFERENCE_SHARES = np.array([55, 8, 5, 9, 7, 6, 10], dtype=float) / 100
+_SYNONYM_RATIO = 0.25
+_MAX_BOXES = 5  # more of a kind are not asked about: each box is another four numbers to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,61 +36,91 @@ class Question:
     """One instruction about one image, with the right reply.
 
     Attributes:
-        objects: for each object of the reply, its index in the image's list, or None when it is not there.
+        objects: for each object of the reply, the indices of its boxes in the image's list; none when it is not there.
     """
 
     instruction: str
     reply: str
-    objects: tuple[int | None, ...]
+    objects: tuple[tuple[int, ...], ...]
 
 
-RELATIONS = ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to")
-_TASKS = ("pick", *RELATIONS, "push_left", "push_right", "push_away", "push_closer", "home", "wait", "refuse")
-_WEIGHTS = np.array([30, 14, 12, 6, 6, 4, 4, 4, 2, 2, 2, 2, 1, 1, 2], dtype=float)
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One object of a question: the words for it in two cases, and what the reply lists for it.
+
+    Attributes:
+        listed: (label, indices, where) of it and of what its `where` refers to.
+    """
+
+    the: str
+    of: str
+    listed: tuple[tuple[str, tuple[int, ...], Where | None], ...]
 
 
 class QuestionMaker:
-    """Draws questions about what an image shows."""
+    """Draws questions about what an image shows.
 
-    def __init__(self, phrasings: Phrasings, catalogue: Catalogue, *, held_out_phrasings: bool = False) -> None:
-        self._phrasings = phrasings
-        self._catalogue = catalogue
-        self._held_out = held_out_phrasings
+    Args:
+        held_out: labels that are never asked for as absent ones.
+        foreign_ratio: the share of questions in another language than English.
+        failed_ratio: the share of questions that follow tries that failed: a re-plan must not read like news.
+        references: how objects are referred to, else all ways by their shares.
+    """
+
+    def __init__(
+        self,
+        languages: dict[str, Language],
+        held_out: tuple[str, ...] = (),
+        *,
+        held_out_phrasings: bool = False,
+        foreign_ratio: float = 0.0,
+        failed_ratio: float = 0.0,
+        references: tuple[str, ...] = REFERENCES,
+    ) -> None:
+        self._languages = languages
+        self._foreign = [code for code in languages if code != ENGLISH]
+        self._held_out = held_out
+        self._is_unheard = held_out_phrasings
+        self._foreign_ratio, self._failed_ratio = foreign_ratio, failed_ratio
+        shares = np.array([_REFERENCE_SHARES[REFERENCES.index(r)] for r in references])
+        self._references, self._shares = references, shares / shares.sum()
 
     def draw(
-        self, seen: list[SeenObject], rng: np.random.Generator, *, absent: bool, task: str | None = None
+        self,
+        seen: list[SeenObject],
+        rng: np.random.Generator,
+        *,
+        absent: bool,
+        task: str | None = None,
+        language: str | None = None,
     ) -> Question | None:
         """Draw one question; None when the image cannot serve it.
 
         Args:
             absent: whether an object that is not there must be asked for.
             task: one of the task names, else drawn by weight.
+            language: its code, else drawn.
         """
-        name = task or str(rng.choice(_TASKS[:12] if absent else _TASKS, p=_share(12 if absent else len(_TASKS))))
-        template = self._template(name, rng)
-        if "{a}" not in template:
+        count = 12 if absent else len(_TASKS)
+        name = task or str(rng.choice(_TASKS[:count], p=_WEIGHTS[:count] / _WEIGHTS[:count].sum()))
+        code = language or (str(rng.choice(self._foreign)) if rng.uniform() < self._foreign_ratio else ENGLISH)
+        speech = self._languages[code]
+        template = self._template(speech, name, rng)
+        if "{a" not in template:
             return self._without_object(name, template, rng)
-        visible = [i for i, s in enumerate(seen) if s.visible_px >= MIN_VISIBLE_PX]
-        if not visible:
+        references = self._refer(speech, seen, rng, has_two="{b" in template, absent=absent)
+        if references is None:
             return None
-        first: int | str = int(rng.choice(visible))
-        second: int | str | None = None
-        if "{b}" in template:
-            others = [i for i in visible if i != first]
-            if not others:
-                return None
-            second = int(rng.choice(others))
-        if absent:
-            missing = self._absent_label(seen, rng)
-            if second is None or rng.uniform() < 0.6:
-                first = missing
-            else:
-                second = missing
-        return self._with_objects(name, template, seen, (first, second), rng)
+        text = fill(template, *((r.the, r.of) for r in references))
+        if rng.uniform() < 0.15:
+            text = text[0].upper() + text[1:] + str(rng.choice([".", "", "!"]))
+        if rng.uniform() < self._failed_ratio:
+            text += _failures(name, [r.listed[0][0] for r in references], rng)
+        return _answer(name, text, references, seen)
 
-    def _template(self, name: str, rng: np.random.Generator) -> str:
-        phrasing: Phrasing = getattr(self._phrasings, "in_" if name == "in" else name)
-        templates = phrasing.held_out if self._held_out and phrasing.held_out else phrasing.seen
+    def _template(self, speech: Language, name: str, rng: np.random.Generator) -> str:
+        phrasing = speech.tasks[name]
+        templates = phrasing.held_out if self._is_unheard and phrasing.held_out else phrasing.seen
         return str(templates[int(rng.integers(len(templates)))])
 
     def _without_object(self, name: str, template: str, rng: np.random.Generator) -> Question:
@@ -87,65 +128,118 @@ class QuestionMaker:
         action: dict[str, object] = {"do": "wait", "seconds": seconds} if name == "wait" else {"do": name}
         return Question(template.replace("{n}", str(seconds)), format_reply([], [action]), ())
 
-    def _with_objects(
-        self,
-        name: str,
-        template: str,
-        seen: list[SeenObject],
-        chosen: tuple[int | str, int | str | None],
-        rng: np.random.Generator,
-    ) -> Question:
-        words, labels = zip(*(self._name(c, seen, rng) for c in chosen if c is not None), strict=True)
-        instruction = template.replace("{a}", words[0]).replace("{b}", words[-1])
-        if rng.uniform() < 0.15:
-            instruction = instruction[0].upper() + instruction[1:] + str(rng.choice([".", "", "!"]))
-        if rng.uniform() < _FAILED_RATIO:
-            instruction += _failures(name, labels, rng)
-        indices = tuple(c if isinstance(c, int) else None for c in chosen if c is not None)
-        objects = [(label, [] if i is None else [seen[i].box]) for label, i in zip(labels, indices, strict=True)]
-        missing = [label for label, i in zip(labels, indices, strict=True) if i is None]
-        return Question(instruction, format_reply(objects, _actions(name, missing)), indices)
-
-    def _name(self, chosen: int | str, seen: list[SeenObject], rng: np.random.Generator) -> tuple[str, str]:
-        """(words of the instruction, label of the reply) for an object that is or is not there."""
-        label = chosen if isinstance(chosen, str) else seen[chosen].label
-        colour, _, kind = label.partition(" ")
-        is_only_one = sum(s.label.endswith(kind) for s in seen) == 1
-        if isinstance(chosen, int) and is_only_one and rng.uniform() < 0.15:
-            return kind, kind
-        if rng.uniform() < 0.1:
-            return f"{colour} {SYNONYMS.get(kind, kind)}", label
-        return label, label
-
-    def _absent_label(self, seen: list[SeenObject], rng: np.random.Generator) -> str:
-        """A colour and kind that is not there; mostly one whose colour or kind is."""
-        there = {s.label for s in seen}
-        pairs = [
-            f"{c} {k}"
-            for c in self._catalogue.colours
-            for k in self._catalogue.kinds
-            if f"{c} {k}" not in there and f"{c} {k}" not in self._catalogue.held_out
+    def _refer(
+        self, speech: Language, seen: list[SeenObject], rng: np.random.Generator, *, has_two: bool, absent: bool
+    ) -> list[Reference] | None:
+        """The question's objects; None when the image cannot serve them."""
+        visible = [i for i, s in enumerate(seen) if s.visible_px >= MIN_VISIBLE_PX]
+        if len(visible) < 1 + has_two:
+            return None
+        chosen = [int(i) for i in rng.permutation(visible)[: 1 + has_two]]
+        missing = int(rng.uniform() >= 0.6) if absent and has_two else 0
+        return [
+            self._absent(speech, seen, rng) if absent and k == missing else self._present(speech, seen, i, chosen, rng)
+            for k, i in enumerate(chosen)
         ]
-        colours, kinds = {s.label.split()[0] for s in seen}, {s.label.split()[1] for s in seen}
-        hard = [p for p in pairs if p.split()[0] in colours or p.split()[1] in kinds]
-        pool = hard if hard and rng.uniform() < 0.7 else pairs
-        return str(rng.choice(pool))
+
+    def _absent(self, speech: Language, seen: list[SeenObject], rng: np.random.Generator) -> Reference:
+        """A label that is not there; mostly one whose colour or kind is."""
+        english = self._languages[ENGLISH]
+        there = {s.label for s in seen}
+        pairs = [f"{c} {k}" for c in english.colours for k in english.kinds]
+        pairs = [p for p in pairs if p not in there and p not in self._held_out]
+        words = {w for label in there for w in label.split()}
+        hard = [p for p in pairs if words & set(p.split())]
+        bare = [w for w in (*english.kinds, *english.colours) if w not in words]
+        pool = bare if rng.uniform() < 0.1 else hard if hard and rng.uniform() < 0.7 else pairs
+        return _named(speech, str(rng.choice(pool)), (), rng)
+
+    def _present(
+        self, speech: Language, seen: list[SeenObject], index: int, chosen: list[int], rng: np.random.Generator
+    ) -> Reference:
+        """Words for an object that is there, by one of the ways that it allows."""
+        label = seen[index].label
+        colour, kind = split_label(label, self._languages[ENGLISH])
+        way = str(rng.choice(self._references, p=self._shares))
+        bare = colour if way == "colour" or (way in ("all", "ambiguous") and rng.uniform() < 0.3) else kind
+        same = _matching(seen, bare)
+        others = [i for i in chosen if i != index]
+        is_one, is_first = len(same) == 1, index == chosen[0]
+        fits = {
+            "label": False,
+            "kind": is_one,
+            "colour": is_one,
+            "superlative": not is_one,
+            "relation": True,
+            "all": not is_one and is_first and len(others) > 0,
+            "ambiguous": not is_one,
+        }
+        if not same or set(same) & set(others) or not fits[way]:
+            return _named(speech, label, (index,), rng)
+        if way == "superlative":
+            return _named(speech, bare, same, rng, where=str(rng.choice(list(speech.superlatives))))
+        if way == "all":
+            return _named(speech, bare, same, rng, where="all")
+        beside = [i for i, s in enumerate(seen) if i not in (*same, *others) and s.visible_px >= MIN_VISIBLE_PX]
+        if way == "relation" and beside:
+            return _related(speech, (bare, same), seen, int(rng.choice(beside)), rng)
+        return _named(speech, bare, same, rng)
 
 
-def _failures(name: str, labels: tuple[str, ...], rng: np.random.Generator) -> str:
-    """One or two lines about earlier tries, each as `contract.failure_line` writes it."""
+def _matching(seen: list[SeenObject], word: str) -> tuple[int, ...]:
+    """Indices of every object that a word means, from left to right; none when it cannot be asked about."""
+    same = [i for i, s in enumerate(seen) if word in s.label.split()]
+    if len(same) > _MAX_BOXES or any(seen[i].visible_px < MIN_VISIBLE_PX for i in same):
+        return ()
+    return tuple(sorted(same, key=lambda i: seen[i].box[0]))
+
+
+def _named(
+    speech: Language, label: str, indices: tuple[int, ...], rng: np.random.Generator, *, where: str = ""
+) -> Reference:
+    way = int(rng.integers(1, 4)) if rng.uniform() < _SYNONYM_RATIO else 0
+    extra = where if where != "all" else ""
+    case = "all" if where == "all" else "the"
+    the = speech.phrase(label, case, extra=extra, way=0 if where == "all" else way)
+    of = the if where == "all" else speech.phrase(label, "of", extra=extra, way=way)
+    return Reference(the, of, ((label, indices, Where(where) if where else None),))
+
+
+def _related(
+    speech: Language, what: tuple[str, tuple[int, ...]], seen: list[SeenObject], beside: int, rng: np.random.Generator
+) -> Reference:
+    """ "the block left of the blue bowl": whether it is, geometry finds out."""
+    label, indices = what
+    relation = str(rng.choice(list(speech.which)))
+    other = seen[beside].label
+    names = (speech.phrase(other), speech.phrase(other, "of"))
+    the, of = (fill(speech.which[relation], speech.phrase(label, case), names) for case in ("the", "of"))
+    return Reference(the, of, ((label, indices, Where(relation, other)), (other, (beside,), None)))
+
+
+def _answer(name: str, text: str, references: list[Reference], seen: list[SeenObject]) -> Question:
+    listed = [entry for r in references for entry in r.listed]
+    objects = [(label, [seen[i].box for i in indices], where) for label, indices, where in listed]
+    missing = [label for label, indices, _ in listed if not indices]
+    actions = _actions(name, missing, len(references[0].listed))
+    return Question(text, format_reply(objects, actions), tuple(indices for _, indices, _ in listed))
+
+
+def _failures(name: str, labels: list[str], rng: np.random.Generator) -> str:
+    """One to three lines about earlier tries, each as `contract.failure_line` writes it."""
     if name.startswith("push_"):
         tried = [f"push {labels[0]} {name.removeprefix('push_')}"]
     else:
         tried = [f"pick {labels[0]}"] + [f"place {name} {b}" for b in labels[1:]]
     lines = [
-        f"failed: {tried[int(rng.integers(len(tried)))]}: {_REASONS[int(rng.integers(len(_REASONS)))]}"
-        for _ in range(int(rng.integers(1, 3)))
+        f"failed: {tried[int(rng.integers(len(tried)))]}: {REASONS[int(rng.integers(len(REASONS)))]}"
+        for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])))
     ]
     return "".join(f"\n{line}" for line in lines)
 
 
-def _actions(name: str, missing: list[str]) -> list[dict[str, object]]:
+def _actions(name: str, missing: list[str], second: int) -> list[dict[str, object]]:
+    """Actions of a task; `second` is the reply's index of the object that something is placed at."""
     if name == "refuse":
         return [{"do": "refuse", "text": REFUSAL}]
     if missing:
@@ -154,10 +248,4 @@ def _actions(name: str, missing: list[str]) -> list[dict[str, object]]:
         return [{"do": "pick", "object": 0}]
     if name.startswith("push_"):
         return [{"do": "push", "object": 0, "direction": name.removeprefix("push_")}]
-    return [{"do": "pick", "object": 0}, {"do": "place", "object": 1, "relation": name}]
-
-
-def _share(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    weights = _WEIGHTS[:count]
-    share: np.ndarray[tuple[int], np.dtype[np.float64]] = weights / weights.sum()
-    return share
+    return [{"do": "pick", "object": 0}, {"do": "place", "object": second, "relation": name}]

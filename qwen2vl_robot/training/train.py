@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,14 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from qwen2vl_robot.config import Catalogue, Phrasings, load_yaml
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.config import Catalogue, load_yaml
+from qwen2vl_robot.languages import ENGLISH, load_languages
 from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, load_shards
+from qwen2vl_robot.training.batches import Batcher, CellTargets, Sample, Samples, Targets, augment
+from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS
 from qwen2vl_robot.training.model import (
-    CLIP_MEAN,
-    CLIP_STD,
     Batch,
     Features,
     TrainingHeads,
@@ -39,10 +34,10 @@ from qwen2vl_robot.training.model import (
     build_tokenizer,
     encode_images,
     forward,
-    patchify,
     soft_number_targets,
 )
 from qwen2vl_robot.training.questions import Question, QuestionMaker
+from qwen2vl_robot.training.vocabulary import grow
 
 VISION_IMAGES_A_STEP = 16
 IMAGES_A_STEP = 12
@@ -52,7 +47,15 @@ PEAK_RATE = 8e-4
 WARM_UP_STEPS = 100
 VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: cheap, and pointing needs it
 _PRESENCE_WEIGHT = 5.0
-_CUT_RATIO = 0.6  # the share of replies that end behind their last box: the rest of a reply is soon learned
+# A training that starts from a checkpoint is as sharp as that ended, slower, and begins with heads that it lacks.
+MATURE_RATIO = 0.8
+MATURE_IMAGES_A_STEP = 6
+MATURE_WARM_UP_STEPS = 20
+MATURE_RATE_RATIO = 0.6
+HEADS_STEPS = 80
+MAX_QUESTION_CHARS = 330  # a longer one, with its reply, makes the padding of all others longer
+FOREIGN_RATIO = 0.65
+FAILED_RATIO = 0.3
 SIGMA_FIRST, SIGMA_LAST = 24.0, 3.0
 LOSS_WEIGHTS = {
     "reply": 1.0,
@@ -63,247 +66,9 @@ LOSS_WEIGHTS = {
     "route": 1.0,
     "point": 1.0,
 }
-_SAVE_EVERY_S = 200.0
-_EVALUATED_BATCHES = 12
-
-
-@dataclass(slots=True)
-class Sample:
-    """One image (h, w, 3) uint8 and what it shows."""
-
-    image: npt.NDArray[np.uint8]
-    seen: list[SeenObject]
-
-
-class Samples:
-    """The shards of a folder by image size; draws batches of one size."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read the folder again: shards may be added while a training runs."""
-        self._by_size: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = {}
-        for images, shown in load_shards(self._folder):
-            size = (images.shape[2], images.shape[1])
-            self._by_size.setdefault(size, []).extend(zip(images, shown, strict=True))
-        if not self._by_size:
-            raise BadInputError(
-                f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}"
-            )
-
-    def __len__(self) -> int:
-        return sum(len(v) for v in self._by_size.values())
-
-    def draw(self, rng: np.random.Generator, count: int) -> list[Sample]:
-        """Draw `count` samples of one size."""
-        sizes = sorted(self._by_size)
-        weights = np.array([len(self._by_size[s]) for s in sizes], dtype=float)
-        pool = self._by_size[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]]
-        return [Sample(np.array(pool[i][0]), pool[i][1]) for i in rng.integers(0, len(pool), count)]
-
-    def in_order(self, count: int) -> Iterator[list[Sample]]:
-        """Batches of `count` of every size, in a fixed order."""
-        for size in sorted(self._by_size):
-            pool = self._by_size[size]
-            for start in range(0, len(pool), count):
-                yield [Sample(np.array(image), seen) for image, seen in pool[start : start + count]]
-
-
-def augment(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Mirror half of the images, and vary light and colour a little."""
-    image, seen = sample.image, sample.seen
-    if rng.uniform() < 0.5:
-        columns = image.shape[1] // 28
-        image = image[:, ::-1]
-        seen = [
-            SeenObject(
-                s.label,
-                (1000 - s.box[2], s.box[1], 1000 - s.box[0], s.box[3]),
-                tuple(c // columns * columns + columns - 1 - c % columns for c in s.cells),
-                s.visible_px,
-            )
-            for s in seen
-        ]
-    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
-    return Sample(np.clip(image * gain.astype(np.float32), 0, 255).astype(np.uint8), seen)
-
-
-@dataclass(slots=True)
-class CellTargets:
-    """What stands in each image token.
-
-    Attributes:
-        colour, kind: (b, cells) class indices, the last one "nothing".
-        box: (b, cells, 4) box of the object in the cell, NaN where none.
-    """
-
-    colour: Tensor
-    kind: Tensor
-    box: Tensor
-
-
-@dataclass(slots=True)
-class _QuestionTokens:
-    """One question's tokens, where its reply starts, the box numbers of the reply, where its `boxes` keys are."""
-
-    ids: list[int]
-    reply_start: int
-    numbers: list[int]
-    boxes_at: list[int]
-
-
-@dataclass(slots=True)
-class Targets:
-    """What the losses compare with.
-
-    Attributes:
-        reply_at, reply_ids: (k,) flat indices of tokens that predict, and the tokens they must predict.
-        number: (k,) the number 0..1000 that a box token stands for, -1 elsewhere.
-        point_at: (q,) flat indices of the token before an object's boxes.
-        point_image: (q,) which image; point_cells: (q, cells + 1) distribution over image tokens and "absent".
-        point_box: (q, 4) the right box, NaN when absent.
-    """
-
-    reply_at: Tensor
-    reply_ids: Tensor
-    number: Tensor
-    point_at: Tensor
-    point_image: Tensor
-    point_cells: Tensor
-    point_box: Tensor
-    cells: CellTargets
-
-
-class Batcher:
-    """Samples and questions → packed token batches with their targets."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue) -> None:
-        self._encode = tokenizer.backend_tokenizer.encode_batch
-        self.colours, self.kinds = list(catalogue.colours), list(catalogue.kinds)
-        self.number_ids = [tokenizer.convert_tokens_to_ids(str(n)) for n in range(1001)]
-        self._number_of = {token: n for n, token in enumerate(self.number_ids)}
-        (self.boxes_id,) = self._ids("boxes")
-        self._opens_box = {i for i in range(len(tokenizer)) if tokenizer.decode([i]).endswith("[[")}
-        self._closes_box = {i for i in range(len(tokenizer)) if tokenizer.decode([i]).startswith("]]")}
-        self._image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self._pad_id = tokenizer.pad_token_id
-        self._head = self._ids(
-            f"<|im_start|>system\n{COMPACT_SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-        )
-        self._tail = self._ids("<|vision_end|>")
-        self.word_ids = [[self._word_id(w) for w in words] for words in (self.colours, self.kinds)]
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self._encode([text], add_special_tokens=False)[0].ids)
-
-    def _word_id(self, word: str) -> int:
-        """The token of a word as it stands in an instruction, after a space."""
-        (token,) = self._ids(f" {word}")
-        return token
-
-    def patches(self, samples: list[Sample]) -> tuple[Tensor, tuple[int, int]]:
-        """Patches (b, n, 1176) of samples of one size, and their token grid."""
-        images = torch.from_numpy(np.stack([s.image for s in samples])).float() / 255.0
-        return patchify(images, CLIP_MEAN, CLIP_STD)
-
-    def build(
-        self, samples: list[Sample], questions: list[list[Question]], rng: np.random.Generator | None = None
-    ) -> tuple[Batch, Targets]:
-        """Pack samples of one size with their questions; with `rng`, most replies end behind their last box."""
-        patches, (rows, columns) = self.patches(samples)
-        cells, start = rows * columns, len(self._head)
-        flat = [q for group in questions for q in group]
-        prompts = self._encode([f"{q.instruction}<|im_end|>\n<|im_start|>assistant\n" for q in flat])
-        replies = self._encode([f"{q.reply}<|im_end|>" for q in flat])
-        rows_of_tokens = [
-            self._question(q, prompt.ids, reply.ids, is_cut=rng is not None and rng.uniform() < _CUT_RATIO)
-            for q, prompt, reply in zip(flat, prompts, replies, strict=True)
-        ]
-        b, count, length = len(samples), max(len(g) for g in questions), max(len(r.ids) for r in rows_of_tokens)
-        ids = torch.full((b, count, length), self._pad_id)
-        is_token = torch.zeros(b, count, length, dtype=torch.bool)
-        reply_at: list[int] = []
-        reply_ids: list[int] = []
-        number: list[int] = []
-        points: list[tuple[int, int, int | None]] = []
-        offset, remaining = 0, iter(zip(flat, rows_of_tokens, strict=True))
-        for i, group in enumerate(questions):
-            for j in range(len(group)):
-                question, row = next(remaining)
-                n = len(row.ids)
-                ids[i, j, :n], is_token[i, j, :n] = torch.tensor(row.ids), True
-                reply_at += range(offset + row.reply_start - 1, offset + n - 1)
-                reply_ids += row.ids[row.reply_start :]
-                number += row.numbers
-                points += [(offset + at, i, which) for at, which in zip(row.boxes_at, question.objects, strict=True)]
-                offset += n
-        after = start + max(rows, columns)  # where text positions go on behind the image
-        r, c = torch.arange(cells) // columns, torch.arange(cells) % columns
-        image_positions = start + torch.stack([torch.zeros_like(r), r, c])
-        batch = Batch(
-            patches=patches,
-            grid=(rows, columns),
-            prefix_ids=torch.tensor([*self._head, *[self._image_id] * cells, *self._tail]),
-            prefix_positions=torch.cat(
-                [torch.arange(start).expand(3, -1), image_positions, torch.full((3, 1), after)], dim=1
-            ),
-            ids=ids,
-            is_token=is_token,
-            first_position=after + 1,
-            image_start=start,
-        )
-        point_cells, point_box = torch.zeros(len(points), cells + 1), torch.full((len(points), 4), math.nan)
-        for k, (_, i, which) in enumerate(points):
-            if which is None:
-                point_cells[k, cells] = 1.0
-            else:
-                point_cells[k, list(samples[i].seen[which].cells)] = 1.0
-                point_box[k] = torch.tensor(samples[i].seen[which].box, dtype=torch.float32)
-        targets = Targets(
-            reply_at=torch.tensor(reply_at),
-            reply_ids=torch.tensor(reply_ids),
-            number=torch.tensor(number),
-            point_at=torch.tensor([at for at, _, _ in points], dtype=torch.long),
-            point_image=torch.tensor([i for _, i, _ in points], dtype=torch.long),
-            point_cells=point_cells,
-            point_box=point_box,
-            cells=self.cell_targets(samples, cells),
-        )
-        return batch, targets
-
-    def _question(self, question: Question, prompt: list[int], reply: list[int], *, is_cut: bool) -> _QuestionTokens:
-        """Tokens of one question; `is_cut` ends the reply behind the last box."""
-        boxes_at: list[int] = []
-        numbers: list[int] = []
-        is_open, last_box = False, len(reply)
-        for k, token in enumerate(reply):
-            if token == self.boxes_id and len(boxes_at) < len(question.objects):
-                boxes_at.append(len(prompt) + k)
-            was_open = is_open
-            is_open = (is_open or token in self._opens_box) and token not in self._closes_box
-            if (was_open and not is_open) or (boxes_at and boxes_at[-1] == len(prompt) + k - 1):
-                last_box = k + 1
-            numbers.append(self._number_of[token] if is_open and token in self._number_of else -1)
-        if is_cut and boxes_at:
-            reply, numbers = reply[:last_box], numbers[:last_box]
-        return _QuestionTokens([*prompt, *reply], len(prompt), numbers, boxes_at)
-
-    def cell_targets(self, samples: list[Sample], cells: int) -> CellTargets:
-        """What stands in each image token of samples of one size."""
-        b = len(samples)
-        colour = torch.full((b, cells), len(self.colours))
-        kind = torch.full((b, cells), len(self.kinds))
-        box = torch.full((b, cells, 4), math.nan)
-        for i, sample in enumerate(samples):
-            for seen in sorted(sample.seen, key=lambda s: -len(s.cells)):  # small objects win shared cells
-                colour_word, kind_word = seen.label.split()
-                at = list(seen.cells)
-                colour[i, at] = self.colours.index(colour_word)
-                kind[i, at] = self.kinds.index(kind_word)
-                box[i, at] = torch.tensor(seen.box, dtype=torch.float32)
-        return CellTargets(colour, kind, box)
+_SAVE_EVERY_S = 300.0
+_EVALUATE_EVERY = 3  # savings
+_EVALUATED_BATCHES = 6
 
 
 def losses(
@@ -345,10 +110,8 @@ def losses(
     log_p = _point_log_p(heads, features, targets)
     out["point"] = -torch.logsumexp(log_p.masked_fill(targets.point_cells == 0, -1e9), dim=-1).mean()
 
-    # Looking where it was pointed: the tokens that predict the box's numbers attend to the object's image tokens.
-    is_there = ~targets.point_box[:, 0].isnan()
-    predicts = targets.point_at[is_there][:, None] + 1 + 2 * torch.arange(4)[None, :]
-    on_object = (features.route[predicts].float() * targets.point_cells[is_there][:, None, :-1]).sum(dim=-1)
+    # Looking where it was pointed: the tokens that predict a box's numbers attend to that object's image tokens.
+    on_object = (features.route[targets.box_at].float() * targets.box_cells[:, None]).sum(dim=-1)
     out["route"] = -(on_object + 1e-4).log().mean()
     return out
 
@@ -393,10 +156,10 @@ def evaluate(
     samples: Samples,
     maker: QuestionMaker,
 ) -> dict[str, float]:
-    """Teacher-forced figures on samples that were never trained on: pointing, boxes, presence."""
+    """Teacher-forced figures on samples that were never trained on; a reply is right but for the boxes' numbers."""
     rng = np.random.default_rng(0)
     model.eval()
-    pointed, ious, said_absent, said_present = [], [], [], []
+    pointed, ious, said_absent, said_present, right = [], [], [], [], []
     for chunk in itertools.islice(samples.in_order(IMAGES_A_STEP), _EVALUATED_BATCHES):
         questions = draw_questions(chunk, maker, rng)
         batch, targets = batcher.build(chunk, questions)
@@ -407,16 +170,19 @@ def evaluate(
         pointed += targets.point_cells.gather(1, choice[:, None]).squeeze(1).tolist()
         embedding = model.model.language_model.embed_tokens.weight
         hidden = features.last
-        is_absent = targets.point_box[:, 0].isnan()
+        is_absent = targets.point_cells[:, -1] > 0
         said = F.linear(hidden[targets.point_at].float(), embedding).argmax(dim=-1)
-        opens = torch.tensor([int(t) in batcher._opens_box for t in said])
+        opens = torch.tensor([int(t) in batcher.opens_box for t in said])
         said_absent += (~opens[is_absent]).float().tolist()
         said_present += opens[~is_absent].float().tolist()
-        # Numbers stand two tokens apart behind the opening: x0 , y0 , x1 , y1.
         number_rows = embedding[torch.tensor(batcher.number_ids)]
-        at = targets.point_at[~is_absent][:, None] + 1 + 2 * torch.arange(4)[None, :]
-        boxes = F.linear(hidden[at].float(), number_rows).argmax(dim=-1).float()
-        ious += _iou(boxes, targets.point_box[~is_absent]).tolist()
+        boxes = F.linear(hidden[targets.box_at].float(), number_rows).argmax(dim=-1).float()
+        ious += _iou(boxes, targets.box).tolist()
+        words = targets.number < 0
+        told = F.linear(hidden[targets.reply_at[words]].float(), embedding).argmax(dim=-1)
+        wrong = torch.zeros(sum(len(group) for group in questions))
+        wrong.index_add_(0, targets.reply_of[words], (told != targets.reply_ids[words]).float())
+        right += (wrong == 0).float().tolist()
     model.train()
     iou = np.array(ious)
     return {
@@ -425,6 +191,7 @@ def evaluate(
         "iou_50": float((iou >= 0.5).mean()),
         "absent_called_absent": float(np.mean(said_absent)),
         "present_called_present": float(np.mean(said_present)),
+        "reply_right": float(np.mean(right)),
     }
 
 
@@ -440,14 +207,14 @@ def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.G
     groups = []
     for sample in samples:
         drawn = [maker.draw(sample.seen, rng, absent=k < ABSENT_AN_IMAGE) for k in range(QUESTIONS_AN_IMAGE)]
-        groups.append([q for q in drawn if q is not None])
+        groups.append([q for q in drawn if q is not None and len(q.instruction + q.reply) <= MAX_QUESTION_CHARS])
     return groups
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, warm_up_steps: int = WARM_UP_STEPS) -> float:
     """Linear warm-up, constant to two thirds of the steps, then linear down to a fiftieth."""
-    if step < WARM_UP_STEPS:
-        return PEAK_RATE * (step + 1) / WARM_UP_STEPS
+    if step < warm_up_steps:
+        return PEAK_RATE * (step + 1) / warm_up_steps
     return PEAK_RATE * max(0.02, min(1.0, 3.0 * (1.0 - step / steps)))
 
 
@@ -475,28 +242,42 @@ def save_checkpoint(model: Qwen2VLForConditionalGeneration, tokenizer: PreTraine
 
 
 def train(
-    data: Path, validation: Path, out: Path, run: Path, *, steps: int, seed: int, fresh: bool = False
-) -> dict[str, float]:
+    data: Path, validation: Path, out: Path, run: Path, *, steps: int, seed: int, start: Path | None = None,
+    with_vision: bool = True, threads: int | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Train for `steps` in all, resuming from `run` when it holds a state, and write the checkpoint to `out`.
 
+    Args:
+        start: a checkpoint to begin with, instead of random weights; a `state.pt` beside it also gives the heads.
+        with_vision: whether the vision tower is trained too.
+        threads: of torch, else one a core; on a busy machine one is faster, for threads wait for each other.
+
     Returns:
-        The figures of the last evaluation.
+        The figures of the last evaluation, on all nine languages.
     """
     torch.manual_seed(seed)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
     run.mkdir(parents=True, exist_ok=True)
-    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
-    maker = QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
+    languages = load_languages()
+    held_out = load_yaml(resolve("objects/catalogue.yaml"), Catalogue).held_out
+    plainly = QuestionMaker(languages, held_out, references=("label",))
+    maker = QuestionMaker(languages, held_out, foreign_ratio=FOREIGN_RATIO, failed_ratio=FAILED_RATIO)
     samples, held_back = Samples(data), Samples(validation)
     state_file, tokenizer_folder = run / "state.pt", run / "tokenizer"
     is_resumed = state_file.is_file()
     if is_resumed:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+        model = build_model(tokenizer)
     else:
-        tokenizer = build_tokenizer(corpus(maker, samples, np.random.default_rng(seed)))
+        if start is None:
+            tokenizer = build_tokenizer(corpus(plainly, samples, np.random.default_rng(seed)))
+            model = build_model(tokenizer)
+        else:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
+            model = Qwen2VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+        grow(tokenizer, model, languages)
         tokenizer.save_pretrained(tokenizer_folder)
-    model = build_model(tokenizer)
-    batcher = Batcher(tokenizer, catalogue)
+    batcher = Batcher(tokenizer, languages[ENGLISH])
     heads = TrainingHeads(model.config.text_config.hidden_size, len(batcher.colours), len(batcher.kinds))
     parameters = [*model.parameters(), *heads.parameters()]
     decayed = [p for p in parameters if p.ndim >= 2]
@@ -506,6 +287,7 @@ def train(
         lr=PEAK_RATE, betas=(0.9, 0.98), fused=True,
     )  # fmt: skip
     step, spent_s = 0, 0.0
+    heads_steps = HEADS_STEPS if start and not _take_heads(heads, start) else 0
     if is_resumed:
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -519,6 +301,7 @@ def train(
     )
     begun = saved = time.monotonic()
     figures: dict[str, float] = {}
+    savings = 0
     means: dict[str, float] = {}
     model.train()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -527,8 +310,17 @@ def train(
         while step < steps:
             rng = np.random.default_rng([seed, step])  # a resumed run draws what an unbroken one would
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, steps)
-            parts = _step_losses(model, heads, batcher, samples, maker, rng, step / steps)
+                group["lr"] = (
+                    MATURE_RATE_RATIO * learning_rate(step, steps, MATURE_WARM_UP_STEPS)
+                    if start
+                    else learning_rate(step, steps)
+                )
+            model.requires_grad_(step >= heads_steps)
+            model.model.visual.requires_grad_(step >= heads_steps and with_vision)
+            model.model.language_model.embed_tokens.weight.requires_grad_(True)
+            progressed = max(step / steps, MATURE_RATIO if start else 0.0)
+            images = MATURE_IMAGES_A_STEP if start else IMAGES_A_STEP
+            parts = _step_losses(model, heads, batcher, samples, maker, rng, progressed, images)
             total = torch.stack([LOSS_WEIGHTS[name] * value for name, value in parts.items()]).sum()
             optimiser.zero_grad(set_to_none=True)
             total.backward()
@@ -542,8 +334,12 @@ def train(
             if now - saved > _SAVE_EVERY_S or step == steps or step % 1000 == 0:
                 saved = now
                 seconds = spent_s + now - begun
-                figures = evaluate(model, heads, batcher, held_back, maker)
-                console.print(f"step {step} {seconds:.0f} s {len(samples)} samples {_short(means)} {_short(figures)}")
+                console.print(f"step {step} {seconds:.0f} s {len(samples)} samples {_short(means)}")
+                savings += 1
+                if savings % _EVALUATE_EVERY == 0 or step == steps:
+                    on_plain = evaluate(model, heads, batcher, held_back, plainly)
+                    figures = evaluate(model, heads, batcher, held_back, maker)
+                    console.print(f"  plain English {_short(on_plain)}\n  everything {_short(figures)}")
                 state = {
                     "model": model.state_dict(),
                     "heads": heads.state_dict(),
@@ -558,6 +354,17 @@ def train(
     return figures
 
 
+def _take_heads(heads: TrainingHeads, start: Path) -> bool:
+    """Take the heads of the training that made a checkpoint, where its state is there and they still fit."""
+    file = start / "state.pt"
+    if not file.is_file():
+        return False
+    own = heads.state_dict()
+    found = torch.load(file, weights_only=True)["heads"]
+    heads.load_state_dict({name: found[name] if found[name].shape == v.shape else v for name, v in own.items()})
+    return True
+
+
 def _step_losses(
     model: Qwen2VLForConditionalGeneration,
     heads: TrainingHeads,
@@ -566,10 +373,11 @@ def _step_losses(
     maker: QuestionMaker,
     rng: np.random.Generator,
     progress: float,
+    images: int,
 ) -> dict[str, Tensor]:
     """Losses of one freshly drawn batch; `progress` is the share of the training that is done."""
     is_vision_only = progress < VISION_STEPS_RATIO
-    chunk = [augment(s, rng) for s in samples.draw(rng, VISION_IMAGES_A_STEP if is_vision_only else IMAGES_A_STEP)]
+    chunk = [augment(s, rng) for s in samples.draw(rng, VISION_IMAGES_A_STEP if is_vision_only else images)]
     if is_vision_only:
         patches, grid = batcher.patches(chunk)
         targets = batcher.cell_targets(chunk, grid[0] * grid[1])

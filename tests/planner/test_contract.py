@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from qwen2vl_robot.messages import (
     Relation,
     StepRecord,
     Verb,
+    Where,
 )
 from qwen2vl_robot.planner.contract import (
     MAX_ACTIONS,
@@ -186,3 +188,40 @@ def test_a_failure_line_names_the_action_and_the_type_of_the_reason(reason: str,
 def test_the_last_three_failures_stand_in_the_prompt() -> None:
     messages = build_messages("pick it", ("a", "b", "c", "d"), PromptStyle.COMPACT)
     assert json.dumps(messages[1]).endswith('"pick it\\nb\\nc\\nd"}]}')
+
+
+ALL = ("block", [(1, 2, 30, 40), (100, 2, 130, 40)], Where("all"))
+
+
+def test_what_is_done_to_all_is_done_one_by_one() -> None:
+    plan = parse_reply(format_reply([ALL, BOWL], [PICK, PLACE]))
+    assert [a.verb for a in plan.actions] == [Verb.PICK, Verb.PLACE] * 2
+    assert [a.object and len(a.object.boxes) for a in plan.actions] == [1, 1, 1, 1]
+    assert plan.actions[0].object != plan.actions[2].object
+    pushed = parse_reply(format_reply([ALL], [{"do": "push", "object": 0, "direction": "left"}]))
+    assert len(pushed.actions) == 2
+
+
+def test_a_hand_takes_one_thing_at_a_time() -> None:
+    with pytest.raises(PlannerError, match="one thing at a time, not all of 'block'"):
+        parse_reply(format_reply([ALL], [PICK]))
+    many = ("block", [(10 * k, 2, 10 * k + 5, 40) for k in range(7)], Where("all"))
+    with pytest.raises(PlannerError, match="14 actions, at most 12"):
+        parse_reply(format_reply([many, BOWL], [PICK, PLACE]))
+
+
+def test_a_plan_keeps_what_only_a_relation_refers_to() -> None:
+    related = ("block", [(1, 2, 30, 40), (100, 2, 130, 40)], Where("left_of", "blue bowl"))
+    plan = parse_reply(format_reply([related, ("blue bowl", [(5, 5, 9, 9)])], [PICK]))
+    assert [o.label for o in plan.objects] == ["block", "blue bowl"]
+    assert plan.actions[0].object == plan.objects[0]
+
+
+def test_an_instruction_is_composed_before_anything_reads_it() -> None:
+    assert check_instruction(unicodedata.normalize("NFD", "coge el tazón")) == "coge el tazón"
+
+
+def test_letters_that_look_like_a_control_token_stay_letters() -> None:
+    for text in ("<|im_end|>", "＜|im_end|＞", "<\u200b|im_end|>"):
+        (_, user) = build_messages(check_instruction(text), (f"failed: {text}",), PromptStyle.COMPACT)
+        assert "<|" not in json.dumps(user["content"], ensure_ascii=False)

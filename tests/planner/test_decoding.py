@@ -55,7 +55,7 @@ def frames() -> list[tuple[Picture, list[SeenObject]]]:
 
 
 def prompt_of(planner: LocalPlanner, picture: Picture, instruction: str, *failures: str) -> Prompt:
-    return planner._prompt(picture, build_messages(instruction, failures, PromptStyle.COMPACT))[0]
+    return planner._prompt((picture,), build_messages(instruction, failures, PromptStyle.COMPACT))[0]
 
 
 def instructions(seen: list[SeenObject]) -> list[str]:
@@ -164,3 +164,28 @@ def test_after_a_refused_reply_the_next_one_is_right(
     again: Decoded = planner._decoder.decode(prompt, GRAMMAR)
     assert (again.ids, again.reused_tokens) == (right.ids, 0)
     assert parse_reply(planner._tokenizer.decode(again.ids))
+
+
+def test_what_was_guessed_right_takes_no_pass_of_its_own(
+    planner: LocalPlanner, frames: list[tuple[Picture, list[SeenObject]]]
+) -> None:
+    picture, seen = frames[0]
+    prompt = prompt_of(planner, picture, f"put the {seen[0].label} on the {seen[-1].label}")
+    answer = planner._decoder.decode(prompt, GRAMMAR)
+    assert answer.passes <= 0.75 * answer.decoded_tokens
+    again = planner._decoder.decode(prompt, GRAMMAR)
+    assert (again.ids, again.decoded_tokens) == (answer.ids, answer.decoded_tokens)
+
+
+def test_logits_of_several_tokens_are_those_of_one_after_the_other(
+    planner: LocalPlanner, frames: list[tuple[Picture, list[SeenObject]]]
+) -> None:
+    prompt = prompt_of(planner, frames[0][0], "pick the red block")
+    positions, _ = planner._decoder._positions(prompt)
+    for engine in (FusedEngine(planner._model), LibraryEngine(planner._model)):
+        with torch.inference_mode():
+            engine.append(prompt.ids[:-3], positions[..., :-3], prompt.pictures)
+            together = engine.append(prompt.ids[-3:], positions[..., -3:], None, 3)
+            engine.crop(len(prompt.ids) - 3)
+            apart = [engine.append([prompt.ids[k]], positions[..., [k]], None)[0] for k in (-3, -2, -1)]
+        np.testing.assert_allclose(together, np.stack(apart), atol=2e-4)

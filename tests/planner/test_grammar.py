@@ -9,7 +9,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from qwen2vl_robot.planner.contract import format_reply, parse_reply
-from qwen2vl_robot.planner.grammar import reply_grammar
+from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
 RED = ("red block", [(412, 330, 470, 398)])
@@ -100,3 +100,12 @@ def test_a_random_walk_through_the_grammar_ends_in_a_reply_that_the_contract_rea
     reply = tokenizer.decode_str(walked)
     turned = re.sub(r"\[\d+,\d+,\d+,\d+\]", "[1,2,3,4]", reply)  # that x0 < x1 is the one thing that it cannot know
     assert parse_reply(turned)
+
+
+def test_a_plan_for_timing_is_a_plan(tokenizer: LLTokenizer) -> None:
+    two = [("red block", [(412, 330, 470, 398)]), ("white cup", [(1, 2, 3, 4)])]
+    reply = format_reply(two, [PICK, {"do": "place", "object": 1, "relation": "next_to"}])
+    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(bench_grammar(1000)))
+    assert matcher.consume_tokens(tokenizer.tokenize_str(reply))
+    assert matcher.is_accepting()
+    assert is_inside(tokenizer, reply)

@@ -15,15 +15,19 @@ from transformers import (
     AutoTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
-from qwen2vl_robot.planner.contract import BoxConvention, parse_reply
-from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine
-from qwen2vl_robot.planner.local import LocalPlanner
+from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages, parse_reply
+from qwen2vl_robot.planner.decoding import generate_plainly
+from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine, can_be_fused
+from qwen2vl_robot.planner.fit import KNOWN
+from qwen2vl_robot.planner.grammar import reply_grammar
+from qwen2vl_robot.planner.local import LocalPlanner, _config_of
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 
@@ -68,18 +72,40 @@ def test_its_relatives_load_through_the_same_code(
     planner = LocalPlanner(save_tiny(tmp_path / family, family))
     assert planner._contract.box_convention is convention
     assert isinstance(planner._decoder._engine, engine)
-    prompt, _ = planner._prompt(PICTURE, [{"role": "user", "content": [{"type": "image"}]}])
+    prompt, _ = planner._prompt((PICTURE,), [{"role": "user", "content": [{"type": "image"}]}])
     positions, _ = planner._decoder._positions(prompt)
     logits = []
     with torch.inference_mode():
         for each in (planner._decoder._engine, LibraryEngine(planner._model)):
             each.append(prompt.ids[:-2], positions[..., :-2], prompt.pictures)
-            logits.append(each.append(prompt.ids[-2:], positions[..., -2:], None))
+            logits.append(each.append(prompt.ids[-2:], positions[..., -2:], None)[0])
         ids = torch.tensor([prompt.ids])
         kinds = (ids == 12).int()
         whole = planner._model(input_ids=ids, mm_token_type_ids=kinds, **prompt.pictures).logits[0, -1].numpy()
     for each in logits:
         np.testing.assert_allclose(each, whole, atol=1e-4)
+
+
+def test_several_pictures_are_seen_together_and_boxes_are_in_the_first(tmp_path: Path) -> None:
+    planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen2_5_vl"))
+    other = PICTURE[:84, :112]
+    answers = [planner.reply(PICTURE, "pick it", (), others) for others in ((), (other,), (other[::-1],), (other,))]
+    assert answers[1].text == answers[3].text
+    assert answers[0].image_size_px == answers[1].image_size_px
+    messages = build_messages("pick it", (), PromptStyle.FULL, 2)
+    prompt, _ = planner._prompt((PICTURE, other), messages)
+    assert prompt.ids.count(12) == sum(
+        int(rows * columns) // 4 for _, rows, columns in prompt.pictures["image_grid_thw"]
+    )
+    grammar = reply_grammar(1000)
+    plain = generate_plainly(planner._model, planner._decoder.tokenizer, prompt, grammar)
+    assert planner._decoder.decode(prompt, grammar).ids == plain
+
+
+def test_the_shipped_checkpoint_looks_at_one_picture() -> None:
+    planner = LocalPlanner(SHIPPED_MODEL)
+    alone = planner.reply(PICTURE, "pick up the red block")
+    assert planner.reply(PICTURE, "pick up the red block", (), (PICTURE[::-1],)).text == alone.text
 
 
 def copy_shipped(folder: Path) -> Path:
@@ -161,3 +187,26 @@ def test_a_plan_that_takes_too_long_ends_with_its_process() -> None:
         with pytest.raises(PlannerError, match="no answer within"):
             planner.plan_picture(PICTURE, "pick up the red block")
         assert planner.pid is None
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched() -> None:
+    with pytest.raises(BadInputError, match=r"needs 1\d\d\.\d GB .* has .* GB free; fits: "):
+        LocalPlanner("Qwen/Qwen2-VL-72B-Instruct")
+
+
+def test_random_weights_that_do_not_fit_are_refused_politely() -> None:
+    with pytest.raises(BadInputError, match=r"random:72B: cannot be loaded: needs 1\d\d\.\d GB"):
+        LocalPlanner("random:72B")
+    with pytest.raises(BadInputError, match="sizes are 2B, 7B, 72B"):
+        LocalPlanner("random:3B")
+
+
+@pytest.mark.parametrize("size", ["2B", "7B"])
+def test_random_weights_have_the_true_shapes(size: str) -> None:
+    config = _config_of(f"random:{size}", AutoTokenizer.from_pretrained(SHIPPED_MODEL))
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(config)
+    count = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    shape = KNOWN[size]
+    assert count == pytest.approx(shape.linear_weights + shape.other_weights, rel=0.01)
+    assert can_be_fused(model)

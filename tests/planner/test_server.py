@@ -113,6 +113,17 @@ def test_the_request_holds_the_resized_picture_and_the_schema(server: Server) ->
     assert (request["temperature"], request["model"]) == (0.0, "Qwen/Qwen2-VL-7B-Instruct")
 
 
+def test_pictures_of_other_cameras_follow_the_one_that_the_boxes_are_in(server: Server) -> None:
+    server.answers(completion(PICK))
+    ServerPlanner(server.settings()).plan(PICTURE, "pick the red block", (), (PICTURE[:60, :90],))
+    first, second, text = server.requests[0]["messages"][1]["content"]
+    sizes = [
+        Image.open(io.BytesIO(base64.b64decode(p["image_url"]["url"].split(",")[1]))).size for p in (first, second)
+    ]
+    assert sizes[1][0] < sizes[0][0]
+    assert text["text"].startswith("All images show the same moment. Boxes are in the first one.")
+
+
 def test_boxes_in_pixels_are_those_of_the_picture_that_was_sent(server: Server) -> None:
     server.answers(completion(format_reply([("a", [(0, 0, 322, 238)])], [{"do": "pick", "object": 0}])))
     settings = server.settings().model_copy(update={"model": "Qwen/Qwen2.5-VL-7B-Instruct"})

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen2vl_robot.config import Catalogue, Phrasings, load_robot, load_yaml
+from qwen2vl_robot.config import Catalogue, load_robot, load_yaml
+from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Verb
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.resources import resolve
@@ -65,7 +66,7 @@ def test_training_never_draws_a_held_out_pair() -> None:
 
 def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> None:
     catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
-    maker = QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
+    maker = QuestionMaker(load_languages(), catalogue.held_out, foreign_ratio=0.5, failed_ratio=0.3)
     rng = np.random.default_rng(0)
     for _, shown in load_shards(folder):
         for seen in shown:
@@ -74,3 +75,20 @@ def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> Non
                 if question is not None:
                     plan = parse_reply(question.reply)
                     assert not absent or plan.actions[0].verb is Verb.ASK
+
+
+def test_the_wide_samples_show_what_the_languages_name() -> None:
+    ranges, catalogue = load_scene("scenes/training_wide.yaml")
+    english = load_languages()["en"]
+    assert len(catalogue.colours) >= 11
+    assert len(catalogue.kinds) >= 10
+    assert (set(catalogue.colours), set(catalogue.kinds)) == (set(english.colours), set(english.kinds))
+    assert {load_robot(name).name for name in ranges.other_robots} == {"kuka_iiwa", "xarm6"}
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(load_robot(ranges.robot))
+        shown = [sample_of_seed(world, ranges, catalogue, seed) for seed in range(4)]
+        bare = ranges.model_copy(update={"table_textures": ()})
+        plain = [sample_of_seed(world, bare, catalogue, seed)[0] for seed in range(4)]
+    assert all(seen for _, seen in shown)
+    assert not all(np.array_equal(image, other) for (image, _), other in zip(shown, plain, strict=True))

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from qwen2vl_robot.config import Catalogue, Phrasings, load_yaml
-from qwen2vl_robot.planner.contract import PromptStyle, build_messages
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.languages import ENGLISH, load_languages
+from qwen2vl_robot.messages import Where
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages, format_reply
+from qwen2vl_robot.training.batches import Batcher, Sample, augment
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
 from qwen2vl_robot.training.model import build_model, build_tokenizer, forward
-from qwen2vl_robot.training.questions import QuestionMaker
-from qwen2vl_robot.training.train import Batcher, Sample, augment, draw_questions, save_checkpoint
+from qwen2vl_robot.training.questions import Question, QuestionMaker
+from qwen2vl_robot.training.train import draw_questions, save_checkpoint
 
 SEEN = [
     SeenObject("red block", (250, 333, 333, 444), (39, 51), 900),
@@ -31,8 +32,7 @@ def some_sample(seed: int) -> Sample:
 
 @pytest.fixture(scope="module")
 def maker() -> QuestionMaker:
-    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
-    return QuestionMaker(load_yaml(resolve("tasks/phrasings.yaml"), Phrasings), catalogue)
+    return QuestionMaker(load_languages(), foreign_ratio=0.3, failed_ratio=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def tokenizer(maker: QuestionMaker) -> PreTrainedTokenizerFast:
     groups = [draw_questions([some_sample(0)] * 4, maker, rng) for _ in range(20)]
     texts = [t for group in groups for qs in group for q in qs for t in (q.instruction, " " + q.instruction, q.reply)]
     # The catalogue's words must be known whatever was drawn.
-    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
-    return build_tokenizer(texts + [f" {w}" for w in [*catalogue.colours, *catalogue.kinds]] * 20)
+    english = load_languages()[ENGLISH]
+    return build_tokenizer(texts + [f" {w}" for w in [*english.colours, *english.kinds]] * 20)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,9 @@ def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> 
 def test_the_packed_forward_pass_equals_the_library(
     model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
 ) -> None:
-    catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
     samples = [some_sample(1), some_sample(2)]
     questions = draw_questions(samples, maker, np.random.default_rng(3))
-    batch, _ = Batcher(tokenizer, catalogue).build(samples, questions)
+    batch, _ = Batcher(tokenizer, load_languages()[ENGLISH]).build(samples, questions)
     with torch.no_grad():
         ours = forward(model, batch).last @ model.lm_head.weight.T
     image, at = 1, 2
@@ -107,7 +106,7 @@ def library_logits(
 def test_a_question_cannot_see_another_one(
     model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
 ) -> None:
-    batcher = Batcher(tokenizer, load_yaml(resolve("objects/catalogue.yaml"), Catalogue))
+    batcher = Batcher(tokenizer, load_languages()[ENGLISH])
     sample = some_sample(4)
     (group,) = draw_questions([sample], maker, np.random.default_rng(5))
     with torch.no_grad():
@@ -142,3 +141,19 @@ def test_a_saved_checkpoint_is_plain_qwen2vl(
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 30e6
     weight = loaded.model.language_model.embed_tokens.weight
     torch.testing.assert_close(weight, model.lm_head.weight, atol=1e-3, rtol=1e-2)
+
+
+def test_a_box_is_predicted_from_the_tokens_before_its_numbers(tokenizer: PreTrainedTokenizerFast) -> None:
+    several = Question(
+        "pick up the blocks",
+        format_reply([("block", [SEEN[0].box, SEEN[1].box], Where("largest"))], [{"do": "pick", "object": 0}]),
+        ((0, 1),),
+    )
+    gone = Question("pick up the ball", format_reply([("ball", [])], [{"do": "ask", "text": "?"}]), ((),))
+    batch, targets = Batcher(tokenizer, load_languages()[ENGLISH]).build([some_sample(0)], [[gone, several]])
+    flat = batch.ids[batch.is_token]
+    said = [tokenizer.decode([token]) for token in flat[targets.box_at + 1].flatten().tolist()]
+    assert said == [str(n) for seen in SEEN for n in seen.box]
+    assert targets.box_cells.argmax(dim=1).tolist() == [SEEN[0].cells[0], SEEN[1].cells[0]]
+    assert targets.point_cells[:, -1].tolist() == [1.0, 0.0]
+    assert set(targets.reply_of.tolist()) == {0, 1}

@@ -1,0 +1,160 @@
+"""sim/languages → how people of nine languages name things and ask for things, and in which language a sentence is."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from qwen2vl_robot.config import Phrasing, Strict, load_yaml
+from qwen2vl_robot.resources import data_root
+
+ENGLISH = "en"
+_SLOT = re.compile(r"\{([a-z])\}")
+_NAME = re.compile(r"\{[abn](?:\.of)?\}")
+
+
+class Noun(Strict):
+    """One way to name a kind of object.
+
+    Attributes:
+        the: the one object, as it stands where something is done to it; {m}, {f} ... take an adjective in that form.
+        of: the same in the case that follows "left of"; `the` where the language has no other.
+        all: every object of the kind.
+    """
+
+    the: str
+    of: str | None = None
+    all: str | None = None
+
+
+Adjective = str | dict[str, str]  # one form, or form → word
+
+
+class Language(Strict):
+    """A file of sim/languages; en.yaml explains its fields."""
+
+    name: str
+    joined: bool = False  # words stand without spaces between them, or with particles joined to them
+    colours: dict[str, Adjective]
+    superlatives: dict[str, Adjective]
+    kinds: dict[str, tuple[Noun, ...]]
+    one: Noun
+    which: dict[str, str]
+    tasks: dict[str, Phrasing]
+    ask: str
+    refuse: str
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    def noun(self, kind: str, way: int = 0) -> Noun:
+        """The way to name a kind; any number picks one, and no kind is "the red one"."""
+        ways = self.kinds[kind] if kind else (self.one,)
+        return ways[way % len(ways)]
+
+    def phrase(self, label: str, case: str = "the", *, extra: str = "", way: int = 0) -> str:
+        """Name what a label ("red block", "block", "red") means.
+
+        Args:
+            case: "the", "of" or "all".
+            extra: a superlative that stands where the colour would.
+        """
+        colour, kind = split_label(label, self)
+        noun = self.noun(kind, way)
+        pattern = {"the": noun.the, "of": noun.of or noun.the, "all": noun.all or noun.the}[case]
+        adjective = self.superlatives[extra] if extra else self.colours[colour] if colour else ""
+        return tidy(_SLOT.sub(lambda m: adjective if isinstance(adjective, str) else adjective[m[1]], pattern))
+
+    def lexicon(self) -> Iterator[tuple[str, str]]:
+        """(word, English word) of everything that the file names: what a tokenizer and the rules must know."""
+        small = {w for forms in self.words.values() for w in forms}
+        for english, forms in self.words.items():
+            yield from ((form, english) for form in forms)
+        for table in (self.colours, self.superlatives):
+            for english, adjective in table.items():
+                forms = (adjective,) if isinstance(adjective, str) else tuple(adjective.values())
+                yield from ((form, english) for form in forms)
+        for kind, nouns in self.kinds.items():
+            for noun in nouns:
+                for pattern in (noun.of if noun.of and self.joined else noun.the, noun.all or ""):
+                    bare = re.split(r"[\s']+", _SLOT.sub(" ", pattern))
+                    name = " ".join(w for w in bare if w and w not in small)
+                    if name:
+                        yield name, kind
+
+
+def split_label(label: str, language: Language) -> tuple[str, str]:
+    """(colour, kind) of a label, either of them "" when it has none.
+
+    Raises:
+        KeyError: a word of the label is neither.
+    """
+    colour = kind = ""
+    for word in label.split():
+        if word in language.colours:
+            colour = word
+        elif word in language.kinds:
+            kind = word
+        else:
+            raise KeyError(word)
+    return colour, kind
+
+
+def tidy(text: str) -> str:
+    """Drop the space that an empty slot leaves behind."""
+    return " ".join(text.split())
+
+
+def fill(template: str, *names: str | tuple[str, str]) -> str:
+    """Put names into a template's {a} and {b}, those with two cases ("the", "of") also into {a.of} and {b.of}.
+
+    >>> fill("pon {a} a la izquierda {b.of}", "el bloque rojo", ("el plato", "del plato"))
+    'pon el bloque rojo a la izquierda del plato'
+    """
+    for letter, name in zip("ab", names, strict=False):
+        the, of = (name, name) if isinstance(name, str) else name
+        template = template.replace(f"{{{letter}}}", the).replace(f"{{{letter}.of}}", of)
+    return template
+
+
+@functools.lru_cache(maxsize=1)
+def load_languages() -> dict[str, Language]:
+    """Every language by its code, English first.
+
+    Raises:
+        BadInputError: a file is wrong.
+    """
+    files = sorted((data_root() / "sim" / "languages").glob("*.yaml"), key=lambda f: (f.stem != ENGLISH, f.stem))
+    return {file.stem: load_yaml(file, Language) for file in files}
+
+
+def normalise(text: str) -> str:
+    """Compose what can be composed (NFC), so that a letter is one letter however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def detect_language(text: str) -> str:
+    """The code of the language whose words cover most of a text; English where none does.
+
+    >>> detect_language("把红色方块放在蓝色盘子上")
+    'zh'
+    """
+    lower = normalise(text).lower()
+    covered = {code: sum(len(m) for m in pattern.findall(lower)) for code, pattern in _patterns().items()}
+    return max(covered, key=lambda code: covered[code])  # the first of equals, and English comes first
+
+
+@functools.lru_cache(maxsize=1)
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """What finds the words of each language, the longest first."""
+    found = {}
+    for code, language in load_languages().items():
+        words = {form.lower() for form, _ in language.lexicon()}
+        if not language.joined:
+            templates = [t for p in language.tasks.values() for t in (*p.seen, *p.held_out)]
+            words |= {w.lower() for t in templates for w in re.findall(r"[^\W\d_]{2,}", _NAME.sub(" ", t))}
+        joint = "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
+        found[code] = re.compile(joint if language.joined else rf"\b(?:{joint})\b")
+    return found

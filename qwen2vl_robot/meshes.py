@@ -1,0 +1,55 @@
+"""OBJ files of pybullet_data → upright triangle meshes, centred, of a given height."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.geometry import Array
+
+_UPRIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])  # the files have y up, we have z
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A thing as only the plant builds it: a file of pybullet_data, made this high."""
+
+    file: str
+    height_m: float
+
+    @property
+    def size_m(self) -> Array:
+        """Outer size (3,) along x, y, z."""
+        size: Array = np.ptp(triangles(self.file)[0], axis=0) * self.height_m
+        return size
+
+
+@functools.lru_cache(maxsize=16)
+def triangles(file: str) -> tuple[Array, Array, list[int]]:
+    """Vertices (n, 3) of height 1 about the origin, their normals (n, 3), and three indices a triangle.
+
+    Raises:
+        BadInputError: no such file in pybullet_data, or it holds no triangles.
+    """
+    try:
+        text = (resources.files("pybullet_data") / file).read_text(encoding="utf-8")
+        lines = [line.split() for line in text.splitlines()]
+        points = np.array([[float(v) for v in line[1:4]] for line in lines if line[:1] == ["v"]]) @ _UPRIGHT.T
+        faces = [[int(part.split("/")[0]) - 1 for part in line[1:]] for line in lines if line[:1] == ["f"]]
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise BadInputError(f"mesh {file}: pybullet_data has no such OBJ file ({error})") from error
+    if not faces:
+        raise BadInputError(f"mesh {file}: it holds no triangles")
+    corners = np.array([[f[0], f[k], f[k + 1]] for f in faces for k in range(1, len(f) - 1)])
+    low, high = points.min(axis=0), points.max(axis=0)
+    points = (points - (low + high) / 2) / (high[2] - low[2])
+    a, b, c = (points[corners[:, k]] for k in range(3))
+    normals = np.zeros_like(points)
+    for k in range(3):
+        np.add.at(normals, corners[:, k], np.cross(b - a, c - a))
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return points, normals, corners.ravel().tolist()
