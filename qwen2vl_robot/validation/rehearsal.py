@@ -28,7 +28,7 @@ from qwen2vl_robot.world import TABLE, BulletWorld
 
 _ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
 _TORQUE_STEP_S = 0.02
-_MOST_BUILDS = 100  # Bullet keeps the collision shape of each body that was removed, until everything is
+_MOST_BODIES = 1000  # Bullet keeps the collision shape of each body that was removed until it is reset
 _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
@@ -52,7 +52,7 @@ class Twin:
         except ValueError as error:
             raise BadInputError(str(error)) from error
         self._table_height_m = 0.0
-        self._builds = 0
+        self._bodies = 0
         self._taken = {TABLE, *self._world.link_names()}
         self._joint_reach_m = self._world.reach_m(_BEYOND_TOOL_M)
 
@@ -188,12 +188,12 @@ class Twin:
             is_shown: whether pictures are taken of them.
         """
         world = self._world
-        self._builds += 1
-        if scene.table_height_m != self._table_height_m or self._builds > _MOST_BUILDS:
+        self._bodies += len(world.names())  # those of the build before, forbidden space among them
+        if scene.table_height_m != self._table_height_m or self._bodies > _MOST_BODIES:
             world.reset()
             world.add_table(scene.table_height_m)
             world.add_robot(self._profile)
-            self._table_height_m, self._builds = scene.table_height_m, 0
+            self._table_height_m, self._bodies = scene.table_height_m, 0
         for name in world.names():
             if name != TABLE:
                 world.remove(name)

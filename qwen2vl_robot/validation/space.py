@@ -33,4 +33,4 @@ def add_forbidden(world: BulletWorld, scene: Scene) -> None:
 def _add(world: BulletWorld, name: str, corners_m: Array) -> None:
     low, high = corners_m
     x, y, z = (float(v) for v in high - low)
-    world.add_body(name, Box((x, y, z)), make_pose((low + high) / 2), mass_kg=0.0)
+    world.add_body(name, Box((x, y, z)), make_pose((low + high) / 2), mass_kg=0.0, rgb=None)

@@ -31,7 +31,7 @@ from qwen2vl_robot.messages import (
     freeze,
     shape_size_m,
 )
-from qwen2vl_robot.validation.rehearsal import _MOST_BUILDS, Twin
+from qwen2vl_robot.validation.rehearsal import _MOST_BODIES, Twin
 
 
 def standing(name: str, shape: Shape, x_m: float, y_m: float) -> SceneObject:
@@ -88,7 +88,7 @@ def test_a_twin_that_cleans_up_gives_the_same_verdict(
     pick: tuple[Motion, Verdict], twin: Twin, start: RobotState
 ) -> None:
     motion, verdict = pick
-    twin._builds = _MOST_BUILDS - 3  # in the middle of the trials
+    twin._bodies = _MOST_BODIES - 10  # in the middle of the trials
     assert digest(twin.rehearse(motion, SCENE, start)) == digest(verdict)
 
 
