@@ -122,7 +122,7 @@ def test_a_robot_whose_mesh_does_not_load_is_bad_input(profile: RobotProfile, tm
     broken.write_text(text.replace("package://meshes", f"{folder}/meshes"), encoding="utf-8")
     with (
         RehearsalProcess(profile.model_copy(update={"urdf": str(broken)}), budget_s=5.0) as pool,
-        pytest.raises(BadInputError, match="nowhere.obj"),
+        pytest.raises(BadInputError, match="mesh .*nowhere.obj"),
     ):
         pool.start()
 
