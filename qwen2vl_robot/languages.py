@@ -45,6 +45,7 @@ class Language(Strict):
     one: Noun
     which: dict[str, str]
     tasks: dict[str, Phrasing]
+    polite: tuple[str, ...] = ()  # what may stand around any of them
     ask: str
     refuse: str
     words: dict[str, tuple[str, ...]] = Field(default_factory=dict)

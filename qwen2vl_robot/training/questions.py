@@ -64,6 +64,7 @@ class QuestionMaker:
         held_out: labels that are never asked for as absent ones.
         foreign_ratio: the share of questions in another language than English.
         failed_ratio: the share of questions that follow tries that failed: a re-plan must not read like news.
+        polite_ratio: the share of questions with a word such as "please" around a phrasing that has none.
         references: how objects are referred to, else all ways by their shares.
     """
 
@@ -75,13 +76,14 @@ class QuestionMaker:
         held_out_phrasings: bool = False,
         foreign_ratio: float = 0.0,
         failed_ratio: float = 0.0,
+        polite_ratio: float = 0.0,
         references: tuple[str, ...] = REFERENCES,
     ) -> None:
         self._languages = languages
         self._foreign = [code for code in languages if code != ENGLISH]
         self._held_out = held_out
         self._is_unheard = held_out_phrasings
-        self._foreign_ratio, self._failed_ratio = foreign_ratio, failed_ratio
+        self._foreign_ratio, self._failed_ratio, self._polite_ratio = foreign_ratio, failed_ratio, polite_ratio
         shares = np.array([_REFERENCE_SHARES[REFERENCES.index(r)] for r in references])
         self._references, self._shares = references, shares / shares.sum()
 
@@ -121,7 +123,12 @@ class QuestionMaker:
     def _template(self, speech: Language, name: str, rng: np.random.Generator) -> str:
         phrasing = speech.tasks[name]
         templates = phrasing.held_out if self._is_unheard and phrasing.held_out else phrasing.seen
-        return str(templates[int(rng.integers(len(templates)))])
+        template = str(templates[int(rng.integers(len(templates)))])
+        if self._polite_ratio and speech.polite and rng.uniform() < self._polite_ratio:
+            around = str(rng.choice(speech.polite))
+            said = around.replace("{s}", "").strip(" ,")
+            return template if said in template else around.replace("{s}", template)
+        return template
 
     def _without_object(self, name: str, template: str, rng: np.random.Generator) -> Question:
         seconds = int(rng.integers(1, 21))

@@ -56,6 +56,7 @@ HEADS_STEPS = 80
 MAX_QUESTION_CHARS = 330  # a longer one, with its reply, makes the padding of all others longer
 FOREIGN_RATIO = 0.65
 FAILED_RATIO = 0.3
+POLITE_RATIO = 0.2
 SIGMA_FIRST, SIGMA_LAST = 24.0, 3.0
 LOSS_WEIGHTS = {
     "reply": 1.0,
@@ -261,7 +262,9 @@ def train(
     languages = load_languages()
     held_out = load_yaml(resolve("objects/catalogue.yaml"), Catalogue).held_out
     plainly = QuestionMaker(languages, held_out, references=("label",))
-    maker = QuestionMaker(languages, held_out, foreign_ratio=FOREIGN_RATIO, failed_ratio=FAILED_RATIO)
+    maker = QuestionMaker(
+        languages, held_out, foreign_ratio=FOREIGN_RATIO, failed_ratio=FAILED_RATIO, polite_ratio=POLITE_RATIO
+    )
     samples, held_back = Samples(data), Samples(validation)
     state_file, tokenizer_folder = run / "state.pt", run / "tokenizer"
     is_resumed = state_file.is_file()
