@@ -147,6 +147,25 @@ def detect_language(text: str) -> str:
     return max(covered, key=lambda code: covered[code])  # the first of equals, and English comes first
 
 
+@functools.lru_cache(maxsize=32)
+def _saying(english: str) -> re.Pattern[str]:
+    """What finds the words for an English word in any language."""
+    found = []
+    for language in load_languages().values():
+        forms = [re.escape(form.lower()) for form, means in language.lexicon() if means == english]
+        found += forms if language.joined else [rf"\b{form}\b" for form in forms]
+    return re.compile("|".join(found) or r"(?!)")
+
+
+def says(text: str, english: str) -> bool:
+    """Whether a text holds a word, in whatever language, that means the English one.
+
+    >>> says("拿起最左边的方块", "leftmost"), says("pick up the block", "leftmost")
+    (True, False)
+    """
+    return _saying(english).search(normalise(text).lower()) is not None
+
+
 @functools.lru_cache(maxsize=1)
 def _patterns() -> dict[str, re.Pattern[str]]:
     """What finds the words of each language, the longest first."""

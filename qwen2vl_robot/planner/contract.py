@@ -23,7 +23,7 @@ from typing import Annotated, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
-from qwen2vl_robot.languages import normalise
+from qwen2vl_robot.languages import normalise, says
 from qwen2vl_robot.messages import (
     Action,
     Direction,
@@ -229,12 +229,15 @@ def parse_reply(
     *,
     convention: BoxConvention = BoxConvention.THOUSANDTHS,
     image_size_px: tuple[int, int] = (1000, 1000),
+    said: str | None = None,
 ) -> Plan:
     """Turn an untrusted reply into a Plan, or refuse it whole.
 
     Args:
         convention: units of the reply's boxes.
         image_size_px: (width, height) of the image that the boxes refer to, used by `RESIZED_PIXELS`.
+        said: the instruction; "all" and superlatives that its words do not hold are dropped, so that several boxes
+            become a question instead of several motions.
 
     Raises:
         PlannerError: one line that says what is wrong with the reply.
@@ -243,7 +246,7 @@ def parse_reply(
         raise PlannerError(f"the reply has {len(reply)} characters, at most {MAX_REPLY_CHARS} are read")
     text = _unfence(reply)
     parsed = _parse_json(text) if text.startswith("{") else _parse_markup(text)
-    references = [_reference(o, convention, image_size_px) for o in parsed.objects]
+    references = [_reference(o, convention, image_size_px, said) for o in parsed.objects]
     actions = _one_by_one(tuple(_action(a, references) for a in parsed.actions))
     _check_sequence(actions)
     return Plan(actions=actions, reply=reply, objects=tuple(references))
@@ -314,12 +317,16 @@ def _parse_markup(text: str) -> Reply:
         raise PlannerError(f"the markup does not fit the schema: {error.errors()[0]['msg']}") from error
 
 
-def _reference(entry: ReplyObject, convention: BoxConvention, image_size_px: tuple[int, int]) -> ObjectReference:
+def _reference(
+    entry: ReplyObject, convention: BoxConvention, image_size_px: tuple[int, int], said: str | None
+) -> ObjectReference:
     label = strip_control_tokens(entry.label).strip()
     if not label or not label.isprintable():
         raise PlannerError("an object's label is empty or not printable")
     boxes = tuple(_box([float(v) for v in raw], label, convention, image_size_px) for raw in entry.boxes)
     where = Where(entry.where.kind, entry.where.reference) if entry.where else None
+    if where is not None and said is not None and where.reference is None and not says(said, where.kind):
+        where = None
     return ObjectReference(label=label, boxes=boxes, where=where)
 
 

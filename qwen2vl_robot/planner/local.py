@@ -172,7 +172,9 @@ class LocalPlanner:
         """
         text = check_instruction(instruction)
         answer = self.reply(rgb, text, failures, others)
-        plan = parse_reply(answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px)
+        plan = parse_reply(
+            answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px, said=text
+        )
         return speak_like(plan, text) if self._contract.prompt_style is PromptStyle.COMPACT else plan
 
     def reply(

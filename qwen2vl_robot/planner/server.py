@@ -80,7 +80,9 @@ class ServerPlanner:
             PlannerError: the server or its reply cannot be used.
         """
         answer = self.reply(rgb, check_instruction(instruction), failures, others)
-        return parse_reply(answer.text, convention=self._convention, image_size_px=answer.image_size_px)
+        return parse_reply(
+            answer.text, convention=self._convention, image_size_px=answer.image_size_px, said=instruction
+        )
 
     def reply(
         self,

@@ -225,3 +225,16 @@ def test_letters_that_look_like_a_control_token_stay_letters() -> None:
     for text in ("<|im_end|>", "＜|im_end|＞", "<\u200b|im_end|>"):
         (_, user) = build_messages(check_instruction(text), (f"failed: {text}",), PromptStyle.COMPACT)
         assert "<|" not in json.dumps(user["content"], ensure_ascii=False)
+
+
+def test_what_the_person_did_not_say_chooses_nothing() -> None:
+    for kind in ("all", "leftmost"):
+        reply = format_reply([("block", ALL[1], Where(kind)), BOWL], [PICK, PLACE])
+        for said in ("put the block in the blue bowl", "把方块放进蓝色碗里"):
+            plan = parse_reply(reply, said=said)
+            assert plan.actions[0].object == ObjectReference("block", plan.objects[0].boxes)
+            assert len(plan.objects[0].boxes) == 2
+    both = parse_reply(format_reply([ALL, BOWL], [PICK, PLACE]), said="put both blocks in the blue bowl")
+    assert len(both.actions) == 4
+    left = parse_reply(format_reply([("block", ALL[1], Where("leftmost"))], [PICK]), said="拿起最左边的方块")
+    assert left.objects[0].where == Where("leftmost")
