@@ -669,7 +669,6 @@ class BulletWorld:
         if q_rad.ndim != 2 or q_rad.shape[1] != len(self._joints) or not np.isfinite(q_rad).all():
             raise ValueError(f"finite joint positions (m, {len(self._joints)}) needed, given {q_rad.shape}")
         p, client, robot, which = pybullet, self._client, self._robot_id(), self._joints + self._fingers
-        rest = [[0.0]] * len(which)
         fingers = [[width_m / len(self._fingers)]] * len(self._fingers)
         load = -1 if held is None else self._id(held)
         grip = {self._links[link] for link in self._profile.gripper.finger_links}
@@ -679,7 +678,7 @@ class BulletWorld:
         looks: dict[str, list[tuple[int, float]]] = {name: [] for name in watched}
         due, soonest, last = dict.fromkeys(watched, 0), 0, len(q_rad) - 1
         for index, values in enumerate(q_rad[:, :, None].tolist()):
-            p.resetJointStatesMultiDof(robot, which, values + fingers, targetVelocities=rest, physicsClientId=client)
+            p.resetJointStatesMultiDof(robot, which, values + fingers, physicsClientId=client)  # at rest
             tool = p.getLinkState(robot, self._tool, computeForwardKinematics=True, physicsClientId=client)
             tool_m.append(tool[4])
             if load >= 0:
