@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import statistics
 import subprocess
 import tempfile
 import time
@@ -94,21 +95,40 @@ class _Operator:
 def _loop(operator: _Operator, nodes: dict[str, int], seconds: float, tell: Callable[[str], None]) -> dict[str, Any]:
     began_s = time.monotonic()
     outcomes: dict[str, int] = {}
-    warm: dict[str, float] | None = None
+    seen: list[dict[str, float]] = []
     for number in count():
         elapsed_s = time.monotonic() - began_s
-        now = {f"{name}{suffix}": mb for name, pid in nodes.items() for suffix, mb in _sizes_mb(pid).items()}
-        if warm is None and elapsed_s >= _WARM_S:
-            warm = now
-        growth_mb = {name: round(mb - warm.get(name, mb), 2) for name, mb in now.items()} if warm else {}
+        if elapsed_s >= _WARM_S:
+            seen.append({f"{node}{which}": mb for node, pid in nodes.items() for which, mb in _sizes_mb(pid).items()})
         if elapsed_s >= seconds:
             break
         task = operator.do(_COMMANDS[number % len(_COMMANDS)])
         outcomes[task["outcome"]] = outcomes.get(task["outcome"], 0) + 1
-        tell(f"{elapsed_s:.0f} s {task['instruction']}: {task['outcome']} {'; '.join(task['reasons'])} {growth_mb}")
-    most_mb = max(growth_mb.values(), default=0.0)
+        told = f"{task['instruction']}: {task['outcome']} {'; '.join(task['reasons'])}"
+        tell(f"{elapsed_s:.0f} s {told} {growth_mb(seen)}")
+    grown_mb = growth_mb(seen)
+    most_mb = max(grown_mb.values(), default=0.0)
     totals = {"tasks": sum(outcomes.values()), "achieved": outcomes.get("achieved", 0), "growth_mb": most_mb}
-    return {"totals": totals, "processes": growth_mb, "outcomes": outcomes}
+    return {"totals": totals, "processes": grown_mb, "outcomes": outcomes}
+
+
+def growth_mb(seen: list[dict[str, float]]) -> dict[str, float]:
+    """By how much each process grew: the median of the last quarter of its sizes less that of the first.
+
+    A single size says little, for what a process frees goes back to the system in gulps.
+
+    >>> growth_mb([{"plant": 10.0}, {"plant": 30.0}, {"plant": 11.0}, {"plant": 12.0}])
+    {'plant': 2.0}
+    """
+    quarter = (len(seen) + 3) // 4
+    return {
+        name: round(
+            statistics.median(sizes[name] for sizes in seen[-quarter:])
+            - statistics.median(sizes[name] for sizes in seen[:quarter]),
+            2,
+        )
+        for name in (seen[0] if seen else {})
+    }
 
 
 def _sizes_mb(pid: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from qwen2vl_robot.benchmarks.images import run_images
-from qwen2vl_robot.benchmarks.soak import run_soak
+from qwen2vl_robot.benchmarks.soak import growth_mb, run_soak
 from qwen2vl_robot.benchmarks.stop import run_stop
 from qwen2vl_robot.errors import BadInputError
 
@@ -46,3 +46,10 @@ def test_an_unknown_load_is_refused() -> None:
 def test_a_soak_without_time_after_the_first_minute_is_refused() -> None:
     with pytest.raises(BadInputError, match="above 60"):
         run_soak(60.0, "dds", print)
+
+
+def test_growth_is_told_from_many_sizes_so_that_one_gulp_is_none() -> None:
+    sizes = [10.0, 10.5, 30.0, 10.5, 11.0, 10.0, 11.0, -5.0, 11.0, 11.0]
+    assert growth_mb([{"plant": size} for size in sizes]) == {"plant": 0.5}
+    assert growth_mb([{"plant": float(size)} for size in range(12)])["plant"] == 9.0
+    assert growth_mb([]) == {}
