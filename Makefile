@@ -53,7 +53,7 @@ bench: $(READY) ## the figures of README; writes out/eval-*.json (about 45 minut
 	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner checkpoint --json out/eval-checkpoint.json
-	$(ROBOT) eval --suite grounding --episodes 200 --seed 20000000 --json out/eval-grounding.json
+	$(ROBOT) eval --suite grounding --episodes 100 --seed 20000000 --json out/eval-grounding.json
 	$(ROBOT) bench hazards --json out/hazards.json
 	$(ROBOT) bench validation --json out/validation.json
 

@@ -26,7 +26,7 @@ OBJECTS = 6
 OBJECT_COUNTS = (1, 3, 6, 12, 25, 50)
 TRIAL_COUNTS = (1, 4, 16, 64, 256)
 _BLOCK_M = 0.045
-_SWEEP_S = 0.5  # measured for this long, some times
+_SWEEP_S, _SWEEPS = 0.5, 9  # measured for this long, this often
 _REPEATS = 5
 _BUDGET_S = 300.0
 _COMPARED = 2000  # configurations at which Bullet's distances are compared with coal's
@@ -92,11 +92,13 @@ def _sweep_and_replay(profile: RobotProfile, step: Step) -> dict[str, Any]:
     swept = twin.examine(step.motion, step.scene, step.start)
     if swept.violations:
         raise RobotError(f"the benchmark's own motion is refused: {swept.violations[0].describe()}")
-    rates = [_swept_per_s(twin, step) for _ in range(_REPEATS)]
+    rates = [_swept_per_s(twin, step) for _ in range(_SWEEPS)]
     twin.close()
     return {
         "motion_s": round(step.motion.duration_s, 2),
-        "sweep_configurations_per_s": round(statistics.median(rates)),
+        # The best, as timeit has it: what is slower tells of the machine's neighbours.
+        "sweep_configurations_per_s": round(max(rates)),
+        "sweep_configurations_per_s_median": round(statistics.median(rates)),
         "sweep_configurations": swept.samples,
         "replay_s": round(statistics.median(_replay_s(profile, step) for _ in range(_REPEATS)), 4),
     }
