@@ -97,7 +97,7 @@ def run_demo(
         PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
         PlannerProcess(model or SHIPPED_MODEL) as planner,
     ):
-        profile = load_robot(ranges.robot)
+        profile, cell = load_robot(ranges.robot), load_rules()
         with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S) as rehearsal:
             planner.start()
             rehearsal.start()
@@ -108,12 +108,13 @@ def run_demo(
                 clock=plant.link,
                 planner=planner,
                 rehearsal=rehearsal,
-                gate=Gate(plant.link, profile, zones=load_rules().zones),
+                gate=Gate(plant.link, profile, zones=cell.zones),
                 profile=profile,
                 rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
                 words=load_words(),
                 listeners=(pictures,),
                 with_film=True,
+                cell=cell,
             )
             controller = Controller(parts, seed=seed)
             started_s = time.perf_counter()

@@ -271,6 +271,15 @@ def _die_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
+def peak_memory_mb(pid: int) -> float:
+    """The largest resident size so far of a process in MB, 0 where Linux does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0.0
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _die_with_parent(int(sys.argv[2]))
@@ -281,12 +290,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def peak_memory_mb(pid: int) -> float:
-    """The largest resident size so far of a process in MB, 0 where Linux does not say."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return 0.0

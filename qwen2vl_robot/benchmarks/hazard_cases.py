@@ -51,14 +51,8 @@ def through_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_n
     oracle = stage.oracle(way)
     x, y = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.03, 0.03, 2)
     sides = rng.uniform(0.05, 0.12, 2)
-
-    def box(height_m: float) -> SceneObject:
-        if not 0.02 < height_m < 0.4:
-            raise RejectedError
-        return standing("box", (sides[0], sides[1], height_m), x, y)
-
-    height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), 0.1, draw_clearance_m(rng, is_hazard, is_near))
-    return Case((Step(stage.motion(way), Scene((box(height_m),), ()), stage.state(way.q_rad[0])),), found_m, "m")
+    box, found_m = _box_below(oracle, sides, (x, y), 0.1, draw_clearance_m(rng, is_hazard, is_near))
+    return Case((Step(stage.motion(way), Scene((box,), ()), stage.state(way.q_rad[0])),), found_m, "m")
 
 
 def through_table(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
@@ -123,6 +117,20 @@ def self_collision(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_n
     return Case((Step(stage.motion(way), Scene((), ()), stage.state(home)),), found_m, "m")
 
 
+def _box_below(
+    oracle: PathOracle, sides_m: Array, p_m: tuple[float, float], height_m: float, wanted_m: float
+) -> tuple[SceneObject, float]:
+    """A box on the table that reaches up to a wanted distance from the way, and that distance as measured."""
+
+    def box(height_m: float) -> SceneObject:
+        if not 0.02 < height_m < 0.4:
+            raise RejectedError
+        return standing("box", (sides_m[0], sides_m[1], height_m), *p_m)
+
+    height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), height_m, wanted_m)
+    return box(height_m), found_m
+
+
 def carried_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
     """What the fingers carry passes over a box that is a little too high, or not."""
     way = stage.crossing(rng, 0.2, 0.35)
@@ -131,15 +139,9 @@ def carried_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_n
     oracle = stage.oracle(way, width_m=side_m, held=load)
     x, y = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.02, 0.02, 2)
     sides = rng.uniform(0.05, 0.1, 2)
-
-    def box(height_m: float) -> SceneObject:
-        if not 0.02 < height_m < 0.4:
-            raise RejectedError
-        return standing("box", (sides[0], sides[1], height_m), x, y)
-
-    height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), 0.06, draw_clearance_m(rng, is_hazard, is_near))
+    box, found_m = _box_below(oracle, sides, (x, y), 0.06, draw_clearance_m(rng, is_hazard, is_near))
     scene, start = holding(stage, way.q_rad[0], load, 0.1, 0.8)
-    scene = replace(scene, objects=(*scene.objects, box(height_m)))
+    scene = replace(scene, objects=(*scene.objects, box))
     return Case((Step(stage.motion(way), scene, start),), found_m, "m")
 
 

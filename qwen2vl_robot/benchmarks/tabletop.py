@@ -92,7 +92,7 @@ class Suite:
         self._ranges, self._catalogue = load_scene(self._spec.scene)
         self._english: Language = load_languages()[ENGLISH]
         self._rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
-        self._words = load_words()
+        self._words, self._cell = load_words(), load_rules()
         self._profile = load_robot(self._ranges.robot)
         self._planner = PlannerProcess(model) if planner == "checkpoint" else None
         self._rehearsal = RehearsalProcess(self._profile, budget_s=REHEARSAL_BUDGET_S)
@@ -172,10 +172,11 @@ class Suite:
             clock=plant.link,
             planner=planner,
             rehearsal=self._rehearsal,
-            gate=Gate(plant.link, self._profile, zones=load_rules().zones),
+            gate=Gate(plant.link, self._profile, zones=self._cell.zones),
             profile=self._profile,
             rules=self._rules,
             words=self._words,
+            cell=self._cell,
         )
         before = plant.truth.objects()
         try:

@@ -75,10 +75,6 @@ class MotionMaker:
         self._hand = measure_hand(self._kinematics, profile)
         self._home_rad = np.array(profile.home_q_rad)
 
-    def make(self, action: GroundedAction, scene: Scene, state: RobotState) -> Motion:
-        """Make the best of `ways`; it raises what they raise."""
-        return next(self.ways(action, scene, state))
-
     def ways(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         """Make motions for one action, best first; each starts at `state.q_rad` and ends at home (a wait stays).
 
@@ -224,7 +220,8 @@ class MotionMaker:
         self._check_workspace(moved.T_base_object[:3, 3])
         before = self._model(scene.bodies(), scene)
         poses = push_starts(target, along, self._hand, self._profile.object_friction, self._current_yaw_rad(state))
-        return self._each(lambda _: (partial(self._try_push, before, pose, moved, scene, state) for pose in poses))
+        pushes = (partial(self._try_push, before, pose, moved, scene, state) for pose in poses)
+        return self._each(lambda _: pushes, clearances_m=(0.0,))
 
     def _try_push(
         self,
@@ -264,7 +261,7 @@ class MotionMaker:
             timeline.travel(model, self._home_rad, way)
             return timeline.motion(Effect("none"))
 
-        return self._each(lambda _: [go])
+        return self._each(lambda _: [go], clearances_m=(0.0,))
 
     def _wait(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
         seconds = action.seconds
@@ -276,11 +273,14 @@ class MotionMaker:
 
     # ------------------------------------------------------------------------------------------- pieces
 
-    def _each(self, tries: Callable[[float], Iterable[Try]]) -> Iterator[Motion]:
+    def _each(
+        self, tries: Callable[[float], Iterable[Try]], *, clearances_m: tuple[float, ...] = _CLEARANCES_M
+    ) -> Iterator[Motion]:
         """The tries that work straight, the widest clearance first; then those that work around obstacles.
 
         Args:
-            tries: gives the tries that keep a clearance, metres, from neighbours; the same ones for each clearance.
+            tries: gives the tries that keep a clearance from neighbours; the same ones for each clearance.
+            clearances_m: to keep, one after the other.
 
         Raises:
             MotionError: none works; the most frequent reason, with one of its texts.
@@ -288,7 +288,7 @@ class MotionMaker:
         failures: list[MotionError] = []
         worth_a_search: list[tuple[int, Try]] = []
         done: set[int] = set()
-        for clearance_m in _CLEARANCES_M:
+        for clearance_m in clearances_m:
             blocked: list[tuple[int, Try]] = []
             for index, attempt in enumerate(islice(tries(clearance_m), _MOST_TRIES)):
                 if index in done:

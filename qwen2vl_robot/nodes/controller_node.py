@@ -85,10 +85,11 @@ class ControllerNode:
         }
         self.health = Health(graph, facts=self._facts)
         self.arm = GraphArm(graph, self._profile, self.health)
+        self._cell = load_rules()
         self.gate = AskingGate(
             graph, self._profile, settings.approval, arm=self.arm, look=lambda: self.camera.capture(),
             on_question=self._on_question, timeout_s=settings.approval_timeout_s,
-            max_state_age_s=settings.max_state_age_s, zones=load_rules().zones,
+            max_state_age_s=settings.max_state_age_s, zones=self._cell.zones,
         )  # fmt: skip
         poses = zip_longest(settings.cameras, settings.calibrations, fillvalue="")
         self.camera = GraphCameras({prefix: self._make_camera(prefix, calibration) for prefix, calibration in poses})
@@ -131,6 +132,7 @@ class ControllerNode:
             rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
             words=load_words(),
             listeners=(self,),
+            cell=self._cell,
         )
         self._controller = Controller(parts, seed=self._settings.seed)
         self._tell(state="inactive", doing="")

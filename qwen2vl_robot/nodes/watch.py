@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,10 +72,20 @@ class Watch:
 
 
 @contextlib.contextmanager
-def run_node(command: list[str], ready: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A node as a process of its own; interrupted at the end, and killed where that does not help."""
+def run_node(
+    command: list[str], ready: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node as a process of its own; interrupted at the end, and killed where that does not help.
+
+    Args:
+        environment: variables on top of this process's own.
+    """
     ready.unlink(missing_ok=True)
-    process = subprocess.Popen([sys.executable, "-m", "qwen2vl_robot", *command, "--ready", str(ready)], stdout=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qwen2vl_robot", *command, "--ready", str(ready)],
+        stdout=2,
+        env={**os.environ, **(environment or {})},
+    )
     try:
         yield process
     finally:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ from qwen2vl_robot.messages import ApprovedMotion, CameraFrame, RobotState
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.graph_camera import GraphCamera
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.watch import run_node, wait_for
 from tests.cells import PROFILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,25 +61,12 @@ class WireCell:
 def wire_cell(ready: Path) -> Iterator[WireCell]:
     """Start the plant's process and join it."""
     domain = 20 + os.getpid() % 70
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "qwen2vl_robot", "sim", "--seed", "1", "--graph", "dds", "--ready", str(ready)]
-    plant = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        end_s = time.monotonic() + 120.0
-        while not ready.exists():
-            assert plant.poll() is None
-            assert time.monotonic() < end_s
-            time.sleep(0.05)
+    environment = {"ROS_DOMAIN_ID": str(domain), "PYTHONPATH": str(ROOT)}
+    with run_node(["sim", "--seed", "1", "--graph", "dds"], ready, environment) as plant:
+        wait_for(ready.exists, plant, "plant", 120.0)
         cell = WireCell(domain)
         try:
             cell.wait()
             yield cell
         finally:
             cell.close()
-    finally:
-        plant.send_signal(signal.SIGINT)
-        try:
-            plant.wait(20.0)
-        except subprocess.TimeoutExpired:
-            plant.kill()
-            plant.wait()
