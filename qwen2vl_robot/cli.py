@@ -129,7 +129,11 @@ def check(
 @app.command("eval", epilog="Example: qwen2vl-robot eval --episodes 50 --seed 1000 --planner truth --json -")
 def evaluate(
     suite: Annotated[
-        str, typer.Option(help="tabletop: whole tasks; grounding: the planner alone, on pictures.")
+        str,
+        typer.Option(
+            help="tabletop: whole tasks; references: tasks with the leftmost block, or one of several; "
+            "grounding: the planner alone, on pictures."
+        ),
     ] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; the next takes the next seed.")] = 1000,
@@ -153,25 +157,30 @@ def evaluate(
         "seed": seed,
         "planner": planner.value,
     }
-    if suite == "tabletop":
-        answer = {**head, **_eval_tabletop(planner, model, episodes, seed)}
+    if suite in ("tabletop", "references"):
+        answer = {**head, **_eval_tasks(suite, planner, model, episodes, seed)}
     elif suite == "grounding":
         answer = {**head, **_eval_grounding(model, episodes, seed)}
     elif language is not None:
         answer = {**head, **_eval_languages(model, language, episodes, seed)}
     else:
-        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, grounding")
+        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding")
     _write_json(answer, json_file)
     if json_file != "-":
-        printers = {"tabletop": _print_tabletop, "grounding": _print_grounding, "languages": _print_languages}
+        printers = {
+            "tabletop": _print_tasks,
+            "references": _print_tasks,
+            "grounding": _print_grounding,
+            "languages": _print_languages,
+        }
         printers[suite](answer)
 
 
-def _eval_tabletop(planner: PlannerKind, model: str | None, episodes: int, seed: int) -> dict[str, Any]:
+def _eval_tasks(suite: str, planner: PlannerKind, model: str | None, episodes: int, seed: int) -> dict[str, Any]:
     from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    runner = Suite(planner.value, model or SHIPPED_MODEL)
+    runner = Suite(planner.value, model or SHIPPED_MODEL, name=suite)
     results: list[dict[str, Any]] = []
     try:
         with _progress() as progress:
@@ -295,18 +304,22 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     run: Annotated[Path, typer.Option(help="Folder for the state to resume from.")] = Path("runs/tabletop"),
     start: Annotated[Path | None, typer.Option(help="A checkpoint to begin with, else random weights.")] = None,
-    vision: Annotated[bool, typer.Option(help="Train the vision tower too.")] = True,
+    stage: Annotated[
+        str, typer.Option(help="all; words: leave vision as it is; sights: vision alone, on pieces around objects.")
+    ] = "all",
     threads: Annotated[int | None, typer.Option(min=1, help="Else one a core; one on a busy machine.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="In all, over all resumptions.")] = 3000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_file: JsonFile = None,
 ) -> None:
     """Train the small checkpoint; resumes from --run when it holds a state."""
+    if stage not in ("all", "words", "sights"):
+        raise BadInputError(f"--stage {stage}: unknown; there are: all, words, sights")
     _restart_with_fast_malloc()
     from qwen2vl_robot.training.train import train as train_checkpoint
 
     figures = train_checkpoint(
-        data, validation, out, run, steps=steps, seed=seed, start=start, with_vision=vision, threads=threads
+        data, validation, out, run, steps=steps, seed=seed, start=start, stage=stage, threads=threads
     )
     for name, value in figures.items():
         _console.print(f"{name} {value:.3f}")
@@ -571,13 +584,16 @@ def _write_json(answer: dict[str, Any], json_file: str | None) -> None:
         raise BadInputError(f"--json {path}: {error.strerror}") from error
 
 
-def _print_tabletop(answer: dict[str, Any]) -> None:
+def _print_tasks(answer: dict[str, Any]) -> None:
     totals = answer["totals"]
-    table = Table(f"tabletop, planner {answer['planner']}, seed {answer['seed']}", "")
+    table = Table(f"{answer['suite']}, planner {answer['planner']}, seed {answer['seed']}", "")
     for name, task in totals["tasks"].items():
         table.add_row(name, f"{task['successes']}/{task['episodes']}")
     low, high = totals["success_interval_95"]
     table.add_row("success", f"{totals['success_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    if totals["questions_due"]:
+        low, high = totals["asked_interval_95"]
+        table.add_row("asked when due", f"{totals['asked_ratio']:.1%} ({low:.1%} to {high:.1%})")
     table.add_row("false success", str(totals["false_success"]))
     for stage, seconds in totals["seconds_median"].items():
         table.add_row(f"{stage}, median", f"{seconds:.2f} s")

@@ -19,6 +19,7 @@ from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.messages import (
     Action,
     CameraFrame,
@@ -128,7 +129,9 @@ class Controller:
             except PlannerError as error:
                 outcome = Outcome(OutcomeKind.REFUSED, (f"planner: {error}",))
                 continue
-            outcome = self._answer(plan) or self._forbid(plan, instruction) or self._carry_out(plan, observation)
+            outcome = (
+                self._answer(plan) or self._forbid(plan, instruction) or self._carry_out(plan, observation, instruction)
+            )
             if outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ABORTED) or _speaks(plan):
                 break
         task.seconds["total"] = time.perf_counter() - task.began_s
@@ -170,7 +173,7 @@ class Controller:
             return None
         return self._fail(plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.forbidden))
 
-    def _carry_out(self, plan: Plan, observation: Observation) -> Outcome:
+    def _carry_out(self, plan: Plan, observation: Observation, instruction: Instruction) -> Outcome:
         """Perceive, rehearse the whole plan, then go step by step; the first step that fails ends it."""
         try:
             with self._timed("perceive"):
@@ -180,7 +183,8 @@ class Controller:
                 )  # fmt: skip
         except PerceptionError as error:
             # A person can settle what is meant; nothing has moved.
-            question = f"{error.reason}: {error}; which object is meant?"
+            speech = load_languages()[detect_language(instruction.text)]
+            question = f"{error.reason}: {error}. {speech.which_one}"
             return self._fail(plan.actions[0], Outcome(OutcomeKind.ASKED, (question,)))
         self._belief = scene
         todo = [(a, g) for a, g in zip(plan.actions, actions, strict=True) if not _is_done(g, scene)]

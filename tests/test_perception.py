@@ -47,6 +47,7 @@ WORDS = load_words()
 HOME = np.array(PROFILE.home_q_rad)
 CAMERA = Intrinsics(640, 480, 620.0, 620.0, 319.5, 239.5)
 EYE = look_at([1.15, 0.25, 0.62], [0.52, 0.0, 0.02])
+BARE_TABLE = ImageBox(20, 900, 80, 980)
 RED, BLUE, GREEN, YELLOW = (200, 30, 30), (35, 70, 200), (40, 150, 50), (235, 215, 40)
 
 
@@ -172,10 +173,19 @@ def test_label_that_may_be_right_is_accepted(three: Picture, label: str) -> None
     assert scene.objects[0].name == label
 
 
-def test_box_over_the_bare_table_finds_nothing(three: Picture) -> None:
+@pytest.mark.parametrize("label", ["yellow block", "gizmo", "red gizmo"])
+def test_box_over_the_bare_table_finds_nothing(three: Picture, label: str) -> None:
     with pytest.raises(PerceptionError) as caught:
-        ask(three, pick(ObjectReference("red block", (ImageBox(20, 900, 80, 980),))))
+        ask(three, pick(ObjectReference(label, (BARE_TABLE,))))
     assert caught.value.reason == "not_found"
+
+
+@pytest.mark.parametrize("wrong", ["bare table", "green ball", "blue plate"])
+def test_a_wrong_box_is_corrected_by_the_only_thing_that_is_clearly_meant(three: Picture, wrong: str) -> None:
+    boxes = (BARE_TABLE,) if wrong == "bare table" else three.reference(wrong).boxes
+    scene, _ = ask(three, pick(ObjectReference("red block", boxes)))
+    right, _ = ask(three, pick(three.reference("red block")))
+    np.testing.assert_array_equal(scene.find("red block").T_base_object, right.find("red block").T_base_object)
 
 
 def test_box_without_depth_is_refused(three: Picture) -> None:
@@ -242,7 +252,7 @@ def test_a_relation_may_refer_to_what_nothing_is_done_to(world: BulletWorld) -> 
 def test_the_only_one_is_not_meant_when_it_does_not_stand_where_it_should(world: BulletWorld) -> None:
     picture = two_blocks(world)
     wanted = ObjectReference("red block", picture.reference("near").boxes, Where("right_of", "blue plate"))
-    with pytest.raises(PerceptionError, match="none of 1 things"):
+    with pytest.raises(PerceptionError, match="none of 2 things"):
         ask(picture, pick(wanted), Action(Verb.PLACE, picture.reference("blue plate"), Relation.ON))
 
 
@@ -252,6 +262,35 @@ def test_several_things_without_a_choice_are_ambiguous(world: BulletWorld) -> No
     with pytest.raises(PerceptionError) as caught:
         ask(picture, pick(ObjectReference("red block", boxes)))
     assert caught.value.reason == "ambiguous"
+
+
+@pytest.mark.parametrize("label", ["red block", "block", "red", "cube"])
+def test_a_second_one_that_the_plan_overlooks_is_a_question(world: BulletWorld, label: str) -> None:
+    picture = two_blocks(world)
+    with pytest.raises(PerceptionError, match="2 things") as caught:
+        ask(picture, pick(picture.reference("near", label)))
+    assert caught.value.reason == "ambiguous"
+
+
+def test_all_of_them_without_one_of_them_is_a_question(world: BulletWorld) -> None:
+    picture = two_blocks(world)
+    stand(world, "third", Box((0.045, 0.045, 0.045)), 0.55, 0.16, RED)
+    picture = look(world, 3)
+    boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
+    plan = Plan(
+        tuple(pick(ObjectReference("red block", (box,))) for box in boxes),
+        "",
+        (ObjectReference("red block", boxes, Where("all")),),
+    )
+    with pytest.raises(PerceptionError) as caught:
+        perceive(plan, picture.observation, PROFILE, KINEMATICS, RULES, WORDS)
+    assert caught.value.reason == "ambiguous"
+
+
+def test_superlative_counts_what_the_plan_overlooks(world: BulletWorld) -> None:
+    picture = two_blocks(world)
+    scene, _ = ask(picture, pick(ObjectReference("block", picture.reference("near").boxes, Where("farthest"))))
+    assert scene.objects[0].T_base_object[0, 3] > 0.5
 
 
 def test_two_things_of_one_label_get_two_names(world: BulletWorld) -> None:

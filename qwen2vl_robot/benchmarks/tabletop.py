@@ -1,4 +1,7 @@
-"""Seeds → episodes of the tabletop suite in the plant, scored by the plant's truth.
+"""Seeds → episodes of a suite of tasks in the plant, scored by the plant's truth.
+
+`tabletop` names its objects by colour and kind; `references` says "the leftmost block", or "the block" where there are
+several, which is to be asked about.
 
 The controller sees what any robot would; only the scoring below, and the `truth` planner (which takes the model out of
 the chain, to measure perception and motion alone), read what is true.
@@ -29,6 +32,8 @@ from qwen2vl_robot.messages import (
     Relation,
     StepRecord,
     TaskReport,
+    Where,
+    shape_size_m,
 )
 from qwen2vl_robot.nodes.plant import PlantProcess, PlantTruth, TrueObject
 from qwen2vl_robot.perception.labels import load_words
@@ -49,17 +54,30 @@ _DRAW_STRIDE = 1_000_003  # far from every other seed in use
 
 
 class TaskSpec(Strict):
-    """One kind of task of the suite."""
+    """One kind of task of a suite.
+
+    Attributes:
+        is_missing: the target is not there.
+        is_bare: the target is named by its kind alone, of which there are two or three.
+        where: superlatives, one of which says which of them is meant; with none the robot has to ask.
+    """
 
     name: str
     relation: Relation
     target: tuple[str, ...]
     reference: tuple[str, ...]
     is_missing: bool = False
+    is_bare: bool = False
+    where: tuple[Literal["nearest", "farthest", "leftmost", "rightmost", "largest", "smallest"], ...] = ()
+
+    @property
+    def is_question(self) -> bool:
+        """Whether a person must be asked."""
+        return self.is_missing or (self.is_bare and not self.where)
 
 
 class SuiteSpec(Strict):
-    """sim/tasks/tabletop.yaml."""
+    """A file of sim/tasks with a suite's tasks."""
 
     scene: str
     min_visible_px: Annotated[int, Field(ge=1)]
@@ -71,7 +89,9 @@ class Episode:
     """What one seed asks for.
 
     Attributes:
-        target, reference: labels; the target of a missing task is not among `always`.
+        target, reference: labels as spoken; the target of a missing task is not among `always`.
+        where: the superlative that says which target is meant, or "".
+        bearers: labels of what is there and bears the target's name.
         always: objects that the scene must hold, a distractor among them.
     """
 
@@ -80,15 +100,28 @@ class Episode:
     instruction: str
     target: str
     reference: str
+    where: str
+    bearers: tuple[str, ...]
     always: tuple[ObjectSpec, ...]
     count: int
 
 
 class Suite:
-    """The tabletop suite: draws episodes, runs them, scores them."""
+    """One suite: draws episodes, runs them, scores them.
 
-    def __init__(self, planner: Literal["checkpoint", "truth"], model: str, *, held_out: bool = False) -> None:
-        self._spec = load_yaml(resolve("tasks/tabletop.yaml"), SuiteSpec)
+    Args:
+        name: of its file in sim/tasks.
+    """
+
+    def __init__(
+        self,
+        planner: Literal["checkpoint", "truth"],
+        model: str,
+        *,
+        name: str = "tabletop",
+        held_out: bool = False,
+    ) -> None:
+        self._spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
         self._ranges, self._catalogue = load_scene(self._spec.scene)
         self._english: Language = load_languages()[ENGLISH]
         self._rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
@@ -125,16 +158,25 @@ class Suite:
         # A distractor that shares the target's colour or kind.
         rivals = [p for p in pairs if p not in (target, reference) and (p[0] == target[0] or p[1] == target[1])]
         there = [reference, self._pick(rng, rivals)] + ([] if task.is_missing else [target])
+        where = ""
+        if task.is_bare:
+            same = [p for p in pairs if p[1] == target[1] and p not in (target, reference)]
+            others = [same[i] for i in rng.permutation(len(same))[: int(rng.integers(1, 3))]]
+            there = [reference, target, *others]
+            where = str(rng.choice(task.where)) if task.where else ""
         low, high = (5, 8) if (index // len(self._spec.tasks)) % 2 == 0 else (len(there), 4)
         templates = self._english.tasks[task.relation.value].seen
         template = str(templates[int(rng.integers(len(templates)))])
-        labels = [f"{c} {k}" for c, k in (target, reference)]
+        labels = [target[1] if task.is_bare else " ".join(target), " ".join(reference)]
+        names = (self._english.phrase(labels[0], extra=where), self._english.phrase(labels[1]))
         return Episode(
             seed=seed,
             task=task,
-            instruction=fill(template, *(self._english.phrase(label) for label in labels)),
+            instruction=fill(template, *names),
             target=labels[0],
             reference=labels[1],
+            where=where,
+            bearers=tuple(" ".join(p) for p in there if set(labels[0].split()) <= set(p)),
             always=tuple(ObjectSpec(colour=c, kind=k) for c, k in there),
             count=int(rng.integers(low, high + 1)),
         )
@@ -156,12 +198,16 @@ class Suite:
         return PlantProcess(str(resolve(self._spec.scene)), seed, always=episode.always, count=episode.count)
 
     def _is_fit(self, episode: Episode, truth: PlantTruth) -> bool:
-        """The named objects are there and can be seen, and what must be missing is missing."""
-        boxes = truth.boxes()
-        needed = [episode.reference] if episode.task.is_missing else [episode.target, episode.reference]
-        is_there = episode.target in truth.objects()
-        return is_there != episode.task.is_missing and all(
-            label in boxes and boxes[label].visible_px >= self._spec.min_visible_px for label in needed
+        """The named objects are there and can be seen, what must be missing is missing, and one is clearly meant."""
+        boxes, objects = truth.boxes(), truth.objects()
+        bearers = {label for label in objects if set(episode.target.split()) <= set(label.split())}
+        return (
+            bearers == set(episode.bearers)
+            and all(
+                label in boxes and boxes[label].visible_px >= self._spec.min_visible_px
+                for label in (*episode.bearers, episode.reference)
+            )
+            and (not episode.where or _margin(episode, objects) >= 1.0)
         )
 
     def _run_in(self, episode: Episode, plant: PlantProcess) -> dict[str, Any]:
@@ -189,6 +235,7 @@ class Suite:
         return {
             "seed": episode.seed,
             "task": episode.task.name,
+            "question_due": episode.task.is_question,
             "instruction": episode.instruction,
             "objects": len(before),
             "outcome": report.outcome.kind.value,
@@ -203,15 +250,15 @@ class Suite:
     def _is_success(
         self, episode: Episode, outcome: Outcome, before: dict[str, TrueObject], after: dict[str, TrueObject]
     ) -> bool:
-        """By the plant's truth: the relation holds and the object rests; or asked and nothing moved."""
-        if episode.task.is_missing:
+        """By the plant's truth: the relation holds and what was meant rests; or asked, when due, and nothing moved."""
+        if episode.task.is_question:
             moved = [
                 label
                 for label, o in before.items()
                 if np.linalg.norm(after[label].T_base_object[:3, 3] - o.T_base_object[:3, 3]) > _UNMOVED_M
             ]
             return outcome.kind is OutcomeKind.ASKED and not moved
-        target, reference = after[episode.target], after[episode.reference]
+        target, reference = after[_ranked(episode, before)[0]], after[episode.reference]
         return target.speed_mps <= self._rules.rest_speed_mps and relation_holds(
             episode.task.relation, target.body, reference.body, self._rules
         )
@@ -229,6 +276,31 @@ class Suite:
         return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
 
 
+_BACKWARDS = ("farthest", "leftmost", "largest")
+_CLEAR_M, _CLEAR_SIDE_RATIO = 0.03, 1.1  # by how much the one that is meant must stand out
+
+
+def _measure(where: str, item: TrueObject) -> float:
+    """What a superlative compares, as seen from the base: distance or place in metres, or the logarithm of a volume."""
+    x, y = item.T_base_object[:2, 3]
+    if where in ("largest", "smallest"):
+        return float(np.log(shape_size_m(item.shape)).sum())
+    return float(np.hypot(x, y)) if where in ("nearest", "farthest") else float(y)
+
+
+def _ranked(episode: Episode, objects: dict[str, TrueObject]) -> list[str]:
+    """The bearers of the target's name, what is meant first."""
+    sign = -1.0 if episode.where in _BACKWARDS else 1.0
+    return sorted(episode.bearers, key=lambda label: sign * _measure(episode.where, objects[label]))
+
+
+def _margin(episode: Episode, objects: dict[str, TrueObject]) -> float:
+    """How clearly the first stands out before the second; 1 is just clear."""
+    first, second = (_measure(episode.where, objects[label]) for label in _ranked(episode, objects)[:2])
+    clear = 3 * np.log(_CLEAR_SIDE_RATIO) if episode.where in ("largest", "smallest") else _CLEAR_M
+    return float(abs(first - second) / clear)
+
+
 class TruthPlanner:
     """Answers an episode's instruction with the plant's own boxes."""
 
@@ -238,16 +310,17 @@ class TruthPlanner:
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Give the true boxes (see `ports.Planner`)."""
-        boxes = self._truth.boxes()
-        labels = [self._episode.target, self._episode.reference]
-        missing = [label for label in labels if label not in boxes]
-        if missing:
-            return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(missing[0])}]))
-        objects = []
-        for label in labels:
-            b = boxes[label].box
-            objects.append((label, [(int(b.x0), int(b.y0), int(b.x1 + 0.999), int(b.y1 + 0.999))]))
-        place: dict[str, object] = {"do": "place", "object": 1, "relation": self._episode.task.relation.value}
+        boxes, episode = self._truth.boxes(), self._episode
+        objects: list[tuple[str, list[tuple[int, int, int, int]], Where | None]] = []
+        for label, bearers, where in (
+            (episode.target, episode.bearers, Where(episode.where) if episode.where else None),
+            (episode.reference, (episode.reference,), None),
+        ):
+            seen = [boxes[name].box for name in bearers if name in boxes]
+            if not seen:
+                return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(label)}]))
+            objects.append((label, [(int(b.x0), int(b.y0), int(b.x1 + 0.999), int(b.y1 + 0.999)) for b in seen], where))
+        place: dict[str, object] = {"do": "place", "object": 1, "relation": episode.task.relation.value}
         return parse_reply(format_reply(objects, [{"do": "pick", "object": 0}, place]))
 
 
@@ -266,8 +339,12 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     for name in dict.fromkeys(r["task"] for r in results):
         chosen = [r["success"] for r in results if r["task"] == name]
         tasks[name] = {"episodes": len(chosen), "successes": sum(chosen)}
+    due = [r["success"] for r in results if r["question_due"]]
     return {
         "episodes": len(results),
+        "questions_due": len(due),
+        "asked_ratio": round(sum(due) / len(due), 4) if due else None,
+        "asked_interval_95": wilson_interval(sum(due), len(due)) if due else None,
         "success_ratio": round(successes / len(results), 4),
         "success_interval_95": wilson_interval(successes, len(results)),
         "false_success": sum(_is_false_success(r) for r in results),

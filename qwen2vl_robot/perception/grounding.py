@@ -23,7 +23,7 @@ from qwen2vl_robot.messages import (
     Verb,
 )
 from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, name_obstacles, scene_object
-from qwen2vl_robot.perception.labels import Words, best_fit, contradiction
+from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, is_clearly
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.view import View, make_view
 from qwen2vl_robot.relations import relation_holds
@@ -122,7 +122,7 @@ class _Finder:
         if self._means_held(reference):
             assert self.held is not None
             return self.held.name
-        candidates = self._candidates(reference)
+        candidates = self._candidates(reference, plan)
         is_related = reference.where is not None and reference.where.kind in _RELATIONS
         is_only_one = len(candidates) == 1 and not is_related
         index = candidates[0] if is_only_one else self._choose(reference, candidates, plan)
@@ -130,6 +130,10 @@ class _Finder:
             self._name(index, reference.label)
         self.by_reference[reference] = self.names[index]
         return self.names[index]
+
+    def _object(self, name: str) -> SceneObject:
+        """The object of a name that `resolve` gave."""
+        return self.held if self.held is not None and name == self.held.name else self.named[name]
 
     def _means_held(self, reference: ObjectReference) -> bool:
         if self.held is None:
@@ -147,11 +151,15 @@ class _Finder:
         body = self.bodies[index]
         self.named[name] = scene_object(name, body, best_fit(label, body.fits, self.words))
 
-    def _candidates(self, reference: ObjectReference) -> list[int]:
-        """Bodies in the reference's boxes that the label does not contradict.
+    def _candidates(self, reference: ObjectReference, plan: Plan) -> list[int]:
+        """Bodies in the reference's boxes that the label does not contradict, and all others that clearly bear it.
+
+        So a model that overlooks the second block, or points at the ball beside the only block, is corrected by what is
+        measured.
 
         Raises:
-            PerceptionError: a box holds nothing, has no depth, or every box contradicts the label.
+            PerceptionError: a box holds nothing, has no depth, or every box contradicts the label, and nothing else
+                is clearly what the label says.
         """
         label = reference.label
         if not reference.boxes:
@@ -166,13 +174,26 @@ class _Finder:
                 continue
             if index not in found:
                 found.append(index)
+        found += [i for i in self._overlooked(reference, plan) if i not in found]
         if not found:
             raise errors[0]
         return found
 
+    def _overlooked(self, reference: ObjectReference, plan: Plan) -> list[int]:
+        """Bodies that clearly are what the label says and that no other reference of the plan to that label means."""
+        label = reference.label
+        bearers = [
+            index
+            for index, body in enumerate(self.bodies)
+            if body.is_explained and is_clearly(label, body.segment.rgb, body.fits, self.words)
+        ]
+        others = [r for r in _references(plan) if r.label == label and r != reference]
+        taken = {self._nearest(box) for other in others for box in other.boxes}
+        return [index for index in bearers if index not in taken]
+
     def _in_box(self, label: str, box: ImageBox) -> int:
         pixels = _pixels(self.view, box)
-        overlaps = np.array([_iou(pixels, b) for b in self.bodies])
+        overlaps = self._overlaps(box)
         order = np.argsort(-overlaps)
         if not len(order) or overlaps[order[0]] < _MIN_IOU:
             self._explain_empty(label, pixels)
@@ -185,6 +206,15 @@ class _Finder:
                 return int(index)
         held = contradiction(label, self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
         raise PerceptionError(f"the box for {label!r} holds a {held}", label=label, reason="label_mismatch")
+
+    def _overlaps(self, box: ImageBox) -> Array:
+        pixels = _pixels(self.view, box)
+        return np.array([_iou(pixels, b) for b in self.bodies])
+
+    def _nearest(self, box: ImageBox) -> int | None:
+        """The body that fills a box best, whatever it is."""
+        overlaps = self._overlaps(box)
+        return int(overlaps.argmax()) if len(overlaps) and overlaps.max() >= _MIN_IOU else None
 
     def _explain_empty(self, label: str, pixels: Array) -> None:
         x0, y0, x1, y1 = np.clip(np.round(pixels), 0, 10000).astype(int)
@@ -214,9 +244,7 @@ class _Finder:
                     label=label,
                 )
             candidates = held
-        raise PerceptionError(
-            f"{len(candidates)} things are called {label!r}; say which one is meant", label=label, reason="ambiguous"
-        )
+        raise PerceptionError(f"{len(candidates)} things are called {label!r}", label=label, reason="ambiguous")
 
     def _rank(self, kind: str, index: int) -> float:
         """A number that is smallest for the body that a superlative means."""
@@ -235,14 +263,18 @@ class _Finder:
         """The object that a relation refers to by label, named elsewhere in the plan."""
         if label in self.named:
             return self.named[label]
-        listed = [a.object for a in plan.actions if a.object is not None]
-        for reference in (*listed, *plan.objects):
+        for reference in _references(plan):
             if reference != asking and reference.label == label and reference.where is None:
-                return self.named[self.resolve(reference, plan)]
+                return self._object(self.resolve(reference, plan))
         raise PerceptionError(f"{label!r} is asked about but the plan gives no box for it", label=label)
 
     def _holds(self, relation: Relation, index: int, other: SceneObject) -> bool:
         return relation_holds(relation, scene_object("candidate", self.bodies[index]), other, self.rules)
+
+
+def _references(plan: Plan) -> list[ObjectReference]:
+    """Every object that a plan speaks of, what is acted on first."""
+    return [*(a.object for a in plan.actions if a.object is not None), *plan.objects]
 
 
 def _ground(plan: Plan, finder: _Finder, held: SceneObject | None) -> tuple[GroundedAction, ...]:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from qwen2vl_robot.config import Range, Strict, load_yaml
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.perception.fitting import Fit, kind_of
@@ -67,6 +69,22 @@ def contradiction(label: str, rgb: Array, fits: list[Fit], words: Words) -> str 
     return describe(rgb, fits, words) if wrong_colour or wrong_kind else None
 
 
+def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
+    """Whether a measured body is what the label says and nothing else that the words know.
+
+    Every word of the label must be known; no colour of another region may hold as well, and no kind that the label
+    does not allow may explain the picture nearly as well as the best.
+    """
+    spoken = re.findall(r"[^\W\d_]+", label.lower())
+    colours = [words.colours[t] for t in spoken if t in words.colours]
+    nouns = [kinds for t in spoken for kinds in (_kinds(t, words),) if kinds]
+    if not spoken or len(colours) + len(nouns) != len(spoken):
+        return False
+    held = [region for region in words.colours.values() if region.holds(rgb)]
+    is_colour = not colours or (bool(held) and all(region in colours for region in held))
+    return is_colour and all(_is_only(set(kinds), fits) for kinds in nouns)
+
+
 def describe(rgb: Array, fits: list[Fit], words: Words) -> str:
     """Name what was measured, by the first colour word that holds and the kind that fits best."""
     colour = next((word for word, region in words.colours.items() if region.holds(rgb)), "unnamed")
@@ -79,6 +97,15 @@ def best_fit(label: str, fits: list[Fit], words: Words) -> Fit:
     kinds = {kind for t in _tokens(label) for kind in words.nouns.get(t, ())}
     allowed = [f for f in fits if kind_of(f.solid) in kinds]
     return allowed[0] if allowed and allowed[0].cost_m <= fits[0].cost_m + _CLEAR_M else fits[0]
+
+
+def _is_only(kinds: set[Kind], fits: list[Fit]) -> bool:
+    others = [f.cost_m for f in fits if kind_of(f.solid) not in kinds]
+    return kind_of(fits[0].solid) in kinds and min(others, default=np.inf) > fits[0].cost_m + _CLEAR_M
+
+
+def _kinds(word: str, words: Words) -> tuple[Kind, ...]:
+    return words.nouns.get(word) or words.nouns.get(word.removesuffix("s"), ())
 
 
 def _is_other_kind(fits: list[Fit], kinds: set[Kind]) -> bool:

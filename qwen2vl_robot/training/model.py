@@ -15,6 +15,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 SPECIAL_TOKENS = (
@@ -37,6 +38,7 @@ _SPLIT = Regex(r" ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
 _VOCABULARY = 2560
 _POINT_AFTER_LAYER = 3
 _PLACE_AFTER_LAYER = 3
+_WHITENING_FLOOR = 0.01  # of the variance; below it is noise
 _ROUTE_HEAD = 0  # the head of the layer after pointing that must look where it was pointed
 
 
@@ -207,6 +209,40 @@ def forward(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Features:
     return Features(vision, place[0], point[0], point[1], route, text.norm(tokens))
 
 
+class _Whitened(nn.Module):
+    """The patch embedding's weights as coefficients of patches whose components all vary alike."""
+
+    def __init__(self, turn: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("turn", turn)
+        self.register_buffer("scale", scale)
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        weight = (coefficients / self.scale) @ self.turn.t() / 2
+        return weight.reshape(-1, 3, 1, 14, 14).expand(-1, -1, 2, -1, -1)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.sum(dim=2).flatten(1) @ self.turn * self.scale
+
+
+def whiten(model: Qwen2VLForConditionalGeneration, patches: Tensor) -> None:
+    """Let the patch embedding be trained in the principal components of patches (n, 1176), each scaled to one.
+
+    A patch's light varies ten thousand times as much as its edges, so without this the edges are learned last.
+    """
+    one_frame = patches.reshape(-1, 3, 2, 196)[:, :, 0].reshape(-1, 588)
+    variance, turn = torch.linalg.eigh(torch.cov(one_frame.t()))
+    scale = (variance.clamp(min=0.0) + _WHITENING_FLOOR).sqrt()
+    parametrize.register_parametrization(model.model.visual.patch_embed.proj, "weight", _Whitened(turn, scale))
+
+
+def plain_state(model: Qwen2VLForConditionalGeneration) -> dict[str, Tensor]:
+    """The weights by the names that the library gives them, whitened or not."""
+    state = {name: value for name, value in model.state_dict().items() if "parametrizations" not in name}
+    state["model.visual.patch_embed.proj.weight"] = model.model.visual.patch_embed.proj.weight
+    return state
+
+
 def encode_images(model: Qwen2VLForConditionalGeneration, patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Image tokens (b, cells, d) of a batch of patches; what the library's vision tower gives for each image."""
     visual = model.model.visual
@@ -220,8 +256,11 @@ def encode_images(model: Qwen2VLForConditionalGeneration, patches: Tensor, grid:
     freqs = (position * rotary.inv_freq).transpose(0, 1).reshape(n, -1)
     angle = torch.cat([freqs, freqs], dim=-1)
     cos, sin = angle.cos(), angle.sin()
-    weight = visual.patch_embed.proj.weight
-    x = F.linear(patches, weight.reshape(weight.shape[0], -1))  # the same as the convolution, and fast on a CPU
+    # In bfloat16 the light of a patch would drown its edges, and with them what is a ball and what a block; so what
+    # the blocks add to stays float32.
+    with torch.autocast("cpu", enabled=False):
+        weight = visual.patch_embed.proj.weight
+        x = F.linear(patches, weight.reshape(weight.shape[0], -1))  # the same as the convolution, and fast on a CPU
     for block in visual.blocks:
         qkv = block.attn.qkv(block.norm1(x)).reshape(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _rotate(qkv[0], cos, sin), _rotate(qkv[1], cos, sin)

@@ -26,7 +26,7 @@ _TASKS = ("pick", *RELATIONS, "push_left", "push_right", "push_away", "push_clos
 _WEIGHTS = np.array([30, 14, 12, 6, 6, 4, 4, 4, 2, 2, 2, 2, 1, 1, 2], dtype=float)
 # How an object that is there is referred to, and how often.
 REFERENCES = ("label", "kind", "colour", "superlative", "relation", "all", "ambiguous")
-_REFERENCE_SHARES = np.array([55, 8, 5, 9, 7, 6, 10], dtype=float) / 100
+_REFERENCE_SHARES = np.array([40, 8, 5, 15, 11, 8, 13], dtype=float) / 100
 _SYNONYM_RATIO = 0.25
 _MAX_BOXES = 5  # more of a kind are not asked about: each box is another four numbers to write
 

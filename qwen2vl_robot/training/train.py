@@ -25,6 +25,7 @@ from qwen2vl_robot.languages import ENGLISH, load_languages
 from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.training.batches import Batcher, CellTargets, Sample, Samples, Targets, augment
+from qwen2vl_robot.training.crops import draw_crops
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS
 from qwen2vl_robot.training.model import (
     Batch,
@@ -34,7 +35,9 @@ from qwen2vl_robot.training.model import (
     build_tokenizer,
     encode_images,
     forward,
+    plain_state,
     soft_number_targets,
+    whiten,
 )
 from qwen2vl_robot.training.questions import Question, QuestionMaker
 from qwen2vl_robot.training.vocabulary import grow
@@ -50,6 +53,7 @@ _PRESENCE_WEIGHT = 5.0
 # A training that starts from a checkpoint is as sharp as that ended, slower, and begins with heads that it lacks.
 MATURE_RATIO = 0.8
 MATURE_IMAGES_A_STEP = 6
+CROPS_A_STEP = 96
 MATURE_WARM_UP_STEPS = 20
 MATURE_RATE_RATIO = 0.6
 HEADS_STEPS = 80
@@ -70,6 +74,7 @@ LOSS_WEIGHTS = {
 _SAVE_EVERY_S = 300.0
 _EVALUATE_EVERY = 3  # savings
 _EVALUATED_BATCHES = 6
+_WHITENED_BATCHES = 24
 
 
 def losses(
@@ -91,8 +96,9 @@ def losses(
     token_loss = -log_p[~is_number].gather(1, targets.reply_ids[~is_number][:, None])
     soft = soft_number_targets(targets.number[is_number], sigma)
     number_loss = -(soft * log_p[is_number][:, batcher.number_ids]).sum(dim=1)
-    # Whether an object is there is one token among many, and the one that a motion hangs on.
-    weight = 1.0 + (_PRESENCE_WEIGHT - 1.0) * torch.isin(targets.reply_at[~is_number], targets.point_at)
+    # Whether an object is there, or another one, is one token among many, and the one that a motion hangs on.
+    decides = torch.cat([targets.point_at, targets.box_at[:, -1] + 1])
+    weight = 1.0 + (_PRESENCE_WEIGHT - 1.0) * torch.isin(targets.reply_at[~is_number], decides)
     out["reply"] = ((token_loss.squeeze(1) * weight).sum() + number_loss.sum()) / len(targets.reply_ids)
 
     # Where, inside the language model: row, column and the absolute box as numbers, on the image tokens.
@@ -231,7 +237,7 @@ def corpus(maker: QuestionMaker, samples: Samples, rng: np.random.Generator) -> 
 def save_checkpoint(model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a plain Qwen2-VL checkpoint in bfloat16, with its processor and what the planner must know of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().to(torch.bfloat16) for name, value in model.state_dict().items()}
+    state = {name: value.detach().to(torch.bfloat16) for name, value in plain_state(model).items()}
     half = Qwen2VLForConditionalGeneration(model.config).to(torch.bfloat16)
     half.load_state_dict(state)
     half.generation_config.do_sample = False
@@ -244,13 +250,13 @@ def save_checkpoint(model: Qwen2VLForConditionalGeneration, tokenizer: PreTraine
 
 def train(
     data: Path, validation: Path, out: Path, run: Path, *, steps: int, seed: int, start: Path | None = None,
-    with_vision: bool = True, threads: int | None = None,
+    stage: str = "all", threads: int | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Train for `steps` in all, resuming from `run` when it holds a state, and write the checkpoint to `out`.
 
     Args:
         start: a checkpoint to begin with, instead of random weights; a `state.pt` beside it also gives the heads.
-        with_vision: whether the vision tower is trained too.
+        stage: "words" leaves the vision tower as it is; "sights" trains it alone, on pieces around single objects.
         threads: of torch, else one a core; on a busy machine one is faster, for threads wait for each other.
 
     Returns:
@@ -281,6 +287,7 @@ def train(
         grow(tokenizer, model, languages)
         tokenizer.save_pretrained(tokenizer_folder)
     batcher = Batcher(tokenizer, languages[ENGLISH])
+    whiten(model, _some_patches(batcher, samples, seed))
     heads = TrainingHeads(model.config.text_config.hidden_size, len(batcher.colours), len(batcher.kinds))
     parameters = [*model.parameters(), *heads.parameters()]
     decayed = [p for p in parameters if p.ndim >= 2]
@@ -318,12 +325,15 @@ def train(
                     if start
                     else learning_rate(step, steps)
                 )
-            model.requires_grad_(step >= heads_steps)
-            model.model.visual.requires_grad_(step >= heads_steps and with_vision)
-            model.model.language_model.embed_tokens.weight.requires_grad_(True)
+            model.requires_grad_(step >= heads_steps and stage != "sights")
+            model.model.visual.requires_grad_(step >= heads_steps and stage != "words")
+            model.model.language_model.embed_tokens.weight.requires_grad_(stage != "sights")
             progressed = max(step / steps, MATURE_RATIO if start else 0.0)
             images = MATURE_IMAGES_A_STEP if start else IMAGES_A_STEP
-            parts = _step_losses(model, heads, batcher, samples, maker, rng, progressed, images)
+            if stage == "sights":
+                parts = _sight_losses(model, heads, batcher, draw_crops(samples, rng, CROPS_A_STEP))
+            else:
+                parts = _step_losses(model, heads, batcher, samples, maker, rng, progressed, images)
             total = torch.stack([LOSS_WEIGHTS[name] * value for name, value in parts.items()]).sum()
             optimiser.zero_grad(set_to_none=True)
             total.backward()
@@ -357,6 +367,13 @@ def train(
     return figures
 
 
+def _some_patches(batcher: Batcher, samples: Samples, seed: int) -> Tensor:
+    """Patches (n, 1176) of enough pictures to say how patches vary."""
+    rng = np.random.default_rng(seed)
+    drawn = [batcher.patches(samples.draw(rng, IMAGES_A_STEP))[0].flatten(0, 1) for _ in range(_WHITENED_BATCHES)]
+    return torch.cat(drawn)
+
+
 def _take_heads(heads: TrainingHeads, start: Path) -> bool:
     """Take the heads of the training that made a checkpoint, where its state is there and they still fit."""
     file = start / "state.pt"
@@ -382,16 +399,23 @@ def _step_losses(
     is_vision_only = progress < VISION_STEPS_RATIO
     chunk = [augment(s, rng) for s in samples.draw(rng, VISION_IMAGES_A_STEP if is_vision_only else images)]
     if is_vision_only:
-        patches, grid = batcher.patches(chunk)
-        targets = batcher.cell_targets(chunk, grid[0] * grid[1])
-        embedding = model.model.language_model.embed_tokens.weight
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return vision_losses(heads, batcher, embedding, encode_images(model, patches, grid), targets, grid)
+        return _sight_losses(model, heads, batcher, chunk)
     sharpened = min(1.0, max(0.0, (progress - 0.35) / 0.45))  # first roughly where, then exactly
     sigma = SIGMA_FIRST + (SIGMA_LAST - SIGMA_FIRST) * sharpened
     batch, all_targets = batcher.build(chunk, draw_questions(chunk, maker, rng), rng)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return losses(model, heads, batcher, batch, all_targets, sigma)
+
+
+def _sight_losses(
+    model: Qwen2VLForConditionalGeneration, heads: TrainingHeads, batcher: Batcher, chunk: list[Sample]
+) -> dict[str, Tensor]:
+    """Losses of the vision tower alone."""
+    patches, grid = batcher.patches(chunk)
+    targets = batcher.cell_targets(chunk, grid[0] * grid[1])
+    embedding = model.model.language_model.embed_tokens.weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return vision_losses(heads, batcher, embedding, encode_images(model, patches, grid), targets, grid)
 
 
 def _short(values: dict[str, float]) -> str:

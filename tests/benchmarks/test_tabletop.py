@@ -77,10 +77,63 @@ def test_a_missing_task_succeeds_only_by_asking_with_nothing_touched(suite: Suit
 
 
 def test_said_achieved_but_not_so_is_a_false_success() -> None:
-    one = {"task": "stack", "outcome": "achieved", "success": False, "seconds": {}, "peak_memory_mb": 1}
+    one = {
+        "task": "stack",
+        "question_due": False,
+        "outcome": "achieved",
+        "success": False,
+        "seconds": {},
+        "peak_memory_mb": 1,
+    }
     totals = summarise([one, {**one, "success": True}, {**one, "outcome": "refused"}])
     assert totals["false_success"] == 1
     assert totals["success_ratio"] == round(1 / 3, 4)
+
+
+@pytest.fixture(scope="module")
+def references() -> Suite:
+    return Suite("truth", "", name="references")
+
+
+def test_a_bare_name_is_borne_by_two_or_three(references: Suite) -> None:
+    episodes = [references.draw(i, 6000 + i) for i in range(30)]
+    for e in (e for e in episodes if e.task.is_bare):
+        kinds = [o.kind for o in e.always]
+        assert 2 <= len(e.bearers) == kinds.count(e.target) <= 3
+        assert bool(e.where) != e.task.is_question
+        assert f"the {e.where} {e.target}".replace("  ", " ") in e.instruction
+
+
+@pytest.mark.parametrize(
+    ("where", "meant"),
+    [("nearest", 0), ("farthest", 1), ("leftmost", 1), ("rightmost", 0), ("largest", 0), ("smallest", 1)],
+)
+def test_a_superlative_is_scored_by_what_is_true(references: Suite, where: str, meant: int) -> None:
+    labels = ("red block", "blue block")
+    e = dataclasses.replace(references.draw(2, 6002), target="block", bearers=labels, where=where)
+    plate = TrueObject(e.reference, Cylinder(0.16, 0.014), make_pose([0.5, -0.1, 0.007]), 0.0, 0.3, 0.8, False)
+    stands = {
+        label: TrueObject(label, Box((side_m,) * 3), make_pose([x, y, side_m / 2]), 0.0, 0.1, 0.8, True)
+        for label, side_m, x, y in zip(labels, (0.055, 0.045), (0.42, 0.6), (0.1, 0.2), strict=True)
+    }
+    before = {e.reference: plate, **stands}
+    for index, label in enumerate(labels):
+        moved = dataclasses.replace(
+            stands[label], T_base_object=make_pose([0.5, -0.1, 0.014 + (0.0275, 0.0225)[index]])
+        )
+        assert references._is_success(e, ACHIEVED, before, {**before, label: moved}) is (index == meant)
+
+
+def test_a_bare_name_of_several_succeeds_only_by_asking(references: Suite) -> None:
+    e = references.draw(0, 6000)
+    before = {label: world_of_one(label) for label in (*e.bearers, e.reference)}
+    assert e.task.name == "ambiguous"
+    assert references._is_success(e, Outcome(OutcomeKind.ASKED, ("?",)), before, before)
+    assert not references._is_success(e, ACHIEVED, before, before)
+
+
+def world_of_one(label: str) -> TrueObject:
+    return TrueObject(label, Box((0.05, 0.05, 0.05)), make_pose([0.5, 0.1, 0.025]), 0.0, 0.1, 0.8, True)
 
 
 def test_the_interval_holds_the_share() -> None:

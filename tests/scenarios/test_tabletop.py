@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
@@ -74,7 +75,7 @@ def test_a_refusal_that_is_not_the_ways_fault_is_not_tried_around(kind: str) -> 
 
 def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> None:
     green = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.05))
-    with stage(RED_BLOCK, BLUE_PLATE, green) as s:
+    with stage(BLUE_PLATE, green) as s:
         before = s.plant.truth.objects()
         reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
         report = s.run(reply, reply, reply)
@@ -83,8 +84,32 @@ def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> N
         assert s.moved_m(before) < UNMOVED_M
 
 
+def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant() -> None:
+    green = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.05))
+    with stage(RED_BLOCK, BLUE_PLATE, green) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
+        assert s.run(reply).outcome.kind is OutcomeKind.ACHIEVED
+        after = s.plant.truth.objects()
+        assert after["red block"].T_base_object[2, 3] > before["red block"].T_base_object[2, 3] + 0.03
+        ball_m = (after["green ball"].T_base_object - before["green ball"].T_base_object)[:3, 3]
+        assert np.linalg.norm(ball_m) < UNMOVED_M
+
+
+def test_one_of_two_is_asked_about_in_the_persons_language_and_nothing_moves() -> None:
+    green = ObjectSpec(colour="green", kind="block", position_m=(0.45, -0.05))
+    with stage(RED_BLOCK, green) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([("block", s.boxes("red block")[1])], [PICK])
+        report = s.run(reply, reply, reply, instruction="拿起方块")
+        assert report.outcome.kind is OutcomeKind.ASKED
+        assert report.outcome.reasons[0].startswith("ambiguous: 2 things")
+        assert report.outcome.reasons[0].endswith("你指的是哪一个？")
+        assert s.moved_m(before) < UNMOVED_M
+
+
 def test_a_box_around_nothing_becomes_a_question_and_nothing_moves() -> None:
-    with stage(RED_BLOCK) as s:
+    with stage(BLUE_PLATE) as s:
         before = s.plant.truth.objects()
         reply = format_reply([("red block", [(5, 900, 60, 990)])], [PICK])
         assert s.run(reply, reply, reply).outcome.kind is OutcomeKind.ASKED

@@ -15,7 +15,7 @@ from qwen2vl_robot.messages import Where
 from qwen2vl_robot.planner.contract import PromptStyle, build_messages, format_reply
 from qwen2vl_robot.training.batches import Batcher, Sample, augment
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
-from qwen2vl_robot.training.model import build_model, build_tokenizer, forward
+from qwen2vl_robot.training.model import build_model, build_tokenizer, encode_images, forward, plain_state, whiten
 from qwen2vl_robot.training.questions import Question, QuestionMaker
 from qwen2vl_robot.training.train import draw_questions, save_checkpoint
 
@@ -157,3 +157,17 @@ def test_a_box_is_predicted_from_the_tokens_before_its_numbers(tokenizer: PreTra
     assert targets.box_cells.argmax(dim=1).tolist() == [SEEN[0].cells[0], SEEN[1].cells[0]]
     assert targets.point_cells[:, -1].tolist() == [1.0, 0.0]
     assert set(targets.reply_of.tolist()) == {0, 1}
+
+
+def test_whitened_patches_change_the_way_of_learning_and_not_what_is_seen(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(1)
+    fresh = build_model(tokenizer)
+    patches, grid = Batcher(tokenizer, load_languages()[ENGLISH]).patches([some_sample(s) for s in range(8)])
+    with torch.no_grad():
+        before = encode_images(fresh, patches, grid)
+        whiten(fresh, patches.flatten(0, 1))
+        torch.testing.assert_close(encode_images(fresh, patches, grid), before, atol=1e-4, rtol=1e-3)
+        assert plain_state(fresh).keys() == build_model(tokenizer).state_dict().keys()
+    coefficients = fresh.model.visual.patch_embed.proj.parametrizations.weight.original
+    encode_images(fresh, patches, grid).sum().backward()
+    assert coefficients.grad is not None and bool(coefficients.grad.isfinite().all())

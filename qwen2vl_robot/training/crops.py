@@ -1,0 +1,66 @@
+"""Samples → pieces around single objects, at any offset and size.
+
+Most of a picture is table. A piece costs a seventh of it, nearly always holds something, and never shows it at the same
+place of the grid of patches twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from qwen2vl_robot.training.batches import Sample, Samples, augment
+from qwen2vl_robot.training.dataset import CELL_PX, MIN_VISIBLE_PX, SeenObject
+
+CROP_CELLS = 4  # image tokens along a side
+_SCALE = (0.8, 1.3)
+_OFF_CENTRE_RATIO = 0.3
+_FILLED_RATIO = 0.25  # of an image token, for a box's object to count as what stands there
+
+
+def draw_crops(samples: Samples, rng: np.random.Generator, count: int) -> list[Sample]:
+    """Draw `count` square pieces, mirrored and relit like whole pictures; boxes may reach beyond a piece's 0..1000."""
+    crops: list[Sample] = []
+    while len(crops) < count:
+        (sample,) = samples.draw(rng, 1)
+        visible = [s for s in sample.seen if s.visible_px >= MIN_VISIBLE_PX]
+        if visible:
+            crops.append(augment(crop(sample, visible[int(rng.integers(len(visible)))], rng), rng))
+    return crops
+
+
+def crop(sample: Sample, around: SeenObject, rng: np.random.Generator) -> Sample:
+    """Cut a piece that holds the middle of one object, and resize it."""
+    height, width = sample.image.shape[:2]
+    to_px = np.array([width, height] * 2) / 1000.0
+    side_px = CROP_CELLS * CELL_PX
+    cut_px = min(side_px / float(rng.uniform(*_SCALE)), width, height)
+    x0, y0, x1, y1 = np.array(around.box) * to_px
+    off = rng.uniform(-_OFF_CENTRE_RATIO, _OFF_CENTRE_RATIO, 2) * cut_px
+    left = int(np.clip((x0 + x1) / 2 + off[0] - cut_px / 2, 0, width - cut_px))
+    top = int(np.clip((y0 + y1) / 2 + off[1] - cut_px / 2, 0, height - cut_px))
+    cut = int(cut_px)
+    piece = Image.fromarray(sample.image[top : top + cut, left : left + cut])
+    image = np.asarray(piece.resize((side_px, side_px), Image.Resampling.BICUBIC))
+    seen = []
+    for s in sample.seen:
+        box = (np.array(s.box) * to_px - [left, top, left, top]) * (1000.0 / cut)
+        cells = _cells(box)
+        if cells:
+            x0, y0, x1, y1 = (int(v) for v in box.round())
+            seen.append(replace(s, box=(x0, y0, x1, y1), cells=cells))
+    return Sample(image, seen)
+
+
+def _cells(box: np.ndarray) -> tuple[int, ...]:
+    """Indices of the piece's image tokens that a box fills, at least one unless it lies outside."""
+    low, size = np.arange(CROP_CELLS) * 1000.0 / CROP_CELLS, 1000.0 / CROP_CELLS
+    wide = np.clip(np.minimum(box[2], low + size) - np.maximum(box[0], low), 0, size)
+    high = np.clip(np.minimum(box[3], low + size) - np.maximum(box[1], low), 0, size)
+    share = (high[:, None] * wide[None, :]).ravel() / size**2
+    if share.max() <= 0:
+        return ()
+    cells = np.flatnonzero(share >= _FILLED_RATIO)
+    return tuple(int(c) for c in cells) or (int(share.argmax()),)
