@@ -22,7 +22,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.planner.drafts import Drafts
-from qwen2vl_robot.planner.engines import Engine, FusedEngine, LibraryEngine, can_be_fused
+from qwen2vl_robot.planner.engines import choose_engine
 
 _MAX_REPLY_TOKENS = 640
 
@@ -70,7 +70,7 @@ class Decoder:
 
     def __init__(self, model: Any, tokenizer: Any, examples: tuple[str, ...] = ()) -> None:
         self._model = model
-        self._engine: Engine = FusedEngine(model) if can_be_fused(model) else LibraryEngine(model)
+        self._engine = choose_engine(model)
         self.tokenizer = grammar_tokenizer(model, tokenizer)
         texts = [tokenizer.decode([token]) for token in range(int(model.config.get_text_config().vocab_size))]
         self._drafts = Drafts(texts, (tokenizer(text, add_special_tokens=False)["input_ids"] for text in examples))

@@ -1,6 +1,7 @@
-"""Tokens, positions and pictures → logits, one sequence with a key-value cache; two ways to run the same model.
+"""Tokens, positions and pictures → logits, one sequence with a key-value cache; three ways to run the same model.
 
-`LibraryEngine` is transformers' forward pass. `FusedEngine` runs plain text layers of Qwen2-VL with fewer calls.
+`LibraryEngine` is transformers' forward pass. `FusedEngine` runs plain text layers of Qwen2-VL with fewer calls, and
+`GraphedEngine` replays them on a GPU as CUDA graphs over a cache that stays where it is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from transformers import DynamicCache
 
 _FEW_TOKENS = 32
 _ROOM_TOKENS = 256  # the cache grows by this much
+_STATIC_TOKENS = 2048  # prompt, picture and reply mostly fit
+_STEP_SIZES = (1, 2, 4, 8, 16, 32)
+_WARM_UP_STEPS = 3
 
 
 class Engine(Protocol):
@@ -58,6 +62,13 @@ class LibraryEngine:
             self._cache = DynamicCache(config=self._model.config)
         else:
             self._cache.crop(length - int(self._cache.get_seq_length()))
+
+
+def choose_engine(model: Any) -> Engine:
+    """The fastest engine that can run a model."""
+    if not can_be_fused(model):
+        return LibraryEngine(model)
+    return GraphedEngine(model) if model.device.type == "cuda" else FusedEngine(model)
 
 
 def can_be_fused(model: Any) -> bool:
@@ -119,8 +130,12 @@ class FusedEngine:
             x[tokens == self._model.config.image_token_id] = self._look(pictures).to(x.dtype)
         cos, sin = self._rotary(x[None], positions)
         hidden = self._run(x, cos[0, :, None], sin[0, :, None])
-        last = F.rms_norm(hidden[-keep:], hidden.shape[-1:], self._norm, self._eps)
-        return _as_numpy(self._model.lm_head(last))
+        return _as_numpy(self._score(hidden[-keep:]))
+
+    def _score(self, hidden: Tensor) -> Tensor:
+        """Logits (k, vocabulary) of hidden states (k, d)."""
+        scores: Tensor = self._model.lm_head(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps))
+        return scores
 
     def _look(self, pictures: dict[str, Tensor]) -> Tensor:
         """Image tokens (m, d) by the library's vision tower, with our patch embedding for this call only."""
@@ -135,19 +150,27 @@ class FusedEngine:
         """Hidden states (n, d) of new tokens (n, d); cos and sin are (n, 1, head)."""
         n, start, end = len(x), self._length, self._length + len(x)
         self._make_room(end)
-        half, q_heads = self._head_size // 2, self._heads
-        turned = q_heads + self._kv_heads
-        groups = q_heads // self._kv_heads
         later = None
         if n > 1:  # a token sees those before it and itself
-            later = torch.ones(n, end, dtype=torch.bool, device=x.device).triu(start + 1).repeat(groups, 1)
+            later = torch.ones(n, end, dtype=torch.bool, device=x.device).triu(start + 1)
+        self._length = end
+        return self._through(x, cos, sin, slice(start, end), end, later)
+
+    def _through(
+        self, x: Tensor, cos: Tensor, sin: Tensor, at: slice | Tensor, end: int, later: Tensor | None
+    ) -> Tensor:
+        """The layers; new tokens stand `at` these places of the cache and see its first `end` but those `later`."""
+        n, half, q_heads = len(x), self._head_size // 2, self._heads
+        turned = q_heads + self._kv_heads
+        groups = q_heads // self._kv_heads
+        later = None if later is None else later.repeat(groups, 1)
         for layer, (keys, values) in zip(self._layers, self._cache, strict=True):
             h = F.rms_norm(x, x.shape[-1:], layer.norm_in, self._eps)
             qkv = F.linear(h, layer.qkv, layer.qkv_bias).view(n, -1, self._head_size)
             qk = qkv[:, :turned]
             qk = qk * cos + torch.cat((-qk[..., half:], qk[..., :half]), dim=-1) * sin
-            keys[:, start:end] = qk[:, q_heads:].transpose(0, 1)
-            values[:, start:end] = qkv[:, turned:].transpose(0, 1)
+            keys[:, at] = qk[:, q_heads:].transpose(0, 1)
+            values[:, at] = qkv[:, turned:].transpose(0, 1)
             # Heads that share their keys become more queries of one head: (kv_heads, groups * n, head).
             q = qk[:, :q_heads].reshape(n, self._kv_heads, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)
             share = q @ keys[:, :end].transpose(1, 2) * self._head_size**-0.5
@@ -159,7 +182,6 @@ class FusedEngine:
             h = F.rms_norm(x, x.shape[-1:], layer.norm_mlp, self._eps)
             gate, up = F.linear(h, layer.gate_up).chunk(2, dim=-1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
-        self._length = end
         return x
 
     def _make_room(self, length: int) -> None:
@@ -167,6 +189,93 @@ class FusedEngine:
         if length > room:
             more = self._cache.new_empty(*self._cache.shape[:3], length + _ROOM_TOKENS - room, self._head_size)
             self._cache = torch.cat([self._cache, more], dim=3)
+
+
+@dataclass(slots=True)
+class _Step:
+    """What a step of up to m tokens reads and writes, always in the same places of the memory.
+
+    Attributes:
+        ids: (m,), positions: (3, 1, m), start: (1,) places in the cache before them.
+        scores: (m, vocabulary).
+        graph: what replays the step; None where there are no CUDA graphs.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    start: Tensor
+    scores: Tensor
+    graph: Any = None
+
+
+class GraphedEngine(FusedEngine):
+    """FusedEngine whose steps of a few tokens have fixed shapes and places, so that a GPU can replay each in one call.
+
+    A step is filled up to the next of a few sizes; what is filled in is neither seen nor kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._steps: dict[int, _Step] = {}
+        self._make_room(_STATIC_TOKENS)
+
+    def _append(
+        self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int
+    ) -> npt.NDArray[np.float32]:
+        n = len(ids)
+        if pictures is not None or n > _STEP_SIZES[-1]:
+            return super()._append(ids, positions, pictures, keep)
+        size = next(m for m in _STEP_SIZES if m >= n)
+        self._make_room(self._length + size)
+        device = self._embed.weight.device
+        given = (
+            torch.tensor(ids + [0] * (size - n), device=device),
+            torch.cat([positions, positions[:, :, -1:].expand(3, 1, size - n)], dim=2).to(device),
+            torch.tensor([self._length], device=device),
+        )
+        step = self._steps.get(size)
+        if step is None:
+            step = self._steps[size] = self._prepare(*given)
+        for place, value in zip((step.ids, step.positions, step.start), given, strict=True):
+            place.copy_(value)
+        if step.graph is None:
+            step.scores = self._few(step)
+        else:
+            step.graph.replay()
+        self._length += n
+        return _as_numpy(step.scores[n - keep : n])
+
+    def _prepare(self, ids: Tensor, positions: Tensor, start: Tensor) -> _Step:
+        """Run a step as often as CUDA needs to settle, then record it."""
+        step = _Step(ids.clone(), positions.clone(), start.clone(), ids.new_empty(0))
+        if ids.device.type != "cuda":
+            return step
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP_STEPS):
+                self._few(step)
+        torch.cuda.current_stream().wait_stream(aside)
+        step.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(step.graph):
+            step.scores = self._few(step)
+        return step
+
+    def _few(self, step: _Step) -> Tensor:
+        """Logits (m, vocabulary) of a step's tokens, over the whole cache."""
+        x = self._embed(step.ids)
+        cos, sin = self._rotary(x[None], step.positions)
+        room = self._cache.shape[3]
+        at = step.start + torch.arange(len(x), device=x.device)
+        later = torch.arange(room, device=x.device)[None] > at[:, None]
+        return self._score(self._through(x, cos[0, :, None], sin[0, :, None], at, room, later))
+
+    def _make_room(self, length: int) -> None:
+        room = self._cache.shape[3]
+        super()._make_room(length)
+        if self._cache.shape[3] > room:  # the cache has moved, and what was recorded with it
+            self._cache[:, :, :, room:] = 0.0  # masked, but what is no number would spoil a sum all the same
+            self._steps.clear()
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from qwen2vl_robot.planner.decoding import (
     Prompt,
     generate_plainly,
 )
-from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine, can_be_fused
+from qwen2vl_robot.planner import engines
+from qwen2vl_robot.planner.engines import Engine, FusedEngine, GraphedEngine, LibraryEngine, can_be_fused
 from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.local import LocalPlanner
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
@@ -189,3 +190,38 @@ def test_logits_of_several_tokens_are_those_of_one_after_the_other(
             engine.crop(len(prompt.ids) - 3)
             apart = [engine.append([prompt.ids[k]], positions[..., [k]], None)[0] for k in (-3, -2, -1)]
         np.testing.assert_allclose(together, np.stack(apart), atol=2e-4)
+
+
+def logits_of(engine: Engine, lengths: list[int], crops: dict[int, int]) -> list[npt.NDArray[np.float32]]:
+    """Logits of random text appended in pieces; `crops` forgets that many tokens behind a piece."""
+    rng, length, out = np.random.default_rng(0), 0, []
+    for index, n in enumerate(lengths):
+        at = torch.arange(length, length + n).expand(3, 1, -1)
+        out.append(engine.append(rng.integers(100, 900, n).tolist(), at, None, min(n, 3)))
+        length += n - crops.get(index, 0)
+        engine.crop(length)
+    return out
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("room", [16, 2048])
+def test_steps_of_fixed_shape_give_the_same_logits(
+    planner: LocalPlanner, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(engines, "_STATIC_TOKENS", room)  # a small cache has to grow on the way
+    lengths, crops = [70, 1, 3, 8, 33, 1, 17, 300, 2], {3: 5, 6: 9}
+    expected = logits_of(FusedEngine(planner._model), lengths, crops)
+    found = logits_of(GraphedEngine(planner._model), lengths, crops)
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_the_decoder_gives_the_same_plan_with_steps_of_fixed_shape(
+    planner: LocalPlanner, frames: list[tuple[Picture, list[SeenObject]]]
+) -> None:
+    decoder = Decoder(planner._model, planner._tokenizer)
+    decoder._engine = GraphedEngine(planner._model)
+    for picture, seen in frames[:2]:
+        for instruction in instructions(seen)[:2]:
+            prompt = prompt_of(planner, picture, instruction)
+            assert decoder.decode(prompt, GRAMMAR).ids == planner._decoder.decode(prompt, GRAMMAR).ids
