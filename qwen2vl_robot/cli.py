@@ -92,6 +92,10 @@ def plan(
     also: Annotated[
         list[Path] | None, typer.Option(help="A picture of another camera, as often as needed; boxes are in IMAGE.")
     ] = None,
+    before: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture of the seconds before, the oldest first, half a second apart; shown as video."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Plan only: show a picture to the model and print its grounded actions."""
@@ -99,7 +103,8 @@ def plan(
 
     rgb = _read_image(image)
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
-        answer = planner.plan_picture(rgb, instruction, (), tuple(_read_image(path) for path in also or ()))
+        others, clip = (tuple(_read_image(path) for path in paths or ()) for paths in (also, before))
+        answer = planner.plan_picture(rgb, instruction, (), others, clip)
     actions = [_action_as_json(a) for a in answer.actions]
     _write_json({"instruction": instruction, "actions": actions, "reply": answer.reply}, json_file)
     if json_file != "-":

@@ -33,6 +33,9 @@ class Intrinsics:
     cy_px: float
 
 
+CLIP_STEP_S = 0.5  # between two pictures of a clip: Qwen2-VL was trained on two a second
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CameraFrame:
     """One synchronised RGB-D frame.
@@ -42,6 +45,7 @@ class CameraFrame:
         depth_m: (h, w) float32 along the optical axis, registered to rgb; NaN where missing.
         T_base_camera: (4, 4) optical frame as calibrated (not as it truly is).
         others: what further cameras saw then; the scene is measured from this frame, and the gate compares them all.
+        clip: pictures (h, w, 3) of the seconds before, the oldest first, CLIP_STEP_S apart; mostly none.
     """
 
     stamp_ns: int
@@ -50,6 +54,7 @@ class CameraFrame:
     intrinsics: Intrinsics
     T_base_camera: Array
     others: tuple[CameraFrame, ...] = ()
+    clip: tuple[npt.NDArray[np.uint8], ...] = ()
 
     def points_base_m(self) -> Array:
         """Points (h, w, 3) in the base frame, NaN where depth is missing."""
@@ -80,12 +85,10 @@ class Observation:
 
     Attributes:
         frame: what is measured; a plan's boxes are in its picture.
-        others: pictures (h, w, 3) of further cameras, for the planner to look at too.
     """
 
     frame: CameraFrame
     robot: RobotState
-    others: tuple[npt.NDArray[np.uint8], ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------- plan

@@ -107,6 +107,7 @@ class ControllerNode:
             self._graph, base_frame=self._profile.base_link, prefix=prefix, is_compressed=settings.compressed,
             T_base_camera=load_calibration(calibration) if calibration else None, is_halted=self.gate.halted,
             timeout_s=settings.frame_timeout_s, max_apart_s=settings.max_apart_s,
+            clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ life cycle

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, read_only
@@ -22,7 +23,7 @@ from qwen2vl_robot.graph.conversions import (
     rgb_from_image,
     stamp_to_ns,
 )
-from qwen2vl_robot.messages import CameraFrame
+from qwen2vl_robot.messages import CLIP_STEP_S, CameraFrame
 
 _KEPT = 4  # messages of each kind, to pair those of one exposure
 _MAX_AHEAD_NS = 100_000_000  # clocks of two machines under one time server differ by less
@@ -39,6 +40,7 @@ class GraphCamera:
         is_halted: asked while waiting; True ends the waiting.
         timeout_s: wall time within which a fresh frame must come.
         max_apart_s: how far the stamps of image and depth may lie apart.
+        clip_s: how many seconds before a frame its clip shows; 0 for none.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class GraphCamera:
         is_halted: Callable[[], str | None] = lambda: None,
         timeout_s: float = 10.0,
         max_apart_s: float = 0.02,
+        clip_s: float = 0.0,
     ) -> None:
         self._graph, self._base_frame, self._T_base_camera = graph, base_frame, T_base_camera
         self._prefix = prefix
         self._is_halted, self._timeout_s = is_halted, timeout_s
         self._max_apart_ns = round(max_apart_s * 1e9)
         self._is_compressed = is_compressed
+        self._past: deque[Any] = deque(maxlen=round(clip_s / CLIP_STEP_S))
         self.frame_id = ""  # of the last frame, for what is published about it
         self._came = threading.Condition()
         self._kept: dict[str, deque[Any]] = {}
@@ -74,7 +78,7 @@ class GraphCamera:
         """Wait for a frame that was exposed after this call, or after `since_ns` (see `ports.Camera`)."""
         asked_ns = self._graph.now_ns() if since_ns is None else since_ns
         image, depth, info = self._wait(asked_ns)
-        rgb = rgb_from_compressed(image) if self._is_compressed else rgb_from_image(image)
+        rgb = self._rgb(image)
         depth_m, intrinsics = depth_from_image(depth), intrinsics_from_info(info)
         sizes = {"image": rgb.shape[1::-1], "depth": depth_m.shape[::-1]}
         sizes["camera_info"] = (intrinsics.width_px, intrinsics.height_px)
@@ -90,7 +94,18 @@ class GraphCamera:
         depth_m.setflags(write=False)
         rgb = np.array(rgb)  # the message's own memory may be used again
         rgb.setflags(write=False)
-        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)))
+        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image))
+
+    def _rgb(self, image: Any) -> npt.NDArray[np.uint8]:
+        return rgb_from_compressed(image) if self._is_compressed else rgb_from_image(image)
+
+    def _clip(self, image: Any) -> tuple[npt.NDArray[np.uint8], ...]:
+        """The pictures before an image that are not older than a clip is long."""
+        end_ns = stamp_to_ns(image.header.stamp)
+        long_ns = round((self._past.maxlen or 0) * CLIP_STEP_S * 1e9)
+        with self._came:
+            past = [m for m in self._past if 0 < end_ns - stamp_to_ns(m.header.stamp) <= long_ns]
+        return tuple(np.array(self._rgb(m)) for m in past)
 
     def now_ns(self) -> int:
         """ROS time."""
@@ -104,7 +119,15 @@ class GraphCamera:
         with self._came:
             self._kept[what].append(message)
             self._counts[what] += 1
+            if what == "image" and self._is_next_of_clip(message):
+                self._past.append(message)
             self._came.notify_all()
+
+    def _is_next_of_clip(self, image: Any) -> bool:
+        if not self._past:
+            return bool(self._past.maxlen)
+        apart_ns = stamp_to_ns(image.header.stamp) - stamp_to_ns(self._past[-1].header.stamp)
+        return apart_ns >= round(CLIP_STEP_S * 1e9) or apart_ns < 0  # a clock that was set back begins anew
 
     def _wait(self, asked_ns: int) -> tuple[Any, Any, Any]:
         end_s = time.monotonic() + self._timeout_s

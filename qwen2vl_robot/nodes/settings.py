@@ -41,6 +41,9 @@ class Settings(Strict):
     max_apart_s: float = Field(
         default=0.02, ge=0.0, le=1.0, description="how far the stamps of image and depth may lie apart"
     )
+    clip_s: float = Field(
+        default=0.0, ge=0.0, le=10.0, description="seconds before a frame that the planner is shown as video; 0: none"
+    )
     max_state_age_s: float = Field(default=0.2, gt=0.0, le=2.0, description="older joint states are stale: no motion")
     rehearsal_budget_s: float = Field(
         default=60.0, gt=0.0, le=600.0, description="a rehearsal that takes longer is a refusal"

@@ -149,19 +149,22 @@ def strip_control_tokens(text: str) -> str:
 
 
 def build_messages(
-    instruction: str, failures: tuple[str, ...], style: PromptStyle, pictures: int = 1
+    instruction: str, failures: tuple[str, ...], style: PromptStyle, pictures: int = 1, *, has_clip: bool = False
 ) -> list[dict[str, object]]:
     """Chat messages for one frame, in the form that Qwen2-VL's chat template and OpenAI-like clients share.
 
-    The images come first and the instruction last, so that the constant part is a prefix. `failures`, the last three
-    of them, say what did not work before and why.
+    The clip and the images come first and the instruction last, so that the constant part is a prefix. `failures`, the
+    last three of them, say what did not work before and why.
     """
     system = COMPACT_SYSTEM_PROMPT if style is PromptStyle.COMPACT else FULL_SYSTEM_PROMPT
     lines = [strip_control_tokens(instruction)]
     lines += [strip_control_tokens(line) for line in failures[-3:]]
     if pictures > 1:
         lines.insert(0, "All images show the same moment. Boxes are in the first one.")
+    if has_clip:
+        lines.insert(0, "The video shows the seconds before. Boxes are in the image, which shows how it is now.")
     content: list[dict[str, object]] = [{"type": "image"} for _ in range(pictures)]
+    content = [{"type": "video"}, *content] if has_clip else content
     return [
         {"role": "system", "content": system},
         {"role": "user", "content": [*content, {"type": "text", "text": "\n".join(lines)}]},

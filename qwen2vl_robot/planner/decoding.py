@@ -33,7 +33,8 @@ class Prompt:
 
     Attributes:
         ids: (n,) with one placeholder for each image token.
-        pictures: pixel_values and image_grid_thw, as the image processor makes them.
+        pictures: pixel_values and image_grid_thw, as the image processor makes them; with a clip also
+            pixel_values_videos and video_grid_thw.
         picture_key: equal for equal pictures.
     """
 
@@ -75,6 +76,7 @@ class Decoder:
         texts = [tokenizer.decode([token]) for token in range(int(model.config.get_text_config().vocab_size))]
         self._drafts = Drafts(texts, (tokenizer(text, add_special_tokens=False)["input_ids"] for text in examples))
         self._matchers: dict[str, LLMatcher] = {}
+        self._seen_tokens = {model.config.image_token_id, model.config.video_token_id}
         self._held: list[int] = []  # the tokens in the engine's cache
         self._picture_key = b""
 
@@ -88,8 +90,7 @@ class Decoder:
         matcher = self._matcher(grammar)
         reused = self._reuse(prompt)
         positions, next_position = self._positions(prompt)
-        image_token = self._model.config.image_token_id
-        pictures = prompt.pictures if image_token in prompt.ids[reused:] else None
+        pictures = None if self._seen_tokens.isdisjoint(prompt.ids[reused:]) else prompt.pictures
         reply: list[int] = _forced(matcher)
         forced, decoded, passes, began_s = len(reply), 0, 0, time.perf_counter()
         new, self._held = [*prompt.ids[reused:], *reply], []  # until it has gone well, nothing is held
@@ -126,8 +127,8 @@ class Decoder:
     def _reuse(self, prompt: Prompt) -> int:
         """Keep what the cache shares with the prompt; at least one token is left to compute."""
         limit = min(len(self._held), len(prompt.ids) - 1)
-        if prompt.picture_key != self._picture_key and self._model.config.image_token_id in prompt.ids:
-            limit = min(limit, prompt.ids.index(self._model.config.image_token_id))
+        if prompt.picture_key != self._picture_key:
+            limit = next((i for i, token in enumerate(prompt.ids[:limit]) if token in self._seen_tokens), limit)
         same = 0
         while same < limit and self._held[same] == prompt.ids[same]:
             same += 1
@@ -137,10 +138,14 @@ class Decoder:
     def _positions(self, prompt: Prompt) -> tuple[Tensor, int]:
         """M-RoPE positions (3, 1, n) of the prompt and the position of the token behind it."""
         ids = torch.tensor([prompt.ids], device=self._model.device)
-        kinds = (ids == self._model.config.image_token_id).int()
-        grid = prompt.pictures["image_grid_thw"]
-        positions, _ = self._model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)
+        grids = {name: grid for name, grid in prompt.pictures.items() if name.endswith("_grid_thw")}
+        positions, _ = self._model.model.get_rope_index(ids, mm_token_type_ids=_kinds(self._model, ids), **grids)
         return positions, int(positions.max()) + 1
+
+
+def _kinds(model: Any, ids: Tensor) -> Tensor:
+    """What each token (1, n) stands for: 0 text, 1 an image, 2 a video."""
+    return (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
 
 
 def _same(a: list[int], b: list[int]) -> int:
@@ -227,7 +232,7 @@ def generate_plainly(model: Any, tokenizer: LLTokenizer, prompt: Prompt, grammar
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=(ids == model.config.image_token_id).int(),
+        mm_token_type_ids=_kinds(model, ids),
         do_sample=False,
         max_new_tokens=_MAX_REPLY_TOKENS,
         logits_processor=LogitsProcessorList([processor]),

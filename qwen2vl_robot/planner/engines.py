@@ -127,7 +127,8 @@ class FusedEngine:
         tokens = torch.tensor(ids, device=self._embed.weight.device)
         x = self._embed(tokens)
         if pictures is not None:
-            x[tokens == self._model.config.image_token_id] = self._look(pictures).to(x.dtype)
+            for token, seen in self._look(pictures).items():
+                x[tokens == token] = seen.to(x.dtype)
         cos, sin = self._rotary(x[None], positions)
         hidden = self._run(x, cos[0, :, None], sin[0, :, None])
         return _as_numpy(self._score(hidden[-keep:]))
@@ -137,14 +138,19 @@ class FusedEngine:
         scores: Tensor = self._model.lm_head(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps))
         return scores
 
-    def _look(self, pictures: dict[str, Tensor]) -> Tensor:
-        """Image tokens (m, d) by the library's vision tower, with our patch embedding for this call only."""
-        visual = self._model.model.visual
-        convolution, visual.patch_embed = visual.patch_embed, self._patches
+    def _look(self, pictures: dict[str, Tensor]) -> dict[int, Tensor]:
+        """Token of images, and of a video → (m, d) of them by the library's vision tower, with our patch embedding."""
+        model, config = self._model.model, self._model.config
+        convolution, model.visual.patch_embed = model.visual.patch_embed, self._patches
         try:
-            return torch.cat(tuple(self._model.model.get_image_features(**pictures).pooler_output))
+            images = model.get_image_features(pictures["pixel_values"], pictures["image_grid_thw"])
+            seen = {config.image_token_id: torch.cat(tuple(images.pooler_output))}
+            if "pixel_values_videos" in pictures:
+                video = model.get_video_features(pictures["pixel_values_videos"], pictures["video_grid_thw"])
+                seen[config.video_token_id] = torch.cat(tuple(video.pooler_output))
+            return seen
         finally:
-            visual.patch_embed = convolution
+            model.visual.patch_embed = convolution
 
     def _run(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Hidden states (n, d) of new tokens (n, d); cos and sin are (n, 1, head)."""

@@ -46,12 +46,13 @@ from qwen2vl_robot.planner.contract import (
 from qwen2vl_robot.planner.decoding import Decoded, Decoder, Prompt, generate_plainly
 from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory, suggest
 from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
-from qwen2vl_robot.planner.picture import check_picture
+from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings, read_settings
 
 Picture = npt.NDArray[np.uint8]  # (h, w, 3)
 Pictures = tuple[Picture, ...]
-_IMAGE = "<|image_pad|>"
+_TAKE_CLIPS = ("qwen2_vl", "qwen2_5_vl")  # Qwen3-VL wants the time written between a video's steps
+_IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 _A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
 _PICK: dict[str, object] = {"do": "pick", "object": 0}
 # The shapes that most plans have.
@@ -159,11 +160,19 @@ class LocalPlanner:
             seconds.append(time.perf_counter() - began_s)
         return weights, block.numel() * block.element_size() / min(seconds)
 
-    def plan(self, rgb: Picture, instruction: str, failures: tuple[str, ...] = (), others: Pictures = ()) -> Plan:
+    def plan(
+        self,
+        rgb: Picture,
+        instruction: str,
+        failures: tuple[str, ...] = (),
+        others: Pictures = (),
+        clip: Pictures = (),
+    ) -> Plan:
         """Answer for a picture; `failures` are lines about what went wrong before.
 
         Args:
-            others: pictures of further cameras; a checkpoint of the compact prompt has learned to look at one.
+            others: pictures of further cameras, clip: of the seconds before, CLIP_STEP_S apart; a checkpoint of the
+                compact prompt has learned to look at one picture, and is shown no more.
 
         Raises:
             BadInputError: the instruction is empty, too long or binary.
@@ -171,7 +180,7 @@ class LocalPlanner:
             PlannerError: the reply cannot be used.
         """
         text = check_instruction(instruction)
-        answer = self.reply(rgb, text, failures, others)
+        answer = self.reply(rgb, text, failures, others, clip)
         plan = parse_reply(
             answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px, said=text
         )
@@ -183,6 +192,7 @@ class LocalPlanner:
         instruction: str,
         failures: tuple[str, ...] = (),
         others: Pictures = (),
+        clip: Pictures = (),
         *,
         max_coordinate: int | None = None,
         is_plain: bool = False,
@@ -195,10 +205,15 @@ class LocalPlanner:
         """
         began_s = time.perf_counter()
         style = self._contract.prompt_style
-        seen = (rgb,) if style is PromptStyle.COMPACT else (rgb, *others)
-        for picture in seen:
+        seen, clip = ((rgb,), ()) if style is PromptStyle.COMPACT else ((rgb, *others), clip)
+        for picture in (*seen, *clip):
             check_picture(picture)
-        prompt, size_px = self._prompt(seen, build_messages(instruction, failures, style, len(seen)))
+        if clip and self._model.config.model_type not in _TAKE_CLIPS:
+            raise BadInputError(
+                f"a clip can be shown to {', '.join(_TAKE_CLIPS)}, not to a {self._model.config.model_type}"
+            )
+        messages = build_messages(instruction, failures, style, len(seen), has_clip=bool(clip))
+        prompt, size_px = self._prompt(seen, messages, clip)
         by_pixels = self._contract.box_convention is BoxConvention.RESIZED_PIXELS
         grammar = self._grammar(max_coordinate or (max(size_px) if by_pixels else 1000))
         if is_plain:
@@ -219,27 +234,52 @@ class LocalPlanner:
             decode_s=answer.decode_s,
         )
 
-    def _prompt(self, seen: Pictures, messages: list[dict[str, object]]) -> tuple[Prompt, tuple[int, int]]:
+    def _prompt(
+        self, seen: Pictures, messages: list[dict[str, object]], clip: Pictures = ()
+    ) -> tuple[Prompt, tuple[int, int]]:
         """The tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
-        hashed = hashlib.blake2b(digest_size=16)
-        for rgb in seen:
+        hashed = hashlib.blake2b(digest_size=16, person=b"clip" if clip else b"")
+        for rgb in (*seen, *clip):
             hashed.update(repr(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes())
         key = hashed.digest()
         if key != self._pictures[0]:
-            pictures = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
-            pixels = pictures["pixel_values"].to(self._model.device, self._model.dtype)
-            grid = pictures["image_grid_thw"].to(self._model.device)
-            self._pictures = (key, {"pixel_values": pixels, "image_grid_thw": grid})
+            self._pictures = (key, {**self._images_of(seen), **(self._video_of(clip) if clip else {})})
         pictures = self._pictures[1]
-        grids = pictures["image_grid_thw"].tolist()
         patch, merge = self._images.patch_size, self._images.merge_size
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        first, *rest = text.split(_IMAGE)
-        places = [
-            _IMAGE * (rows * columns // merge**2) + part for (_, rows, columns), part in zip(grids, rest, strict=True)
-        ]
-        ids = self._tokenizer(first + "".join(places), add_special_tokens=False)["input_ids"]
+        grids = pictures["image_grid_thw"].tolist()
+        for pad, shapes in ((_IMAGE, grids), (_VIDEO, pictures.get("video_grid_thw", torch.empty(0)).tolist())):
+            first, *rest = text.split(pad)
+            text = first + "".join(
+                pad * (int(times * rows * columns) // merge**2) + part
+                for (times, rows, columns), part in zip(shapes, rest, strict=True)
+            )
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return Prompt(ids, pictures, key), (grids[0][2] * patch, grids[0][1] * patch)
+
+    def _images_of(self, seen: Pictures) -> dict[str, Any]:
+        made = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
+        device, dtype = self._model.device, self._model.dtype
+        return {
+            "pixel_values": made["pixel_values"].to(device, dtype),
+            "image_grid_thw": made["image_grid_thw"].to(device),
+        }
+
+    def _video_of(self, clip: Pictures) -> dict[str, Any]:
+        """Patches of a film of which each two pictures, the last one perhaps twice, make one step of time."""
+        even = (*clip, *clip[-1:])[: len(clip) + len(clip) % 2]
+        film = [Image.fromarray(rgb).resize(clip[0].shape[1::-1]) for rgb in even]
+        size = {"shortest_edge": MIN_CLIP_PIXELS, "longest_edge": MAX_CLIP_PIXELS}
+        made = self._images(images=film, size=size, return_tensors="pt")
+        rows, columns = made["image_grid_thw"][0, 1:].tolist()
+        # A still image fills both of a patch's two moments with itself; here the second one is the next picture's.
+        still = made["pixel_values"].unflatten(0, (len(film) // 2, 2, rows * columns)).unflatten(-1, (3, 2, -1))
+        moving = torch.stack([still[:, 0, :, :, 0], still[:, 1, :, :, 1]], dim=3).flatten(2).flatten(0, 1)
+        device = self._model.device
+        return {
+            "pixel_values_videos": moving.to(device, self._model.dtype),
+            "video_grid_thw": torch.tensor([[len(film) // 2, rows, columns]], device=device),
+        }
 
 
 def _config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:

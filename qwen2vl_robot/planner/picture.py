@@ -10,6 +10,7 @@ import numpy.typing as npt
 from qwen2vl_robot.errors import ObservationError
 
 MIN_SIDE_PX, MAX_SIDE_PX = 28, 8192
+MIN_CLIP_PIXELS, MAX_CLIP_PIXELS = 16 * 28 * 28, 128 * 28 * 28  # of each picture of a clip; 128 tokens for two of them
 
 
 def check_picture(rgb: npt.NDArray[np.uint8]) -> None:

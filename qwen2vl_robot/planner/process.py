@@ -52,7 +52,9 @@ class PlannerProcess:
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Answer with a grounded action sequence (see `ports.Planner`)."""
         failures = tuple(failure_line(step) for step in history if step.outcome.reasons)
-        return self.plan_picture(observation.frame.rgb, instruction.text, failures, observation.others)
+        frame = observation.frame
+        others = tuple(other.rgb for other in frame.others)
+        return self.plan_picture(frame.rgb, instruction.text, failures, others, frame.clip)
 
     def plan_picture(
         self,
@@ -60,9 +62,10 @@ class PlannerProcess:
         instruction: str,
         failures: tuple[str, ...] = (),
         others: tuple[npt.NDArray[np.uint8], ...] = (),
+        clip: tuple[npt.NDArray[np.uint8], ...] = (),
     ) -> Plan:
-        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras beside it."""
-        plan = self._call("plan", rgb, check_instruction(instruction), failures, others)
+        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras and a `clip` of what was before."""
+        plan = self._call("plan", rgb, check_instruction(instruction), failures, others, clip)
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner answered a {type(plan).__name__}")
         return plan

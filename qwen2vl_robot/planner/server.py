@@ -30,7 +30,7 @@ from qwen2vl_robot.planner.contract import (
     convention_of,
     parse_reply,
 )
-from qwen2vl_robot.planner.picture import check_picture, resized_size_px
+from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
 
 MAX_ATTEMPTS = 3
@@ -71,15 +71,16 @@ class ServerPlanner:
         instruction: str,
         failures: tuple[str, ...] = (),
         others: tuple[npt.NDArray[np.uint8], ...] = (),
+        clip: tuple[npt.NDArray[np.uint8], ...] = (),
     ) -> Plan:
-        """Answer for a picture (h, w, 3) uint8 and those of further cameras; `failures` tell what went wrong before.
+        """Answer for a picture (h, w, 3) uint8, those of further cameras and a clip; `failures` tell what went wrong.
 
         Raises:
             BadInputError: the instruction is empty, too long or binary.
             ObservationError: the picture cannot be used.
             PlannerError: the server or its reply cannot be used.
         """
-        answer = self.reply(rgb, check_instruction(instruction), failures, others)
+        answer = self.reply(rgb, check_instruction(instruction), failures, others, clip)
         return parse_reply(
             answer.text, convention=self._convention, image_size_px=answer.image_size_px, said=instruction
         )
@@ -90,6 +91,7 @@ class ServerPlanner:
         instruction: str,
         failures: tuple[str, ...] = (),
         others: tuple[npt.NDArray[np.uint8], ...] = (),
+        clip: tuple[npt.NDArray[np.uint8], ...] = (),
     ) -> RawReply:
         """The raw reply.
 
@@ -99,7 +101,7 @@ class ServerPlanner:
         """
         began_s = time.monotonic()
         seen = (rgb, *others)
-        for picture in seen:
+        for picture in (*seen, *clip):
             check_picture(picture)
         if began_s < self._closed_until_s:
             left_s = self._closed_until_s - began_s
@@ -107,7 +109,8 @@ class ServerPlanner:
                 f"the server failed {self._failures} times in a row; it is left alone for {left_s:.0f} s"
             )
         size_px = self._size_px(rgb)
-        request = self._request(seen, build_messages(instruction, failures, self._style, len(seen)))
+        messages = build_messages(instruction, failures, self._style, len(seen), has_clip=bool(clip))
+        request = self._request(seen, clip, messages)
         try:
             body = self._post(request, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
             text = _content(body)
@@ -128,19 +131,29 @@ class ServerPlanner:
 
     def _url(self, rgb: npt.NDArray[np.uint8]) -> str:
         """The picture as the model will see it, as an address that holds all of it."""
-        picture = Image.fromarray(rgb).resize(self._size_px(rgb), Image.Resampling.BICUBIC)
-        png = io.BytesIO()
-        picture.save(png, "PNG", compress_level=1)
-        return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+        return "data:image/png;base64," + _encoded(rgb, self._size_px(rgb), "PNG", compress_level=1)
 
-    def _request(self, seen: tuple[npt.NDArray[np.uint8], ...], messages: list[dict[str, Any]]) -> dict[str, Any]:
+    def _film_url(self, clip: tuple[npt.NDArray[np.uint8], ...]) -> str:
+        """The clip as vLLM reads it: JPEG pictures in one address."""
+        size_px = resized_size_px((clip[0].shape[1], clip[0].shape[0]), 28, MIN_CLIP_PIXELS, MAX_CLIP_PIXELS)
+        return "data:video/jpeg;base64," + ",".join(_encoded(rgb, size_px, "JPEG", quality=90) for rgb in clip)
+
+    def _request(
+        self,
+        seen: tuple[npt.NDArray[np.uint8], ...],
+        clip: tuple[npt.NDArray[np.uint8], ...],
+        messages: list[dict[str, Any]],
+    ) -> dict[str, Any]:
         urls = iter([self._url(rgb) for rgb in seen])
+
+        def filled(part: dict[str, Any]) -> dict[str, Any]:
+            if part["type"] == "video":
+                return {"type": "video_url", "video_url": {"url": self._film_url(clip)}}
+            return {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
+
         for message in messages:
             if isinstance(message["content"], list):
-                message["content"] = [
-                    {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
-                    for part in message["content"]
-                ]
+                message["content"] = [filled(part) for part in message["content"]]
         request: dict[str, Any] = {"model": self._settings.model, "messages": messages}
         schema = Reply.model_json_schema()
         if self._settings.constrain == "structured_outputs":
@@ -187,6 +200,13 @@ class ServerPlanner:
                 if time.monotonic() > deadline_s:
                     raise PlannerError(f"the server gave no whole answer within {self._settings.timeout_s:g} s")
         return body
+
+
+def _encoded(rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], kind: str, **how: int) -> str:
+    """A picture of this (width, height) as a file in base64."""
+    file = io.BytesIO()
+    Image.fromarray(rgb).resize(size_px, Image.Resampling.BICUBIC).save(file, kind, **how)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _key(settings: ModelSettings) -> str:

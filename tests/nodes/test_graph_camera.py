@@ -200,6 +200,26 @@ def test_other_colour_encodings_become_rgb(encoding: str) -> None:
     assert np.array_equal(cell.capture().rgb, wanted)
 
 
+def test_a_clip_holds_two_pictures_a_second_of_the_time_before() -> None:
+    cell = Cell(clip_s=1.5)
+    for step in range(14):  # every quarter of a second, up to a moment ago
+        cell.ahead_ns, cell.rgb = -round((14 - step) * 0.25e9), np.full_like(RGB, step)
+        cell.publish()
+    cell.ahead_ns, cell.rgb = 0, RGB
+    frame = cell.capture()
+    assert np.array_equal(frame.rgb, RGB)
+    shown = [int(picture[0, 0, 0]) for picture in frame.clip]
+    assert len(shown) >= 2
+    assert np.array_equal(np.diff(shown), np.full(len(shown) - 1, 2))
+    assert all((14 - step) * 0.25 <= 1.7 for step in shown)
+
+
+def test_no_clip_is_kept_unless_asked_for() -> None:
+    cell = Cell()
+    cell.publish()
+    assert cell.capture().clip == ()
+
+
 class TwoCells:
     """Two cameras on one graph, of which the second may stay silent."""
 

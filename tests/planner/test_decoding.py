@@ -12,6 +12,7 @@ import torch
 
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.planner import engines
 from qwen2vl_robot.planner.contract import PromptStyle, build_messages, parse_reply
 from qwen2vl_robot.planner.decoding import (
     Decoded,
@@ -19,7 +20,6 @@ from qwen2vl_robot.planner.decoding import (
     Prompt,
     generate_plainly,
 )
-from qwen2vl_robot.planner import engines
 from qwen2vl_robot.planner.engines import Engine, FusedEngine, GraphedEngine, LibraryEngine, can_be_fused
 from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.local import LocalPlanner

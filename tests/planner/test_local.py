@@ -102,10 +102,38 @@ def test_several_pictures_are_seen_together_and_boxes_are_in_the_first(tmp_path:
     assert planner._decoder.decode(prompt, grammar).ids == plain
 
 
+def test_a_clip_is_refused_by_a_family_that_takes_it_otherwise(tmp_path: Path) -> None:
+    planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen3_vl"))
+    with pytest.raises(BadInputError, match="a clip can be shown to qwen2_vl, qwen2_5_vl, not to a qwen3_vl"):
+        planner.reply(PICTURE, "pick it", (), (), (PICTURE,))
+
+
+def test_a_clip_is_seen_before_the_picture_and_planned_with_as_plainly(tmp_path: Path) -> None:
+    planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen2_5_vl"))
+    clip = tuple(np.roll(PICTURE, shift, axis=1) for shift in (30, 20, 10))
+    messages = build_messages("pick it", (), PromptStyle.FULL, has_clip=True)
+    prompt, _ = planner._prompt((PICTURE,), messages, clip)
+    (moments, rows, columns) = prompt.pictures["video_grid_thw"][0].tolist()
+    assert moments == 2  # of two pictures each, the last of which stands twice
+    assert prompt.ids.count(planner._model.config.video_token_id) == moments * rows * columns // 4
+    assert prompt.ids.index(planner._model.config.video_token_id) < prompt.ids.index(12)
+    grammar = reply_grammar(1000)
+    plain = generate_plainly(planner._model, planner._decoder.tokenizer, prompt, grammar)
+    assert planner._decoder.decode(prompt, grammar).ids == plain
+
+
+def test_a_film_of_one_picture_is_that_picture(tmp_path: Path) -> None:
+    planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen2_5_vl"))
+    small = PICTURE[:112, :140]
+    film, still = planner._video_of((small,) * 4), planner._images_of((small,))
+    torch.testing.assert_close(film["pixel_values_videos"], still["pixel_values"].repeat(2, 1))
+
+
 def test_the_shipped_checkpoint_looks_at_one_picture() -> None:
     planner = LocalPlanner(SHIPPED_MODEL)
     alone = planner.reply(PICTURE, "pick up the red block")
     assert planner.reply(PICTURE, "pick up the red block", (), (PICTURE[::-1],)).text == alone.text
+    assert planner.reply(PICTURE, "pick up the red block", (), (), (PICTURE[::-1],)).text == alone.text
 
 
 def copy_shipped(folder: Path) -> Path:

@@ -124,6 +124,17 @@ def test_pictures_of_other_cameras_follow_the_one_that_the_boxes_are_in(server: 
     assert text["text"].startswith("All images show the same moment. Boxes are in the first one.")
 
 
+def test_a_clip_goes_before_the_picture_as_one_address(server: Server) -> None:
+    server.answers(completion(PICK))
+    ServerPlanner(server.settings()).plan(PICTURE, "pick the red block", (), (), (PICTURE[::-1], PICTURE[:, ::-1]))
+    video, picture, text = server.requests[0]["messages"][1]["content"]
+    kind, _, data = video["video_url"]["url"].partition(",")
+    files = [Image.open(io.BytesIO(base64.b64decode(part))) for part in data.split(",")]
+    assert (kind, [file.format for file in files]) == ("data:video/jpeg;base64", ["JPEG", "JPEG"])
+    assert picture["type"] == "image_url"
+    assert text["text"].startswith("The video shows the seconds before.")
+
+
 def test_boxes_in_pixels_are_those_of_the_picture_that_was_sent(server: Server) -> None:
     server.answers(completion(format_reply([("a", [(0, 0, 322, 238)])], [{"do": "pick", "object": 0}])))
     settings = server.settings().model_copy(update={"model": "Qwen/Qwen2.5-VL-7B-Instruct"})
