@@ -49,11 +49,13 @@ format: $(READY) ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the figures of README; writes out/eval-*.json (about 45 minutes)
+bench: $(READY) ## the figures of README; writes out/eval-*.json (about 70 minutes)
 	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner checkpoint --json out/eval-checkpoint.json
 	$(ROBOT) eval --suite grounding --episodes 100 --seed 20000000 --json out/eval-grounding.json
+	$(ROBOT) eval --suite references --episodes 120 --seed 6000 --json out/eval-references.json
+	$(ROBOT) eval --language all --episodes 500 --seed 30000000 --json out/eval-languages.json
 	$(ROBOT) bench hazards --json out/hazards.json
 	$(ROBOT) bench validation --json out/validation.json
 

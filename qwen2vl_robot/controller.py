@@ -19,7 +19,7 @@ from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.languages import detect_language, load_languages
+from qwen2vl_robot.languages import detect_language, load_languages, names_whole
 from qwen2vl_robot.messages import (
     Action,
     CameraFrame,
@@ -132,7 +132,7 @@ class Controller:
             outcome = (
                 self._answer(plan) or self._forbid(plan, instruction) or self._carry_out(plan, observation, instruction)
             )
-            if outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ABORTED) or _speaks(plan):
+            if outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ABORTED) or _speaks(plan) or _is_ambiguous(outcome):
                 break
         task.seconds["total"] = time.perf_counter() - task.began_s
         return TaskReport(instruction, outcome, tuple(task.plans), tuple(task.steps), dict(task.seconds))
@@ -177,9 +177,10 @@ class Controller:
         """Perceive, rehearse the whole plan, then go step by step; the first step that fails ends it."""
         try:
             with self._timed("perceive"):
+                said = frozenset(o.label for o in plan.objects if names_whole(instruction.text, o.label))
                 scene, actions = perceive(
                     plan, observation, self._parts.profile, self._kinematics, self._parts.rules, self._parts.words,
-                    self._belief,
+                    self._belief, said,
                 )  # fmt: skip
         except PerceptionError as error:
             # A person can settle what is meant; nothing has moved.
@@ -348,6 +349,11 @@ class Controller:
 def _speaks(plan: Plan) -> bool:
     """Whether a plan only asks or refuses."""
     return bool(plan.actions) and plan.actions[0].verb in (Verb.ASK, Verb.REFUSE)
+
+
+def _is_ambiguous(outcome: Outcome) -> bool:
+    """Whether only the person can say which thing is meant; a model that is asked again would only guess."""
+    return outcome.kind is OutcomeKind.ASKED and outcome.reasons[0].startswith("ambiguous:")
 
 
 def _why_refused(verdict: Verdict) -> tuple[str, ...]:

@@ -167,6 +167,25 @@ def says(text: str, english: str) -> bool:
     return _saying(english).search(normalise(text).lower()) is not None
 
 
+def names_whole(text: str, label: str) -> bool:
+    """Whether a text says a label's colour and kind together, in whatever language.
+
+    >>> names_whole("put the red ball on the blue block", "red ball"), names_whole("the red ball", "red block")
+    (True, False)
+    """
+    lower = normalise(text).lower()
+    try:
+        colour, kind = split_label(label, load_languages()[ENGLISH])
+    except KeyError:
+        return False
+    return bool(colour and kind) and any(
+        speech.phrase(label, case, way=way).lower().removeprefix("the ") in lower
+        for speech in load_languages().values()
+        for way in range(len(speech.kinds[kind]))
+        for case in ("the", "of")
+    )
+
+
 @functools.lru_cache(maxsize=1)
 def _patterns() -> dict[str, re.Pattern[str]]:
     """What finds the words of each language, the longest first."""

@@ -180,10 +180,18 @@ def test_box_over_the_bare_table_finds_nothing(three: Picture, label: str) -> No
     assert caught.value.reason == "not_found"
 
 
+def test_a_wrong_box_is_not_corrected_for_words_that_nobody_said(three: Picture) -> None:
+    with pytest.raises(PerceptionError) as caught:
+        ask(three, pick(ObjectReference("red block", three.reference("green ball").boxes)))
+    assert caught.value.reason == "label_mismatch"
+
+
 @pytest.mark.parametrize("wrong", ["bare table", "green ball", "blue plate"])
 def test_a_wrong_box_is_corrected_by_the_only_thing_that_is_clearly_meant(three: Picture, wrong: str) -> None:
     boxes = (BARE_TABLE,) if wrong == "bare table" else three.reference(wrong).boxes
-    scene, _ = ask(three, pick(ObjectReference("red block", boxes)))
+    plan = Plan((pick(ObjectReference("red block", boxes)),), "")
+    spoken = frozenset({"red block"})
+    scene, _ = perceive(plan, three.observation, PROFILE, KINEMATICS, RULES, WORDS, None, spoken)
     right, _ = ask(three, pick(three.reference("red block")))
     np.testing.assert_array_equal(scene.find("red block").T_base_object, right.find("red block").T_base_object)
 
@@ -262,6 +270,24 @@ def test_several_things_without_a_choice_are_ambiguous(world: BulletWorld) -> No
     with pytest.raises(PerceptionError) as caught:
         ask(picture, pick(ObjectReference("red block", boxes)))
     assert caught.value.reason == "ambiguous"
+
+
+@pytest.mark.parametrize(("picked", "other"), [("box", "near"), ("dish", "blue plate")])
+def test_a_word_for_two_kinds_means_what_is_in_its_box(world: BulletWorld, picked: str, other: str) -> None:
+    stand(world, "bowl", Bowl(0.15, 0.05, 0.006), 0.62, 0.14, GREEN)
+    picture = two_blocks(world)
+    scene, _ = ask(picture, pick(picture.reference(other, picked)))
+    assert scene.objects[0].name == picked
+
+
+def test_what_the_plan_means_by_another_name_is_not_overlooked(world: BulletWorld) -> None:
+    stand(world, "green block", Box((0.05, 0.05, 0.05)), 0.60, 0.12, GREEN)
+    picture = two_blocks(world)
+    boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
+    place = Action(Verb.PLACE, picture.reference("green block"), Relation.ON)
+    actions = [a for box in boxes for a in (pick(ObjectReference("block", (box,))), place)]
+    _, grounded = ask(picture, *actions)
+    assert [a.target for a in grounded] == ["block", "block", "block 2", "block 2"]
 
 
 @pytest.mark.parametrize("label", ["red block", "block", "red", "cube"])

@@ -251,16 +251,19 @@ class Suite:
         self, episode: Episode, outcome: Outcome, before: dict[str, TrueObject], after: dict[str, TrueObject]
     ) -> bool:
         """By the plant's truth: the relation holds and what was meant rests; or asked, when due, and nothing moved."""
+        moved = {
+            label
+            for label, o in before.items()
+            if np.linalg.norm(after[label].T_base_object[:3, 3] - o.T_base_object[:3, 3]) > _UNMOVED_M
+        }
         if episode.task.is_question:
-            moved = [
-                label
-                for label, o in before.items()
-                if np.linalg.norm(after[label].T_base_object[:3, 3] - o.T_base_object[:3, 3]) > _UNMOVED_M
-            ]
-            return outcome.kind is OutcomeKind.ASKED and not moved
-        target, reference = after[_ranked(episode, before)[0]], after[episode.reference]
-        return target.speed_mps <= self._rules.rest_speed_mps and relation_holds(
-            episode.task.relation, target.body, reference.body, self._rules
+            return outcome.kind is OutcomeKind.ASKED and not moved and _asks_rightly(episode, outcome.reasons[0])
+        meant, *others = _ranked(episode, before)
+        target, reference = after[meant], after[episode.reference]
+        return (
+            moved.isdisjoint(others)
+            and target.speed_mps <= self._rules.rest_speed_mps
+            and relation_holds(episode.task.relation, target.body, reference.body, self._rules)
         )
 
     def _names_right(self, report: TaskReport, truth: PlantTruth, episode: Episode) -> bool | None:
@@ -274,6 +277,11 @@ class Suite:
         """Sum of each process's highest resident memory so far: an upper bound of what all took at once."""
         workers = [*self._rehearsal.pids, plant.pid, self._planner.pid if self._planner else None]
         return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
+
+
+def _asks_rightly(episode: Episode, question: str) -> bool:
+    """Whether a question is about the target: which of several it is, where there are several."""
+    return question.startswith("ambiguous:") if episode.task.is_bare else True
 
 
 _BACKWARDS = ("farthest", "leftmost", "largest")

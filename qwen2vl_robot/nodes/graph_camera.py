@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -61,7 +63,9 @@ class GraphCamera:
         self._is_halted, self._timeout_s = is_halted, timeout_s
         self._max_apart_ns = round(max_apart_s * 1e9)
         self._is_compressed = is_compressed
-        self._past: deque[Any] = deque(maxlen=round(clip_s / CLIP_STEP_S))
+        self._clip_ns = round(clip_s * 1e9)
+        # One more than a clip holds: the newest may be the frame itself.
+        self._past: deque[Any] = deque(maxlen=1 + math.ceil(clip_s / CLIP_STEP_S) if clip_s > 0.0 else 0)
         self.frame_id = ""  # of the last frame, for what is published about it
         self._came = threading.Condition()
         self._kept: dict[str, deque[Any]] = {}
@@ -100,12 +104,15 @@ class GraphCamera:
         return rgb_from_compressed(image) if self._is_compressed else rgb_from_image(image)
 
     def _clip(self, image: Any) -> tuple[npt.NDArray[np.uint8], ...]:
-        """The pictures before an image that are not older than a clip is long."""
+        """The pictures before an image that are not older than a clip is long; one that cannot be read is left out."""
         end_ns = stamp_to_ns(image.header.stamp)
-        long_ns = round((self._past.maxlen or 0) * CLIP_STEP_S * 1e9)
         with self._came:
-            past = [m for m in self._past if 0 < end_ns - stamp_to_ns(m.header.stamp) <= long_ns]
-        return tuple(np.array(self._rgb(m)) for m in past)
+            past = [m for m in self._past if 0 < end_ns - stamp_to_ns(m.header.stamp) <= self._clip_ns]
+        pictures = []
+        for message in past:
+            with contextlib.suppress(ObservationError):
+                pictures.append(np.array(self._rgb(message)))
+        return tuple(pictures)
 
     def now_ns(self) -> int:
         """ROS time."""
@@ -127,7 +134,10 @@ class GraphCamera:
         if not self._past:
             return bool(self._past.maxlen)
         apart_ns = stamp_to_ns(image.header.stamp) - stamp_to_ns(self._past[-1].header.stamp)
-        return apart_ns >= round(CLIP_STEP_S * 1e9) or apart_ns < 0  # a clock that was set back begins anew
+        if apart_ns < -self._clip_ns:
+            self._past.clear()  # the clock was set back
+            return True
+        return apart_ns >= round(CLIP_STEP_S * 1e9)
 
     def _wait(self, asked_ns: int) -> tuple[Any, Any, Any]:
         end_s = time.monotonic() + self._timeout_s

@@ -43,10 +43,13 @@ def perceive(
     rules: RelationRules,
     words: Words,
     belief: Scene | None = None,
+    spoken: frozenset[str] = frozenset(),
 ) -> tuple[Scene, tuple[GroundedAction, ...]]:
     """Measure the scene, find what each action of the plan refers to, and check it against its label.
 
     Args:
+        spoken: labels that the person said as such, colour and noun together; only for these is a box that holds
+            something else corrected by what is measured.
         belief: the last scene, from which the shape of what the gripper holds is taken; needed only when it holds
             something.
 
@@ -59,7 +62,7 @@ def perceive(
     if held is not None:
         hide_held(view, held)
     bodies = measure_bodies(view, find_segments(view))
-    finder = _Finder(view, bodies, rules, words, held)
+    finder = _Finder(view, bodies, rules, words, held, spoken)
     for action in plan.actions:
         if action.object is not None:
             finder.resolve(action.object, plan)
@@ -111,6 +114,7 @@ class _Finder:
     rules: RelationRules
     words: Words
     held: SceneObject | None
+    spoken: frozenset[str]
     names: dict[int, str] = field(default_factory=dict)
     named: dict[str, SceneObject] = field(default_factory=dict)
     by_reference: dict[ObjectReference, str] = field(default_factory=dict)
@@ -154,12 +158,12 @@ class _Finder:
     def _candidates(self, reference: ObjectReference, plan: Plan) -> list[int]:
         """Bodies in the reference's boxes that the label does not contradict, and all others that clearly bear it.
 
-        So a model that overlooks the second block, or points at the ball beside the only block, is corrected by what is
-        measured.
+        So a model that overlooks the second block leads to a question, and one that points at the ball beside the only
+        red block is corrected, if "red block" are the person's own words and not a slip of the model's.
 
         Raises:
-            PerceptionError: a box holds nothing, has no depth, or every box contradicts the label, and nothing else
-                is clearly what the label says.
+            PerceptionError: a box holds nothing, has no depth, or every box contradicts the label, and it is not a
+                spoken one that something else clearly bears.
         """
         label = reference.label
         if not reference.boxes:
@@ -174,20 +178,20 @@ class _Finder:
                 continue
             if index not in found:
                 found.append(index)
-        found += [i for i in self._overlooked(reference, plan) if i not in found]
-        if not found:
+        overlooked = [i for i in self._overlooked(reference, plan) if i not in found]
+        if not found and (label not in self.spoken or not overlooked):
             raise errors[0]
-        return found
+        return found + overlooked
 
     def _overlooked(self, reference: ObjectReference, plan: Plan) -> list[int]:
-        """Bodies that clearly are what the label says and that no other reference of the plan to that label means."""
+        """Bodies that clearly are what the label says and that no other reference of the plan means."""
         label = reference.label
         bearers = [
             index
             for index, body in enumerate(self.bodies)
             if body.is_explained and is_clearly(label, body.segment.rgb, body.fits, self.words)
         ]
-        others = [r for r in _references(plan) if r.label == label and r != reference]
+        others = [r for r in _references(plan) if r != reference]
         taken = {self._nearest(box) for other in others for box in other.boxes}
         return [index for index in bearers if index not in taken]
 

@@ -72,12 +72,12 @@ def contradiction(label: str, rgb: Array, fits: list[Fit], words: Words) -> str 
 def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
     """Whether a measured body is what the label says and nothing else that the words know.
 
-    Every word of the label must be known; no colour of another region may hold as well, and no kind that the label
-    does not allow may explain the picture nearly as well as the best.
+    Every word of the label must be known, a noun as that of one kind only; no colour of another region may hold as
+    well, and no other kind may explain the picture nearly as well as the best.
     """
     spoken = re.findall(r"[^\W\d_]+", label.lower())
     colours = [words.colours[t] for t in spoken if t in words.colours]
-    nouns = [kinds for t in spoken for kinds in (_kinds(t, words),) if kinds]
+    nouns = [kinds for t in spoken for kinds in (_kinds(t, words),) if len(kinds) == 1]
     if not spoken or len(colours) + len(nouns) != len(spoken):
         return False
     held = [region for region in words.colours.values() if region.holds(rgb)]

@@ -225,6 +225,11 @@ class GraphedEngine(FusedEngine):
         self._steps: dict[int, _Step] = {}
         self._make_room(_STATIC_TOKENS)
 
+    def crop(self, length: int) -> None:
+        super().crop(length)
+        if length == 0:
+            self._cache.zero_()  # a step reads all of it: numbers that were none must not outlive their prompt
+
     def _append(
         self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int
     ) -> npt.NDArray[np.float32]:

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from qwen2vl_robot.config import parse
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Plan
 from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import (
@@ -209,7 +209,7 @@ class LocalPlanner:
         for picture in (*seen, *clip):
             check_picture(picture)
         if clip and self._model.config.model_type not in _TAKE_CLIPS:
-            raise BadInputError(
+            raise PlannerError(
                 f"a clip can be shown to {', '.join(_TAKE_CLIPS)}, not to a {self._model.config.model_type}"
             )
         messages = build_messages(instruction, failures, style, len(seen), has_clip=bool(clip))
@@ -238,7 +238,7 @@ class LocalPlanner:
         self, seen: Pictures, messages: list[dict[str, object]], clip: Pictures = ()
     ) -> tuple[Prompt, tuple[int, int]]:
         """The tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
-        hashed = hashlib.blake2b(digest_size=16, person=b"clip" if clip else b"")
+        hashed = hashlib.blake2b(digest_size=16, person=str(len(clip)).encode())
         for rgb in (*seen, *clip):
             hashed.update(repr(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes())
         key = hashed.digest()

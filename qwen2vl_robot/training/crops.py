@@ -45,7 +45,7 @@ def crop(sample: Sample, around: SeenObject, rng: np.random.Generator) -> Sample
     piece = Image.fromarray(sample.image[top : top + cut, left : left + cut])
     image = np.asarray(piece.resize((side_px, side_px), Image.Resampling.BICUBIC))
     seen = []
-    for s in sample.seen:
+    for s in (s for s in sample.seen if s is around or s.visible_px >= MIN_VISIBLE_PX):
         box = (np.array(s.box) * to_px - [left, top, left, top]) * (1000.0 / cut)
         cells = _cells(box)
         if cells:

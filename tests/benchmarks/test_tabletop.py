@@ -121,14 +121,19 @@ def test_a_superlative_is_scored_by_what_is_true(references: Suite, where: str, 
         moved = dataclasses.replace(
             stands[label], T_base_object=make_pose([0.5, -0.1, 0.014 + (0.0275, 0.0225)[index]])
         )
-        assert references._is_success(e, ACHIEVED, before, {**before, label: moved}) is (index == meant)
+        after = {**before, label: moved}
+        assert references._is_success(e, ACHIEVED, before, after) is (index == meant)
+        other = labels[1 - index]
+        nudged = dataclasses.replace(stands[other], T_base_object=stands[other].T_base_object @ make_pose([0.02, 0, 0]))
+        assert not references._is_success(e, ACHIEVED, before, {**after, other: nudged})
 
 
 def test_a_bare_name_of_several_succeeds_only_by_asking(references: Suite) -> None:
     e = references.draw(0, 6000)
     before = {label: world_of_one(label) for label in (*e.bearers, e.reference)}
     assert e.task.name == "ambiguous"
-    assert references._is_success(e, Outcome(OutcomeKind.ASKED, ("?",)), before, before)
+    assert references._is_success(e, Outcome(OutcomeKind.ASKED, ("ambiguous: 2 things",)), before, before)
+    assert not references._is_success(e, Outcome(OutcomeKind.ASKED, ("I see no block.",)), before, before)
     assert not references._is_success(e, ACHIEVED, before, before)
 
 

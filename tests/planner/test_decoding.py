@@ -225,3 +225,14 @@ def test_the_decoder_gives_the_same_plan_with_steps_of_fixed_shape(
         for instruction in instructions(seen)[:2]:
             prompt = prompt_of(planner, picture, instruction)
             assert decoder.decode(prompt, GRAMMAR).ids == planner._decoder.decode(prompt, GRAMMAR).ids
+
+
+@torch.inference_mode()
+def test_numbers_that_are_none_do_not_outlive_their_prompt(planner: LocalPlanner) -> None:
+    engine = GraphedEngine(planner._model)
+    engine._cache[:, :, :, 100:] = torch.nan
+    engine.crop(0)
+    for found, expected in zip(
+        logits_of(engine, [70, 3], {}), logits_of(FusedEngine(planner._model), [70, 3], {}), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=2e-4)

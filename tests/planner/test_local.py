@@ -104,7 +104,7 @@ def test_several_pictures_are_seen_together_and_boxes_are_in_the_first(tmp_path:
 
 def test_a_clip_is_refused_by_a_family_that_takes_it_otherwise(tmp_path: Path) -> None:
     planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen3_vl"))
-    with pytest.raises(BadInputError, match="a clip can be shown to qwen2_vl, qwen2_5_vl, not to a qwen3_vl"):
+    with pytest.raises(PlannerError, match="a clip can be shown to qwen2_vl, qwen2_5_vl, not to a qwen3_vl"):
         planner.reply(PICTURE, "pick it", (), (), (PICTURE,))
 
 

@@ -96,6 +96,27 @@ def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant(
         assert np.linalg.norm(ball_m) < UNMOVED_M
 
 
+def test_a_slip_of_the_model_between_two_things_of_one_colour_is_a_question() -> None:
+    ball = ObjectSpec(colour="red", kind="ball", position_m=(0.45, -0.05))
+    with stage(RED_BLOCK, ball) as s:
+        before = s.plant.truth.objects()
+        reply = format_reply([("red block", s.boxes("red ball")[1])], [PICK])
+        report = s.run(reply, reply, reply, instruction="put the red ball on the blue block")
+        assert report.outcome.kind is OutcomeKind.ASKED
+        assert s.moved_m(before) < UNMOVED_M
+
+
+def test_a_model_may_not_settle_by_itself_what_is_ambiguous() -> None:
+    green = ObjectSpec(colour="green", kind="block", position_m=(0.45, -0.05))
+    with stage(RED_BLOCK, green) as s:
+        before = s.plant.truth.objects()
+        several = format_reply([("block", s.boxes("red block")[1])], [PICK])
+        report = s.run(several, format_reply([s.boxes("red block")], [PICK]), instruction="pick up the block")
+        assert report.outcome.kind is OutcomeKind.ASKED
+        assert len(report.plans) == 1
+        assert s.moved_m(before) < UNMOVED_M
+
+
 def test_one_of_two_is_asked_about_in_the_persons_language_and_nothing_moves() -> None:
     green = ObjectSpec(colour="green", kind="block", position_m=(0.45, -0.05))
     with stage(RED_BLOCK, green) as s:
