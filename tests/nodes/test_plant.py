@@ -271,7 +271,8 @@ def test_the_controllers_link_offers_no_truth() -> None:
 
 
 def test_frame_and_state_carry_no_truth(plant: PlantProcess, frame) -> None:  # type: ignore[no-untyped-def]
-    assert {f.name for f in fields(frame)} == {"stamp_ns", "rgb", "depth_m", "intrinsics", "T_base_camera", "others"}
+    names = {f.name for f in fields(frame)}
+    assert names == {"stamp_ns", "rgb", "depth_m", "intrinsics", "T_base_camera", "others", "clip"}
     assert frame.others == ()
     assert plant.link.state().held is None
 
