@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from qwen2vl_robot.graph.conversions import (
     info_from_intrinsics,
     transform_message,
 )
-from qwen2vl_robot.messages import Intrinsics
+from qwen2vl_robot.messages import CameraFrame, Intrinsics
 from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
 from tests.nodes.local_graph import LocalGraph
 
@@ -28,6 +29,16 @@ K = Intrinsics(8, 6, 10.0, 10.0, 4.0, 3.0)
 RGB = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)
 DEPTH_M = np.full((6, 8), 0.75, dtype=np.float32)
 POSE = make_pose([0.1, 0.2, 0.3])
+
+
+def capture_while(camera: GraphCamera | GraphCameras, publish: Callable[[], Any]) -> CameraFrame:
+    """Publish while the camera waits."""
+    timer = threading.Timer(0.02, publish)
+    timer.start()
+    try:
+        return camera.capture()
+    finally:
+        timer.join()
 
 
 class Cell:
@@ -54,13 +65,7 @@ class Cell:
             self.graph.publisher(row.at(self.prefix + row.name)).publish(message)
 
     def capture(self) -> Any:
-        """Publish while the camera waits."""
-        timer = threading.Timer(0.02, self.publish)
-        timer.start()
-        try:
-            return self.camera.capture()
-        finally:
-            timer.join()
+        return capture_while(self.camera, self.publish)
 
 
 def test_a_frame_arrives_as_it_was_sent() -> None:
@@ -231,12 +236,7 @@ class TwoCells:
         self.cameras = GraphCameras({cell.prefix: cell.camera for cell in self.cells})
 
     def capture(self) -> Any:
-        timer = threading.Timer(0.02, lambda: [cell.publish() for cell in self.speaking])
-        timer.start()
-        try:
-            return self.cameras.capture()
-        finally:
-            timer.join()
+        return capture_while(self.cameras, lambda: [cell.publish() for cell in self.speaking])
 
 
 def test_the_first_cameras_frame_carries_what_the_others_saw() -> None:
