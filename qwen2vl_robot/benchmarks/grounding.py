@@ -2,12 +2,13 @@
 
 Families: pairs and phrasings of the training (new scenes); colour-kind pairs that it never saw; phrasings that it never
 saw; objects that are not there; plans after tries that failed; references that geometry resolves ("the leftmost
-block"); references that mean several objects, about which a person has to be asked; more colours, kinds and views.
+block"); references that mean several objects, about which a person has to be asked; more colours, kinds, views, arms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -35,18 +36,28 @@ def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, An
     ranges, catalogue = load_scene(_SCENE)
     wide, wide_catalogue = load_scene(_WIDE_SCENE)
     makers = _makers(catalogue.held_out)
-    with BulletWorld() as world, PlannerProcess(model) as planner:
-        world.add_table()
-        world.add_robot(load_robot(ranges.robot))
+    arms = (wide.robot, *wide.other_robots)
+    with ExitStack() as stack, PlannerProcess(model) as planner:
+        worlds = {arm: stack.enter_context(_world_with(arm)) for arm in {ranges.robot, *arms}}
         for index in range(pictures):
             for family in FAMILIES:
                 rng = np.random.default_rng([seed + index, FAMILIES.index(family)])
                 is_held_out = family == "held_out_pairs"
-                drawn_from = (wide, wide_catalogue) if family == "wide" else (ranges, catalogue)
+                drawn_from = (ranges, catalogue)
+                if family == "wide":
+                    drawn_from = (wide.model_copy(update={"robot": arms[index % len(arms)]}), wide_catalogue)
+                world = worlds[drawn_from[0].robot]
                 rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
                 if question is not None:
                     yield {"family": family, "seed": seed + index, **_score(planner, rgb, seen, question)}
+
+
+def _world_with(arm: str) -> BulletWorld:
+    world = BulletWorld()
+    world.add_table()
+    world.add_robot(load_robot(arm))
+    return world
 
 
 def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:

@@ -23,7 +23,7 @@ REASONS = (
 )  # fmt: skip
 RELATIONS = ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to")
 _TASKS = ("pick", *RELATIONS, "push_left", "push_right", "push_away", "push_closer", "home", "wait", "refuse")
-_WEIGHTS = np.array([30, 14, 12, 6, 6, 4, 4, 4, 2, 2, 2, 2, 1, 1, 2], dtype=float)
+_WEIGHTS = np.array([30, 14, 12, 6, 6, 4, 4, 4, 3, 3, 3, 3, 1, 1, 2], dtype=float)
 # How an object that is there is referred to, and how often.
 REFERENCES = ("label", "kind", "colour", "superlative", "relation", "all", "ambiguous")
 _REFERENCE_SHARES = np.array([40, 8, 5, 15, 11, 8, 13], dtype=float) / 100
