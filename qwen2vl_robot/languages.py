@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
@@ -151,10 +151,20 @@ def detect_language(text: str) -> str:
 @functools.lru_cache(maxsize=32)
 def _saying(english: str) -> re.Pattern[str]:
     """What finds the words for an English word in any language."""
+    return _finding(
+        (language, form)
+        for language in load_languages().values()
+        for form, means in language.lexicon()
+        if means == english
+    )
+
+
+def _finding(forms: Iterable[tuple[Language, str]]) -> re.Pattern[str]:
+    """What finds any of these forms in a text in small letters: as whole words, where the language parts its words."""
     found = []
-    for language in load_languages().values():
-        forms = [re.escape(form.lower()) for form, means in language.lexicon() if means == english]
-        found += forms if language.joined else [rf"\b{form}\b" for form in forms]
+    for language, form in forms:
+        escaped = re.escape(form.lower())
+        found.append(escaped if language.joined else rf"\b{escaped}\b")
     return re.compile("|".join(found) or r"(?!)")
 
 
@@ -170,18 +180,26 @@ def says(text: str, english: str) -> bool:
 def names_whole(text: str, label: str) -> bool:
     """Whether a text says a label's colour and kind together, in whatever language.
 
-    >>> names_whole("put the red ball on the blue block", "red ball"), names_whole("the red ball", "red block")
+    >>> names_whole("put the red ball on the blue block", "red ball"), names_whole("the colored block", "red block")
     (True, False)
     """
-    lower = normalise(text).lower()
+    return _naming(label).search(normalise(text).lower()) is not None
+
+
+@functools.lru_cache(maxsize=256)
+def _naming(label: str) -> re.Pattern[str]:
+    """What finds a label's colour and kind together in any language; nothing, where one of the two is missing."""
+    languages = load_languages()
     try:
-        colour, kind = split_label(label, load_languages()[ENGLISH])
+        colour, kind = split_label(label, languages[ENGLISH])
     except KeyError:
-        return False
-    return bool(colour and kind) and any(
-        speech.phrase(label, case, way=way).lower().removeprefix("the ") in lower
-        for speech in load_languages().values()
-        for way in range(len(speech.kinds[kind]))
+        return _finding(())
+    if not (colour and kind):
+        return _finding(())
+    return _finding(
+        (language, language.phrase(label, case, way=way).removeprefix("the "))
+        for language in languages.values()
+        for way in range(len(language.kinds[kind]))
         for case in ("the", "of")
     )
 

@@ -7,7 +7,16 @@ import unicodedata
 import pytest
 
 from qwen2vl_robot.config import Catalogue, load_yaml
-from qwen2vl_robot.languages import ENGLISH, Language, detect_language, fill, load_languages, normalise, split_label
+from qwen2vl_robot.languages import (
+    ENGLISH,
+    Language,
+    detect_language,
+    fill,
+    load_languages,
+    names_whole,
+    normalise,
+    split_label,
+)
 from qwen2vl_robot.messages import Verb
 from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
@@ -59,6 +68,27 @@ def test_the_catalogues_words_are_in_every_language() -> None:
     for speech in LANGUAGES.values():
         assert set(catalogue.colours) <= set(speech.colours)
         assert set(catalogue.kinds) <= set(speech.kinds)
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_a_label_that_is_said_is_named_whole(code: str) -> None:
+    for text in sentences(LANGUAGES[code]):
+        assert names_whole(text, "red block") or LANGUAGES[code].phrase("red block") not in text
+        assert not names_whole(text, "blue block"), text
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("put the colored block away", "red block"),
+        ("take the red bowling pin", "red bowl"),
+        ("the red ball beside the blue block", "red block"),
+        ("take the block", "block"),
+        ("take the red gizmo", "red gizmo"),
+    ],
+)
+def test_words_within_other_words_name_nothing(text: str, label: str) -> None:
+    assert not names_whole(text, label)
 
 
 def test_a_label_of_unknown_words_is_an_error() -> None:
