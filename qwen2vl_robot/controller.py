@@ -353,7 +353,7 @@ def _speaks(plan: Plan) -> bool:
 
 def _is_ambiguous(outcome: Outcome) -> bool:
     """Whether only the person can say which thing is meant; a model that is asked again would only guess."""
-    return outcome.kind is OutcomeKind.ASKED and outcome.reasons[0].startswith("ambiguous:")
+    return outcome.kind is OutcomeKind.ASKED and outcome.reason_type == "ambiguous"
 
 
 def _why_refused(verdict: Verdict) -> tuple[str, ...]:

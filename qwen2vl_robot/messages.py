@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -554,6 +555,9 @@ class OutcomeKind(str, Enum):
     ABORTED = "aborted"
 
 
+_TYPED_REASON = re.compile(r"(?:gate: )?([a-z_]+): ")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a step or a whole task ended, as measured.
@@ -566,6 +570,12 @@ class Outcome:
     kind: OutcomeKind
     reasons: tuple[str, ...] = ()
     error_m: float | None = None
+
+    @property
+    def reason_type(self) -> str:
+        """The type that the first reason starts with: "ambiguous" of "ambiguous: 2 things"; "" where it has none."""
+        typed = _TYPED_REASON.match(self.reasons[0]) if self.reasons else None
+        return typed[1] if typed else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -776,6 +776,15 @@ class BulletWorld:
 
 
 @functools.cache
+@contextlib.contextmanager
+def robot_on_table(profile: RobotProfile) -> Iterator[BulletWorld]:
+    """A world that holds a table and a robot."""
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(profile)
+        yield world
+
+
 def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
     """Names of the URDF's links that have collision geometry."""
     tree = ElementTree.parse(profile.urdf_path)

@@ -15,7 +15,7 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Sphere
-from qwen2vl_robot.world import BulletWorld
+from qwen2vl_robot.world import robot_on_table
 
 _NEAR_M = 0.08  # farther apart, nothing depends on it
 _DEEP_M = 0.02  # how deep bodies overlap is a matter of definition where they do so by centimetres
@@ -39,9 +39,7 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tu
     home, width_m = np.array(profile.home_q_rad), profile.gripper.max_width_m
     same_m: list[float] = []
     bare_m: list[float] = []
-    with BulletWorld() as world:
-        world.add_table()
-        world.add_robot(profile)
+    with robot_on_table(profile) as world:
         rounding_m = world.rounding_m()
         for body in _BODIES:
             world.add_body(body.name, body.shape, body.T_base_object, mass_kg=0.0)

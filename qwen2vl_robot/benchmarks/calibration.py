@@ -19,7 +19,7 @@ from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.planner.contract import RawReply
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
-from qwen2vl_robot.world import BulletWorld
+from qwen2vl_robot.world import robot_on_table
 
 MAX_COORDINATE = 9999  # while calibrating, no convention is forbidden
 MIN_IOU = 0.5  # median; below it a convention does not fit
@@ -93,9 +93,7 @@ SUPPORTED = ("thousandths", "resized_pixels")
 def render_pictures(count: int, seed: int) -> Iterator[Picture]:
     """Frames of the tabletop from seeds seed, seed + 1, ...; each shows at least two objects well."""
     ranges, catalogue = load_scene(_SCENE)
-    with BulletWorld() as world:
-        world.add_table()
-        world.add_robot(load_robot(ranges.robot))
+    with robot_on_table(load_robot(ranges.robot)) as world:
         while count:
             rgb, seen = sample_of_seed(world, ranges, catalogue, seed)
             clear = sorted((s for s in seen if s.visible_px >= MIN_VISIBLE_PX), key=lambda s: -s.visible_px)

@@ -23,7 +23,7 @@ from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Question, QuestionMaker
-from qwen2vl_robot.world import BulletWorld
+from qwen2vl_robot.world import robot_on_table
 
 FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
 _SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"
@@ -38,26 +38,18 @@ def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, An
     makers = _makers(catalogue.held_out)
     arms = (wide.robot, *wide.other_robots)
     with ExitStack() as stack, PlannerProcess(model) as planner:
-        worlds = {arm: stack.enter_context(_world_with(arm)) for arm in {ranges.robot, *arms}}
+        worlds = {arm: stack.enter_context(robot_on_table(load_robot(arm))) for arm in {ranges.robot, *arms}}
         for index in range(pictures):
+            wide_with_arm = wide.model_copy(update={"robot": arms[index % len(arms)]})
             for family in FAMILIES:
                 rng = np.random.default_rng([seed + index, FAMILIES.index(family)])
                 is_held_out = family == "held_out_pairs"
-                drawn_from = (ranges, catalogue)
-                if family == "wide":
-                    drawn_from = (wide.model_copy(update={"robot": arms[index % len(arms)]}), wide_catalogue)
+                drawn_from = (wide_with_arm, wide_catalogue) if family == "wide" else (ranges, catalogue)
                 world = worlds[drawn_from[0].robot]
                 rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
                 if question is not None:
                     yield {"family": family, "seed": seed + index, **_score(planner, rgb, seen, question)}
-
-
-def _world_with(arm: str) -> BulletWorld:
-    world = BulletWorld()
-    world.add_table()
-    world.add_robot(load_robot(arm))
-    return world
 
 
 def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:

@@ -21,7 +21,7 @@ from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
-from qwen2vl_robot.world import BulletWorld
+from qwen2vl_robot.world import robot_on_table
 
 _SCENE = "scenes/tabletop.yaml"
 _ABSENT_RATIO = 0.2
@@ -44,9 +44,7 @@ def run_languages(model: str, code: str, frames: int, seed: int) -> Iterator[dic
     """Plan each frame in English and in each language; seeds seed, seed + 1, ..."""
     codes, languages = chosen_languages(code), load_languages()
     ranges, catalogue = load_scene(_SCENE)
-    with BulletWorld() as world, PlannerProcess(model) as planner:
-        world.add_table()
-        world.add_robot(load_robot(ranges.robot))
+    with robot_on_table(load_robot(ranges.robot)) as world, PlannerProcess(model) as planner:
         for index in range(frames):
             rng = np.random.default_rng([seed + index, 3])
             rgb, seen = sample_of_seed(world, ranges, catalogue, seed + index)

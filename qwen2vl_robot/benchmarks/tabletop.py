@@ -257,7 +257,7 @@ class Suite:
             if np.linalg.norm(after[label].T_base_object[:3, 3] - o.T_base_object[:3, 3]) > _UNMOVED_M
         }
         if episode.task.is_question:
-            return outcome.kind is OutcomeKind.ASKED and not moved and _asks_rightly(episode, outcome.reasons[0])
+            return outcome.kind is OutcomeKind.ASKED and not moved and _asks_rightly(episode, outcome)
         meant, *others = _ranked(episode, before)
         target, reference = after[meant], after[episode.reference]
         return (
@@ -279,9 +279,9 @@ class Suite:
         return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
 
 
-def _asks_rightly(episode: Episode, question: str) -> bool:
+def _asks_rightly(episode: Episode, outcome: Outcome) -> bool:
     """Whether a question is about the target: which of several it is, where there are several."""
-    return question.startswith("ambiguous:") if episode.task.is_bare else True
+    return not episode.task.is_bare or outcome.reason_type == "ambiguous"
 
 
 _BACKWARDS = ("farthest", "leftmost", "largest")

@@ -20,7 +20,7 @@ from qwen2vl_robot.messages import GripperSegment, JointSegment, Scene, SceneObj
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from qwen2vl_robot.validation.rehearsal import Twin
 from qwen2vl_robot.validation.timeline import timeline
-from qwen2vl_robot.world import TIME_STEP_S, BulletWorld
+from qwen2vl_robot.world import TIME_STEP_S, robot_on_table
 
 OBJECTS = 6
 OBJECT_COUNTS = (1, 3, 6, 12, 25, 50)
@@ -118,9 +118,7 @@ def _replay_s(profile: RobotProfile, step: Step) -> float:
     q_rad = line.q_at(np.arange(0.0, line.end_s, TIME_STEP_S))
     dq_radps = np.diff(q_rad, axis=0) / TIME_STEP_S
     grips = {round(grip.start_s / TIME_STEP_S): grip.width_m for grip in line.grips}
-    with BulletWorld() as world:
-        world.add_table()
-        world.add_robot(profile)
+    with robot_on_table(profile) as world:
         for body in step.scene.objects:
             world.add_body(body.name, body.shape, body.T_base_object, mass_kg=body.mass_kg or profile.object_mass_kg)
         world.reset_arm(q_rad[0], step.start.gripper_width_m)

@@ -43,7 +43,6 @@ MAX_BOXES = 16
 MAX_ACTIONS = 12
 MAX_TEXT_CHARS = 200
 MAX_WAIT_S = 60.0
-_TYPED_REASON = re.compile(r"(?:gate: )?([a-z_]+): ")  # how the controller starts a reason that has a type
 MIN_BOX_SIDE = 1.0  # of 1000; a thinner box holds nothing that could be measured
 
 COMPACT_SYSTEM_PROMPT = "Plan the robot's actions as JSON."
@@ -174,8 +173,7 @@ def build_messages(
 def failure_line(step: StepRecord) -> str:
     """One short line that tells a planner what failed and the type of the reason: "failed: pick red block: no_path"."""
     kinds = [v.kind for v in step.verdict.violations] if step.verdict else []
-    typed = _TYPED_REASON.match(step.outcome.reasons[0]) if step.outcome.reasons else None
-    why = kinds[0] if kinds else typed[1] if typed else step.outcome.kind.value
+    why = kinds[0] if kinds else step.outcome.reason_type or step.outcome.kind.value
     return f"failed: {step.action.describe()}: {why}"
 
 

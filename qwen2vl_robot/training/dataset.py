@@ -24,7 +24,7 @@ from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
 from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene
-from qwen2vl_robot.world import TABLE, Bowl, BulletWorld
+from qwen2vl_robot.world import TABLE, Bowl, BulletWorld, robot_on_table
 
 CELL_PX = 28  # one image token: patch 14, merge 2
 MAX_PIXELS = 84_800  # 640x480 becomes 336x252, 108 image tokens
@@ -145,9 +145,7 @@ def _render_range(job: tuple[str, int, int, Path]) -> int:
     shards: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = defaultdict(list)
     robots = (ranges.robot, *ranges.other_robots)
     ranges = ranges.model_copy(update={"robot": robots[start // _SHARD % len(robots)]})
-    with BulletWorld() as world:
-        world.add_table()
-        world.add_robot(load_robot(ranges.robot))
+    with robot_on_table(load_robot(ranges.robot)) as world:
         for seed in range(start, stop):
             rgb, seen = sample_of_seed(world, ranges, catalogue, seed)
             image = resize(rgb)

@@ -11,7 +11,17 @@ import numpy as np
 from qwen2vl_robot.config import ObjectSpec, RelationRules, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.gate import Gate
-from qwen2vl_robot.messages import CameraFrame, Instruction, Motion, RobotState, Scene, TaskReport, Verdict, Violation
+from qwen2vl_robot.messages import (
+    CameraFrame,
+    Instruction,
+    Motion,
+    OutcomeKind,
+    RobotState,
+    Scene,
+    TaskReport,
+    Verdict,
+    Violation,
+)
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import format_reply
@@ -23,6 +33,8 @@ from qwen2vl_robot.validation.pool import RehearsalProcess
 PROFILE = load_robot("franka_panda")
 RED_BLOCK = ObjectSpec(colour="red", kind="block", position_m=(0.50, 0.10), yaw_deg=20.0)
 BLUE_PLATE = ObjectSpec(colour="blue", kind="plate", position_m=(0.52, -0.14))
+INSTRUCTION = "put the red block on the blue plate"
+UNMOVED_M = 0.003
 
 
 @dataclass
@@ -46,9 +58,7 @@ class Stage:
         ]
         return format_reply([self.boxes(target), self.boxes(reference)], actions)
 
-    def run(
-        self, *replies: str, camera: Camera | None = None, instruction: str = "put the red block on the blue plate"
-    ) -> TaskReport:
+    def run(self, *replies: str, camera: Camera | None = None, instruction: str = INSTRUCTION) -> TaskReport:
         """Let a controller carry out the scripted replies."""
         link = self.plant.link
         parts = Parts(
@@ -63,6 +73,14 @@ class Stage:
             words=load_words(),
         )
         return Controller(parts).run(Instruction(instruction))
+
+    def run_to_question(self, *replies: str, instruction: str = INSTRUCTION) -> TaskReport:
+        """Let a controller carry out the scripted replies; it must end with a question, and nothing may have moved."""
+        before = self.plant.truth.objects()
+        report = self.run(*replies, instruction=instruction)
+        assert report.outcome.kind is OutcomeKind.ASKED
+        assert self.moved_m(before) < UNMOVED_M
+        return report
 
     def moved_m(self, before: dict[str, object]) -> float:
         """How far the object that moved most has moved, metres."""

@@ -11,10 +11,9 @@ from qwen2vl_robot.messages import OutcomeKind, Relation, Verb, Violation, diges
 from qwen2vl_robot.planner.contract import format_reply
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
-from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, BlindCamera, DoubtingRehearsal, stage
+from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, UNMOVED_M, BlindCamera, DoubtingRehearsal, stage
 
 PICK = {"do": "pick", "object": 0}
-UNMOVED_M = 0.003
 
 
 def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
@@ -76,12 +75,9 @@ def test_a_refusal_that_is_not_the_ways_fault_is_not_tried_around(kind: str) -> 
 def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> None:
     green = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.05))
     with stage(BLUE_PLATE, green) as s:
-        before = s.plant.truth.objects()
         reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
-        report = s.run(reply, reply, reply)
-        assert report.outcome.kind is OutcomeKind.ASKED
+        report = s.run_to_question(reply, reply, reply)
         assert "red block" in report.outcome.reasons[0]
-        assert s.moved_m(before) < UNMOVED_M
 
 
 def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant() -> None:
@@ -99,42 +95,32 @@ def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant(
 def test_a_slip_of_the_model_between_two_things_of_one_colour_is_a_question() -> None:
     ball = ObjectSpec(colour="red", kind="ball", position_m=(0.45, -0.05))
     with stage(RED_BLOCK, ball) as s:
-        before = s.plant.truth.objects()
         reply = format_reply([("red block", s.boxes("red ball")[1])], [PICK])
-        report = s.run(reply, reply, reply, instruction="put the red ball on the blue block")
-        assert report.outcome.kind is OutcomeKind.ASKED
-        assert s.moved_m(before) < UNMOVED_M
+        s.run_to_question(reply, reply, reply, instruction="put the red ball on the blue block")
 
 
 def test_a_model_may_not_settle_by_itself_what_is_ambiguous() -> None:
     green = ObjectSpec(colour="green", kind="block", position_m=(0.45, -0.05))
     with stage(RED_BLOCK, green) as s:
-        before = s.plant.truth.objects()
         several = format_reply([("block", s.boxes("red block")[1])], [PICK])
-        report = s.run(several, format_reply([s.boxes("red block")], [PICK]), instruction="pick up the block")
-        assert report.outcome.kind is OutcomeKind.ASKED
+        one = format_reply([s.boxes("red block")], [PICK])
+        report = s.run_to_question(several, one, instruction="pick up the block")
         assert len(report.plans) == 1
-        assert s.moved_m(before) < UNMOVED_M
 
 
 def test_one_of_two_is_asked_about_in_the_persons_language_and_nothing_moves() -> None:
     green = ObjectSpec(colour="green", kind="block", position_m=(0.45, -0.05))
     with stage(RED_BLOCK, green) as s:
-        before = s.plant.truth.objects()
         reply = format_reply([("block", s.boxes("red block")[1])], [PICK])
-        report = s.run(reply, reply, reply, instruction="拿起方块")
-        assert report.outcome.kind is OutcomeKind.ASKED
+        report = s.run_to_question(reply, reply, reply, instruction="拿起方块")
         assert report.outcome.reasons[0].startswith("ambiguous: 2 things")
         assert report.outcome.reasons[0].endswith("你指的是哪一个？")
-        assert s.moved_m(before) < UNMOVED_M
 
 
 def test_a_box_around_nothing_becomes_a_question_and_nothing_moves() -> None:
     with stage(BLUE_PLATE) as s:
-        before = s.plant.truth.objects()
         reply = format_reply([("red block", [(5, 900, 60, 990)])], [PICK])
-        assert s.run(reply, reply, reply).outcome.kind is OutcomeKind.ASKED
-        assert s.moved_m(before) < UNMOVED_M
+        s.run_to_question(reply, reply, reply)
 
 
 def test_an_object_out_of_reach_is_refused_with_numbers() -> None:
