@@ -775,7 +775,6 @@ class BulletWorld:
         return rgb, depth.astype(np.float32), names
 
 
-@functools.cache
 @contextlib.contextmanager
 def robot_on_table(profile: RobotProfile) -> Iterator[BulletWorld]:
     """A world that holds a table and a robot."""
@@ -785,6 +784,7 @@ def robot_on_table(profile: RobotProfile) -> Iterator[BulletWorld]:
         yield world
 
 
+@functools.cache
 def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
     """Names of the URDF's links that have collision geometry."""
     tree = ElementTree.parse(profile.urdf_path)
