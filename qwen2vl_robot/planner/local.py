@@ -240,7 +240,8 @@ class LocalPlanner:
         """The tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
         hashed = hashlib.blake2b(digest_size=16, person=str(len(clip)).encode())
         for rgb in (*seen, *clip):
-            hashed.update(repr(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes())
+            hashed.update(repr(rgb.shape).encode())
+            hashed.update(np.ascontiguousarray(rgb).data)
         key = hashed.digest()
         if key != self._pictures[0]:
             self._pictures = (key, {**self._images_of(seen), **(self._video_of(clip) if clip else {})})

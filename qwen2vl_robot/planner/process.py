@@ -103,9 +103,11 @@ def load_local(settings: ModelSettings) -> object:
     """Make the `LocalPlanner`, in the child process.
 
     torch's threads wait for each other by spinning, unless told otherwise before torch is loaded. Where other processes
-    want the same cores (the twin, the camera), that turns a plan of half a second into one of minutes.
+    want the same cores (the twin, the camera), that turns a plan of half a second into one of minutes. So they sleep,
+    but not before they have spun for a few microseconds: mostly the next piece of work comes within that time.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from qwen2vl_robot.planner.local import LocalPlanner
 
     return LocalPlanner(settings)
