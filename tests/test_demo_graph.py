@@ -18,7 +18,9 @@ def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_pa
         "pick up the red block", 3, "scenes/default.yaml", tmp_path, None, transport="dds", tell=told.append
     )
     assert report["outcome"] == "achieved", report
-    assert [step["action"] for step in report["steps"]] == ["pick red block"]
+    # On a busy machine the arm may lag and be stopped; then it tries again.
+    assert {step["action"] for step in report["steps"]} == {"pick red block"}
+    assert report["steps"][-1]["outcome"] == "achieved"
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert Image.open(tmp_path / "frame.png").size == (640, 480)
     assert Image.open(tmp_path / "film.gif").n_frames > 5  # type: ignore[attr-defined]

@@ -61,7 +61,7 @@ def test_another_language_names_no_more_than_it_says() -> None:
         "stelle den roten Klotz auf den blauen Teller",
         "mets le bloc rouge sur l'assiette bleue",
         "pon el bloque rojo en el plato azul",
-        "could you set the brick that is red onto the blue dish?",
+        "could you set the cube that is red onto the blue dish?",
         "put all the things away",
     ],
 )
@@ -84,6 +84,12 @@ def test_what_nobody_asked_for_needs_a_person(plan: Plan, told: str) -> None:
     found = ruling(ASKED, plan)
     assert found.forbidden == ()
     assert any(told in sentence for sentence in found.to_confirm)
+
+
+@pytest.mark.parametrize("text", ["put the red brick on the blue plate", "stelle den roten Ziegel auf den blauen Teller"])
+def test_a_brick_is_no_block(text: str) -> None:
+    assert ruling(text, pick_place("red brick", "blue plate")).to_confirm == ()
+    assert ruling(text, pick_place("red block", "blue plate")).to_confirm
 
 
 def test_text_in_the_scene_never_adds_an_action() -> None:
