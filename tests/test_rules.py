@@ -86,10 +86,10 @@ def test_what_nobody_asked_for_needs_a_person(plan: Plan, told: str) -> None:
     assert any(told in sentence for sentence in found.to_confirm)
 
 
-@pytest.mark.parametrize("text", ["put the red brick on the blue plate", "stelle den roten Ziegel auf den blauen Teller"])
+@pytest.mark.parametrize("text", ["put the red brick on the plate", "stelle den roten Ziegel auf den Teller"])
 def test_a_brick_is_no_block(text: str) -> None:
-    assert ruling(text, pick_place("red brick", "blue plate")).to_confirm == ()
-    assert ruling(text, pick_place("red block", "blue plate")).to_confirm
+    assert ruling(text, pick_place("red brick", "plate")).to_confirm == ()
+    assert ruling(text, pick_place("red block", "plate")).to_confirm
 
 
 def test_text_in_the_scene_never_adds_an_action() -> None:
