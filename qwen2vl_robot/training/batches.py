@@ -102,12 +102,19 @@ class CellTargets:
 
 @dataclass(slots=True)
 class _QuestionTokens:
-    """One question's tokens, where its reply starts, the box numbers of the reply, where its `boxes` keys are."""
+    """One question's tokens and what stands where among them.
+
+    Attributes:
+        numbers: of the reply's tokens, the box numbers, -1 elsewhere.
+        boxes_at: where the reply's `boxes` keys are.
+        labels_at: for each of the reply's labels, where its words are.
+    """
 
     ids: list[int]
     reply_start: int
     numbers: list[int]
     boxes_at: list[int]
+    labels_at: list[range]
 
 
 @dataclass(slots=True)
@@ -123,6 +130,8 @@ class Targets:
             "absent", the last.
         box_at: (n, 4) flat indices of the tokens that predict the numbers of each box, which is box: (n, 4).
         box_cells: (n, cells) 1 for the image tokens of that one object.
+        name_at: (m,) flat indices of the tokens that predict the words of a label.
+        name_words: (m, l) 1 for the tokens of the question that name what the label names.
     """
 
     reply_at: Tensor
@@ -135,6 +144,8 @@ class Targets:
     box_at: Tensor
     box: Tensor
     box_cells: Tensor
+    name_at: Tensor
+    name_words: Tensor
     cells: CellTargets
 
 
@@ -147,6 +158,7 @@ class Batcher:
         self.number_ids = [tokenizer.convert_tokens_to_ids(str(n)) for n in range(1001)]
         self._number_of = {token: n for n, token in enumerate(self.number_ids)}
         (self.boxes_id,), (self._actions_id,) = self._ids("boxes"), self._ids("actions")
+        (self._label_id,) = self._ids("label")
         self.opens_box = {i for i in range(len(tokenizer)) if tokenizer.decode([i]).endswith("[[")}
         self._image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._pad_id = tokenizer.pad_token_id
@@ -191,11 +203,12 @@ class Batcher:
         number: list[int] = []
         points: list[tuple[int, int, tuple[int, ...]]] = []
         boxes: list[tuple[list[int], int, int]] = []
-        offset, remaining = 0, iter(zip(flat, rows_of_tokens, strict=True))
+        names: list[tuple[int, list[int]]] = []
+        offset, remaining = 0, iter(zip(flat, prompts, rows_of_tokens, strict=True))
         for i, group in enumerate(questions):
             count_before = sum(len(g) for g in questions[:i])
             for j in range(len(group)):
-                question, row = next(remaining)
+                question, prompt, row = next(remaining)
                 n = len(row.ids)
                 ids[i, j, :n], is_token[i, j, :n] = torch.tensor(row.ids), True
                 reply_at += range(offset + row.reply_start - 1, offset + n - 1)
@@ -206,6 +219,9 @@ class Batcher:
                 number_at = [offset + row.reply_start + k for k, value in enumerate(row.numbers) if value >= 0]
                 shown = [index for which in question.objects for index in which]
                 boxes += [([at - 1 for at in number_at[4 * k : 4 * k + 4]], i, index) for k, index in enumerate(shown)]
+                for ways, at_words in zip(question.names, row.labels_at, strict=False):
+                    words = _words_of(question.instruction, ways, prompt.offsets)
+                    names += [(offset + at - 1, words) for at in at_words if words]
                 offset += n
         after = start + max(rows, columns)  # where text positions go on behind the image
         r, c = torch.arange(cells) // columns, torch.arange(cells) % columns
@@ -228,6 +244,9 @@ class Batcher:
             point_cells[k, at or [cells]] = 1.0
         for k, (_, i, index) in enumerate(boxes):
             box_cells[k, list(samples[i].seen[index].cells)] = 1.0
+        name_words = torch.zeros(len(names), length)
+        for k, (_, words) in enumerate(names):
+            name_words[k, words] = 1.0
         targets = Targets(
             reply_at=torch.tensor(reply_at),
             reply_ids=torch.tensor(reply_ids),
@@ -239,6 +258,8 @@ class Batcher:
             box_at=torch.tensor([at for at, _, _ in boxes], dtype=torch.long).reshape(-1, 4),
             box=torch.tensor([samples[i].seen[index].box for _, i, index in boxes], dtype=torch.float32).reshape(-1, 4),
             box_cells=box_cells,
+            name_at=torch.tensor([at for at, _ in names], dtype=torch.long),
+            name_words=name_words,
             cells=self.cell_targets(samples, cells),
         )
         return batch, targets
@@ -247,19 +268,23 @@ class Batcher:
         """Tokens of one question; `is_cut` ends the reply behind the last box."""
         boxes_at: list[int] = []
         numbers: list[int] = []
-        end = 0
+        labels_at: list[range] = []
+        end = label_key = 0
         is_listing = True
         for k, token in enumerate(reply):
             is_listing = is_listing and token != self._actions_id
+            if is_listing and token == self._label_id:
+                label_key = k
             is_number = is_listing and token in self._number_of
             if is_listing and token == self.boxes_id:
                 boxes_at.append(len(prompt) + k)
+                labels_at.append(range(len(prompt) + label_key + 2, len(prompt) + k - 1))
             if is_number or (is_listing and token == self.boxes_id):
                 end = k + 2  # and whether another box follows, or whether there is one at all
             numbers.append(self._number_of[token] if is_number else -1)
         if is_cut and boxes_at:
             reply, numbers = reply[:end], numbers[:end]
-        return _QuestionTokens([*prompt, *reply], len(prompt), numbers, boxes_at)
+        return _QuestionTokens([*prompt, *reply], len(prompt), numbers, boxes_at, labels_at)
 
     def cell_targets(self, samples: list[Sample], cells: int) -> CellTargets:
         """What stands in each image token of samples of one size."""
@@ -275,3 +300,13 @@ class Batcher:
                 kind[i, at] = self.kinds.index(kind_word)
                 box[i, at] = torch.tensor(seen.box, dtype=torch.float32)
         return CellTargets(colour, kind, box)
+
+
+def _words_of(instruction: str, ways: tuple[str, ...], offsets: list[tuple[int, int]]) -> list[int]:
+    """Indices of the tokens of a name in an instruction; none where it stands there more than once, or not at all."""
+    text = instruction.lower()
+    for name in ways:
+        if text.count(name.lower()) == 1:
+            start = text.find(name.lower())
+            return [k for k, (low, high) in enumerate(offsets) if low < start + len(name) and high > start]
+    return []

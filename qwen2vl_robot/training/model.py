@@ -165,6 +165,7 @@ class Features:
         place: (b, cells, d) image tokens after an inner layer.
         point_cells, point_tokens: (b, cells, d) and (t, d) after a later inner layer.
         route: (t, cells) attention of one head, in the layer after pointing, from tokens to image tokens.
+        reading: (t, l) attention of the same head from tokens to the tokens of their question.
         last: (t, d) after the last norm.
     """
 
@@ -173,6 +174,7 @@ class Features:
     point_cells: Tensor
     point_tokens: Tensor
     route: Tensor
+    reading: Tensor
     last: Tensor
 
 
@@ -203,10 +205,10 @@ def forward(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Features:
         prefix, tokens, share = _text_layer(layer, prefix, tokens, batch.is_token, turn, question_turn)
         kept[index] = (prefix[:, start : start + cells], tokens)
         if index == _POINT_AFTER_LAYER + 1:
-            looks = share[:, _ROUTE_HEAD, :, start : start + cells]
-            route = looks.reshape(*batch.is_token.shape, cells)[batch.is_token]
+            looks = share[:, _ROUTE_HEAD].reshape(*batch.is_token.shape, -1)[batch.is_token]
+            route, reading = looks[:, start : start + cells], looks[:, -length:]
     place, point = kept[_PLACE_AFTER_LAYER], kept[_POINT_AFTER_LAYER]
-    return Features(vision, place[0], point[0], point[1], route, text.norm(tokens))
+    return Features(vision, place[0], point[0], point[1], route, reading, text.norm(tokens))
 
 
 class _Whitened(nn.Module):

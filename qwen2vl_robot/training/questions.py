@@ -37,11 +37,14 @@ class Question:
 
     Attributes:
         objects: for each object of the reply, the indices of its boxes in the image's list; none when it is not there.
+        names: for each object of the reply, the words of the instruction that name it, in the cases that they may
+            stand in; none where they are part of a longer name.
     """
 
     instruction: str
     reply: str
     objects: tuple[tuple[int, ...], ...]
+    names: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ class QuestionMaker:
         foreign_ratio: the share of questions in another language than English.
         failed_ratio: the share of questions that follow tries that failed: a re-plan must not read like news.
         polite_ratio: the share of questions with a word such as "please" around a phrasing that has none.
+        place_first_ratio: the share of sentences that name the place before the object, in languages that have such;
+            else as often as their phrasings have them.
+        often: codes of languages that are drawn three times as often as the other foreign ones.
         references: how objects are referred to, else all ways by their shares.
     """
 
@@ -77,13 +83,16 @@ class QuestionMaker:
         foreign_ratio: float = 0.0,
         failed_ratio: float = 0.0,
         polite_ratio: float = 0.0,
+        place_first_ratio: float = 0.0,
+        often: tuple[str, ...] = (),
         references: tuple[str, ...] = REFERENCES,
     ) -> None:
         self._languages = languages
-        self._foreign = [code for code in languages if code != ENGLISH]
+        self._foreign = [code for code in languages if code != ENGLISH for _ in range(3 if code in often else 1)]
         self._held_out = held_out
         self._is_unheard = held_out_phrasings
         self._foreign_ratio, self._failed_ratio, self._polite_ratio = foreign_ratio, failed_ratio, polite_ratio
+        self._place_first_ratio = place_first_ratio
         shares = np.array([_REFERENCE_SHARES[REFERENCES.index(r)] for r in references])
         self._references, self._shares = references, shares / shares.sum()
 
@@ -123,6 +132,9 @@ class QuestionMaker:
     def _template(self, speech: Language, name: str, rng: np.random.Generator) -> str:
         phrasing = speech.tasks[name]
         templates = phrasing.held_out if self._is_unheard and phrasing.held_out else phrasing.seen
+        place_first = [t for t in templates if 0 <= t.find("{b") < t.find("{a")]
+        if self._place_first_ratio and place_first and rng.uniform() < self._place_first_ratio:
+            templates = tuple(place_first)
         template = str(templates[int(rng.integers(len(templates)))])
         if self._polite_ratio and speech.polite and rng.uniform() < self._polite_ratio:
             around = str(rng.choice(speech.polite))
@@ -229,7 +241,8 @@ def _answer(name: str, text: str, references: list[Reference], seen: list[SeenOb
     objects = [(label, [seen[i].box for i in indices], where) for label, indices, where in listed]
     missing = [label for label, indices, _ in listed if not indices]
     actions = _actions(name, missing, len(references[0].listed))
-    return Question(text, format_reply(objects, actions), tuple(indices for _, indices, _ in listed))
+    names = tuple((r.the, r.of) if len(r.listed) == 1 else () for r in references for _ in r.listed)
+    return Question(text, format_reply(objects, actions), tuple(indices for _, indices, _ in listed), names)
 
 
 def _failures(name: str, labels: list[str], rng: np.random.Generator) -> str:

@@ -61,6 +61,8 @@ MAX_QUESTION_CHARS = 330  # a longer one, with its reply, makes the padding of a
 FOREIGN_RATIO = 0.65
 FAILED_RATIO = 0.3
 POLITE_RATIO = 0.2
+PLACE_FIRST_RATIO = 0.5
+OFTEN = ("zh",)  # no particle beside a Chinese noun says what it is: only the order does, and that is learned last
 SIGMA_FIRST, SIGMA_LAST = 24.0, 3.0
 LOSS_WEIGHTS = {
     "reply": 1.0,
@@ -69,6 +71,7 @@ LOSS_WEIGHTS = {
     "cell": 0.3,
     "absolute_box": 1.0,
     "route": 1.0,
+    "reading": 0.5,
     "point": 1.0,
 }
 _SAVE_EVERY_S = 300.0
@@ -120,6 +123,10 @@ def losses(
     # Looking where it was pointed: the tokens that predict a box's numbers attend to that object's image tokens.
     on_object = (features.route[targets.box_at].float() * targets.box_cells[:, None]).sum(dim=-1)
     out["route"] = -(on_object + 1e-4).log().mean()
+
+    # Reading what it names: the tokens that predict a label attend to the words of the instruction that name it.
+    on_words = (features.reading[targets.name_at].float() * targets.name_words).sum(dim=-1)
+    out["reading"] = -(on_words + 1e-4).log().mean()
     return out
 
 
@@ -269,8 +276,9 @@ def train(
     held_out = load_yaml(resolve("objects/catalogue.yaml"), Catalogue).held_out
     plainly = QuestionMaker(languages, held_out, references=("label",))
     maker = QuestionMaker(
-        languages, held_out, foreign_ratio=FOREIGN_RATIO, failed_ratio=FAILED_RATIO, polite_ratio=POLITE_RATIO
-    )
+        languages, held_out, foreign_ratio=FOREIGN_RATIO, failed_ratio=FAILED_RATIO, polite_ratio=POLITE_RATIO,
+        place_first_ratio=PLACE_FIRST_RATIO, often=OFTEN,
+    )  # fmt: skip
     samples, held_back = Samples(data), Samples(validation)
     state_file, tokenizer_folder = run / "state.pt", run / "tokenizer"
     is_resumed = state_file.is_file()

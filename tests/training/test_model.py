@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from qwen2vl_robot.languages import ENGLISH, load_languages
+from qwen2vl_robot.languages import ENGLISH, detect_language, load_languages
 from qwen2vl_robot.messages import Where
 from qwen2vl_robot.planner.contract import PromptStyle, build_messages, format_reply
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.training.batches import Batcher, Sample, augment
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
 from qwen2vl_robot.training.model import build_model, build_tokenizer, encode_images, forward, plain_state, whiten
@@ -53,6 +55,51 @@ def model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration
 
 def test_each_number_up_to_1000_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
     assert all(len(tokenizer(str(n))["input_ids"]) == 1 for n in range(1001))
+
+
+def test_a_label_is_tied_to_the_words_that_name_it() -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED_MODEL)
+    languages = load_languages()
+    maker = QuestionMaker(languages, references=("label",))
+    batcher, rng = Batcher(tokenizer, languages[ENGLISH]), np.random.default_rng(0)
+    for code in languages:
+        question = maker.draw(SEEN, rng, absent=False, task="next_to", language=code)
+        assert question is not None
+        batch, targets = batcher.build([some_sample(0)], [[question]])
+        ids = batch.ids[0, 0].tolist()
+        offsets = tokenizer.backend_tokenizer.encode(question.instruction).offsets
+        first, second = (o["label"] for o in json.loads(question.reply)["objects"])
+        assert len(targets.name_at) == 4
+        for at, words, label in zip(
+            targets.name_at.tolist(), targets.name_words, (first, first, second, second), strict=True
+        ):
+            assert tokenizer.decode([ids[at + 1]]).strip() in label.split()
+            read = "".join(question.instruction[slice(*offsets[k])] for k in words.nonzero().flatten().tolist()).lower()
+            name = question.names[(first, second).index(label)]
+            assert any("".join(way.lower().split()) in "".join(read.split()) for way in name), (code, read, name)
+
+
+def test_a_name_that_stands_there_twice_is_tied_to_nothing() -> None:
+    question = Question(
+        "put the red one on the red one",
+        format_reply([("red", [(1, 2, 3, 4)]), ("red", [(5, 6, 7, 8)])], [{"do": "pick", "object": 0}]),
+        ((0,), (1,)),
+        (("the red one",), ("the red one",)),
+    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED_MODEL)
+    _, targets = Batcher(tokenizer, load_languages()[ENGLISH]).build([some_sample(0)], [[question]])
+    assert len(targets.name_at) == 0
+
+
+def test_the_place_is_named_first_as_often_as_wanted() -> None:
+    languages = load_languages()
+    maker = QuestionMaker(languages, references=("label",), place_first_ratio=1.0)
+    asked = [maker.draw(SEEN, np.random.default_rng(k), absent=False, task="left_of", language="zh") for k in range(20)]
+    assert all("左边放" in q.instruction for q in asked if q is not None)
+    often = QuestionMaker(languages, foreign_ratio=1.0, often=("zh",))
+    drawn = [often.draw(SEEN, np.random.default_rng(k), absent=False, task="refuse") for k in range(300)]
+    chinese = sum(detect_language(q.instruction) == "zh" for q in drawn if q is not None)
+    assert 60 <= chinese <= 120  # three of ten
 
 
 def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
