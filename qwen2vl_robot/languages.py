@@ -14,6 +14,7 @@ from qwen2vl_robot.resources import data_root
 
 ENGLISH = "en"
 _SLOT = re.compile(r"\{([a-z])\}")
+_LETTER = r"[^\W\d_]"
 _NAME = re.compile(r"\{[abn](?:\.of)?\}")
 
 
@@ -188,20 +189,35 @@ def names_whole(text: str, label: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _naming(label: str) -> re.Pattern[str]:
-    """What finds a label's colour and kind together in any language; nothing, where one of the two is missing."""
+    """What finds a label's colour and kind together in any language; nothing, where one of the two is missing.
+
+    Where words stand without spaces, the name must not be the middle of a longer word: beside it stands no letter, or
+    one that stands beside a name in the language's own sentences.
+    """
     languages = load_languages()
     try:
         colour, kind = split_label(label, languages[ENGLISH])
     except KeyError:
-        return _finding(())
-    if not (colour and kind):
-        return _finding(())
-    return _finding(
-        (language, language.phrase(label, case, way=way).removeprefix("the "))
-        for language in languages.values()
-        for way in range(len(language.kinds[kind]))
-        for case in ("the", "of")
-    )
+        colour = kind = ""
+    found = []
+    for code, language in languages.items() if colour and kind else ():
+        before, after = _beside(code) if language.joined else ("", "")
+        for way in range(len(language.kinds[kind])):
+            for case in ("the", "of"):
+                form = re.escape(language.phrase(label, case, way=way).removeprefix("the ").lower())
+                plural = "s?" if code == ENGLISH else ""
+                found.append(rf"(?:(?<!{_LETTER})|(?<=[{before} ])){form}{plural}(?:(?!{_LETTER})|(?=[{after} ]))")
+    return re.compile("|".join(found) or r"(?!)")
+
+
+@functools.lru_cache(maxsize=32)
+def _beside(code: str) -> tuple[str, str]:
+    """The letters that stand before, and those behind, a name in a language's sentences."""
+    language = load_languages()[code]
+    asked = [t for phrasing in language.tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
+    said = [s for text in (*asked, *language.which.values()) for s in _NAME.split(text)]
+    around = [s for text in language.polite for s in text.split("{s}")]
+    return tuple("".join(sorted({s[at] for s in (*said, *around) if s and s[at].isalpha()})) for at in (-1, 0))  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=1)

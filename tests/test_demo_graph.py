@@ -18,9 +18,9 @@ def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_pa
         "pick up the red block", 3, "scenes/default.yaml", tmp_path, None, transport="dds", tell=told.append
     )
     assert report["outcome"] == "achieved", report
-    # On a busy machine the arm may lag and be stopped; then it tries again.
-    assert {step["action"] for step in report["steps"]} == {"pick red block"}
-    assert report["steps"][-1]["outcome"] == "achieved"
+    *earlier, last = report["steps"]  # on a busy machine a first try may be refused as late; it must say so
+    assert (last["action"], last["outcome"]) == ("pick red block", "achieved")
+    assert all(step["outcome"] != "achieved" and step["reasons"] for step in earlier)
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert Image.open(tmp_path / "frame.png").size == (640, 480)
     assert Image.open(tmp_path / "film.gif").n_frames > 5  # type: ignore[attr-defined]

@@ -85,10 +85,19 @@ def test_a_label_that_is_said_is_named_whole(code: str) -> None:
         ("the red ball beside the blue block", "red block"),
         ("take the block", "block"),
         ("take the red gizmo", "red gizmo"),
+        ("拿起粉红色方块", "red block"),
+        ("拿起蓝绿色方块", "green block"),
+        ("拿起紫红色球", "red ball"),
+        ("拿起红色球拍", "red ball"),
+        ("빨간 공구를 집어 줘", "red ball"),
     ],
 )
 def test_words_within_other_words_name_nothing(text: str, label: str) -> None:
     assert not names_whole(text, label)
+
+
+def test_several_of_a_label_name_it_too() -> None:
+    assert names_whole("put all the red blocks on the plate", "red block")
 
 
 def test_a_label_of_unknown_words_is_an_error() -> None:

@@ -92,6 +92,13 @@ def test_a_brick_is_no_block(text: str) -> None:
     assert ruling(text, pick_place("red block", "plate")).to_confirm
 
 
+@pytest.mark.parametrize("colour", ["粉红色", "蓝绿色", "紫红色", "橘红色"])
+def test_a_colour_within_a_longer_word_is_another_colour(colour: str) -> None:
+    text = f"把{colour}方块放在盘子上"
+    assert ruling(text, pick_place("red block", "plate")).to_confirm, text
+    assert ruling(text, pick_place("green block", "plate")).to_confirm, text
+
+
 def test_text_in_the_scene_never_adds_an_action() -> None:
     hostile = reply(
         ["red block", "blue plate"],

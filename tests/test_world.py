@@ -12,7 +12,7 @@ import pytest
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.geometry import look_at, make_pose
 from qwen2vl_robot.messages import Box, Container, Cylinder, Intrinsics, Sphere
-from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld
+from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld, robot_on_table
 
 PROFILE = load_robot("franka_panda")
 HOME = np.array(PROFILE.home_q_rad)
@@ -305,3 +305,9 @@ def test_bodies_that_no_picture_shows_leave_no_memory_behind(world: BulletWorld)
     before_mb = resident_mb()
     turn_over(400)
     assert resident_mb() - before_mb < 5.0
+
+
+def test_a_robots_table_can_be_set_up_again() -> None:
+    for _ in range(2):
+        with robot_on_table(load_robot("franka_panda")) as world:
+            assert len(world.arm_state()[0]) == 7

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from qwen2vl_robot.config import Range, Strict, load_yaml
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.perception.fitting import Fit, kind_of
+from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.resources import resolve
 
 Kind = Literal["box", "cylinder", "plate", "sphere", "container"]
@@ -41,10 +43,11 @@ class ColourRegion(Strict):
 
 
 class Words(Strict):
-    """sim/objects/words.yaml: colour words → regions, nouns → kinds."""
+    """sim/objects/words.yaml: colour words → regions, nouns → kinds, nouns of boxes → length by width."""
 
     colours: dict[str, ColourRegion]
     nouns: dict[str, tuple[Kind, ...]]
+    stretch: dict[str, Range] = Field(default_factory=dict)
 
 
 def load_words(path: str | Path = "objects/words.yaml") -> Words:
@@ -73,7 +76,7 @@ def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
     """Whether a measured body is what the label says and nothing else that the words know.
 
     Every word of the label must be known, a noun as that of one kind only; no colour of another region may hold as
-    well, and no other kind may explain the picture nearly as well as the best.
+    well, no other kind may explain the picture nearly as well as the best, and a brick must be long, a block not.
     """
     spoken = re.findall(r"[^\W\d_]+", label.lower())
     colours = [words.colours[t] for t in spoken if t in words.colours]
@@ -82,7 +85,8 @@ def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
         return False
     held = [region for region in words.colours.values() if region.holds(rgb)]
     is_colour = not colours or (bool(held) and all(region in colours for region in held))
-    return is_colour and all(_is_only(set(kinds), fits) for kinds in nouns)
+    is_stretched = all(_is_stretched(words.stretch.get(t.removesuffix("s")), fits[0].solid) for t in spoken)
+    return is_colour and is_stretched and all(_is_only(set(kinds), fits) for kinds in nouns)
 
 
 def describe(rgb: Array, fits: list[Fit], words: Words) -> str:
@@ -102,6 +106,14 @@ def best_fit(label: str, fits: list[Fit], words: Words) -> Fit:
 def _is_only(kinds: set[Kind], fits: list[Fit]) -> bool:
     others = [f.cost_m for f in fits if kind_of(f.solid) not in kinds]
     return kind_of(fits[0].solid) in kinds and min(others, default=np.inf) > fits[0].cost_m + _CLEAR_M
+
+
+def _is_stretched(bounds: Range | None, solid: Solid) -> bool:
+    """Whether a box is as much longer than wide as its noun says."""
+    if bounds is None or solid.kind != "box":
+        return True
+    sides_m = solid.values[3:5]
+    return bounds[0] <= max(sides_m) / min(sides_m) <= bounds[1]
 
 
 def _kinds(word: str, words: Words) -> tuple[Kind, ...]:

@@ -132,14 +132,16 @@ class QuestionMaker:
     def _template(self, speech: Language, name: str, rng: np.random.Generator) -> str:
         phrasing = speech.tasks[name]
         templates = phrasing.held_out if self._is_unheard and phrasing.held_out else phrasing.seen
-        place_first = [t for t in templates if 0 <= t.find("{b") < t.find("{a")]
-        if self._place_first_ratio and place_first and rng.uniform() < self._place_first_ratio:
-            templates = tuple(place_first)
+        place_first = tuple(t for t in templates if 0 <= t.find("{b") < t.find("{a"))
+        if self._place_first_ratio and place_first and name in RELATIONS:
+            is_first = rng.uniform() < self._place_first_ratio
+            templates = place_first if is_first else tuple(t for t in templates if t not in place_first)
         template = str(templates[int(rng.integers(len(templates)))])
         if self._polite_ratio and speech.polite and rng.uniform() < self._polite_ratio:
             around = str(rng.choice(speech.polite))
             said = around.replace("{s}", "").strip(" ,")
-            return template if said in template else around.replace("{s}", template)
+            wrapped = around.replace("{s}", template)
+            return template if said in template or wrapped in phrasing.held_out else wrapped
         return template
 
     def _without_object(self, name: str, template: str, rng: np.random.Generator) -> Question:

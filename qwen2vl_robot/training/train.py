@@ -126,7 +126,7 @@ def losses(
 
     # Reading what it names: the tokens that predict a label attend to the words of the instruction that name it.
     on_words = (features.reading[targets.name_at].float() * targets.name_words).sum(dim=-1)
-    out["reading"] = -(on_words + 1e-4).log().mean()
+    out["reading"] = -(on_words + 1e-4).log().sum() / max(1, len(on_words))
     return out
 
 
@@ -273,7 +273,7 @@ def train(
     torch.set_num_threads(threads or os.cpu_count() or 1)
     run.mkdir(parents=True, exist_ok=True)
     languages = load_languages()
-    held_out = load_yaml(resolve("objects/catalogue.yaml"), Catalogue).held_out
+    held_out = load_yaml(resolve("objects/catalogue_wide.yaml"), Catalogue).held_out  # those of the other one as well
     plainly = QuestionMaker(languages, held_out, references=("label",))
     maker = QuestionMaker(
         languages, held_out, foreign_ratio=FOREIGN_RATIO, failed_ratio=FAILED_RATIO, polite_ratio=POLITE_RATIO,

@@ -63,20 +63,38 @@ def test_a_label_is_tied_to_the_words_that_name_it() -> None:
     maker = QuestionMaker(languages, references=("label",))
     batcher, rng = Batcher(tokenizer, languages[ENGLISH]), np.random.default_rng(0)
     for code in languages:
-        question = maker.draw(SEEN, rng, absent=False, task="next_to", language=code)
-        assert question is not None
-        batch, targets = batcher.build([some_sample(0)], [[question]])
-        ids = batch.ids[0, 0].tolist()
-        offsets = tokenizer.backend_tokenizer.encode(question.instruction).offsets
-        first, second = (o["label"] for o in json.loads(question.reply)["objects"])
-        assert len(targets.name_at) == 4
-        for at, words, label in zip(
-            targets.name_at.tolist(), targets.name_words, (first, first, second, second), strict=True
-        ):
-            assert tokenizer.decode([ids[at + 1]]).strip() in label.split()
-            read = "".join(question.instruction[slice(*offsets[k])] for k in words.nonzero().flatten().tolist()).lower()
-            name = question.names[(first, second).index(label)]
-            assert any("".join(way.lower().split()) in "".join(read.split()) for way in name), (code, read, name)
+        drawn = [maker.draw(SEEN, rng, absent=False, task="next_to", language=code) for _ in range(4)]
+        asked = [q for q in drawn if q is not None]
+        batch, targets = batcher.build([some_sample(0), some_sample(1)], [asked[:2], asked[2:]])
+        ids = batch.ids[batch.is_token].tolist()
+        labels = [label for q in asked for o in json.loads(q.reply)["objects"] for label in [o["label"]] * 2]
+        names = [ways for q in asked for ways in q.names for _ in range(2)]
+        for k, (at, words) in enumerate(zip(targets.name_at.tolist(), targets.name_words, strict=True)):
+            assert tokenizer.decode([ids[at + 1]]).strip() == labels[k].split()[k % 2]
+            text = asked[k // 4].instruction
+            offsets = tokenizer.backend_tokenizer.encode(text).offsets
+            spans = [offsets[i] for i in words.nonzero().flatten().tolist()]
+            read = "".join(text[low:high] for low, high in sorted(set(spans)))
+            assert _bare(read) in {_bare(name) for name in names[k]}, (code, text, read)
+
+
+def _bare(text: str) -> str:
+    return "".join(text.lower().split())
+
+
+def test_what_is_read_is_an_attention_to_earlier_words_of_the_question(
+    model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
+) -> None:
+    samples = [some_sample(1), some_sample(2)]
+    questions = draw_questions(samples, maker, np.random.default_rng(3))
+    batch, _ = Batcher(tokenizer, load_languages()[ENGLISH]).build(samples, questions)
+    with torch.no_grad():
+        features = forward(model, batch)
+    places = torch.arange(batch.ids.shape[2]).expand(batch.is_token.shape)[batch.is_token]
+    later = torch.arange(batch.ids.shape[2])[None] > places[:, None]
+    assert (features.reading[later] == 0).all()
+    assert (features.reading[~later] > 0).all()
+    assert (features.reading.sum(dim=1) + features.route.sum(dim=1) < 1).all()
 
 
 def test_a_name_that_stands_there_twice_is_tied_to_nothing() -> None:
@@ -96,10 +114,25 @@ def test_the_place_is_named_first_as_often_as_wanted() -> None:
     maker = QuestionMaker(languages, references=("label",), place_first_ratio=1.0)
     asked = [maker.draw(SEEN, np.random.default_rng(k), absent=False, task="left_of", language="zh") for k in range(20)]
     assert all("左边放" in q.instruction for q in asked if q is not None)
+    halves = QuestionMaker(languages, references=("label",), place_first_ratio=0.5)
+    for code, task, words, share in (("zh", "left_of", "左边放", 0.5), ("en", "refuse", "hit", 0.2)):
+        drawn = [
+            halves.draw(SEEN, np.random.default_rng(k), absent=False, task=task, language=code) for k in range(300)
+        ]
+        assert abs(np.mean([words in q.instruction for q in drawn if q is not None]) - share) < 0.1
     often = QuestionMaker(languages, foreign_ratio=1.0, often=("zh",))
     drawn = [often.draw(SEEN, np.random.default_rng(k), absent=False, task="refuse") for k in range(300)]
     chinese = sum(detect_language(q.instruction) == "zh" for q in drawn if q is not None)
     assert 60 <= chinese <= 120  # three of ten
+
+
+@pytest.mark.parametrize("code", load_languages())
+def test_phrasings_kept_out_of_training_are_not_made_by_a_please(code: str) -> None:
+    speech = load_languages()[code]
+    maker = QuestionMaker({ENGLISH: load_languages()[ENGLISH], code: speech}, polite_ratio=1.0)
+    rng = np.random.default_rng(0)
+    for name, phrasing in speech.tasks.items():
+        assert not {maker._template(speech, name, rng) for _ in range(300)} & set(phrasing.held_out)
 
 
 def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
