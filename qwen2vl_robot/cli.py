@@ -630,7 +630,7 @@ def _print_grounding(answer: dict[str, Any]) -> None:
 
 
 def _print_languages(answer: dict[str, Any]) -> None:
-    table = Table(f"plans as in English, seed {answer['seed']}", "frames", "same", "phrased as trained", "never heard")
+    table = Table(f"plans as in English, seed {answer['seed']}", "frames", "same", "phrased as trained", "otherwise")
     for code, entry in answer["totals"].items():
         shares = [entry.get(name) for name in ("same", "same_seen", "same_held_out")]
         cells = ["" if s is None else f"{s['ratio']:.1%} ({s['interval_95'][0]:.0%}..)" for s in shares]
