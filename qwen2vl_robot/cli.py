@@ -540,6 +540,34 @@ def bench_planner(
             typer.echo(f"{name} {value}")
 
 
+@bench.command("clip", epilog="Example: qwen2vl-robot bench clip --frames 100 --json out/bench-clip.json")
+def bench_clip(
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many scenes, each asked about twice.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 22000000,
+    model: ModelName = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure whether the seconds before, as video, help a model to find things, and what they cost."""
+    from qwen2vl_robot.benchmarks.clips import run_clip_bench, summarise_clips
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    results: list[dict[str, Any]] = []
+    with _progress() as progress:
+        bar = progress.add_task("scenes", total=frames)
+        for result in run_clip_bench(model or SHIPPED_MODEL, frames, seed):
+            results.append(result)
+            progress.update(bar, completed=len(results))
+    totals = summarise_clips(results)
+    command = " ".join(["qwen2vl-robot", *sys.argv[1:]])
+    _write_json({"command": command, "machine": _machine(), "totals": totals, "scenes": results}, json_file)
+    if json_file != "-":
+        table = Table(f"seed {seed}", "right", "IoU >= 0.5", "seconds, median")
+        for name in ("still", "clip"):
+            cells = (_share_text(totals[name][key]) for key in ("verbs_right", "iou_50"))
+            table.add_row(name, *cells, f"{totals[name]['seconds_median']:.2f}")
+        Console().print(table)
+
+
 # --------------------------------------------------------------------------------------------- helpers
 
 
@@ -624,9 +652,13 @@ def _print_grounding(answer: dict[str, Any]) -> None:
     )
     for family, entry in answer["totals"].items():
         shares = [entry.get(name) for name in ("verbs_right", "asked", "iou_50", "centre_inside")]
-        cells = ["" if s is None else f"{s['ratio']:.1%} ({s['interval_95'][0]:.0%}..)" for s in shares]
+        cells = ["" if s is None else _share_text(s) for s in shares]
         table.add_row(family, str(entry["questions"]), *cells)
     Console().print(table)
+
+
+def _share_text(share: dict[str, Any]) -> str:
+    return f"{share['ratio']:.1%} ({share['interval_95'][0]:.0%}..)"
 
 
 def _print_languages(answer: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, An
                 rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
                 if question is not None:
-                    yield {"family": family, "seed": seed + index, **_score(planner, rgb, seen, question)}
+                    yield {"family": family, "seed": seed + index, **score(planner, rgb, question)}
 
 
 def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
@@ -82,12 +82,12 @@ def _question(
     return None
 
 
-def _score(planner: PlannerProcess, rgb: Any, seen: list[SeenObject], question: Question) -> dict[str, Any]:
-    """Compare the planner's answer with the right one."""
+def score(planner: PlannerProcess, rgb: Any, question: Question, clip: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Compare the planner's answer with the right one; a `clip` is shown whatever the checkpoint has learned from."""
     right = parse_reply(question.reply)
     instruction, *failures = question.instruction.split("\n")
     try:
-        answer = planner.plan_picture(rgb, instruction, tuple(failures))
+        answer = planner.plan_picture(rgb, instruction, tuple(failures), clip=clip, shows_all=bool(clip))
     except PlannerError:
         answer = Plan(actions=(), reply="")
     is_asked = asks(answer)
@@ -139,16 +139,17 @@ def summarise_grounding(results: list[dict[str, Any]]) -> dict[str, Any]:
         inside = [c for r in chosen for c in r.get("centre_inside", [])]
         entry: dict[str, Any] = {"questions": len(chosen)}
         if chosen:
-            entry["verbs_right"] = _share([r["verbs_right"] for r in chosen])
-            entry["asked"] = _share([r["asked"] for r in chosen])
+            entry["verbs_right"] = share([r["verbs_right"] for r in chosen])
+            entry["asked"] = share([r["asked"] for r in chosen])
         if ious:
             entry["objects"] = len(ious)
             entry["mean_iou"] = round(float(np.mean(ious)), 3)
-            entry["iou_50"] = _share([i >= 0.5 for i in ious])
-            entry["centre_inside"] = _share(inside)
+            entry["iou_50"] = share([i >= 0.5 for i in ious])
+            entry["centre_inside"] = share(inside)
         totals[family] = entry
     return totals
 
 
-def _share(values: list[bool]) -> dict[str, Any]:
+def share(values: list[bool]) -> dict[str, Any]:
+    """The share of what is true, with its 95 % interval."""
     return {"ratio": round(sum(values) / len(values), 4), "interval_95": wilson_interval(sum(values), len(values))}

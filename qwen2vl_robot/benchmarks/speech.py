@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks.grounding import iou, outline
-from qwen2vl_robot.benchmarks.tabletop import wilson_interval
+from qwen2vl_robot.benchmarks.grounding import iou, outline, share
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
@@ -116,14 +115,10 @@ def summarise_languages(results: list[dict[str, Any]]) -> dict[str, Any]:
     totals: dict[str, Any] = {}
     for code in dict.fromkeys(r["language"] for r in results):
         chosen = [r for r in results if r["language"] == code]
-        totals[code] = {"frames": len(chosen), "same": _share([r["same"] for r in chosen])}
-        totals[code]["identical"] = _share([r["identical"] for r in chosen])
+        totals[code] = {"frames": len(chosen), "same": share([r["same"] for r in chosen])}
+        totals[code]["identical"] = share([r["identical"] for r in chosen])
         for phrasing in ("seen", "held_out"):
             same = [r["same"] for r in chosen if r["phrasing"] == phrasing]
             if same:
-                totals[code][f"same_{phrasing}"] = _share(same)
+                totals[code][f"same_{phrasing}"] = share(same)
     return totals
-
-
-def _share(values: list[bool]) -> dict[str, Any]:
-    return {"ratio": round(sum(values) / len(values), 4), "interval_95": wilson_interval(sum(values), len(values))}

@@ -167,12 +167,15 @@ class LocalPlanner:
         failures: tuple[str, ...] = (),
         others: Pictures = (),
         clip: Pictures = (),
+        *,
+        shows_all: bool = False,
     ) -> Plan:
         """Answer for a picture; `failures` are lines about what went wrong before.
 
         Args:
             others: pictures of further cameras, clip: of the seconds before, CLIP_STEP_S apart; a checkpoint of the
                 compact prompt has learned to look at one picture, and is shown no more.
+            shows_all: show them to such a checkpoint, too.
 
         Raises:
             BadInputError: the instruction is empty, too long or binary.
@@ -180,7 +183,7 @@ class LocalPlanner:
             PlannerError: the reply cannot be used.
         """
         text = check_instruction(instruction)
-        answer = self.reply(rgb, text, failures, others, clip)
+        answer = self.reply(rgb, text, failures, others, clip, shows_all=shows_all)
         plan = parse_reply(
             answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px, said=text
         )
@@ -196,16 +199,20 @@ class LocalPlanner:
         *,
         max_coordinate: int | None = None,
         is_plain: bool = False,
+        shows_all: bool = False,
     ) -> RawReply:
         """The raw reply, greedily decoded inside the contract's grammar.
 
         Args:
             max_coordinate: bound of the boxes' numbers, else that of the model's convention.
             is_plain: use transformers' `generate`, one token after the other: slower, and what is compared with.
+            shows_all: see `plan`.
         """
         began_s = time.perf_counter()
         style = self._contract.prompt_style
-        seen, clip = ((rgb,), ()) if style is PromptStyle.COMPACT else ((rgb, *others), clip)
+        if style is PromptStyle.COMPACT and not shows_all:
+            others, clip = (), ()
+        seen = (rgb, *others)
         for picture in (*seen, *clip):
             check_picture(picture)
         if clip and self._model.config.model_type not in _TAKE_CLIPS:

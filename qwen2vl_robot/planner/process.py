@@ -63,9 +63,15 @@ class PlannerProcess:
         failures: tuple[str, ...] = (),
         others: tuple[npt.NDArray[np.uint8], ...] = (),
         clip: tuple[npt.NDArray[np.uint8], ...] = (),
+        *,
+        shows_all: bool = False,
     ) -> Plan:
-        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras and a `clip` of what was before."""
-        plan = self._call("plan", rgb, check_instruction(instruction), failures, others, clip)
+        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras and a `clip` of what was before.
+
+        `shows_all`, for a model in process alone: show them to a checkpoint that has learned to look at one picture.
+        """
+        how = {"shows_all": True} if shows_all else {}
+        plan = self._call("plan", rgb, check_instruction(instruction), failures, others, clip, **how)
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner answered a {type(plan).__name__}")
         return plan

@@ -1,0 +1,74 @@
+"""Seeds → whether the seconds before help a model to find things, and what they cost, on the same questions.
+
+The objects lie still while the arm swings about; only the last picture shows it where it is now. A checkpoint that is
+otherwise shown one picture (the one that ships) is shown the clip all the same, or there would be nothing to measure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.benchmarks.grounding import score, share
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.languages import load_languages
+from qwen2vl_robot.planner.process import PlannerProcess
+from qwen2vl_robot.planner.sources import read_settings
+from qwen2vl_robot.scenes import draw_scene, load_scene
+from qwen2vl_robot.training.dataset import render_sample
+from qwen2vl_robot.training.questions import QuestionMaker
+from qwen2vl_robot.world import robot_on_table
+
+_SCENE = "scenes/tabletop.yaml"
+_CLIP_PICTURES = 4  # two seconds
+_TASKS = ("pick", "on", "left_of")
+
+
+def run_clip_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Ask one question about each of `frames` scenes in both ways, which of them first taking turns.
+
+    Raises:
+        BadInputError: the model is behind a server, which cannot be told to show what it would not.
+    """
+    if read_settings(model).server is not None:
+        raise BadInputError(f"--model {model}: only a model in process can be asked in both ways")
+    ranges, catalogue = load_scene(_SCENE)
+    maker = QuestionMaker(load_languages(), catalogue.held_out, references=("label",))
+    profile = load_robot(ranges.robot)
+    with robot_on_table(profile) as world, PlannerProcess(model) as planner:
+        done = 0
+        while done < frames:
+            rng = np.random.default_rng([seed, 2])
+            scene = draw_scene(ranges, catalogue, seed)
+            swings_rad = scene.start_q_offset_rad * rng.uniform(-1, 1, (_CLIP_PICTURES + 1, len(profile.joints)))
+            film = [render_sample(world, scene, swing_rad) for swing_rad in swings_rad]
+            rgb, seen = film[-1]
+            question = maker.draw(seen, rng, absent=False, task=str(rng.choice(_TASKS)))
+            if question is not None:
+                result: dict[str, Any] = {"seed": seed, "instruction": question.instruction}
+                clip = tuple(picture for picture, _ in film[:-1])
+                for name in ("still", "clip") if done % 2 == 0 else ("clip", "still"):
+                    began_s = time.perf_counter()
+                    answered = score(planner, rgb, question, clip if name == "clip" else ())
+                    result[name] = {**answered, "seconds": round(time.perf_counter() - began_s, 3)}
+                yield result
+                done += 1
+            seed += 1
+
+
+def summarise_clips(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares with 95 % intervals, and medians of the seconds, without a clip and with one."""
+    totals: dict[str, Any] = {"questions": len(results)}
+    for name in ("still", "clip"):
+        chosen = [r[name] for r in results]
+        totals[name] = {
+            "verbs_right": share([r["verbs_right"] for r in chosen]),
+            "iou_50": share([i >= 0.5 for r in chosen for i in r["iou"]]),
+            "seconds_median": round(median(r["seconds"] for r in chosen), 3),
+        }
+    return totals
