@@ -68,6 +68,7 @@ def run_graph_demo(
         planned = rgb_from_image(watch.picture)
         Image.fromarray(planned).save(out / "frame.png")
         captions = ("plan", "execution (the plant's camera)")
-        film.write_film(out / "film.gif", [small_picture(planned)], watch.pictures, captions, title=text)
+        title = film.drawable(text, ", then ".join(step["action"] for step in report["steps"]))
+        film.write_film(out / "film.gif", [small_picture(planned)], watch.pictures, captions, title=title)
     tell(f"{report['outcome']}; {out}/report.json, frame.png and film.gif show how")
     return report

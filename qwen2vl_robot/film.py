@@ -118,6 +118,13 @@ def write_film(
         stride = max(stride + 1, math.ceil(stride * data / _MAX_BYTES))
 
 
+def drawable(*texts: str) -> str:
+    """The first of the texts whose every letter can be drawn; nothing where none can: Pillow's own font is English."""
+    font = _font(14)
+    missing = bytes(font.getmask("\U0010ffff"))
+    return next((t for t in texts if all(bytes(font.getmask(letter)) != missing for letter in t)), "")
+
+
 def _pixels(frame: CameraFrame, points_base_m: Array) -> Array:
     """Pixels (m, 2) of points (m, 3) in the base frame; NaN behind the camera."""
     k = frame.intrinsics

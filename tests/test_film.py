@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.film import FILM_INTRINSICS, annotate, join_clips, shoot, write_film
+from qwen2vl_robot.film import FILM_INTRINSICS, annotate, drawable, join_clips, shoot, write_film
 from qwen2vl_robot.geometry import look_at
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
 from qwen2vl_robot.world import BulletWorld
@@ -123,3 +123,10 @@ def test_a_small_bright_object_keeps_its_colour(tmp_path: Path) -> None:
     with Image.open(tmp_path / "film.gif") as written:
         seen = np.asarray(written.convert("RGB"))[6 + 103, 6 + 103].astype(int)
     assert np.abs(seen - [235, 215, 40]).max() < 16
+
+
+def test_a_title_that_cannot_be_drawn_gives_way() -> None:
+    assert drawable("put the red block on the blue plate!", "pick") == "put the red block on the blue plate!"
+    for text in ("coloca el cubo marrón", "放红色方块", "ضع الكرة", "빨간 공", "赤いボール"):
+        assert drawable(text, "pick red block") == "pick red block"
+    assert drawable("放红色方块") == ""
