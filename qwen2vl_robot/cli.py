@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from enum import Enum
 from functools import partial
@@ -156,8 +157,7 @@ def evaluate(
     """Run seeded episodes in the plant and score them by its truth."""
     suite = suite if language is None else "languages"
     head = {
-        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
-        "machine": _machine(),
+        **_provenance(),
         "suite": suite,
         "seed": seed,
         "planner": planner.value,
@@ -203,12 +203,8 @@ def _eval_grounding(model: str | None, pictures: int, seed: int) -> dict[str, An
     from qwen2vl_robot.benchmarks.grounding import FAMILIES, run_grounding, summarise_grounding
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    with _progress() as progress:
-        bar = progress.add_task("questions", total=pictures * len(FAMILIES))
-        results = []
-        for result in run_grounding(model or SHIPPED_MODEL, pictures, seed):
-            results.append(result)
-            progress.update(bar, completed=len(results))
+    asked = run_grounding(model or SHIPPED_MODEL, pictures, seed)
+    results = _gather(asked, "questions", pictures * len(FAMILIES))
     return {"totals": summarise_grounding(results), "episodes": results}
 
 
@@ -216,12 +212,8 @@ def _eval_languages(model: str | None, language: str, frames: int, seed: int) ->
     from qwen2vl_robot.benchmarks.speech import chosen_languages, run_languages, summarise_languages
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    with _progress() as progress:
-        bar = progress.add_task("plans", total=frames * len(chosen_languages(language)))
-        results = []
-        for result in run_languages(model or SHIPPED_MODEL, language, frames, seed):
-            results.append(result)
-            progress.update(bar, completed=len(results))
+    total = frames * len(chosen_languages(language))
+    results = _gather(run_languages(model or SHIPPED_MODEL, language, frames, seed), "plans", total)
     return {"totals": summarise_languages(results), "episodes": results}
 
 
@@ -251,8 +243,7 @@ def bench_hazards(
     if labels is not None:
         write_labels(results, labels)
     answer = {
-        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
-        "machine": _machine(),
+        **_provenance(),
         "seconds": round(time.perf_counter() - began, 1),
         "totals": totals,
         "labels_differ": check_labels(results),
@@ -272,8 +263,7 @@ def bench_validation(
     """Measure sweep and verdicts of a pick-and-place of ten seconds."""
     from qwen2vl_robot.benchmarks.validation import plot_svg, run_validation
 
-    answer: dict[str, Any] = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine()}
-    answer |= {"totals": {}, "objects": [], "trials": []}
+    answer: dict[str, Any] = {**_provenance(), "totals": {}, "objects": [], "trials": []}
     for name, figures in run_validation():
         _console.print(name, figures)
         if name == "totals":
@@ -444,7 +434,7 @@ def bench_images(
     """Send camera frames from another process over loopback: how many arrive, how late, at what price."""
     from qwen2vl_robot.benchmarks.images import run_images
 
-    answer = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine(), **run_images(seconds, hz)}
+    answer = {**_provenance(), **run_images(seconds, hz)}
     _write_json(answer, json_file)
     if json_file != "-":
         for name, totals in answer["sizes"].items():
@@ -462,8 +452,7 @@ def bench_stop(
     from qwen2vl_robot.benchmarks.stop import run_stop
 
     answer = {
-        "command": " ".join(["qwen2vl-robot", *sys.argv[1:]]),
-        "machine": _machine(),
+        **_provenance(),
         **run_stop(trials, load, graph),
     }
     _write_json(answer, json_file)
@@ -480,8 +469,7 @@ def bench_soak(
     """Give commands in a loop over the graph: how memory grows after the first minute, and what was done."""
     from qwen2vl_robot.benchmarks.soak import run_soak
 
-    head = {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine()}
-    answer = head | run_soak(seconds, graph, _console.print)
+    answer = {**_provenance(), **run_soak(seconds, graph, _console.print)}
     _write_json(answer, json_file)
     if json_file != "-":
         typer.echo(", ".join(f"{k} {v:g}" for k, v in {**answer["totals"], **answer["processes"]}.items()))
@@ -526,15 +514,9 @@ def bench_planner(
     from qwen2vl_robot.benchmarks.planner import run_planner_bench, summarise_planner
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    results: list[dict[str, Any]] = []
-    with _progress() as progress:
-        bar = progress.add_task("frames", total=frames)
-        for result in run_planner_bench(model or SHIPPED_MODEL, frames, seed):
-            results.append(result)
-            progress.update(bar, completed=len(results))
+    results = _gather(run_planner_bench(model or SHIPPED_MODEL, frames, seed), "frames", frames)
     totals = summarise_planner(results)
-    command = " ".join(["qwen2vl-robot", *sys.argv[1:]])
-    _write_json({"command": command, "machine": _machine(), "totals": totals, "frames": results}, json_file)
+    _write_json({**_provenance(), "totals": totals, "frames": results}, json_file)
     if json_file != "-":
         for name, value in totals.items():
             typer.echo(f"{name} {value}")
@@ -551,15 +533,9 @@ def bench_clip(
     from qwen2vl_robot.benchmarks.clips import run_clip_bench, summarise_clips
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    results: list[dict[str, Any]] = []
-    with _progress() as progress:
-        bar = progress.add_task("scenes", total=frames)
-        for result in run_clip_bench(model or SHIPPED_MODEL, frames, seed):
-            results.append(result)
-            progress.update(bar, completed=len(results))
+    results = _gather(run_clip_bench(model or SHIPPED_MODEL, frames, seed), "scenes", frames)
     totals = summarise_clips(results)
-    command = " ".join(["qwen2vl-robot", *sys.argv[1:]])
-    _write_json({"command": command, "machine": _machine(), "totals": totals, "scenes": results}, json_file)
+    _write_json({**_provenance(), "totals": totals, "scenes": results}, json_file)
     if json_file != "-":
         table = Table(f"seed {seed}", "right", "IoU >= 0.5", "seconds, median")
         for name in ("still", "clip"):
@@ -652,21 +628,19 @@ def _print_grounding(answer: dict[str, Any]) -> None:
     )
     for family, entry in answer["totals"].items():
         shares = [entry.get(name) for name in ("verbs_right", "asked", "iou_50", "centre_inside")]
-        cells = ["" if s is None else _share_text(s) for s in shares]
-        table.add_row(family, str(entry["questions"]), *cells)
+        table.add_row(family, str(entry["questions"]), *map(_share_text, shares))
     Console().print(table)
 
 
-def _share_text(share: dict[str, Any]) -> str:
-    return f"{share['ratio']:.1%} ({share['interval_95'][0]:.0%}..)"
+def _share_text(share: dict[str, Any] | None) -> str:
+    return "" if share is None else f"{share['ratio']:.1%} ({share['interval_95'][0]:.0%}..)"
 
 
 def _print_languages(answer: dict[str, Any]) -> None:
     table = Table(f"plans as in English, seed {answer['seed']}", "frames", "same", "phrased as trained", "otherwise")
     for code, entry in answer["totals"].items():
         shares = [entry.get(name) for name in ("same", "same_seen", "same_held_out")]
-        cells = ["" if s is None else f"{s['ratio']:.1%} ({s['interval_95'][0]:.0%}..)" for s in shares]
-        table.add_row(code, str(entry["frames"]), *cells)
+        table.add_row(code, str(entry["frames"]), *map(_share_text, shares))
     Console().print(table)
 
 
@@ -675,6 +649,22 @@ def _progress() -> Progress:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=_console,
     )  # fmt: skip
+
+
+def _gather(results: Iterable[dict[str, Any]], what: str, total: int) -> list[dict[str, Any]]:
+    """All results, with a progress bar while they come in."""
+    gathered = []
+    with _progress() as progress:
+        bar = progress.add_task(what, total=total)
+        for result in results:
+            gathered.append(result)
+            progress.update(bar, completed=len(gathered))
+    return gathered
+
+
+def _provenance() -> dict[str, Any]:
+    """What made an answer: the command as it was typed, and the machine."""
+    return {"command": " ".join(["qwen2vl-robot", *sys.argv[1:]]), "machine": _machine()}
 
 
 def _machine() -> str:

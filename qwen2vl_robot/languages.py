@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pydantic import Field
 
@@ -152,20 +152,10 @@ def detect_language(text: str) -> str:
 @functools.lru_cache(maxsize=32)
 def _saying(english: str) -> re.Pattern[str]:
     """What finds the words for an English word in any language."""
-    return _finding(
-        (language, form)
-        for language in load_languages().values()
-        for form, means in language.lexicon()
-        if means == english
-    )
-
-
-def _finding(forms: Iterable[tuple[Language, str]]) -> re.Pattern[str]:
-    """What finds any of these forms in a text in small letters: as whole words, where the language parts its words."""
     found = []
-    for language, form in forms:
-        escaped = re.escape(form.lower())
-        found.append(escaped if language.joined else rf"\b{escaped}\b")
+    for language in load_languages().values():
+        forms = [re.escape(form.lower()) for form, means in language.lexicon() if means == english]
+        found += forms if language.joined else [rf"\b{form}\b" for form in forms]
     return re.compile("|".join(found) or r"(?!)")
 
 
@@ -215,9 +205,10 @@ def _beside(code: str) -> tuple[str, str]:
     """The letters that stand before, and those behind, a name in a language's sentences."""
     language = load_languages()[code]
     asked = [t for phrasing in language.tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
-    said = [s for text in (*asked, *language.which.values()) for s in _NAME.split(text)]
-    around = [s for text in language.polite for s in text.split("{s}")]
-    return tuple("".join(sorted({s[at] for s in (*said, *around) if s and s[at].isalpha()})) for at in (-1, 0))  # type: ignore[return-value]
+    pieces = [s for text in (*asked, *language.which.values()) for s in _NAME.split(text) if s]
+    pieces += [s for text in language.polite for s in text.split("{s}") if s]
+    before, after = ("".join(sorted({s[at] for s in pieces if s[at].isalpha()})) for at in (-1, 0))
+    return before, after
 
 
 @functools.lru_cache(maxsize=1)

@@ -171,8 +171,8 @@ class FusedEngine:
         turned = q_heads + self._kv_heads
         groups = q_heads // self._kv_heads
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-        hidden = x.new_zeros(n, end) if later is None else x.new_zeros(n, end).masked_fill(later, -torch.inf)
-        hidden = hidden.repeat(groups, 1)[None]
+        mask = x.new_zeros(n, end) if later is None else x.new_zeros(n, end).masked_fill(later, -torch.inf)
+        mask = mask.repeat(groups, 1)[None]
         for layer, (keys, values) in zip(self._layers, self._cache, strict=True):
             h = F.rms_norm(x, x.shape[-1:], layer.norm_in, self._eps)
             qkv = _linear(h, layer.qkv, layer.qkv_bias).view(n, -1, self._head_size)
@@ -182,7 +182,7 @@ class FusedEngine:
             values[:, at] = qkv[:, turned:].transpose(0, 1)
             # Heads that share their keys become more queries of one head: (kv_heads, groups * n, head).
             q = qk[:, :q_heads].reshape(n, self._kv_heads, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)
-            share = torch.baddbmm(hidden, q, keys[:, :end].transpose(1, 2), alpha=self._head_size**-0.5)
+            share = torch.baddbmm(mask, q, keys[:, :end].transpose(1, 2), alpha=self._head_size**-0.5)
             seen = share.softmax(dim=-1, dtype=torch.float32).to(x.dtype) @ values[:, :end]
             seen = seen.view(self._kv_heads, groups, n, -1).permute(2, 0, 1, 3).reshape(n, -1)
             x = x + _linear(seen, layer.out)

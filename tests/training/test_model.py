@@ -17,7 +17,16 @@ from qwen2vl_robot.planner.contract import PromptStyle, build_messages, format_r
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.training.batches import Batcher, Sample, augment
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
-from qwen2vl_robot.training.model import build_model, build_tokenizer, encode_images, forward, plain_state, whiten
+from qwen2vl_robot.training.model import (
+    Batch,
+    Features,
+    build_model,
+    build_tokenizer,
+    encode_images,
+    forward,
+    plain_state,
+    whiten,
+)
 from qwen2vl_robot.training.questions import Question, QuestionMaker
 from qwen2vl_robot.training.train import draw_questions, save_checkpoint
 
@@ -53,6 +62,19 @@ def model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration
     return build_model(tokenizer).eval()
 
 
+PACKED = [some_sample(1), some_sample(2)]
+
+
+def packed_forward(
+    model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
+) -> tuple[list[list[Question]], Batch, Features]:
+    """Questions about two pictures, packed, and what the training's forward pass makes of them."""
+    questions = draw_questions(PACKED, maker, np.random.default_rng(3))
+    batch, _ = Batcher(tokenizer, load_languages()[ENGLISH]).build(PACKED, questions)
+    with torch.no_grad():
+        return questions, batch, forward(model, batch)
+
+
 def test_each_number_up_to_1000_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
     assert all(len(tokenizer(str(n))["input_ids"]) == 1 for n in range(1001))
 
@@ -85,11 +107,7 @@ def _bare(text: str) -> str:
 def test_what_is_read_is_an_attention_to_earlier_words_of_the_question(
     model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
 ) -> None:
-    samples = [some_sample(1), some_sample(2)]
-    questions = draw_questions(samples, maker, np.random.default_rng(3))
-    batch, _ = Batcher(tokenizer, load_languages()[ENGLISH]).build(samples, questions)
-    with torch.no_grad():
-        features = forward(model, batch)
+    _, batch, features = packed_forward(model, tokenizer, maker)
     places = torch.arange(batch.ids.shape[2]).expand(batch.is_token.shape)[batch.is_token]
     later = torch.arange(batch.ids.shape[2])[None] > places[:, None]
     assert (features.reading[later] == 0).all()
@@ -143,14 +161,11 @@ def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> 
 def test_the_packed_forward_pass_equals_the_library(
     model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, maker: QuestionMaker
 ) -> None:
-    samples = [some_sample(1), some_sample(2)]
-    questions = draw_questions(samples, maker, np.random.default_rng(3))
-    batch, _ = Batcher(tokenizer, load_languages()[ENGLISH]).build(samples, questions)
-    with torch.no_grad():
-        ours = forward(model, batch).last @ model.lm_head.weight.T
+    questions, batch, features = packed_forward(model, tokenizer, maker)
+    ours = features.last @ model.lm_head.weight.T.detach()
     image, at = 1, 2
     question = questions[image][at]
-    theirs = library_logits(model, tokenizer, samples[image].image, question.instruction, question.reply)
+    theirs = library_logits(model, tokenizer, PACKED[image].image, question.instruction, question.reply)
     before = int(batch.is_token[:image].sum() + batch.is_token[image, :at].sum())
     length = int(batch.is_token[image, at].sum())
     torch.testing.assert_close(ours[before : before + length], theirs[-length:], atol=1e-5, rtol=1e-4)
