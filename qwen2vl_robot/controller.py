@@ -42,6 +42,7 @@ from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.perception import perceive, remeasure
 from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.ports import Arm, Camera, Clock, Listener, Planner, Rehearsal
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.rules import RuleBook, load_rules
 from qwen2vl_robot.validation.unseen import unseen_space
 
@@ -245,7 +246,7 @@ class Controller:
             if verdict.accepted:
                 return Rehearsed(motion, verdict, scene, start, rehearsed_ns, seen.frame)
             refused = refused or (motion, verdict)
-            doubted += any(violation.kind == "uncertain" for violation in verdict.violations)
+            doubted += any(violation.kind == ViolationKind.UNCERTAIN for violation in verdict.violations)
             if any(violation.kind not in _OF_THE_WAY for violation in verdict.violations):
                 break
         assert refused is not None

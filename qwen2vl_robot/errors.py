@@ -1,10 +1,12 @@
-"""The errors of each step: one root, one branch a step, numbers as attributes.
+"""The errors of each step: one root, one branch a step, a typed reason where there are several.
 
 Breakage is an exception; a refusal is a value (`messages.Refusal`, `messages.Verdict`). Attributes have defaults so
 that every error can cross a process boundary.
 """
 
 from __future__ import annotations
+
+from qwen2vl_robot.reasons import MotionReason, ObservationReason, PerceptionReason, PlannerReason, WorkerReason
 
 
 class RobotError(Exception):
@@ -18,9 +20,17 @@ class BadInputError(RobotError):
 class ObservationError(RobotError):
     """No usable observation: stale, unsynchronised, wrong size, no depth."""
 
+    def __init__(self, message: str, *, reason: ObservationReason = ObservationReason.BAD_FRAME) -> None:
+        super().__init__(message)
+        self.reason = reason
+
 
 class PlannerError(RobotError):
     """The planner gave no usable plan: no reply, malformed reply, foreign checkpoint."""
+
+    def __init__(self, message: str, *, reason: PlannerReason = PlannerReason.BAD_REPLY) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class PerceptionError(RobotError):
@@ -28,35 +38,26 @@ class PerceptionError(RobotError):
 
     Attributes:
         label: what the planner called the object.
-        reason: a typed reason ("no_depth", "not_found", "label_mismatch", "ambiguous").
     """
 
-    def __init__(self, message: str, *, label: str = "", reason: str = "not_found") -> None:
+    def __init__(self, message: str, *, label: str = "", reason: PerceptionReason = PerceptionReason.NOT_FOUND) -> None:
         super().__init__(message)
         self.label = label
         self.reason = reason
 
 
 class MotionError(RobotError):
-    """No motion can be made.
+    """No motion can be made."""
 
-    Attributes:
-        reason: a typed reason ("out_of_reach", "no_grasp", "no_path", "no_space", "unsupported").
-    """
-
-    def __init__(self, message: str, *, reason: str = "no_path") -> None:
+    def __init__(self, message: str, *, reason: MotionReason = MotionReason.NO_PATH) -> None:
         super().__init__(message)
         self.reason = reason
 
 
 class WorkerError(RobotError):
-    """A worker process crashed, was killed, hung past its budget or raised.
+    """A worker process crashed, was killed, hung past its budget or raised."""
 
-    Attributes:
-        reason: "crashed", "timeout" or "raised".
-    """
-
-    def __init__(self, message: str, *, reason: str = "raised") -> None:
+    def __init__(self, message: str, *, reason: WorkerReason = WorkerReason.RAISED) -> None:
         super().__init__(message)
         self.reason = reason
 

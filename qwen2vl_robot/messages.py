@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -17,7 +18,9 @@ from typing import Union
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, deproject, read_only, transform
+from qwen2vl_robot.reasons import ViolationKind
 
 # ---------------------------------------------------------------------------------------------- observe
 
@@ -100,12 +103,54 @@ class InstructionSource(str, Enum):
     VOICE = "voice"
 
 
+MAX_INSTRUCTION_CHARS = 500
+
+
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What a person asked for, in the person's words."""
+    """What a person asked for, in the person's words: checked here, where it is made, and nowhere else.
+
+    Attributes:
+        text: in composed letters (NFC), without white space around it.
+
+    Raises:
+        BadInputError: empty, longer than 500 characters, or with control characters.
+    """
 
     text: str
     source: InstructionSource = InstructionSource.TEXT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", _plain_text(self.text))
+
+
+def _plain_text(text: str) -> str:
+    plain = unicodedata.normalize("NFC", text).strip()
+    if not plain:
+        raise BadInputError("the instruction is empty; give a sentence such as: put the red block on the blue plate")
+    if len(plain) > MAX_INSTRUCTION_CHARS:
+        raise BadInputError(f"the instruction has {len(plain)} characters, at most {MAX_INSTRUCTION_CHARS} are allowed")
+    if any((ord(c) < 32 and c not in "\n\t") or ord(c) in (0x7F, 0xFFFD) or 0xD800 <= ord(c) <= 0xDFFF for c in plain):
+        raise BadInputError("the instruction holds control characters or binary data; plain text is needed")
+    return plain
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannerRequest:
+    """What a planner is asked: a picture, the person's words, and what failed before.
+
+    Attributes:
+        rgb: (h, w, 3) uint8; the reply's boxes are in it.
+        failures: one line a failed step, as `planner.contract.failure_line` writes it, the oldest first.
+        others: pictures of further cameras at the same moment.
+        clip: pictures of the seconds before, the oldest first, CLIP_STEP_S apart.
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    instruction: Instruction
+    failures: tuple[str, ...] = ()
+    others: tuple[npt.NDArray[np.uint8], ...] = ()
+    clip: tuple[npt.NDArray[np.uint8], ...] = ()
 
 
 class Verb(str, Enum):
@@ -440,16 +485,12 @@ class Violation:
     """One typed reason against a motion.
 
     Attributes:
-        kind: "non_finite", "format", "start_state", "joint_position", "joint_velocity", "joint_acceleration",
-            "joint_jerk", "joint_torque", "workspace", "tool_speed", "zone", "zone_speed", "unseen", "collision",
-            "self_collision", "contact", "force", "grasp_slip", "moved_other", "wrong_effect", "uncertain",
-            "worker_crashed", "worker_timeout", "worker_raised".
         time_s: moment in the motion, None when it has none.
         bodies: links, joints or objects concerned.
         amount, unit: how much ("m" of penetration, "rad/s" over the limit ...).
     """
 
-    kind: str
+    kind: ViolationKind
     time_s: float | None
     bodies: tuple[str, ...]
     amount: float
@@ -458,7 +499,7 @@ class Violation:
     def describe(self) -> str:
         """One sentence, for people and prompts.
 
-        >>> Violation("collision", 1.82, ("left finger", "bowl"), 0.004, "m").describe()
+        >>> Violation(ViolationKind.COLLISION, 1.82, ("left finger", "bowl"), 0.004, "m").describe()
         'collision: left finger with bowl at 1.82 s, 4.0 mm'
         """
         amount = f"{self.amount * 1000:.1f} mm" if self.unit == "m" else f"{self.amount:.3g} {self.unit}".strip()

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from qwen2vl_robot.errors import RobotError, WorkerError
+from qwen2vl_robot.reasons import WorkerReason
 
 _START_TIMEOUT_S = 120.0  # a cold import of torch on a busy machine
 _CLOSE_TIMEOUT_S = 2.0
@@ -120,7 +121,7 @@ class Worker:
         except OSError as error:
             ours.close()
             self._discard()
-            raise WorkerError(f"{self._interpreter}: {error.strerror}", reason="crashed") from error
+            raise WorkerError(f"{self._interpreter}: {error.strerror}", reason=WorkerReason.CRASHED) from error
         finally:
             theirs.close()
             os.close(lifeline_read)
@@ -133,10 +134,12 @@ class Worker:
             kind, value, details = self._ask(request, timeout_s)
         except (BlockingIOError, TimeoutError) as error:
             self._discard()
-            raise WorkerError(f"{name}: no answer within {timeout_s:g} s; killed", reason="timeout") from error
+            raise WorkerError(
+                f"{name}: no answer within {timeout_s:g} s; killed", reason=WorkerReason.TIMEOUT
+            ) from error
         except (EOFError, OSError) as error:
             status = self._discard()
-            raise WorkerError(f"{name}: the process ended ({status})", reason="crashed") from error
+            raise WorkerError(f"{name}: the process ended ({status})", reason=WorkerReason.CRASHED) from error
         except BaseException:
             self._discard()  # a reply that nobody awaits would answer the next call
             raise
@@ -147,7 +150,7 @@ class Worker:
             self._discard()
         if isinstance(value, RobotError):
             raise value from cause
-        raise WorkerError(f"{name}: {value}", reason="raised") from cause
+        raise WorkerError(f"{name}: {value}", reason=WorkerReason.RAISED) from cause
 
     def _ask(self, request: object, timeout_s: float) -> tuple[str, Any, str]:
         connection, link = self._connection, self._socket

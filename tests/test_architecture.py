@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own layer and the layers above it, never from one below. The longest prefix decides.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("reasons",),
     ("errors",),
     ("geometry", "messages"),
     ("ports", "resources", "config", "process", "description", "languages", "meshes"),
@@ -75,8 +76,9 @@ MAX_LINES = 400
 LONG_MODULES = {
     "config": (470, "every file format that people write, side by side"),
     "cli": (740, "every command with its options, one after the other"),
-    "messages": (680, "the messages of the whole flow, read in flow order"),
+    "messages": (720, "the messages of the whole flow, read in flow order"),
     "world": (920, "the one wrapper of Bullet"),
+    "validation.limits": (410, "every rule on numbers, side by side"),
     "planner.contract": (440, "what passes between us and every model, prompt and reply side by side"),
     "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
     "training.train": (600, "training reads as one linear file"),

@@ -27,6 +27,7 @@ from qwen2vl_robot.graph.conversions import (
     stamp_to_ns,
 )
 from qwen2vl_robot.graph.transport import open_graph
+from qwen2vl_robot.reasons import WorkerReason
 
 SIZES = {"1920x1080": (1920, 1080, False), "640x480 with depth": (640, 480, True)}
 _START_S = 60.0
@@ -82,9 +83,9 @@ def _measure(
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=2 * _START_S + 2 * seconds)
     except subprocess.TimeoutExpired as error:
-        raise WorkerError(f"the sender did not end within {error.timeout:g} s", reason="timeout") from error
+        raise WorkerError(f"the sender did not end within {error.timeout:g} s", reason=WorkerReason.TIMEOUT) from error
     if done.returncode != 0:
-        raise WorkerError(f"the sender ended with {done.returncode}", reason="crashed")
+        raise WorkerError(f"the sender ended with {done.returncode}", reason=WorkerReason.CRASHED)
     time.sleep(_AFTER_S)
     sent, took_s = (float(word) for word in done.stdout.split())
     late = np.array(receiver.late_ms["image"] + receiver.late_ms["depth"])

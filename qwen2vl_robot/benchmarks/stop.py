@@ -27,6 +27,7 @@ from qwen2vl_robot.graph.transport import check_transport, open_graph
 from qwen2vl_robot.messages import Effect, JointSegment, Motion, RobotState, Scene, freeze
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
+from qwen2vl_robot.reasons import WorkerReason
 
 LOADS = ("idle", "plan", "rehearse")
 _START_S = 120.0
@@ -72,7 +73,7 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
             for _ in range(trials):
                 time.sleep(_PAUSE_S)
                 if child.poll() is not None:
-                    raise WorkerError(f"the controller ended with {child.returncode}", reason="crashed")
+                    raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
                 halted.clear()
                 sent_s = time.perf_counter()
                 stop.publish(message)
@@ -93,7 +94,7 @@ def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:
     end_s = time.monotonic() + _START_S
     while not condition():
         if child.poll() is not None or time.monotonic() > end_s:
-            raise WorkerError("the controller did not come up", reason="crashed")
+            raise WorkerError("the controller did not come up", reason=WorkerReason.CRASHED)
         time.sleep(0.05)
 
 

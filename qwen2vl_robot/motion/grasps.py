@@ -11,6 +11,7 @@ from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, SceneObject, Sphere, shape_size_m
+from qwen2vl_robot.reasons import MotionReason
 
 TIP_CLEARANCE_M = 0.004  # from the fingertips to what the object stands on
 PALM_CLEARANCE_M = 0.006
@@ -106,7 +107,8 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
         widths = " or ".join(f"{w * 1000:.0f}" for w in sorted({round(w, 4) for w in across.values()}))
         most = f"{(hand.max_width_m - _LEAST_ROOM_M) * 1000:.0f}"
         raise MotionError(
-            f"{target.name} is {widths} mm wide; the gripper takes at most {most} mm from above", reason="no_grasp"
+            f"{target.name} is {widths} mm wide; the gripper takes at most {most} mm from above",
+            reason=MotionReason.NO_GRASP,
         )
     height_m = _tool_height_m(target, hand)
     p = np.array([*target.T_base_object[:2, 3], height_m])
@@ -138,7 +140,7 @@ def _tool_height_m(target: SceneObject, hand: Hand) -> float:
             f"{target.name} is {(target.top_m - target.bottom_m) * 1000:.0f} mm high, which the fingers cannot grip: "
             f"their tips reach {hand.pad_depth_m * 1000:.0f} mm beyond the grip and stay "
             f"{TIP_CLEARANCE_M * 1000:.0f} mm above its support, the palm is {hand.palm_m * 1000:.0f} mm behind it",
-            reason="no_grasp",
+            reason=MotionReason.NO_GRASP,
         )
     return height_m
 

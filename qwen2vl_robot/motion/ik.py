@@ -10,6 +10,7 @@ import pinocchio
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.reasons import MotionReason
 
 POSITION_TOLERANCE_M = 5e-4
 ROTATION_TOLERANCE_RAD = float(np.deg2rad(0.5))
@@ -58,7 +59,7 @@ def solve(
         f"the tool cannot reach ({x:.3f}, {y:.3f}, {z:.3f}) m, {float(np.hypot(x, y)):.3f} m from the base's axis: "
         f"the closest try missed by {best_m * 1000:.1f} mm and {np.rad2deg(best_rad):.1f} deg, "
         f"allowed {POSITION_TOLERANCE_M * 1000:.1f} mm and {np.rad2deg(ROTATION_TOLERANCE_RAD):.1f} deg",
-        reason="out_of_reach",
+        reason=MotionReason.OUT_OF_REACH,
     )
 
 

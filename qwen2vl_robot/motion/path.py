@@ -14,6 +14,7 @@ from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.motion import ik
 from qwen2vl_robot.motion.collision import CollisionModel, Pair
+from qwen2vl_robot.reasons import MotionReason
 
 _CHECK_STEP_RAD = 0.02  # between checked joints: 16 mm at most at 0.8 m of reach, about the clearance kept
 _CHECK_BUDGET = 6000  # configurations that one search may check; counted, so that a busy machine changes nothing
@@ -65,7 +66,7 @@ def straight(space: Space, start_rad: Array, goal_rad: Array) -> list[Array]:
     _check_ends(space, start_rad, goal_rad)
     if (pair := space.hit_between(start_rad, goal_rad)) is not None:
         text = f"no free path: straight {pair[0]} comes within {space.margin_m * 1000:.0f} mm of {pair[1]}"
-        raise BlockedError(text, reason="no_path")
+        raise BlockedError(text, reason=MotionReason.NO_PATH)
     return [start_rad, goal_rad]
 
 
@@ -107,7 +108,9 @@ def tool_line(space: Space, q_start_rad: Array, offset_m: Array) -> Array:
         T = make_pose(T_base_start[:3, 3] + share * offset, T_base_start[:3, :3])
         q = ik.solve(space.model.kinematics, T, [points[-1]], posture_rad=points[-1], random_seeds=0)
         if np.abs(q - points[-1]).max() > _LINE_JUMP_RAD:
-            raise MotionError("the arm would have to fold over during a straight line", reason="out_of_reach")
+            raise MotionError(
+                "the arm would have to fold over during a straight line", reason=MotionReason.OUT_OF_REACH
+            )
         points.append(q)
     check_line(space, np.stack(points))
     return np.stack(points)
@@ -177,4 +180,4 @@ def _shorten(space: Space, waypoints: list[Array], rng: np.random.Generator) -> 
 
 
 def _no_path(text: str) -> MotionError:
-    return MotionError(f"no free path: {text}", reason="no_path")
+    return MotionError(f"no free path: {text}", reason=MotionReason.NO_PATH)

@@ -10,6 +10,7 @@ from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, make_pose, read_only
 from qwen2vl_robot.messages import Direction, Scene, SceneObject
 from qwen2vl_robot.motion.grasps import PALM_CLEARANCE_M, TIP_CLEARANCE_M, Hand, by_turn, downward
+from qwen2vl_robot.reasons import MotionReason
 from qwen2vl_robot.relations import free_gap_m, reach_m
 
 PUSH_STANDOFF_M = 0.02  # free way before the fingers touch
@@ -57,7 +58,7 @@ def pushed(target: SceneObject, along: Array, scene: Scene) -> SceneObject:
     raise MotionError(
         f"{blockers[0]} is in the way of {target.name}, which needs {length_m * 1000:.0f} mm and "
         f"{_GAP_M * 1000:.0f} mm beside and behind",
-        reason="no_space",
+        reason=MotionReason.NO_SPACE,
     )
 
 
@@ -72,7 +73,7 @@ def _tool_height_m(target: SceneObject, along: Array, hand: Hand, friction: floa
         raise MotionError(
             f"{target.name} would topple: the fingers would push it {palm_free_m * 1000:.0f} mm above its foot, "
             f"at most {topples_m * 1000:.0f} mm is safe",
-            reason="unsupported",
+            reason=MotionReason.UNSUPPORTED,
         )
     return target.bottom_m + max(tips_m, palm_free_m) + hand.pad_depth_m
 

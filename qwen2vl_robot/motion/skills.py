@@ -42,6 +42,7 @@ from qwen2vl_robot.motion.grasps import (
 from qwen2vl_robot.motion.path import BlockedError, Space, check_line, plan, straight, tool_line
 from qwen2vl_robot.motion.pushes import PUSH_DIRECTIONS, PUSH_STANDOFF_M, push_starts, pushed
 from qwen2vl_robot.motion.timeline import Timeline, Way
+from qwen2vl_robot.reasons import MotionReason
 from qwen2vl_robot.relations import extent_m, free_gap_m, outline_radius_m, placements
 
 _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
@@ -102,7 +103,7 @@ class MotionMaker:
             raise _unsupported(f"the gripper already holds {scene.held}; place it first")
         target = _find(scene, action.target, "pick")
         if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
-            raise MotionError(f"{load} stands on {target.name}; move it first", reason="no_grasp")
+            raise MotionError(f"{load} stands on {target.name}; move it first", reason=MotionReason.NO_GRASP)
         found = grasps(target, self._hand, self._current_yaw_rad(state))
         near = frozenset({target.name})
 
@@ -161,7 +162,7 @@ class MotionMaker:
             raise MotionError(
                 f"no free place {relation.value} {reference.name} for {held.name}, {across}: "
                 f"{self._rules.gap_m * 1000:.0f} mm must stay free around it",
-                reason="no_space",
+                reason=MotionReason.NO_SPACE,
             )
         T_tool_held = scene.T_tool_held
         near = frozenset({held.name, reference.name} if relation in (Relation.ON, Relation.IN) else {held.name})
@@ -370,7 +371,8 @@ class MotionMaker:
             x, y, z = p_base_m
             low, high = self._profile.workspace.min_m, self._profile.workspace.max_m
             raise MotionError(
-                f"({x:.3f}, {y:.3f}, {z:.3f}) m lies outside the workspace {low} to {high} m", reason="out_of_reach"
+                f"({x:.3f}, {y:.3f}, {z:.3f}) m lies outside the workspace {low} to {high} m",
+                reason=MotionReason.OUT_OF_REACH,
             )
 
     def _is_in_workspace(self, p_base_m: Array) -> bool:
@@ -439,11 +441,11 @@ def _yaw_only(R: Array) -> Array:
 def _sum_up(failures: list[MotionError]) -> MotionError:
     """One error for many tries: the most frequent reason, the first text that gave it."""
     if not failures:
-        return MotionError("there was nothing to try", reason="no_path")
+        return MotionError("there was nothing to try", reason=MotionReason.NO_PATH)
     reason, _ = Counter(failure.reason for failure in failures).most_common(1)[0]
     first = next(failure for failure in failures if failure.reason == reason)
     return MotionError(f"{first} ({len(failures)} ways tried)", reason=reason)
 
 
 def _unsupported(text: str) -> MotionError:
-    return MotionError(text, reason="unsupported")
+    return MotionError(text, reason=MotionReason.UNSUPPORTED)

@@ -19,6 +19,7 @@ from qwen2vl_robot.errors import ExecutionError, ObservationError, WorkerError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import ApprovedMotion, CameraFrame, ImageBox, RobotState, SceneObject, Shape
 from qwen2vl_robot.process import Worker
+from qwen2vl_robot.reasons import WorkerReason
 
 _CALL_TIMEOUT_S = 20.0
 _MAX_SLEEP_S = 600.0
@@ -110,7 +111,7 @@ class _Wire:
 
     def call(self, method: str, *args: object, extra_s: float = 0.0) -> Any:
         if self._pid is None or self._worker.pid != self._pid:
-            raise WorkerError("the plant's process ended; start a new plant", reason="crashed")
+            raise WorkerError("the plant's process ended; start a new plant", reason=WorkerReason.CRASHED)
         return self._worker.call(method, *args, timeout_s=_CALL_TIMEOUT_S + extra_s)
 
 

@@ -21,6 +21,7 @@ from qwen2vl_robot.errors import WorkerError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
+from qwen2vl_robot.reasons import WorkerReason
 
 TASK_S = 600.0
 FILM_HOLD = 2  # pictures of a film that show one of the camera
@@ -102,9 +103,9 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], nam
     end_s = time.monotonic() + at_most_s
     while not condition():
         if process.poll() is not None:
-            raise WorkerError(f"the {name}'s process ended with {process.returncode}", reason="crashed")
+            raise WorkerError(f"the {name}'s process ended with {process.returncode}", reason=WorkerReason.CRASHED)
         if time.monotonic() > end_s:
-            raise WorkerError(f"the {name} did not answer within {at_most_s:g} s", reason="timeout")
+            raise WorkerError(f"the {name} did not answer within {at_most_s:g} s", reason=WorkerReason.TIMEOUT)
         time.sleep(0.05)
 
 

@@ -26,6 +26,7 @@ from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, nam
 from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, is_clearly
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.view import View, make_view
+from qwen2vl_robot.reasons import PerceptionReason
 from qwen2vl_robot.relations import relation_holds
 
 _MIN_IOU = 0.30  # a box that is 15 % off on every side still reaches 0.5
@@ -209,7 +210,9 @@ class _Finder:
             if contradiction(label, body.segment.rgb, body.fits, self.words) is None:
                 return int(index)
         held = contradiction(label, self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
-        raise PerceptionError(f"the box for {label!r} holds a {held}", label=label, reason="label_mismatch")
+        raise PerceptionError(
+            f"the box for {label!r} holds a {held}", label=label, reason=PerceptionReason.LABEL_MISMATCH
+        )
 
     def _overlaps(self, box: ImageBox) -> Array:
         pixels = _pixels(self.view, box)
@@ -228,7 +231,7 @@ class _Finder:
             raise PerceptionError(
                 f"the box for {label!r} has depth in {ratio:.0%} of its pixels, {_MIN_DEPTH_RATIO:.0%} are needed",
                 label=label,
-                reason="no_depth",
+                reason=PerceptionReason.NO_DEPTH,
             )
         raise PerceptionError(f"nothing above the table fits the box for {label!r}", label=label)
 
@@ -248,7 +251,9 @@ class _Finder:
                     label=label,
                 )
             candidates = held
-        raise PerceptionError(f"{len(candidates)} things are called {label!r}", label=label, reason="ambiguous")
+        raise PerceptionError(
+            f"{len(candidates)} things are called {label!r}", label=label, reason=PerceptionReason.AMBIGUOUS
+        )
 
     def _rank(self, kind: str, index: int) -> float:
         """A number that is smallest for the body that a superlative means."""

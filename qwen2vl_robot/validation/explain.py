@@ -5,15 +5,16 @@ from __future__ import annotations
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Scene, Violation
+from qwen2vl_robot.reasons import ViolationKind
 
 _JOINT_RATES = {
-    "joint_position": "go beyond its limit",
-    "joint_velocity": "turn too fast",
-    "joint_acceleration": "speed up too hard",
-    "joint_jerk": "jerk",
-    "joint_torque": "need more torque than it has",
+    ViolationKind.JOINT_POSITION: "go beyond its limit",
+    ViolationKind.JOINT_VELOCITY: "turn too fast",
+    ViolationKind.JOINT_ACCELERATION: "speed up too hard",
+    ViolationKind.JOINT_JERK: "jerk",
+    ViolationKind.JOINT_TORQUE: "need more torque than it has",
 }
-_BREAKAGE = ("worker_crashed", "worker_timeout", "worker_raised")
+_BREAKAGE = (ViolationKind.WORKER_CRASHED, ViolationKind.WORKER_TIMEOUT, ViolationKind.WORKER_RAISED)
 
 
 def explain(
@@ -28,10 +29,10 @@ def explain(
     """
     if not violations:
         return ""
-    first = next((v for v in violations if v.kind != "uncertain"), violations[0])
+    first = next((v for v in violations if v.kind != ViolationKind.UNCERTAIN), violations[0])
     told = _happens(first, [_called(name, scene, profile) for name in first.bodies])
     when = "" if first.time_s is None else f" after {first.time_s:.1f} s"
-    doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == "uncertain"), "")
+    doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == ViolationKind.UNCERTAIN), "")
     more = ""
     if room_m is not None:
         way = _way(room_m)
@@ -44,21 +45,23 @@ def _happens(v: Violation, names: list[str]) -> str:
     if v.kind in _JOINT_RATES:
         return f"{a} would {_JOINT_RATES[v.kind]}"
     sentences = {
-        "collision": f"{a} would hit {b}",
-        "self_collision": f"{a} would hit {b}",
-        "contact": f"{a} would touch {b}",
-        "force": f"{a} would press too hard on {b}",
-        "zone": f"{_other(names, 'zone')} would enter the {_one(v, 'zone')}",
-        "zone_speed": f"{a} would be too fast in the zone {v.bodies[-1] if v.bodies else ''}",
-        "tool_speed": f"{a} would be too fast",
-        "workspace": f"{a} would leave the workspace",
-        "unseen": f"{_other(names, 'unseen')} would enter space that the camera has not seen",
-        "grasp_slip": f"{a} would slip out of the fingers",
-        "moved_other": f"{a} would be {'knocked over' if 'toppled' in v.bodies else 'pushed away'}",
-        "wrong_effect": f"{a} {v.bodies[-1]} in the end" if len(v.bodies) > 1 else f"{a} would not get where it should",
-        "start_state": f"the motion does not begin where the arm is: {', '.join(v.bodies)}",
-        "non_finite": f"{a} holds a number that is not finite",
-        "uncertain": f"too uncertain: {', '.join(v.bodies)}",
+        ViolationKind.COLLISION: f"{a} would hit {b}",
+        ViolationKind.SELF_COLLISION: f"{a} would hit {b}",
+        ViolationKind.CONTACT: f"{a} would touch {b}",
+        ViolationKind.FORCE: f"{a} would press too hard on {b}",
+        ViolationKind.ZONE: f"{_other(names, 'zone')} would enter the {_one(v, 'zone')}",
+        ViolationKind.ZONE_SPEED: f"{a} would be too fast in the zone {v.bodies[-1] if v.bodies else ''}",
+        ViolationKind.TOOL_SPEED: f"{a} would be too fast",
+        ViolationKind.WORKSPACE: f"{a} would leave the workspace",
+        ViolationKind.UNSEEN: f"{_other(names, 'unseen')} would enter space that the camera has not seen",
+        ViolationKind.GRASP_SLIP: f"{a} would slip out of the fingers",
+        ViolationKind.MOVED_OTHER: f"{a} would be {'knocked over' if 'toppled' in v.bodies else 'pushed away'}",
+        ViolationKind.WRONG_EFFECT: f"{a} {v.bodies[-1]} in the end"
+        if len(v.bodies) > 1
+        else f"{a} would not get where it should",
+        ViolationKind.START_STATE: f"the motion does not begin where the arm is: {', '.join(v.bodies)}",
+        ViolationKind.NON_FINITE: f"{a} holds a number that is not finite",
+        ViolationKind.UNCERTAIN: f"too uncertain: {', '.join(v.bodies)}",
     }
     if v.kind in _BREAKAGE:
         return f"the rehearsal broke off: {', '.join(v.bodies)}"

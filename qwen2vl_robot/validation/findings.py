@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qwen2vl_robot.config import RobotProfile, Safety
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, Violation, digest
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.explain import explain
 
 STEP_M = 0.005  # how far any point of arm or load travels between two samples of a sweep, at most
@@ -136,10 +137,12 @@ def _judge_trials(safety: Safety, trials: list[Trial]) -> tuple[Trials, tuple[Vi
     successes = sum(not t.violations for t in trials)
     bound = lower_bound(successes, len(trials), safety.confidence)
     found = tuple(v for t in sorted(trials, key=lambda t: t.index) for v in t.violations)
-    broken = tuple(v for v in found if v.kind != "wrong_effect")
+    broken = tuple(v for v in found if v.kind != ViolationKind.WRONG_EFFECT)
     if bound < safety.success_ratio or broken:
         share = f"{successes} of {len(trials)} perturbed runs succeed"
-        doubt = Violation("uncertain", None, (share,), safety.success_ratio - bound, "below the bound asked for")
+        doubt = Violation(
+            ViolationKind.UNCERTAIN, None, (share,), safety.success_ratio - bound, "below the bound asked for"
+        )
         found = (doubt, *_worst_of_each(found))
     else:
         found = ()

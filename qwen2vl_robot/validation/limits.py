@@ -30,6 +30,7 @@ from qwen2vl_robot.messages import (
     Zone,
     shape_size_m,
 )
+from qwen2vl_robot.reasons import ViolationKind
 
 MAX_DURATION_S = 300.0
 MIN_STEP_S = 1e-4  # closer points leave no digits for a jerk
@@ -69,7 +70,9 @@ def check_workspace(time_s: Array, p_base_tool_m: Array, profile: RobotProfile) 
     if outside_m[worst] <= 0.0:
         return ()
     first = int(np.argmax(outside_m > 0.0))
-    return (Violation("workspace", float(time_s[first]), (profile.tool_link,), float(outside_m[worst]), "m"),)
+    return (
+        Violation(ViolationKind.WORKSPACE, float(time_s[first]), (profile.tool_link,), float(outside_m[worst]), "m"),
+    )
 
 
 def check_speed(
@@ -79,16 +82,20 @@ def check_speed(
     steps_s = np.diff(time_s)
     moved_m = np.linalg.norm(np.diff(p_base_tool_m, axis=0), axis=1)
     speed_mps = np.divide(moved_m, steps_s, out=np.zeros_like(moved_m), where=steps_s > 0.0)
-    yield from _too_fast("tool_speed", (profile.tool_link,), time_s, speed_mps, profile.safety.tool_speed_mps)
+    yield from _too_fast(
+        ViolationKind.TOOL_SPEED, (profile.tool_link,), time_s, speed_mps, profile.safety.tool_speed_mps
+    )
     for zone in zones:
         is_in = np.all((p_base_tool_m >= zone.min_m) & (p_base_tool_m <= zone.max_m), axis=1)
         inside: Array = np.where(is_in[:-1] | is_in[1:], speed_mps, 0.0)
         if zone.speed_mps > 0.0:
-            yield from _too_fast("zone_speed", (profile.tool_link, zone.name), time_s, inside, zone.speed_mps)
+            yield from _too_fast(
+                ViolationKind.ZONE_SPEED, (profile.tool_link, zone.name), time_s, inside, zone.speed_mps
+            )
 
 
 def _too_fast(
-    kind: str, bodies: tuple[str, ...], time_s: Array, speed_mps: Array, limit_mps: float
+    kind: ViolationKind, bodies: tuple[str, ...], time_s: Array, speed_mps: Array, limit_mps: float
 ) -> Iterator[Violation]:
     if len(speed_mps) and speed_mps.max() > limit_mps * (1.0 + _RATIO_SLACK):
         first = float(time_s[np.argmax(speed_mps > limit_mps * (1.0 + _RATIO_SLACK))])
@@ -117,10 +124,12 @@ def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Vi
     for value, kind in given:
         if not isinstance(value, kind):
             found = True
-            yield Violation("format", None, (f"a {type(value).__name__} where it does not belong",), 1.0, "")
+            yield Violation(
+                ViolationKind.FORMAT, None, (f"a {type(value).__name__} where it does not belong",), 1.0, ""
+            )
     for name, numbers in () if found else _numbers(motion, scene, start):
         if not _is_numeric(numbers):
-            yield Violation("format", None, (f"{name} is not made of numbers",), 1.0, "")
+            yield Violation(ViolationKind.FORMAT, None, (f"{name} is not made of numbers",), 1.0, "")
 
 
 def _is_numeric(numbers: object) -> bool:
@@ -137,7 +146,7 @@ def _check_finite(motion: Motion, scene: Scene, start: RobotState) -> Iterator[V
         array = np.asarray(values, dtype=np.float64)
         wrong = int(np.count_nonzero(~np.isfinite(array)))
         if wrong:
-            yield Violation("non_finite", None, (name,), float(wrong), "values")
+            yield Violation(ViolationKind.NON_FINITE, None, (name,), float(wrong), "values")
 
 
 def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[str, object]]:
@@ -173,14 +182,16 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
 
 def _check_format(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
     if motion.robot != profile.name:
-        yield Violation("format", None, (f"motion for {motion.robot!r}, robot {profile.name!r}",), 1.0, "")
+        yield Violation(ViolationKind.FORMAT, None, (f"motion for {motion.robot!r}, robot {profile.name!r}",), 1.0, "")
     if not motion.segments:
-        yield Violation("format", None, ("a motion without segments",), 0.0, "segments")
+        yield Violation(ViolationKind.FORMAT, None, ("a motion without segments",), 0.0, "segments")
     if motion.effect.kind not in _EFFECTS:
-        yield Violation("format", None, (f"effect {motion.effect.kind!r}; known: {', '.join(_EFFECTS)}",), 1.0, "")
+        yield Violation(
+            ViolationKind.FORMAT, None, (f"effect {motion.effect.kind!r}; known: {', '.join(_EFFECTS)}",), 1.0, ""
+        )
     points = sum(len(s.time_s) for s in motion.segments if isinstance(s, JointSegment))
     if points > MAX_POINTS:
-        yield Violation("format", None, (f"at most {MAX_POINTS} points",), float(points), "points")
+        yield Violation(ViolationKind.FORMAT, None, (f"at most {MAX_POINTS} points",), float(points), "points")
     found = [v for i, s in enumerate(motion.segments) for v in _check_segment(i, s, len(profile.joints))]
     yield from found
     if not found:
@@ -191,18 +202,18 @@ def _check_segment(index: int, segment: Segment, joints: int) -> Iterator[Violat
     name = f"segment {index}"
     if isinstance(segment, GripperSegment):
         if segment.end_s - segment.start_s < MIN_STEP_S:
-            yield Violation("format", segment.start_s, (name,), segment.end_s - segment.start_s, "s")
+            yield Violation(ViolationKind.FORMAT, segment.start_s, (name,), segment.end_s - segment.start_s, "s")
         return
     time_s, q_rad = np.asarray(segment.time_s), np.asarray(segment.q_rad)
     if time_s.ndim != 1 or len(time_s) < 2 or q_rad.shape != (len(time_s), joints):
         shapes = f"{name} has times {time_s.shape} and positions {q_rad.shape}; (m,) and (m, {joints}) with m >= 2"
-        yield Violation("format", None, (shapes,), 1.0, "")
+        yield Violation(ViolationKind.FORMAT, None, (shapes,), 1.0, "")
         return
     steps_s = np.diff(time_s)
     short = int(np.argmin(steps_s))
     if steps_s[short] < MIN_STEP_S:
         yield Violation(
-            "format", float(time_s[short]), (f"{name} point {short + 1}",), float(steps_s[short]), "s later"
+            ViolationKind.FORMAT, float(time_s[short]), (f"{name} point {short + 1}",), float(steps_s[short]), "s later"
         )
 
 
@@ -213,18 +224,22 @@ def _check_joins(motion: Motion) -> Iterator[Violation]:
     for index, segment in enumerate(motion.segments):
         gap_s = segment.start_s - end_s
         if abs(gap_s) > _TIME_SLACK_S:
-            yield Violation("format", end_s, (f"segment {index} does not join in time",), gap_s, "s")
+            yield Violation(ViolationKind.FORMAT, end_s, (f"segment {index} does not join in time",), gap_s, "s")
         end_s = segment.end_s
         if isinstance(segment, JointSegment):
             if q_rad is not None:
                 jump_rad = float(np.abs(segment.q_rad[0] - q_rad).max())
                 if jump_rad > _JOINT_SLACK_RAD:
                     yield Violation(
-                        "format", segment.start_s, (f"segment {index} does not join in joints",), jump_rad, "rad"
+                        ViolationKind.FORMAT,
+                        segment.start_s,
+                        (f"segment {index} does not join in joints",),
+                        jump_rad,
+                        "rad",
                     )
             q_rad = segment.q_rad[-1]
     if end_s > MAX_DURATION_S:
-        yield Violation("format", None, (f"longer than {MAX_DURATION_S:g} s",), end_s, "s")
+        yield Violation(ViolationKind.FORMAT, None, (f"longer than {MAX_DURATION_S:g} s",), end_s, "s")
 
 
 # ------------------------------------------------------------------------------------ scene, start, effect
@@ -233,40 +248,44 @@ def _check_joins(motion: Motion) -> Iterator[Violation]:
 def _check_scene(effect: Effect, scene: Scene, start: RobotState) -> Iterator[Violation]:
     names = [body.name for body in scene.bodies()]
     for name in sorted({n for n in names if names.count(n) > 1}):
-        yield Violation("format", None, (name,), float(names.count(name)), "bodies of one name")
+        yield Violation(ViolationKind.FORMAT, None, (name,), float(names.count(name)), "bodies of one name")
     for body in scene.bodies():
         yield from _check_body(body)
     for zone in scene.zones:
         thin_m = min(high - low for low, high in zip(zone.min_m, zone.max_m, strict=True))
         if thin_m <= 0.0 or zone.speed_mps < 0.0:
-            yield Violation("format", None, (f"zone {zone.name} is inside out",), min(thin_m, zone.speed_mps), "m")
+            yield Violation(
+                ViolationKind.FORMAT, None, (f"zone {zone.name} is inside out",), min(thin_m, zone.speed_mps), "m"
+            )
     unseen_m = np.zeros((0, 2, 3)) if scene.unseen_m is None else np.asarray(scene.unseen_m)
     if unseen_m.ndim != 3 or unseen_m.shape[1:] != (2, 3) or (unseen_m[:, 0] >= unseen_m[:, 1]).any():
-        yield Violation("format", None, ("unseen space is not made of boxes",), 1.0, "")
+        yield Violation(ViolationKind.FORMAT, None, ("unseen space is not made of boxes",), 1.0, "")
     if scene.held != start.held:
         told = f"scene holds {scene.held!r}, start state {start.held!r}"
-        yield Violation("start_state", None, (told,), 1.0, "")
+        yield Violation(ViolationKind.START_STATE, None, (told,), 1.0, "")
     if scene.held is not None:
         if scene.held not in [body.name for body in scene.objects]:
-            yield Violation("start_state", None, (f"held {scene.held!r} is not in the scene",), 1.0, "")
+            yield Violation(ViolationKind.START_STATE, None, (f"held {scene.held!r} is not in the scene",), 1.0, "")
         if scene.T_tool_held is None or not _is_pose(scene.T_tool_held):
-            yield Violation("start_state", None, (f"held {scene.held!r} has no pose in the tool",), 1.0, "")
+            yield Violation(ViolationKind.START_STATE, None, (f"held {scene.held!r} has no pose in the tool",), 1.0, "")
     yield from _check_effect(effect, scene)
 
 
 def _check_body(body: SceneObject) -> Iterator[Violation]:
     smallest_m = min(*shape_size_m(body.shape), getattr(body.shape, "wall_m", 1.0))
     if smallest_m <= 0.0:
-        yield Violation("format", None, (body.name, "size"), smallest_m, "m")
+        yield Violation(ViolationKind.FORMAT, None, (body.name, "size"), smallest_m, "m")
     if not _is_pose(body.T_base_object):
-        yield Violation("format", None, (body.name, "is not at a rigid pose"), 1.0, "")
+        yield Violation(ViolationKind.FORMAT, None, (body.name, "is not at a rigid pose"), 1.0, "")
         return
     farthest_m = float(max(np.abs(body.T_base_object[:3, 3]).max(), *shape_size_m(body.shape)))
     if farthest_m > MAX_FAR_M:
-        yield Violation("format", None, (body.name, f"more than {MAX_FAR_M:g} m large or away"), farthest_m, "m")
+        yield Violation(
+            ViolationKind.FORMAT, None, (body.name, f"more than {MAX_FAR_M:g} m large or away"), farthest_m, "m"
+        )
     for what, value in (("mass_kg", body.mass_kg), ("friction", body.friction)):
         if value is not None and value < 0.0:
-            yield Violation("format", None, (body.name, what), value, "")
+            yield Violation(ViolationKind.FORMAT, None, (body.name, what), value, "")
 
 
 def _is_pose(T: Array) -> bool:
@@ -280,34 +299,38 @@ def _is_pose(T: Array) -> bool:
 def _check_effect(effect: Effect, scene: Scene) -> Iterator[Violation]:
     objects = [body.name for body in scene.objects]
     if effect.kind != "none" and effect.name not in objects:
-        yield Violation("format", None, (f"effect on {effect.name!r}; the scene has {', '.join(objects)}",), 1.0, "")
+        yield Violation(
+            ViolationKind.FORMAT, None, (f"effect on {effect.name!r}; the scene has {', '.join(objects)}",), 1.0, ""
+        )
     if effect.kind in ("release", "push") and (effect.T_base_object is None or not _is_pose(effect.T_base_object)):
-        yield Violation("format", None, (f"effect {effect.kind} without a rigid pose",), 1.0, "")
+        yield Violation(ViolationKind.FORMAT, None, (f"effect {effect.kind} without a rigid pose",), 1.0, "")
     if not 0.0 < effect.tolerance_m <= MAX_TOLERANCE_M:  # a wide one would call everything an effect
-        yield Violation("format", None, (f"effect tolerance, at most {MAX_TOLERANCE_M} m",), effect.tolerance_m, "m")
+        yield Violation(
+            ViolationKind.FORMAT, None, (f"effect tolerance, at most {MAX_TOLERANCE_M} m",), effect.tolerance_m, "m"
+        )
     expected = effect.name if effect.kind == "release" else None
     if effect.kind != "none" and scene.held != expected:
         told = f"{effect.kind} {effect.name} with {scene.held or 'nothing'} in the gripper"
-        yield Violation("start_state", 0.0, (told,), 1.0, "")
+        yield Violation(ViolationKind.START_STATE, 0.0, (told,), 1.0, "")
 
 
 def _check_start(motion: Motion, start: RobotState, profile: RobotProfile) -> Iterator[Violation]:
     q_rad = np.asarray(start.q_rad)
     if q_rad.shape != (len(profile.joints),):
         told = f"start has {q_rad.size} joints, {profile.name} {len(profile.joints)}"
-        yield Violation("start_state", 0.0, (told,), float(q_rad.size), "joints")
+        yield Violation(ViolationKind.START_STATE, 0.0, (told,), float(q_rad.size), "joints")
         return
     if not 0.0 <= start.gripper_width_m <= profile.gripper.max_width_m + 0.002:
-        yield Violation("start_state", 0.0, ("gripper",), start.gripper_width_m, "m")
+        yield Violation(ViolationKind.START_STATE, 0.0, ("gripper",), start.gripper_width_m, "m")
     for joint, q in zip(profile.joints, q_rad, strict=True):
         over_rad = max(joint.lower_rad - q, q - joint.upper_rad)
         if over_rad > 0.0:
-            yield Violation("start_state", 0.0, (joint.name,), float(over_rad), "rad")
+            yield Violation(ViolationKind.START_STATE, 0.0, (joint.name,), float(over_rad), "rad")
     first = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), None)
     if first is not None:
         for joint, off_rad in zip(profile.joints, np.abs(first - q_rad), strict=True):
             if off_rad > profile.start_tolerance_rad:
-                yield Violation("start_state", 0.0, (joint.name,), float(off_rad), "rad")
+                yield Violation(ViolationKind.START_STATE, 0.0, (joint.name,), float(off_rad), "rad")
 
 
 # ------------------------------------------------------------------------------------------------- rates
@@ -319,14 +342,14 @@ def _check_positions(motion: Motion, profile: RobotProfile) -> Iterator[Violatio
             over_rad = np.maximum(joint.lower_rad - q_rad[:, j], q_rad[:, j] - joint.upper_rad)
             if over_rad.max() > _JOINT_SLACK_RAD:
                 first = float(time_s[np.argmax(over_rad > _JOINT_SLACK_RAD)])
-                yield Violation("joint_position", first, (joint.name,), float(over_rad.max()), "rad")
+                yield Violation(ViolationKind.JOINT_POSITION, first, (joint.name,), float(over_rad.max()), "rad")
 
 
 def _check_rates(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
     limits = (
-        ("joint_velocity", [j.velocity_radps for j in profile.joints], "rad/s"),
-        ("joint_acceleration", [j.acceleration_radps2 for j in profile.joints], "rad/s^2"),
-        ("joint_jerk", [j.jerk_radps3 for j in profile.joints], "rad/s^3"),
+        (ViolationKind.JOINT_VELOCITY, [j.velocity_radps for j in profile.joints], "rad/s"),
+        (ViolationKind.JOINT_ACCELERATION, [j.acceleration_radps2 for j in profile.joints], "rad/s^2"),
+        (ViolationKind.JOINT_JERK, [j.jerk_radps3 for j in profile.joints], "rad/s^3"),
     )
     for run in _runs(motion):
         time_s, q_rad = _with_rest(*run)
@@ -378,4 +401,4 @@ def _check_widths(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
         if isinstance(segment, GripperSegment):
             over_m = max(-segment.width_m, segment.width_m - profile.gripper.max_width_m)
             if over_m > 1e-9:
-                yield Violation("format", segment.start_s, ("gripper width",), segment.width_m, "m")
+                yield Violation(ViolationKind.FORMAT, segment.start_s, ("gripper width",), segment.width_m, "m")

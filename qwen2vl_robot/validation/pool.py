@@ -16,11 +16,19 @@ from qwen2vl_robot.config import RobotProfile, Safety
 from qwen2vl_robot.errors import RobotError, WorkerError
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Verdict, Violation, digest
 from qwen2vl_robot.process import Worker
+from qwen2vl_robot.reasons import ViolationKind, WorkerReason
 from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, stricter, tolerated
 
 WORKERS = 2
 _CHUNK = 2  # trials that a worker takes at once
 _PICTURE_S = 5.0
+
+
+_BROKEN = {
+    WorkerReason.CRASHED: ViolationKind.WORKER_CRASHED,
+    WorkerReason.TIMEOUT: ViolationKind.WORKER_TIMEOUT,
+    WorkerReason.RAISED: ViolationKind.WORKER_RAISED,
+}
 
 
 class RehearsalProcess:
@@ -73,8 +81,8 @@ class RehearsalProcess:
         try:
             verdict = self._rehearse(motion, scene, start, film, stricter(self._profile.safety, refused), began)
         except RobotError as error:
-            reason = error.reason if isinstance(error, WorkerError) else "raised"
-            return self._refuse(f"worker_{reason}", str(error), motion, scene, start, began)
+            reason = error.reason if isinstance(error, WorkerError) else WorkerReason.RAISED
+            return self._refuse(_BROKEN[reason], str(error), motion, scene, start, began)
         return verdict if verdict.accepted else self._show(verdict, motion, scene, start)
 
     def close(self) -> None:
@@ -121,7 +129,9 @@ class RehearsalProcess:
             return verdict
         return replace(verdict, explanation=text, picture=picture)
 
-    def _refuse(self, kind: str, told: str, motion: Motion, scene: Scene, start: RobotState, began: float) -> Verdict:
+    def _refuse(
+        self, kind: ViolationKind, told: str, motion: Motion, scene: Scene, start: RobotState, began: float
+    ) -> Verdict:
         seconds = time.perf_counter() - began
         return Verdict(
             accepted=False,
@@ -177,7 +187,7 @@ class _Work:
 def _call(worker: Worker, until: float, method: str, *args: object) -> Any:
     left_s = until - time.perf_counter()
     if left_s <= 0.0:
-        raise WorkerError("the budget of time ran out before every check had run", reason="timeout")
+        raise WorkerError("the budget of time ran out before every check had run", reason=WorkerReason.TIMEOUT)
     return worker.call(method, *args, timeout_s=left_s)
 
 

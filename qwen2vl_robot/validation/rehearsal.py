@@ -15,6 +15,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.film import shoot
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation, shape_size_m
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
@@ -33,6 +34,9 @@ _CLEAR_M = 0.002
 _ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
 _BEYOND_TOOL_M = 0.1  # how far a load reaches, where only an error of the joints carries it
+
+
+_BEFORE_GEOMETRY = (ViolationKind.FORMAT, ViolationKind.NON_FINITE, ViolationKind.START_STATE)  # no moment to show
 
 
 class Twin:
@@ -112,7 +116,7 @@ class Twin:
     ) -> tuple[str, npt.NDArray[np.uint8] | None]:
         """Explain a refusal: one sentence, and a picture of the moment when there is one."""
         first = next((v for v in violations if v.time_s is not None), None)
-        if first is None or first.time_s is None or first.kind in ("format", "non_finite", "start_state"):
+        if first is None or first.time_s is None or first.kind in _BEFORE_GEOMETRY:
             return explain(violations, scene, self._profile), None
         self._build(scene, is_shown=True)
         line = timeline(motion, start)
@@ -121,7 +125,7 @@ class Twin:
         if scene.held is not None and scene.T_tool_held is not None:
             self._world.set_pose(scene.held, self._world.tool_pose() @ scene.T_tool_held)
         picture = shoot(self._world)
-        room_m = self._find_room(first, motion, scene) if first.kind == "collision" else None
+        room_m = self._find_room(first, motion, scene) if first.kind == ViolationKind.COLLISION else None
         is_grasp = room_m is not None and self._still_grasps(room_m, motion, scene)
         return explain(violations, scene, self._profile, room_m, is_grasp=is_grasp), picture
 
@@ -156,7 +160,10 @@ class Twin:
 
     def _check_names(self, scene: Scene) -> tuple[Violation, ...]:
         clash = sorted({body.name for body in scene.bodies()} & self._taken)
-        return tuple(Violation("format", None, (name, "is the name of a link or the table"), 1.0, "") for name in clash)
+        return tuple(
+            Violation(ViolationKind.FORMAT, None, (name, "is the name of a link or the table"), 1.0, "")
+            for name in clash
+        )
 
     def _check_torques(self, motion: Motion, scene: Scene) -> tuple[Violation, ...]:
         """Judge what every joint has to give by inverse dynamics, with the heaviest thing that may be in the hand."""
@@ -177,7 +184,7 @@ class Twin:
                 known = found.get(j)
                 if not over[worst, j] <= (0.0 if known is None else known.amount):
                     at_s, name = float(time_s[some][worst]), self._profile.joints[j].name
-                    found[j] = Violation("joint_torque", at_s, (name,), float(over[worst, j]), "N m")
+                    found[j] = Violation(ViolationKind.JOINT_TORQUE, at_s, (name,), float(over[worst, j]), "N m")
         return tuple(found[j] for j in sorted(found))
 
     def _build(self, scene: Scene, loose: frozenset[str | None] | None = None, *, is_shown: bool = False) -> None:

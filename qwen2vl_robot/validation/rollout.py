@@ -22,6 +22,7 @@ from qwen2vl_robot.messages import (
     Violation,
     freeze,
 )
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.effects import MOVED_M, TILTED_RAD, EffectJudge, tilt_rad
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import Handling, find_openings
@@ -261,9 +262,9 @@ class _Run:
             pair = (contact.a, contact.b)
             is_meant = self._handling.may_touch(*pair, tool_m, release_m)
             if not is_meant and not self._is_trial:
-                self._suspect(Violation("contact", at_s, pair, contact.force_n, "N"))
+                self._suspect(Violation(ViolationKind.CONTACT, at_s, pair, contact.force_n, "N"))
             if contact.force_n > self._profile.safety.contact_n and not self._handling.is_grip(*pair):
-                self._note(Violation("force", at_s, pair, contact.force_n, "N"))
+                self._note(Violation(ViolationKind.FORCE, at_s, pair, contact.force_n, "N"))
         if held is not None:
             self._note_slip(at_s)
 
@@ -297,7 +298,7 @@ class _Run:
         T_tool_held = invert(self._world.tool_pose()) @ self._world.pose(held)
         slip_m = float(np.linalg.norm(T_tool_held[:3, 3] - self._T_tool_held[:3, 3]))
         if slip_m > SLIPPED_M:
-            self._note(Violation("grasp_slip", at_s, (held,), slip_m, "m"))
+            self._note(Violation(ViolationKind.GRASP_SLIP, at_s, (held,), slip_m, "m"))
             self._handling.release()
             self._T_tool_held = None
 
@@ -310,10 +311,10 @@ class _Run:
         T_base_object = self._world.pose(name)
         moved_m = float(np.linalg.norm(T_base_object[:3, 3] - T_base_before[:3, 3]))
         if moved_m > MOVED_M:
-            self._note(Violation("moved_other", at_s, (name,), moved_m, "m"))
+            self._note(Violation(ViolationKind.MOVED_OTHER, at_s, (name,), moved_m, "m"))
         tilted_rad = tilt_rad(self._bodies[name], T_base_object, T_base_before)
         if tilted_rad > TILTED_RAD:
-            self._note(Violation("moved_other", at_s, (name, "toppled"), tilted_rad, "rad"))
+            self._note(Violation(ViolationKind.MOVED_OTHER, at_s, (name, "toppled"), tilted_rad, "rad"))
 
     # ---------------------------------------------------------------------------------------- after it
 
@@ -324,16 +325,18 @@ class _Run:
         numbers = np.concatenate([q_rad, dq_radps, [width_m], *(pose.ravel() for pose in poses)])
         lost = int(np.count_nonzero(~np.isfinite(numbers)))
         if lost:
-            self._note(Violation("non_finite", self._line.end_s, ("twin",), float(lost), "values"))
+            self._note(Violation(ViolationKind.NON_FINITE, self._line.end_s, ("twin",), float(lost), "values"))
         for joint, off_rad in zip(self._profile.joints, np.abs(q_rad - self._line.q_rad[-1]), strict=True):
             if not off_rad <= self._profile.start_tolerance_rad:  # the next motion starts from here
-                self._note(Violation("wrong_effect", self._line.end_s, (joint.name,), float(off_rad), "rad"))
+                self._note(
+                    Violation(ViolationKind.WRONG_EFFECT, self._line.end_s, (joint.name,), float(off_rad), "rad")
+                )
 
     def _judge_effect(self) -> None:
         effect = self._motion.effect
         judge = EffectJudge(self._world, self._profile, effect, self._bodies, self._rest)
         for what, amount, unit in judge.shortfalls():
-            self._note(Violation("wrong_effect", self._line.end_s, (str(effect.name), what), amount, unit))
+            self._note(Violation(ViolationKind.WRONG_EFFECT, self._line.end_s, (str(effect.name), what), amount, unit))
 
     def _scene_after(self) -> Scene:
         held = self._handling.held

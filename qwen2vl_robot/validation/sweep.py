@@ -11,6 +11,7 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Violation, shape_size_m
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Approach, Swept
 from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.limits import check_speed, check_workspace
@@ -176,9 +177,10 @@ class _Sweep:
         found = sorted(self._found.items(), key=lambda item: item[1][0])
         return tuple(Violation(self._kind(a, b), at_s, (a, b), depth_m, "m") for (a, b), (at_s, depth_m) in found)
 
-    def _kind(self, a: str, b: str) -> str:
+    def _kind(self, a: str, b: str) -> ViolationKind:
         if {a, b} <= self._links:
-            return "self_collision"
+            return ViolationKind.SELF_COLLISION
         if is_unseen(a) or is_unseen(b):
-            return "unseen"
-        return "zone" if {a, b} & {zone_name(z) for z in self._scene.zones} else "collision"
+            return ViolationKind.UNSEEN
+        is_zone = {a, b} & {zone_name(z) for z in self._scene.zones}
+        return ViolationKind.ZONE if is_zone else ViolationKind.COLLISION

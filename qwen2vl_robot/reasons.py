@@ -1,0 +1,162 @@
+"""Why something did not go on: one family of typed reasons a step, each with the sentence that explains it.
+
+A reason is a `str`, so that it can be written to JSON and compared with the word in a file; it is never read back from
+a sentence.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """Root of the families.
+
+    Attributes:
+        value: the word that reports, files and prompts use.
+        meaning: one sentence for people.
+    """
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str) -> Reason:
+        reason = str.__new__(cls, word)
+        reason._value_ = word
+        reason.meaning = meaning
+        return reason
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class ViolationKind(Reason):
+    """What the twin found against a motion (`validation/`)."""
+
+    NON_FINITE = "non_finite", "a number of the motion, the scene or the state is not finite"
+    FORMAT = "format", "the motion, the scene or the robot file is not well formed"
+    START_STATE = "start_state", "the motion does not begin where the arm is"
+    JOINT_POSITION = "joint_position", "a joint would leave its range"
+    JOINT_VELOCITY = "joint_velocity", "a joint would turn too fast"
+    JOINT_ACCELERATION = "joint_acceleration", "a joint would speed up too hard"
+    JOINT_JERK = "joint_jerk", "a joint's acceleration would change too fast"
+    JOINT_TORQUE = "joint_torque", "a joint would need more torque than it has"
+    WORKSPACE = "workspace", "the tool would leave its workspace"
+    TOOL_SPEED = "tool_speed", "the tool would move too fast"
+    ZONE = "zone", "the arm or what it carries would enter a closed zone"
+    ZONE_SPEED = "zone_speed", "the tool would be too fast in a zone that limits its speed"
+    UNSEEN = "unseen", "the arm or what it carries would enter space that no camera has seen"
+    COLLISION = "collision", "the arm or what it carries would hit something"
+    SELF_COLLISION = "self_collision", "the arm would hit itself"
+    CONTACT = "contact", "something would be touched that may not be touched"
+    FORCE = "force", "a contact would be harder than allowed"
+    GRASP_SLIP = "grasp_slip", "the object would slip in the gripper"
+    MOVED_OTHER = "moved_other", "something else would be moved or toppled"
+    WRONG_EFFECT = "wrong_effect", "the motion would not have the effect that it is for"
+    UNCERTAIN = "uncertain", "too few of the perturbed roll-outs succeed"
+    WORKER_CRASHED = "worker_crashed", "the twin's process ended in the middle of the rehearsal"
+    WORKER_TIMEOUT = "worker_timeout", "the rehearsal took longer than it may"
+    WORKER_RAISED = "worker_raised", "the twin failed with an error"
+
+
+class RefusalReason(Reason):
+    """Why the approver or the gate keeps a rehearsed motion back (`gate.py`)."""
+
+    STOPPED = "stopped", "a stop is latched; a person has to reset it"
+    CANCELLED = "cancelled", "the task was cancelled"
+    NEVER = "never", "approval is set to never"
+    NOT_CONFIRMED = "not_confirmed", "no person approved this verdict"
+    NOT_FINITE = "not_finite", "a number of the motion or the live state is not finite"
+    NOT_ACCEPTED = "not_accepted", "the verdict does not accept the motion"
+    NOT_TRIED = "not_tried", "too few perturbed roll-outs stand behind the verdict"
+    DIGEST_MISMATCH = "digest_mismatch", "verdict and motion, scene, start state or robot do not belong together"
+    ZONES_MISSING = "zones_missing", "the rehearsal did not know the cell's zones"
+    STALE_VERDICT = "stale_verdict", "the rehearsal is too old"
+    STALE_STATE = "stale_state", "the live joint state is too old or missing"
+    STALE_FRAME = "stale_frame", "the last look at the scene is too old"
+    NO_FRAME = "no_frame", "no frame shows whether the scene is as it was rehearsed"
+    SCENE_CHANGED = "scene_changed", "the scene has changed since the rehearsal"
+    START_MOVED = "start_moved", "the arm, the gripper or what it holds is not as it was at the rehearsed start"
+
+
+class AbortReason(Reason):
+    """Why the executor ended a motion (`executor.py`)."""
+
+    DIGEST_MISMATCH = "digest_mismatch", "the motion or the robot file is not the approved one"
+    EXPIRED = "expired", "the approval had expired before the motion was sent"
+    REJECTED = "rejected", "the arm did not take the motion"
+    STOPPED = "stopped", "a stop was given"
+    CANCELLED = "cancelled", "the task was cancelled"
+    LINK_LOST = "link_lost", "the arm or the clock can no longer be reached"
+    STALE_STATE = "stale_state", "no fresh joint state came"
+    NOT_FINITE = "not_finite", "a joint state is not usable"
+    TRACKING = "tracking", "a joint left the motion"
+    CONTACT = "contact", "a joint stays beside the motion as if the arm pushed on something"
+    GRIP_LOST = "grip_lost", "the fingers moved though nothing commanded them"
+    CLOCK = "clock", "the clock stood still, went back or jumped"
+    OVERRUN = "overrun", "the arm still moved after the motion's end"
+    ENDED_EARLY = "ended_early", "the arm stopped before the motion's end"
+    BROKEN = "broken", "an unexpected error ended the task"
+
+
+class MotionReason(Reason):
+    """Why no motion can be made (`motion/`)."""
+
+    OUT_OF_REACH = "out_of_reach", "the arm cannot reach there"
+    NO_GRASP = "no_grasp", "the gripper cannot grasp the object"
+    NO_PATH = "no_path", "there is no free path"
+    NO_SPACE = "no_space", "there is no free place"
+    UNSUPPORTED = "unsupported", "this action cannot be done with this object"
+
+
+class PerceptionReason(Reason):
+    """Why a named object cannot be measured (`perception/`)."""
+
+    NO_DEPTH = "no_depth", "the camera gives no depth there"
+    NOT_FOUND = "not_found", "nothing measured fits the name or its box"
+    LABEL_MISMATCH = "label_mismatch", "what is in the box contradicts its label"
+    AMBIGUOUS = "ambiguous", "several things fit the name"
+
+
+class PlannerReason(Reason):
+    """Why a planner gave no usable plan (`planner/`)."""
+
+    NO_REPLY = "no_reply", "the model or its server gave no reply in time"
+    BAD_REPLY = "bad_reply", "the reply is not a plan that the contract allows"
+    BAD_REQUEST = "bad_request", "the planner cannot be asked with this picture, clip or instruction"
+    WORKER = "planner_worker", "the planner's process crashed, hung or failed"
+
+
+class ObservationReason(Reason):
+    """Why there is no usable observation (camera, arm, tf)."""
+
+    NO_FRAME = "no_fresh_frame", "no fresh frame came from the camera"
+    NO_STATE = "no_joint_state", "no usable joint state came from the arm"
+    NO_TRANSFORM = "no_transform", "no transform leads from the base to the camera"
+    BAD_FRAME = "bad_frame", "a frame, its depth or its calibration cannot be used"
+    HALTED = "halted", "a stop or a cancel ended the waiting"
+
+
+class TaskReason(Reason):
+    """Why a task or a step ended, where no step before says it more exactly."""
+
+    ASKED = "asked", "the planner asks a person"
+    DECLINED = "declined", "the planner declines the instruction"
+    FORBIDDEN = "forbidden", "the cell's rules forbid the plan"
+    UNTRIED = "untried", "nothing was tried"
+    NO_PREDICTION = "no_prediction", "the twin gave no state after the step"
+    NO_MOTION = "no_motion", "the object is where it was"
+    WRONG_EFFECT = "wrong_effect", "what was measured is not the predicted effect"
+
+
+class WorkerReason(Reason):
+    """How a worker process failed (`process.py`)."""
+
+    CRASHED = "crashed", "the process ended"
+    TIMEOUT = "timeout", "the process did not answer in time and was killed"
+    RAISED = "raised", "the process answered with an error"
+
+
+FAMILIES: tuple[type[Reason], ...] = (
+    ViolationKind, RefusalReason, AbortReason, MotionReason, PerceptionReason, PlannerReason, ObservationReason,
+    TaskReason, WorkerReason,
+)  # fmt: skip
