@@ -1,28 +1,29 @@
-"""START HERE: an instruction becomes a measured outcome, one step after the other.
+"""START HERE: an instruction becomes a measured outcome, one step after the other; `Controller.run` is the flow.
 
-    observe → plan → perceive → move → rehearse → admit → run → observe again → judge
+    observe → plan → rule → perceive → move → rehearse → admit → run → judge
 
-The whole plan is rehearsed before its first motion. Before each later step the scene is measured again and that step is
-rehearsed again. The planner is asked again, a bounded number of times and told why, only when a step did not work.
-Refusals are values and end in the report; breakage is an exception.
+Refusals are values: each ends in the report with its typed cause. What a failure leads to (another plan, another try,
+the end) is `policy.respond_to`. Breakage is an exception.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from qwen2vl_robot import executor
+from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.judge import judge
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.languages import detect_language, load_languages, names_whole
+from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.messages import (
     Action,
-    CameraFrame,
+    ApprovedMotion,
+    Cause,
     GroundedAction,
     Instruction,
     Motion,
@@ -31,9 +32,8 @@ from qwen2vl_robot.messages import (
     OutcomeKind,
     Plan,
     Refusal,
-    RobotState,
+    Rehearsed,
     Scene,
-    StepRecord,
     TaskReport,
     Verb,
     Verdict,
@@ -41,68 +41,44 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.perception import perceive, remeasure
 from qwen2vl_robot.perception.labels import Words
-from qwen2vl_robot.ports import Arm, Camera, Clock, Listener, Planner, Rehearsal
-from qwen2vl_robot.reasons import ViolationKind
-from qwen2vl_robot.rules import RuleBook, load_rules
-from qwen2vl_robot.validation.unseen import unseen_space
+from qwen2vl_robot.policy import Response, respond, respond_to
+from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
+from qwen2vl_robot.reasons import ObservationReason, RefusalReason, TaskReason
+from qwen2vl_robot.rules import RuleBook, Ruling, spoken_labels
+from qwen2vl_robot.task import Step, Task
+from qwen2vl_robot.validation.outlook import Outlook
+from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
-MOST_WAYS = 4  # to do one step that are rehearsed before it is refused
-# Refusals that another grasp or way may not earn; a broken worker, a wrong start or a spent budget is no such thing.
-_OF_THE_WAY = frozenset({
-    "collision", "self_collision", "zone", "zone_speed", "unseen", "contact", "force", "grasp_slip", "moved_other",
-    "wrong_effect", "uncertain",
-})  # fmt: skip
+MAX_TRIES = 2  # of one stage, where looking again may mend what failed
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the controller works with; each can be replaced by another implementation of its port."""
+    """Everything the controller works with; `assembly.assemble` puts it together."""
 
     camera: Camera
     arm: Arm
     clock: Clock
     planner: Planner
     rehearsal: Rehearsal
+    approver: Approver
     gate: Gate
+    halt: Halt
     profile: RobotProfile
-    rules: RelationRules
+    relations: RelationRules
     words: Words
+    cell: RuleBook
     listeners: tuple[Listener, ...] = ()
-    with_film: bool = False
-    cell: RuleBook = field(default_factory=load_rules)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """A frame and what was measured from it."""
+class _EndOfTry(Exception):
+    """Leaves the flow with the outcome of this try; it never leaves `run`."""
 
-    frame: CameraFrame
-    scene: Scene
-
-
-@dataclass(slots=True)
-class Rehearsed:
-    """A step that is ready for the gate: what was rehearsed, from where, when, and what the camera saw of it."""
-
-    motion: Motion
-    verdict: Verdict
-    scene: Scene
-    start: RobotState
-    rehearsed_ns: int
-    frame: CameraFrame
-
-
-@dataclass(slots=True)
-class _Task:
-    """What one task gathers on its way."""
-
-    steps: list[StepRecord] = field(default_factory=list)
-    plans: list[Plan] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    began_s: float = field(default_factory=time.perf_counter)
-    to_confirm: tuple[str, ...] = ()
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.kind.value)
+        self.outcome = outcome
 
 
 class Controller:
@@ -111,255 +87,268 @@ class Controller:
     def __init__(self, parts: Parts, *, seed: int = 0) -> None:
         self._parts = parts
         self._kinematics = Kinematics(parts.profile)
-        self._maker = MotionMaker(parts.profile, parts.rules, seed=seed)
-        self._belief: Scene | None = None
-        self._task = _Task()
+        self._maker = MotionMaker(parts.profile, parts.relations, seed=seed)
+        self._belief = Belief()
 
     def run(self, instruction: Instruction) -> TaskReport:
         """Do what was asked, or say why not.
 
         Raises:
-            ObservationError: the camera or the arm gave nothing usable before anything had moved.
+            ObservationError: the camera or the arm gave nothing usable before anything was tried.
         """
-        self._task = task = _Task()
-        outcome = Outcome(OutcomeKind.REFUSED, ("nothing was tried",))
-        for _ in range(1 + MAX_REPLANS):
-            observation = self._observe()
-            try:
-                plan = self._plan(observation, instruction)
-            except PlannerError as error:
-                outcome = Outcome(OutcomeKind.REFUSED, (f"planner: {error}",))
-                continue
-            outcome = (
-                self._answer(plan) or self._forbid(plan, instruction) or self._carry_out(plan, observation, instruction)
-            )
-            if outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ABORTED) or _speaks(plan) or _is_ambiguous(outcome):
-                break
-        task.seconds["total"] = time.perf_counter() - task.began_s
-        return TaskReport(instruction, outcome, tuple(task.plans), tuple(task.steps), dict(task.seconds))
+        task = Task(instruction, self._parts.listeners)
+        with self._parts.halt.task():
+            for _ in range(1 + MAX_REPLANS):
+                try:
+                    observation = self._observe(task)
+                    plan = self._plan(task, observation)
+                    ruling = self._rule(task, plan)
+                    steps, outlook = self._perceive(task, plan, observation)
+                    for step in steps:  # the whole plan in the twin, before its first motion
+                        motions = self._move(task, step, outlook)
+                        outlook = self._rehearse(task, step, outlook, motions)
+                    for step in steps:
+                        self._look_again(task, step)
+                        approved = self._admit(task, step, ruling)
+                        self._run(task, step, approved)
+                        self._judge(task, step)
+                    task.outcome = Outcome(OutcomeKind.ACHIEVED)
+                    break
+                except _EndOfTry as end:
+                    task.outcome = end.outcome
+                    if respond_to(end.outcome) is not Response.PLAN_AGAIN:
+                        break
+        return task.report()
 
     # ------------------------------------------------------------------------------------ the flow, in order
 
-    def _observe(self) -> Observation:
-        with self._timed("observe"):
-            frame = self._parts.camera.capture()
-            observation = Observation(frame, self._live_state())
+    def _observe(self, task: Task) -> Observation:
+        halted = self._parts.halt.cause()
+        if halted is not None:
+            raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (halted,)))
+        try:
+            return self._look(task)
+        except ObservationError as error:
+            if not task.plans:
+                raise
+            raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
+
+    def _plan(self, task: Task, observation: Observation) -> Plan:
+        """Ask the planner; a plan that only asks or refuses ends the try."""
+        try:
+            with task.timed("plan"):
+                plan = self._parts.planner.plan(observation, task.instruction, task.history())
+        except PlannerError as error:
+            raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
+        task.plans.append(plan)
+        for listener in self._parts.listeners:
+            listener.on_plan(plan, observation)
+        first = plan.actions[0] if plan.actions else None
+        if first is not None and first.verb in (Verb.ASK, Verb.REFUSE):
+            asks = first.verb is Verb.ASK
+            cause = Cause(TaskReason.ASKED if asks else TaskReason.DECLINED, first.text or first.verb.value)
+            raise self._end(task, first, Outcome(OutcomeKind.ASKED if asks else OutcomeKind.REFUSED, (cause,)))
+        return plan
+
+    def _rule(self, task: Task, plan: Plan) -> Ruling:
+        """Hold the plan to the cell's rules and to the person's words."""
+        ruling = self._parts.cell.judge(task.instruction, plan)
+        if ruling.forbidden:
+            causes = tuple(Cause(TaskReason.FORBIDDEN, text) for text in ruling.forbidden)
+            raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, causes))
+        return ruling
+
+    def _perceive(self, task: Task, plan: Plan, observation: Observation) -> tuple[list[Step], Outlook]:
+        """Measure the scene; what cannot be told apart is a question to the person, for nothing has moved."""
+        parts = self._parts
+        try:
+            with task.timed("perceive"):
+                scene, actions = perceive(
+                    plan, observation, parts.profile, self._kinematics, parts.relations, parts.words,
+                    self._belief.scene, spoken_labels(task.instruction, plan),
+                )  # fmt: skip
+        except PerceptionError as error:
+            speech = load_languages()[detect_language(task.instruction.text)]
+            cause = _cause(error, f"{error.reason}: {error}. {speech.which_one}")
+            raise self._end(task, plan.actions[0], Outcome(OutcomeKind.ASKED, (cause,))) from error
+        except ObservationError as error:
+            if not task.steps:
+                raise
+            raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
+        self._belief.scene = scene
+        todo = [(a, g) for a, g in zip(plan.actions, actions, strict=True) if not _is_done(g, scene)]
+        steps = [Step(action, grounded, is_fresh=index == 0) for index, (action, grounded) in enumerate(todo)]
+        return steps, Outlook.now(observation, scene)
+
+    def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
+        """Motions for a step, best first, each made when it is asked for."""
+        motions = self._maker.ways(step.grounded, self._parts.cell.restrict(outlook.scene), outlook.start)
+        while True:
+            with task.timed("move"):
+                motion = next(motions, None)
+            if motion is None:
+                return
+            yield motion
+
+    def _rehearse(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Outlook:
+        """Find a way that the twin accepts; returns the world that it leaves behind."""
+        rehearsed = self._first_accepted(task, step, outlook, motions)
+        for _ in range(MAX_TRIES - 1):
+            if rehearsed.verdict.accepted or respond_to(_refused(rehearsed.verdict)) is not Response.TRY_AGAIN:
+                break
+            task.record(step.action, _refused(rehearsed.verdict), rehearsed)
+            rehearsed = self._first_accepted(task, step, outlook, self._move(task, step, outlook))
+        after = outlook.after(rehearsed.verdict)
+        if not rehearsed.verdict.accepted or after is None:
+            raise self._end(task, step, _refused(rehearsed.verdict), rehearsed)
+        step.rehearsed = rehearsed
+        return after
+
+    def _look_again(self, task: Task, step: Step) -> None:
+        """Measure the world near where the twin expects it, and make and rehearse anew what was not made from that."""
+        if step.is_fresh or step.rehearsed is None:
+            return
+        try:
+            observation = self._look(task)
+            with task.timed("perceive"):
+                scene = self._remeasure(step.rehearsed.scene, observation)
+        except ObservationError as error:
+            raise self._end(task, step, Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
+        except PerceptionError as error:
+            raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (_cause(error),))) from error
+        self._belief.scene, step.is_fresh = scene, True
+        outlook = Outlook.now(observation, scene)
+        self._rehearse(task, step, outlook, self._move(task, step, outlook))
+
+    def _admit(self, task: Task, step: Step, ruling: Ruling) -> ApprovedMotion:
+        """Ask the approver and the gate; what waiting made stale is looked at, made and rehearsed anew."""
+        for chances_left in reversed(range(MAX_TRIES)):
+            with task.timed("admit"):
+                answer = self._ask(_rehearsed(step), ruling.to_confirm)
+            if not isinstance(answer, Refusal):
+                task.mark("first_motion")
+                return answer
+            cause = Cause(answer.reason, f"gate: {answer.reason}: {answer.text}", answer.numbers)
+            refused = Outcome(OutcomeKind.REFUSED, (cause,))
+            if not chances_left or respond(answer.reason) is not Response.TRY_AGAIN:
+                break
+            task.record(step.action, refused, step.rehearsed)
+            step.is_fresh = False
+            self._look_again(task, step)
+        raise self._end(task, step, refused, step.rehearsed)
+
+    def _run(self, task: Task, step: Step, approved: ApprovedMotion) -> None:
+        """Have the arm do it; an aborted motion latches a stop, so that a person looks before anything goes on."""
+        parts = self._parts
+        with task.timed("run"):
+            report = executor.run(approved, parts.arm, parts.clock, parts.profile, parts.halt)
+        if not report.is_finished:
+            parts.halt.stop(f"the last motion was aborted: {report.reason}")
+            raise self._end(task, step, Outcome(OutcomeKind.ABORTED, report.causes), step.rehearsed)
+        parts.clock.sleep(_SETTLE_S)
+
+    def _judge(self, task: Task, step: Step) -> None:
+        """Compare fresh measurements with what the motion was for; what cannot be measured is no success."""
+        rehearsed = _rehearsed(step)
+        self._belief.expect(rehearsed)
+        try:
+            observation = self._look_patiently(task)
+        except ObservationError as error:
+            cause = _cause(error, f"the effect could not be measured: {error}")
+            raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (cause,)), rehearsed) from error
+        with task.timed("measure"):
+            measured, problem = self._belief.measure(rehearsed, observation, self._remeasure)
+        effect, expected = rehearsed.motion.effect, rehearsed.verdict.scene_after
+        outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, self._parts.relations)
+        if problem is not None and outcome.causes:
+            outcome = replace(outcome, causes=(*outcome.causes, problem))
+        if outcome.kind is not OutcomeKind.ACHIEVED:
+            raise self._end(task, step, outcome, rehearsed)
+        task.record(step.action, outcome, rehearsed)
+
+    # ------------------------------------------------------------------------------------- parts of the steps
+
+    def _look(self, task: Task) -> Observation:
+        """A fresh frame and the arm's state.
+
+        Raises:
+            ObservationError: there is none.
+        """
+        with task.timed("observe"):
+            observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
         for listener in self._parts.listeners:
             listener.on_frame(observation)
         return observation
 
-    def _plan(self, observation: Observation, instruction: Instruction) -> Plan:
-        with self._timed("plan"):
-            plan = self._parts.planner.plan(observation, instruction, tuple(self._task.steps))
-        self._task.plans.append(plan)
-        for listener in self._parts.listeners:
-            listener.on_plan(plan, observation)
-        return plan
-
-    def _answer(self, plan: Plan) -> Outcome | None:
-        """The outcome of a plan that only talks."""
-        if not _speaks(plan):
-            return None
-        first = plan.actions[0]
-        kind = OutcomeKind.ASKED if first.verb is Verb.ASK else OutcomeKind.REFUSED
-        outcome = Outcome(kind, (first.text or first.verb.value,))
-        self._record(StepRecord(first, None, None, outcome))
-        return outcome
-
-    def _forbid(self, plan: Plan, instruction: Instruction) -> Outcome | None:
-        """The outcome of a plan that the cell's rules forbid; what the person did not ask for waits for a person."""
-        ruling = self._parts.cell.judge(instruction, plan)
-        self._task.to_confirm = ruling.to_confirm
-        if not ruling.forbidden:
-            return None
-        return self._fail(plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.forbidden))
-
-    def _carry_out(self, plan: Plan, observation: Observation, instruction: Instruction) -> Outcome:
-        """Perceive, rehearse the whole plan, then go step by step; the first step that fails ends it."""
+    def _look_patiently(self, task: Task) -> Observation:
+        """The same, tried again where a second look may come."""
         try:
-            with self._timed("perceive"):
-                said = frozenset(o.label for o in plan.objects if names_whole(instruction.text, o.label))
-                scene, actions = perceive(
-                    plan, observation, self._parts.profile, self._kinematics, self._parts.rules, self._parts.words,
-                    self._belief, said,
-                )  # fmt: skip
-        except PerceptionError as error:
-            # A person can settle what is meant; nothing has moved.
-            speech = load_languages()[detect_language(instruction.text)]
-            question = f"{error.reason}: {error}. {speech.which_one}"
-            return self._fail(plan.actions[0], Outcome(OutcomeKind.ASKED, (question,)))
-        self._belief = scene
-        todo = [(a, g) for a, g in zip(plan.actions, actions, strict=True) if not _is_done(g, scene)]
-        ready = self._rehearse_all(todo, scene, observation)
-        if isinstance(ready, Outcome):
-            return ready
-        outcome = Outcome(OutcomeKind.ACHIEVED)
-        for index, (action, grounded) in enumerate(todo):
-            step = ready[0] if index == 0 else self._look_again(action, grounded, ready[index].scene)
-            outcome = step if isinstance(step, Outcome) else self._do(action, step)
-            if outcome.kind is not OutcomeKind.ACHIEVED:
-                break
-        return outcome
-
-    def _rehearse_all(
-        self, todo: Sequence[tuple[Action, GroundedAction]], scene: Scene, observation: Observation
-    ) -> list[Rehearsed] | Outcome:
-        """Rehearse every step in the world that the step before leaves behind."""
-        ready: list[Rehearsed] = []
-        start, seen = observation.robot, _Seen(observation.frame, scene)
-        for action, grounded in todo:
-            step = self._rehearse(action, grounded, scene, start, seen)
-            if isinstance(step, Outcome):
-                return step
-            ready.append(step)
-            after, state = step.verdict.scene_after, step.verdict.state_after
-            if after is None or state is None:
-                return self._fail(action, Outcome(OutcomeKind.REFUSED, ("the twin gave no state after the step",)))
-            scene, start = after, state
-        return ready
-
-    def _rehearse(
-        self, action: Action, grounded: GroundedAction, scene: Scene, start: RobotState, seen: _Seen
-    ) -> Rehearsed | Outcome:
-        targets = (grounded.target, grounded.reference)
-        with self._timed("move"):
-            unseen_m = unseen_space(seen.frame, seen.scene, scene, self._parts.profile, targets)
-        scene = replace(self._parts.cell.restrict(scene), unseen_m=unseen_m)
-        motions = self._maker.ways(grounded, scene, start)
-        refused: tuple[Motion, Verdict] | None = None
-        doubted = 0
-        for _ in range(MOST_WAYS):
-            try:
-                with self._timed("move"):
-                    motion = next(motions, None)
-            except MotionError as error:
-                if refused is not None:
-                    break  # what the twin said of the best way tells more
-                return self._fail(action, Outcome(OutcomeKind.REFUSED, (f"{error.reason}: {error}",)))
-            if motion is None:
-                break
-            rehearsed_ns = self._parts.clock.now_ns()
-            with self._timed("rehearse"):
-                verdict = self._parts.rehearsal.rehearse(
-                    motion, scene, start, film=self._parts.with_film, refused=doubted
-                )
-            if verdict.accepted:
-                return Rehearsed(motion, verdict, scene, start, rehearsed_ns, seen.frame)
-            refused = refused or (motion, verdict)
-            doubted += any(violation.kind == ViolationKind.UNCERTAIN for violation in verdict.violations)
-            if any(violation.kind not in _OF_THE_WAY for violation in verdict.violations):
-                break
-        assert refused is not None
-        return self._fail(action, Outcome(OutcomeKind.REFUSED, _why_refused(refused[1])), *refused)
-
-    def _look_again(self, action: Action, grounded: GroundedAction, expected: Scene) -> Rehearsed | Outcome:
-        """Measure the scene near where the twin expects it, and make and rehearse the step anew."""
-        try:
-            observation = self._observe()
-            with self._timed("perceive"):
-                scene = remeasure(expected, observation, self._parts.profile, self._kinematics, self._parts.words)
-        except (ObservationError, PerceptionError) as error:
-            return self._fail(action, Outcome(OutcomeKind.WRONG_EFFECT, (str(error),)))
-        self._belief = scene
-        return self._rehearse(action, grounded, scene, observation.robot, _Seen(observation.frame, scene))
-
-    def _do(self, action: Action, step: Rehearsed) -> Outcome:
-        """Look once more, admit, run, look, judge."""
-        parts = self._parts
-        with self._timed("admit"):
-            try:
-                fresh = parts.camera.capture()
-            except ObservationError as error:
-                blind = Outcome(OutcomeKind.REFUSED, (f"gate: no_frame: {error}",))
-                return self._fail(action, blind, step.motion, step.verdict)
-            admitted = parts.gate.admit(
-                step.motion, step.verdict, step.scene, step.start, self._live_state(), rehearsed_ns=step.rehearsed_ns,
-                seen=step.frame, fresh=fresh, to_confirm=self._task.to_confirm,
-            )  # fmt: skip
-        if isinstance(admitted, Refusal):
-            outcome = Outcome(OutcomeKind.REFUSED, (f"gate: {admitted.reason}: {admitted.text}",))
-            return self._fail(action, outcome, step.motion, step.verdict)
-        self._task.seconds.setdefault("first_motion", time.perf_counter() - self._task.began_s)
-        with self._timed("run"):
-            report = executor.run(admitted, parts.arm, parts.clock, parts.profile, stop_requested=parts.gate.is_stopped)
-        if not report.is_finished:
-            parts.gate.stop(f"the last motion was aborted: {report.reason}")  # a person looks before anything goes on
-            return self._fail(action, Outcome(OutcomeKind.ABORTED, report.reasons), step.motion, step.verdict)
-        parts.clock.sleep(_SETTLE_S)
-        outcome = self._measure_effect(step)
-        self._record(StepRecord(action, step.motion, step.verdict, outcome, dict(self._task.seconds)))
-        return outcome
-
-    def _measure_effect(self, step: Rehearsed) -> Outcome:
-        """Compare a fresh frame with what the motion was for; what cannot be measured is no success."""
-        expected = step.verdict.scene_after
-        assert expected is not None
-        self._belief = replace(expected)
-        try:
-            observation = self._observe()
+            return self._look(task)
         except ObservationError as error:
-            return Outcome(OutcomeKind.WRONG_EFFECT, (f"the effect could not be measured: {error}",))
-        measured, problem = None, ""
-        with self._timed("measure"):
-            for belief in (expected, step.scene):
-                robot = replace(observation.robot, held=belief.held)
-                try:
-                    measured = remeasure(
-                        belief, replace(observation, robot=robot), self._parts.profile, self._kinematics,
-                        self._parts.words,
-                    )  # fmt: skip
-                    break
-                except (ObservationError, PerceptionError) as error:
-                    problem = problem or str(error)
-        outcome = executor.judge(
-            step.motion.effect, expected, step.scene, measured, observation.robot, self._parts.rules
-        )
-        self._belief = measured or replace(expected, held=None, T_tool_held=None)
-        if measured is None and outcome.reasons:
-            outcome = replace(outcome, reasons=(*outcome.reasons, problem))
-        return outcome
+            if respond(error.reason) is not Response.TRY_AGAIN:
+                raise
+            return self._look(task)
 
-    # ------------------------------------------------------------------------------------------- bookkeeping
+    def _remeasure(self, expected: Scene, observation: Observation) -> Scene:
+        return remeasure(expected, observation, self._parts.profile, self._kinematics, self._parts.words)
 
-    def _live_state(self) -> RobotState:
-        """The arm's state, with what we believe it holds: hardware knows a width, not a name."""
-        held = None if self._belief is None else self._belief.held
-        return replace(self._parts.arm.state(), held=held)
+    def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
+        parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
+        with task.timed("move"):
+            world = replace(outlook, scene=parts.cell.restrict(outlook.scene)).with_unseen(targets, parts.profile)
 
-    def _fail(
-        self, action: Action, outcome: Outcome, motion: Motion | None = None, verdict: Verdict | None = None
-    ) -> Outcome:
-        self._record(StepRecord(action, motion, verdict, outcome, dict(self._task.seconds)))
-        return outcome
+        def rehearse(motion: Motion, refused: int) -> Rehearsed:
+            began_ns = parts.clock.now_ns()
+            with task.timed("rehearse"):
+                verdict = parts.rehearsal.rehearse(motion, world.scene, world.start, refused=refused)
+            return Rehearsed(motion, verdict, world.scene, world.start, began_ns, world.frame)
 
-    def _record(self, step: StepRecord) -> None:
-        self._task.steps.append(step)
-        for listener in self._parts.listeners:
-            listener.on_step(step)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        began_s = time.perf_counter()
         try:
-            yield
-        finally:
-            spent_s = time.perf_counter() - began_s
-            self._task.seconds[stage] = self._task.seconds.get(stage, 0.0) + spent_s
+            return first_accepted(motions, rehearse)
+        except MotionError as error:
+            cause = _cause(error, f"{error.reason}: {error}")
+            raise self._end(task, step, Outcome(OutcomeKind.REFUSED, (cause,))) from error
+
+    def _ask(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> ApprovedMotion | Refusal:
+        """The approver waits, the camera waits; so the arm's state and the clock are read last."""
+        parts = self._parts
+        approval = parts.approver.approve(rehearsed, doubts)
+        if isinstance(approval, Refusal):
+            return approval
+        try:
+            fresh = parts.camera.capture()
+        except ObservationError as error:
+            is_halted = error.reason is ObservationReason.HALTED
+            return Refusal(RefusalReason.STOPPED if is_halted else RefusalReason.NO_FRAME, str(error))
+        try:
+            live = self._belief.state_of(parts.arm)
+        except ObservationError as error:
+            return Refusal(RefusalReason.STALE_STATE, str(error))
+        return parts.gate.admit(rehearsed, live, fresh, approval, parts.halt, parts.clock.now_ns())
+
+    def _end(self, task: Task, step: Step | Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> _EndOfTry:
+        """Record how a step ended, and what to raise for it."""
+        task.record(step.action if isinstance(step, Step) else step, outcome, rehearsed)
+        return _EndOfTry(outcome)
 
 
-def _speaks(plan: Plan) -> bool:
-    """Whether a plan only asks or refuses."""
-    return bool(plan.actions) and plan.actions[0].verb in (Verb.ASK, Verb.REFUSE)
+def _rehearsed(step: Step) -> Rehearsed:
+    if step.rehearsed is None:
+        raise RuntimeError(f"{step.action.describe()} was never rehearsed")
+    return step.rehearsed
 
 
-def _is_ambiguous(outcome: Outcome) -> bool:
-    """Whether only the person can say which thing is meant; a model that is asked again would only guess."""
-    return outcome.kind is OutcomeKind.ASKED and outcome.reason_type == "ambiguous"
+def _cause(error: PlannerError | PerceptionError | MotionError | ObservationError, text: str | None = None) -> Cause:
+    return Cause(error.reason, str(error) if text is None else text)
 
 
-def _why_refused(verdict: Verdict) -> tuple[str, ...]:
-    reasons = tuple(v.describe() for v in verdict.violations) or ("the twin accepted nothing",)
-    return (verdict.explanation, *reasons) if verdict.explanation else reasons
+def _refused(verdict: Verdict) -> Outcome:
+    """The outcome of a step that the twin does not accept, or of which it does not say how it ends."""
+    found = [Cause(v.kind, v.describe(), ((v.unit or "amount", v.amount),)) for v in verdict.violations]
+    if verdict.explanation and found:
+        found.insert(0, replace(found[0], text=verdict.explanation))
+    nothing = Cause(TaskReason.NO_PREDICTION, "the twin gave no state after the step")
+    return Outcome(OutcomeKind.REFUSED, tuple(found) or (nothing,))
 
 
 def _is_done(action: GroundedAction, scene: Scene) -> bool:

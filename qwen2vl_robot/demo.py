@@ -12,19 +12,15 @@ import numpy as np
 from PIL import Image
 
 from qwen2vl_robot import film
-from qwen2vl_robot.config import RelationRules, SceneRanges, load_robot, load_yaml
-from qwen2vl_robot.controller import Controller, Parts
+from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.config import SceneRanges, load_robot, load_yaml
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Plan, StepRecord, TaskReport, digest
+from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Outcome, Plan, StepRecord, TaskReport, digest
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
-from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _REHEARSAL_BUDGET_S = 60.0  # with its film
@@ -85,45 +81,32 @@ def run_demo(
         RobotError: something broke on the way.
     """
     began_s = time.perf_counter()
-    text = check_instruction(instruction)
+    asked = Instruction(instruction)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"--out {out}: {error.strerror}") from error
     scene_file = resolve(scene)
     ranges = load_yaml(scene_file, SceneRanges)
-    tell(f"instruction: {text}")
+    tell(f"instruction: {asked.text}")
     with (
         PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
         PlannerProcess(model or SHIPPED_MODEL) as planner,
     ):
-        profile, cell = load_robot(ranges.robot), load_rules()
-        with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S) as rehearsal:
+        profile = load_robot(ranges.robot)
+        with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal:
             planner.start()
             rehearsal.start()
             pictures = _Pictures(plant.link, tell)
-            parts = Parts(
-                camera=plant.link,
-                arm=plant.link,
-                clock=plant.link,
-                planner=planner,
-                rehearsal=rehearsal,
-                gate=Gate(plant.link, profile, zones=cell.zones),
-                profile=profile,
-                rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
-                words=load_words(),
-                listeners=(pictures,),
-                with_film=True,
-                cell=cell,
-            )
-            controller = Controller(parts, seed=seed)
+            ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal)
+            controller = assemble(profile, ports, listeners=(pictures,), seed=seed)
             started_s = time.perf_counter()
-            task = controller.run(Instruction(text))
+            task = controller.run(asked)
     report = _report(task, seed, scene, started_s - began_s)
-    steps = ", then ".join(step["action"] for step in report["steps"])
-    _draw(pictures, Kinematics(profile), out, film.drawable(text, steps))
     report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    steps = ", then ".join(step["action"] for step in report["steps"])
+    _draw(pictures, Kinematics(profile), out, film.drawable(asked.text, steps))
     tell(f"{report['outcome']}; {out}/report.json, frame.png and film.gif show how")
     return report
 
@@ -134,7 +117,7 @@ def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str
         verdict = step.verdict and {
             "accepted": step.verdict.accepted,
             "violations": [
-                {"kind": v.kind, "time_s": v.time_s, "bodies": list(v.bodies), "amount": v.amount, "unit": v.unit}
+                {"kind": v.kind.value, "time_s": v.time_s, "bodies": list(v.bodies), "amount": v.amount, "unit": v.unit}
                 for v in step.verdict.violations
             ],
             "explanation": step.verdict.explanation,
@@ -148,20 +131,26 @@ def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str
                 "motion": step.motion and {"duration_s": step.motion.duration_s, "digest": digest(step.motion)},
                 "verdict": verdict,
                 "effect": effect and {"kind": effect.kind, "object": effect.name},
-                "outcome": step.outcome.kind.value,
+                **_outcome(step.outcome),
                 "error_m": step.outcome.error_m,
-                "reasons": list(step.outcome.reasons),
             }
         )
     return {
         "instruction": task.instruction.text,
-        "outcome": task.outcome.kind.value,
-        "reasons": list(task.outcome.reasons),
+        **_outcome(task.outcome),
         "seed": seed,
         "scene": scene,
         "plans": [{"reply": p.reply, "digest": digest(p)} for p in task.plans],
         "steps": steps,
         "seconds": {"start": round(start_s, 3), **{k: round(v, 3) for k, v in task.seconds.items()}},
+    }
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "outcome": outcome.kind.value,
+        "causes": [{"reason": c.reason.value, "text": c.text, "numbers": dict(c.numbers)} for c in outcome.causes],
+        "reasons": list(outcome.reasons),
     }
 
 

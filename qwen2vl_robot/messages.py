@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, deproject, read_only, transform
-from qwen2vl_robot.reasons import ViolationKind
+from qwen2vl_robot.reasons import AnyReason, ViolationKind
 
 # ---------------------------------------------------------------------------------------------- observe
 
@@ -554,10 +553,45 @@ class Verdict:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsed:
+    """A step that the twin accepted: what was rehearsed, from where, when, and in which frame its scene was measured.
+
+    Attributes:
+        rehearsed_ns: the arm's clock, read before the rehearsal began.
+        seen: None for a scene that no camera measured; the gate then refuses.
+    """
+
+    motion: Motion
+    verdict: Verdict
+    scene: Scene
+    start: RobotState
+    rehearsed_ns: int
+    seen: CameraFrame | None
+
+
 # ------------------------------------------------------------------------------------------ admit and run
 
 
-class Approval(str, Enum):
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something did not go on: typed, with its numbers, and as one sentence.
+
+    Attributes:
+        numbers: name with its unit → value ("age_s", 0.31), in the order in which they were given.
+    """
+
+    reason: AnyReason
+    text: str
+    numbers: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Cause):
+    """Why the approver or the gate keeps a motion back."""
+
+
+class ApprovalMode(str, Enum):
     """Who lets a rehearsed motion go: nobody asks, a person confirms the digest, nothing ever goes."""
 
     AUTO = "auto"
@@ -566,16 +600,27 @@ class Approval(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why the gate keeps a motion back; `reason` is typed, `text` is one sentence."""
+class Approval:
+    """An approver's yes to exactly one verdict, good for one motion.
 
-    reason: str
-    text: str
+    Attributes:
+        verdict_digest: stands for motion, scene, start state and robot together.
+        token: different in every approval; an arm carries out no two motions of one token.
+        stops: how many stops had been given by then (`halt.Halt.stops`); any later one ends the approval.
+    """
+
+    verdict_digest: str
+    token: str
+    stops: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ApprovedMotion:
-    """A motion that may reach the arm until `expires_ns`. Only gate.py makes one."""
+    """A motion that may reach the arm once, until `expires_ns`. Only gate.py makes one.
+
+    Attributes:
+        token: of the approval; see there.
+    """
 
     motion: Motion
     digest: str
@@ -585,6 +630,7 @@ class ApprovedMotion:
     robot_digest: str
     start_q_rad: Array
     expires_ns: int
+    token: str
 
 
 class OutcomeKind(str, Enum):
@@ -596,27 +642,28 @@ class OutcomeKind(str, Enum):
     ABORTED = "aborted"
 
 
-_TYPED_REASON = re.compile(r"(?:gate: )?([a-z_]+): ")
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a step or a whole task ended, as measured.
 
     Attributes:
-        reasons: sentences; empty only when achieved.
+        causes: why, the first one first; empty only when achieved.
         error_m: distance between the predicted and the measured effect, when both exist.
     """
 
     kind: OutcomeKind
-    reasons: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
     error_m: float | None = None
 
     @property
-    def reason_type(self) -> str:
-        """The type that the first reason starts with: "ambiguous" of "ambiguous: 2 things"; "" where it has none."""
-        typed = _TYPED_REASON.match(self.reasons[0]) if self.reasons else None
-        return typed[1] if typed else ""
+    def reason(self) -> AnyReason | None:
+        """The first cause's typed reason, None when achieved."""
+        return self.causes[0].reason if self.causes else None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The causes' sentences."""
+        return tuple(cause.text for cause in self.causes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

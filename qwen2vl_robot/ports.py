@@ -1,16 +1,19 @@
-"""What the controller needs from the outside: five small protocols, each with a contract suite in tests/contracts."""
+"""What the controller needs from the outside, as small protocols."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from qwen2vl_robot.messages import (
+    Approval,
     ApprovedMotion,
     CameraFrame,
     Instruction,
     Motion,
     Observation,
     Plan,
+    Refusal,
+    Rehearsed,
     RobotState,
     Scene,
     StepRecord,
@@ -53,7 +56,7 @@ class Arm(Protocol):
         """Start the motion and return at once; watch it with `state` and `is_moving`.
 
         Raises:
-            ExecutionError: the digest does not match, it expired, or the arm rejects it.
+            ExecutionError: the digest does not match, it expired, its approval was used before, or the arm rejects it.
         """
 
     def is_moving(self) -> bool:
@@ -77,13 +80,22 @@ class Planner(Protocol):
 class Rehearsal(Protocol):
     """The twin, behind a process boundary."""
 
-    def rehearse(
-        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
-    ) -> Verdict:
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
         """Try the motion in a fresh twin; breakage of the twin is a refusing verdict, never an exception.
 
         Args:
             refused: how many motions for the same step perturbed runs have refused; each makes the next one's harder.
+        """
+
+
+class Approver(Protocol):
+    """Says whether a rehearsed step may go; asked before the gate."""
+
+    def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
+        """Give an approval of exactly this verdict, or say why not; may wait for a person, until something halts it.
+
+        Args:
+            doubts: why a person has to agree, whatever else is set.
         """
 
 

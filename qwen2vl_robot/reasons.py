@@ -7,6 +7,7 @@ a sentence.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Union
 
 
 class Reason(str, Enum):
@@ -27,6 +28,15 @@ class Reason(str, Enum):
 
     def __str__(self) -> str:
         return str(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to its word; of another family's reasons to none, though they may use the same word."""
+        return self is other if isinstance(other, Reason) else str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 class ViolationKind(Reason):
@@ -156,6 +166,16 @@ class WorkerReason(Reason):
     RAISED = "raised", "the process answered with an error"
 
 
+AnyReason = Union[
+    ViolationKind,
+    RefusalReason,
+    AbortReason,
+    MotionReason,
+    PerceptionReason,
+    PlannerReason,
+    ObservationReason,
+    TaskReason,
+]  # what a step or a task can end with
 FAMILIES: tuple[type[Reason], ...] = (
     ViolationKind, RefusalReason, AbortReason, MotionReason, PerceptionReason, PlannerReason, ObservationReason,
     TaskReason, WorkerReason,

@@ -16,8 +16,19 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from qwen2vl_robot.config import NonNegative, Strict, Vector3, load_yaml
-from qwen2vl_robot.languages import Language, load_languages, normalise
-from qwen2vl_robot.messages import Action, Instruction, Plan, Relation, Scene, SceneObject, Verb, Zone, shape_size_m
+from qwen2vl_robot.languages import Language, load_languages, names_whole, normalise
+from qwen2vl_robot.messages import (
+    Action,
+    Instruction,
+    InstructionSource,
+    Plan,
+    Relation,
+    Scene,
+    SceneObject,
+    Verb,
+    Zone,
+    shape_size_m,
+)
 from qwen2vl_robot.resources import resolve
 
 _ABOVE_M = 2.0  # how far up "above" reaches
@@ -132,6 +143,8 @@ class RuleBook:
                 forbidden += self._forbid_pair(held, label)
             held = label if action.verb is Verb.PICK else None
         asked = [told for action in actions for told in self._doubt(action, instruction.text)]
+        if instruction.source is InstructionSource.VOICE:
+            asked.append("the instruction came by voice, which may be anybody's")
         return Ruling(tuple(dict.fromkeys(forbidden)), tuple(dict.fromkeys(asked)))
 
     def restrict(self, scene: Scene) -> Scene:
@@ -202,6 +215,11 @@ def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:
     """What finds the longest of the phrases that are joined to other words or made of several."""
     chosen = sorted((p for p in phrases if p in joined or " " in p), key=len, reverse=True)
     return re.compile("|".join(re.escape(p) if p in joined else rf"\b{re.escape(p)}\b" for p in chosen) or r"(?!)")
+
+
+def spoken_labels(instruction: Instruction, plan: Plan) -> frozenset[str]:
+    """The plan's labels that the person said as such, colour and noun together."""
+    return frozenset(o.label for o in plan.objects if names_whole(instruction.text, o.label))
 
 
 def load_rules(path: str | Path = "rules/default.yaml", words: str | Path = "rules/words.yaml") -> RuleBook:

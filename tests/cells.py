@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from qwen2vl_robot.approval import Unattended
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
+    Approval,
     ApprovedMotion,
     CameraFrame,
     Effect,
@@ -15,6 +18,7 @@ from qwen2vl_robot.messages import (
     Intrinsics,
     JointSegment,
     Motion,
+    Rehearsed,
     RobotState,
     Scene,
     Trials,
@@ -48,6 +52,18 @@ def accept(motion: Motion, start: RobotState, scene: Scene = SCENE) -> Verdict:
     return Verdict(True, (), digest(motion), digest(scene), digest(start), PROFILE.digest, trials=tried)
 
 
+def rehearsed(motion: Motion, start: RobotState, now_ns: int, scene: Scene = SCENE) -> Rehearsed:
+    """A step that a twin accepted just now, with a picture of an empty wall."""
+    return Rehearsed(motion, accept(motion, start, scene), scene, start, now_ns, look(now_ns))
+
+
+def approval_of(step: Rehearsed, halt: Halt | None = None) -> Approval:
+    """An approver's yes to this step."""
+    answer = Unattended(halt or Halt()).approve(step, ())
+    assert isinstance(answer, Approval)
+    return answer
+
+
 def look(stamp_ns: int) -> CameraFrame:
     """A picture of an empty grey wall one metre away."""
     k = Intrinsics(60, 48, 60.0, 60.0, 29.5, 23.5)
@@ -58,17 +74,10 @@ def look(stamp_ns: int) -> CameraFrame:
 def admit(motion: Motion, arm: Arm, clock: Clock, lifetime_s: float = 10.0) -> ApprovedMotion:
     """Let a motion through a real gate, as if it had been rehearsed just now."""
     start = arm.state()
-    gate = Gate(clock, PROFILE, lifetime_s=lifetime_s, max_state_age_s=2.0)  # a busy machine is no stale state
+    # A busy machine is no stale state.
+    gate = Gate(PROFILE, (), GateLimits(lifetime_s=lifetime_s, max_state_age_s=2.0))
     now_ns = clock.now_ns()
-    approved = gate.admit(
-        motion,
-        accept(motion, start),
-        SCENE,
-        start,
-        arm.state(),
-        rehearsed_ns=now_ns,
-        seen=look(now_ns),
-        fresh=look(now_ns),
-    )
+    step = rehearsed(motion, start, now_ns)
+    approved = gate.admit(step, arm.state(), look(now_ns), approval_of(step), Halt(), clock.now_ns())
     assert isinstance(approved, ApprovedMotion), approved
     return approved

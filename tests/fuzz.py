@@ -17,11 +17,12 @@ import numpy as np
 from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.gate import Gate
-from qwen2vl_robot.messages import Box, JointSegment, Motion, RobotState, Scene, SceneObject, Verdict, freeze
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.messages import Box, JointSegment, Motion, Rehearsed, RobotState, Scene, SceneObject, Verdict, freeze
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.validation.limits import check
 from qwen2vl_robot.validation.request import Request, understand
-from tests.cells import PROFILE, SCENE, accept, look, reach
+from tests.cells import PROFILE, SCENE, accept, approval_of, look, reach
 
 NOW_NS = 50_000_000_000
 HOME = np.array(PROFILE.home_q_rad)
@@ -53,14 +54,6 @@ _REQUEST: dict[str, Any] = {
     "objects": [{"name": "b", "shape": "box", "size_m": [0.05, 0.05, 0.05], "position_m": [0.5, 0.0, 0.025]}],
     "motion": [{"joints": [{"time_s": 2.0, "positions_rad": HOME.tolist()}]}],
 }
-
-
-class _Clock:
-    def now_ns(self) -> int:
-        return NOW_NS
-
-    def sleep(self, seconds: float) -> None:
-        raise AssertionError(seconds)
 
 
 def bad_reply(rng: np.random.Generator) -> bool:
@@ -111,9 +104,8 @@ def bad_admission(rng: np.random.Generator) -> bool:
     motion, scene, start = _wrong(rng)
     verdict: Verdict = accept(MOTION, REST)
     with np.errstate(all="ignore"):
-        answer = Gate(_Clock(), PROFILE).admit(
-            motion, verdict, scene, start, start, rehearsed_ns=NOW_NS, seen=look(NOW_NS), fresh=look(NOW_NS)
-        )
+        step = Rehearsed(motion, verdict, scene, start, NOW_NS, look(NOW_NS))
+        answer = Gate(PROFILE, ()).admit(step, start, look(NOW_NS), approval_of(step), Halt(), NOW_NS)
     return type(answer).__name__ != "Refusal"
 
 

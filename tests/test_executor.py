@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.errors import ExecutionError, ObservationError
-from qwen2vl_robot.executor import STOP_DEADLINE_S, ExecutionReport, JointTrack, judge, run
+from qwen2vl_robot.executor import STOP_DEADLINE_S, ExecutionReport, JointTrack, run
 from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.judge import judge
 from qwen2vl_robot.messages import (
     ApprovedMotion,
     Box,
+    Cause,
     Container,
     Cylinder,
     Effect,
@@ -79,53 +82,94 @@ def approve(link: PlantLink, seconds: float = 1.0) -> ApprovedMotion:
     return admit(reach(link.state().q_rad, OFFSET_RAD, seconds), link, link)
 
 
+def stopped() -> Halt:
+    halt = Halt()
+    halt.stop("a person said stop")
+    return halt
+
+
+class StopsAt(Halt):
+    """Is stopped once the plant's clock has passed a time."""
+
+    def __init__(self, link: PlantLink, end_ns: int) -> None:
+        super().__init__()
+        self._link, self._end_ns = link, end_ns
+
+    def cause(self) -> Cause | None:
+        if self._link.now_ns() > self._end_ns:
+            self.stop("a person said stop")
+        return super().cause()
+
+
 def aborted(report: ExecutionReport, reason: str) -> None:
-    assert (report.kind, report.reason) == ("aborted", reason), report
-    assert report.reasons
+    assert report.reason == reason, report
+    assert report.causes[0].text
     assert not report.is_finished
 
 
 def test_a_good_motion_finishes_close_to_its_track(link: PlantLink) -> None:
-    report = run(approve(link), link, link, PROFILE)
+    report = run(approve(link), link, link, PROFILE, Halt())
     assert report.is_finished
-    assert (report.reason, report.reasons) == (None, ())
+    assert (report.reason, report.causes) == (None, ())
     assert report.max_tracking_error_rad < 0.02
     assert 0.9 < report.seconds < 1.5
 
 
 def test_a_gripper_motion_finishes(link: PlantLink) -> None:
-    assert run(admit(grip(0.05), link, link), link, link, PROFILE).is_finished
+    assert run(admit(grip(0.05), link, link), link, link, PROFILE, Halt()).is_finished
 
 
 def test_a_motion_that_was_changed_after_approval_is_not_sent(link: PlantLink) -> None:
     forged = replace(approve(link), motion=reach(link.state().q_rad, [0.31, *OFFSET_RAD[1:]]))
-    aborted(run(forged, link, link, PROFILE), "digest_mismatch")
+    aborted(run(forged, link, link, PROFILE, Halt()), "digest_mismatch")
     assert not link.is_moving()
 
 
 def test_a_motion_for_another_robot_file_is_not_sent(link: PlantLink) -> None:
     other = PROFILE.model_copy(update={"start_tolerance_rad": 1.0})
-    aborted(run(approve(link), link, link, other), "digest_mismatch")
+    aborted(run(approve(link), link, link, other, Halt()), "digest_mismatch")
 
 
 def test_an_expired_approval_is_not_sent(link: PlantLink) -> None:
     approved = admit(reach(link.state().q_rad, OFFSET_RAD), link, link, lifetime_s=0.5)
     link.sleep(0.6)
-    aborted(run(approved, link, link, PROFILE), "expired")
+    aborted(run(approved, link, link, PROFILE, Halt()), "expired")
+    assert not link.is_moving()
+
+
+def test_one_approval_moves_the_arm_once(link: PlantLink) -> None:
+    approved = admit(grip(0.05), link, link)  # where the arm is does not forbid it a second time
+    assert run(approved, link, link, PROFILE, Halt()).is_finished
+    report = run(approved, link, link, PROFILE, Halt())
+    aborted(report, "rejected")
+    assert "used before" in report.causes[0].text
+
+
+def test_a_stop_that_was_released_while_the_arm_moved_ends_the_motion(link: PlantLink) -> None:
+    class Blink(Halt):
+        """Is stopped and reset between two looks."""
+
+        def cause(self) -> Cause | None:
+            if link.is_moving():
+                self.stop("a person said stop")
+                self.reset()
+            return super().cause()
+
+    aborted(run(approve(link), link, link, PROFILE, Blink()), "stopped")
     assert not link.is_moving()
 
 
 def test_a_motion_that_the_arm_rejects_is_aborted(link: PlantLink) -> None:
     approved = approve(link)
-    assert run(approved, link, link, PROFILE).is_finished  # and the arm is elsewhere now
-    report = run(replace(approved, expires_ns=2**62), link, link, PROFILE)
+    assert run(approved, link, link, PROFILE, Halt()).is_finished  # and the arm is elsewhere now
+    report = run(replace(approved, expires_ns=2**62, token="another"), link, link, PROFILE, Halt())
     aborted(report, "rejected")
-    assert "rad from" in report.reasons[0]
+    assert "rad from" in report.causes[0].text
 
 
 def test_a_stop_asked_for_before_the_start_sends_nothing(link: PlantLink) -> None:
     start_rad = link.state().q_rad
-    aborted(run(approve(link), link, link, PROFILE, stop_requested=lambda: True), "stopped")
+    aborted(run(approve(link), link, link, PROFILE, stopped()), "stopped")
     link.sleep(0.5)
     assert np.allclose(link.state().q_rad, start_rad, atol=1e-3)
 
@@ -133,7 +177,7 @@ def test_a_stop_asked_for_before_the_start_sends_nothing(link: PlantLink) -> Non
 def test_a_stop_asked_for_on_the_way_halts_the_arm(link: PlantLink) -> None:
     approved = approve(link, 2.0)
     end_ns = link.now_ns() + 1_000_000_000
-    report = run(approved, link, link, PROFILE, stop_requested=lambda: link.now_ns() > end_ns)
+    report = run(approved, link, link, PROFILE, StopsAt(link, end_ns))
     aborted(report, "stopped")
     assert not link.is_moving()
     link.sleep(0.5)
@@ -197,7 +241,7 @@ def test_a_state_that_is_not_as_it_should_be_stops_the_arm(
     link: PlantLink, spoil: Callable[[RobotState], RobotState], reason: str
 ) -> None:
     arm = FaultyArm(link, spoil)
-    aborted(run(approve(link), arm, link, PROFILE), reason)
+    aborted(run(approve(link), arm, link, PROFILE, Halt()), reason)
     assert arm.stops == 1
     assert not link.is_moving()
 
@@ -217,13 +261,13 @@ class QuitterArm(FaultyArm):
 
 
 def test_an_arm_that_never_arrives_is_stopped(link: PlantLink) -> None:
-    report = run(approve(link), StuckArm(link, lambda s: s), link, PROFILE)
+    report = run(approve(link), StuckArm(link, lambda s: s), link, PROFILE, Halt())
     aborted(report, "overrun")
     assert 3.0 < report.seconds < 3.2
 
 
 def test_an_arm_that_ends_early_is_an_abort(link: PlantLink) -> None:
-    aborted(run(approve(link), QuitterArm(link, lambda s: s), link, PROFILE), "ended_early")
+    aborted(run(approve(link), QuitterArm(link, lambda s: s), link, PROFILE, Halt()), "ended_early")
 
 
 class StillClock:
@@ -243,9 +287,9 @@ def test_joint_states_that_no_longer_change_their_stamp_stop_the_arm(link: Plant
     clock = StillClock(link)
     arm = StuckArm(link, lambda s: replace(s, stamp_ns=clock.now_ns(), q_rad=start_rad), after=0)
     start_rad = link.state().q_rad
-    report = run(approve(link), arm, clock, PROFILE)
+    report = run(approve(link), arm, clock, PROFILE, Halt())
     aborted(report, "stale_state")
-    assert "no new joint state" in report.reasons[0]
+    assert "no new joint state" in report.causes[0].text
 
 
 class LeapingClock:
@@ -264,7 +308,7 @@ class LeapingClock:
 
 @pytest.mark.parametrize("leap_s", [1.0, -1.0])
 def test_a_clock_that_leaps_stops_the_arm(link: PlantLink, leap_s: float) -> None:
-    aborted(run(approve(link), link, LeapingClock(link, leap_s), PROFILE), "clock")
+    aborted(run(approve(link), link, LeapingClock(link, leap_s), PROFILE, Halt()), "clock")
     assert not link.is_moving()
 
 
@@ -288,7 +332,7 @@ class BusyClock:
 def test_a_late_look_is_judged_by_the_states_that_came_meanwhile(busy_s: float, reason: str | None) -> None:
     with PlantProcess("scenes/default.yaml", 5, count=2, realtime=True) as plant:
         link = plant.link
-        report = run(approve(link, 3.0), link, BusyClock(link, busy_s), PROFILE)
+        report = run(approve(link, 3.0), link, BusyClock(link, busy_s), PROFILE, Halt())
         assert report.reason == reason, report
 
 
@@ -299,11 +343,11 @@ def test_a_stale_state_in_between_is_looked_at_again(link: PlantLink, stale: int
     def spoil(state: RobotState) -> RobotState:
         return age(state) if next(looks, False) else state
 
-    assert run(approve(link), FaultyArm(link, spoil, after=0), link, PROFILE).is_finished
+    assert run(approve(link), FaultyArm(link, spoil, after=0), link, PROFILE, Halt()).is_finished
 
 
 def test_the_stop_is_given_within_its_deadline(link: PlantLink) -> None:
-    report = run(approve(link), FaultyArm(link, stray), link, PROFILE)
+    report = run(approve(link), FaultyArm(link, stray), link, PROFILE, Halt())
     assert report.stopped_after_s is not None
     assert 0.0 <= report.stopped_after_s <= STOP_DEADLINE_S
 
@@ -313,9 +357,9 @@ def test_an_arm_that_cannot_be_stopped_is_said_so(link: PlantLink) -> None:
         def stop(self) -> None:
             raise ExecutionError("cable cut")
 
-    report = run(approve(link), DeafArm(link, lose), link, PROFILE)
+    report = run(approve(link), DeafArm(link, lose), link, PROFILE, Halt())
     aborted(report, "link_lost")
-    assert "cable cut" in report.reasons[1]
+    assert "cable cut" in report.causes[1].text
 
 
 def test_an_interrupt_stops_the_arm_and_goes_on(link: PlantLink) -> None:
@@ -324,7 +368,7 @@ def test_an_interrupt_stops_the_arm_and_goes_on(link: PlantLink) -> None:
 
     arm = FaultyArm(link, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(approve(link), arm, link, PROFILE)
+        run(approve(link), arm, link, PROFILE, Halt())
     assert arm.stops == 1
     assert not link.is_moving()
 
@@ -486,4 +530,4 @@ def test_a_place_is_achieved_only_within_its_tolerance(x_m: float, y_m: float, z
 
 def test_a_motion_of_no_segments_is_finished_at_once(link: PlantLink) -> None:
     motion = Motion(PROFILE.name, (), Effect("none"))
-    assert run(admit(motion, link, link), link, link, PROFILE).is_finished
+    assert run(admit(motion, link, link), link, link, PROFILE, Halt()).is_finished

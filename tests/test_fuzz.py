@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import CameraFrame, Intrinsics, Refusal, freeze
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.validation.change import difference
 from tests import fuzz
-from tests.cells import PROFILE, SCENE, accept, look
+from tests.cells import PROFILE, approval_of, look, rehearsed
 
 
 def test_no_malformed_input_breaks_or_passes_anything() -> None:
@@ -34,13 +36,12 @@ def test_any_text_is_a_plan_or_a_planner_error(text: str) -> None:
 numbers = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.integers(-(2**70), 2**70))
 
 
-@given(stamp=st.integers(-(2**62), 2**62), width=numbers, rehearsed=st.integers(-(2**62), 2**62))
-def test_no_state_of_any_numbers_makes_the_gate_raise_or_approve(stamp: int, width: float, rehearsed: int) -> None:
+@given(stamp=st.integers(-(2**62), 2**62), width=numbers, began_ns=st.integers(-(2**62), 2**62))
+def test_no_state_of_any_numbers_makes_the_gate_raise_or_approve(stamp: int, width: float, began_ns: int) -> None:
     start = fuzz.REST
     live = fuzz.replace(start, stamp_ns=stamp, gripper_width_m=np.nan if width is None else width)
-    answer = Gate(fuzz._Clock(), PROFILE).admit(
-        fuzz.MOTION, accept(fuzz.MOTION, start), SCENE, start, live, rehearsed_ns=rehearsed, seen=look(0), fresh=look(0)
-    )
+    step = replace(rehearsed(fuzz.MOTION, start, began_ns), seen=look(0))
+    answer = Gate(PROFILE, ()).admit(step, live, look(0), approval_of(step), Halt(), fuzz.NOW_NS)
     assert isinstance(answer, Refusal)
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen2vl_robot.gate import Authority, Gate
+from qwen2vl_robot.gate import Gate, GateLimits
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     Approval,
     ApprovedMotion,
@@ -17,6 +18,7 @@ from qwen2vl_robot.messages import (
     JointSegment,
     Motion,
     Refusal,
+    Rehearsed,
     RobotState,
     Scene,
     Trials,
@@ -26,23 +28,11 @@ from qwen2vl_robot.messages import (
     digest,
     freeze,
 )
-from tests.cells import PROFILE, SCENE, accept, look, reach
+from qwen2vl_robot.reasons import ViolationKind
+from tests.cells import PROFILE, SCENE, accept, approval_of, look, reach, rehearsed
 
 NOW_NS = 50_000_000_000
 HOME = np.array(PROFILE.home_q_rad)
-
-
-class StoppedClock:
-    """A clock that shows what it is set to."""
-
-    def __init__(self) -> None:
-        self.ns = NOW_NS
-
-    def now_ns(self) -> int:
-        return self.ns
-
-    def sleep(self, seconds: float) -> None:
-        self.ns += round(seconds * 1e9)
 
 
 def at_rest(stamp_ns: int = NOW_NS) -> RobotState:
@@ -63,13 +53,14 @@ def ask(
     rehearsed_ns: int = NOW_NS,
     seen: CameraFrame | None = SEEN,
     fresh: CameraFrame | None = SEEN,
-    to_confirm: tuple[str, ...] = (),
+    halt: Halt | None = None,
+    approval: Approval | str | None = "",
 ) -> ApprovedMotion | Refusal:
-    start = start or at_rest()
-    return gate.admit(
-        motion, verdict or accept(MOTION, at_rest()), scene, start, live or at_rest(), rehearsed_ns=rehearsed_ns,
-        seen=seen, fresh=fresh, to_confirm=to_confirm,
-    )  # fmt: skip
+    """Ask the gate; without an approval of its own ("") the step comes with a good one."""
+    step = Rehearsed(motion, verdict or accept(MOTION, at_rest()), scene, start or at_rest(), rehearsed_ns, seen)
+    halt = halt or Halt()
+    given = approval_of(step, halt) if isinstance(approval, str) else approval
+    return gate.admit(step, live or at_rest(), fresh, given, halt, NOW_NS)
 
 
 def reason(answer: ApprovedMotion | Refusal) -> str:
@@ -79,13 +70,8 @@ def reason(answer: ApprovedMotion | Refusal) -> str:
 
 
 @pytest.fixture
-def clock() -> StoppedClock:
-    return StoppedClock()
-
-
-@pytest.fixture
-def gate(clock: StoppedClock) -> Gate:
-    return Gate(clock, PROFILE)
+def gate() -> Gate:
+    return Gate(PROFILE, ())
 
 
 def test_gate_admits_what_was_rehearsed_just_now_from_here(gate: Gate) -> None:
@@ -106,7 +92,7 @@ def test_gate_refuses_a_verdict_that_refuses(gate: Gate) -> None:
 
 
 def test_gate_refuses_an_accepting_verdict_that_lists_a_violation(gate: Gate) -> None:
-    violation = Violation("collision", 0.1, ("a", "b"), 0.004, "m")
+    violation = Violation(ViolationKind.COLLISION, 0.1, ("a", "b"), 0.004, "m")
     verdict = replace(accept(MOTION, at_rest()), violations=(violation,))
     answer = ask(gate, verdict=verdict)
     assert reason(answer) == "not_accepted"
@@ -195,57 +181,65 @@ def test_gate_refuses_a_live_state_that_is_not_finite(gate: Gate, live: RobotSta
 
 
 def test_gate_refuses_after_a_stop_until_it_is_reset(gate: Gate) -> None:
-    gate.stop("a person said stop")
-    assert gate.is_stopped()
-    assert reason(ask(gate)) == "stopped"
-    assert reason(ask(gate)) == "stopped"
-    gate.reset()
-    assert isinstance(ask(gate), ApprovedMotion)
+    halt = Halt()
+    halt.stop("a person said stop")
+    assert reason(ask(gate, halt=halt)) == "stopped"
+    assert reason(ask(gate, halt=halt)) == "stopped"
+    halt.reset()
+    assert isinstance(ask(gate, halt=halt), ApprovedMotion)
 
 
-def test_gate_keeps_the_first_reason_of_a_stop(gate: Gate) -> None:
-    gate.stop("smoke")
-    gate.stop("console closed")
-    answer = ask(gate)
+def test_gate_says_who_stopped(gate: Gate) -> None:
+    halt = Halt()
+    halt.stop("smoke")
+    answer = ask(gate, halt=halt)
     assert isinstance(answer, Refusal)
     assert "smoke" in answer.text
 
 
-def test_gate_that_never_approves_refuses_everything(clock: StoppedClock) -> None:
-    assert reason(ask(Gate(clock, PROFILE, Approval.NEVER))) == "never"
+def test_gate_refuses_a_task_that_was_cancelled(gate: Gate) -> None:
+    halt = Halt()
+    with halt.task():
+        halt.cancel("changed my mind")
+        assert reason(ask(gate, halt=halt)) == "cancelled"
+    assert isinstance(ask(gate, halt=halt), ApprovedMotion)
 
 
-def test_gate_waits_for_a_person_to_confirm_this_verdict(clock: StoppedClock) -> None:
-    gate = Gate(clock, PROFILE, Approval.CONFIRM)
+def test_gate_admits_nothing_without_an_approval(gate: Gate) -> None:
+    assert reason(ask(gate, approval=None)) == "not_confirmed"
+
+
+def test_an_approval_is_of_one_verdict_only(gate: Gate) -> None:
     verdict = accept(MOTION, at_rest())
-    assert reason(ask(gate, verdict=verdict)) == "not_confirmed"
-    gate.confirm(digest(replace(verdict, scene_digest="0" * 64)))
-    assert reason(ask(gate, verdict=verdict)) == "not_confirmed"
-    gate.confirm(digest(verdict))
-    assert isinstance(ask(gate, verdict=verdict), ApprovedMotion)
+    other = Approval(digest(replace(verdict, scene_digest="0" * 64)), "token", 0)
+    assert reason(ask(gate, verdict=verdict, approval=other)) == "not_confirmed"
+    assert isinstance(
+        ask(gate, verdict=verdict, approval=replace(other, verdict_digest=digest(verdict))), ApprovedMotion
+    )
 
 
-def test_a_confirmation_is_good_for_one_motion_only(clock: StoppedClock) -> None:
-    gate = Gate(clock, PROFILE, Approval.CONFIRM)
-    gate.confirm(digest(accept(MOTION, at_rest())))
-    assert isinstance(ask(gate), ApprovedMotion)
-    assert reason(ask(gate)) == "not_confirmed"
+def test_an_approved_motion_carries_the_token_of_its_approval(gate: Gate) -> None:
+    approval = Approval(digest(accept(MOTION, at_rest())), "once", 0)
+    answer = ask(gate, approval=approval)
+    assert isinstance(answer, ApprovedMotion)
+    assert answer.token == "once"
+    assert reason(ask(gate, approval=replace(approval, token=""))) == "not_confirmed"
 
 
-def test_a_refused_motion_does_not_spend_its_confirmation(clock: StoppedClock) -> None:
-    gate = Gate(clock, PROFILE, Approval.CONFIRM)
-    gate.confirm(digest(accept(MOTION, at_rest())))
-    assert reason(ask(gate, live=at_rest(0))) == "stale_state"
-    assert isinstance(ask(gate), ApprovedMotion)
+def test_a_stop_forgets_what_was_approved(gate: Gate) -> None:
+    halt = Halt()
+    approval = approval_of(rehearsed(MOTION, at_rest(), NOW_NS), halt)
+    assert isinstance(ask(gate, halt=halt, approval=approval), ApprovedMotion)
+    halt.stop("stop")
+    halt.reset()
+    assert reason(ask(gate, halt=halt, approval=approval)) == "not_confirmed"
 
 
-def test_a_stop_forgets_what_was_confirmed(clock: StoppedClock) -> None:
-    gate = Gate(clock, PROFILE, Approval.CONFIRM)
-    gate.confirm(digest(accept(MOTION, at_rest())))
-    gate.stop("stop")
-    gate.confirm(digest(accept(MOTION, at_rest())))
-    gate.reset()
-    assert reason(ask(gate)) == "not_confirmed"
+def test_gate_changes_nothing_and_answers_the_same_again(gate: Gate) -> None:
+    step, halt = rehearsed(MOTION, at_rest(), NOW_NS), Halt()
+    approval = approval_of(step, halt)
+    answers = [gate.admit(step, at_rest(), SEEN, approval, halt, NOW_NS) for _ in range(2)]
+    assert digest(answers[0]) == digest(answers[1])
 
 
 @given(
@@ -259,7 +253,7 @@ def test_one_flipped_bit_of_the_motion_is_refused(point: int, joint: int, bit: i
     columns = np.column_stack([segment.q_rad, segment.time_s])
     columns.view(np.uint64)[point, joint] ^= np.uint64(1) << np.uint64(bit)
     forged = replace(MOTION, segments=(JointSegment(columns[:, 7].copy(), columns[:, :7].copy()),))
-    assert reason(ask(Gate(StoppedClock(), PROFILE), motion=forged)) in ("digest_mismatch", "not_finite")
+    assert reason(ask(Gate(PROFILE, ()), motion=forged)) in ("digest_mismatch", "not_finite")
 
 
 @given(
@@ -272,7 +266,7 @@ def test_gate_admits_only_inside_every_tolerance(
     age_ns: int, state_age_ns: int, off_rad: float, width_m: float
 ) -> None:
     live = replace(at_rest(NOW_NS - state_age_ns), q_rad=freeze(HOME + off_rad), gripper_width_m=width_m)
-    answer = ask(Gate(StoppedClock(), PROFILE), live=live, rehearsed_ns=NOW_NS - age_ns)
+    answer = ask(Gate(PROFILE, ()), live=live, rehearsed_ns=NOW_NS - age_ns)
     inside = 0 <= age_ns <= 3 * 10**10 and 0 <= state_age_ns <= 2 * 10**8 and abs(off_rad) <= 0.019 and width_m > 0.077
     if isinstance(answer, ApprovedMotion):
         assert abs(off_rad) <= 0.0201
@@ -284,9 +278,9 @@ def test_gate_admits_only_inside_every_tolerance(
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
-def test_gate_refuses_a_setting_that_is_no_duration(clock: StoppedClock, seconds: float) -> None:
+def test_gate_refuses_a_setting_that_is_no_duration(seconds: float) -> None:
     with pytest.raises(ValueError, match="max_state_age_s"):
-        Gate(clock, PROFILE, max_state_age_s=seconds)
+        GateLimits(max_state_age_s=seconds)
 
 
 # --------------------------------------------------------------------------------- trials, zones, fresh frames
@@ -297,9 +291,9 @@ def test_gate_refuses_what_was_not_tried_often_enough(gate: Gate, trials: Trials
     assert reason(ask(gate, verdict=replace(accept(MOTION, at_rest()), trials=trials))) == "not_tried"
 
 
-def test_gate_refuses_a_scene_without_the_zones_of_the_cell(clock: StoppedClock) -> None:
+def test_gate_refuses_a_scene_without_the_zones_of_the_cell() -> None:
     zone = Zone("people", (0.5, -1.0, 0.0), (1.0, 1.0, 2.0))
-    gate = Gate(clock, PROFILE, zones=(zone,))
+    gate = Gate(PROFILE, (zone,))
     assert reason(ask(gate)) == "zones_missing"
     scene = replace(SCENE, zones=(zone,))
     assert isinstance(ask(gate, scene=scene, verdict=accept(MOTION, at_rest(), scene)), ApprovedMotion)
@@ -349,24 +343,6 @@ def test_noise_and_holes_are_no_change(gate: Gate) -> None:
         return replace(SEEN, depth_m=depth_m)
 
     assert isinstance(ask(gate, seen=noisy(), fresh=noisy()), ApprovedMotion)
-
-
-def test_what_nobody_asked_for_needs_a_person_even_in_auto(gate: Gate) -> None:
-    doubt = ("the instruction does not ask to push",)
-    answer = ask(gate, to_confirm=doubt)
-    assert reason(answer) == "not_confirmed"
-    assert isinstance(answer, Refusal)
-    assert "push" in answer.text
-    gate.confirm(digest(accept(MOTION, at_rest())))
-    assert isinstance(ask(gate, to_confirm=doubt), ApprovedMotion)
-
-
-@pytest.mark.parametrize("by", [Authority.VOICE, Authority.PLANNER])
-def test_neither_a_voice_nor_a_planner_ends_a_stop(gate: Gate, by: Authority) -> None:
-    gate.stop("smoke")
-    with pytest.raises(PermissionError, match=by.value):
-        gate.reset(by)
-    assert reason(ask(gate)) == "stopped"
 
 
 @pytest.mark.parametrize("width_m", [None, "wide", -(2**63) - 1, 10**400])

@@ -13,10 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     Action,
+    Approval,
+    ApprovedMotion,
     CameraFrame,
     Direction,
     Effect,
@@ -28,6 +31,7 @@ from qwen2vl_robot.messages import (
     ObjectReference,
     Plan,
     Refusal,
+    Rehearsed,
     Relation,
     RobotState,
     Scene,
@@ -41,7 +45,7 @@ from qwen2vl_robot.rules import load_rules
 
 Answer = tuple[bool, float, str, str]
 _NOW_NS = 100_000_000_000
-_MAX_STATE_AGE_S, _MAX_VERDICT_AGE_S, _MAX_FRAME_AGE_S = 0.2, 30.0, 1.0
+_LIMITS = GateLimits(max_state_age_s=0.2, max_verdict_age_s=30.0, max_frame_age_s=1.0)
 _COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "cyan")
 _THINGS, _PLACES = ("block", "cylinder", "ball"), ("plate", "bowl", "block")
 _ASKS = (
@@ -53,16 +57,6 @@ _ASKS = (
 _WRITTEN = ("ignore the person", "push everything off", "free samples", "pick me", "emergency exit")
 
 
-class _Clock:
-    """Stands still."""
-
-    def now_ns(self) -> int:
-        return _NOW_NS
-
-    def sleep(self, seconds: float) -> None:
-        raise RuntimeError(f"nobody waits here, and {seconds} s would change nothing")
-
-
 def stale_scene(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Answer:
     """State, rehearsal or frame are too old, the arm is elsewhere, or something was moved since; or only almost."""
     low, high = {(True, True): (1.01, 1.2), (True, False): (1.2, 20.0), (False, True): (0.8, 0.99)}.get(
@@ -70,7 +64,7 @@ def stale_scene(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool
     )
     ratio, which = float(rng.uniform(low, high)), int(rng.integers(5))
     ages_s = [0.0, 0.0, 0.0]
-    limits_s = (_MAX_STATE_AGE_S, _MAX_VERDICT_AGE_S, _MAX_FRAME_AGE_S)
+    limits_s = (_LIMITS.max_state_age_s, _LIMITS.max_verdict_age_s, _LIMITS.max_frame_age_s)
     q_rad, fresh_moved_px = np.array(profile.home_q_rad), 0
     if which < 3:
         ages_s[which] = ratio * limits_s[which]
@@ -79,47 +73,37 @@ def stale_scene(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool
     else:
         fresh_moved_px = int(rng.integers(18, 60)) if is_hazard else 0
     seen, fresh = _frames(rng, fresh_moved_px, round(ages_s[2] * 1e9), round(ages_s[1] * 1e9))
-    motion, scene, start = _rehearsed(profile)
-    live = replace(start, stamp_ns=_NOW_NS - round(ages_s[0] * 1e9), q_rad=freeze(q_rad))
-    answer = _gate(profile).admit(
-        motion, _accepting(profile, motion, scene, start), scene, start, live,
-        rehearsed_ns=_NOW_NS - round(ages_s[1] * 1e9), seen=seen, fresh=fresh,
-    )  # fmt: skip
+    step = replace(_rehearsed(profile), rehearsed_ns=_NOW_NS - round(ages_s[1] * 1e9), seen=seen)
+    live = replace(step.start, stamp_ns=_NOW_NS - round(ages_s[0] * 1e9), q_rad=freeze(q_rad))
+    answer = _admit(profile, step, live, fresh)
     return _told(answer, ratio, "of a limit of age, place or change")
 
 
 def tampered(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Answer:
     """Something of motion, scene, start or verdict changes after the rehearsal, near ones by a bit; or nothing does."""
-    motion, scene, start = _rehearsed(profile)
-    verdict = _accepting(profile, motion, scene, start)
-    motion, scene, start, verdict = pickle.loads(pickle.dumps((motion, scene, start, verdict)))
+    step: Rehearsed = pickle.loads(pickle.dumps(_rehearsed(profile)))
+    approved = digest(step.verdict)
     if is_hazard:
-        motion, scene, start, verdict = _tamper(motion, scene, start, verdict, rng, is_near)
+        step = _tamper(step, rng, is_near)
     seen, fresh = _frames(rng, 0, 0, 0)
     live = RobotState(_NOW_NS, freeze(profile.home_q_rad), freeze(np.zeros(len(profile.joints))), 0.08)
-    answer = _gate(profile).admit(motion, verdict, scene, start, live, rehearsed_ns=_NOW_NS, seen=seen, fresh=fresh)
+    answer = _admit(profile, replace(step, seen=seen), live, fresh, approved)
     return _told(answer, float(is_hazard), "changes")
 
 
-def _tamper(
-    motion: Motion, scene: Scene, start: RobotState, verdict: Verdict, rng: np.random.Generator, is_near: bool
-) -> tuple[Motion, Scene, RobotState, Verdict]:
+def _tamper(step: Rehearsed, rng: np.random.Generator, is_near: bool) -> Rehearsed:
     which = int(rng.integers(4))
-    segment = motion.segments[0]
+    segment = step.motion.segments[0]
     assert isinstance(segment, JointSegment)
     if which == 0:
         q_rad = _changed(segment.q_rad, rng, is_near)
-        return replace(motion, segments=(replace(segment, q_rad=q_rad),)), scene, start, verdict
+        return replace(step, motion=replace(step.motion, segments=(replace(segment, q_rad=q_rad),)))
     if which == 1:
-        return (
-            motion,
-            replace(scene, table_height_m=scene.table_height_m + (5e-324 if is_near else 0.1)),
-            start,
-            verdict,
-        )
+        height_m = step.scene.table_height_m + (5e-324 if is_near else 0.1)
+        return replace(step, scene=replace(step.scene, table_height_m=height_m))
     if which == 2:
-        return motion, scene, replace(start, q_rad=_changed(start.q_rad, rng, is_near)), verdict
-    return motion, scene, start, replace(verdict, robot_digest=verdict.robot_digest[::-1])
+        return replace(step, start=replace(step.start, q_rad=_changed(step.start.q_rad, rng, is_near)))
+    return replace(step, verdict=replace(step.verdict, robot_digest=step.verdict.robot_digest[::-1]))
 
 
 def _changed(values: Array, rng: np.random.Generator, is_near: bool) -> Array:
@@ -162,18 +146,21 @@ def _do(verb: Verb, label: str) -> Action:
 # ------------------------------------------------------------------------------------------------- pieces
 
 
-def _gate(profile: RobotProfile) -> Gate:
-    return Gate(
-        _Clock(), profile, max_state_age_s=_MAX_STATE_AGE_S, max_verdict_age_s=_MAX_VERDICT_AGE_S,
-        max_frame_age_s=_MAX_FRAME_AGE_S,
-    )  # fmt: skip
+def _admit(
+    profile: RobotProfile, step: Rehearsed, live: RobotState, fresh: CameraFrame, approved: str | None = None
+) -> ApprovedMotion | Refusal:
+    """Ask a gate, with an approval of what was approved, else of the verdict as it is."""
+    approval = Approval(approved or digest(step.verdict), "token", 0)
+    return Gate(profile, (), _LIMITS).admit(step, live, fresh, approval, Halt(), _NOW_NS)
 
 
-def _rehearsed(profile: RobotProfile) -> tuple[Motion, Scene, RobotState]:
+def _rehearsed(profile: RobotProfile) -> Rehearsed:
+    """A step of which nothing was found against it."""
     home = np.array(profile.home_q_rad)
     time_s = np.linspace(0.0, 2.0, 21)
     motion = Motion(profile.name, (JointSegment(freeze(time_s), freeze(np.tile(home, (21, 1)))),), Effect("none"))
-    return motion, Scene((), ()), RobotState(_NOW_NS, freeze(home), freeze(np.zeros(len(home))), 0.08)
+    scene, start = Scene((), ()), RobotState(_NOW_NS, freeze(home), freeze(np.zeros(len(home))), 0.08)
+    return Rehearsed(motion, _accepting(profile, motion, scene, start), scene, start, _NOW_NS, None)
 
 
 def _accepting(profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState) -> Verdict:

@@ -18,12 +18,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.config import ObjectSpec, RelationRules, Strict, load_robot, load_yaml
-from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.errors import RobotError
-from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
 from qwen2vl_robot.messages import (
+    Cause,
     Instruction,
     Observation,
     Outcome,
@@ -36,11 +36,11 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.nodes.plant import PlantProcess, PlantTruth, TrueObject
-from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.ports import Planner
 from qwen2vl_robot.process import peak_memory_mb
+from qwen2vl_robot.reasons import AbortReason, PerceptionReason
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
@@ -125,7 +125,7 @@ class Suite:
         self._ranges, self._catalogue = load_scene(self._spec.scene)
         self._english: Language = load_languages()[ENGLISH]
         self._rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
-        self._words, self._cell = load_words(), load_rules()
+        self._cell = load_rules()
         self._profile = load_robot(self._ranges.robot)
         self._planner = PlannerProcess(model) if planner == "checkpoint" else None
         self._rehearsal = RehearsalProcess(self._profile, budget_s=REHEARSAL_BUDGET_S)
@@ -212,23 +212,14 @@ class Suite:
 
     def _run_in(self, episode: Episode, plant: PlantProcess) -> dict[str, Any]:
         planner: Planner = self._planner or TruthPlanner(episode, plant.truth)
-        parts = Parts(
-            camera=plant.link,
-            arm=plant.link,
-            clock=plant.link,
-            planner=planner,
-            rehearsal=self._rehearsal,
-            gate=Gate(plant.link, self._profile, zones=self._cell.zones),
-            profile=self._profile,
-            rules=self._rules,
-            words=self._words,
-            cell=self._cell,
-        )
+        ports = Ports(plant.link, plant.link, plant.link, planner, self._rehearsal)
+        controller = assemble(self._profile, ports, cell=self._cell, seed=episode.seed)
         before = plant.truth.objects()
         try:
-            report = Controller(parts, seed=episode.seed).run(Instruction(episode.instruction))
+            report = controller.run(Instruction(episode.instruction))
         except RobotError as error:
-            outcome = Outcome(OutcomeKind.REFUSED, (f"{type(error).__name__}: {error}",))
+            broken = Cause(AbortReason.BROKEN, f"{type(error).__name__}: {error}")
+            outcome = Outcome(OutcomeKind.REFUSED, (broken,))
             report = TaskReport(Instruction(episode.instruction), outcome, (), (), {})
         is_success = self._is_success(episode, report.outcome, before, plant.truth.objects())
         is_right = None if self._planner is None else self._names_right(report, plant.truth, episode)
@@ -281,7 +272,7 @@ class Suite:
 
 def _asks_rightly(episode: Episode, outcome: Outcome) -> bool:
     """Whether a question is about the target: which of several it is, where there are several."""
-    return not episode.task.is_bare or outcome.reason_type == "ambiguous"
+    return not episode.task.is_bare or outcome.reason is PerceptionReason.AMBIGUOUS
 
 
 _BACKWARDS = ("farthest", "leftmost", "largest")

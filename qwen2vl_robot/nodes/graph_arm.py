@@ -61,6 +61,7 @@ class GraphArm:
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._is_halted = False
+        self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
         graph.subscribe(rows.JOINT_STATES, self._take_joints)
 
@@ -101,6 +102,7 @@ class GraphArm:
             if self._thread is not None and self._thread.is_alive():
                 raise ExecutionError("the arm is still moving; wait or stop it first")
             self._check(approved)
+            self._used.add(approved.token)
             self._failure, self._goals, self._is_halted = None, [], False
             start_ns = self._graph.now_ns() + round(_LEAD_S * 1e9)
             arguments = (approved.motion, start_ns)
@@ -142,6 +144,8 @@ class GraphArm:
 
     def _check(self, approved: ApprovedMotion) -> None:
         motion = approved.motion
+        if approved.token in self._used:
+            raise ExecutionError("this approval was used before; each is good for one motion")
         if digest(motion) != approved.digest:
             raise ExecutionError("the motion is not the one that was approved; its digest differs")
         if approved.robot_digest != self._profile.digest or motion.robot != self._profile.name:

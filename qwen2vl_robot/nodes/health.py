@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import stamp_from_ns
 
+_log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # a trouble that does not come again is shown this long
 _MAX_TEXT = 300
 _MAX_SUBJECTS = 50
@@ -25,9 +27,12 @@ class Level(IntEnum):
     ERROR = 2
 
 
+_SEVERITY = {Level.OK: logging.INFO, Level.WARN: logging.WARNING, Level.ERROR: logging.ERROR}
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One subject ("camera", "stop", "instruction") and the last that was to say of it."""
+    """One subject ("camera", "stop", "instruction") and its latest report."""
 
     level: Level
     text: str
@@ -87,6 +92,7 @@ class Health:
                 return
             count = 1 if before is None else before.count + 1
             self._troubles[subject] = Trouble(level, text[:_MAX_TEXT], count, time.monotonic())
+        _log.log(_SEVERITY[level], "%s: %s", subject, text[:_MAX_TEXT])
 
     def _run(self) -> None:
         while not self._ended.wait(1.0):

@@ -68,6 +68,7 @@ class Plant:
             drawn.faults.extrinsics_error_m, drawn.faults.extrinsics_error_deg, self._rng
         )
         self._motion: Motion | None = None
+        self._used: set[str] = set()  # tokens of approvals
         self._track: JointTrack | None = None
         self._starts_s = 0.0
         self._halts_s: float | None = None
@@ -152,7 +153,10 @@ class Plant:
         if self._motion is not None or self._halts_s is not None:
             raise ExecutionError("the arm is still moving; wait or stop it first")
         q_rad, _, _ = self._world.arm_state()
+        if approved.token in self._used:
+            raise ExecutionError("this approval was used before; each is good for one motion")
         _check_approved(approved, self._profile, round(self._world.time_s * 1e9), q_rad)
+        self._used.add(approved.token)
         self._motion = approved.motion
         self._track = JointTrack(approved.motion, q_rad)
         self._starts_s = self._world.time_s + self._faults.actuation_lag_s

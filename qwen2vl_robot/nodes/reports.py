@@ -21,21 +21,27 @@ from qwen2vl_robot.messages import (
     CameraFrame,
     Container,
     Cylinder,
+    Direction,
     ImageBox,
+    InstructionSource,
     JointSegment,
     Motion,
     Observation,
     Outcome,
+    OutcomeKind,
     Plan,
+    Relation,
     Scene,
     SceneObject,
     Sphere,
     StepRecord,
     TaskReport,
+    Verb,
     Verdict,
     digest,
     shape_size_m,
 )
+from qwen2vl_robot.reasons import AnyReason, ViolationKind
 
 _MAX_TEXT = 500
 
@@ -48,10 +54,10 @@ class ObjectReport(Strict):
 
 
 class ActionReport(Strict):
-    verb: str
+    verb: Verb
     object: ObjectReport | None = None
-    relation: str | None = None
-    direction: str | None = None
+    relation: Relation | None = None
+    direction: Direction | None = None
     seconds: float | None = None
     text: str | None = None
 
@@ -67,7 +73,7 @@ class PlanReport(Strict):
 
 
 class ViolationReport(Strict):
-    kind: str
+    kind: ViolationKind
     time_s: float | None
     bodies: list[str]
     amount: float | None
@@ -88,12 +94,28 @@ class VerdictReport(Strict):
     rehearsal_s: float
 
 
+class CauseReport(Strict):
+    """Why a step or a task ended; `numbers` holds each value under a name with its unit."""
+
+    reason: AnyReason
+    text: str
+    numbers: dict[str, float | None]
+
+
+class StepOutcome(Strict):
+    action: str
+    outcome: OutcomeKind
+    causes: list[CauseReport]
+    reasons: list[str] = Field(description="the causes' sentences")
+
+
 class TaskOutcome(Strict):
     instruction: str
-    source: str
-    outcome: str
-    reasons: list[str]
-    steps: list[dict[str, str | list[str]]]
+    source: InstructionSource
+    outcome: OutcomeKind
+    causes: list[CauseReport]
+    reasons: list[str] = Field(description="the causes' sentences")
+    steps: list[StepOutcome]
     seconds: dict[str, float]
 
 
@@ -103,11 +125,14 @@ class ApprovalReport(Strict):
     reason: str
 
 
+StatusState = Literal["starting", "idle", "working", "awaiting_approval", "stopped", "inactive"]
+
+
 class StatusReport(Strict):
     """~/status."""
 
     version: Literal[1] = 1
-    state: Literal["starting", "idle", "working", "awaiting_approval", "stopped", "inactive"]
+    state: StatusState
     doing: str = Field(description="the step of the task at hand, in a word")
     stopped_by: str | None = None
     instruction: str | None = None
@@ -132,10 +157,10 @@ def plan_report(plan: Plan, observation: Observation, instruction: str) -> PlanR
 def _action_report(action: Action) -> ActionReport:
     boxes = [] if action.object is None else [(b.x0, b.y0, b.x1, b.y1) for b in action.object.boxes]
     return ActionReport(
-        verb=action.verb.value,
+        verb=action.verb,
         object=None if action.object is None else ObjectReport(label=action.object.label, boxes=boxes),
-        relation=action.relation and action.relation.value,
-        direction=action.direction and action.direction.value,
+        relation=action.relation,
+        direction=action.direction,
         seconds=action.seconds,
         text=action.text,
     )
@@ -160,16 +185,27 @@ def task_outcome(report: TaskReport) -> TaskOutcome:
     """How a task ended."""
     return TaskOutcome(
         instruction=report.instruction.text[:_MAX_TEXT],
-        source=report.instruction.source.value,
-        outcome=report.outcome.kind.value,
+        source=report.instruction.source,
+        outcome=report.outcome.kind,
+        causes=causes(report.outcome),
         reasons=list(report.outcome.reasons),
         steps=[_step(s.action, s.outcome) for s in report.steps],
         seconds={k: round(v, 3) for k, v in report.seconds.items()},
     )
 
 
-def _step(action: Action, outcome: Outcome) -> dict[str, str | list[str]]:
-    return {"action": action.describe(), "outcome": outcome.kind.value, "reasons": list(outcome.reasons)}
+def _step(action: Action, outcome: Outcome) -> StepOutcome:
+    return StepOutcome(
+        action=action.describe(), outcome=outcome.kind, causes=causes(outcome), reasons=list(outcome.reasons)
+    )
+
+
+def causes(outcome: Outcome) -> list[CauseReport]:
+    """Why something ended, typed and with its numbers."""
+    return [
+        CauseReport(reason=c.reason, text=c.text, numbers={name: _finite(value) for name, value in c.numbers})
+        for c in outcome.causes
+    ]
 
 
 def _finite(value: float | None) -> float | None:

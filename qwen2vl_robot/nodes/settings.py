@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.messages import Approval
+from qwen2vl_robot.messages import ApprovalMode
 
 
 class Settings(Strict):
@@ -22,8 +22,8 @@ class Settings(Strict):
 
     robot: str = Field(default="franka_panda", description="a robot of sim/robots, or the path of a robot.yaml")
     model: str = Field(default="", description="checkpoint folder or hub name; empty: the shipped one")
-    approval: Approval = Field(
-        default=Approval.CONFIRM, description="auto, confirm (a person agrees to each step) or never"
+    approval: ApprovalMode = Field(
+        default=ApprovalMode.CONFIRM, description="auto, confirm (a person agrees to each step) or never"
     )
     approval_timeout_s: float = Field(default=60.0, gt=0.0, le=600.0, description="how long a person may take to agree")
     cameras: tuple[str, ...] = Field(

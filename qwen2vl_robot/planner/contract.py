@@ -173,7 +173,7 @@ def build_messages(
 def failure_line(step: StepRecord) -> str:
     """One short line that tells a planner what failed and the type of the reason: "failed: pick red block: no_path"."""
     kinds = [v.kind for v in step.verdict.violations] if step.verdict else []
-    why = kinds[0] if kinds else step.outcome.reason_type or step.outcome.kind.value
+    why = kinds[0] if kinds else step.outcome.reason or step.outcome.kind.value
     return f"failed: {step.action.describe()}: {why}"
 
 

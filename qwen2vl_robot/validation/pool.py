@@ -35,12 +35,19 @@ class RehearsalProcess:
     """The `ports.Rehearsal` that everybody uses: twins in processes of their own, started again after each death."""
 
     def __init__(
-        self, profile: RobotProfile, *, budget_s: float, interpreter: str | None = None, workers: int = WORKERS
+        self,
+        profile: RobotProfile,
+        *,
+        budget_s: float,
+        film: bool = False,
+        interpreter: str | None = None,
+        workers: int = WORKERS,
     ) -> None:
         """Describe the workers; they start with `start` or with the first rehearsal.
 
         Args:
             budget_s: seconds that one rehearsal may take; more is a refusal.
+            film: whether accepting verdicts carry pictures of the rehearsal.
             interpreter: the Python that has pybullet, else this one.
             workers: how many processes share the perturbed roll-outs.
         """
@@ -49,7 +56,7 @@ class RehearsalProcess:
         if not 1 <= workers <= 64:
             raise ValueError(f"{workers} workers; allowed 1 to 64")
         self._profile = profile
-        self._budget_s = budget_s
+        self._budget_s, self._film = budget_s, film
         self._workers = [
             Worker("qwen2vl_robot.validation.rehearsal:Twin", profile, interpreter=interpreter) for _ in range(workers)
         ]
@@ -73,13 +80,11 @@ class RehearsalProcess:
         with ThreadPoolExecutor(len(self._workers)) as threads:
             list(threads.map(lambda worker: worker.start(), self._workers))
 
-    def rehearse(
-        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
-    ) -> Verdict:
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
         """Try the motion in fresh twins; whatever breaks is a refusing verdict, never an exception."""
         began = time.perf_counter()
         try:
-            verdict = self._rehearse(motion, scene, start, film, stricter(self._profile.safety, refused), began)
+            verdict = self._rehearse(motion, scene, start, stricter(self._profile.safety, refused), began)
         except RobotError as error:
             reason = error.reason if isinstance(error, WorkerError) else WorkerReason.RAISED
             return self._refuse(_BROKEN[reason], str(error), motion, scene, start, began)
@@ -96,9 +101,7 @@ class RehearsalProcess:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _rehearse(
-        self, motion: Motion, scene: Scene, start: RobotState, film: bool, safety: Safety, began: float
-    ) -> Verdict:
+    def _rehearse(self, motion: Motion, scene: Scene, start: RobotState, safety: Safety, began: float) -> Verdict:
         self.start()
         until = time.perf_counter() + self._budget_s  # loading a worker has a limit of its own
         swept = _call(self._workers[0], until, "examine", motion, scene, start)
@@ -110,7 +113,7 @@ class RehearsalProcess:
         count = safety.trials
         chunks = [(0,), *(tuple(range(i, min(i + _CHUNK, count))) for i in range(1, count, _CHUNK))]
         trials = [("try_out", (motion, scene, start, swept, chunk)) for chunk in chunks]
-        work = _Work([("run", (motion, scene, start, film)), *trials], tolerated(safety))
+        work = _Work([("run", (motion, scene, start, self._film)), *trials], tolerated(safety))
         with ThreadPoolExecutor(len(self._workers)) as threads:
             for done in [threads.submit(work.do, worker, until) for worker in self._workers]:
                 done.result()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen2vl_robot.graph import interface as rows
-from qwen2vl_robot.messages import Approval, InstructionSource
+from qwen2vl_robot.messages import ApprovalMode, InstructionSource
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
 from tests.cells import PROFILE
@@ -24,7 +24,7 @@ class Cell:
 
     def __init__(self, **settings: Any) -> None:
         self.graph = LocalGraph()
-        self.node = ControllerNode(self.graph, Settings(approval=Approval.AUTO, **settings))
+        self.node = ControllerNode(self.graph, Settings(approval=ApprovalMode.AUTO, **settings))
         self.node.activate()
 
     def say(self, text: str, row: rows.Topic = rows.INSTRUCTION) -> None:
@@ -87,7 +87,7 @@ def test_false_on_the_stop_topic_does_nothing(cell: Cell) -> None:
 
 def test_the_stop_service_latches_too(cell: Cell) -> None:
     assert cell.graph.call(rows.STOP_NOW).success
-    assert cell.node.gate.is_latched()
+    assert cell.node.stopped_by()
 
 
 def test_a_burst_is_one_task_and_many_refusals(cell: Cell) -> None:
@@ -96,7 +96,7 @@ def test_a_burst_is_one_task_and_many_refusals(cell: Cell) -> None:
         cell.say(f"pick up the red block {number}")
     assert cell.waiting().text == "pick up the red block 0"
     assert cell.waiting() is None
-    assert cell.node._status.refused_instructions == 999
+    assert cell.node.status.report().refused_instructions == 999
     assert len(cell.graph.sent["~/status"]) < told + 5
     assert cell.node.health.troubles()["instruction"].count == 999
 
@@ -185,7 +185,7 @@ def test_a_callback_that_breaks_stops_the_arm(cell: Cell) -> None:
 def test_ending_gives_up_the_task_and_lets_spin_return(cell: Cell) -> None:
     cell.say("pick up the red block")
     cell.node.end_spin()
-    assert cell.node.gate.is_stopped()
+    assert cell.node.halt.cause() is not None
     cell.node.spin()
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.messages import Approval
+from qwen2vl_robot.messages import ApprovalMode
 from qwen2vl_robot.nodes.settings import Settings, load_settings
 
 SHIPPED = Path(__file__).resolve().parents[2] / "launch" / "params.yaml"
@@ -30,7 +30,7 @@ def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("/**:\n  ros__parameters: {seed: 4}\nqwen2vl_robot:\n  ros__parameters: {approval: never}\n")
     settings = load_settings([str(file)], ["seed:=5", "use_sim_time:=true"], "qwen2vl_robot")
-    assert (settings.seed, settings.approval, settings.use_sim_time) == (5, Approval.NEVER, True)
+    assert (settings.seed, settings.approval, settings.use_sim_time) == (5, ApprovalMode.NEVER, True)
 
 
 @pytest.mark.parametrize(

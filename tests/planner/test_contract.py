@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import (
     Action,
+    Cause,
     Direction,
     ImageBox,
     ObjectReference,
@@ -35,6 +36,7 @@ from qwen2vl_robot.planner.contract import (
     parse_reply,
     strip_control_tokens,
 )
+from qwen2vl_robot.reasons import MotionReason, RefusalReason, TaskReason
 
 RED = ("red block", [(412, 330, 470, 398)])
 BOWL = ("blue bowl", [(530, 411, 702, 566)])
@@ -172,16 +174,17 @@ def test_nothing_that_a_person_writes_becomes_a_control_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("causes", "said"),
     [
-        ("no_path: no free path: straight panda_hand meets bowl", "no_path"),
-        ("gate: stale_state: the live state is 2.1 s old", "stale_state"),
-        ("the object is where it was", "no_motion"),
+        ((Cause(MotionReason.NO_PATH, "no free path: straight panda_hand meets bowl"),), "no_path"),
+        ((Cause(RefusalReason.START_MOVED, "the arm is 0.1 rad from the rehearsed start"),), "start_moved"),
+        ((Cause(TaskReason.NO_MOTION, "the object is where it was"),), "no_motion"),
+        ((), "no_motion"),
     ],
 )
-def test_a_failure_line_names_the_action_and_the_type_of_the_reason(reason: str, said: str) -> None:
+def test_a_failure_line_names_the_action_and_the_type_of_the_reason(causes: tuple[Cause, ...], said: str) -> None:
     action = Action(Verb.PICK, ObjectReference("red block", (ImageBox(0, 0, 9, 9),)))
-    line = failure_line(StepRecord(action, None, None, Outcome(OutcomeKind.NO_MOTION, (reason,))))
+    line = failure_line(StepRecord(action, None, None, Outcome(OutcomeKind.NO_MOTION, causes)))
     assert line == f"failed: pick red block: {said}"
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen2vl_robot.config import ObjectSpec, RelationRules, load_robot, load_yaml
-from qwen2vl_robot.controller import Controller, Parts
-from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.config import ObjectSpec, load_robot
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     CameraFrame,
     Instruction,
@@ -23,11 +23,9 @@ from qwen2vl_robot.messages import (
     Violation,
 )
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
-from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.ports import Camera, Rehearsal
-from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 PROFILE = load_robot("franka_panda")
@@ -43,7 +41,7 @@ class Stage:
 
     plant: PlantProcess
     rehearsal: Rehearsal
-    gate: Gate
+    halt: Halt
 
     def boxes(self, label: str) -> tuple[str, list[tuple[int, int, int, int]]]:
         """An object of a reply, with its true box."""
@@ -61,18 +59,9 @@ class Stage:
     def run(self, *replies: str, camera: Camera | None = None, instruction: str = INSTRUCTION) -> TaskReport:
         """Let a controller carry out the scripted replies."""
         link = self.plant.link
-        parts = Parts(
-            camera=camera or link,
-            arm=link,
-            clock=link,
-            planner=ScriptedPlanner(*replies),
-            rehearsal=self.rehearsal,
-            gate=self.gate,
-            profile=PROFILE,
-            rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
-            words=load_words(),
-        )
-        return Controller(parts).run(Instruction(instruction))
+        self.planner = ScriptedPlanner(*replies)
+        ports = Ports(camera or link, link, link, self.planner, self.rehearsal)
+        return assemble(PROFILE, ports, halt=self.halt).run(Instruction(instruction))
 
     def run_to_question(self, *replies: str, instruction: str = INSTRUCTION) -> TaskReport:
         """Let a controller carry out the scripted replies; it must end with a question, and nothing may have moved."""
@@ -98,7 +87,7 @@ def stage(*always: ObjectSpec, seed: int = 11) -> Iterator[Stage]:
         PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always)) as plant,
         RehearsalProcess(PROFILE, budget_s=60.0) as rehearsal,
     ):
-        yield Stage(plant, rehearsal, Gate(plant.link, PROFILE))
+        yield Stage(plant, rehearsal, Halt())
 
 
 class BlindCamera:
@@ -120,12 +109,10 @@ class DoubtingRehearsal:
         self.given: list[Motion] = []
         self.refused: list[int] = []
 
-    def rehearse(
-        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
-    ) -> Verdict:
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
         self.given.append(motion)
         self.refused.append(refused)
-        verdict = self._inner.rehearse(motion, scene, start, film=film, refused=refused)
+        verdict = self._inner.rehearse(motion, scene, start, refused=refused)
         if len(self.given) > self._times:
             return verdict
         return replace(verdict, accepted=False, violations=(self._doubt,))

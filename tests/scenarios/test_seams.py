@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen2vl_robot.config import RelationRules, load_yaml
-from qwen2vl_robot.controller import Controller, Parts
+from qwen2vl_robot.approval import AskingApprover
+from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.errors import ExecutionError, ObservationError, PlannerError
 from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import look_at
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
-    Approval,
+    ApprovalMode,
     ApprovedMotion,
     CameraFrame,
     Instruction,
@@ -38,9 +40,8 @@ from qwen2vl_robot.messages import (
     Violation,
     freeze,
 )
-from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import parse_reply
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from tests.cells import PROFILE, accept, reach
 
@@ -160,9 +161,7 @@ class Rehearsal:
     spoil: Spoil = lambda verdict, n: verdict
     asked: int = 0
 
-    def rehearse(
-        self, motion: Motion, scene: Scene, start: RobotState, *, film: bool = False, refused: int = 0
-    ) -> Verdict:
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
         self.asked += 1
         after = replace(start, q_rad=freeze(HOME))
         verdict: Verdict = self.spoil(
@@ -174,10 +173,12 @@ class Rehearsal:
 class FaultyGate(Gate):
     """A gate of which the answer is spoilt."""
 
-    spoil: Spoil = staticmethod(lambda answer, n: answer)
+    def __init__(self, spoil: Spoil) -> None:
+        super().__init__(PROFILE, ())
+        self._spoil = spoil
 
     def admit(self, *args: Any, **named: Any) -> Any:
-        return self.spoil(super().admit(*args, **named), 1)
+        return self._spoil(super().admit(*args, **named), 1)
 
 
 def fails(error: Exception) -> Spoil:
@@ -211,7 +212,16 @@ class Setup:
     cell: Cell
     planner: Planner
     rehearsal: Any
-    gate: FaultyGate
+    halt: Halt = field(default_factory=Halt)
+    approval: ApprovalMode = ApprovalMode.AUTO
+    spoil: Spoil = lambda answer, n: answer
+
+    def controller(self) -> Controller:
+        """A controller of these parts, with a gate of which the answer is spoilt."""
+        cell = self.cell
+        approver = AskingApprover(self.halt, self.approval, on_question=lambda step, asks: None)
+        ports = Ports(cell, cell, cell, self.planner, self.rehearsal, approver)
+        return assemble(PROFILE, ports, halt=self.halt, gate=FaultyGate(self.spoil))
 
 
 def spoilt(setup: Setup, seam: str, fault: str) -> None:
@@ -277,7 +287,7 @@ def _worker(setup: Setup, fault: str) -> Any:
         return RehearsalProcess(PROFILE, budget_s=5.0, interpreter="/nonexistent/python")
     if fault == "stuck":
         return RehearsalProcess(PROFILE, budget_s=0.002, workers=1)
-    broken = Violation("worker_crashed", None, ("the process ended (signal 9)",), 0.1, "s")
+    broken = Violation(ViolationKind.WORKER_CRASHED, None, ("the process ended (signal 9)",), 0.1, "s")
     refusing = {"accepted": False, "violations": (broken,)}
 
     def waits(seconds: float) -> Spoil:
@@ -294,21 +304,21 @@ def _worker(setup: Setup, fault: str) -> Any:
 
 
 def _break_gate(setup: Setup, fault: str, waits: Callable[[float], Spoil]) -> None:
-    cell, gate = setup.cell, setup.gate
+    cell, halt = setup.cell, setup.halt
 
     def stops(value: Any, n: int) -> Any:
-        gate.stop("a person said stop")
+        halt.stop("a person said stop")
         return value
 
     if fault == "off":
-        gate.stop("switched off")
+        halt.stop("switched off")
     elif fault == "stuck":
-        setup.gate = FaultyGate(cell, PROFILE, Approval.NEVER)
+        setup.approval = ApprovalMode.NEVER
     elif fault in ("killed", "intermittent"):
         cell.spoils["moving"] = stops
     else:
         other = reach(AWAY, [0.2] * 7)
-        setup.gate.spoil = {
+        setup.spoil = {
             "garbage": lambda a, n: None,
             "wrong": lambda a, n: replace(a, motion=other),
             "slow": waits(3.0), "late": waits(60.0),
@@ -338,26 +348,22 @@ def _break_arm(cell: Cell, fault: str) -> None:
 def ends(seam: str, fault: str) -> tuple[str, str]:
     """Run a task with one seam broken: how it ended, and how the arm was stopped; fails where it is not at rest."""
     cell = Cell()
-    setup = Setup(cell, Planner(cell), Rehearsal(cell), FaultyGate(cell, PROFILE))
+    setup = Setup(cell, Planner(cell), Rehearsal(cell))
     spoilt(setup, seam, fault)
-    parts = Parts(
-        camera=cell, arm=cell, clock=cell, planner=setup.planner, rehearsal=setup.rehearsal, gate=setup.gate,
-        profile=PROFILE, rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules), words=load_words(),
-    )  # fmt: skip
     try:
-        outcome = Controller(parts).run(Instruction("go home")).outcome
+        outcome = setup.controller().run(Instruction("go home")).outcome
         told = outcome.kind.value + ("" if outcome.kind is OutcomeKind.ACHIEVED else f": {outcome.reasons[0]}")
     except Exception as error:  # noqa: BLE001 - breakage is an outcome here; what counts is the arm
         told = f"{type(error).__name__}: {error}"
     finally:
         if isinstance(setup.rehearsal, RehearsalProcess):
             setup.rehearsal.close()
-    _check_at_rest(cell, setup.gate, told)
+    _check_at_rest(cell, setup.halt, told)
     how = "nothing moved" if cell.motion is None else "arrived" if cell.stopped_ns is None else "stopped at once"
     return told.split(";")[0][:90], how
 
 
-def _check_at_rest(cell: Cell, gate: Gate, told: str) -> None:
+def _check_at_rest(cell: Cell, halt: Halt, told: str) -> None:
     """Stopped within the deadline, still there after ten seconds, and latched if it was aborted."""
     if cell.stopped_ns is not None:
         assert cell.stopped_ns - cell.looked_ns <= DEADLINE_NS, told
@@ -366,7 +372,7 @@ def _check_at_rest(cell: Cell, gate: Gate, told: str) -> None:
     cell.sleep(10.0)
     assert np.array_equal(cell.q_rad, q_rad), told
     if told.startswith("aborted"):
-        assert gate.is_stopped(), told
+        assert halt.stopped_by() is not None, told
 
 
 @pytest.fixture(scope="module")
@@ -382,11 +388,7 @@ def test_every_fault_of_every_seam_ends_with_the_arm_at_rest(rows: dict[tuple[st
 def ends_well() -> tuple[str, str]:
     """The same cell without a fault does what it is asked to."""
     cell = Cell()
-    parts = Parts(
-        camera=cell, arm=cell, clock=cell, planner=Planner(cell), rehearsal=Rehearsal(cell), gate=Gate(cell, PROFILE),
-        profile=PROFILE, rules=load_yaml(resolve("tasks/relations.yaml"), RelationRules), words=load_words(),
-    )  # fmt: skip
-    outcome = Controller(parts).run(Instruction("go home")).outcome
+    outcome = Setup(cell, Planner(cell), Rehearsal(cell)).controller().run(Instruction("go home")).outcome
     return outcome.kind.value, "arrived" if cell.stopped_ns is None and cell.motion is not None else "not arrived"
 
 

@@ -138,7 +138,7 @@ def test_a_stopped_gate_lets_nothing_through() -> None:
     with stage(RED_BLOCK, BLUE_PLATE) as s:
         before = s.plant.truth.objects()
         q_before = s.plant.link.state().q_rad
-        s.gate.stop("a person said so")
+        s.halt.stop("a person said so")
         reply = s.pick_and_place("red block", "on", "blue plate")
         report = s.run(reply, reply, reply)
         assert report.outcome.kind is OutcomeKind.REFUSED

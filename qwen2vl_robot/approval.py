@@ -1,0 +1,100 @@
+"""A rehearsed step → a yes to exactly its verdict, or why there is none: implementations of `ports.Approver`."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.messages import Approval, ApprovalMode, Refusal, Rehearsed, digest
+from qwen2vl_robot.reasons import RefusalReason
+
+_POLL_S = 0.05  # a halt ends the waiting for a person after at most this long
+
+
+class Unattended:
+    """Approves by itself what needs no person, and refuses the rest: nobody is there to ask."""
+
+    def __init__(self, halt: Halt) -> None:
+        self._halt = halt
+
+    def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
+        """Say yes, unless a person would have to (see `ports.Approver`)."""
+        verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops
+        if doubts:
+            return _nobody(verdict_digest, doubts)
+        return Approval(verdict_digest, secrets.token_hex(16), stops)
+
+
+class AskingApprover:
+    """Asks a person where one is due: always, or in mode `auto` only about what the person's own words do not cover.
+
+    Args:
+        on_question: called with each step before it may go; the flag says whether a person is asked.
+        timeout_s: wall time that a person has to answer.
+    """
+
+    def __init__(
+        self, halt: Halt, mode: ApprovalMode, *, on_question: Callable[[Rehearsed, bool], None], timeout_s: float = 60.0
+    ) -> None:
+        self._halt, self._mode = halt, mode
+        self._on_question, self._timeout_s = on_question, timeout_s
+        self._changed = threading.Condition()
+        self._awaited: str | None = None
+        self._is_answered = False
+
+    def awaited(self) -> str | None:
+        """Digest of the verdict that a person is asked about now."""
+        return None if self._halt.cause() is not None else self._awaited
+
+    def answer(self, verdict_digest: str) -> tuple[bool, str]:
+        """Take a person's yes; only the digest that is awaited counts. Returns whether it counts, and why (not)."""
+        given = verdict_digest.strip().lower()
+        with self._changed:
+            if self._halt.stopped_by() is not None:
+                return False, "stopped; an approval counts only after a reset"
+            if self.awaited() is None:
+                return False, "nothing awaits an approval"
+            if given != self._awaited:
+                return False, f"another digest is awaited: {self._awaited}"
+            self._awaited, self._is_answered = None, True
+            self._changed.notify_all()
+            return True, "approved"
+
+    def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
+        """Ask where asking is due, and wait for the answer (see `ports.Approver`)."""
+        if self._mode is ApprovalMode.NEVER:
+            return Refusal(RefusalReason.NEVER, "approval is set to never; no motion goes")
+        verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops
+        asks = self._mode is ApprovalMode.CONFIRM or bool(doubts)
+        if asks:
+            self._await(verdict_digest)  # before anybody hears of the question, so that no quick answer is lost
+        self._on_question(rehearsed, asks)
+        refusal = self._wait(verdict_digest, doubts) if asks else None
+        return refusal or Approval(verdict_digest, secrets.token_hex(16), stops)
+
+    def _await(self, verdict_digest: str) -> None:
+        with self._changed:
+            self._awaited, self._is_answered = verdict_digest, False
+
+    def _wait(self, verdict_digest: str, doubts: tuple[str, ...]) -> Refusal | None:
+        end_s = time.monotonic() + self._timeout_s
+        with self._changed:
+            while not self._is_answered:
+                halted, left_s = self._halt.cause(), end_s - time.monotonic()
+                if halted is not None or left_s <= 0.0:
+                    self._awaited = None
+                    if halted is not None:
+                        return Refusal(halted.reason, halted.text)
+                    return _nobody(verdict_digest, doubts, self._timeout_s)
+                self._changed.wait(min(left_s, _POLL_S))
+        return None
+
+
+def _nobody(verdict_digest: str, doubts: tuple[str, ...], timeout_s: float | None = None) -> Refusal:
+    within = "" if timeout_s is None else f" within {timeout_s:g} s"
+    why = "".join(f"; {doubt}" for doubt in doubts)
+    numbers = () if timeout_s is None else (("allowed_s", timeout_s),)
+    return Refusal(RefusalReason.NOT_CONFIRMED, f"nobody confirmed verdict {verdict_digest[:12]}{within}{why}", numbers)

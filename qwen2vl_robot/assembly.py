@@ -1,0 +1,70 @@
+"""Ports → a controller: the one place where a `Controller` is put together, for demo, eval, the node and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwen2vl_robot.approval import Unattended
+from qwen2vl_robot.config import RelationRules, RobotProfile, load_yaml
+from qwen2vl_robot.controller import Controller, Parts
+from qwen2vl_robot.gate import Gate, GateLimits
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.perception.labels import load_words
+from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.rules import RuleBook, load_rules
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a controller is connected to.
+
+    Attributes:
+        approver: who lets a rehearsed step go; left out, whatever needs no person goes, and nothing else.
+    """
+
+    camera: Camera
+    arm: Arm
+    clock: Clock
+    planner: Planner
+    rehearsal: Rehearsal
+    approver: Approver | None = None
+
+
+def assemble(
+    profile: RobotProfile,
+    ports: Ports,
+    *,
+    halt: Halt | None = None,
+    cell: RuleBook | None = None,
+    limits: GateLimits | None = None,
+    listeners: tuple[Listener, ...] = (),
+    seed: int = 0,
+    gate: Gate | None = None,
+) -> Controller:
+    """Build a controller whose gate knows the zones of its cell's rules.
+
+    Args:
+        halt: what stops and cancels it; to be given wherever anybody is to be able to stop it.
+        cell: the cell's rules, else those of sim/rules/default.yaml.
+        limits: how old what the gate sees may be.
+        listeners: are called with every observation, plan and step.
+        seed: of the motions' draws.
+    """
+    halt, cell = halt or Halt(), cell or load_rules()
+    parts = Parts(
+        camera=ports.camera,
+        arm=ports.arm,
+        clock=ports.clock,
+        planner=ports.planner,
+        rehearsal=ports.rehearsal,
+        approver=ports.approver or Unattended(halt),
+        gate=gate or Gate(profile, cell.zones, limits),
+        halt=halt,
+        profile=profile,
+        relations=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
+        words=load_words(),
+        cell=cell,
+        listeners=listeners,
+    )
+    return Controller(parts, seed=seed)

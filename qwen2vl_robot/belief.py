@@ -1,0 +1,52 @@
+"""What the controller believes the world to be: the last scene, and by it what the gripper holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from qwen2vl_robot.errors import ObservationError, PerceptionError
+from qwen2vl_robot.messages import Cause, Observation, Rehearsed, RobotState, Scene
+from qwen2vl_robot.ports import Arm
+
+Remeasure = Callable[[Scene, Observation], Scene]
+
+
+class Belief:
+    """The last scene; None before anything was measured."""
+
+    def __init__(self) -> None:
+        self.scene: Scene | None = None
+
+    def state_of(self, arm: Arm) -> RobotState:
+        """The arm's state, with what it is believed to hold: hardware knows a width, not a name.
+
+        Raises:
+            ObservationError: no fresh state.
+        """
+        return replace(arm.state(), held=None if self.scene is None else self.scene.held)
+
+    def expect(self, step: Rehearsed) -> None:
+        """Believe what the twin predicts, until it is measured."""
+        self.scene = step.verdict.scene_after
+
+    def measure(
+        self, step: Rehearsed, observation: Observation, remeasure: Remeasure
+    ) -> tuple[Scene | None, Cause | None]:
+        """Look for everything where the twin expects it, else where it was; what is measured is believed.
+
+        Returns:
+            The measured scene, or None with the reason why the expected one was not found.
+        """
+        expected, problem = step.verdict.scene_after, None
+        for candidate in (expected, step.scene):
+            if candidate is None:
+                continue
+            robot = replace(observation.robot, held=candidate.held)
+            try:
+                self.scene = remeasure(candidate, replace(observation, robot=robot))
+                return self.scene, None
+            except (ObservationError, PerceptionError) as error:
+                problem = problem or Cause(error.reason, str(error))
+        self.scene = None if expected is None else replace(expected, held=None, T_tool_held=None)
+        return None, problem

@@ -1,0 +1,128 @@
+"""What the node is doing → `~/status`: one state, derived from halt, approver and life cycle each time it is published.
+
+Nothing here is set to "stopped" or "working" by hand, so no message can contradict what the node does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from qwen2vl_robot.approval import AskingApprover
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.messages import Instruction
+from qwen2vl_robot.nodes.reports import ApprovalReport, StatusReport, StatusState, TaskOutcome
+
+_MAX_TEXT = 300
+
+
+class Status:
+    """The node's state and what happened last. Thread-safe; every change is published at once.
+
+    Args:
+        publish: sends a report.
+    """
+
+    def __init__(self, halt: Halt, approver: AskingApprover, publish: Callable[[StatusReport], None]) -> None:
+        self._halt, self._approver, self._publish = halt, approver, publish
+        self._lock = threading.RLock()
+        self._is_configured = self._is_active = False
+        self._doing = ""
+        self._instruction: str | None = None
+        self._approval: ApprovalReport | None = None
+        self._refused, self._tasks = 0, 0
+        self._last_refusal: str | None = None
+        self._last_task: TaskOutcome | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether instructions are taken."""
+        return self._is_active
+
+    @property
+    def instruction(self) -> str:
+        """The words of the task at hand, "" without one."""
+        return self._instruction or ""
+
+    def state(self) -> StatusState:
+        """What the node does now, in a word."""
+        if self._halt.stopped_by() is not None:
+            return "stopped"
+        if not self._is_configured:
+            return "starting"
+        if self._approver.awaited() is not None:
+            return "awaiting_approval"
+        if self._halt.has_task:
+            return "working"
+        return "idle" if self._is_active else "inactive"
+
+    def report(self) -> StatusReport:
+        """All of it, as `~/status` says it."""
+        with self._lock:
+            return StatusReport(
+                state=self.state(),
+                doing=self._doing,
+                stopped_by=self._halt.stopped_by(),
+                instruction=self._instruction,
+                awaits=self._approver.awaited(),
+                approval=self._approval,
+                refused_instructions=self._refused,
+                last_refusal=self._last_refusal,
+                tasks=self._tasks,
+                last_task=self._last_task,
+            )
+
+    def publish(self) -> None:
+        """Say what is so now."""
+        with self._lock:
+            self._publish(self.report())
+
+    # ------------------------------------------------------------------------------------------- changes
+
+    def configured(self) -> None:
+        """The workers are up."""
+        with self._lock:
+            self._is_configured, self._is_active, self._doing = True, False, ""
+            self.publish()
+
+    def activated(self, is_active: bool) -> None:
+        """Instructions are taken from now on, or no longer."""
+        with self._lock:
+            self._is_configured, self._is_active = True, is_active
+            if not self._halt.has_task:
+                self._doing = ""
+            self.publish()
+
+    def began(self, instruction: Instruction) -> None:
+        """A task was accepted."""
+        with self._lock:
+            self._instruction, self._approval, self._doing = instruction.text, None, "observe"
+            self.publish()
+
+    def doing(self, step: str) -> None:
+        """The task at hand is at this step of the flow."""
+        with self._lock:
+            self._doing = step
+            self.publish()
+
+    def answered(self, digest: str, accepted: bool, reason: str) -> None:
+        """A person answered a question."""
+        with self._lock:
+            self._approval = ApprovalReport(digest=digest, accepted=accepted, reason=reason)
+            self.publish()
+
+    def refused(self, reason: str) -> None:
+        """An instruction was not taken; a burst of one and the same refusal is counted, not published one by one."""
+        with self._lock:
+            is_new = self._last_refusal != reason[:_MAX_TEXT]
+            self._refused, self._last_refusal = self._refused + 1, reason[:_MAX_TEXT]
+            if is_new:
+                self.publish()
+
+    def ended(self, task: TaskOutcome) -> None:
+        """The task at hand ended."""
+        with self._lock:
+            self._tasks, self._last_task = self._tasks + 1, task
+            if not self._halt.has_task:  # else the next one has begun already
+                self._doing, self._instruction = "", None
+            self.publish()

@@ -1,0 +1,69 @@
+"""Why a step or a plan failed → what the controller does next.
+
+A planner hears only of what another plan could mend. A stale state, a broken worker or a stop says nothing about the
+plan; a model that is told of it changes what was right.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from qwen2vl_robot.messages import Outcome
+from qwen2vl_robot.reasons import (
+    MotionReason,
+    ObservationReason,
+    PerceptionReason,
+    PlannerReason,
+    Reason,
+    RefusalReason,
+    TaskReason,
+    ViolationKind,
+)
+
+
+class Response(IntEnum):
+    """What follows a failure; of several causes the one with the highest number decides."""
+
+    PLAN_AGAIN = 0
+    TRY_AGAIN = 1  # look, move and rehearse the same step anew
+    END = 2
+
+
+_BROKEN_WORKER = frozenset({
+    ViolationKind.WORKER_CRASHED, ViolationKind.WORKER_TIMEOUT, ViolationKind.WORKER_RAISED,
+})  # fmt: skip
+_OUR_FAULT = frozenset({ViolationKind.NON_FINITE, ViolationKind.FORMAT, ViolationKind.START_STATE})
+_PLAN_AGAIN: frozenset[Reason] = frozenset({
+    *MotionReason,
+    *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
+    *PlannerReason,
+    PerceptionReason.NOT_FOUND,
+    RefusalReason.SCENE_CHANGED,
+    RefusalReason.START_MOVED,
+    TaskReason.NO_MOTION,
+    TaskReason.WRONG_EFFECT,
+})  # fmt: skip
+_TRY_AGAIN: frozenset[Reason] = frozenset({
+    *_BROKEN_WORKER,
+    *(set(ObservationReason) - {ObservationReason.HALTED}),
+    RefusalReason.STALE_VERDICT,
+    RefusalReason.STALE_STATE,
+    RefusalReason.STALE_FRAME,
+    RefusalReason.NO_FRAME,
+})  # fmt: skip
+
+
+def respond(reason: Reason) -> Response:
+    """What follows one reason; what is not listed ends the task.
+
+    >>> respond(MotionReason.NO_PATH).name, respond(RefusalReason.NEVER).name
+    ('PLAN_AGAIN', 'END')
+    """
+    if reason in _PLAN_AGAIN:
+        return Response.PLAN_AGAIN
+    return Response.TRY_AGAIN if reason in _TRY_AGAIN else Response.END
+
+
+def respond_to(outcome: Outcome) -> Response:
+    """What follows a step or a plan that ended like this."""
+    return max((respond(cause.reason) for cause in outcome.causes), default=Response.END)

@@ -1,0 +1,81 @@
+"""What one task gathers on its way: plans, steps, times and its end → `TaskReport`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qwen2vl_robot.messages import (
+    Action,
+    Cause,
+    GroundedAction,
+    Instruction,
+    Outcome,
+    OutcomeKind,
+    Plan,
+    Rehearsed,
+    StepRecord,
+    TaskReport,
+)
+from qwen2vl_robot.policy import Response, respond_to
+from qwen2vl_robot.ports import Listener
+from qwen2vl_robot.reasons import TaskReason
+
+
+class Step:
+    """One action of the plan at hand.
+
+    Attributes:
+        rehearsed: what the twin accepted for it, once it did.
+        is_fresh: whether that was rehearsed from a measured world, not from a predicted one.
+    """
+
+    def __init__(self, action: Action, grounded: GroundedAction, *, is_fresh: bool) -> None:
+        self.action, self.grounded, self.is_fresh = action, grounded, is_fresh
+        self.rehearsed: Rehearsed | None = None
+
+
+class Task:
+    """One instruction on its way to an outcome."""
+
+    def __init__(self, instruction: Instruction, listeners: tuple[Listener, ...]) -> None:
+        self.instruction, self._listeners = instruction, listeners
+        self.outcome = Outcome(OutcomeKind.REFUSED, (Cause(TaskReason.UNTRIED, "nothing was tried"),))
+        self.plans: list[Plan] = []
+        self.steps: list[StepRecord] = []
+        self.seconds: dict[str, float] = {}
+        self._began_s = time.perf_counter()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of what is inside to a stage."""
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began_s
+
+    def mark(self, moment: str) -> None:
+        """Note when something happened for the first time, in seconds since the task began."""
+        self.seconds.setdefault(moment, time.perf_counter() - self._began_s)
+
+    def record(self, action: Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> None:
+        """Note how a step ended."""
+        motion, verdict = (None, None) if rehearsed is None else (rehearsed.motion, rehearsed.verdict)
+        step = StepRecord(action, motion, verdict, outcome, dict(self.seconds))
+        self.steps.append(step)
+        for listener in self._listeners:
+            listener.on_step(step)
+
+    def history(self) -> tuple[StepRecord, ...]:
+        """What a planner may hear of: steps that worked, and failures that another plan could mend."""
+        return tuple(
+            step for step in self.steps
+            if not step.outcome.causes or respond_to(step.outcome) is Response.PLAN_AGAIN
+        )  # fmt: skip
+
+    def report(self) -> TaskReport:
+        """The whole task; its total time ends now."""
+        self.mark("total")
+        return TaskReport(self.instruction, self.outcome, tuple(self.plans), tuple(self.steps), dict(self.seconds))
