@@ -19,10 +19,10 @@ from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Plan, StepRecord, TaskReport, digest
-from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess

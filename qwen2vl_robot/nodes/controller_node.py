@@ -26,7 +26,7 @@ from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Instruction, InstructionSource, Motion, Observation, Plan, Scene, StepRecord, Verdict
 from qwen2vl_robot.nodes import reports
 from qwen2vl_robot.nodes.approval import AskingGate
-from qwen2vl_robot.nodes.calibration import load_calibration
+from qwen2vl_robot.nodes.camera_calibration import load_calibration
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
 from qwen2vl_robot.nodes.health import Health

@@ -18,7 +18,6 @@ import pytest
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.controller import Controller, Parts
 from qwen2vl_robot.errors import ExecutionError, ObservationError, PlannerError
-from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import look_at
 from qwen2vl_robot.messages import (
@@ -40,6 +39,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.plant.trajectory import Trajectory
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from tests.cells import PROFILE, accept, reach
@@ -69,7 +69,7 @@ class Cell:
     after_s: float = 0.3
     ns: int = 100_000_000_000
     q_rad: Any = field(default_factory=lambda: AWAY.copy())
-    track: JointTrack | None = None
+    track: Trajectory | None = None
     motion: Motion | None = None
     began_ns: int = 0
     frozen_at_ns: int | None = None
@@ -124,7 +124,8 @@ class Cell:
     def execute(self, approved: ApprovedMotion) -> None:
         if self.is_deaf:
             raise ExecutionError("the controller box is off")
-        self.motion, self.track, self.began_ns = approved.motion, JointTrack(approved.motion, self.q_rad), self.ns
+        self.motion, self.began_ns = approved.motion, self.ns
+        self.track = Trajectory.of_motion(approved.motion, self.q_rad)
 
     def is_moving(self) -> bool:
         moving: bool = self._answer("moving", self.track is not None)
