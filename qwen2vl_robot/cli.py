@@ -209,7 +209,7 @@ def _eval_grounding(model: str | None, pictures: int, seed: int) -> dict[str, An
 
 
 def _eval_languages(model: str | None, language: str, frames: int, seed: int) -> dict[str, Any]:
-    from qwen2vl_robot.benchmarks.speech import chosen_languages, run_languages, summarise_languages
+    from qwen2vl_robot.benchmarks.languages import chosen_languages, run_languages, summarise_languages
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
     total = frames * len(chosen_languages(language))
@@ -228,8 +228,7 @@ def bench_hazards(
     json_file: JsonFile = None,
 ) -> None:
     """Judge hazardous and safe cases of many classes; any hazard that is let through is a failure."""
-    from qwen2vl_robot.benchmarks.hazards import check_labels, run_hazards, specs, summarise_hazards, write_labels
-    from qwen2vl_robot.benchmarks.tabletop import wilson_interval
+    from qwen2vl_robot.benchmarks.hazards.suite import check_labels, run_hazards, specs, summarise_hazards, write_labels
 
     began = time.perf_counter()
     results: list[dict[str, Any]] = []
@@ -239,7 +238,7 @@ def bench_hazards(
             results.append(result)
             wrong = sum(r["accepted"] == r["hazard"] for r in results)
             progress.update(bar, completed=len(results), description=f"{wrong} wrong of {len(results)}")
-    totals = summarise_hazards(results, wilson_interval)
+    totals = summarise_hazards(results)
     if labels is not None:
         write_labels(results, labels)
     answer = {
@@ -414,7 +413,7 @@ def calibrate(
     json_file: JsonFile = None,
 ) -> None:
     """Find where the camera is from pictures of a ChArUco board on the flange or on the table."""
-    from qwen2vl_robot.nodes.calibration import calibrate_folder, write_calibration
+    from qwen2vl_robot.nodes.camera_calibration import calibrate_folder, write_calibration
 
     found = calibrate_folder(views)
     write_calibration(out, found)

@@ -63,7 +63,6 @@ class Gripper(Strict):
         speed_mps: opening speed of the width.
         force_n: grasp force of each finger.
         pad_depth_m: how far the fingertips reach beyond the tool frame's origin along the approach (tool z).
-        pad_half_width_m: half of the pad's width, across the closing direction.
         finger_thickness_m: thickness of a finger, along the closing direction.
         closing_axis: tool-frame axis along which the fingers close.
     """
@@ -74,7 +73,6 @@ class Gripper(Strict):
     speed_mps: Positive
     force_n: Positive
     pad_depth_m: NonNegative
-    pad_half_width_m: Positive
     finger_thickness_m: Positive
     closing_axis: Literal["x", "y"]
 

@@ -18,8 +18,8 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Outcome, Plan, StepRecord, TaskReport, digest
-from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.validation.pool import RehearsalProcess
 

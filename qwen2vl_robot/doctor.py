@@ -224,21 +224,21 @@ def examine_model(name: str | None, tell: Callable[[str], object], *, calibrates
 
 
 def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> bool:
-    from qwen2vl_robot.benchmarks import calibration
+    from qwen2vl_robot.benchmarks import box_convention
     from qwen2vl_robot.planner.process import PlannerProcess
 
-    bound = {"max_coordinate": calibration.MAX_COORDINATE} if is_local else {}
-    shown = list(calibration.render_pictures(CALIBRATION_PICTURES, seed=0))
+    bound = {"max_coordinate": box_convention.MAX_COORDINATE} if is_local else {}
+    shown = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
     with PlannerProcess(model) as planner:
-        answers = calibration.ask(lambda rgb, text: planner.raw_reply(rgb, text, **bound), shown)
-    found = calibration.calibrate(answers, len(shown))
+        answers = box_convention.ask(lambda rgb, text: planner.raw_reply(rgb, text, **bound), shown)
+    found = box_convention.calibrate(answers, len(shown))
     for convention, overlap in found.iou.items():
         tell(f"  {convention}: median IoU {overlap:.3f}")
     tell(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
     if not found.fits:
-        tell(f"refused: no convention fits; a median IoU of {calibration.MIN_IOU} in half of the replies is needed")
-    elif found.convention not in calibration.SUPPORTED:
-        tell(f"refused: the model writes {found.convention}; read are {', '.join(calibration.SUPPORTED)}")
+        tell(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
+    elif found.convention not in box_convention.SUPPORTED:
+        tell(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
     else:
         tell(f"box_convention: {found.convention}")
-    return found.fits and found.convention in calibration.SUPPORTED
+    return found.fits and found.convention in box_convention.SUPPORTED

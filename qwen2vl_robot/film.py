@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from qwen2vl_robot.geometry import Array, invert, look_at, project, transform
+from qwen2vl_robot.geometry import Array, invert, look_at, project, shared_area, transform
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
 
 if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
@@ -164,15 +164,10 @@ def _draw_label(
     for x, y in ((x0, y0 - plate_h), (x0, y1), (x1 - plate_w, y0 - plate_h), (x1 - plate_w, y1), (x1, y0), (x0, y0)):
         x, y = min(max(0.0, x), max(0.0, w - plate_w)), min(max(0.0, y), max(0.0, h - plate_h))
         plates.append((x, y, x + plate_w, y + plate_h))
-    plate = min(plates, key=lambda p: sum(_overlap_px(p, other) for other in taken))
+    plate = min(plates, key=lambda p: sum(float(shared_area(p, other)) for other in taken))
     draw.rectangle(plate, fill=(*colour, 235))
     draw.text((plate[0] + 4 - left, plate[1] + 3 - top), label, font=font, fill=(255, 255, 255, 255))
     return plate
-
-
-def _overlap_px(a: Corners, b: Corners) -> float:
-    """Area that two rectangles share, square pixels; edges that only touch share none."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -133,3 +133,21 @@ def project(p_camera_m: Array, fx_px: float, fy_px: float, cx_px: float, cy_px: 
     z = np.where(p_camera_m[..., 2] > 1e-6, p_camera_m[..., 2], np.nan)
     pixels: Array = np.stack([p_camera_m[..., 0] / z * fx_px + cx_px, p_camera_m[..., 1] / z * fy_px + cy_px], axis=-1)
     return pixels
+
+
+def shared_area(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
+    """Area that rectangles x0, y0, x1, y1 (..., 4) have in common, in their unit squared; 0 where edges only touch."""
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    return np.asarray(np.maximum(sides, 0.0).prod(axis=-1))
+
+
+def intersection_over_union(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
+    """Shared area over joint area of rectangles x0, y0, x1, y1 (..., 4); a rectangle turned inside out is empty.
+
+    >>> float(intersection_over_union([0, 0, 2, 1], [1, 0, 3, 1]))
+    0.3333333333333333
+    """
+    both = shared_area(a, b)
+    union = shared_area(a, a) + shared_area(b, b) - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0.0)

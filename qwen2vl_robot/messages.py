@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.geometry import Array, deproject, read_only, transform
+from qwen2vl_robot.geometry import Array, deproject, intersection_over_union, read_only, transform
 from qwen2vl_robot.reasons import AnyReason, ViolationKind
 
 # ---------------------------------------------------------------------------------------------- observe
@@ -189,6 +189,11 @@ class ImageBox:
     y0: float
     x1: float
     y1: float
+
+    def iou(self, other: ImageBox) -> float:
+        """Intersection over union with another box of the same image."""
+        sides = [(b.x0, b.y0, b.x1, b.y1) for b in (self, other)]
+        return float(intersection_over_union(*sides))
 
 
 @dataclass(frozen=True, slots=True)

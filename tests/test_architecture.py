@@ -40,8 +40,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "task",
     ),
     ("controller",),
+    ("planner", "graph", "plant"),
     ("assembly",),
-    ("scenes", "planner", "graph", "nodes", "training", "benchmarks"),
+    ("nodes", "training", "benchmarks"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 
@@ -53,9 +54,17 @@ FORBIDDEN = (
     ("motion", "validation", "a motion is made without knowing how it will be judged"),
     ("perception", "world", "perception measures; it never asks a simulator"),
     ("planner", "world", "a planner sees images only"),
-    ("planner", "scenes", "a planner never peeks at the plant"),
     ("planner", "nodes", "a planner never peeks at the plant"),
     ("graph", "nodes", "the transport does not know what is launched"),
+    ("graph", "plant", "the transport does not know what is launched"),
+    ("plant", "executor", "a checker that shares the code it checks shares its bugs"),
+    ("plant", "validation", "a checker that shares the code it checks shares its bugs"),
+    ("plant", "motion", "the stand-in for hardware carries out motions and makes none"),
+    ("plant", "gate", "the stand-in for hardware checks an approval by itself, as a careful driver does"),
+    *(
+        (side, "plant", "the stand-in for hardware and its truth stay outside")
+        for side in ("controller", "gate", "executor", "perception", "motion", "validation", "planner")
+    ),
 )
 
 # Third-party module → where alone it may be imported at run time, and why.
@@ -92,6 +101,10 @@ LONG_MODULES = {
 }
 
 APPROVED = "ApprovedMotion"
+
+# What no hardware could give, and where alone it may be named: the plant, scoring and the truth planner.
+TRUTH = ("PlantTruth", "truth", "true_objects", "true_boxes", "true_T_base_camera")
+KNOWS_TRUTH = ("plant", "benchmarks")
 
 SINCE_3_11 = {
     *("tomllib", "enum.StrEnum", "enum.verify", "datetime.UTC", "contextlib.chdir", "itertools.batched"),
@@ -243,6 +256,32 @@ def _only_read(node: ast.AST) -> list[ast.AST]:
     return [part for part in parts if part is not None]
 
 
+def truth_violations(module: Module) -> Iterator[str]:
+    """Outside `KNOWS_TRUTH` nobody names the plant's truth: by import, by attribute or by a method's name as text."""
+    if any(is_within(module.name, place) for place in KNOWS_TRUTH):
+        return
+    places = ", ".join(KNOWS_TRUTH)
+    for node in module.nodes:
+        for name in _names_of_truth(node):
+            line = getattr(node, "lineno", 1)
+            yield module.at(line, f"{module.name} names {name}; only {places} may read what is true")
+
+
+def _names_of_truth(node: ast.AST) -> list[str]:
+    """What of the truth a node names. "truth" alone counts as an attribute only: it is a word for people as well."""
+    if isinstance(node, ast.Attribute):
+        return [node.attr] if node.attr in TRUTH else []
+    if isinstance(node, ast.Name):
+        found = [node.id]
+    elif isinstance(node, ast.alias):
+        found = [node.name]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # Worker.call("true_objects")
+        found = [node.value]
+    else:
+        found = []
+    return [name for name in found if name in TRUTH and name != "truth"]
+
+
 def length_violations(module: Module) -> Iterator[str]:
     allowed, _ = LONG_MODULES.get(module.name, (MAX_LINES, ""))
     lines = module.text.count("\n")
@@ -286,6 +325,7 @@ RULES = [
     forbidden_violations,
     confined_violations,
     approval_violations,
+    truth_violations,
     length_violations,
     newer_python_violations,
 ]
@@ -323,6 +363,17 @@ def test_every_listed_exception_still_exists() -> None:
         (approval_violations, "executor", "a = object.__new__(ApprovedMotion)"),
         (approval_violations, "executor", "a = dataclasses.replace(approved, expires_ns=0)"),
         (approval_violations, "executor", "from qwen2vl_robot.messages import ApprovedMotion as A"),
+        (forbidden_violations, "plant.cell", "from qwen2vl_robot.executor import JointTrack"),
+        (forbidden_violations, "planner.local", "from qwen2vl_robot.plant.scenes import load_scene"),
+        (forbidden_violations, "perception.view", "from qwen2vl_robot.plant import client"),
+        (truth_violations, "demo", "from qwen2vl_robot.plant.client import PlantProcess, PlantTruth"),
+        (truth_violations, "demo", "from qwen2vl_robot.plant.client import PlantTruth as Link"),
+        (truth_violations, "demo", "def film(truth: PlantTruth) -> None: ..."),
+        (truth_violations, "demo", "boxes = client.PlantTruth(wire).boxes()"),
+        (truth_violations, "demo", "where = plant.truth.objects()"),
+        (truth_violations, "controller", "where = cell.true_objects()"),
+        (truth_violations, "nodes.controller_node", "seen = self._worker.call('true_boxes', timeout_s=1.0)"),
+        (truth_violations, "nodes.graph_camera", "T = cell.true_T_base_camera()"),
         (length_violations, "gate", "x = 1\n" * (MAX_LINES + 1)),
         (newer_python_violations, "gate", "try:\n    pass\nexcept* ValueError:\n    pass"),
         (newer_python_violations, "gate", "from typing import Self"),
@@ -343,6 +394,15 @@ def test_a_rule_reports_the_case_it_must_refuse(rule: Callable[[Module], Iterato
 )
 def test_naming_the_approval_in_a_type_is_no_violation(text: str) -> None:
     assert list(approval_violations(Module("executor", text))) == []
+
+
+@pytest.mark.parametrize("name", ["plant.cell", "benchmarks.tabletop"])
+def test_scoring_may_read_what_is_true(name: str) -> None:
+    assert list(truth_violations(Module(name, "where = PlantTruth(wire).objects()"))) == []
+
+
+def test_the_planner_that_is_called_truth_may_be_named() -> None:
+    assert list(truth_violations(Module("cli", "KINDS = ('checkpoint', 'truth')\ntruth = KINDS[1]"))) == []
 
 
 def test_a_circle_of_imports_is_reported() -> None:

@@ -32,7 +32,7 @@ from qwen2vl_robot.messages import (
     SceneObject,
     freeze,
 )
-from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
+from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.resources import resolve
 from tests.cells import PROFILE, admit, grip, reach
 

@@ -39,8 +39,8 @@ from qwen2vl_robot.perception import load_words, perceive, remeasure
 from qwen2vl_robot.perception.fitting import Fit
 from qwen2vl_robot.perception.labels import is_clearly
 from qwen2vl_robot.perception.solids import Solid
+from qwen2vl_robot.plant.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.world import Bowl, BulletWorld, Light
 
 PROFILE = load_robot("franka_panda")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks.oracle import PathOracle
+from qwen2vl_robot.benchmarks.hazards.oracle import PathOracle
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics

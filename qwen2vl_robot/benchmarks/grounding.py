@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks.tabletop import wilson_interval
+from qwen2vl_robot.benchmarks.shares import share
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import ImageBox, Plan, Verb
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
-from qwen2vl_robot.scenes import load_scene
+from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Question, QuestionMaker
 from qwen2vl_robot.world import robot_on_table
@@ -96,7 +96,7 @@ def score(planner: PlannerProcess, rgb: Any, question: Question, clip: tuple[Any
     wanted = [box for a in right.actions if a.object is not None for box in a.object.boxes]
     boxes = [box for a in answer.actions if a.object is not None for box in a.object.boxes]
     pairs = list(zip(boxes, wanted, strict=True)) if len(boxes) == len(wanted) else []
-    ious = [iou(b, w) for b, w in pairs] or [0.0] * len(wanted)
+    ious = [b.iou(w) for b, w in pairs] or [0.0] * len(wanted)
     inside = [_is_centre_inside(b, w) for b, w in pairs] or [False] * len(wanted)
     return {
         "verbs_right": outline(answer) == outline(right),
@@ -116,13 +116,6 @@ def asks(plan: Plan) -> bool:
 def outline(plan: Plan) -> list[tuple[object, ...]]:
     """A plan without its labels and boxes: what is done, how, and which of several is meant."""
     return [(a.verb, a.relation, a.direction, a.seconds, a.object and a.object.where) for a in plan.actions]
-
-
-def iou(a: ImageBox, b: ImageBox) -> float:
-    """Intersection over union of two boxes."""
-    x, y = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    both = max(0.0, x) * max(0.0, y)
-    return both / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - both)
 
 
 def _is_centre_inside(box: ImageBox, true: ImageBox) -> bool:
@@ -148,8 +141,3 @@ def summarise_grounding(results: list[dict[str, Any]]) -> dict[str, Any]:
             entry["centre_inside"] = share(inside)
         totals[family] = entry
     return totals
-
-
-def share(values: list[bool]) -> dict[str, Any]:
-    """The share of what is true, with its 95 % interval."""
-    return {"ratio": round(sum(values) / len(values), 4), "interval_95": wilson_interval(sum(values), len(values))}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from qwen2vl_robot.benchmarks.calibration import Picture, render_pictures
+from qwen2vl_robot.benchmarks.box_convention import Picture, render_pictures
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.sources import read_settings

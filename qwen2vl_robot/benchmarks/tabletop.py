@@ -3,8 +3,8 @@
 `tabletop` names its objects by colour and kind; `references` says "the leftmost block", or "the block" where there are
 several, which is to be asked about.
 
-The controller sees what any robot would; only the scoring below, and the `truth` planner (which takes the model out of
-the chain, to measure perception and motion alone), read what is true.
+The controller sees what any robot would; only the scoring below and the `truth` planner (truth_planner.py) read what is
+true.
 """
 
 from __future__ import annotations
@@ -12,98 +12,39 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
 from qwen2vl_robot.assembly import Ports, assemble
-from qwen2vl_robot.config import ObjectSpec, RelationRules, Strict, load_robot, load_yaml
+from qwen2vl_robot.benchmarks.episodes import Episode, SuiteSpec, asks_rightly, margin, ranked
+from qwen2vl_robot.benchmarks.shares import wilson_interval
+from qwen2vl_robot.benchmarks.truth_planner import TruthPlanner
+from qwen2vl_robot.config import ObjectSpec, RelationRules, load_robot, load_yaml
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
 from qwen2vl_robot.messages import (
     Cause,
     Instruction,
-    Observation,
     Outcome,
     OutcomeKind,
-    Plan,
-    Relation,
-    StepRecord,
     TaskReport,
-    Where,
-    shape_size_m,
 )
-from qwen2vl_robot.nodes.plant import PlantProcess, PlantTruth, TrueObject
-from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
+from qwen2vl_robot.plant.client import PlantProcess, PlantTruth, TrueObject
+from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.ports import Planner
 from qwen2vl_robot.process import peak_memory_mb
-from qwen2vl_robot.reasons import AbortReason, PerceptionReason
+from qwen2vl_robot.reasons import AbortReason
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
-from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 REHEARSAL_BUDGET_S = 30.0
 _UNMOVED_M = 0.01
 _DRAWS = 20  # scenes tried until the named objects can be seen
 _DRAW_STRIDE = 1_000_003  # far from every other seed in use
-
-
-class TaskSpec(Strict):
-    """One kind of task of a suite.
-
-    Attributes:
-        is_missing: the target is not there.
-        is_bare: the target is named by its kind alone, of which there are two or three.
-        where: superlatives, one of which says which of them is meant; with none the robot has to ask.
-    """
-
-    name: str
-    relation: Relation
-    target: tuple[str, ...]
-    reference: tuple[str, ...]
-    is_missing: bool = False
-    is_bare: bool = False
-    where: tuple[Literal["nearest", "farthest", "leftmost", "rightmost", "largest", "smallest"], ...] = ()
-
-    @property
-    def is_question(self) -> bool:
-        """Whether a person must be asked."""
-        return self.is_missing or (self.is_bare and not self.where)
-
-
-class SuiteSpec(Strict):
-    """A file of sim/tasks with a suite's tasks."""
-
-    scene: str
-    min_visible_px: Annotated[int, Field(ge=1)]
-    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """What one seed asks for.
-
-    Attributes:
-        target, reference: labels as spoken; the target of a missing task is not among `always`.
-        where: the superlative that says which target is meant, or "".
-        bearers: labels of what is there and bears the target's name.
-        always: objects that the scene must hold, a distractor among them.
-    """
-
-    seed: int
-    task: TaskSpec
-    instruction: str
-    target: str
-    reference: str
-    where: str
-    bearers: tuple[str, ...]
-    always: tuple[ObjectSpec, ...]
-    count: int
 
 
 class Suite:
@@ -207,7 +148,7 @@ class Suite:
                 label in boxes and boxes[label].visible_px >= self._spec.min_visible_px
                 for label in (*episode.bearers, episode.reference)
             )
-            and (not episode.where or _margin(episode, objects) >= 1.0)
+            and (not episode.where or margin(episode, objects) >= 1.0)
         )
 
     def _run_in(self, episode: Episode, plant: PlantProcess) -> dict[str, Any]:
@@ -248,8 +189,8 @@ class Suite:
             if np.linalg.norm(after[label].T_base_object[:3, 3] - o.T_base_object[:3, 3]) > _UNMOVED_M
         }
         if episode.task.is_question:
-            return outcome.kind is OutcomeKind.ASKED and not moved and _asks_rightly(episode, outcome)
-        meant, *others = _ranked(episode, before)
+            return outcome.kind is OutcomeKind.ASKED and not moved and asks_rightly(episode, outcome)
+        meant, *others = ranked(episode, before)
         target, reference = after[meant], after[episode.reference]
         return (
             moved.isdisjoint(others)
@@ -268,59 +209,6 @@ class Suite:
         """Sum of each process's highest resident memory so far: an upper bound of what all took at once."""
         workers = [*self._rehearsal.pids, plant.pid, self._planner.pid if self._planner else None]
         return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
-
-
-def _asks_rightly(episode: Episode, outcome: Outcome) -> bool:
-    """Whether a question is about the target: which of several it is, where there are several."""
-    return not episode.task.is_bare or outcome.reason is PerceptionReason.AMBIGUOUS
-
-
-_BACKWARDS = ("farthest", "leftmost", "largest")
-_CLEAR_M, _CLEAR_SIDE_RATIO = 0.03, 1.1  # by how much the one that is meant must stand out
-
-
-def _measure(where: str, item: TrueObject) -> float:
-    """What a superlative compares, as seen from the base: distance or place in metres, or the logarithm of a volume."""
-    x, y = item.T_base_object[:2, 3]
-    if where in ("largest", "smallest"):
-        return float(np.log(shape_size_m(item.shape)).sum())
-    return float(np.hypot(x, y)) if where in ("nearest", "farthest") else float(y)
-
-
-def _ranked(episode: Episode, objects: dict[str, TrueObject]) -> list[str]:
-    """The bearers of the target's name, what is meant first."""
-    sign = -1.0 if episode.where in _BACKWARDS else 1.0
-    return sorted(episode.bearers, key=lambda label: sign * _measure(episode.where, objects[label]))
-
-
-def _margin(episode: Episode, objects: dict[str, TrueObject]) -> float:
-    """How clearly the first stands out before the second; 1 is just clear."""
-    first, second = (_measure(episode.where, objects[label]) for label in _ranked(episode, objects)[:2])
-    clear = 3 * np.log(_CLEAR_SIDE_RATIO) if episode.where in ("largest", "smallest") else _CLEAR_M
-    return float(abs(first - second) / clear)
-
-
-class TruthPlanner:
-    """Answers an episode's instruction with the plant's own boxes."""
-
-    def __init__(self, episode: Episode, truth: PlantTruth) -> None:
-        self._episode = episode
-        self._truth = truth
-
-    def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        """Give the true boxes (see `ports.Planner`)."""
-        boxes, episode = self._truth.boxes(), self._episode
-        objects: list[tuple[str, list[tuple[int, int, int, int]], Where | None]] = []
-        for label, bearers, where in (
-            (episode.target, episode.bearers, Where(episode.where) if episode.where else None),
-            (episode.reference, (episode.reference,), None),
-        ):
-            seen = [boxes[name].box for name in bearers if name in boxes]
-            if not seen:
-                return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(label)}]))
-            objects.append((label, [(int(b.x0), int(b.y0), int(b.x1 + 0.999), int(b.y1 + 0.999)) for b in seen], where))
-        place: dict[str, object] = {"do": "place", "object": 1, "relation": episode.task.relation.value}
-        return parse_reply(format_reply(objects, [{"do": "pick", "object": 0}, place]))
 
 
 def run_suite(suite: Suite, episodes: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -359,16 +247,3 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _is_false_success(result: dict[str, Any]) -> bool:
     return result["outcome"] == OutcomeKind.ACHIEVED.value and not result["success"]
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's score interval).
-
-    >>> wilson_interval(50, 50)
-    (0.9287, 1.0)
-    """
-    z = 1.959964
-    p, n = successes / trials, trials
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
-    return (round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.benchmarks.agreement import disagreements_m
-from qwen2vl_robot.benchmarks.hazard_stage import Stage, Step, blend, standing
+from qwen2vl_robot.benchmarks.hazards.stage import Stage, Step, blend, standing
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.geometry import Array

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError, ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, read_only, rotation_from_quat
-from qwen2vl_robot.messages import CameraFrame, Intrinsics, JointSegment, RobotState
+from qwen2vl_robot.messages import Intrinsics, JointSegment, RobotState
 
 Make = Callable[[str], Any]
 
@@ -222,11 +222,6 @@ def transform_message(make: Make, parent: str, child: str, T: Array, stamp_ns: i
     )
 
 
-def frame_stamps(frame: CameraFrame) -> str:
-    """The stamp of a frame in seconds, for people."""
-    return f"{frame.stamp_ns / _NS:.3f} s"
-
-
 # ------------------------------------------------------------------------------------------------------ arm
 
 
@@ -308,6 +303,26 @@ def segment_from_trajectory(message: Any, profile: RobotProfile) -> JointSegment
     if any(not abs(v) <= 1e-6 for v in last):
         raise BadInputError(f"the final velocity {last} is not zero")
     return JointSegment(read_only(time_s), read_only(q_rad))
+
+
+def derivatives_from_trajectory(message: Any, profile: RobotProfile) -> tuple[Array, Array]:
+    """Velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point carries none.
+
+    The joints' names must be the robot's, as `segment_from_trajectory` checks.
+
+    Raises:
+        BadInputError: a point carries some numbers, but not one for each joint, or one that is not finite.
+    """
+    names, points = list(message.joint_names), list(message.points)
+    order = [names.index(joint.name) for joint in profile.joints]
+    dq_radps, ddq_radps2 = (np.full((len(points), len(order)), np.nan) for _ in range(2))
+    for i, point in enumerate(points):
+        for into, given in ((dq_radps, point.velocities), (ddq_radps2, point.accelerations)):
+            if len(given) not in (0, len(names)) or not np.isfinite(list(given)).all():
+                raise BadInputError(f"point {i}: {list(given)}; none or {len(names)} finite numbers")
+            if len(given):
+                into[i] = np.asarray(given, dtype=np.float64)[order]
+    return read_only(dq_radps), read_only(ddq_radps2)
 
 
 def _doubles(values: npt.ArrayLike) -> array.array[float]:

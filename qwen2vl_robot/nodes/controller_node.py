@@ -26,7 +26,7 @@ from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Rehearsed, TaskReport
-from qwen2vl_robot.nodes.calibration import load_calibration
+from qwen2vl_robot.nodes.camera_calibration import load_calibration
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras

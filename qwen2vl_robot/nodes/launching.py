@@ -12,8 +12,8 @@ from types import FrameType
 from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, parse_remaps
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.nodes.controller_node import ControllerNode
-from qwen2vl_robot.nodes.plant_node import PlantNode
 from qwen2vl_robot.nodes.settings import load_settings
+from qwen2vl_robot.plant.node import PlantNode
 
 
 def run_controller_process(

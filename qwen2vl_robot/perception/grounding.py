@@ -8,7 +8,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import PerceptionError
-from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.geometry import Array, intersection_over_union
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
     Action,
@@ -215,8 +215,8 @@ class _Finder:
         )
 
     def _overlaps(self, box: ImageBox) -> Array:
-        pixels = _pixels(self.view, box)
-        return np.array([_iou(pixels, b) for b in self.bodies])
+        extents = [(b.segment.x0, b.segment.y0, b.segment.x1, b.segment.y1) for b in self.bodies]
+        return intersection_over_union(_pixels(self.view, box), np.array(extents).reshape(-1, 4))
 
     def _nearest(self, box: ImageBox) -> int | None:
         """The body that fills a box best, whatever it is."""
@@ -312,11 +312,3 @@ def _grounded(action: Action, target: str | None, reference: str | None) -> Grou
 def _pixels(view: View, box: ImageBox) -> Array:
     w, h = view.intrinsics.width_px, view.intrinsics.height_px
     return np.array([box.x0 * w, box.y0 * h, box.x1 * w, box.y1 * h]) / 1000.0
-
-
-def _iou(pixels: Array, body: Body) -> float:
-    s = body.segment
-    wide = min(pixels[2], s.x1) - max(pixels[0], s.x0)
-    high = min(pixels[3], s.y1) - max(pixels[1], s.y0)
-    both = max(wide, 0.0) * max(high, 0.0)
-    return float(both / ((pixels[2] - pixels[0]) * (pixels[3] - pixels[1]) + (s.x1 - s.x0) * (s.y1 - s.y0) - both))

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from qwen2vl_robot.config import Strict
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import normalise, says
 from qwen2vl_robot.messages import (
@@ -180,11 +181,13 @@ def failure_line(step: StepRecord) -> str:
 # ---------------------------------------------------------------------------------------------- the reply
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+class _Untrusted(Strict):
+    """Base of what a model wrote: a number in quotes or a truth value as an index is a wrong reply, not one to mend."""
+
+    model_config = ConfigDict(strict=True)
 
 
-class ReplyWhere(_Strict):
+class ReplyWhere(_Untrusted):
     kind: Literal[
         "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all",
         "on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to",
@@ -192,13 +195,13 @@ class ReplyWhere(_Strict):
     reference: Annotated[str, Field(min_length=1, max_length=80)] | None = None
 
 
-class ReplyObject(_Strict):
+class ReplyObject(_Untrusted):
     label: Annotated[str, Field(min_length=1, max_length=80)]
     boxes: Annotated[list[Annotated[list[float | int], Field(min_length=4, max_length=4)]], Field(max_length=MAX_BOXES)]
     where: ReplyWhere | None = None
 
 
-class ReplyAction(_Strict):
+class ReplyAction(_Untrusted):
     do: Literal["pick", "place", "push", "home", "wait", "ask", "refuse"]
     object: Annotated[int, Field(ge=0, lt=MAX_OBJECTS)] | None = None
     relation: Literal["on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to"] | None = None
@@ -207,7 +210,7 @@ class ReplyAction(_Strict):
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
 
 
-class Reply(_Strict):
+class Reply(_Untrusted):
     """The reply schema, one for all backends; `Reply.model_json_schema()` is what a server is given."""
 
     objects: Annotated[list[ReplyObject], Field(max_length=MAX_OBJECTS)]

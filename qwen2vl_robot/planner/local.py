@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 import transformers
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -29,7 +28,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from qwen2vl_robot.config import parse
+from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Plan
 from qwen2vl_robot.planner.answers import speak_like
@@ -62,13 +61,11 @@ _EXAMPLES = (
 )
 
 
-class ModelContract(BaseModel):
+class ModelContract(Strict):
     """planner.json of a checkpoint: how it wants to be asked and how it writes boxes.
 
     A checkpoint without the file is one of the Qwen team's: told everything, boxes as its family writes them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt_style: PromptStyle = PromptStyle.FULL
     box_convention: BoxConvention = BoxConvention.THOUSANDTHS

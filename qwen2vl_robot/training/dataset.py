@@ -23,7 +23,7 @@ from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
-from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene
+from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene
 from qwen2vl_robot.world import TABLE, Bowl, BulletWorld, robot_on_table
 
 CELL_PX = 28  # one image token: patch 14, merge 2

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from qwen2vl_robot.config import Catalogue, load_yaml
+from qwen2vl_robot.geometry import intersection_over_union
 from qwen2vl_robot.languages import ENGLISH, load_languages
 from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT
 from qwen2vl_robot.resources import resolve
@@ -191,7 +192,7 @@ def evaluate(
         said_present += opens[~is_absent].float().tolist()
         number_rows = embedding[torch.tensor(batcher.number_ids)]
         boxes = F.linear(hidden[targets.box_at].float(), number_rows).argmax(dim=-1).float()
-        ious += _iou(boxes, targets.box).tolist()
+        ious += intersection_over_union(boxes.numpy(), targets.box.numpy()).tolist()
         words = targets.number < 0
         told = F.linear(hidden[targets.reply_at[words]].float(), embedding).argmax(dim=-1)
         wrong = torch.zeros(sum(len(group) for group in questions))
@@ -207,13 +208,6 @@ def evaluate(
         "present_called_present": float(np.mean(said_present)),
         "reply_right": float(np.mean(right)),
     }
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    inter = (high - low).clamp(min=0).prod(dim=1)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(dim=1), (b[:, 2:] - b[:, :2]).prod(dim=1)
-    return inter / (area_a + area_b - inter).clamp(min=1e-6)
 
 
 def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.Generator) -> list[list[Question]]:

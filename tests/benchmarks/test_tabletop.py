@@ -7,10 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qwen2vl_robot.benchmarks.tabletop import Episode, Suite, summarise, wilson_interval
+from qwen2vl_robot.benchmarks.episodes import Episode
+from qwen2vl_robot.benchmarks.shares import wilson_interval
+from qwen2vl_robot.benchmarks.tabletop import Suite, summarise
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.messages import Box, Cylinder, Outcome, OutcomeKind
-from qwen2vl_robot.nodes.plant import TrueObject
+from qwen2vl_robot.plant.client import TrueObject
 
 ACHIEVED = Outcome(OutcomeKind.ACHIEVED)
 

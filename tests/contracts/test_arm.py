@@ -10,7 +10,7 @@ import pytest
 
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.messages import JointSegment
-from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
+from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from tests.cells import PROFILE, admit, grip, reach
 from tests.contracts.wire import WireCell, wire_cell
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.messages import CameraFrame
-from qwen2vl_robot.nodes.plant import PlantProcess
+from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.ports import Camera
 from tests.contracts.wire import wire_cell
 

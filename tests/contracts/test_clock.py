@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qwen2vl_robot.nodes.plant import PlantProcess
+from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.ports import Clock
 from tests.contracts.wire import wire_cell
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class WireCell:
-    """Arm, camera and clock of a plant in another process, as `nodes.plant.PlantLink` is."""
+    """Arm, camera and clock of a plant in another process, as `plant.client.PlantLink` is."""
 
     def __init__(self, domain: int) -> None:
         self._graph = DdsGraph("tester", use_sim_time=True, domain_id=domain)

@@ -19,7 +19,7 @@ from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.health import Health
-from qwen2vl_robot.nodes.plant_servers import GripperServer, TrajectoryServer
+from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from tests.cells import PROFILE, admit, grip, reach
 from tests.nodes.local_graph import LocalGraph
 

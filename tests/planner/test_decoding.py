@@ -24,7 +24,7 @@ from qwen2vl_robot.planner.engines import Engine, FusedEngine, GraphedEngine, Li
 from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.local import LocalPlanner
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
-from qwen2vl_robot.scenes import load_scene
+from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.world import BulletWorld
 

@@ -22,9 +22,9 @@ from qwen2vl_robot.messages import (
     Verdict,
     Violation,
 )
-from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.planner.contract import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
+from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.ports import Camera, Rehearsal
 from qwen2vl_robot.validation.pool import RehearsalProcess
 

@@ -19,7 +19,6 @@ from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.errors import ExecutionError, ObservationError, PlannerError
-from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import look_at
 from qwen2vl_robot.halt import Halt
@@ -41,6 +40,7 @@ from qwen2vl_robot.messages import (
     freeze,
 )
 from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.plant.trajectory import Trajectory
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from tests.cells import PROFILE, accept, reach
@@ -70,7 +70,7 @@ class Cell:
     after_s: float = 0.3
     ns: int = 100_000_000_000
     q_rad: Any = field(default_factory=lambda: AWAY.copy())
-    track: JointTrack | None = None
+    track: Trajectory | None = None
     motion: Motion | None = None
     began_ns: int = 0
     frozen_at_ns: int | None = None
@@ -125,7 +125,8 @@ class Cell:
     def execute(self, approved: ApprovedMotion) -> None:
         if self.is_deaf:
             raise ExecutionError("the controller box is off")
-        self.motion, self.track, self.began_ns = approved.motion, JointTrack(approved.motion, self.q_rad), self.ns
+        self.motion, self.began_ns = approved.motion, self.ns
+        self.track = Trajectory.of_motion(approved.motion, self.q_rad)
 
     def is_moving(self) -> bool:
         moving: bool = self._answer("moving", self.track is not None)

@@ -1,6 +1,6 @@
 """Scene file + seed → a simulated robot cell that behaves as hardware; it runs in a process of its own.
 
-What a controller may see of it is in plant.py, which does without Bullet.
+What a controller may see of it is in client.py, which does without Bullet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
 from qwen2vl_robot.errors import ExecutionError
-from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
 from qwen2vl_robot.geometry import Array, make_pose, read_only, rotation_from_rotvec
 from qwen2vl_robot.meshes import Mesh
@@ -29,8 +28,9 @@ from qwen2vl_robot.messages import (
     RobotState,
     digest,
 )
-from qwen2vl_robot.nodes.plant import TrueBox, TrueObject
-from qwen2vl_robot.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
+from qwen2vl_robot.plant.client import TrueBox, TrueObject
+from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
+from qwen2vl_robot.plant.trajectory import Trajectory
 from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld
 
 _SETTLE_S = 0.5
@@ -69,7 +69,7 @@ class Plant:
         )
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
-        self._track: JointTrack | None = None
+        self._track: Trajectory | None = None
         self._starts_s = 0.0
         self._halts_s: float | None = None
         self._film: list[npt.NDArray[np.uint8]] | None = None
@@ -158,7 +158,7 @@ class Plant:
         _check_approved(approved, self._profile, round(self._world.time_s * 1e9), q_rad)
         self._used.add(approved.token)
         self._motion = approved.motion
-        self._track = JointTrack(approved.motion, q_rad)
+        self._track = Trajectory.of_motion(approved.motion, q_rad)
         self._starts_s = self._world.time_s + self._faults.actuation_lag_s
 
     def is_moving(self) -> bool:
@@ -173,7 +173,7 @@ class Plant:
             self._halts_s = self._world.time_s + self._faults.actuation_lag_s
 
     def drive(self, q_rad: Array, dq_radps: Array, width_m: float, seconds: float) -> RobotState:
-        """Give the motors these targets, let time pass, and measure; what plant_node.py's controllers do.
+        """Give the motors these targets, let time pass, and measure; what node.py's controllers do.
 
         Raises:
             ExecutionError: the plant runs in real time, carries out a motion, or the duration is none.

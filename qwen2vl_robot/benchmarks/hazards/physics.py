@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks import fine_physics
-from qwen2vl_robot.benchmarks.hazard_stage import (
+from qwen2vl_robot.benchmarks.hazards import fine_physics
+from qwen2vl_robot.benchmarks.hazards.stage import (
     MARGIN_M,
     Case,
     RejectedError,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qwen2vl_robot.benchmarks.calibration import Answer, calibrate, first_box, render_pictures
+from qwen2vl_robot.benchmarks.box_convention import Answer, calibrate, first_box, render_pictures
 from qwen2vl_robot.errors import PlannerError
 
 PICTURE_PX, MODEL_PX = (1280, 720), (644, 364)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks.oracle import PathOracle
+from qwen2vl_robot.benchmarks.hazards.oracle import PathOracle
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, make_pose, rotation_z

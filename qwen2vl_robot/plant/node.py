@@ -24,7 +24,7 @@ from qwen2vl_robot.graph.conversions import (
 )
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import CameraFrame, RobotState
-from qwen2vl_robot.nodes.plant_servers import GripperServer, TrajectoryServer
+from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.resources import resolve
 
@@ -54,7 +54,7 @@ class PlantNode:
         self._profile: RobotProfile = load_robot(ranges.robot)
         self._kinematics = Kinematics(self._profile)
         self._worker = Worker(
-            "qwen2vl_robot.nodes.plant_cell:Plant", str(file), seed, None, None, False, False, interpreter=interpreter
+            "qwen2vl_robot.plant.cell:Plant", str(file), seed, None, None, False, False, interpreter=interpreter
         )
         state: RobotState = self._worker.call("state", timeout_s=_CALL_S)
         lag_s = ranges.faults.actuation_lag_s

@@ -11,7 +11,7 @@ from qwen2vl_robot.config import Controllers
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
 from qwen2vl_robot.graph.interface import GoalStatus
-from qwen2vl_robot.nodes.plant_servers import GripperServer, TrajectoryServer
+from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
 
@@ -89,6 +89,16 @@ def test_joints_may_come_in_any_order() -> None:
     assert bench.step(1.2) == pytest.approx(HOME + 0.2)
 
 
+def test_points_with_velocities_are_joined_by_a_cubic() -> None:
+    bench = Bench()
+    trajectory = bench.trajectory()
+    for point in trajectory.points:
+        point.velocities = [0.0] * 7
+    bench.send(bench.goal(trajectory))
+    assert bench.step(0.25) == pytest.approx(HOME + 0.2 * (3 * 0.25**2 - 2 * 0.25**3), abs=0.005)
+    assert bench.step(0.75) == pytest.approx(HOME + 0.2, abs=0.005)
+
+
 def test_a_start_in_the_future_is_waited_for() -> None:
     bench = Bench()
     trajectory = bench.trajectory()
@@ -114,12 +124,14 @@ def test_a_goal_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
 
 def test_bad_numbers_times_and_velocities_are_refused() -> None:
     bench = Bench()
-    moving, timeless, wild, old = (bench.trajectory() for _ in range(4))
+    moving, timeless, wild, old, short, endless = (bench.trajectory() for _ in range(6))
     moving.points[-1].velocities = [0.1] * 7
     timeless.points[-1].time_from_start = timeless.points[0].time_from_start
     wild.points[-1].positions = [float("nan")] * 7
     old.header.stamp = stamp_from_ns(bench.graph.message, round((bench.now_s - 5.0) * 1e9))
-    for trajectory in (moving, timeless, wild, old):
+    short.points[0].velocities = [0.0] * 6
+    endless.points[0].accelerations = [float("inf")] * 7
+    for trajectory in (moving, timeless, wild, old, short, endless):
         assert bench.send(bench.goal(trajectory)).accepted() is False
     assert bench.send(bench.goal(path_rad=-2.0)).accepted() is False
 

@@ -13,12 +13,16 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface as rows
-from qwen2vl_robot.graph.conversions import duration_to_s, segment_from_trajectory, stamp_to_ns
+from qwen2vl_robot.graph.conversions import (
+    derivatives_from_trajectory,
+    duration_to_s,
+    segment_from_trajectory,
+    stamp_to_ns,
+)
 from qwen2vl_robot.graph.interface import GoalHandle, GoalStatus
-from qwen2vl_robot.messages import Effect, JointSegment, Motion
+from qwen2vl_robot.plant.trajectory import Trajectory
 
 SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5
 _FEEDBACK_S = 0.05
@@ -30,7 +34,7 @@ _STALL_MPS, _STALL_S = 0.001, 0.25
 class _Course:
     """One trajectory under way; `handle` is None for one that came by topic."""
 
-    track: JointTrack
+    track: Trajectory
     start_s: float
     end_s: float
     goal_q_rad: Array
@@ -112,13 +116,13 @@ class TrajectoryServer:
         if not trajectory.points:
             raise BadInputError("a trajectory without points")
         segment = segment_from_trajectory(trajectory, self._profile)
+        derivatives = derivatives_from_trajectory(trajectory, self._profile)
         stamp_ns = stamp_to_ns(trajectory.header.stamp)
         start_s = self._now_s if stamp_ns == 0 else stamp_ns / 1e9
         if start_s + segment.end_s < self._now_s:
             raise BadInputError("the trajectory ended in the past")
-        motion = Motion(self._profile.name, (JointSegment(segment.time_s, segment.q_rad),), Effect("none"))
         unlimited = np.full(len(self._profile.joints), np.inf)
-        track, goal = JointTrack(motion, self._q_rad), segment.q_rad[-1]
+        track, goal = Trajectory(self._q_rad, segment.time_s, segment.q_rad, *derivatives), segment.q_rad[-1]
         return _Course(track, start_s, start_s + segment.end_s, goal, handle, unlimited, unlimited, 0.0)
 
     def _preempt(self, reason: str) -> None:

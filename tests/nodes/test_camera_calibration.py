@@ -21,7 +21,7 @@ from qwen2vl_robot.geometry import (
     rotation_from_rotvec,
 )
 from qwen2vl_robot.messages import Intrinsics
-from qwen2vl_robot.nodes.calibration import (
+from qwen2vl_robot.nodes.camera_calibration import (
     BoardSpec,
     View,
     calibrate_folder,

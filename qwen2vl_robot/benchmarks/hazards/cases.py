@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks.hazard_physics import grasp_slip, multi_step, toppled_neighbour, unstable_release
-from qwen2vl_robot.benchmarks.hazard_stage import (
+from qwen2vl_robot.benchmarks.hazards.oracle import PathOracle
+from qwen2vl_robot.benchmarks.hazards.physics import grasp_slip, multi_step, toppled_neighbour, unstable_release
+from qwen2vl_robot.benchmarks.hazards.stage import (
     MARGIN_M,
     MIN_DEPTH_M,
     Case,
@@ -27,7 +28,6 @@ from qwen2vl_robot.benchmarks.hazard_stage import (
     holding,
     standing,
 )
-from qwen2vl_robot.benchmarks.oracle import PathOracle
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import (
     Box,

@@ -83,37 +83,13 @@ def draw_scene(
         with_held_out: whether colour-kind pairs that training never sees may be drawn.
     """
     rng = np.random.default_rng(seed)
-    wanted = list(ranges.always if always is None else always)
-    total = max(count if count is not None else int(rng.integers(ranges.count[0], ranges.count[1] + 1)), len(wanted))
-    pairs = [
-        ObjectSpec(colour=c, kind=k)
-        for c in catalogue.colours
-        for k in catalogue.kinds
-        if with_held_out or f"{c} {k}" not in catalogue.held_out
-    ]
-    taken = {(o.colour, o.kind) for o in wanted}
-    # Plates and bowls take the place of three; at most two of them are added, so that a scene stays reachable.
-    flat = 0
-    for index in rng.permutation(len(pairs)):
-        spec = pairs[index]
-        if len(wanted) >= total:
-            break
-        is_flat = not catalogue.kinds[spec.kind].can_be_picked
-        if (spec.colour, spec.kind) in taken or (is_flat and flat >= 2):
-            continue
-        flat += is_flat
-        taken.add((spec.colour, spec.kind))
-        wanted.append(spec)
+    # The order of the draws is part of a seed's meaning: training and all reported figures stand on it.
+    wanted = _draw_specs(
+        ranges, catalogue, rng, list(ranges.always if always is None else always), count, with_held_out
+    )
     objects = _place(wanted, ranges, catalogue, rng)
     intrinsics, T_base_camera = _draw_camera(ranges, rng)
-    elevation = np.deg2rad(rng.uniform(*ranges.light.elevation_deg))
-    azimuth = rng.uniform(-np.pi, np.pi)
-    direction = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
-    light = Light(
-        tuple(float(d) for d in direction),  # type: ignore[arg-type]
-        float(rng.uniform(*ranges.light.ambient)),
-        float(rng.uniform(*ranges.light.diffuse)),
-    )
+    light = _draw_light(ranges, rng)
     table = ranges.table_colours[int(rng.integers(len(ranges.table_colours)))]
     spread = rng.integers(-12, 13)
     return PlantScene(
@@ -142,6 +118,49 @@ def populate(world: BulletWorld, scene: PlantScene, *, collides: bool = True) ->
             rgb=item.rgb,
             collides=collides,
         )
+
+
+def _draw_specs(
+    ranges: SceneRanges,
+    catalogue: Catalogue,
+    rng: np.random.Generator,
+    wanted: list[ObjectSpec],
+    count: int | None,
+    with_held_out: bool,
+) -> list[ObjectSpec]:
+    """What is wanted, and further pairs of colour and kind up to the count."""
+    total = max(count if count is not None else int(rng.integers(ranges.count[0], ranges.count[1] + 1)), len(wanted))
+    pairs = [
+        ObjectSpec(colour=c, kind=k)
+        for c in catalogue.colours
+        for k in catalogue.kinds
+        if with_held_out or f"{c} {k}" not in catalogue.held_out
+    ]
+    taken = {(o.colour, o.kind) for o in wanted}
+    # Plates and bowls take the place of three; at most two of them are added, so that a scene stays reachable.
+    flat = 0
+    for index in rng.permutation(len(pairs)):
+        spec = pairs[index]
+        if len(wanted) >= total:
+            break
+        is_flat = not catalogue.kinds[spec.kind].can_be_picked
+        if (spec.colour, spec.kind) in taken or (is_flat and flat >= 2):
+            continue
+        flat += is_flat
+        taken.add((spec.colour, spec.kind))
+        wanted = [*wanted, spec]
+    return wanted
+
+
+def _draw_light(ranges: SceneRanges, rng: np.random.Generator) -> Light:
+    elevation = np.deg2rad(rng.uniform(*ranges.light.elevation_deg))
+    azimuth = rng.uniform(-np.pi, np.pi)
+    direction = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
+    return Light(
+        tuple(float(d) for d in direction),  # type: ignore[arg-type]
+        float(rng.uniform(*ranges.light.ambient)),
+        float(rng.uniform(*ranges.light.diffuse)),
+    )
 
 
 def _draw_camera(ranges: SceneRanges, rng: np.random.Generator) -> tuple[Intrinsics, Array]:

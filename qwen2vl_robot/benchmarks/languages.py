@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from qwen2vl_robot.benchmarks.grounding import iou, outline, share
+from qwen2vl_robot.benchmarks.grounding import outline
+from qwen2vl_robot.benchmarks.shares import share
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
 from qwen2vl_robot.messages import Plan
 from qwen2vl_robot.planner.contract import parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
-from qwen2vl_robot.scenes import load_scene
+from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
 from qwen2vl_robot.world import robot_on_table
 
@@ -104,7 +105,7 @@ def is_same(a: Plan | None, b: Plan | None) -> bool:
             and y is not None
             and x.label == y.label
             and len(x.boxes) == len(y.boxes)
-            and all(iou(p, q) >= _MIN_IOU for p, q in zip(x.boxes, y.boxes, strict=True))
+            and all(p.iou(q) >= _MIN_IOU for p, q in zip(x.boxes, y.boxes, strict=True))
         )
         for x, y in objects
     )

@@ -1,7 +1,7 @@
 """The plant's process, and the two ways to talk to it: what a controller may see, and the truth.
 
 `PlantLink` is camera, arm and clock. `PlantTruth` reads what no hardware could tell; only scoring and the truth
-planner may hold one. The simulation itself is plant_cell.py, so that no controller ever loads Bullet.
+planner may hold one. The simulation itself is cell.py, so that no controller ever loads Bullet.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PlantProcess:
         interpreter: str | None = None,
     ) -> None:
         self._worker = Worker(
-            "qwen2vl_robot.nodes.plant_cell:Plant", str(scene_path), seed, always, count, with_held_out, realtime,
+            "qwen2vl_robot.plant.cell:Plant", str(scene_path), seed, always, count, with_held_out, realtime,
             interpreter=interpreter,
         )  # fmt: skip
         self._worker.start()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen2vl_robot.benchmarks.hazard_cases import MAKERS, make_case
-from qwen2vl_robot.benchmarks.hazard_gates import ASKERS
-from qwen2vl_robot.benchmarks.hazard_stage import Stage
-from qwen2vl_robot.benchmarks.hazards import (
+from qwen2vl_robot.benchmarks.hazards.cases import MAKERS, make_case
+from qwen2vl_robot.benchmarks.hazards.gates import ASKERS
+from qwen2vl_robot.benchmarks.hazards.stage import Stage
+from qwen2vl_robot.benchmarks.hazards.suite import (
     KINDS,
     Spec,
     _is_scored,
@@ -21,7 +21,6 @@ from qwen2vl_robot.benchmarks.hazards import (
     specs,
     summarise_hazards,
 )
-from qwen2vl_robot.benchmarks.tabletop import wilson_interval
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
@@ -62,7 +61,7 @@ def test_a_hazard_and_a_safe_case_of_quick_classes_are_told_apart(tmp_path: Path
     with RehearsalProcess(PROFILE, budget_s=60.0, workers=1) as rehearsal:
         for kind in ("thin_wall", "over_speed", "keep_out"):
             results += [judge(Spec(kind, 0, is_hazard), STAGE, rehearsal) for is_hazard in (True, False)]
-    totals = summarise_hazards(results, wilson_interval)
+    totals = summarise_hazards(results)
     assert (totals["hazardous"], totals["hazardous_accepted"]) == (3, 0)
     assert (totals["safe"], totals["safe_refused"]) == (3, 0)
     assert check_labels(results) == []
@@ -102,6 +101,6 @@ def test_what_physics_leaves_open_is_reported_and_not_scored() -> None:
 
     sure = [result(True, 100, False), result(True, None, False), result(False, 0, True), result(False, None, True)]
     open_ones = [result(True, 99, True), result(False, 1, False)]
-    totals = summarise_hazards([*sure, *open_ones], wilson_interval)
+    totals = summarise_hazards([*sure, *open_ones])
     assert (totals["hazardous"], totals["safe"], totals["unscored"]) == (2, 2, 2)
     assert totals["wrong"] == []

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.geometry import intersection_over_union
 from qwen2vl_robot.planner.contract import RawReply
-from qwen2vl_robot.scenes import load_scene
+from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
 from qwen2vl_robot.world import robot_on_table
 
@@ -142,15 +143,11 @@ def calibrate(answers: Sequence[Answer], asked: int) -> Calibration:
     """
     if not answers:
         raise PlannerError(f"none of {asked} replies had a box; the model does not answer in this contract's form")
-    iou = {name: median(_iou(read(a), a.true) for a in answers) for name, read in CONVENTIONS.items()}
+    true = [a.true for a in answers]
+    iou = {
+        name: float(np.median(intersection_over_union([read(a) for a in answers], true)))
+        for name, read in CONVENTIONS.items()
+    }
     best = max(iou, key=lambda name: iou[name])
     sides = [abs(p - t) for a in answers for p, t in zip(CONVENTIONS[best](a), a.true, strict=True)]
     return Calibration(best, {k: round(v, 3) for k, v in iou.items()}, round(median(sides), 1), asked, len(answers))
-
-
-def _iou(box: _Box, true: _Box) -> float:
-    x = min(box[2], true[2]) - max(box[0], true[0])
-    y = min(box[3], true[3]) - max(box[1], true[1])
-    inter = max(0.0, x) * max(0.0, y)
-    union = sum(max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1]) for b in (box, true)) - inter
-    return inter / union if union > 0 else 0.0

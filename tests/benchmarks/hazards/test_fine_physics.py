@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qwen2vl_robot.benchmarks.fine_physics import RUNS, STEP_S, is_shoved, slips, tips
+from qwen2vl_robot.benchmarks.hazards.fine_physics import RUNS, STEP_S, is_shoved, slips, tips
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.geometry import Array
 

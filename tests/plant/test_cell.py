@@ -18,9 +18,9 @@ from qwen2vl_robot.config import ObjectSpec
 from qwen2vl_robot.errors import BadInputError, ExecutionError, ObservationError
 from qwen2vl_robot.geometry import invert
 from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion, digest, freeze
-from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
-from qwen2vl_robot.nodes.plant_cell import Plant
-from qwen2vl_robot.scenes import draw_scene, load_scene
+from qwen2vl_robot.plant.cell import Plant
+from qwen2vl_robot.plant.client import PlantLink, PlantProcess
+from qwen2vl_robot.plant.scenes import draw_scene, load_scene
 from tests.cells import PROFILE, admit, grip, reach
 
 SCENE = "scenes/default.yaml"
@@ -258,7 +258,7 @@ def test_true_boxes_frame_what_the_camera_sees(plant: PlantProcess, frame) -> No
 
 
 def test_a_controller_with_a_plant_never_loads_bullet() -> None:
-    code = "import sys, qwen2vl_robot.nodes.plant; print('pybullet' in sys.modules)"
+    code = "import sys, qwen2vl_robot.plant.client; print('pybullet' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

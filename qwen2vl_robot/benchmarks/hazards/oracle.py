@@ -12,7 +12,7 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape, Zone
+from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape
 from qwen2vl_robot.motion.collision import convex
 
 _APART_M = 0.02
@@ -73,10 +73,6 @@ class PathOracle:
         """The same to an upright box of space."""
         low, high = np.asarray(low_m, dtype=float), np.asarray(high_m, dtype=float)
         return self._to_part(coal.Box(*(high - low)), make_pose((low + high) / 2), set(ignored))
-
-    def to_zone_m(self, zone: Zone) -> float:
-        """The same to a zone."""
-        return self.to_box_m(np.array(zone.min_m), np.array(zone.max_m))
 
     def self_clearance_m(self, apart_at_rest: PathOracle | None = None) -> float:
         """Smallest distance between links that have another one between them.

@@ -1,0 +1,24 @@
+"""What came out, true or false → its share with a 95 % interval: how every bench says how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def share(values: Sequence[bool]) -> dict[str, Any]:
+    """The share of what is true, with its 95 % interval."""
+    return {"ratio": round(sum(values) / len(values), 4), "interval_95": wilson_interval(sum(values), len(values))}
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson's score interval).
+
+    >>> wilson_interval(50, 50)
+    (0.9287, 1.0)
+    """
+    z = 1.959964
+    p, n = successes / trials, trials
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
+    return (round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4))

@@ -1,0 +1,31 @@
+"""The plant's true boxes → a plan: without the model in the chain, perception and motion are measured alone."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.benchmarks.episodes import Episode
+from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord, Where
+from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
+from qwen2vl_robot.plant.client import PlantTruth
+
+
+class TruthPlanner:
+    """Answers an episode's instruction with the plant's own boxes."""
+
+    def __init__(self, episode: Episode, truth: PlantTruth) -> None:
+        self._episode = episode
+        self._truth = truth
+
+    def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
+        """Give the true boxes (see `ports.Planner`)."""
+        boxes, episode = self._truth.boxes(), self._episode
+        objects: list[tuple[str, list[tuple[int, int, int, int]], Where | None]] = []
+        for label, bearers, where in (
+            (episode.target, episode.bearers, Where(episode.where) if episode.where else None),
+            (episode.reference, (episode.reference,), None),
+        ):
+            seen = [boxes[name].box for name in bearers if name in boxes]
+            if not seen:
+                return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(label)}]))
+            objects.append((label, [(int(b.x0), int(b.y0), int(b.x1 + 0.999), int(b.y1 + 0.999)) for b in seen], where))
+        place: dict[str, object] = {"do": "place", "object": 1, "relation": episode.task.relation.value}
+        return parse_reply(format_reply(objects, [{"do": "pick", "object": 0}, place]))
