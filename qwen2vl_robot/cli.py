@@ -100,12 +100,13 @@ def plan(
     json_file: JsonFile = None,
 ) -> None:
     """Plan only: show a picture to the model and print its grounded actions."""
+    from qwen2vl_robot.messages import Instruction, PlannerRequest
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 
-    rgb = _read_image(image)
+    wish, rgb = Instruction(instruction), _read_image(image)
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
         others, clip = (tuple(_read_image(path) for path in paths or ()) for paths in (also, before))
-        answer = planner.plan_picture(rgb, instruction, (), others, clip)
+        answer = planner.plan_picture(PlannerRequest(rgb, wish, others=others, clip=clip))
     actions = [_action_as_json(a) for a in answer.actions]
     _write_json({"instruction": instruction, "actions": actions, "reply": answer.reply}, json_file)
     if json_file != "-":

@@ -21,7 +21,6 @@ from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Plan, StepRecord, TaskReport, digest
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
@@ -85,7 +84,7 @@ def run_demo(
         RobotError: something broke on the way.
     """
     began_s = time.perf_counter()
-    text = check_instruction(instruction)
+    text = Instruction(instruction).text
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -230,7 +230,7 @@ def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> 
     bound = {"max_coordinate": calibration.MAX_COORDINATE} if is_local else {}
     shown = list(calibration.render_pictures(CALIBRATION_PICTURES, seed=0))
     with PlannerProcess(model) as planner:
-        answers = calibration.ask(lambda rgb, text: planner.raw_reply(rgb, text, **bound), shown)
+        answers = calibration.ask(lambda request: planner.raw_reply(request, **bound), shown)
     found = calibration.calibrate(answers, len(shown))
     for convention, overlap in found.iou.items():
         tell(f"  {convention}: median IoU {overlap:.3f}")

@@ -37,8 +37,8 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.nodes.plant import PlantProcess, PlantTruth, TrueObject
 from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
 from qwen2vl_robot.planner.process import PlannerProcess
+from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
 from qwen2vl_robot.ports import Planner
 from qwen2vl_robot.process import peak_memory_mb
 from qwen2vl_robot.relations import relation_holds

@@ -32,7 +32,6 @@ from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.planner.contract import check_instruction
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
@@ -253,7 +252,7 @@ class ControllerNode:
 
     def _on_instruction(self, text: str, source: InstructionSource) -> None:
         try:
-            instruction = Instruction(check_instruction(text), source)
+            instruction = Instruction(text, source)
         except BadInputError as error:
             self._refuse("instruction", str(error))
             return

@@ -8,7 +8,7 @@ import numpy as np
 
 from qwen2vl_robot.languages import ENGLISH, Language, fill, split_label
 from qwen2vl_robot.messages import Where
-from qwen2vl_robot.planner.contract import ask_text, format_reply
+from qwen2vl_robot.planner.reply import ask_text, format_reply
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject
 
 REFUSAL = "I only pick, place and push."

@@ -24,7 +24,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.nodes.plant import PlantLink, PlantProcess
 from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.planner.contract import format_reply
+from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.ports import Camera, Rehearsal
 from qwen2vl_robot.resources import resolve

@@ -39,7 +39,7 @@ from qwen2vl_robot.messages import (
     freeze,
 )
 from qwen2vl_robot.perception.labels import load_words
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from tests.cells import PROFILE, accept, reach

@@ -10,7 +10,7 @@ import pytest
 from qwen2vl_robot.config import Catalogue, load_robot, load_yaml
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Verb
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.scenes import draw_scene, load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, generate, load_shards, sample_of_seed, token_grid

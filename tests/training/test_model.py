@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 
 from qwen2vl_robot.languages import ENGLISH, detect_language, load_languages
 from qwen2vl_robot.messages import Where
-from qwen2vl_robot.planner.contract import PromptStyle, build_messages, format_reply
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages
+from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.training.batches import Batcher, Sample, augment
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
