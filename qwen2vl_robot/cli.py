@@ -312,11 +312,13 @@ def train(
     if stage not in ("all", "words", "sights"):
         raise BadInputError(f"--stage {stage}: unknown; there are: all, words, sights")
     _restart_with_fast_malloc()
+    from qwen2vl_robot.training.train import TrainingSettings
     from qwen2vl_robot.training.train import train as train_checkpoint
 
-    figures = train_checkpoint(
+    settings = TrainingSettings(
         data, validation, out, run, steps=steps, seed=seed, start=start, stage=stage, threads=threads
     )
+    figures = train_checkpoint(settings)
     for name, value in figures.items():
         _console.print(f"{name} {value:.3f}")
     _write_json({"machine": _machine(), "seed": seed, "steps": steps, "figures": figures}, json_file)

@@ -22,7 +22,7 @@ from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
-from qwen2vl_robot.training.questions import Question, QuestionMaker
+from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
 from qwen2vl_robot.world import robot_on_table
 
 FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
@@ -57,7 +57,7 @@ def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
     usual = QuestionMaker(languages, held_out, references=("label",))
     makers = dict.fromkeys(FAMILIES, usual)
     makers["held_out_phrasings"] = QuestionMaker(languages, held_out, held_out_phrasings=True, references=("label",))
-    makers["replan"] = QuestionMaker(languages, held_out, failed_ratio=1.0, references=("label",))
+    makers["replan"] = QuestionMaker(languages, held_out, Mix(failed_ratio=1.0), references=("label",))
     makers["where"] = QuestionMaker(languages, held_out, references=("superlative", "relation", "all"))
     makers["ambiguous"] = QuestionMaker(languages, held_out, references=("ambiguous",))
     return makers
