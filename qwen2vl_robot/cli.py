@@ -100,12 +100,13 @@ def plan(
     json_file: JsonFile = None,
 ) -> None:
     """Plan only: show a picture to the model and print its grounded actions."""
+    from qwen2vl_robot.messages import Instruction, PlannerRequest
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 
-    rgb = _read_image(image)
+    wish, rgb = Instruction(instruction), _read_image(image)
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
         others, clip = (tuple(_read_image(path) for path in paths or ()) for paths in (also, before))
-        answer = planner.plan_picture(rgb, instruction, (), others, clip)
+        answer = planner.plan_picture(PlannerRequest(rgb, wish, others=others, clip=clip))
     actions = [_action_as_json(a) for a in answer.actions]
     _write_json({"instruction": instruction, "actions": actions, "reply": answer.reply}, json_file)
     if json_file != "-":
@@ -310,11 +311,13 @@ def train(
     if stage not in ("all", "words", "sights"):
         raise BadInputError(f"--stage {stage}: unknown; there are: all, words, sights")
     _restart_with_fast_malloc()
+    from qwen2vl_robot.training.train import TrainingSettings
     from qwen2vl_robot.training.train import train as train_checkpoint
 
-    figures = train_checkpoint(
+    settings = TrainingSettings(
         data, validation, out, run, steps=steps, seed=seed, start=start, stage=stage, threads=threads
     )
+    figures = train_checkpoint(settings)
     for name, value in figures.items():
         _console.print(f"{name} {value:.3f}")
     _write_json({"machine": _machine(), "seed": seed, "steps": steps, "figures": figures}, json_file)

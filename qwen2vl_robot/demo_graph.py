@@ -16,8 +16,8 @@ from qwen2vl_robot import film
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
+from qwen2vl_robot.messages import Instruction
 from qwen2vl_robot.nodes.watch import FILM_HOLD, Watch, run_node, small_picture, wait_for
-from qwen2vl_robot.planner.contract import check_instruction
 
 _START_S = 180.0
 
@@ -32,7 +32,7 @@ def run_graph_demo(
         BadInputError: instruction, folder or transport cannot be used.
         WorkerError: a node did not come up or ended.
     """
-    text = check_instruction(instruction)
+    text = Instruction(instruction).text
     check_transport(transport)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -230,7 +230,7 @@ def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> 
     bound = {"max_coordinate": box_convention.MAX_COORDINATE} if is_local else {}
     shown = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
     with PlannerProcess(model) as planner:
-        answers = box_convention.ask(lambda rgb, text: planner.raw_reply(rgb, text, **bound), shown)
+        answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), shown)
     found = box_convention.calibrate(answers, len(shown))
     for convention, overlap in found.iou.items():
         tell(f"  {convention}: median IoU {overlap:.3f}")

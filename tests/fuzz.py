@@ -19,7 +19,7 @@ from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Box, JointSegment, Motion, Rehearsed, RobotState, Scene, SceneObject, Verdict, freeze
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.validation.limits import check
 from qwen2vl_robot.validation.request import Request, understand
 from tests.cells import PROFILE, SCENE, accept, approval_of, look, reach

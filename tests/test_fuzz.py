@@ -13,7 +13,7 @@ from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import CameraFrame, Intrinsics, Refusal, freeze
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.validation.change import difference
 from tests import fuzz
 from tests.cells import PROFILE, approval_of, look, rehearsed

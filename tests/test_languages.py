@@ -19,7 +19,7 @@ from qwen2vl_robot.languages import (
 )
 from qwen2vl_robot.messages import Verb
 from qwen2vl_robot.planner.answers import speak_like
-from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
+from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
 from qwen2vl_robot.resources import resolve
 
 LANGUAGES = load_languages()

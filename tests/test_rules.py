@@ -9,7 +9,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.languages import fill, load_languages
 from qwen2vl_robot.messages import Box, Instruction, Plan, Scene, SceneObject, Verb
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.rules import CellRules, Ruling, load_rules
 
 BOOK = load_rules()

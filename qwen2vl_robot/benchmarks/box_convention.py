@@ -17,7 +17,8 @@ import numpy.typing as npt
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.geometry import intersection_over_union
-from qwen2vl_robot.planner.contract import RawReply
+from qwen2vl_robot.messages import Instruction, PlannerRequest
+from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
 from qwen2vl_robot.world import robot_on_table
@@ -80,7 +81,7 @@ def _swapped(numbers: _Box) -> _Box:
     return (x0, y0, x1, y1)
 
 
-# Those that contract.py reads come first; the others are known from other families, and named so that one knows why.
+# Those that reply.py reads come first; the others are known from other families, and named so that one knows why.
 CONVENTIONS: dict[str, Callable[[Answer], _Box]] = {
     "thousandths": lambda a: a.numbers,
     "resized_pixels": lambda a: _scaled(a.numbers, a.model_px),
@@ -104,13 +105,13 @@ def render_pictures(count: int, seed: int) -> Iterator[Picture]:
             seed += 1
 
 
-def ask(reply: Callable[[npt.NDArray[np.uint8], str], RawReply], pictures: Sequence[Picture]) -> list[Answer]:
+def ask(reply: Callable[[PlannerRequest], RawReply], pictures: Sequence[Picture]) -> list[Answer]:
     """Ask for the clearest object of each picture; replies without exactly one box for it are left out."""
     answers = []
     for picture in pictures:
         target = picture.seen[0]
         try:
-            said = reply(picture.rgb, f"pick up the {target.label}")
+            said = reply(PlannerRequest(picture.rgb, Instruction(f"pick up the {target.label}")))
         except PlannerError:
             continue
         numbers = first_box(said.text)

@@ -17,12 +17,12 @@ from qwen2vl_robot.benchmarks.shares import share
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import load_languages
-from qwen2vl_robot.messages import ImageBox, Plan, Verb
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.messages import ImageBox, Instruction, Plan, PlannerRequest, Verb
 from qwen2vl_robot.planner.process import PlannerProcess
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
-from qwen2vl_robot.training.questions import Question, QuestionMaker
+from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
 from qwen2vl_robot.world import robot_on_table
 
 FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
@@ -57,7 +57,7 @@ def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
     usual = QuestionMaker(languages, held_out, references=("label",))
     makers = dict.fromkeys(FAMILIES, usual)
     makers["held_out_phrasings"] = QuestionMaker(languages, held_out, held_out_phrasings=True, references=("label",))
-    makers["replan"] = QuestionMaker(languages, held_out, failed_ratio=1.0, references=("label",))
+    makers["replan"] = QuestionMaker(languages, held_out, Mix(failed_ratio=1.0), references=("label",))
     makers["where"] = QuestionMaker(languages, held_out, references=("superlative", "relation", "all"))
     makers["ambiguous"] = QuestionMaker(languages, held_out, references=("ambiguous",))
     return makers
@@ -86,8 +86,9 @@ def score(planner: PlannerProcess, rgb: Any, question: Question, clip: tuple[Any
     """Compare the planner's answer with the right one; a `clip` is shown whatever the checkpoint has learned from."""
     right = parse_reply(question.reply)
     instruction, *failures = question.instruction.split("\n")
+    request = PlannerRequest(rgb, Instruction(instruction), tuple(failures), clip=clip)
     try:
-        answer = planner.plan_picture(rgb, instruction, tuple(failures), clip=clip, shows_all=bool(clip))
+        answer = planner.plan_picture(request, shows_all=bool(clip))
     except PlannerError:
         answer = Plan(actions=(), reply="")
     is_asked = asks(answer)

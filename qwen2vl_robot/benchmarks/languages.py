@@ -16,9 +16,9 @@ from qwen2vl_robot.benchmarks.shares import share
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
-from qwen2vl_robot.messages import Plan
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.messages import Instruction, Plan, PlannerRequest
 from qwen2vl_robot.planner.process import PlannerProcess
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
 from qwen2vl_robot.world import robot_on_table
@@ -86,7 +86,7 @@ def _say(speech: Language, task: str, labels: list[str], index: int, is_heard: b
 
 def _plan(planner: PlannerProcess, rgb: Any, text: str) -> Plan | None:
     try:
-        return planner.plan_picture(rgb, text)
+        return planner.plan_picture(PlannerRequest(rgb, Instruction(text)))
     except PlannerError:
         return None
 

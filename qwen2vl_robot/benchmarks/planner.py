@@ -13,6 +13,7 @@ from typing import Any
 
 from qwen2vl_robot.benchmarks.box_convention import Picture, render_pictures
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.messages import Instruction, PlannerRequest
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.sources import read_settings
 from qwen2vl_robot.process import peak_memory_mb
@@ -50,8 +51,8 @@ def _plan_both_ways(
     answers = {}
     for is_plain in (not is_fast_first, is_fast_first):
         # The other way may leave nothing behind that this one would find: a picture of another scene comes between.
-        planner.raw_reply(picture.rgb[:, ::-1], "go home")
-        answers[is_plain] = planner.raw_reply(picture.rgb, instruction, is_plain=is_plain)
+        planner.raw_reply(PlannerRequest(picture.rgb[:, ::-1], Instruction("go home")))
+        answers[is_plain] = planner.raw_reply(PlannerRequest(picture.rgb, Instruction(instruction)), is_plain=is_plain)
     fast, plain = answers[False], answers[True]
     return {
         "instruction": instruction,

@@ -24,7 +24,7 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.transport import check_transport, open_graph
-from qwen2vl_robot.messages import Effect, JointSegment, Motion, RobotState, Scene, freeze
+from qwen2vl_robot.messages import Effect, Instruction, JointSegment, Motion, PlannerRequest, RobotState, Scene, freeze
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.reasons import WorkerReason
@@ -115,12 +115,13 @@ def main() -> None:
     time_s = np.linspace(0.0, 3.0, 301)
     q_rad = np.array(profile.home_q_rad) + 0.2 * np.sin(time_s)[:, None] * np.eye(len(profile.joints))[0]
     motion = Motion(profile.name, (JointSegment(freeze(time_s), freeze(q_rad)),), Effect("none"))
-    picture = np.full((480, 640, 3), 128, dtype=np.uint8)
+    grey = np.full((480, 640, 3), 128, dtype=np.uint8)
+    request = PlannerRequest(grey, Instruction("put the red block on the blue plate"))
     ready.touch()
     while True:
         if load == "plan":
             with contextlib.suppress(PlannerError):  # there is nothing on the picture
-                node.planner.plan_picture(picture, "put the red block on the blue plate")
+                node.planner.plan_picture(request)
         elif load == "rehearse":
             node.rehearsal.rehearse(motion, Scene((), ()), home)
         else:

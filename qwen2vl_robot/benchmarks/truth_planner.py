@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwen2vl_robot.benchmarks.episodes import Episode
 from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord, Where
-from qwen2vl_robot.planner.contract import ask_text, format_reply, parse_reply
+from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
 from qwen2vl_robot.plant.client import PlantTruth
 
 

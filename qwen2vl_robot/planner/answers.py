@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from qwen2vl_robot.languages import ENGLISH, detect_language, load_languages
 from qwen2vl_robot.messages import Action, Plan, Verb
-from qwen2vl_robot.planner.contract import ask_text
+from qwen2vl_robot.planner.reply import ask_text
 
 _ASKED = re.compile(re.escape(ask_text("@")).replace("@", "(.+)"))
 

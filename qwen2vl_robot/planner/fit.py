@@ -188,6 +188,6 @@ def _read_shape(file: Path) -> tuple[Shape, float]:
         bits = config.get("quantization_config", {}).get("bits", 16)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{file}: not the config.json of a Qwen-VL: {type(error).__name__} {error}") from error
-    if shape.width <= 512:  # loaded in float32, see local.py
+    if shape.width <= 512:  # loaded in float32, see loading.py
         return shape, 32.0
     return shape, {4: 4.25, 8: 8.25}.get(int(bits), 16.0)

@@ -1,4 +1,4 @@
-"""The reply schema of contract.py → a grammar (llguidance's Lark) that a decoder cannot leave.
+"""The reply schema of reply.py → a grammar (llguidance's Lark) that a decoder cannot leave.
 
 Every reply of the grammar passes `parse_reply`, but for boxes that are turned round: the grammar knows how many objects
 were listed, whether one of them is missing (then only `ask` and `refuse` are left) and whether the hand is full.

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.reasons import PlannerReason
 
 MIN_SIDE_PX, MAX_SIDE_PX = 28, 8192
 MIN_CLIP_PIXELS, MAX_CLIP_PIXELS = 16 * 28 * 28, 128 * 28 * 28  # of each picture of a clip; 128 tokens for two of them
@@ -17,14 +18,17 @@ def check_picture(rgb: npt.NDArray[np.uint8]) -> None:
     """Refuse what is not a colour picture of a usable size.
 
     Raises:
-        ObservationError: wrong type, channels or size.
+        PlannerError: wrong type, channels or size.
     """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         found = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
-        raise ObservationError(f"the picture is {found}; (height, width, 3) uint8 is needed")
+        raise PlannerError(
+            f"the picture is {found}; (height, width, 3) uint8 is needed", reason=PlannerReason.BAD_REQUEST
+        )
     if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in rgb.shape[:2]):
-        raise ObservationError(
-            f"the picture has {rgb.shape[1]}x{rgb.shape[0]} pixels; each side must be {MIN_SIDE_PX} to {MAX_SIDE_PX}"
+        raise PlannerError(
+            f"the picture has {rgb.shape[1]}x{rgb.shape[0]} pixels; each side must be {MIN_SIDE_PX} to {MAX_SIDE_PX}",
+            reason=PlannerReason.BAD_REQUEST,
         )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
 from qwen2vl_robot.errors import PlannerError, WorkerError
-from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
-from qwen2vl_robot.planner.contract import RawReply, check_instruction, failure_line
+from qwen2vl_robot.messages import Instruction, Observation, Plan, PlannerRequest, StepRecord
+from qwen2vl_robot.planner.contract import failure_line
+from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.process import Worker
+from qwen2vl_robot.reasons import PlannerReason
 
 
 class PlannerProcess:
@@ -51,36 +53,31 @@ class PlannerProcess:
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Answer with a grounded action sequence (see `ports.Planner`)."""
-        failures = tuple(failure_line(step) for step in history if step.outcome.reasons)
         frame = observation.frame
-        others = tuple(other.rgb for other in frame.others)
-        return self.plan_picture(frame.rgb, instruction.text, failures, others, frame.clip)
+        request = PlannerRequest(
+            rgb=frame.rgb,
+            instruction=instruction,
+            failures=tuple(failure_line(step) for step in history if step.outcome.reasons),
+            others=tuple(other.rgb for other in frame.others),
+            clip=frame.clip,
+        )
+        return self.plan_picture(request)
 
-    def plan_picture(
-        self,
-        rgb: npt.NDArray[np.uint8],
-        instruction: str,
-        failures: tuple[str, ...] = (),
-        others: tuple[npt.NDArray[np.uint8], ...] = (),
-        clip: tuple[npt.NDArray[np.uint8], ...] = (),
-        *,
-        shows_all: bool = False,
-    ) -> Plan:
-        """Plan for a bare picture (h, w, 3) uint8, with `others` of further cameras and a `clip` of what was before.
+    def plan_picture(self, request: PlannerRequest, *, shows_all: bool = False) -> Plan:
+        """Plan for bare pictures, without depth or calibration.
 
-        `shows_all`, for a model in process alone: show them to a checkpoint that has learned to look at one picture.
+        `shows_all`, for a model in process alone: show all of them to a checkpoint that has learned to look at one.
         """
-        how = {"shows_all": True} if shows_all else {}
-        plan = self._call("plan", rgb, check_instruction(instruction), failures, others, clip, **how)
+        plan = self._call("plan", request, **({"shows_all": True} if shows_all else {}))
         if not isinstance(plan, Plan):
-            raise PlannerError(f"the planner answered a {type(plan).__name__}")
+            raise PlannerError(f"the planner answered a {type(plan).__name__}", reason=PlannerReason.WORKER)
         return plan
 
-    def raw_reply(self, rgb: npt.NDArray[np.uint8], instruction: str, **how: object) -> RawReply:
-        """What the model answers for a bare picture, unread; `how` as `LocalPlanner.reply` takes it."""
-        reply = self._call("reply", rgb, check_instruction(instruction), **how)
+    def raw_reply(self, request: PlannerRequest, **how: object) -> RawReply:
+        """What the model answers for bare pictures, unread; `how` as `LocalPlanner.reply` takes it."""
+        reply = self._call("reply", request, **how)
         if not isinstance(reply, RawReply):
-            raise PlannerError(f"the planner answered a {type(reply).__name__}")
+            raise PlannerError(f"the planner answered a {type(reply).__name__}", reason=PlannerReason.WORKER)
         return reply
 
     def limits(self) -> tuple[int, float]:
@@ -88,11 +85,12 @@ class PlannerProcess:
         weights, bandwidth = self._worker.call("limits", timeout_s=self._timeout_s)
         return int(weights), float(bandwidth)
 
-    def _call(self, method: str, rgb: npt.NDArray[np.uint8], *args: object, **how: object) -> object:
+    def _call(self, method: str, request: PlannerRequest, **how: object) -> object:
+        request = replace(request, rgb=np.ascontiguousarray(request.rgb))
         try:
-            return self._worker.call(method, np.ascontiguousarray(rgb), *args, timeout_s=self._timeout_s, **how)
+            return self._worker.call(method, request, timeout_s=self._timeout_s, **how)
         except WorkerError as error:
-            raise PlannerError(f"the planner's process {error.reason}: {error}") from error
+            raise PlannerError(f"the planner's process {error.reason}: {error}", reason=PlannerReason.WORKER) from error
 
     def close(self) -> None:
         """End the process."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
+from qwen2vl_robot.reasons import PlannerReason
 
 
 class ScriptedPlanner:
@@ -21,5 +22,5 @@ class ScriptedPlanner:
         """
         reply = next(self._replies, None)
         if reply is None:
-            raise PlannerError("the script has no further reply")
+            raise PlannerError("the script has no further reply", reason=PlannerReason.NO_REPLY)
         return parse_reply(reply)

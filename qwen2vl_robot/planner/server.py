@@ -20,18 +20,12 @@ import openai
 from PIL import Image
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
-from qwen2vl_robot.messages import Plan
-from qwen2vl_robot.planner.contract import (
-    PromptStyle,
-    RawReply,
-    Reply,
-    build_messages,
-    check_instruction,
-    convention_of,
-    parse_reply,
-)
+from qwen2vl_robot.messages import Plan, PlannerRequest
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages, convention_of
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
+from qwen2vl_robot.planner.reply import RawReply, Reply, parse_reply
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
+from qwen2vl_robot.reasons import PlannerReason
 
 MAX_ATTEMPTS = 3
 MAX_BODY_BYTES = 200_000
@@ -65,54 +59,35 @@ class ServerPlanner:
         self._failures = 0
         self._closed_until_s = -float("inf")
 
-    def plan(
-        self,
-        rgb: npt.NDArray[np.uint8],
-        instruction: str,
-        failures: tuple[str, ...] = (),
-        others: tuple[npt.NDArray[np.uint8], ...] = (),
-        clip: tuple[npt.NDArray[np.uint8], ...] = (),
-    ) -> Plan:
-        """Answer for a picture (h, w, 3) uint8, those of further cameras and a clip; `failures` tell what went wrong.
+    def plan(self, request: PlannerRequest) -> Plan:
+        """Answer for a picture, those of further cameras and a clip.
 
         Raises:
-            BadInputError: the instruction is empty, too long or binary.
-            ObservationError: the picture cannot be used.
-            PlannerError: the server or its reply cannot be used.
+            PlannerError: the picture, the server or its reply cannot be used.
         """
-        answer = self.reply(rgb, check_instruction(instruction), failures, others, clip)
+        answer = self.reply(request)
         return parse_reply(
-            answer.text, convention=self._convention, image_size_px=answer.image_size_px, said=instruction
+            answer.text,
+            convention=self._convention,
+            image_size_px=answer.image_size_px,
+            said=request.instruction.text,
         )
 
-    def reply(
-        self,
-        rgb: npt.NDArray[np.uint8],
-        instruction: str,
-        failures: tuple[str, ...] = (),
-        others: tuple[npt.NDArray[np.uint8], ...] = (),
-        clip: tuple[npt.NDArray[np.uint8], ...] = (),
-    ) -> RawReply:
+    def reply(self, request: PlannerRequest) -> RawReply:
         """The raw reply.
 
         Raises:
-            ObservationError: the picture cannot be used.
-            PlannerError: no usable answer in time, or the server failed too often just now.
+            PlannerError: a picture cannot be used, no usable answer in time, or the server failed too often just now.
         """
         began_s = time.monotonic()
-        seen = (rgb, *others)
-        for picture in (*seen, *clip):
+        for picture in (request.rgb, *request.others, *request.clip):
             check_picture(picture)
         if began_s < self._closed_until_s:
             left_s = self._closed_until_s - began_s
-            raise PlannerError(
-                f"the server failed {self._failures} times in a row; it is left alone for {left_s:.0f} s"
-            )
-        size_px = self._size_px(rgb)
-        messages = build_messages(instruction, failures, self._style, len(seen), has_clip=bool(clip))
-        request = self._request(seen, clip, messages)
+            raise _no_reply(f"the server failed {self._failures} times in a row; it is left alone for {left_s:.0f} s")
+        question = self._question(request)
         try:
-            body = self._post(request, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
+            body = self._post(question, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
             text = _content(body)
         except PlannerError:
             self._failures += 1
@@ -120,7 +95,7 @@ class ServerPlanner:
                 self._closed_until_s = time.monotonic() + _STAYS_OPEN_S
             raise
         self._failures = 0
-        return RawReply(text, size_px, seconds=time.monotonic() - began_s)
+        return RawReply(text, self._size_px(request.rgb), seconds=time.monotonic() - began_s)
 
     def _size_px(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
         """The size that the model's own processor would choose, so that the server resizes nothing again."""
@@ -138,32 +113,32 @@ class ServerPlanner:
         size_px = resized_size_px((clip[0].shape[1], clip[0].shape[0]), 28, MIN_CLIP_PIXELS, MAX_CLIP_PIXELS)
         return "data:video/jpeg;base64," + ",".join(_encoded(rgb, size_px, "JPEG", quality=90) for rgb in clip)
 
-    def _request(
-        self,
-        seen: tuple[npt.NDArray[np.uint8], ...],
-        clip: tuple[npt.NDArray[np.uint8], ...],
-        messages: list[dict[str, Any]],
-    ) -> dict[str, Any]:
+    def _question(self, asked: PlannerRequest) -> dict[str, Any]:
+        """What is posted: the messages with the pictures in them, the reply's schema, and how to decode."""
+        seen = (asked.rgb, *asked.others)
         urls = iter([self._url(rgb) for rgb in seen])
 
         def filled(part: dict[str, Any]) -> dict[str, Any]:
             if part["type"] == "video":
-                return {"type": "video_url", "video_url": {"url": self._film_url(clip)}}
+                return {"type": "video_url", "video_url": {"url": self._film_url(asked.clip)}}
             return {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
 
+        messages: list[dict[str, Any]] = build_messages(
+            asked.instruction.text, asked.failures, self._style, len(seen), has_clip=bool(asked.clip)
+        )
         for message in messages:
             if isinstance(message["content"], list):
                 message["content"] = [filled(part) for part in message["content"]]
-        request: dict[str, Any] = {"model": self._settings.model, "messages": messages}
+        question: dict[str, Any] = {"model": self._settings.model, "messages": messages}
         schema = Reply.model_json_schema()
         if self._settings.constrain == "structured_outputs":
-            request["extra_body"] = {"structured_outputs": {"json": schema}}
+            question["extra_body"] = {"structured_outputs": {"json": schema}}
         elif self._settings.constrain == "response_format":
             named = {"name": "plan", "schema": schema}
-            request["response_format"] = {"type": "json_schema", "json_schema": named}
-        return {**request, "temperature": 0.0, "seed": 0, "max_tokens": _MAX_REPLY_TOKENS}
+            question["response_format"] = {"type": "json_schema", "json_schema": named}
+        return {**question, "temperature": 0.0, "seed": 0, "max_tokens": _MAX_REPLY_TOKENS}
 
-    def _post(self, request: dict[str, Any], deadline_s: float) -> bytes:
+    def _post(self, question: dict[str, Any], deadline_s: float) -> bytes:
         """Ask up to three times, never past the deadline; the body of the first answer that is one.
 
         Raises:
@@ -171,34 +146,34 @@ class ServerPlanner:
         """
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._read(request, deadline_s)
+                return self._read(question, deadline_s)
             except openai.APIStatusError as error:
                 problem, wait_s = f"the server answered {error.status_code}", _retry_after_s(error, attempt)
                 if error.status_code not in _RETRIED:
-                    raise PlannerError(f"{problem}: {_line(error.message)}") from error
+                    raise _no_reply(f"{problem}: {_line(error.message)}") from error
             except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-                raise PlannerError(f"the server gave no answer within {self._settings.timeout_s:g} s") from error
+                raise _no_reply(f"the server gave no answer within {self._settings.timeout_s:g} s") from error
             except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
                 problem, wait_s = f"no connection to {self._settings.server}: {_line(str(error))}", _WAITS_S[0]
             except openai.OpenAIError as error:
                 raise PlannerError(f"the server's answer cannot be read: {_line(str(error))}") from error
             if attempt + 1 == MAX_ATTEMPTS or time.monotonic() + wait_s >= deadline_s:
-                raise PlannerError(f"{problem}, after {attempt + 1} of {MAX_ATTEMPTS} attempts")
+                raise _no_reply(f"{problem}, after {attempt + 1} of {MAX_ATTEMPTS} attempts")
             time.sleep(wait_s)
-        raise PlannerError("no attempt was left")
+        raise _no_reply("no attempt was left")
 
-    def _read(self, request: dict[str, Any], deadline_s: float) -> bytes:
+    def _read(self, question: dict[str, Any], deadline_s: float) -> bytes:
         left_s = max(deadline_s - time.monotonic(), 0.01)
         limits = openai.Timeout(left_s, connect=min(_CONNECT_S, left_s))
         body = b""
         completions = self._client.chat.completions.with_streaming_response
-        with completions.create(**request, timeout=limits) as response:
+        with completions.create(**question, timeout=limits) as response:
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > MAX_BODY_BYTES:
                     raise PlannerError(f"the server's answer is longer than {MAX_BODY_BYTES} bytes")
                 if time.monotonic() > deadline_s:
-                    raise PlannerError(f"the server gave no whole answer within {self._settings.timeout_s:g} s")
+                    raise _no_reply(f"the server gave no whole answer within {self._settings.timeout_s:g} s")
         return body
 
 
@@ -238,6 +213,10 @@ def _content(body: bytes) -> str:
     if reason == "length":
         raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
     return text
+
+
+def _no_reply(text: str) -> PlannerError:
+    return PlannerError(text, reason=PlannerReason.NO_REPLY)
 
 
 def _retry_after_s(error: openai.APIStatusError, attempt: int) -> float:

@@ -2,88 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import Language
 from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT
-from qwen2vl_robot.training.dataset import SeenObject, load_shards
 from qwen2vl_robot.training.model import CLIP_MEAN, CLIP_STD, Batch, patchify
 from qwen2vl_robot.training.questions import Question
+from qwen2vl_robot.training.samples import Sample
 
 _CUT_RATIO = 0.5  # the share of replies that end behind their last box: the rest of a reply is soon learned
-
-
-@dataclass(slots=True)
-class Sample:
-    """One image (h, w, 3) uint8 and what it shows."""
-
-    image: npt.NDArray[np.uint8]
-    seen: list[SeenObject]
-
-
-class Samples:
-    """The shards of a folder by image size; draws batches of one size."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read the folder again: shards may be added while a training runs."""
-        self._by_size: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = {}
-        for images, shown in load_shards(self._folder):
-            size = (images.shape[2], images.shape[1])
-            self._by_size.setdefault(size, []).extend(zip(images, shown, strict=True))
-        if not self._by_size:
-            raise BadInputError(
-                f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}"
-            )
-
-    def __len__(self) -> int:
-        return sum(len(v) for v in self._by_size.values())
-
-    def draw(self, rng: np.random.Generator, count: int) -> list[Sample]:
-        """Draw `count` samples of one size."""
-        sizes = sorted(self._by_size)
-        weights = np.array([len(self._by_size[s]) for s in sizes], dtype=float)
-        pool = self._by_size[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]]
-        return [Sample(np.array(pool[i][0]), pool[i][1]) for i in rng.integers(0, len(pool), count)]
-
-    def in_order(self, count: int) -> Iterator[list[Sample]]:
-        """Batches of `count` of every size, in a fixed order."""
-        for size in sorted(self._by_size):
-            pool = self._by_size[size]
-            for start in range(0, len(pool), count):
-                yield [Sample(np.array(image), seen) for image, seen in pool[start : start + count]]
-
-
-def augment(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Mirror half of the images, and vary light and colour a little."""
-    image, seen = sample.image, sample.seen
-    if rng.uniform() < 0.5:
-        columns = image.shape[1] // 28
-        image = image[:, ::-1]
-        seen = [
-            SeenObject(
-                s.label,
-                (1000 - s.box[2], s.box[1], 1000 - s.box[0], s.box[3]),
-                tuple(c // columns * columns + columns - 1 - c % columns for c in s.cells),
-                s.visible_px,
-            )
-            for s in seen
-        ]
-    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
-    return Sample(np.clip(image * gain.astype(np.float32), 0, 255).astype(np.uint8), seen)
 
 
 @dataclass(slots=True)
@@ -105,12 +40,14 @@ class _QuestionTokens:
     """One question's tokens and what stands where among them.
 
     Attributes:
+        spans: of the prompt's tokens, where in the text each stands.
         numbers: of the reply's tokens, the box numbers, -1 elsewhere.
         boxes_at: where the reply's `boxes` keys are.
         labels_at: for each of the reply's labels, where its words are.
     """
 
     ids: list[int]
+    spans: list[tuple[int, int]]
     reply_start: int
     numbers: list[int]
     boxes_at: list[int]
@@ -149,6 +86,76 @@ class Targets:
     cells: CellTargets
 
 
+@dataclass(slots=True)
+class _Places:
+    """What stands where among the tokens of a batch, which count flat through all its questions.
+
+    Attributes:
+        reply_at, reply_ids, reply_of, number: as in `Targets`.
+        points: of each object of a reply, the place of the token before its boxes, its image, and its boxes' indices.
+        boxes: of each box, the places of the tokens that predict its numbers, its image and its index.
+        names: of each word of a label, the place of the token that predicts it, and the words that it is named by.
+        tokens, questions: how many there are so far.
+    """
+
+    reply_at: list[int] = field(default_factory=list)
+    reply_ids: list[int] = field(default_factory=list)
+    reply_of: list[int] = field(default_factory=list)
+    number: list[int] = field(default_factory=list)
+    points: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    boxes: list[tuple[list[int], int, int]] = field(default_factory=list)
+    names: list[tuple[int, list[int]]] = field(default_factory=list)
+    tokens: int = 0
+    questions: int = 0
+
+    def add(self, image: int, question: Question, row: _QuestionTokens) -> None:
+        """Append the tokens of one question about an image."""
+        start, n = self.tokens, len(row.ids)
+        self.reply_at += range(start + row.reply_start - 1, start + n - 1)
+        self.reply_ids += row.ids[row.reply_start :]
+        self.reply_of += [self.questions] * len(row.numbers)
+        self.number += row.numbers
+        self.points += [(start + at, image, which) for at, which in zip(row.boxes_at, question.objects, strict=True)]
+        number_at = [start + row.reply_start + k for k, value in enumerate(row.numbers) if value >= 0]
+        shown = [index for which in question.objects for index in which]
+        for k, index in enumerate(shown):
+            self.boxes.append(([at - 1 for at in number_at[4 * k : 4 * k + 4]], image, index))
+        for ways, at_words in zip(question.names, row.labels_at, strict=False):
+            words = _words_of(question.instruction, ways, row.spans)
+            self.names += [(start + at - 1, words) for at in at_words if words]
+        self.tokens += n
+        self.questions += 1
+
+    def targets(self, samples: list[Sample], cells: CellTargets, length: int) -> Targets:
+        """The targets of a batch of these samples, whose longest question has `length` tokens."""
+        count = cells.colour.shape[1]
+        point_cells, box_cells = torch.zeros(len(self.points), count + 1), torch.zeros(len(self.boxes), count)
+        for k, (_, image, which) in enumerate(self.points):
+            at = [cell for index in which for cell in samples[image].seen[index].cells]
+            point_cells[k, at or [count]] = 1.0
+        for k, (_, image, index) in enumerate(self.boxes):
+            box_cells[k, list(samples[image].seen[index].cells)] = 1.0
+        name_words = torch.zeros(len(self.names), length)
+        for k, (_, words) in enumerate(self.names):
+            name_words[k, words] = 1.0
+        box = [samples[image].seen[index].box for _, image, index in self.boxes]
+        return Targets(
+            reply_at=torch.tensor(self.reply_at),
+            reply_ids=torch.tensor(self.reply_ids),
+            reply_of=torch.tensor(self.reply_of),
+            number=torch.tensor(self.number),
+            point_at=torch.tensor([at for at, _, _ in self.points], dtype=torch.long),
+            point_image=torch.tensor([image for _, image, _ in self.points], dtype=torch.long),
+            point_cells=point_cells,
+            box_at=torch.tensor([at for at, _, _ in self.boxes], dtype=torch.long).reshape(-1, 4),
+            box=torch.tensor(box, dtype=torch.float32).reshape(-1, 4),
+            box_cells=box_cells,
+            name_at=torch.tensor([at for at, _ in self.names], dtype=torch.long),
+            name_words=name_words,
+            cells=cells,
+        )
+
+
 class Batcher:
     """Samples and questions → packed token batches with their targets."""
 
@@ -185,50 +192,43 @@ class Batcher:
         self, samples: list[Sample], questions: list[list[Question]], rng: np.random.Generator | None = None
     ) -> tuple[Batch, Targets]:
         """Pack samples of one size with their questions; with `rng`, half of the replies end behind their last box."""
-        patches, (rows, columns) = self.patches(samples)
-        cells, start = rows * columns, len(self._head)
+        patches, grid = self.patches(samples)
+        groups = self._encoded(questions, rng)
+        places = _Places()
+        for image, (group, rows) in enumerate(zip(questions, groups, strict=True)):
+            for question, row in zip(group, rows, strict=True):
+                places.add(image, question, row)
+        batch = self._batch(patches, grid, groups)
+        return batch, places.targets(samples, self.cell_targets(samples, grid[0] * grid[1]), batch.ids.shape[2])
+
+    def _encoded(self, questions: list[list[Question]], rng: np.random.Generator | None) -> list[list[_QuestionTokens]]:
+        """Tokens of every question, image by image."""
         flat = [q for group in questions for q in group]
         prompts = self._encode([f"{q.instruction}<|im_end|>\n<|im_start|>assistant\n" for q in flat])
         replies = self._encode([f"{q.reply}<|im_end|>" for q in flat])
-        rows_of_tokens = [
-            self._question(q, prompt.ids, reply.ids, is_cut=rng is not None and rng.uniform() < _CUT_RATIO)
-            for q, prompt, reply in zip(flat, prompts, replies, strict=True)
-        ]
-        b, count, length = len(samples), max(len(g) for g in questions), max(len(r.ids) for r in rows_of_tokens)
-        ids = torch.full((b, count, length), self._pad_id)
-        is_token = torch.zeros(b, count, length, dtype=torch.bool)
-        reply_at: list[int] = []
-        reply_ids: list[int] = []
-        reply_of: list[int] = []
-        number: list[int] = []
-        points: list[tuple[int, int, tuple[int, ...]]] = []
-        boxes: list[tuple[list[int], int, int]] = []
-        names: list[tuple[int, list[int]]] = []
-        offset, remaining = 0, iter(zip(flat, prompts, rows_of_tokens, strict=True))
-        for i, group in enumerate(questions):
-            count_before = sum(len(g) for g in questions[:i])
-            for j in range(len(group)):
-                question, prompt, row = next(remaining)
-                n = len(row.ids)
-                ids[i, j, :n], is_token[i, j, :n] = torch.tensor(row.ids), True
-                reply_at += range(offset + row.reply_start - 1, offset + n - 1)
-                reply_ids += row.ids[row.reply_start :]
-                reply_of += [count_before + j] * len(row.numbers)
-                number += row.numbers
-                points += [(offset + at, i, which) for at, which in zip(row.boxes_at, question.objects, strict=True)]
-                number_at = [offset + row.reply_start + k for k, value in enumerate(row.numbers) if value >= 0]
-                shown = [index for which in question.objects for index in which]
-                boxes += [([at - 1 for at in number_at[4 * k : 4 * k + 4]], i, index) for k, index in enumerate(shown)]
-                for ways, at_words in zip(question.names, row.labels_at, strict=False):
-                    words = _words_of(question.instruction, ways, prompt.offsets)
-                    names += [(offset + at - 1, words) for at in at_words if words]
-                offset += n
-        after = start + max(rows, columns)  # where text positions go on behind the image
-        r, c = torch.arange(cells) // columns, torch.arange(cells) % columns
+        rows = iter(
+            [
+                self._question(prompt, reply.ids, is_cut=rng is not None and rng.uniform() < _CUT_RATIO)
+                for prompt, reply in zip(prompts, replies, strict=True)
+            ]
+        )
+        return [list(itertools.islice(rows, len(group))) for group in questions]
+
+    def _batch(self, patches: Tensor, grid: tuple[int, int], groups: list[list[_QuestionTokens]]) -> Batch:
+        """Patches of images with their questions' tokens, padded to the longest, and M-RoPE's positions."""
+        length = max(len(row.ids) for rows in groups for row in rows)
+        ids = torch.full((len(groups), max(len(rows) for rows in groups), length), self._pad_id)
+        is_token = torch.zeros(ids.shape, dtype=torch.bool)
+        for i, rows in enumerate(groups):
+            for j, row in enumerate(rows):
+                ids[i, j, : len(row.ids)], is_token[i, j, : len(row.ids)] = torch.tensor(row.ids), True
+        cells, start = grid[0] * grid[1], len(self._head)
+        after = start + max(grid)  # where text positions go on behind the image
+        r, c = torch.arange(cells) // grid[1], torch.arange(cells) % grid[1]
         image_positions = start + torch.stack([torch.zeros_like(r), r, c])
-        batch = Batch(
+        return Batch(
             patches=patches,
-            grid=(rows, columns),
+            grid=grid,
             prefix_ids=torch.tensor([*self._head, *[self._image_id] * cells, *self._tail]),
             prefix_positions=torch.cat(
                 [torch.arange(start).expand(3, -1), image_positions, torch.full((3, 1), after)], dim=1
@@ -238,34 +238,10 @@ class Batcher:
             first_position=after + 1,
             image_start=start,
         )
-        point_cells, box_cells = torch.zeros(len(points), cells + 1), torch.zeros(len(boxes), cells)
-        for k, (_, i, which) in enumerate(points):
-            at = [cell for index in which for cell in samples[i].seen[index].cells]
-            point_cells[k, at or [cells]] = 1.0
-        for k, (_, i, index) in enumerate(boxes):
-            box_cells[k, list(samples[i].seen[index].cells)] = 1.0
-        name_words = torch.zeros(len(names), length)
-        for k, (_, words) in enumerate(names):
-            name_words[k, words] = 1.0
-        targets = Targets(
-            reply_at=torch.tensor(reply_at),
-            reply_ids=torch.tensor(reply_ids),
-            reply_of=torch.tensor(reply_of),
-            number=torch.tensor(number),
-            point_at=torch.tensor([at for at, _, _ in points], dtype=torch.long),
-            point_image=torch.tensor([i for _, i, _ in points], dtype=torch.long),
-            point_cells=point_cells,
-            box_at=torch.tensor([at for at, _, _ in boxes], dtype=torch.long).reshape(-1, 4),
-            box=torch.tensor([samples[i].seen[index].box for _, i, index in boxes], dtype=torch.float32).reshape(-1, 4),
-            box_cells=box_cells,
-            name_at=torch.tensor([at for at, _ in names], dtype=torch.long),
-            name_words=name_words,
-            cells=self.cell_targets(samples, cells),
-        )
-        return batch, targets
 
-    def _question(self, question: Question, prompt: list[int], reply: list[int], *, is_cut: bool) -> _QuestionTokens:
-        """Tokens of one question; `is_cut` ends the reply behind the last box."""
+    def _question(self, prompt: Any, reply: list[int], *, is_cut: bool) -> _QuestionTokens:
+        """Tokens of one question, whose prompt is encoded; `is_cut` ends the reply behind the last box."""
+        start = len(prompt.ids)
         boxes_at: list[int] = []
         numbers: list[int] = []
         labels_at: list[range] = []
@@ -277,14 +253,14 @@ class Batcher:
                 label_key = k
             is_number = is_listing and token in self._number_of
             if is_listing and token == self.boxes_id:
-                boxes_at.append(len(prompt) + k)
-                labels_at.append(range(len(prompt) + label_key + 2, len(prompt) + k - 1))
+                boxes_at.append(start + k)
+                labels_at.append(range(start + label_key + 2, start + k - 1))
             if is_number or (is_listing and token == self.boxes_id):
                 end = k + 2  # and whether another box follows, or whether there is one at all
             numbers.append(self._number_of[token] if is_number else -1)
         if is_cut and boxes_at:
             reply, numbers = reply[:end], numbers[:end]
-        return _QuestionTokens([*prompt, *reply], len(prompt), numbers, boxes_at, labels_at)
+        return _QuestionTokens([*prompt.ids, *reply], prompt.offsets, start, numbers, boxes_at, labels_at)
 
     def cell_targets(self, samples: list[Sample], cells: int) -> CellTargets:
         """What stands in each image token of samples of one size."""

@@ -1,4 +1,4 @@
-"""The small checkpoint's tokenizer, architecture and training-only forward pass.
+"""The small checkpoint's architecture, its training-only forward pass, and the heads that teach it.
 
 The architecture is transformers' own `Qwen2VLForConditionalGeneration`, only smaller. The forward pass below runs the
 same weights on a batch of equal images with several questions each, blind to each other; a test holds it equal to the
@@ -12,62 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
-# Qwen2's chat format: a role a turn, an image between vision_start and vision_end.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif part['type'] == 'video' %}"
-    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# Words with their leading space, whole numbers, runs of punctuation, white space: each number 0..1000 and each run of
-# JSON punctuation becomes one token.
-_SPLIT = Regex(r" ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
-_VOCABULARY = 2560
+CLIP_MEAN = torch.tensor(np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32))
+CLIP_STD = torch.tensor(np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32))
 _POINT_AFTER_LAYER = 3
 _PLACE_AFTER_LAYER = 3
 _WHITENING_FLOOR = 0.01  # of the variance; below it is noise
 _ROUTE_HEAD = 0  # the head of the layer after pointing that must look where it was pointed
-
-
-def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on replies and instructions, with the numbers 0..1000 as single tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(_SPLIT, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
-        min_frequency=2,
-        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    numbers = [str(n) for n in range(1001)] * 40
-    tokenizer.train_from_iterator([*corpus, *numbers], trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
-        padding_side="left",
-        model_max_length=4096,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
@@ -367,14 +322,3 @@ class TrainingHeads(nn.Module):
         q = self.query(queries)
         keys = torch.cat([self.key(cells), self.absent_key.expand(len(q), 1, -1).to(q.dtype)], dim=1)
         return torch.einsum("qd,qcd->qc", q, keys) / q.shape[-1] ** 0.5
-
-
-def soft_number_targets(values: Tensor, sigma: float) -> Tensor:
-    """Distributions (n, 1001) around numbers (n,) of 0..1000, normal with `sigma`."""
-    grid = torch.arange(1001, dtype=torch.float32)
-    weights = torch.exp(-0.5 * ((grid[None, :] - values[:, None].float()) / sigma) ** 2)
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-CLIP_MEAN = torch.tensor(np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32))
-CLIP_STD = torch.tensor(np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32))

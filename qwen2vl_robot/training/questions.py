@@ -8,8 +8,9 @@ import numpy as np
 
 from qwen2vl_robot.languages import ENGLISH, Language, fill, split_label
 from qwen2vl_robot.messages import Where
-from qwen2vl_robot.planner.contract import ask_text, format_reply
+from qwen2vl_robot.planner.reply import ask_text, format_reply
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject
+from qwen2vl_robot.training.samples import Sample
 
 REFUSAL = "I only pick, place and push."
 # What `contract.failure_line` may give as the reason: kinds of violations, reasons of errors and of the gate, outcomes.
@@ -29,6 +30,9 @@ REFERENCES = ("label", "kind", "colour", "superlative", "relation", "all", "ambi
 _REFERENCE_SHARES = np.array([40, 8, 5, 15, 11, 8, 13], dtype=float) / 100
 _SYNONYM_RATIO = 0.25
 _MAX_BOXES = 5  # more of a kind are not asked about: each box is another four numbers to write
+QUESTIONS_AN_IMAGE = 8
+ABSENT_AN_IMAGE = 2
+MAX_QUESTION_CHARS = 330  # a longer one, with its reply, makes the padding of all others longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,32 @@ class Reference:
     listed: tuple[tuple[str, tuple[int, ...], Where | None], ...]
 
 
-class QuestionMaker:
-    """Draws questions about what an image shows.
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How often questions are other than plain English ones.
 
-    Args:
-        held_out: labels that are never asked for as absent ones.
+    Attributes:
         foreign_ratio: the share of questions in another language than English.
         failed_ratio: the share of questions that follow tries that failed: a re-plan must not read like news.
         polite_ratio: the share of questions with a word such as "please" around a phrasing that has none.
         place_first_ratio: the share of sentences that name the place before the object, in languages that have such;
             else as often as their phrasings have them.
         often: codes of languages that are drawn three times as often as the other foreign ones.
+    """
+
+    foreign_ratio: float = 0.0
+    failed_ratio: float = 0.0
+    polite_ratio: float = 0.0
+    place_first_ratio: float = 0.0
+    often: tuple[str, ...] = ()
+
+
+class QuestionMaker:
+    """Draws questions about what an image shows.
+
+    Args:
+        held_out: labels that are never asked for as absent ones.
+        held_out_phrasings: use the phrasings that no training sees.
         references: how objects are referred to, else all ways by their shares.
     """
 
@@ -78,21 +97,16 @@ class QuestionMaker:
         self,
         languages: dict[str, Language],
         held_out: tuple[str, ...] = (),
+        mix: Mix | None = None,
         *,
         held_out_phrasings: bool = False,
-        foreign_ratio: float = 0.0,
-        failed_ratio: float = 0.0,
-        polite_ratio: float = 0.0,
-        place_first_ratio: float = 0.0,
-        often: tuple[str, ...] = (),
         references: tuple[str, ...] = REFERENCES,
     ) -> None:
         self._languages = languages
-        self._foreign = [code for code in languages if code != ENGLISH for _ in range(3 if code in often else 1)]
+        self._mix = mix = mix or Mix()
+        self._foreign = [code for code in languages if code != ENGLISH for _ in range(3 if code in mix.often else 1)]
         self._held_out = held_out
         self._is_unheard = held_out_phrasings
-        self._foreign_ratio, self._failed_ratio, self._polite_ratio = foreign_ratio, failed_ratio, polite_ratio
-        self._place_first_ratio = place_first_ratio
         shares = np.array([_REFERENCE_SHARES[REFERENCES.index(r)] for r in references])
         self._references, self._shares = references, shares / shares.sum()
 
@@ -114,7 +128,7 @@ class QuestionMaker:
         """
         count = 12 if absent else len(_TASKS)
         name = task or str(rng.choice(_TASKS[:count], p=_WEIGHTS[:count] / _WEIGHTS[:count].sum()))
-        code = language or (str(rng.choice(self._foreign)) if rng.uniform() < self._foreign_ratio else ENGLISH)
+        code = language or (str(rng.choice(self._foreign)) if rng.uniform() < self._mix.foreign_ratio else ENGLISH)
         speech = self._languages[code]
         template = self._template(speech, name, rng)
         if "{a" not in template:
@@ -125,7 +139,7 @@ class QuestionMaker:
         text = fill(template, *((r.the, r.of) for r in references))
         if rng.uniform() < 0.15:
             text = text[0].upper() + text[1:] + str(rng.choice([".", "", "!"]))
-        if rng.uniform() < self._failed_ratio:
+        if rng.uniform() < self._mix.failed_ratio:
             text += _failures(name, [r.listed[0][0] for r in references], rng)
         return _answer(name, text, references, seen)
 
@@ -133,11 +147,11 @@ class QuestionMaker:
         phrasing = speech.tasks[name]
         templates = phrasing.held_out if self._is_unheard and phrasing.held_out else phrasing.seen
         place_first = tuple(t for t in templates if 0 <= t.find("{b") < t.find("{a"))
-        if self._place_first_ratio and place_first and name in RELATIONS:
-            is_first = rng.uniform() < self._place_first_ratio
+        if self._mix.place_first_ratio and place_first and name in RELATIONS:
+            is_first = rng.uniform() < self._mix.place_first_ratio
             templates = place_first if is_first else tuple(t for t in templates if t not in place_first)
         template = str(templates[int(rng.integers(len(templates)))])
-        if self._polite_ratio and speech.polite and rng.uniform() < self._polite_ratio:
+        if self._mix.polite_ratio and speech.polite and rng.uniform() < self._mix.polite_ratio:
             around = str(rng.choice(speech.polite))
             said = around.replace("{s}", "").strip(" ,")
             wrapped = around.replace("{s}", template)
@@ -205,6 +219,15 @@ class QuestionMaker:
         if way == "relation" and beside:
             return _related(speech, (bare, same), seen, int(rng.choice(beside)), rng)
         return _named(speech, bare, same, rng)
+
+
+def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.Generator) -> list[list[Question]]:
+    """Questions for each image, some of them about objects that are not there."""
+    groups = []
+    for sample in samples:
+        drawn = [maker.draw(sample.seen, rng, absent=k < ABSENT_AN_IMAGE) for k in range(QUESTIONS_AN_IMAGE)]
+        groups.append([q for q in drawn if q is not None and len(q.instruction + q.reply) <= MAX_QUESTION_CHARS])
+    return groups
 
 
 def _matching(seen: list[SeenObject], word: str) -> tuple[int, ...]:

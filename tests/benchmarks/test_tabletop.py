@@ -11,8 +11,9 @@ from qwen2vl_robot.benchmarks.episodes import Episode
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.benchmarks.tabletop import Suite, summarise
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.messages import Box, Cylinder, Outcome, OutcomeKind
+from qwen2vl_robot.messages import Box, Cause, Cylinder, Outcome, OutcomeKind
 from qwen2vl_robot.plant.client import TrueObject
+from qwen2vl_robot.reasons import PerceptionReason, TaskReason
 
 ACHIEVED = Outcome(OutcomeKind.ACHIEVED)
 
@@ -69,7 +70,7 @@ def test_only_a_resting_object_where_it_was_asked_for_is_a_success(suite: Suite,
 def test_a_missing_task_succeeds_only_by_asking_with_nothing_touched(suite: Suite, episodes: list[Episode]) -> None:
     e = next(e for e in episodes if e.task.is_missing)
     before = world_of(e, on=False)
-    asked = Outcome(OutcomeKind.ASKED, ("?",))
+    asked = Outcome(OutcomeKind.ASKED, (Cause(TaskReason.ASKED, "?"),))
     assert suite._is_success(e, asked, before, before)
     assert not suite._is_success(e, ACHIEVED, before, before)
     nudged = {
@@ -134,8 +135,10 @@ def test_a_bare_name_of_several_succeeds_only_by_asking(references: Suite) -> No
     e = references.draw(0, 6000)
     before = {label: world_of_one(label) for label in (*e.bearers, e.reference)}
     assert e.task.name == "ambiguous"
-    assert references._is_success(e, Outcome(OutcomeKind.ASKED, ("ambiguous: 2 things",)), before, before)
-    assert not references._is_success(e, Outcome(OutcomeKind.ASKED, ("I see no block.",)), before, before)
+    which_one = Outcome(OutcomeKind.ASKED, (Cause(PerceptionReason.AMBIGUOUS, "2 things"),))
+    unseen = Outcome(OutcomeKind.ASKED, (Cause(TaskReason.ASKED, "I see no block."),))
+    assert references._is_success(e, which_one, before, before)
+    assert not references._is_success(e, unseen, before, before)
     assert not references._is_success(e, ACHIEVED, before, before)
 
 

@@ -12,8 +12,9 @@ import torch
 
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.messages import Instruction, PlannerRequest
 from qwen2vl_robot.planner import engines
-from qwen2vl_robot.planner.contract import PromptStyle, build_messages, parse_reply
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages
 from qwen2vl_robot.planner.decoding import (
     Decoded,
     Decoder,
@@ -24,6 +25,7 @@ from qwen2vl_robot.planner.engines import Engine, FusedEngine, GraphedEngine, Li
 from qwen2vl_robot.planner.grammar import reply_grammar
 from qwen2vl_robot.planner.local import LocalPlanner
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.world import BulletWorld
@@ -55,6 +57,10 @@ def frames() -> list[tuple[Picture, list[SeenObject]]]:
         return [sample_of_seed(world, ranges, catalogue, seed) for seed in range(77_000, 77_005)]
 
 
+def asked(picture: Picture, instruction: str, *failures: str) -> PlannerRequest:
+    return PlannerRequest(picture, Instruction(instruction), failures)
+
+
 def prompt_of(planner: LocalPlanner, picture: Picture, instruction: str, *failures: str) -> Prompt:
     return planner._prompt((picture,), build_messages(instruction, failures, PromptStyle.COMPACT))[0]
 
@@ -80,7 +86,7 @@ def test_most_of_a_plans_tokens_are_not_decoded(
     planner: LocalPlanner, frames: list[tuple[Picture, list[SeenObject]]]
 ) -> None:
     picture, seen = frames[0]
-    answer = planner.reply(picture, f"pick the {seen[0].label}")
+    answer = planner.reply(asked(picture, f"pick the {seen[0].label}"))
     assert answer.forced_tokens > answer.decoded_tokens
 
 
@@ -99,7 +105,7 @@ def test_whether_an_object_is_there_is_decided_as_without_a_grammar(
                 max_new_tokens=100, **prompt.pictures,
             )  # fmt: skip
         text = tokenizer.decode(free[0, ids.shape[1] :], skip_special_tokens=True)
-        assert planner.reply(picture, instruction).text == text
+        assert planner.reply(asked(picture, instruction)).text == text
 
 
 def test_the_same_frame_asked_again_is_not_computed_again(
@@ -107,8 +113,8 @@ def test_the_same_frame_asked_again_is_not_computed_again(
 ) -> None:
     picture, seen = frames[2]
     task = f"pick the {seen[0].label}"
-    first = planner.reply(picture, task)
-    again = planner.reply(picture, task, (f"failed: pick {seen[0].label}: collision",))
+    first = planner.reply(asked(picture, task))
+    again = planner.reply(asked(picture, task, f"failed: pick {seen[0].label}: collision"))
     image_tokens = first.image_size_px[0] * first.image_size_px[1] // 28**2
     assert again.reused_tokens > image_tokens
     fresh = Decoder(planner._model, planner._tokenizer)
@@ -120,7 +126,7 @@ def test_another_frame_shares_the_systems_text_only(
     planner: LocalPlanner, frames: list[tuple[Picture, list[SeenObject]]]
 ) -> None:
     task = "put the red block on the blue plate"
-    planner.reply(frames[3][0], task)
+    planner.reply(asked(frames[3][0], task))
     prompt = prompt_of(planner, frames[4][0], task)
     other = planner._decoder.decode(prompt, GRAMMAR)
     assert other.reused_tokens == prompt.ids.index(planner._model.config.image_token_id)
@@ -151,7 +157,7 @@ def test_numbers_that_are_none_are_refused(
     with torch.no_grad():
         broken._model.model.language_model.norm.weight.fill_(float("nan"))
     with pytest.raises(PlannerError, match="no usable token"):
-        broken.plan(frames[0][0], "pick the red block")
+        broken.plan(asked(frames[0][0], "pick the red block"))
 
 
 def test_after_a_refused_reply_the_next_one_is_right(

@@ -7,8 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen2vl_robot.planner.contract import format_reply
 from qwen2vl_robot.planner.drafts import MAX_DRAFT_TOKENS, Drafts
+from qwen2vl_robot.planner.reply import format_reply
 
 A, B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
 PICK = {"do": "pick", "object": 0}

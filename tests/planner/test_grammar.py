@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from qwen2vl_robot.planner.contract import format_reply, parse_reply
 from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
+from qwen2vl_robot.planner.reply import format_reply, parse_reply
 
 RED = ("red block", [(412, 330, 470, 398)])
 GONE: tuple[str, list[tuple[int, int, int, int]]] = ("blue bowl", [])

@@ -22,7 +22,7 @@ from qwen2vl_robot.messages import (
     Verdict,
     Violation,
 )
-from qwen2vl_robot.planner.contract import format_reply
+from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.ports import Camera, Rehearsal

@@ -39,7 +39,7 @@ from qwen2vl_robot.messages import (
     Violation,
     freeze,
 )
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.trajectory import Trajectory
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.pool import RehearsalProcess

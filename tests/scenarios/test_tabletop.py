@@ -8,7 +8,7 @@ import pytest
 from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import OutcomeKind, Relation, Verb, Violation, digest
-from qwen2vl_robot.planner.contract import format_reply
+from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, UNMOVED_M, BlindCamera, DoubtingRehearsal, stage

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen2vl_robot.training.batches import Sample, Samples
 from qwen2vl_robot.training.crops import CROP_CELLS, crop, draw_crops
 from qwen2vl_robot.training.dataset import CELL_PX, SeenObject, generate
+from qwen2vl_robot.training.samples import Sample, Samples
 
 SIDE_PX = CROP_CELLS * CELL_PX
 

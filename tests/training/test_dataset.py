@@ -10,11 +10,11 @@ import pytest
 from qwen2vl_robot.config import Catalogue, load_robot, load_yaml
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Verb
-from qwen2vl_robot.planner.contract import parse_reply
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, generate, load_shards, sample_of_seed, token_grid
-from qwen2vl_robot.training.questions import QuestionMaker
+from qwen2vl_robot.training.questions import Mix, QuestionMaker
 from qwen2vl_robot.world import BulletWorld
 
 
@@ -66,7 +66,7 @@ def test_training_never_draws_a_held_out_pair() -> None:
 
 def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> None:
     catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
-    maker = QuestionMaker(load_languages(), catalogue.held_out, foreign_ratio=0.5, failed_ratio=0.3)
+    maker = QuestionMaker(load_languages(), catalogue.held_out, Mix(foreign_ratio=0.5, failed_ratio=0.3))
     rng = np.random.default_rng(0)
     for _, shown in load_shards(folder):
         for seen in shown:

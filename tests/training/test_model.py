@@ -13,22 +13,24 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 
 from qwen2vl_robot.languages import ENGLISH, detect_language, load_languages
 from qwen2vl_robot.messages import Where
-from qwen2vl_robot.planner.contract import PromptStyle, build_messages, format_reply
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages
+from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
-from qwen2vl_robot.training.batches import Batcher, Sample, augment
+from qwen2vl_robot.training.batches import Batcher
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
 from qwen2vl_robot.training.model import (
     Batch,
     Features,
     build_model,
-    build_tokenizer,
     encode_images,
     forward,
     plain_state,
     whiten,
 )
-from qwen2vl_robot.training.questions import Question, QuestionMaker
-from qwen2vl_robot.training.train import draw_questions, save_checkpoint
+from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker, draw_questions
+from qwen2vl_robot.training.samples import Sample, augment
+from qwen2vl_robot.training.tokenizer import build_tokenizer
+from qwen2vl_robot.training.train import save_checkpoint
 
 SEEN = [
     SeenObject("red block", (250, 333, 333, 444), (39, 51), 900),
@@ -43,7 +45,7 @@ def some_sample(seed: int) -> Sample:
 
 @pytest.fixture(scope="module")
 def maker() -> QuestionMaker:
-    return QuestionMaker(load_languages(), foreign_ratio=0.3, failed_ratio=0.3)
+    return QuestionMaker(load_languages(), mix=Mix(foreign_ratio=0.3, failed_ratio=0.3))
 
 
 @pytest.fixture(scope="module")
@@ -129,16 +131,16 @@ def test_a_name_that_stands_there_twice_is_tied_to_nothing() -> None:
 
 def test_the_place_is_named_first_as_often_as_wanted() -> None:
     languages = load_languages()
-    maker = QuestionMaker(languages, references=("label",), place_first_ratio=1.0)
+    maker = QuestionMaker(languages, mix=Mix(place_first_ratio=1.0), references=("label",))
     asked = [maker.draw(SEEN, np.random.default_rng(k), absent=False, task="left_of", language="zh") for k in range(20)]
     assert all("左边放" in q.instruction for q in asked if q is not None)
-    halves = QuestionMaker(languages, references=("label",), place_first_ratio=0.5)
+    halves = QuestionMaker(languages, mix=Mix(place_first_ratio=0.5), references=("label",))
     for code, task, words, share in (("zh", "left_of", "左边放", 0.5), ("en", "refuse", "hit", 0.2)):
         drawn = [
             halves.draw(SEEN, np.random.default_rng(k), absent=False, task=task, language=code) for k in range(300)
         ]
         assert abs(np.mean([words in q.instruction for q in drawn if q is not None]) - share) < 0.1
-    often = QuestionMaker(languages, foreign_ratio=1.0, often=("zh",))
+    often = QuestionMaker(languages, mix=Mix(foreign_ratio=1.0, often=("zh",)))
     drawn = [often.draw(SEEN, np.random.default_rng(k), absent=False, task="refuse") for k in range(300)]
     chinese = sum(detect_language(q.instruction) == "zh" for q in drawn if q is not None)
     assert 60 <= chinese <= 120  # three of ten
@@ -147,7 +149,7 @@ def test_the_place_is_named_first_as_often_as_wanted() -> None:
 @pytest.mark.parametrize("code", load_languages())
 def test_phrasings_kept_out_of_training_are_not_made_by_a_please(code: str) -> None:
     speech = load_languages()[code]
-    maker = QuestionMaker({ENGLISH: load_languages()[ENGLISH], code: speech}, polite_ratio=1.0)
+    maker = QuestionMaker({ENGLISH: load_languages()[ENGLISH], code: speech}, mix=Mix(polite_ratio=1.0))
     rng = np.random.default_rng(0)
     for name, phrasing in speech.tasks.items():
         assert not {maker._template(speech, name, rng) for _ in range(300)} & set(phrasing.held_out)

@@ -7,8 +7,10 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from qwen2vl_robot.languages import ENGLISH, fill, load_languages
-from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT, format_reply
-from qwen2vl_robot.training.model import SPECIAL_TOKENS, build_model, build_tokenizer
+from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT
+from qwen2vl_robot.planner.reply import format_reply
+from qwen2vl_robot.training.model import build_model
+from qwen2vl_robot.training.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from qwen2vl_robot.training.vocabulary import grow
 
 LANGUAGES = load_languages()

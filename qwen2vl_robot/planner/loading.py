@@ -1,0 +1,239 @@
+"""A model's settings → its weights, tokenizer and image processor in this process, and how it wants to be asked."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
+
+from qwen2vl_robot.config import Strict, parse
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.contract import CONVENTIONS, BoxConvention, PromptStyle
+from qwen2vl_robot.planner.decoding import Decoder
+from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory, suggest
+from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
+from qwen2vl_robot.planner.reply import format_reply
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings
+
+_A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
+_PICK: dict[str, object] = {"do": "pick", "object": 0}
+# The shapes that most plans have.
+_EXAMPLES = (
+    format_reply([_A], [_PICK]),
+    format_reply([_A, _B], [_PICK, {"do": "place", "object": 1, "relation": "on"}]),
+)
+
+
+class ModelContract(Strict):
+    """planner.json of a checkpoint: how it wants to be asked and how it writes boxes.
+
+    A checkpoint without the file is one of the Qwen team's: told everything, boxes as its family writes them.
+    """
+
+    prompt_style: PromptStyle = PromptStyle.FULL
+    box_convention: BoxConvention = BoxConvention.THOUSANDTHS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """One checkpoint in memory.
+
+    Attributes:
+        images: the image processor, with the settings' bounds.
+        grammar: largest number of a box → the grammar of its replies.
+    """
+
+    model: Any
+    tokenizer: Any
+    images: Any
+    contract: ModelContract
+    decoder: Decoder
+    grammar: Callable[[int], str] = reply_grammar
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """Load a folder, a name of a hub, or random weights of a true size.
+
+    Raises:
+        BadInputError: no such model, a file is missing or cut short, it is no Qwen-VL, or it does not fit.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder = Path(settings.model)
+    if folder.exists():
+        _check_folder(folder)
+    torch.manual_seed(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _check_memory(settings)
+            return _invent(settings) if settings.model.startswith(RANDOM) else _load(settings)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BadInputError(f"model {settings.model}: cannot be loaded: {reason}") from error
+
+
+def _load(settings: ModelSettings) -> LoadedModel:
+    name = _local_name(settings.model)
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type not in CONVENTIONS:
+        raise ValueError(f"it is a {config.model_type}; a Qwen-VL is needed: {', '.join(CONVENTIONS)}")
+    contract = _read_contract(Path(name), CONVENTIONS[config.model_type], settings)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    images = Qwen2VLImageProcessorPil.from_pretrained(name)
+    size = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
+    images.size = {**dict(images.size), **{k: v for k, v in size.items() if v}}
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        name, config=config, output_loading_info=True, **_how_to_load(config, settings)
+    )
+    if info["missing_keys"]:
+        raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {sorted(info['missing_keys'])[0]}")
+    if settings.device_map is None:
+        model = model.to(_device())
+    return LoadedModel(model.eval(), tokenizer, images, contract, Decoder(model, tokenizer, _EXAMPLES))
+
+
+def _invent(settings: ModelSettings) -> LoadedModel:
+    """Random weights of a true size, with the tokens of the shipped checkpoint.
+
+    Raises:
+        ValueError: no such size.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_MODEL)
+    bounds = {"min_pixels": settings.min_pixels or 3136, "max_pixels": settings.max_pixels or 1003520}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(_device()):
+            model = Qwen2VLForConditionalGeneration(config_of(settings.model, tokenizer)).eval()
+    finally:
+        torch.set_default_dtype(before)
+    return LoadedModel(
+        model,
+        tokenizer,
+        images=Qwen2VLImageProcessorPil(**bounds),
+        contract=ModelContract(prompt_style=PromptStyle.COMPACT),
+        decoder=Decoder(model, tokenizer, _EXAMPLES),
+        grammar=bench_grammar,
+    )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:
+    """The configuration of a true size.
+
+    Raises:
+        ValueError: no such size.
+    """
+    if model.removeprefix(RANDOM) not in KNOWN:
+        raise ValueError(f"sizes are {', '.join(KNOWN)}")
+    shape = KNOWN[model.removeprefix(RANDOM)]
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")
+    }
+    ids |= {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
+    ends = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    half = shape.width // shape.heads // 2
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": shape.words,
+            "hidden_size": shape.width,
+            "intermediate_size": shape.mlp_width,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [half // 4, half * 3 // 8, half * 3 // 8],
+            },
+            "tie_word_embeddings": shape.is_tied,
+            **ends,
+        },
+        vision_config={
+            "depth": shape.vision_depth,
+            "embed_dim": shape.vision_width,
+            "hidden_size": shape.width,
+            "num_heads": shape.vision_width // 80,
+        },
+        tie_word_embeddings=shape.is_tied,
+        **ids,
+        **ends,
+    )
+
+
+def _check_memory(settings: ModelSettings) -> None:
+    """Say that a model does not fit before it is fetched and fills the memory.
+
+    Raises:
+        ValueError: it needs more than there is.
+    """
+    try:
+        fit = estimate(settings, *memory())
+    except BadInputError:
+        return  # of a size that nobody knows before it is loaded
+    if not fit.fits and settings.device_map is None:
+        raise ValueError(f"{fit.describe()}; fits: {suggest(fit.available_gb, fit.device)}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Name the file that a checkpoint folder lacks, before a library says it in a page of traceback.
+
+    Raises:
+        BadInputError: not a folder, or a needed file is missing.
+    """
+    if not folder.is_dir():
+        raise BadInputError(f"model {folder}: a folder with a checkpoint is needed, this is a file")
+    for pattern in ("config.json", "*.safetensors", "tokenizer.json", "preprocessor_config.json"):
+        if not list(folder.glob(pattern)):
+            present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+            raise BadInputError(f"model {folder}: {pattern} is missing; the folder holds {present}")
+
+
+def _local_name(model: str) -> str:
+    """The folder or hub name to load from; ModelScope's own client fetches what is named there."""
+    scheme, _, name = model.partition(":")
+    if scheme != "modelscope":
+        return model
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise ValueError("names of ModelScope need its client: pip install modelscope") from error
+    return str(snapshot_download(name))
+
+
+def _how_to_load(config: Any, settings: ModelSettings) -> dict[str, Any]:
+    """Arguments of `from_pretrained`.
+
+    The small checkpoint is stored in bfloat16 and fastest on a CPU in float32; the large ones stay as they are.
+    """
+    is_small = bool(config.get_text_config().hidden_size <= 1024)
+    dtype = settings.dtype or ("float32" if is_small and not torch.cuda.is_available() else "auto")
+    chosen = {"device_map": settings.device_map, "attn_implementation": settings.attention}
+    return {"dtype": dtype, **{name: value for name, value in chosen.items() if value is not None}}
+
+
+def _read_contract(folder: Path, convention: BoxConvention, settings: ModelSettings) -> ModelContract:
+    """What the settings say, else the checkpoint's planner.json, else what its family does."""
+    file = folder / "planner.json"
+    data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"box_convention": convention}
+    said = settings.model_dump(include={"prompt_style", "box_convention"}, exclude_none=True)
+    return parse({**data, **said}, ModelContract, str(file))

@@ -1,0 +1,311 @@
+"""What a model answered, untrusted → a typed, bounded Plan or one clear error; and the form that models are trained on.
+
+A reply is compact JSON; boxes are in the model's own convention and become 0..1000 of the original image here and
+nowhere else.
+
+    {"objects":[{"label":"red block","boxes":[[412,330,470,398]]},{"label":"blue bowl","boxes":[[530,411,702,566]]}],
+     "actions":[{"do":"pick","object":0},{"do":"place","relation":"in","object":1}]}
+
+Objects come before actions, each named right before its boxes, so that a model first looks and then decides; an
+object that is not there has no boxes, and the only actions left are then `ask` and `refuse`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, NoReturn
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from qwen2vl_robot.config import Strict
+from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.languages import says
+from qwen2vl_robot.messages import Action, Direction, ImageBox, ObjectReference, Plan, Relation, Verb, Where
+from qwen2vl_robot.planner.contract import (
+    MAX_ACTIONS,
+    MAX_BOXES,
+    MAX_OBJECTS,
+    MAX_TEXT_CHARS,
+    MAX_WAIT_S,
+    BoxConvention,
+    strip_control_tokens,
+)
+
+MAX_REPLY_CHARS = 20_000
+MIN_BOX_SIDE = 1.0  # of 1000; a thinner box holds nothing that could be measured
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    """What a model answered, before anything of it is believed.
+
+    Attributes:
+        image_size_px: (width, height) of the picture as the model saw it.
+        decoded_tokens, forced_tokens, reused_tokens: chosen by the model, forced by the grammar, found in the cache.
+        passes: forward passes of the model.
+        seconds: from the picture to the text; decode_s of them behind the first pass.
+    """
+
+    text: str
+    image_size_px: tuple[int, int]
+    decoded_tokens: int = 0
+    forced_tokens: int = 0
+    reused_tokens: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+    decode_s: float = 0.0
+
+
+class _Untrusted(Strict):
+    """Base of what a model wrote: a number in quotes or a truth value as an index is a wrong reply, not one to mend."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ReplyWhere(_Untrusted):
+    kind: Literal[
+        "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all",
+        "on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to",
+    ]  # fmt: skip
+    reference: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+
+
+class ReplyObject(_Untrusted):
+    label: Annotated[str, Field(min_length=1, max_length=80)]
+    boxes: Annotated[list[Annotated[list[float | int], Field(min_length=4, max_length=4)]], Field(max_length=MAX_BOXES)]
+    where: ReplyWhere | None = None
+
+
+class ReplyAction(_Untrusted):
+    do: Literal["pick", "place", "push", "home", "wait", "ask", "refuse"]
+    object: Annotated[int, Field(ge=0, lt=MAX_OBJECTS)] | None = None
+    relation: Literal["on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to"] | None = None
+    direction: Literal["left", "right", "away", "closer"] | None = None
+    seconds: Annotated[float | int, Field(gt=0, le=MAX_WAIT_S)] | None = None
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
+
+
+class Reply(_Untrusted):
+    """The reply schema, one for all backends; `Reply.model_json_schema()` is what a server is given."""
+
+    objects: Annotated[list[ReplyObject], Field(max_length=MAX_OBJECTS)]
+    actions: Annotated[list[ReplyAction], Field(min_length=1, max_length=MAX_ACTIONS)]
+
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "pick": ("object",),
+    "place": ("object", "relation"),
+    "push": ("object", "direction"),
+    "home": (),
+    "wait": ("seconds",),
+    "ask": ("text",),
+    "refuse": ("text",),
+}
+
+
+def parse_reply(
+    reply: str,
+    *,
+    convention: BoxConvention = BoxConvention.THOUSANDTHS,
+    image_size_px: tuple[int, int] = (1000, 1000),
+    said: str | None = None,
+) -> Plan:
+    """Turn an untrusted reply into a Plan, or refuse it whole.
+
+    Args:
+        convention: units of the reply's boxes.
+        image_size_px: (width, height) of the image that the boxes refer to, used by `RESIZED_PIXELS`.
+        said: the instruction; "all" and superlatives that its words do not hold are dropped, so that several boxes
+            become a question instead of several motions.
+
+    Raises:
+        PlannerError: one line that says what is wrong with the reply.
+    """
+    if len(reply) > MAX_REPLY_CHARS:
+        raise PlannerError(f"the reply has {len(reply)} characters, at most {MAX_REPLY_CHARS} are read")
+    text = _unfence(reply)
+    parsed = _parse_json(text) if text.startswith("{") else _parse_markup(text)
+    references = [_reference(o, convention, image_size_px, said) for o in parsed.objects]
+    actions = _one_by_one(tuple(_action(a, references) for a in parsed.actions))
+    _check_sequence(actions)
+    return Plan(actions=actions, reply=reply, objects=tuple(references))
+
+
+def _unfence(reply: str) -> str:
+    """Drop white space, an end-of-turn token and a Markdown code fence around the reply."""
+    text = reply.replace("<|im_end|>", "").replace("<|endoftext|>", "").strip()
+    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
+    return fenced.group(1) if fenced else text
+
+
+def _parse_json(text: str) -> Reply:
+    try:
+        data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return Reply.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise PlannerError(f"the reply does not fit the schema at {where or 'its root'}: {first['msg']}") from error
+    except RecursionError as error:
+        raise PlannerError("the reply is nested too deeply") from error
+    except ValueError as error:
+        raise PlannerError(f"the reply is not JSON: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"a key stands twice among {keys[:8]}")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number here")
+
+
+_MARKUP = re.compile(
+    r"(?P<verb>pick|place|push)\s+(?:(?P<word>on|in|left_of|right_of|in_front_of|behind|next_to|left|right|away|closer)\s+)?"
+    r"(?:<\|object_ref_start\|>)?(?P<label>[^<>()\n]{1,80}?)(?:<\|object_ref_end\|>)?\s*"
+    r"(?:<\|box_start\|>)?\((?P<x0>\d{1,5}),\s*(?P<y0>\d{1,5})\),\s*\((?P<x1>\d{1,5}),\s*(?P<y1>\d{1,5})\)(?:<\|box_end\|>)?",
+)
+
+
+def _parse_markup(text: str) -> Reply:
+    """Read Qwen's own grounding markup, one `verb [word] label box` after the other.
+
+    The box tokens may be missing, as when a decoder skipped the special tokens.
+    """
+    objects: list[dict[str, object]] = []
+    actions: list[dict[str, object]] = []
+    rest = text
+    for match in _MARKUP.finditer(text):
+        rest = rest.replace(match.group(0), "", 1)
+        box = [int(match[k]) for k in ("x0", "y0", "x1", "y1")]
+        entry: dict[str, object] = {"label": match["label"].strip(), "boxes": [box]}
+        if entry not in objects:
+            objects.append(entry)
+        action: dict[str, object] = {"do": match["verb"], "object": objects.index(entry)}
+        if match["word"]:
+            action["direction" if match["verb"] == "push" else "relation"] = match["word"]
+        actions.append(action)
+    if not actions or rest.strip(" \n\t,;.0123456789-"):
+        raise PlannerError("the reply is neither the JSON of the schema nor Qwen's box markup")
+    try:
+        return Reply.model_validate({"objects": objects, "actions": actions})
+    except ValidationError as error:
+        raise PlannerError(f"the markup does not fit the schema: {error.errors()[0]['msg']}") from error
+
+
+def _reference(
+    entry: ReplyObject, convention: BoxConvention, image_size_px: tuple[int, int], said: str | None
+) -> ObjectReference:
+    label = strip_control_tokens(entry.label).strip()
+    if not label or not label.isprintable():
+        raise PlannerError("an object's label is empty or not printable")
+    boxes = tuple(_box([float(v) for v in raw], label, convention, image_size_px) for raw in entry.boxes)
+    where = Where(entry.where.kind, entry.where.reference) if entry.where else None
+    if where is not None and said is not None and where.reference is None and not says(said, where.kind):
+        where = None
+    return ObjectReference(label=label, boxes=boxes, where=where)
+
+
+def _box(raw: list[float], label: str, convention: BoxConvention, image_size_px: tuple[int, int]) -> ImageBox:
+    if convention is BoxConvention.RESIZED_PIXELS:
+        width, height = image_size_px
+        raw = [v * 1000.0 / side for v, side in zip(raw, (width, height, width, height), strict=True)]
+    if not all(math.isfinite(v) and -1e-6 <= v <= 1000.0 + 1e-6 for v in raw):
+        raise PlannerError(f"the box of {label!r} is {raw}; every number must lie in 0..1000")
+    x0, y0, x1, y1 = raw
+    if x1 - x0 < MIN_BOX_SIDE or y1 - y0 < MIN_BOX_SIDE:
+        raise PlannerError(f"the box of {label!r} is {raw}; x0 < x1 and y0 < y1 are needed")
+    return ImageBox(x0, y0, x1, y1)
+
+
+def _action(entry: ReplyAction, references: list[ObjectReference]) -> Action:
+    needed = _NEEDS[entry.do]
+    for name in ("object", "relation", "direction", "seconds", "text"):
+        is_given = getattr(entry, name) is not None
+        if is_given != (name in needed):
+            raise PlannerError(f"{entry.do} {'needs' if name in needed else 'takes no'} {name}")
+    reference = None
+    if entry.object is not None:
+        if entry.object >= len(references):
+            raise PlannerError(f"{entry.do} names object {entry.object}, the reply lists {len(references)}")
+        reference = references[entry.object]
+        if not reference.boxes:
+            raise PlannerError(f"{entry.do} needs a box of {reference.label!r}; without one only ask or refuse is left")
+    return Action(
+        verb=Verb(entry.do),
+        object=reference,
+        relation=Relation(entry.relation) if entry.relation else None,
+        direction=Direction(entry.direction) if entry.direction else None,
+        seconds=float(entry.seconds) if entry.seconds is not None else None,
+        text=strip_control_tokens(entry.text).strip() if entry.text else None,
+    )
+
+
+def _one_by_one(actions: tuple[Action, ...]) -> tuple[Action, ...]:
+    """Repeat what is done to "all" of them for each of their boxes; a pick together with the place that follows it."""
+    done: list[Action] = []
+    rest = list(actions)
+    while rest:
+        action, what = rest.pop(0), rest[0] if rest else None
+        if action.object is None or action.object.where != Where("all"):
+            done.append(action)
+            continue
+        step = [action]
+        if action.verb is Verb.PICK and what is not None and what.verb is Verb.PLACE:
+            step.append(rest.pop(0))
+        elif action.verb is not Verb.PUSH and len(action.object.boxes) > 1:
+            raise PlannerError(f"{action.verb.value} takes one thing at a time, not all of {action.object.label!r}")
+        for box in action.object.boxes:
+            done += [replace(step[0], object=ObjectReference(action.object.label, (box,))), *step[1:]]
+    if len(done) > MAX_ACTIONS:
+        raise PlannerError(f"one by one that makes {len(done)} actions, at most {MAX_ACTIONS} are allowed")
+    return tuple(done)
+
+
+def _check_sequence(actions: tuple[Action, ...]) -> None:
+    """Refuse plans that cannot make sense: talk mixed with motion, a place with nothing in hand, two picks in a row."""
+    verbs = [a.verb for a in actions]
+    talk = {Verb.ASK, Verb.REFUSE}
+    if talk & set(verbs) and len(verbs) > 1:
+        raise PlannerError("ask or refuse stands alone, without other actions")
+    holding: bool | None = None  # at the start the hand may hold something from an earlier step
+    for verb in verbs:
+        if verb is Verb.PICK and holding:
+            raise PlannerError("the plan picks while the hand is full")
+        if verb is Verb.PLACE and holding is False:
+            raise PlannerError("the plan places while the hand is empty")
+        if verb in (Verb.PICK, Verb.PLACE):
+            holding = verb is Verb.PICK
+
+
+def ask_text(label: str) -> str:
+    """What a planner asks when an object is not there."""
+    return f"I see no {label}."
+
+
+def format_reply(
+    objects: Sequence[
+        tuple[str, list[tuple[int, int, int, int]]] | tuple[str, list[tuple[int, int, int, int]], Where | None]
+    ],
+    actions: list[dict[str, object]],
+) -> str:
+    """Write a reply in the exact compact form that models are trained on.
+
+    >>> format_reply([("ball", [(1, 2, 3, 4)])], [{"do": "pick", "object": 0}])
+    '{"objects":[{"label":"ball","boxes":[[1,2,3,4]]}],"actions":[{"do":"pick","object":0}]}'
+    """
+    listed = []
+    for label, boxes, *more in objects:
+        entry: dict[str, object] = {"label": label, "boxes": [list(b) for b in boxes]}
+        if more and more[0] is not None:
+            where = {"kind": more[0].kind, "reference": more[0].reference}
+            entry["where"] = {name: value for name, value in where.items() if value is not None}
+        listed.append(entry)
+    return json.dumps({"objects": listed, "actions": actions}, separators=(",", ":"), ensure_ascii=False)

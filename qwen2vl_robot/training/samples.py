@@ -1,0 +1,76 @@
+"""A folder of shards → samples, drawn by image size, mirrored and relit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.training.dataset import SeenObject, load_shards
+
+
+@dataclass(slots=True)
+class Sample:
+    """One image (h, w, 3) uint8 and what it shows."""
+
+    image: npt.NDArray[np.uint8]
+    seen: list[SeenObject]
+
+
+class Samples:
+    """The shards of a folder by image size; draws batches of one size."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the folder again: shards may be added while a training runs."""
+        self._by_size: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = {}
+        for images, shown in load_shards(self._folder):
+            size = (images.shape[2], images.shape[1])
+            self._by_size.setdefault(size, []).extend(zip(images, shown, strict=True))
+        if not self._by_size:
+            raise BadInputError(
+                f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}"
+            )
+
+    def __len__(self) -> int:
+        return sum(len(v) for v in self._by_size.values())
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Sample]:
+        """Draw `count` samples of one size."""
+        sizes = sorted(self._by_size)
+        weights = np.array([len(self._by_size[s]) for s in sizes], dtype=float)
+        pool = self._by_size[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]]
+        return [Sample(np.array(pool[i][0]), pool[i][1]) for i in rng.integers(0, len(pool), count)]
+
+    def in_order(self, count: int) -> Iterator[list[Sample]]:
+        """Batches of `count` of every size, in a fixed order."""
+        for size in sorted(self._by_size):
+            pool = self._by_size[size]
+            for start in range(0, len(pool), count):
+                yield [Sample(np.array(image), seen) for image, seen in pool[start : start + count]]
+
+
+def augment(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Mirror half of the images, and vary light and colour a little."""
+    image, seen = sample.image, sample.seen
+    if rng.uniform() < 0.5:
+        columns = image.shape[1] // 28
+        image = image[:, ::-1]
+        seen = [
+            SeenObject(
+                s.label,
+                (1000 - s.box[2], s.box[1], 1000 - s.box[0], s.box[3]),
+                tuple(c // columns * columns + columns - 1 - c % columns for c in s.cells),
+                s.visible_px,
+            )
+            for s in seen
+        ]
+    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
+    return Sample(np.clip(image * gain.astype(np.float32), 0, 255).astype(np.uint8), seen)
