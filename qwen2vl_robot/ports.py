@@ -1,4 +1,4 @@
-"""What the controller needs from the outside: five small protocols, each with a contract suite in tests/contracts."""
+"""What the controller needs from outside: six small protocols; tests/contracts has suites for clock, camera, arm."""
 
 from __future__ import annotations
 
