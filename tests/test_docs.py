@@ -31,6 +31,7 @@ _SPAN = re.compile(r"(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _CALL = re.compile(rf"(?:^|[\s/(])({PROGRAM})(?=\s|$)(.*)")
+_BETWEEN_CALLS = re.compile(r"[|;&]")
 _ENDS_A_CALL = re.compile(r"\s#|[|;&)]|\\$")
 _TREE_LINE = re.compile(r"^( *)([\w.\-]+/?)(?: +(\S.*))?$")
 
@@ -119,7 +120,7 @@ def calls_in(page: Page) -> Iterator[list[str]]:
     """The words after the program's name, of each call in code; also of `eval --seed 3`, which leaves the name out."""
     for code in (*page.blocks, *page.spans):
         for line in code.replace("\\\n", " ").splitlines():
-            if match := _CALL.search(line):
+            for match in filter(None, map(_CALL.search, _BETWEEN_CALLS.split(line))):
                 yield _ENDS_A_CALL.split(match[2], maxsplit=1)[0].split()
     first_words = {name.partition(" ")[0] for name in commands() if name}
     for span in page.spans:
@@ -139,7 +140,7 @@ def command_violations(page: Page) -> Iterator[str]:
             continue
         for word in words:
             option = word.strip("[]'\",.").partition("=")[0]
-            if re.match(r"--?[a-z]", option) and option not in commands()[names[0]]:
+            if re.match(r"--?[A-Za-z]", option) and option not in commands()[names[0]]:
                 yield f"{told}: {names[0]} has no option {option}"
 
 
@@ -241,6 +242,7 @@ _TREE = "```text\n{}```\n"
         (command_violations, "README.md", "`eval --scene scenes/kuka_iiwa.yaml`"),
         (command_violations, "README.md", "```sh\n.venv/bin/qwen2vl-robot train \\\n    --epochs 3\n```"),
         (command_violations, "README.md", "`qwen2vl-robot run -q robot:=franka_panda`"),
+        (command_violations, "README.md", "`qwen2vl-robot sim --seed 3 & qwen2vl-robot run --seed 3`"),
         (size_violations, "README.md", "a\n" * (MAX_README_LINES + 1)),
         (size_violations, "README.md", "a " * (MAX_README_WORDS + 1)),
         (tree_violations, TREE_PAGE, "no tree at all"),
