@@ -1,4 +1,4 @@
-"""What the controller needs from the outside, as small protocols."""
+"""What the controller needs from outside: seven small protocols; tests/contracts has suites for clock, camera, arm."""
 
 from __future__ import annotations
 
