@@ -21,6 +21,7 @@ class Ports:
 
     Attributes:
         approver: who lets a rehearsed step go; left out, whatever needs no person goes, and nothing else.
+        listeners: are called with every observation, plan and step.
     """
 
     camera: Camera
@@ -29,6 +30,7 @@ class Ports:
     planner: Planner
     rehearsal: Rehearsal
     approver: Approver | None = None
+    listeners: tuple[Listener, ...] = ()
 
 
 def assemble(
@@ -38,7 +40,6 @@ def assemble(
     halt: Halt | None = None,
     cell: RuleBook | None = None,
     limits: GateLimits | None = None,
-    listeners: tuple[Listener, ...] = (),
     seed: int = 0,
     gate: Gate | None = None,
 ) -> Controller:
@@ -48,8 +49,8 @@ def assemble(
         halt: what stops and cancels it; to be given wherever anybody is to be able to stop it.
         cell: the cell's rules, else those of sim/rules/default.yaml.
         limits: how old what the gate sees may be.
-        listeners: are called with every observation, plan and step.
         seed: of the motions' draws.
+        gate: another gate than the one for this robot and cell.
     """
     halt, cell = halt or Halt(), cell or load_rules()
     parts = Parts(
@@ -65,6 +66,6 @@ def assemble(
         relations=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
         words=load_words(),
         cell=cell,
-        listeners=listeners,
+        listeners=ports.listeners,
     )
     return Controller(parts, seed=seed)

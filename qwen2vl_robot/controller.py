@@ -8,6 +8,7 @@ the end) is `policy.respond_to`. Breakage is an exception.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -73,6 +74,9 @@ class Parts:
     listeners: tuple[Listener, ...] = ()
 
 
+_log = logging.getLogger(__name__)
+
+
 class _EndOfTry(Exception):
     """Leaves the flow with the outcome of this try; it never leaves `run`."""
 
@@ -97,8 +101,10 @@ class Controller:
             ObservationError: the camera or the arm gave nothing usable before anything was tried.
         """
         task = Task(instruction, self._parts.listeners)
+        _log.info("task %r", instruction.text)
         with self._parts.halt.task():
             for _ in range(1 + MAX_REPLANS):
+                outcome = Outcome(OutcomeKind.ACHIEVED)
                 try:
                     observation = self._observe(task)
                     plan = self._plan(task, observation)
@@ -112,13 +118,11 @@ class Controller:
                         approved = self._admit(task, step, ruling)
                         self._run(task, step, approved)
                         self._judge(task, step)
-                    task.outcome = Outcome(OutcomeKind.ACHIEVED)
-                    break
                 except _EndOfTry as end:
-                    task.outcome = end.outcome
-                    if respond_to(end.outcome) is not Response.PLAN_AGAIN:
-                        break
-        return task.report()
+                    outcome = end.outcome
+                if respond_to(outcome) is not Response.PLAN_AGAIN:
+                    break
+        return task.report(outcome)
 
     # ------------------------------------------------------------------------------------ the flow, in order
 
@@ -141,6 +145,7 @@ class Controller:
         except PlannerError as error:
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
         task.plans.append(plan)
+        _log.debug("plan: %s", ", then ".join(action.describe() for action in plan.actions))
         for listener in self._parts.listeners:
             listener.on_plan(plan, observation)
         first = plan.actions[0] if plan.actions else None
@@ -153,6 +158,7 @@ class Controller:
     def _rule(self, task: Task, plan: Plan) -> Ruling:
         """Hold the plan to the cell's rules and to the person's words."""
         ruling = self._parts.cell.judge(task.instruction, plan)
+        _log.debug("ruling: forbidden %s, a person must confirm %s", ruling.forbidden, ruling.to_confirm)
         if ruling.forbidden:
             causes = tuple(Cause(TaskReason.FORBIDDEN, text) for text in ruling.forbidden)
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, causes))
@@ -226,6 +232,7 @@ class Controller:
             with task.timed("admit"):
                 answer = self._ask(_rehearsed(step), ruling.to_confirm)
             if not isinstance(answer, Refusal):
+                _log.debug("admitted %s", step.action.describe())
                 task.mark("first_motion")
                 return answer
             cause = Cause(answer.reason, f"gate: {answer.reason}: {answer.text}", answer.numbers)
@@ -301,6 +308,9 @@ class Controller:
             began_ns = parts.clock.now_ns()
             with task.timed("rehearse"):
                 verdict = parts.rehearsal.rehearse(motion, world.scene, world.start, refused=refused)
+            _log.debug(
+                "verdict on %s: %s", step.action.describe(), "accepted" if verdict.accepted else verdict.explanation
+            )
             return Rehearsed(motion, verdict, world.scene, world.start, began_ns, world.frame)
 
         try:

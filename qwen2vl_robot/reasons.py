@@ -152,7 +152,6 @@ class TaskReason(Reason):
     ASKED = "asked", "the planner asks a person"
     DECLINED = "declined", "the planner declines the instruction"
     FORBIDDEN = "forbidden", "the cell's rules forbid the plan"
-    UNTRIED = "untried", "nothing was tried"
     NO_PREDICTION = "no_prediction", "the twin gave no state after the step"
     NO_MOTION = "no_motion", "the object is where it was"
     WRONG_EFFECT = "wrong_effect", "what was measured is not the predicted effect"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from qwen2vl_robot.messages import (
     Action,
-    Cause,
     GroundedAction,
     Instruction,
     Outcome,
@@ -20,7 +20,8 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.policy import Response, respond_to
 from qwen2vl_robot.ports import Listener
-from qwen2vl_robot.reasons import TaskReason
+
+_log = logging.getLogger(__name__)
 
 
 class Step:
@@ -41,7 +42,6 @@ class Task:
 
     def __init__(self, instruction: Instruction, listeners: tuple[Listener, ...]) -> None:
         self.instruction, self._listeners = instruction, listeners
-        self.outcome = Outcome(OutcomeKind.REFUSED, (Cause(TaskReason.UNTRIED, "nothing was tried"),))
         self.plans: list[Plan] = []
         self.steps: list[StepRecord] = []
         self.seconds: dict[str, float] = {}
@@ -64,6 +64,7 @@ class Task:
         """Note how a step ended."""
         motion, verdict = (None, None) if rehearsed is None else (rehearsed.motion, rehearsed.verdict)
         step = StepRecord(action, motion, verdict, outcome, dict(self.seconds))
+        _log.log(*_severity(outcome), action.describe(), describe(outcome))
         self.steps.append(step)
         for listener in self._listeners:
             listener.on_step(step)
@@ -75,7 +76,20 @@ class Task:
             if not step.outcome.causes or respond_to(step.outcome) is Response.PLAN_AGAIN
         )  # fmt: skip
 
-    def report(self) -> TaskReport:
-        """The whole task; its total time ends now."""
+    def report(self, outcome: Outcome) -> TaskReport:
+        """The whole task with its end; its total time ends now."""
         self.mark("total")
-        return TaskReport(self.instruction, self.outcome, tuple(self.plans), tuple(self.steps), dict(self.seconds))
+        _log.log(*_severity(outcome), f"task {self.instruction.text!r}", describe(outcome))
+        return TaskReport(self.instruction, outcome, tuple(self.plans), tuple(self.steps), dict(self.seconds))
+
+
+def describe(outcome: Outcome) -> str:
+    """How something ended and why, in one line."""
+    why = "; ".join(f"{cause.reason}: {cause.text}" for cause in outcome.causes)
+    return f"{outcome.kind.value}: {why}" if why else outcome.kind.value
+
+
+def _severity(outcome: Outcome) -> tuple[int, str]:
+    """Log level and format: what worked or asks a person informs, all else warns."""
+    is_fine = outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ASKED)
+    return logging.INFO if is_fine else logging.WARNING, "%s: %s"

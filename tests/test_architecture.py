@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own layer and the layers above it, never from one below. The longest prefix decides.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("reasons",),
+    ("reasons", "log"),
     ("errors",),
     ("geometry", "messages"),
     ("ports", "resources", "config", "process", "description", "languages", "meshes"),

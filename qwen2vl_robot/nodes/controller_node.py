@@ -119,14 +119,12 @@ class ControllerNode:
             warming = threads.submit(self.rehearsal.start)
             self.planner.start()
             warming.result()
-        ports = Ports(self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver)
+        ports = Ports(self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver, (self.display,))
         limits = GateLimits(
             max_state_age_s=self._settings.max_state_age_s,
             max_verdict_age_s=_VERDICT_AGE_S + self._settings.approval_timeout_s,
         )
-        self._controller = assemble(
-            self._profile, ports, halt=self.halt, limits=limits, listeners=(self.display,), seed=self._settings.seed
-        )
+        self._controller = assemble(self._profile, ports, halt=self.halt, limits=limits, seed=self._settings.seed)
         self.status.configured()
         _log.info("configured: robot %s, approval %s", self._profile.name, self._settings.approval.value)
 
