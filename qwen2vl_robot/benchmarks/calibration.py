@@ -14,12 +14,12 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.planner.contract import RawReply
 from qwen2vl_robot.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
-from qwen2vl_robot.world import robot_on_table
 
 MAX_COORDINATE = 9999  # while calibrating, no convention is forbidden
 MIN_IOU = 0.5  # median; below it a convention does not fit

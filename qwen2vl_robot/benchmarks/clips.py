@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.benchmarks.grounding import score, share
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import load_languages
@@ -22,7 +23,6 @@ from qwen2vl_robot.planner.sources import read_settings
 from qwen2vl_robot.scenes import draw_scene, load_scene
 from qwen2vl_robot.training.dataset import render_sample
 from qwen2vl_robot.training.questions import QuestionMaker
-from qwen2vl_robot.world import robot_on_table
 
 _SCENE = "scenes/tabletop.yaml"
 _CLIP_PICTURES = 4  # two seconds

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bullet import TIME_STEP_S, BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.film import FILM_HZ, shoot
 from qwen2vl_robot.geometry import Array, invert
@@ -27,7 +28,6 @@ from qwen2vl_robot.validation.effects import MOVED_M, TILTED_RAD, EffectJudge, t
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.timeline import Span, timeline
-from qwen2vl_robot.world import TIME_STEP_S, BulletWorld
 
 SETTLE_S = 0.25
 AFTER_S = 0.5
@@ -108,11 +108,11 @@ class _Run:
         """Let everything come to rest, the held object between the fingers, and remember where it stands."""
         world, begin_s = self._world, self._spans[0][0]
         q_rad, width_m = self._q_at(begin_s), self._width_at(begin_s)
-        world.reset_arm(q_rad, width_m)
+        world.robot.reset_arm(q_rad, width_m)
         self._closing = self._handling.held is not None
-        world.command_arm(q_rad)
+        world.robot.command_arm(q_rad)
         if self._handling.held is None:
-            world.command_gripper(width_m, self._profile.gripper.force_n)
+            world.robot.command_gripper(width_m, self._profile.gripper.force_n)
         else:
             self._squeeze(self._handling.held, q_rad)
         world.step(round((_TRIAL_SETTLE_S if self._is_trial else SETTLE_S) / TIME_STEP_S))
@@ -133,10 +133,10 @@ class _Run:
         others = [body for body in self._scene.bodies() if body.name != held]
         open_m = min(profile.gripper.max_width_m, self._start.gripper_width_m + 0.004)
         T_tool_held = np.asarray(self._scene.T_tool_held)
-        world.reset_arm(q_rad, open_m)
-        world.set_pose(held, world.tool_pose() @ T_tool_held)
+        world.robot.reset_arm(q_rad, open_m)
+        world.set_pose(held, world.robot.tool_pose() @ T_tool_held)
         world.set_gravity(0.0)
-        world.command_gripper(0.0, profile.gripper.force_n)
+        world.robot.command_gripper(0.0, profile.gripper.force_n)
         world.step(round(_SQUEEZE_S / TIME_STEP_S))
         world.set_gravity()
         for body in others:
@@ -172,7 +172,7 @@ class _Run:
                 self._begin_grip(begins[step])
             until = min(step - step % _LOOK_STEPS + _LOOK_STEPS, end if step < end else last)
             until = min((s for s in (*begins, *ends) if step < s < until), default=until)
-            world.follow(q_rad[step + 1 - begin : until + 1 - begin], dq_radps[step - begin : until - begin])
+            world.robot.follow(q_rad[step + 1 - begin : until + 1 - begin], dq_radps[step - begin : until - begin])
             step = until
             self._watch(step)
             if self._is_trial and self._has_settled(step):
@@ -187,7 +187,7 @@ class _Run:
         if not any(g.start_s + _STILL_S < at_s < g.end_s - TIME_STEP_S for g in self._line.grips):
             self._still_since = step
             return False
-        is_still = self._world.finger_speed_mps() < _SETTLED_MPS
+        is_still = self._world.robot.finger_speed_mps() < _SETTLED_MPS
         if not (is_still and all(self._world.speed_mps(name) < _SETTLED_MPS for name in self._bodies)):
             self._still_since = step
         return (step - self._still_since) * TIME_STEP_S >= _STILL_S
@@ -206,11 +206,11 @@ class _Run:
         world, held, q_rad = self._world, self._handling.held, self._q_at(at_s)
         if held is None and not self._closing:
             width_m = self._width_at(at_s)
-            world.reset_arm(q_rad, width_m)
-            world.command_gripper(width_m, self._profile.gripper.force_n)
+            world.robot.reset_arm(q_rad, width_m)
+            world.robot.command_gripper(width_m, self._profile.gripper.force_n)
         else:
             world.carry_arm(q_rad, held)
-        world.command_arm(q_rad)
+        world.robot.command_arm(q_rad)
 
     def _is_at_rest(self) -> bool:
         held = self._handling.held
@@ -227,14 +227,14 @@ class _Run:
 
     def _begin_grip(self, index: int) -> None:
         grip = self._line.grips[index]
-        width_m = self._world.arm_state()[2]
+        width_m = self._world.robot.arm_state()[2]
         if grip.width_m > width_m:
             self._handling.release()
             self._T_tool_held = None
             self._closing = False
         else:
             self._closing = True
-        self._world.command_gripper(grip.width_m, self._profile.gripper.force_n)
+        self._world.robot.command_gripper(grip.width_m, self._profile.gripper.force_n)
 
     def _end_grip(self, index: int) -> None:
         """After closing: what both fingers touch is held; what one finger has touched without a grasp is a contact."""
@@ -242,7 +242,7 @@ class _Run:
             name = self._handling.grasped(self._pairs())
             if name is not None:
                 self._handling.grasp(name, self._world)
-                self._T_tool_held = invert(self._world.tool_pose()) @ self._world.pose(name)
+                self._T_tool_held = invert(self._world.robot.tool_pose()) @ self._world.pose(name)
             for suspect in self._suspects:
                 if name not in suspect.bodies:
                     self._note(suspect)
@@ -250,14 +250,14 @@ class _Run:
         self._closing = False
 
     def _pairs(self) -> list[tuple[str, str]]:
-        return [(c.a, c.b) for c in self._world.touching(of=[])]
+        return [(c.a, c.b) for c in self._world.contacts.touching(of=[])]
 
     def _look(self, at_s: float) -> None:
         held = self._handling.held
         tool_m: Array | None = None
-        for contact in self._world.touching(of=[] if held is None else [held]):
+        for contact in self._world.contacts.touching(of=[] if held is None else [held]):
             if tool_m is None:
-                tool_m = self._world.tool_pose()[:3, 3]
+                tool_m = self._world.robot.tool_pose()[:3, 3]
             release_m = next((p for t, p in self._openings if t >= at_s), None)
             pair = (contact.a, contact.b)
             is_meant = self._handling.may_touch(*pair, tool_m, release_m)
@@ -295,7 +295,7 @@ class _Run:
         held = self._handling.held
         if held is None or self._T_tool_held is None:
             return
-        T_tool_held = invert(self._world.tool_pose()) @ self._world.pose(held)
+        T_tool_held = invert(self._world.robot.tool_pose()) @ self._world.pose(held)
         slip_m = float(np.linalg.norm(T_tool_held[:3, 3] - self._T_tool_held[:3, 3]))
         if slip_m > SLIPPED_M:
             self._note(Violation(ViolationKind.GRASP_SLIP, at_s, (held,), slip_m, "m"))
@@ -320,7 +320,7 @@ class _Run:
 
     def _judge_arm(self) -> None:
         """The arm is where the motion ends, and no number of the world has been lost."""
-        q_rad, dq_radps, width_m = self._world.arm_state()
+        q_rad, dq_radps, width_m = self._world.robot.arm_state()
         poses = [self._world.pose(name) for name in self._bodies]
         numbers = np.concatenate([q_rad, dq_radps, [width_m], *(pose.ravel() for pose in poses)])
         lost = int(np.count_nonzero(~np.isfinite(numbers)))
@@ -342,7 +342,7 @@ class _Run:
         held = self._handling.held
         T_tool_held = None
         if held is not None:
-            T_tool_held = freeze(invert(self._world.tool_pose()) @ self._world.pose(held))
+            T_tool_held = freeze(invert(self._world.robot.tool_pose()) @ self._world.pose(held))
         objects = tuple(self._object_after(body) for body in self._scene.objects)
         return replace(self._scene, objects=objects, held=held, T_tool_held=T_tool_held)
 
@@ -355,7 +355,7 @@ class _Run:
         return replace(body, T_base_object=freeze(T_base_object))
 
     def _state_after(self) -> RobotState:
-        q_rad, _, width_m = self._world.arm_state()
+        q_rad, _, width_m = self._world.robot.arm_state()
         stamp_ns = self._start.stamp_ns + round(self._line.end_s * 1e9)
         width_m = min(max(width_m, 0.0), self._profile.gripper.max_width_m)
         return RobotState(stamp_ns, freeze(q_rad), freeze(np.zeros_like(q_rad)), width_m, self._handling.held)
