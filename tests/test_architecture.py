@@ -77,7 +77,6 @@ LONG_MODULES = {
     "config": (470, "every file format that people write, side by side"),
     "cli": (740, "every command with its options, one after the other"),
     "messages": (720, "the messages of the whole flow, read in flow order"),
-    "validation.limits": (410, "every rule on numbers, side by side"),
     "planner.contract": (440, "what passes between us and every model, prompt and reply side by side"),
     "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
     "training.train": (600, "training reads as one linear file"),

@@ -19,7 +19,7 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Spher
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
-from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.findings import Case, Rollout, Swept, Trial, make_verdict, tolerated
 from qwen2vl_robot.validation.handling import Handling
 from qwen2vl_robot.validation.rollout import roll_out
 from qwen2vl_robot.validation.space import add_forbidden
@@ -66,10 +66,10 @@ class Twin:
         Args:
             film: whether to picture the nominal run.
         """
-        began = time.perf_counter()
+        began, case = time.perf_counter(), Case(motion, scene, start, self._profile)
         swept = self.examine(motion, scene, start)
         if swept.violations:
-            return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
+            return make_verdict(case, swept.violations, began=began)
         run = self.run(motion, scene, start, film)
         trials: list[Trial] = []
         if not run.violations:
@@ -78,7 +78,7 @@ class Twin:
                 trials.append(self.try_out(motion, scene, start, swept, (index,))[0])
                 if sum(bool(t.violations) for t in trials) > allowed:
                     break
-        return make_verdict(motion, scene, start, self._profile, run.violations, run, trials, began=began)
+        return make_verdict(case, run.violations, run, trials, began=began)
 
     def examine(self, motion: Motion, scene: Scene, start: RobotState) -> Swept:
         """Judge by numbers and geometry."""
