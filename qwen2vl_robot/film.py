@@ -16,7 +16,7 @@ from qwen2vl_robot.geometry import Array, invert, look_at, project, shared_area,
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
 
 if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
-    from qwen2vl_robot.world import BulletWorld
+    from qwen2vl_robot.bullet import BulletWorld
 
 Picture = npt.NDArray[np.uint8]
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels

@@ -20,11 +20,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("geometry", "messages"),
     ("ports", "resources", "config", "process", "description", "languages", "meshes"),
+    ("bullet",),
     (
         "film",
         "kinematics",
         "relations",
-        "world",
         "planner.contract",
         "planner.reply",
         "perception",
@@ -51,10 +51,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 FORBIDDEN = (
     ("validation", "motion", "a checker that shares the code it checks shares its bugs"),
     ("validation", "kinematics", "a checker that shares the code it checks shares its bugs"),
-    ("motion", "world", "motion has kinematics of its own"),
+    ("motion", "bullet", "motion has kinematics of its own"),
     ("motion", "validation", "a motion is made without knowing how it will be judged"),
-    ("perception", "world", "perception measures; it never asks a simulator"),
-    ("planner", "world", "a planner sees images only"),
+    ("perception", "bullet", "perception measures; it never asks a simulator"),
+    ("planner", "bullet", "a planner sees images only"),
     ("planner", "nodes", "a planner never peeks at the plant"),
     ("graph", "nodes", "the transport does not know what is launched"),
     ("graph", "plant", "the transport does not know what is launched"),
@@ -70,7 +70,7 @@ FORBIDDEN = (
 
 # Third-party module → where alone it may be imported at run time, and why.
 CONFINED = {
-    "pybullet": (("world",), "one module owns the simulator"),
+    "pybullet": (("bullet.client",), "one module owns the simulator"),
     "torch": (
         ("planner.loading", "planner.local", "planner.decoding", "planner.engines", "training"),
         "no other process pays for torch",
@@ -97,8 +97,6 @@ LONG_MODULES = {
     "config": (470, "every file format that people write, side by side"),
     "cli": (740, "every command with its options, one after the other"),
     "messages": (750, "the messages of the whole flow, read in flow order"),
-    "world": (920, "the one wrapper of Bullet"),
-    "validation.limits": (410, "every rule on numbers, side by side"),
     "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
 }
 
@@ -123,7 +121,7 @@ SINCE_3_11 = {
 
 @dataclass(frozen=True)
 class Import:
-    """`target` is dotted: "qwen2vl_robot.world" or "numpy.typing"; a name imported from a module is not part of it."""
+    """`target` is dotted: "qwen2vl_robot.bullet" or "numpy.typing"; a name imported from a module is not part of it."""
 
     target: str
     line: int

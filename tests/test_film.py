@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.film import FILM_INTRINSICS, annotate, drawable, join_clips, shoot, write_film
 from qwen2vl_robot.geometry import look_at
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
-from qwen2vl_robot.world import BulletWorld
 
 _INTRINSICS = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import rotation_from_rotvec
 from qwen2vl_robot.kinematics import Kinematics, hull_vertices
-from qwen2vl_robot.world import BulletWorld
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def test_every_moving_link_is_where_bullet_puts_it(kinematics: Kinematics, world
     for _ in range(20):
         q_rad = rng.uniform(kinematics.lower_rad, kinematics.upper_rad)
         width_m = float(rng.uniform(0.0, 0.08))
-        world.reset_arm(q_rad, width_m)
+        world.robot.reset_arm(q_rad, width_m)
         poses = kinematics.link_poses(q_rad, width_m)
         for link in set(poses) - {kinematics.profile.base_link}:
-            np.testing.assert_allclose(poses[link], world.link_pose(link), atol=1e-5)
-        np.testing.assert_allclose(kinematics.tool_pose(q_rad, width_m), world.tool_pose(), atol=1e-5)
+            np.testing.assert_allclose(poses[link], world.robot.link_pose(link), atol=1e-5)
+        np.testing.assert_allclose(kinematics.tool_pose(q_rad, width_m), world.robot.tool_pose(), atol=1e-5)
 
 
 def test_the_jacobian_is_the_derivative_of_the_tool_pose(kinematics: Kinematics) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import Catalogue, load_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.meshes import Mesh, triangles
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.world import BulletWorld
 
 FILES = [k.file for k in load_yaml(resolve("objects/catalogue_wide.yaml"), Catalogue).kinds.values() if k.file]
 

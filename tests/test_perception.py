@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from qwen2vl_robot.bullet import Bowl, BulletWorld, Friction, Light
 from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.geometry import Array, invert, look_at, make_pose, rotation_from_rotvec, rotation_z
@@ -41,7 +42,6 @@ from qwen2vl_robot.perception.labels import is_clearly
 from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.world import Bowl, BulletWorld, Light
 
 PROFILE = load_robot("franka_panda")
 KINEMATICS = Kinematics(PROFILE)
@@ -86,7 +86,7 @@ def look(
     p, r = rng.normal(size=3), rng.normal(size=3)
     error = make_pose(0.003 * p / np.linalg.norm(p), rotation_from_rotvec(np.deg2rad(0.3) * r / np.linalg.norm(r)))
     frame = CameraFrame(0, rgb, depth_m, intrinsics, (np.eye(4) if extra is None else extra) @ T_base_camera @ error)
-    q_rad, dq_radps, width_m = world.arm_state()
+    q_rad, dq_radps, width_m = world.robot.arm_state()
     return Picture(Observation(frame, RobotState(0, q_rad, dq_radps, width_m)), names)
 
 
@@ -95,7 +95,7 @@ def world() -> Iterator[BulletWorld]:
     with BulletWorld() as made:
         made.add_table()
         made.add_robot(PROFILE)
-        made.command_arm(HOME)
+        made.robot.command_arm(HOME)
         yield made
 
 
@@ -105,7 +105,7 @@ def stand(
 ) -> None:  # fmt: skip
     height_m = shape.height_m if isinstance(shape, Bowl) else shape_size_m(shape)[2]
     T = make_pose([x, y, bottom_m + height_m / 2], rotation_z(yaw_rad))
-    world.add_body(name, shape, T, mass_kg=0.1, rolling_friction=0.002, rgb=rgb)
+    world.add_body(name, shape, T, mass_kg=0.1, friction=Friction(rolling=0.002), rgb=rgb)
 
 
 def ask(picture: Picture, *actions: Action, belief: Scene | None = None) -> tuple[Scene, tuple[GroundedAction, ...]]:
@@ -432,7 +432,7 @@ def test_held_object_needs_no_box(three: Picture) -> None:
 
 def test_camera_that_sees_an_empty_gripper_is_believed(world: BulletWorld) -> None:
     stand(world, "red block", Box((0.05, 0.045, 0.05)), 0.45, 0.10, RED)
-    tool = world.tool_pose()
+    tool = world.robot.tool_pose()
     high = look_at([1.1, 0.3, 0.9], tool[:3, 3])
     picture = look(world, 7, T_base_camera=high)
     block = SceneObject("red block", Box((0.05, 0.045, 0.05)), make_pose([0.45, 0.1, 0.025]), rgb=(200.0, 30.0, 30.0))

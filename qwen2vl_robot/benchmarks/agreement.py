@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from qwen2vl_robot.benchmarks.hazards.oracle import PathOracle
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Sphere
-from qwen2vl_robot.world import robot_on_table
 
 _NEAR_M = 0.08  # farther apart, nothing depends on it
 _DEEP_M = 0.02  # how deep bodies overlap is a matter of definition where they do so by centimetres
@@ -40,14 +40,14 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tu
     same_m: list[float] = []
     bare_m: list[float] = []
     with robot_on_table(profile) as world:
-        rounding_m = world.rounding_m()
+        rounding_m = world.robot.rounding_m()
         for body in _BODIES:
             world.add_body(body.name, body.shape, body.T_base_object, mass_kg=0.0)
         for _ in range(configurations):
             q_rad = np.clip(
                 home + rng.uniform(-_SPREAD_RAD, _SPREAD_RAD, len(home)), kinematics.lower_rad, kinematics.upper_rad
             )
-            world.reset_arm(q_rad, width_m)
+            world.robot.reset_arm(q_rad, width_m)
             bare = PathOracle(kinematics, q_rad[None], width_m)
             same = PathOracle(kinematics, q_rad[None], width_m, rounding_m=rounding_m)
             for body in _BODIES:
@@ -56,7 +56,7 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tu
                 placed = replace(body, T_base_object=T)
                 expected_m = bare.clearance_m(placed)
                 if -_DEEP_M < expected_m < _NEAR_M - 0.002:
-                    found_m = world.clearance_m(body.name, None, _NEAR_M)
+                    found_m = world.contacts.clearance_m(body.name, None, _NEAR_M)
                     same_m.append(found_m - same.clearance_m(placed))
                     bare_m.append(found_m - expected_m)
     return same_m, bare_m

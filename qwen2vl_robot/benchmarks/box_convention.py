@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.geometry import intersection_over_union
@@ -21,7 +22,6 @@ from qwen2vl_robot.messages import Instruction, PlannerRequest
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
-from qwen2vl_robot.world import robot_on_table
 
 MAX_COORDINATE = 9999  # while calibrating, no convention is forbidden
 MIN_IOU = 0.5  # median; below it a convention does not fit

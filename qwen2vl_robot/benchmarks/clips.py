@@ -15,6 +15,7 @@ import numpy as np
 
 from qwen2vl_robot.benchmarks.grounding import score
 from qwen2vl_robot.benchmarks.shares import share
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import load_languages
@@ -23,7 +24,6 @@ from qwen2vl_robot.planner.sources import read_settings
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene
 from qwen2vl_robot.training.dataset import render_sample
 from qwen2vl_robot.training.questions import QuestionMaker
-from qwen2vl_robot.world import robot_on_table
 
 _SCENE = "scenes/tabletop.yaml"
 _CLIP_PICTURES = 4  # two seconds

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.benchmarks.shares import share
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import load_languages
@@ -23,7 +24,6 @@ from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
-from qwen2vl_robot.world import robot_on_table
 
 FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
 _SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"

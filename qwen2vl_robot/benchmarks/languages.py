@@ -13,6 +13,7 @@ import numpy as np
 
 from qwen2vl_robot.benchmarks.grounding import outline
 from qwen2vl_robot.benchmarks.shares import share
+from qwen2vl_robot.bullet import robot_on_table
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
@@ -21,7 +22,6 @@ from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
-from qwen2vl_robot.world import robot_on_table
 
 _SCENE = "scenes/tabletop.yaml"
 _ABSENT_RATIO = 0.2

@@ -12,6 +12,7 @@ import numpy as np
 
 from qwen2vl_robot.benchmarks.agreement import disagreements_m
 from qwen2vl_robot.benchmarks.hazards.stage import Stage, Step, blend, standing
+from qwen2vl_robot.bullet import TIME_STEP_S, robot_on_table
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.geometry import Array
@@ -20,7 +21,6 @@ from qwen2vl_robot.messages import GripperSegment, JointSegment, Scene, SceneObj
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from qwen2vl_robot.validation.rehearsal import Twin
 from qwen2vl_robot.validation.timeline import timeline
-from qwen2vl_robot.world import TIME_STEP_S, robot_on_table
 
 OBJECTS = 6
 OBJECT_COUNTS = (1, 3, 6, 12, 25, 50)
@@ -121,11 +121,11 @@ def _replay_s(profile: RobotProfile, step: Step) -> float:
     with robot_on_table(profile) as world:
         for body in step.scene.objects:
             world.add_body(body.name, body.shape, body.T_base_object, mass_kg=body.mass_kg or profile.object_mass_kg)
-        world.reset_arm(q_rad[0], step.start.gripper_width_m)
+        world.robot.reset_arm(q_rad[0], step.start.gripper_width_m)
         began = time.perf_counter()
         for first, last in itertools.pairwise(sorted({0, *grips, len(dq_radps)})):
-            world.command_gripper(grips.get(first, step.start.gripper_width_m), profile.gripper.force_n)
-            world.follow(q_rad[first + 1 : last + 1], dq_radps[first:last])
+            world.robot.command_gripper(grips.get(first, step.start.gripper_width_m), profile.gripper.force_n)
+            world.robot.follow(q_rad[first + 1 : last + 1], dq_radps[first:last])
         return time.perf_counter() - began
 
 

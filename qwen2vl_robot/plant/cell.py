@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bullet import TIME_STEP_S, Bowl, BulletWorld
 from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
@@ -31,7 +32,6 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.plant.client import TrueBox, TrueObject
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
 from qwen2vl_robot.plant.trajectory import Trajectory
-from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld
 
 _SETTLE_S = 0.5
 _MAX_CATCH_UP_S = 0.25  # a plant that fell further behind the wall clock than this lets the time go
@@ -133,7 +133,7 @@ class Plant:
     def state(self) -> RobotState:
         """Measure joints and gripper; what the gripper holds is not measured."""
         self.tick()
-        q_rad, dq_radps, width_m = self._world.arm_state()
+        q_rad, dq_radps, width_m = self._world.robot.arm_state()
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
 
     def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -152,7 +152,7 @@ class Plant:
         self.tick()
         if self._motion is not None or self._halts_s is not None:
             raise ExecutionError("the arm is still moving; wait or stop it first")
-        q_rad, _, _ = self._world.arm_state()
+        q_rad, _, _ = self._world.robot.arm_state()
         if approved.token in self._used:
             raise ExecutionError("this approval was used before; each is good for one motion")
         _check_approved(approved, self._profile, round(self._world.time_s * 1e9), q_rad)
@@ -180,8 +180,8 @@ class Plant:
         """
         if self._motion is not None:
             raise ExecutionError("an approved motion is under way; the controllers cannot drive as well")
-        self._world.command_arm(q_rad, dq_radps)
-        self._world.command_gripper(width_m, self._profile.gripper.force_n)
+        self._world.robot.command_arm(q_rad, dq_radps)
+        self._world.robot.command_gripper(width_m, self._profile.gripper.force_n)
         self.advance(seconds)
         return self.state()
 
@@ -193,9 +193,9 @@ class Plant:
         upper = [joint.upper_rad for joint in self._profile.joints]
         q_rad = np.clip(q_rad, lower, upper)
         width_m = self._profile.gripper.max_width_m
-        self._world.reset_arm(q_rad, width_m)
-        self._world.command_arm(q_rad)
-        self._world.command_gripper(width_m, self._profile.gripper.force_n)
+        self._world.robot.reset_arm(q_rad, width_m)
+        self._world.robot.command_arm(q_rad)
+        self._world.robot.command_gripper(width_m, self._profile.gripper.force_n)
 
     def _step(self, count: int) -> None:
         every = round(1.0 / FILM_HZ / TIME_STEP_S)
@@ -209,15 +209,15 @@ class Plant:
         """Give the motors their targets for the next time step."""
         now_s = self._world.time_s
         if self._halts_s is not None and now_s >= self._halts_s:
-            self._world.command_arm(self._world.arm_state()[0])
+            self._world.robot.command_arm(self._world.robot.arm_state()[0])
             self._motion, self._track, self._halts_s = None, None, None
         if self._motion is None or self._track is None or now_s < self._starts_s:
             return
         since_s = now_s - self._starts_s
-        self._world.command_arm(*self._track.at(since_s))
+        self._world.robot.command_arm(*self._track.at(since_s))
         for segment in self._motion.segments:
             if isinstance(segment, GripperSegment) and segment.start_s <= since_s < segment.end_s:
-                self._world.command_gripper(segment.width_m, self._profile.gripper.force_n)
+                self._world.robot.command_gripper(segment.width_m, self._profile.gripper.force_n)
         if since_s >= self._motion.duration_s:
             self._motion, self._track = None, None
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen2vl_robot.bullet import Bowl, BulletWorld, Friction, Light
 from qwen2vl_robot.config import Catalogue, Faults, KindRanges, ObjectSpec, SceneRanges, load_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, look_at, make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.world import Bowl, BulletWorld, Light
 
 _PLACEMENT_TRIES = 200
 _COLOUR_SPREAD = 14  # sRGB levels by which one red differs from the next
@@ -113,8 +113,7 @@ def populate(world: BulletWorld, scene: PlantScene, *, collides: bool = True) ->
             item.shape,
             item.T_base_object,
             mass_kg=item.mass_kg if collides else 0.0,
-            friction=item.friction,
-            rolling_friction=item.rolling_friction,
+            friction=Friction(item.friction, item.rolling_friction),
             rgb=item.rgb,
             collides=collides,
         )

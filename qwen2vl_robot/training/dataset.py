@@ -19,12 +19,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from qwen2vl_robot.bullet import TABLE, Bowl, BulletWorld, robot_on_table
 from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene
-from qwen2vl_robot.world import TABLE, Bowl, BulletWorld, robot_on_table
 
 CELL_PX = 28  # one image token: patch 14, merge 2
 MAX_PIXELS = 84_800  # 640x480 becomes 336x252, 108 image tokens
@@ -66,7 +66,7 @@ def render_sample(
 ) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
     """Picture of a scene as the camera takes it, and what it shows; the robot and table must be there."""
     profile = load_robot(scene.robot)
-    world.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
+    world.robot.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
     world.set_colour(TABLE, scene.table_rgb)
     world.set_texture(TABLE, texture)
     for item in scene.objects:

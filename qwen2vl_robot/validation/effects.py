@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import Effect, Relation, SceneObject, Sphere, shape_size_m
-from qwen2vl_robot.world import BulletWorld
 
 TILTED_RAD = 0.26  # more, and a body has toppled
 MOVED_M = 0.01  # more, and a body that is not handled was pushed away
@@ -85,7 +85,7 @@ class EffectJudge:
         relation, reference = self.effect.relation, self.effect.reference
         if relation not in (Relation.ON, Relation.IN) or reference is None or reference not in self.bodies:
             return
-        gap_m = self.world.distance_m(name, reference)
+        gap_m = self.world.contacts.distance_m(name, reference)
         if gap_m > _TOUCHES_M:
             yield f"is not {relation.value} {reference}", gap_m, "m"
         elif relation is Relation.IN:
@@ -96,7 +96,7 @@ class EffectJudge:
                 yield f"is not in {reference}", outside_m, "m"
 
     def _touches(self, name: str, finger: str) -> bool:
-        return any({c.a, c.b} == {name, finger} for c in self.world.touching(of=[]))
+        return any({c.a, c.b} == {name, finger} for c in self.world.contacts.touching(of=[]))
 
 
 def tilt_rad(body: SceneObject, T: Array, T_before: Array) -> float:

@@ -41,10 +41,14 @@ def explain(
 
 
 def _happens(v: Violation, names: list[str]) -> str:
+    """One clause for each kind of violation; `names` are its bodies as people call them."""
     a, b = (*names, "", "")[:2]
     if v.kind in _JOINT_RATES:
         return f"{a} would {_JOINT_RATES[v.kind]}"
+    if v.kind in _BREAKAGE:
+        return f"the rehearsal broke off: {', '.join(v.bodies)}"
     sentences = {
+        ViolationKind.FORMAT: f"the motion or the scene is not well formed: {', '.join(v.bodies)}",
         ViolationKind.COLLISION: f"{a} would hit {b}",
         ViolationKind.SELF_COLLISION: f"{a} would hit {b}",
         ViolationKind.CONTACT: f"{a} would touch {b}",
@@ -63,9 +67,7 @@ def _happens(v: Violation, names: list[str]) -> str:
         ViolationKind.NON_FINITE: f"{a} holds a number that is not finite",
         ViolationKind.UNCERTAIN: f"too uncertain: {', '.join(v.bodies)}",
     }
-    if v.kind in _BREAKAGE:
-        return f"the rehearsal broke off: {', '.join(v.bodies)}"
-    return sentences.get(v.kind, f"{v.kind}: {', '.join(v.bodies)}")
+    return sentences[v.kind]
 
 
 def _amount(v: Violation) -> str:

@@ -20,6 +20,16 @@ NEAR_M = 0.2  # how far clearance is measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """What is rehearsed and judged: a motion, from a start, in a scene, by a robot."""
+
+    motion: Motion
+    scene: Scene
+    start: RobotState
+    profile: RobotProfile
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Approach:
     """How close arm and load come to one body on one stretch between two movements of the gripper.
 
@@ -94,10 +104,7 @@ def tolerated(safety: Safety) -> int:
 
 
 def make_verdict(
-    motion: Motion,
-    scene: Scene,
-    start: RobotState,
-    profile: RobotProfile,
+    case: Case,
     violations: tuple[Violation, ...],
     run: Rollout | None = None,
     trials: list[Trial] | None = None,
@@ -110,7 +117,7 @@ def make_verdict(
     Args:
         safety: what the trials were held to, else the profile's own.
     """
-    safety = safety or profile.safety
+    safety = safety or case.profile.safety
     told = _judge_trials(safety, trials) if trials else None
     if told is not None and not violations:
         violations = told[1]
@@ -119,14 +126,14 @@ def make_verdict(
     return Verdict(
         accepted=accepted,
         violations=violations,
-        motion_digest=digest(motion),
-        scene_digest=digest(scene),
-        start_digest=digest(start),
-        robot_digest=profile.digest,
+        motion_digest=digest(case.motion),
+        scene_digest=digest(case.scene),
+        start_digest=digest(case.start),
+        robot_digest=case.profile.digest,
         scene_after=run.scene if accepted and run is not None else None,
         state_after=run.state if accepted and run is not None else None,
         trials=None if told is None else told[0],
-        explanation=explain(violations, scene, profile),
+        explanation=explain(violations, case.scene, case.profile),
         film=None if run is None else run.film,
         seconds=time.perf_counter() - began,
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qwen2vl_robot.bullet import TABLE, BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Motion, Relation, RobotState, Scene
 from qwen2vl_robot.validation.timeline import Timeline
-from qwen2vl_robot.world import TABLE, BulletWorld
 
 NEAR_M = 0.03  # within this way of where it is grasped or let go, an object may touch what it stands on
 SUPPORT_GAP_M = 0.004  # what is closer than this to an object at rest, beneath it, carries it
@@ -55,9 +55,9 @@ class Handling:
         """Note that the fingers have closed on an object that stands where it is in `world`."""
         self.held = name
         self.handled.add(name)
-        self.grasp_m = world.tool_pose()[:3, 3]
+        self.grasp_m = world.robot.tool_pose()[:3, 3]
         others = [n for n in (TABLE, *(body.name for body in self.scene.bodies())) if n != name]
-        self.supports = {n for n in others if world.distance_m(name, n) < SUPPORT_GAP_M}
+        self.supports = {n for n in others if world.contacts.distance_m(name, n) < SUPPORT_GAP_M}
 
     def release(self) -> None:
         """Note that the fingers have opened."""
@@ -112,8 +112,8 @@ def find_openings(world: BulletWorld, line: Timeline, start: RobotState, scene: 
     width_m, is_holding = start.gripper_width_m, scene.held is not None
     for grip in line.grips:
         if grip.width_m > width_m or is_holding:
-            world.reset_arm(line.q_at(np.array([grip.start_s]))[0], width_m)
-            found.append((grip.start_s, world.tool_pose()[:3, 3]))
+            world.robot.reset_arm(line.q_at(np.array([grip.start_s]))[0], width_m)
+            found.append((grip.start_s, world.robot.tool_pose()[:3, 3]))
         width_m = grip.width_m
     return found
 

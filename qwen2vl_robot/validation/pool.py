@@ -17,7 +17,7 @@ from qwen2vl_robot.errors import RobotError, WorkerError
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Verdict, Violation, digest
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.reasons import ViolationKind, WorkerReason
-from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, stricter, tolerated
+from qwen2vl_robot.validation.findings import Case, Rollout, Swept, Trial, make_verdict, stricter, tolerated
 
 WORKERS = 2
 _CHUNK = 2  # trials that a worker takes at once
@@ -107,8 +107,9 @@ class RehearsalProcess:
         swept = _call(self._workers[0], until, "examine", motion, scene, start)
         if not isinstance(swept, Swept):
             raise WorkerError(f"answered a {type(swept).__name__}")
+        case = Case(motion, scene, start, self._profile)
         if swept.violations:
-            return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
+            return make_verdict(case, swept.violations, began=began)
         # Longest first: the whole run, then the first trial, which simulates most of it.
         count = safety.trials
         chunks = [(0,), *(tuple(range(i, min(i + _CHUNK, count))) for i in range(1, count, _CHUNK))]
@@ -119,9 +120,7 @@ class RehearsalProcess:
                 done.result()
         run = work.run
         violations = run.violations if run is not None else ()
-        return make_verdict(
-            motion, scene, start, self._profile, violations, run, work.trials, safety=safety, began=began
-        )
+        return make_verdict(case, violations, run, work.trials, safety=safety, began=began)
 
     def _show(self, verdict: Verdict, motion: Motion, scene: Scene, start: RobotState) -> Verdict:
         """Add the sentence and the picture of the moment; a twin that cannot show it changes nothing."""

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bullet import TABLE, BulletWorld, Friction
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.film import shoot
@@ -18,14 +19,13 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Spher
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
-from qwen2vl_robot.validation.findings import Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.findings import Case, Rollout, Swept, Trial, make_verdict, tolerated
 from qwen2vl_robot.validation.handling import Handling
 from qwen2vl_robot.validation.rollout import roll_out
 from qwen2vl_robot.validation.space import add_forbidden
 from qwen2vl_robot.validation.sweep import sweep
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.validation.trials import WEAKEST, draw, seed_of, spans
-from qwen2vl_robot.world import TABLE, BulletWorld
 
 _ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
 _TORQUE_STEP_S = 0.02
@@ -57,8 +57,8 @@ class Twin:
             raise BadInputError(str(error)) from error
         self._table_height_m = 0.0
         self._bodies = 0
-        self._taken = {TABLE, *self._world.link_names()}
-        self._joint_reach_m = self._world.reach_m(_BEYOND_TOOL_M)
+        self._taken = {TABLE, *self._world.robot.link_names()}
+        self._joint_reach_m = self._world.robot.reach_m(_BEYOND_TOOL_M)
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Verdict:
         """Judge a motion alone, stage by stage; what finds something ends the rehearsal.
@@ -66,10 +66,10 @@ class Twin:
         Args:
             film: whether to picture the nominal run.
         """
-        began = time.perf_counter()
+        began, case = time.perf_counter(), Case(motion, scene, start, self._profile)
         swept = self.examine(motion, scene, start)
         if swept.violations:
-            return make_verdict(motion, scene, start, self._profile, swept.violations, began=began)
+            return make_verdict(case, swept.violations, began=began)
         run = self.run(motion, scene, start, film)
         trials: list[Trial] = []
         if not run.violations:
@@ -78,7 +78,7 @@ class Twin:
                 trials.append(self.try_out(motion, scene, start, swept, (index,))[0])
                 if sum(bool(t.violations) for t in trials) > allowed:
                     break
-        return make_verdict(motion, scene, start, self._profile, run.violations, run, trials, began=began)
+        return make_verdict(case, run.violations, run, trials, began=began)
 
     def examine(self, motion: Motion, scene: Scene, start: RobotState) -> Swept:
         """Judge by numbers and geometry."""
@@ -121,9 +121,9 @@ class Twin:
         self._build(scene, is_shown=True)
         line = timeline(motion, start)
         width_m = next((g.width_m for g in reversed(line.grips) if g.end_s <= first.time_s), start.gripper_width_m)
-        self._world.reset_arm(line.q_at(np.array([first.time_s]))[0], width_m)
+        self._world.robot.reset_arm(line.q_at(np.array([first.time_s]))[0], width_m)
         if scene.held is not None and scene.T_tool_held is not None:
-            self._world.set_pose(scene.held, self._world.tool_pose() @ scene.T_tool_held)
+            self._world.set_pose(scene.held, self._world.robot.tool_pose() @ scene.T_tool_held)
         picture = shoot(self._world)
         room_m = self._find_room(first, motion, scene) if first.kind == ViolationKind.COLLISION else None
         is_grasp = room_m is not None and self._still_grasps(room_m, motion, scene)
@@ -145,7 +145,7 @@ class Twin:
                 way_m = distance_m * np.array([np.cos(bearing), np.sin(bearing)])
                 for name, T in poses.items():
                     world.set_pose(name, T @ make_pose(-T[:3, :3].T @ [*way_m, 0.0]))
-                if all(world.clearance_m(name, scene.held, 2 * _CLEAR_M) > _CLEAR_M for name in poses):
+                if all(world.contacts.clearance_m(name, scene.held, 2 * _CLEAR_M) > _CLEAR_M for name in poses):
                     return way_m
         return None
 
@@ -179,7 +179,8 @@ class Twin:
         for time_s, q_rad, dq_radps, ddq_radps2 in limits.states_of_motion(motion):
             every = max(1, round(_TORQUE_STEP_S * len(time_s) / max(time_s[-1] - time_s[0], _TORQUE_STEP_S)))
             some = slice(None, None, every)
-            over = np.abs(self._world.torques_nm(q_rad[some], dq_radps[some], ddq_radps2[some], load_kg)) - allowed
+            needed = self._world.robot.torques_nm(q_rad[some], dq_radps[some], ddq_radps2[some], load_kg)
+            over = np.abs(needed) - allowed
             for j, worst in enumerate(np.argmax(over, axis=0)):  # the first NaN, where there is one
                 known = found.get(j)
                 if not over[worst, j] <= (0.0 if known is None else known.amount):
@@ -204,7 +205,7 @@ class Twin:
         for name in world.names():
             if name != TABLE:
                 world.remove(name)
-        world.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
+        world.robot.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
             mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
             self._add(body, mass_kg if loose is None or body.name in loose else 0.0, is_shown)
@@ -212,12 +213,12 @@ class Twin:
             self._add(body, 0.0, is_shown)  # nobody knows what it is, so it does not give way
 
     def _add(self, body: SceneObject, mass_kg: float, is_shown: bool) -> None:
+        sliding = body.friction if body.friction is not None else self._profile.object_friction
         self._world.add_body(
             body.name,
             body.shape,
             body.T_base_object,
             mass_kg=mass_kg,
-            friction=body.friction if body.friction is not None else self._profile.object_friction,
-            rolling_friction=_ROLLING_FRICTION if isinstance(body.shape, Sphere) else 0.0,
+            friction=Friction(sliding, rolling=_ROLLING_FRICTION if isinstance(body.shape, Sphere) else 0.0),
             rgb=(body.rgb or (180.0, 180.0, 180.0)) if is_shown else None,
         )

@@ -32,7 +32,7 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.rules import ZoneRule
-from qwen2vl_robot.validation.limits import MAX_DURATION_S, MIN_STEP_S
+from qwen2vl_robot.validation.form import MAX_DURATION_S, MIN_STEP_S
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _GRIP_S = 1.0  # how long a gripper segment takes where nothing else says it

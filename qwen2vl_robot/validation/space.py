@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.messages import Box, Scene, Zone
-from qwen2vl_robot.world import BulletWorld
 
 _UNSEEN = "unseen space"
 

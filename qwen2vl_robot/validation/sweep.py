@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qwen2vl_robot.bullet import TABLE, BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Violation, shape_size_m
@@ -17,7 +18,6 @@ from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.limits import check_speed, check_workspace
 from qwen2vl_robot.validation.space import is_unseen, zone_name
 from qwen2vl_robot.validation.timeline import timeline
-from qwen2vl_robot.world import TABLE, BulletWorld
 
 _FREE_M = 0.035  # looks are spaced so that clearance between them cannot be less, unless it is at one
 TOUCH_M = 1e-5  # less is rounding
@@ -49,7 +49,7 @@ class _Sweep:
         self._T_tool_held = scene.T_tool_held
         self._sizes_m = {body.name: float(np.linalg.norm(shape_size_m(body.shape))) / 2 for body in scene.bodies()}
         self._around = [TABLE, *(body.name for body in scene.bodies())]
-        self._links = set(world.link_names())
+        self._links = set(world.robot.link_names())
         self._openings: list[tuple[float, Array]] = []
         self._found: dict[tuple[str, str], tuple[float, float]] = {}
         self._walked: list[tuple[Array, Array]] = []
@@ -78,10 +78,11 @@ class _Sweep:
         held = self._handling.held
         if held is not None and self._T_tool_held is not None:
             beyond_m = float(np.linalg.norm(self._T_tool_held[:3, 3])) + self._sizes_m[held]
-        time_s = self._line.even_travel(start_s, end_s, self._world.reach_m(beyond_m), STEP_M)
+        time_s = self._line.even_travel(start_s, end_s, self._world.robot.reach_m(beyond_m), STEP_M)
         q_rad = self._line.q_at(time_s)
         watched = [name for name in self._around if name != held]
-        seen = self._world.scan(q_rad, self._width_m, held, self._T_tool_held, watched, (NEAR_M, _FREE_M, STEP_M))
+        pace = (NEAR_M, _FREE_M, STEP_M)
+        seen = self._world.contacts.scan(q_rad, self._width_m, held, self._T_tool_held, watched, pace)
         self._walked.append((time_s, seen.tool_m))
         for index in seen.touched:
             self._look(float(time_s[index]), q_rad[index], self._width_m)
@@ -91,20 +92,20 @@ class _Sweep:
 
     def _put(self, q_rad: Array, width_m: float) -> Array:
         """Put arm and load somewhere; returns `T_base_tool`."""
-        self._world.reset_arm(q_rad, width_m)
-        T_base_tool = self._world.tool_pose()
+        self._world.robot.reset_arm(q_rad, width_m)
+        T_base_tool = self._world.robot.tool_pose()
         if self._handling.held is not None and self._T_tool_held is not None:
             self._world.set_pose(self._handling.held, T_base_tool @ self._T_tool_held)
         return T_base_tool
 
     def _look(self, at_s: float, q_rad: Array, width_m: float) -> list[tuple[str, str]]:
         """Put everything where it is at one moment, note wrong contacts, return every pair that touches."""
-        world, held = self._world, self._handling.held
+        contacts, held = self._world.contacts, self._handling.held
         T_base_tool = self._put(q_rad, width_m)
         release_m = next((p for t, p in self._openings if t >= at_s), None)
         pairs = []
-        for contact in world.touching(detect=True, of=[] if held is None else [held]):
-            depth_m = -world.distance_m(contact.a, contact.b)  # the contact itself may be remembered from before
+        for contact in contacts.touching(detect=True, of=[] if held is None else [held]):
+            depth_m = -contacts.distance_m(contact.a, contact.b)  # the contact itself may be remembered from before
             if depth_m <= TOUCH_M:
                 continue
             pairs.append((contact.a, contact.b))
@@ -158,16 +159,17 @@ class _Sweep:
 
     def _take(self, name: str, first_touch_m: dict[tuple[str, str], float]) -> None:
         """Attach an object to the tool, centred between the fingers as closing them centres it."""
-        world = self._world
+        world, robot = self._world, self._world.robot
         self._handling.grasp(name, world)
-        T_tool_object = invert(world.tool_pose()) @ world.pose(name)
+        T_tool_base = invert(robot.tool_pose())
+        T_tool_object = T_tool_base @ world.pose(name)
         touched = [
             max(w for (a, b), w in first_touch_m.items() if {a, b} == {finger, name})
             for finger in self._profile.gripper.finger_links
         ]
         axis = "xyz".index(self._profile.gripper.closing_axis)
         off_m = (touched[0] - touched[1]) / 2  # the finger that touches first pushes it towards the other
-        side = np.sign(invert(world.tool_pose())[axis] @ world.link_pose(self._profile.gripper.finger_links[0])[:, 3])
+        side = np.sign(T_tool_base[axis] @ robot.link_pose(self._profile.gripper.finger_links[0])[:, 3])
         T_tool_object[axis, 3] -= side * off_m
         self._T_tool_held = T_tool_object
         # Centred, both fingers touch half-way.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.geometry import invert, make_pose
 from qwen2vl_robot.kinematics import Kinematics
@@ -12,7 +13,6 @@ from qwen2vl_robot.messages import Box, Container, SceneObject, Sphere
 from qwen2vl_robot.motion import ik
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.grasps import downward
-from qwen2vl_robot.world import BulletWorld
 
 PROFILE = load_robot("franka_panda")
 KINEMATICS = Kinematics(PROFILE)
@@ -82,7 +82,7 @@ def test_bullet_agrees_on_which_joints_are_free(seed: int) -> None:
         world.add_robot(PROFILE)
         for _ in range(60):
             q = rng.uniform(KINEMATICS.lower_rad, KINEMATICS.upper_rad)
-            world.reset_arm(q, 0.04)
-            is_deep = any(contact.depth_m > 1e-3 for contact in world.touching(detect=True))
+            world.robot.reset_arm(q, 0.04)
+            is_deep = any(contact.depth_m > 1e-3 for contact in world.contacts.touching(detect=True))
             if model.closest(q, 0.04, 0.002) is None:
                 assert not is_deep

@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bullet import TIME_STEP_S, Bowl, BulletWorld, Friction
 from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z
@@ -38,7 +39,6 @@ from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.world import TIME_STEP_S, Bowl, BulletWorld
 
 PROFILE = load_robot("franka_panda")
 RULES = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
@@ -86,7 +86,7 @@ def world() -> Iterator[BulletWorld]:
     with BulletWorld() as bullet:
         bullet.add_table()
         bullet.add_robot(PROFILE)
-        bullet.command_arm(HOME)
+        bullet.robot.command_arm(HOME)
         yield bullet
 
 
@@ -96,7 +96,7 @@ def populate(world: BulletWorld, bodies: tuple[SceneObject, ...]) -> None:
         shape = item.shape
         if isinstance(shape, Container):
             shape = Bowl(shape.size_m[0], shape.size_m[2], shape.wall_m)
-        world.add_body(item.name, shape, item.T_base_object, mass_kg=0.1, rolling_friction=0.002)
+        world.add_body(item.name, shape, item.T_base_object, mass_kg=0.1, friction=Friction(rolling=0.002))
 
 
 def replay(world: BulletWorld, motion: Motion) -> None:
@@ -104,12 +104,12 @@ def replay(world: BulletWorld, motion: Motion) -> None:
     for segment in motion.segments:
         times_s = np.arange(segment.start_s, segment.end_s, TIME_STEP_S)
         if isinstance(segment, GripperSegment):
-            world.command_gripper(segment.width_m, PROFILE.gripper.force_n)
+            world.robot.command_gripper(segment.width_m, PROFILE.gripper.force_n)
             world.step(len(times_s))
             continue
         targets = np.column_stack([np.interp(times_s, segment.time_s, q) for q in segment.q_rad.T])
         for q_rad in targets:
-            world.command_arm(q_rad)
+            world.robot.command_arm(q_rad)
             world.step()
     world.step(120)
 
@@ -117,8 +117,8 @@ def replay(world: BulletWorld, motion: Motion) -> None:
 def seen(world: BulletWorld, bodies: tuple[SceneObject, ...], held: str | None = None) -> tuple[Scene, RobotState]:
     """The scene and the state as they are in Bullet now."""
     now = tuple(SceneObject(b.name, b.shape, world.pose(b.name)) for b in bodies)
-    q_rad, dq_radps, width_m = world.arm_state()
-    T_tool_held = invert(world.tool_pose()) @ world.pose(held) if held else None
+    q_rad, dq_radps, width_m = world.robot.arm_state()
+    T_tool_held = invert(world.robot.tool_pose()) @ world.pose(held) if held else None
     return Scene(now, (), held=held, T_tool_held=T_tool_held), RobotState(0, q_rad, dq_radps, width_m, held)
 
 
@@ -138,7 +138,7 @@ def test_what_is_picked_and_placed_ends_where_it_was_asked(
     bodies = (item, reference)
     populate(world, bodies)
     replay(world, best(maker, pick("a"), *seen(world, bodies)))
-    assert np.linalg.norm(world.pose("a")[:3, 3] - world.tool_pose()[:3, 3]) < 0.05
+    assert np.linalg.norm(world.pose("a")[:3, 3] - world.robot.tool_pose()[:3, 3]) < 0.05
     motion = best(maker, place(relation, "r"), *seen(world, bodies, held="a"))
     replay(world, motion)
     scene, _ = seen(world, bodies)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.messages import Instruction, PlannerRequest
@@ -28,7 +29,6 @@ from qwen2vl_robot.planner.process import SHIPPED_MODEL
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
-from qwen2vl_robot.world import BulletWorld
 
 GRAMMAR = reply_grammar(1000)
 Picture = npt.NDArray[np.uint8]

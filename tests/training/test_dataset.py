@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import Catalogue, load_robot, load_yaml
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Verb
@@ -15,7 +16,6 @@ from qwen2vl_robot.plant.scenes import draw_scene, load_scene
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, generate, load_shards, sample_of_seed, token_grid
 from qwen2vl_robot.training.questions import Mix, QuestionMaker
-from qwen2vl_robot.world import BulletWorld
 
 
 @pytest.fixture(scope="module")

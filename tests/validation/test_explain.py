@@ -11,6 +11,7 @@ import pytest
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.messages import Box, Effect, RobotState, Scene, SceneObject, Violation, freeze
+from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -37,6 +38,13 @@ SCENE = Scene((BOWL,), ())
 )  # fmt: skip
 def test_each_kind_has_its_sentence(profile: RobotProfile, violation: Violation, sentence: str) -> None:
     assert explain((violation,), SCENE, profile) == sentence
+
+
+@pytest.mark.parametrize("kind", ViolationKind)
+def test_no_kind_is_left_without_a_sentence(profile: RobotProfile, kind: ViolationKind) -> None:
+    told = explain((Violation(kind, None, ("green bowl", "table"), 0.1, ""),), SCENE, profile)
+    assert len(told.split()) >= 3
+    assert not told.startswith(kind.value)
 
 
 def test_the_sentence_says_where_there_is_room(profile: RobotProfile) -> None:

@@ -165,7 +165,7 @@ def test_no_point_of_the_arm_travels_farther_than_the_stated_step(twin: Twin, ne
         motion = hand.motion()
         at_home = RobotState(0, freeze(hand.profile.home_q_rad), freeze(np.zeros(7)), 0.08)
         line = timeline(motion, at_home)
-        q_rad = line.q_at(line.even_travel(0.0, 3.0, twin._world.reach_m(0.0), STEP_M))
+        q_rad = line.q_at(line.even_travel(0.0, 3.0, twin._world.robot.reach_m(0.0), STEP_M))
         tips = []
         for q in q_rad:
             poses = kinematics.link_poses(q, 0.08)

@@ -138,8 +138,8 @@ def test_law_clearance_falls_nowhere_below_what_two_looks_promise(
     (near,) = (a for a in swept.approaches if a.name == "post")
     for low_m, begin_s, end_s in zip(near.lowest_m(), near.time_s[:-1], near.time_s[1:], strict=True):
         for q_rad in line.q_at(np.linspace(begin_s, end_s, 7)):
-            twin._world.reset_arm(q_rad, 0.08)
-            assert twin._world.clearance_m("post", None, 0.2) >= low_m - 1e-6
+            twin._world.robot.reset_arm(q_rad, 0.08)
+            assert twin._world.contacts.clearance_m("post", None, 0.2) >= low_m - 1e-6
 
 
 def test_a_round_container_stays_round_in_every_draw() -> None:

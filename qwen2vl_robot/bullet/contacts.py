@@ -1,0 +1,197 @@
+"""Where everything stands → what touches what, how far apart bodies are, and what the arm meets on a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwen2vl_robot.bullet.client import TABLE, Client, pybullet
+from qwen2vl_robot.bullet.robot import Robot
+from qwen2vl_robot.geometry import Array, quat_from_rotation
+
+_LOOK_CONFIGURATIONS = 3  # between two looks at clearance, at least
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Two named bodies (URDF links, objects, "table") that touch.
+
+    Attributes:
+        depth_m: how deep they overlap, positive.
+        force_n: normal force; 0 when no physics step made it.
+    """
+
+    a: str
+    b: str
+    depth_m: float
+    force_n: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What a walk of the arm through many configurations saw.
+
+    Attributes:
+        tool_m: (m, 3) the tool's positions.
+        touched: where anything touched arm or load, other than the fingers their load.
+        gaps: for each watched body (k, 2): at which configurations one looked, and how far arm or load were from it.
+    """
+
+    tool_m: Array
+    touched: list[int]
+    gaps: dict[str, Array]
+
+
+class Contacts:
+    """Answers for the bodies of one connection and its robot, if it has one."""
+
+    def __init__(self, client: Client, robot: Robot | None) -> None:
+        self._client = client
+        self._robot = robot
+
+    def touching(self, *, detect: bool = False, of: Sequence[str] | None = None) -> list[Contact]:
+        """Every pair that touches now; `detect` runs collision detection first (after a reset, without a step).
+
+        A contact of a link pair is reported once, with its deepest point and summed force. `of` looks only at what
+        touches the robot or one of these bodies, which is much quicker.
+        """
+        names = self._client.names
+        if detect:
+            pybullet.performCollisionDetection(physicsClientId=self._client.id)
+        found: dict[tuple[str, str], tuple[float, float]] = {}
+        for point in self._points(of):
+            if point[8] > 0.0:
+                continue
+            pair = (names[(point[1], point[3])], names[(point[2], point[4])])
+            pair = (pair[0], pair[1]) if pair[0] <= pair[1] else (pair[1], pair[0])
+            depth_m, force_n = found.get(pair, (0.0, 0.0))
+            found[pair] = (max(depth_m, -point[8]), force_n + point[9])
+        return [Contact(a, b, depth_m, force_n) for (a, b), (depth_m, force_n) in sorted(found.items())]
+
+    def _points(self, of: Sequence[str] | None) -> list[tuple[Any, ...]]:
+        """Bullet's contact points: bodies at 1 and 2, their links at 3 and 4, distance at 8, force at 9."""
+        client = self._client.id
+        if of is None:
+            return list(pybullet.getContactPoints(physicsClientId=client))
+        points: list[tuple[Any, ...]] = []
+        seen: set[int] = set()
+        for body in [self._arm().body, *(self._client.body(name) for name in of)]:
+            for point in pybullet.getContactPoints(bodyA=body, physicsClientId=client):
+                other = point[2] if point[1] == body else point[1]
+                if other not in seen:
+                    points.append(point)
+            seen.add(body)
+        return points
+
+    def scan(
+        self,
+        q_rad: Array,
+        width_m: float,
+        held: str | None = None,
+        T_tool_held: Array | None = None,
+        watched: Sequence[str] = (),
+        pace: tuple[float, float, float] = (0.1, 0.0, 0.005),
+    ) -> Scan:
+        """Put the arm at each of many joints (m, n), with what it holds, and look for contact; no physics.
+
+        Args:
+            watched: bodies whose distance is measured at first and last and, in between, the more often the closer.
+            pace: up to which distance to measure, how close nothing needs another look, and how far any point travels
+                between two configurations, metres.
+        """
+        arm = self._arm()
+        if q_rad.ndim != 2 or q_rad.shape[1] != len(arm.joints) or not np.isfinite(q_rad).all():
+            raise ValueError(f"finite joint positions (m, {len(arm.joints)}) needed, given {q_rad.shape}")
+        if not np.isfinite(width_m):
+            raise ValueError(f"gripper width {width_m} m must be finite")
+        p, client, robot, which = pybullet, self._client.id, arm.body, arm.joints + arm.fingers
+        fingers = [[width_m / len(arm.fingers)]] * len(arm.fingers)
+        load = -1 if held is None else self._client.body(held)
+        grip = {arm.links[link] for link in arm.profile.gripper.finger_links}
+        if T_tool_held is not None:
+            at, turned = T_tool_held[:3, 3].tolist(), quat_from_rotation(T_tool_held[:3, :3]).tolist()
+        tool_m, touched = [], []
+        looks, last = _Looks(watched, pace), len(q_rad) - 1
+        for index, values in enumerate(q_rad[:, :, None].tolist()):
+            p.resetJointStatesMultiDof(robot, which, values + fingers, physicsClientId=client)  # at rest
+            tool = p.getLinkState(robot, arm.tool, computeForwardKinematics=True, physicsClientId=client)
+            tool_m.append(tool[4])
+            if load >= 0:
+                p.resetBasePositionAndOrientation(
+                    load, *p.multiplyTransforms(tool[4], tool[5], at, turned), physicsClientId=client
+                )
+            p.performCollisionDetection(physicsClientId=client)
+            points = p.getContactPoints(bodyA=robot, physicsClientId=client)
+            # In what `bodyA` selects, it is body 1; `_points` says what stands where.
+            is_hit = any(x[8] <= 0.0 and not (x[2] == load and x[3] in grip) for x in points)
+            if not is_hit and load >= 0:
+                points = p.getContactPoints(bodyA=load, physicsClientId=client)
+                is_hit = any(x[8] <= 0.0 and robot not in (x[1], x[2]) for x in points)
+            if is_hit:
+                touched.append(index)
+            if index >= looks.soonest or index == last:
+                for name in watched if index == last else looks.due(index):
+                    looks.note(name, index, self.clearance_m(name, held, pace[0]))
+        return Scan(np.array(tool_m), touched, {name: np.array(found) for name, found in looks.found.items()})
+
+    def clearance_m(self, name: str, held: str | None, limit_m: float) -> float:
+        """Smallest distance of arm or load to a body now, at most `limit_m`; links that may touch the table, aside."""
+        robot, body, client = self._arm(), self._client.body(name), self._client.id
+        parts = [robot.body, *([] if held is None else [self._client.body(held)])]
+        gap_m = limit_m
+        for part in parts:
+            for point in pybullet.getClosestPoints(part, body, limit_m, physicsClientId=client):
+                if point[8] < gap_m and not (name == TABLE and part == robot.body and point[3] in robot.standing):
+                    gap_m = float(point[8])
+        return gap_m
+
+    def distance_m(self, a: str, b: str, limit_m: float = 0.05) -> float:
+        """Distance between two bodies or links now, negative where they overlap, `limit_m` where they are farther.
+
+        It is computed anew from the poses, where `touching` may remember points of an earlier pose.
+        """
+        if not np.isfinite(limit_m):
+            raise ValueError(f"limit {limit_m} m must be finite")
+        (body_a, link_a), (body_b, link_b) = self._body_and_link(a), self._body_and_link(b)
+        points = pybullet.getClosestPoints(
+            body_a, body_b, limit_m, linkIndexA=link_a, linkIndexB=link_b, physicsClientId=self._client.id
+        )
+        return min((float(point[8]) for point in points), default=limit_m)
+
+    def _body_and_link(self, name: str) -> tuple[int, int]:
+        if name in self._client.bodies:
+            return self._client.bodies[name], -1
+        if self._robot is not None and name in self._robot.links:
+            return self._robot.body, self._robot.links[name]
+        raise KeyError(f"no body or link {name!r}; there are {sorted(set(self._client.names.values()))}")
+
+    def _arm(self) -> Robot:
+        if self._robot is None:
+            raise RuntimeError("add a robot first")
+        return self._robot
+
+
+class _Looks:
+    """When to measure the distance of each watched body during a scan: the closer it was, the sooner again.
+
+    Attributes:
+        found: (configuration, distance) of each look at each body.
+        soonest: the first configuration at which a look is due.
+    """
+
+    def __init__(self, watched: Sequence[str], pace: tuple[float, float, float]) -> None:
+        _, self._near_m, self._step_m = pace
+        self.found: dict[str, list[tuple[int, float]]] = {name: [] for name in watched}
+        self._next = dict.fromkeys(watched, 0)
+        self.soonest = 0
+
+    def due(self, index: int) -> list[str]:
+        return [name for name, at in self._next.items() if index >= at]
+
+    def note(self, name: str, index: int, gap_m: float) -> None:
+        self.found[name].append((index, gap_m))
+        self._next[name] = index + max(_LOOK_CONFIGURATIONS, int((gap_m - self._near_m) / self._step_m))
+        self.soonest = min(self._next.values())

@@ -1,0 +1,252 @@
+"""The robot of a world: joints and fingers that are put somewhere, driven and measured, and how far they reach."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen2vl_robot.bullet import urdf
+from qwen2vl_robot.bullet.client import TABLE, Client, pybullet
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array, make_pose, rotation_from_quat
+
+_FINGER_ERP = 0.2
+_POSITION_GAIN, _VELOCITY_GAIN = 0.3, 1.0  # of Bullet's motors: shares of the error that one step takes away
+_FINGER_COUPLING_N = 500.0  # far above any grasp force: the mechanism does not give
+
+
+class Robot:
+    """One loaded robot, from `add_robot` to the world's next reset; every number is checked before Bullet gets it.
+
+    Attributes:
+        body: Bullet's id.
+        joints, fingers: indices of the profile's joints and of the gripper's.
+        links: index of each link by its name in the URDF; the base is -1.
+        tool: index of the profile's tool link.
+        standing: links that may touch the table.
+    """
+
+    def __init__(self, client: Client, profile: RobotProfile) -> None:
+        """Load it, open and at home.
+
+        Raises:
+            ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
+            BadInputError: a mesh of it is not there.
+        """
+        loaded = urdf.load(client, profile)
+        self._client = client
+        self.profile = profile
+        self.body = loaded.body
+        self.links = loaded.links
+        self.joints = [loaded.joints[j.name] for j in profile.joints]
+        self.fingers = [loaded.joints[j] for j in profile.gripper.joints]
+        self.tool = loaded.links[profile.tool_link]
+        standing = {link for pair in profile.allowed_contacts if TABLE in pair for link in pair} - {TABLE}
+        self.standing = {loaded.links[link] for link in standing}
+        self._moving = self.joints + self.fingers
+        self._efforts = [j.effort_nm for j in profile.joints]
+        self._gains = [_POSITION_GAIN] * len(self.joints), [_VELOCITY_GAIN] * len(self.joints)
+        self._couple_fingers()
+        self.reset_arm(np.array(profile.home_q_rad), profile.gripper.max_width_m)
+        self._chain = self._measure_links()
+        client.names.update({(self.body, index): link for link, index in self.links.items()})
+
+    def _couple_fingers(self) -> None:
+        """Make the fingers move as mirror images, as the gripper's mechanism does.
+
+        Two motors that press against each other with equal force would let the object between them drift.
+        """
+        for other in self.fingers[1:]:
+            gear: int = pybullet.createConstraint(
+                self.body,
+                self.fingers[0],
+                self.body,
+                other,
+                pybullet.JOINT_GEAR,
+                jointAxis=[1, 0, 0],
+                parentFramePosition=[0, 0, 0],
+                childFramePosition=[0, 0, 0],
+                physicsClientId=self._client.id,
+            )
+            pybullet.changeConstraint(
+                gear, gearRatio=-1, erp=_FINGER_ERP, maxForce=_FINGER_COUPLING_N, physicsClientId=self._client.id
+            )
+
+    # ----------------------------------------------------------------------------------------- commands
+
+    def reset_arm(self, q_rad: Array, width_m: float | None) -> None:
+        """Put the joints (n,) and the gripper somewhere, at rest; without a width the fingers stay as they are."""
+        self._check_joints(q_rad, width_m or 0.0)
+        widths = self._joint_values()[2] if width_m is None else [width_m / len(self.fingers)] * len(self.fingers)
+        values = [[float(q)] for q in q_rad] + [[w] for w in widths]
+        pybullet.resetJointStatesMultiDof(
+            self.body,
+            self._moving,
+            values,
+            targetVelocities=[[0.0]] * len(values),
+            physicsClientId=self._client.id,
+        )
+
+    def command_arm(self, q_rad: Array, dq_radps: Array | None = None) -> None:
+        """Set the position (and velocity) targets (n,) of the joint motors."""
+        self._check_joints(q_rad, 0.0)
+        velocities = np.zeros(len(q_rad)) if dq_radps is None else np.asarray(dq_radps)
+        if not np.isfinite(velocities).all():
+            raise ValueError("velocity targets must be finite")
+        self._drive([float(q) for q in q_rad], [float(v) for v in velocities])
+
+    def follow(self, q_rad: Array, dq_radps: Array) -> None:
+        """Drive the motors through positions (k, n) and velocities (k, n), one physics step for each."""
+        if q_rad.shape != dq_radps.shape or q_rad.shape[1:] != (len(self.joints),):
+            raise ValueError(f"targets (k, {len(self.joints)}) needed, given {q_rad.shape} and {dq_radps.shape}")
+        if not (np.isfinite(q_rad).all() and np.isfinite(dq_radps).all()):
+            raise ValueError("joint targets must be finite")
+        client = self._client
+        for q, dq in zip(q_rad.tolist(), dq_radps.tolist(), strict=True):
+            self._drive(q, dq)
+            pybullet.stepSimulation(physicsClientId=client.id)
+        client.steps += len(q_rad)
+
+    def _drive(self, q: list[float], dq: list[float]) -> None:
+        """Set the motors' targets; the caller has checked them."""
+        gains = self._gains
+        pybullet.setJointMotorControlArray(
+            self.body,
+            self.joints,
+            pybullet.POSITION_CONTROL,
+            targetPositions=q,
+            targetVelocities=dq,
+            forces=self._efforts,
+            positionGains=gains[0],
+            velocityGains=gains[1],
+            physicsClientId=self._client.id,
+        )
+
+    def command_gripper(self, width_m: float, force_n: float) -> None:
+        """Drive both fingers towards a width with at most `force_n` each."""
+        if not (np.isfinite(width_m) and np.isfinite(force_n)) or force_n < 0:
+            raise ValueError(f"gripper width {width_m} m and force {force_n} N must be finite, force not negative")
+        share_m = min(max(width_m, 0.0), self.profile.gripper.max_width_m) / len(self.fingers)
+        for finger in self.fingers:
+            pybullet.setJointMotorControl2(
+                self.body,
+                finger,
+                pybullet.POSITION_CONTROL,
+                targetPosition=share_m,
+                force=force_n,
+                maxVelocity=self.profile.gripper.speed_mps / 2,
+                physicsClientId=self._client.id,
+            )
+
+    def _check_joints(self, q_rad: Array, width_m: float) -> None:
+        q = np.asarray(q_rad)
+        if q.shape != (len(self.joints),) or not np.isfinite(q).all() or not np.isfinite(width_m):
+            raise ValueError(f"{len(self.joints)} finite joint positions needed, given {q!r}, width {width_m}")
+
+    # ------------------------------------------------------------------------------------------ measures
+
+    def arm_state(self) -> tuple[Array, Array, float]:
+        """Joint positions (n,) rad, velocities (n,) rad/s and gripper width in metres."""
+        q, dq, widths = self._joint_values()
+        return q, dq, float(sum(widths))
+
+    def _joint_values(self) -> tuple[Array, Array, list[float]]:
+        """Positions (n,) and velocities (n,) of the arm, and where each finger is."""
+        states = pybullet.getJointStates(self.body, self._moving, physicsClientId=self._client.id)
+        n = len(self.joints)
+        return np.array([s[0] for s in states[:n]]), np.array([s[1] for s in states[:n]]), [s[0] for s in states[n:]]
+
+    def finger_speed_mps(self) -> float:
+        """How fast the faster finger moves."""
+        states = pybullet.getJointStates(self.body, self.fingers, physicsClientId=self._client.id)
+        return max(abs(float(s[1])) for s in states)
+
+    def tool_pose(self) -> Array:
+        """`T_base_tool` (4, 4) of the profile's tool link."""
+        return self._link_pose(self.tool)
+
+    def link_pose(self, link: str) -> Array:
+        """`T_base_link` (4, 4) of a URDF link's own frame."""
+        if link not in self.links:
+            raise KeyError(f"no link {link!r}")
+        return self._link_pose(self.links[link])
+
+    def _link_pose(self, index: int) -> Array:
+        if index == -1:
+            p, q = pybullet.getBasePositionAndOrientation(self.body, physicsClientId=self._client.id)
+        else:
+            state = pybullet.getLinkState(
+                self.body, index, computeForwardKinematics=True, physicsClientId=self._client.id
+            )
+            p, q = state[4], state[5]  # the link frame; 0 and 1 are the centre of mass
+        return make_pose(p, rotation_from_quat(q))
+
+    def link_names(self) -> list[str]:
+        """Names of the robot's links, as its URDF has them."""
+        return list(self.links)
+
+    def rounding_m(self) -> dict[str, float]:
+        """By how much Bullet grows each link's convex hulls of meshes all around: its collision margin."""
+        found, client = {}, self._client.id
+        for link, index in self.links.items():
+            kinds = {shape[2] for shape in pybullet.getCollisionShapeData(self.body, index, physicsClientId=client)}
+            margin_m = float(pybullet.getDynamicsInfo(self.body, index, physicsClientId=client)[11])
+            found[link] = margin_m if pybullet.GEOM_MESH in kinds else 0.0
+        return found
+
+    # ---------------------------------------------------------------------------------- torques and reach
+
+    def torques_nm(self, q_rad: Array, dq_radps: Array, ddq_radps2: Array, load_kg: float = 0.0) -> Array:
+        """Joint torques (m, n) that these states (m, n) of motion need, with a load at the tool frame's origin."""
+        joints, robot, client = len(self.joints), self.body, self._client.id
+        states = np.stack([np.asarray(v, dtype=np.float64) for v in (q_rad, dq_radps, ddq_radps2)])
+        if states.ndim != 3 or states.shape[2] != joints or not (np.isfinite(states).all() and np.isfinite(load_kg)):
+            raise ValueError(f"finite states (m, {joints}) and load needed, given {states.shape}, {load_kg} kg")
+        states = np.concatenate([states, np.zeros((3, states.shape[1], len(self.fingers)))], axis=2)
+        needed, linear = [], []
+        for q, dq, ddq in zip(*states.tolist(), strict=True):
+            needed.append(pybullet.calculateInverseDynamics(robot, q, dq, ddq, physicsClientId=client))
+            if load_kg:
+                J = pybullet.calculateJacobian(robot, self.tool, [0.0] * 3, q, dq, ddq, physicsClientId=client)
+                linear.append(J[0])
+        torques = np.array(needed)
+        if load_kg:
+            J_tool = np.array(linear)
+            pull_mps2 = np.einsum("mij,mj->mi", J_tool, states[2]) + np.array([0.0, 0.0, 9.81])
+            torques += load_kg * np.einsum("mij,mi->mj", J_tool, pull_mps2)
+        return torques[:, :joints]
+
+    def reach_m(self, beyond_tool_m: float = 0.0) -> Array:
+        """How far each joint (n,) can carry a point at most, metres per radian of its motion.
+
+        The longest way along the chain from the joint to a point of any link that it moves, or to a point that lies
+        `beyond_tool_m` from the tool frame: an upper bound in every configuration.
+        """
+        reach_m = np.zeros(len(self.joints))
+        for index, (_, _, way_m) in self._chain.items():
+            if index == self.tool:
+                way_m = max(way_m, beyond_tool_m)
+            while index >= 0:
+                if index in self.joints:
+                    which = self.joints.index(index)
+                    reach_m[which] = max(reach_m[which], way_m)
+                elif index in self.fingers:
+                    way_m += self.profile.gripper.max_width_m
+                index, offset_m, _ = self._chain[index]
+                way_m += offset_m
+        return reach_m
+
+    def _measure_links(self) -> dict[int, tuple[int, float, float]]:
+        """Of each link: its parent, the distance of its frame from the parent's, and how far its shape reaches."""
+        found = {-1: (-1, 0.0, self._extent_m(-1))}
+        for index in range(pybullet.getNumJoints(self.body, physicsClientId=self._client.id)):
+            parent = int(pybullet.getJointInfo(self.body, index, physicsClientId=self._client.id)[16])
+            offset_m = self._link_pose(index)[:3, 3] - self._link_pose(parent)[:3, 3]
+            found[index] = (parent, float(np.linalg.norm(offset_m)), self._extent_m(index))
+        return found
+
+    def _extent_m(self, index: int) -> float:
+        """Distance from a link's frame to the farthest corner of its bounding box, metres."""
+        if not pybullet.getCollisionShapeData(self.body, index, physicsClientId=self._client.id):
+            return 0.0
+        bounds = np.array(pybullet.getAABB(self.body, index, physicsClientId=self._client.id))
+        return float(np.linalg.norm(np.abs(bounds - self._link_pose(index)[:3, 3]).max(axis=0)))

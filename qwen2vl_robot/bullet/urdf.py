@@ -1,0 +1,105 @@
+"""A robot file → the robot in Bullet and the numbers of its joints and links, or a complaint about what it lacks."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from qwen2vl_robot.bullet.client import TABLE, Client, pybullet, silence
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.description import check_meshes
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A robot as Bullet numbers it.
+
+    Attributes:
+        joints: index of each joint by its name in the URDF.
+        links: index of each link by its name in the URDF; the base is -1.
+    """
+
+    body: int
+    joints: dict[str, int]
+    links: dict[str, int]
+
+
+def load(client: Client, profile: RobotProfile) -> Loaded:
+    """Load the URDF with its base at the origin; contacts that the profile allows never collide.
+
+    Raises:
+        ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
+        BadInputError: a mesh of it is not there.
+    """
+    robot = _number(client, _load_body(client, profile))
+    _check_names(robot, profile)
+    _check_shapes(client, robot, profile)
+    _allow_contacts(client, robot, profile)
+    for link in profile.gripper.finger_links:
+        pybullet.changeDynamics(
+            robot.body, robot.links[link], lateralFriction=1.0, spinningFriction=0.01, physicsClientId=client.id
+        )
+    return robot
+
+
+def _load_body(client: Client, profile: RobotProfile) -> int:
+    try:
+        with silence():
+            body: int = pybullet.loadURDF(
+                str(profile.urdf_path),
+                useFixedBase=True,
+                flags=pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT,
+                physicsClientId=client.id,
+            )
+    except pybullet.error as error:
+        check_meshes(profile.urdf_path)
+        raise ValueError(f"{profile.urdf_path}: Bullet cannot load it ({error})") from error
+    return body
+
+
+def _number(client: Client, body: int) -> Loaded:
+    joints: dict[str, int] = {}
+    links: dict[str, int] = {pybullet.getBodyInfo(body, physicsClientId=client.id)[0].decode(): -1}
+    for index in range(pybullet.getNumJoints(body, physicsClientId=client.id)):
+        info = pybullet.getJointInfo(body, index, physicsClientId=client.id)
+        joints[info[1].decode()] = index
+        links[info[12].decode()] = index
+    return Loaded(body, joints, links)
+
+
+def _check_names(robot: Loaded, profile: RobotProfile) -> None:
+    wanted = [j.name for j in profile.joints] + list(profile.gripper.joints)
+    missing = [j for j in wanted if j not in robot.joints]
+    named = {link for pair in profile.allowed_contacts for link in pair} - {TABLE}
+    named |= {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
+    missing += sorted(named - set(robot.links))
+    if missing:
+        known = ", ".join([*robot.joints, *robot.links])
+        raise ValueError(f"{profile.urdf} has no {', '.join(missing)}; it has {known}")
+
+
+def _check_shapes(client: Client, robot: Loaded, profile: RobotProfile) -> None:
+    """Bullet leaves out a shape whose mesh it cannot read, silently."""
+    for shaped in _links_with_shapes(profile):
+        if not pybullet.getCollisionShapeData(robot.body, robot.links[shaped], physicsClientId=client.id):
+            raise ValueError(f"{profile.urdf_path}: the collision mesh of {shaped} does not load")
+
+
+@functools.cache
+def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
+    """Names of the URDF's links that have collision geometry."""
+    tree = ElementTree.parse(profile.urdf_path)
+    return tuple(str(link.get("name")) for link in tree.iter("link") if link.find("collision") is not None)
+
+
+def _allow_contacts(client: Client, robot: Loaded, profile: RobotProfile) -> None:
+    for a, b in profile.allowed_contacts:
+        if a in robot.links and b in robot.links:
+            others = (robot.body, robot.links[a], robot.links[b])
+        elif TABLE in (a, b) and TABLE in client.bodies:
+            others = (client.bodies[TABLE], robot.links[a if b == TABLE else b], -1)
+        else:
+            continue
+        other, link, other_link = others
+        pybullet.setCollisionFilterPair(robot.body, other, link, other_link, 0, physicsClientId=client.id)

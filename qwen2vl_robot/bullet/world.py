@@ -1,0 +1,224 @@
+"""BulletWorld: named bodies in one space with one clock; its robot, its contacts and its pictures.
+
+Twin and plant each own an instance in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from qwen2vl_robot.bullet.camera import Light, Rendering, render
+from qwen2vl_robot.bullet.client import TABLE, TIME_STEP_S, Client, pybullet
+from qwen2vl_robot.bullet.contacts import Contacts
+from qwen2vl_robot.bullet.robot import Robot
+from qwen2vl_robot.bullet.shapes import Bowl, make_shape
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
+from qwen2vl_robot.meshes import Mesh
+from qwen2vl_robot.messages import Box, Intrinsics, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Friction:
+    """Coefficients of a body's surface; without rolling friction a ball that was touched never rests."""
+
+    sliding: float = 0.8
+    rolling: float = 0.0
+
+
+class BulletWorld:
+    """One DIRECT connection with a table, at most one robot and any number of named bodies.
+
+    Attributes:
+        contacts: what touches what, and how far apart things are; another one after `reset` and `add_robot`.
+    """
+
+    def __init__(self) -> None:
+        self._client = Client()
+        self._textures: dict[str, int] = {"": -1}
+        self._robot: Robot | None = None
+        self.contacts = Contacts(self._client, None)
+
+    def reset(self) -> None:
+        """Remove everything and start at time zero."""
+        self._client.reset()
+        self._robot = None
+        self.contacts = Contacts(self._client, None)
+
+    def close(self) -> None:
+        """Disconnect; the world cannot be used afterwards."""
+        self._client.close()
+
+    def __enter__(self) -> BulletWorld:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------------- time
+
+    @property
+    def time_s(self) -> float:
+        return self._client.steps * TIME_STEP_S
+
+    def step(self, count: int = 1) -> None:
+        """Advance the physics by `count` time steps."""
+        self._client.step(count)
+
+    def set_gravity(self, mps2: float = 9.81) -> None:
+        """Pull everything down from the next step on; 0 lets it float."""
+        self._client.set_gravity(mps2)
+
+    # ------------------------------------------------------------------------------------------- robot
+
+    def add_robot(self, profile: RobotProfile) -> None:
+        """Load the robot with its base at the origin, after the table; allowed contacts never collide.
+
+        Raises:
+            ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
+            BadInputError: a mesh of it is not there.
+        """
+        self._robot = Robot(self._client, profile)
+        self.contacts = Contacts(self._client, self._robot)
+
+    @property
+    def robot(self) -> Robot:
+        """The robot that was added.
+
+        Raises:
+            RuntimeError: none was.
+        """
+        if self._robot is None:
+            raise RuntimeError("add a robot first")
+        return self._robot
+
+    def carry_arm(self, q_rad: Array, held: str | None) -> None:
+        """Put the arm (n,) elsewhere, at rest, the fingers as they are and what they hold along with the tool."""
+        robot = self.robot
+        T_tool_held = None if held is None else np.linalg.inv(robot.tool_pose()) @ self.pose(held)
+        robot.reset_arm(q_rad, None)
+        if held is not None and T_tool_held is not None:
+            self.set_pose(held, robot.tool_pose() @ T_tool_held)
+
+    # ------------------------------------------------------------------------------------------ bodies
+
+    def add_table(self, height_m: float = 0.0, rgb: tuple[float, float, float] = (165, 160, 150)) -> None:
+        """Add a fixed slab of 2 m x 2 m whose top is at `height_m`."""
+        self.add_body(TABLE, Box((2.0, 2.0, 0.1)), make_pose([0.3, 0.0, height_m - 0.05]), mass_kg=0.0, rgb=rgb)
+
+    def add_body(
+        self,
+        name: str,
+        shape: Shape | Bowl | Mesh,
+        T_base_object: Array,
+        *,
+        mass_kg: float,
+        friction: Friction = Friction(),
+        rgb: tuple[float, float, float] | None = (180, 180, 180),
+        collides: bool = True,
+    ) -> None:
+        """Add a named body; mass 0 fixes it in space. Without `rgb` no picture shows it: Bullet never gives back the
+        memory of a mesh that it drew.
+
+        Raises:
+            ValueError: the name is taken, or a number is not finite or negative.
+        """
+        client = self._client
+        if name in client.names.values():
+            raise ValueError(f"the name {name!r} is taken")
+        amounts = (mass_kg, friction.sliding, friction.rolling)
+        if not np.isfinite([*np.ravel(T_base_object), *amounts, *(rgb or ())]).all() or min(amounts) < 0.0:
+            raise ValueError(f"{name}: pose, mass and friction must be finite, mass and friction not negative")
+        colour = None if rgb is None else [c / 255.0 for c in rgb] + [1.0]
+        collision, visual = make_shape(client.id, shape, colour, collides)
+        body: int = pybullet.createMultiBody(
+            baseMass=mass_kg,
+            baseCollisionShapeIndex=collision,
+            baseVisualShapeIndex=visual,
+            basePosition=T_base_object[:3, 3].tolist(),
+            baseOrientation=quat_from_rotation(T_base_object[:3, :3]).tolist(),
+            physicsClientId=client.id,
+        )
+        if body < 0:
+            raise RuntimeError(f"{name}: Bullet made no body")
+        pybullet.changeDynamics(
+            body,
+            -1,
+            lateralFriction=friction.sliding,
+            rollingFriction=friction.rolling,
+            spinningFriction=0.002,
+            linearDamping=0.04,
+            angularDamping=0.04,
+            physicsClientId=client.id,
+        )
+        client.bodies[name] = body
+        client.names[(body, -1)] = name
+
+    def remove(self, name: str) -> None:
+        """Remove a named body."""
+        body = self._client.body(name)
+        pybullet.removeBody(body, physicsClientId=self._client.id)
+        del self._client.bodies[name]
+        del self._client.names[(body, -1)]
+
+    def names(self) -> list[str]:
+        """Names of all bodies but the robot."""
+        return list(self._client.bodies)
+
+    def pose(self, name: str) -> Array:
+        """`T_base_object` (4, 4) of a named body."""
+        client = self._client
+        p, q = pybullet.getBasePositionAndOrientation(client.body(name), physicsClientId=client.id)
+        return make_pose(p, rotation_from_quat(q))
+
+    def set_pose(self, name: str, T_base_object: Array) -> None:
+        """Put a named body somewhere, at rest."""
+        if not np.isfinite(T_base_object).all():
+            raise ValueError(f"{name}: the pose is not finite")
+        body, client = self._client.body(name), self._client.id
+        position, quat = T_base_object[:3, 3].tolist(), quat_from_rotation(T_base_object[:3, :3]).tolist()
+        pybullet.resetBasePositionAndOrientation(body, position, quat, physicsClientId=client)
+        pybullet.resetBaseVelocity(body, [0, 0, 0], [0, 0, 0], physicsClientId=client)
+
+    def speed_mps(self, name: str) -> float:
+        """Linear speed of a named body."""
+        linear, _ = pybullet.getBaseVelocity(self._client.body(name), physicsClientId=self._client.id)
+        return float(np.linalg.norm(linear))
+
+    def put_to_sleep(self, name: str) -> None:
+        """Stop computing a body that rests, until something that moves touches it."""
+        for state in (pybullet.ACTIVATION_STATE_ENABLE_SLEEPING, pybullet.ACTIVATION_STATE_SLEEP):
+            pybullet.changeDynamics(self._client.body(name), -1, activationState=state, physicsClientId=self._client.id)
+
+    # ---------------------------------------------------------------------------------------- pictures
+
+    def set_colour(self, name: str, rgb: tuple[float, float, float]) -> None:
+        """Paint a named body, sRGB 0..255."""
+        colour = [c / 255.0 for c in rgb] + [1.0]
+        pybullet.changeVisualShape(self._client.body(name), -1, rgbaColor=colour, physicsClientId=self._client.id)
+
+    def set_texture(self, name: str, file: str) -> None:
+        """Lay a picture of pybullet_data over a named body, or none ("")."""
+        body, client = self._client.body(name), self._client.id
+        if file not in self._textures:
+            path = str(resources.files("pybullet_data") / file)
+            self._textures[file] = pybullet.loadTexture(path, physicsClientId=client)
+        pybullet.changeVisualShape(body, -1, textureUniqueId=self._textures[file], physicsClientId=client)
+
+    def render(self, intrinsics: Intrinsics, T_base_camera: Array, light: Light | None = None) -> Rendering:
+        """Take a picture from an optical camera frame; `camera.render` says what it holds and what it refuses."""
+        return render(self._client, intrinsics, T_base_camera, light or Light())
+
+
+@contextlib.contextmanager
+def robot_on_table(profile: RobotProfile) -> Iterator[BulletWorld]:
+    """A world that holds a table and a robot."""
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(profile)
+        yield world
