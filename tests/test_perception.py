@@ -38,7 +38,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.perception import load_words, perceive, remeasure
 from qwen2vl_robot.perception.fitting import Fit
 from qwen2vl_robot.perception.labels import is_clearly
-from qwen2vl_robot.perception.solids import Solid
+from qwen2vl_robot.perception.solids import BoxSolid
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.world import Bowl, BulletWorld, Light
@@ -202,7 +202,7 @@ def test_a_wrong_box_is_corrected_by_the_only_thing_that_is_clearly_meant(three:
 @pytest.mark.parametrize(("length_m", "noun"), [(0.05, "block"), (0.06, "block"), (0.10, "brick"), (0.14, "brick")])
 def test_how_long_a_box_is_tells_a_brick_from_a_block(length_m: float, noun: str) -> None:
     for sides_m in ((length_m, 0.045), (0.045, length_m)):
-        fits = [Fit(Solid("box", (0.4, 0.0, 0.0, *sides_m, 0.05), 0.0), 0.002, 1.0, 0.002)]
+        fits = [Fit(BoxSolid(0.0, 0.4, 0.0, 0.0, *sides_m, 0.05), 0.002, 1.0, 0.002)]
         red = np.array([200.0, 30.0, 30.0])
         assert [n for n in ("block", "brick") if is_clearly(f"red {n}", red, fits, WORDS)] == [noun]
 
