@@ -39,7 +39,7 @@ from qwen2vl_robot.messages import (
     Verdict,
 )
 from qwen2vl_robot.motion.skills import MotionMaker
-from qwen2vl_robot.perception import perceive, remeasure
+from qwen2vl_robot.perception import Surroundings, perceive, remeasure
 from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.ports import Arm, Camera, Clock, Listener, Planner, Rehearsal
 from qwen2vl_robot.reasons import ViolationKind
@@ -110,7 +110,7 @@ class Controller:
 
     def __init__(self, parts: Parts, *, seed: int = 0) -> None:
         self._parts = parts
-        self._kinematics = Kinematics(parts.profile)
+        self._surroundings = Surroundings(parts.profile, Kinematics(parts.profile), parts.rules, parts.words)
         self._maker = MotionMaker(parts.profile, parts.rules, seed=seed)
         self._belief: Scene | None = None
         self._task = _Task()
@@ -179,10 +179,7 @@ class Controller:
         try:
             with self._timed("perceive"):
                 said = frozenset(o.label for o in plan.objects if names_whole(instruction.text, o.label))
-                scene, actions = perceive(
-                    plan, observation, self._parts.profile, self._kinematics, self._parts.rules, self._parts.words,
-                    self._belief, said,
-                )  # fmt: skip
+                scene, actions = perceive(plan, observation, self._surroundings, self._belief, said)
         except PerceptionError as error:
             # A person can settle what is meant; nothing has moved.
             speech = load_languages()[detect_language(instruction.text)]
@@ -257,7 +254,7 @@ class Controller:
         try:
             observation = self._observe()
             with self._timed("perceive"):
-                scene = remeasure(expected, observation, self._parts.profile, self._kinematics, self._parts.words)
+                scene = remeasure(expected, observation, self._surroundings)
         except (ObservationError, PerceptionError) as error:
             return self._fail(action, Outcome(OutcomeKind.WRONG_EFFECT, (str(error),)))
         self._belief = scene
@@ -304,10 +301,7 @@ class Controller:
             for belief in (expected, step.scene):
                 robot = replace(observation.robot, held=belief.held)
                 try:
-                    measured = remeasure(
-                        belief, replace(observation, robot=robot), self._parts.profile, self._kinematics,
-                        self._parts.words,
-                    )  # fmt: skip
+                    measured = remeasure(belief, replace(observation, robot=robot), self._surroundings)
                     break
                 except (ObservationError, PerceptionError) as error:
                     problem = problem or str(error)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
@@ -21,9 +20,9 @@ from qwen2vl_robot.perception.bodies import (
 )
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter
 from qwen2vl_robot.perception.grounding import place_in_gripper
-from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
 from qwen2vl_robot.perception.solids import Solid, solid_of
+from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import Mask, View, make_view
 
 _NEAR_M = 0.06  # how far an object may have come to rest from where the twin expects it, before it is searched for
@@ -41,9 +40,7 @@ class _Found:
     fit: Fit
 
 
-def remeasure(
-    expected: Scene, observation: Observation, profile: RobotProfile, kinematics: Kinematics, words: Words
-) -> Scene:
+def remeasure(expected: Scene, observation: Observation, surroundings: Surroundings) -> Scene:
     """Find each named object again by its shape and colour, first near its expected pose, then anywhere.
 
     Shapes and names stay as they were; poses are measured. Obstacles are measured afresh. A held object is posed by
@@ -53,8 +50,8 @@ def remeasure(
         ObservationError: the frame cannot be used.
         PerceptionError: an object is "not_found", or the gripper does not hold what it should.
     """
-    view = make_view(observation, kinematics, profile)
-    held = _check_held(expected, view, observation, kinematics)
+    view = make_view(observation, surroundings.kinematics, surroundings.profile)
+    held = _check_held(expected, view, observation, surroundings.kinematics)
     standing = [o for o in expected.objects if held is None or o.name != held.name]
     bodies = measure_bodies(view, find_segments(view))
     found = _find_all(view, bodies, standing)
