@@ -80,7 +80,6 @@ LONG_MODULES = {
     "world": (920, "the one wrapper of Bullet"),
     "validation.limits": (410, "every rule on numbers, side by side"),
     "planner.contract": (440, "what passes between us and every model, prompt and reply side by side"),
-    "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
     "training.train": (600, "training reads as one linear file"),
 }
 
