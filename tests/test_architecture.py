@@ -66,7 +66,7 @@ CONFINED = {
     "rclpy": (("graph.ros", "graph.ros_actions", "graph.lifecycle"), "ROS 2 stays optional"),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
     "tf2_ros": (("graph.ros",), "ROS 2 stays optional"),
-    "cyclonedds": (("graph.dds", "graph.dds_domain", "graph.idl"), "one transport among two"),
+    "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),
 }

@@ -39,6 +39,7 @@ from qwen2vl_robot.perception import Surroundings, load_words, perceive, remeasu
 from qwen2vl_robot.perception.fitting import Fit
 from qwen2vl_robot.perception.labels import is_clearly
 from qwen2vl_robot.perception.solids import BoxSolid
+from qwen2vl_robot.reasons import ObservationReason
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.world import Bowl, BulletWorld, Light
@@ -222,8 +223,9 @@ def test_box_without_depth_is_refused(three: Picture) -> None:
 
 def test_frame_without_any_depth_is_refused(three: Picture) -> None:
     frame = replace(three.observation.frame, depth_m=np.full((480, 640), np.nan, np.float32))
-    with pytest.raises(ObservationError, match="no depth"):
+    with pytest.raises(ObservationError, match="no depth") as caught:
         ask(Picture(replace(three.observation, frame=frame), three.names), pick(three.reference("red block")))
+    assert caught.value.reason is ObservationReason.BAD_FRAME
 
 
 @pytest.mark.parametrize("error", [make_pose([0, 0, 0.03]), make_pose([0, 0, 0], rotation_from_rotvec([0, 0.05, 0]))])
