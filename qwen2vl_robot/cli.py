@@ -345,7 +345,7 @@ def run(
     ready: Ready = None,
 ) -> None:
     """Run the controller as a ROS 2 node: instructions come by topic, approved motions go to the controllers."""
-    from qwen2vl_robot.nodes.launching import run_controller_process
+    from qwen2vl_robot.nodes.launching import NodeOptions, run_controller_process
 
     for option, value, allowed in (
         ("--autostart", autostart.lower(), ("true", "false")),
@@ -353,10 +353,10 @@ def run(
     ):
         if value not in allowed:
             raise BadInputError(f"{option} {value}: allowed: {', '.join(allowed)}")
+    options = NodeOptions(graph, namespace, remap or [], ready)
     run_controller_process(
-        graph, params_file or [], parameters or [], namespace, remap or [], ready,
-        autostart=autostart.lower() == "true", log_level=log_level,
-    )  # fmt: skip
+        options, params_file or [], parameters or [], autostart=autostart.lower() == "true", log_level=log_level
+    )
 
 
 @app.command(epilog="Example: qwen2vl-robot sim --scene scenes/default.yaml --seed 3")
@@ -372,9 +372,10 @@ def sim(
     ready: Ready = None,
 ) -> None:
     """Run a simulated robot cell as a ROS 2 node: camera, joint states, tf, trajectory and gripper controllers."""
-    from qwen2vl_robot.nodes.launching import run_plant_process
+    from qwen2vl_robot.nodes.launching import NodeOptions, run_plant_process
 
-    run_plant_process(graph, scene, seed, camera_hz, speed, worker_python, namespace, remap or [], ready)
+    options = NodeOptions(graph, namespace, remap or [], ready)
+    run_plant_process(options, scene, seed, camera_hz=camera_hz, speed=speed, worker_python=worker_python)
 
 
 @app.command(epilog="Example: qwen2vl-robot record --out out/recording --pictures")
@@ -388,9 +389,11 @@ def record(
     ready: Ready = None,
 ) -> None:
     """Record the controller's topics as MCAP, until Ctrl-C."""
-    from qwen2vl_robot.nodes.launching import run_recorder_process
+    from qwen2vl_robot.nodes.launching import NodeOptions, run_recorder_process
 
-    counts = run_recorder_process(graph, out, camera or [], pictures, namespace, remap or [], ready)
+    counts = run_recorder_process(
+        NodeOptions(graph, namespace, remap or [], ready), out, camera or [], with_pictures=pictures
+    )
     _console.print(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing came")
 
 
@@ -404,9 +407,9 @@ def voice(
     remap: Remap = None,
 ) -> None:
     """Listen, and publish what is said as spoken instructions, which a person must approve before anything moves."""
-    from qwen2vl_robot.nodes.launching import run_voice_process
+    from qwen2vl_robot.nodes.launching import NodeOptions, run_voice_process
 
-    run_voice_process(graph, source, namespace, remap or [], _console.print)
+    run_voice_process(NodeOptions(graph, namespace, remap or []), source, _console.print)
 
 
 @app.command(epilog="Example: qwen2vl-robot calibrate views/ --out calibration.yaml")

@@ -40,7 +40,7 @@ from qwen2vl_robot.messages import (
     Verdict,
 )
 from qwen2vl_robot.motion.skills import MotionMaker
-from qwen2vl_robot.perception import perceive, remeasure
+from qwen2vl_robot.perception import Surroundings, perceive, remeasure
 from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.policy import Response, respond, respond_to
 from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
@@ -90,7 +90,7 @@ class Controller:
 
     def __init__(self, parts: Parts, *, seed: int = 0) -> None:
         self._parts = parts
-        self._kinematics = Kinematics(parts.profile)
+        self._surroundings = Surroundings(parts.profile, Kinematics(parts.profile), parts.relations, parts.words)
         self._maker = MotionMaker(parts.profile, parts.relations, seed=seed)
         self._belief = Belief()
 
@@ -166,13 +166,10 @@ class Controller:
 
     def _perceive(self, task: Task, plan: Plan, observation: Observation) -> tuple[list[Step], Outlook]:
         """Measure the scene; what cannot be told apart is a question to the person, for nothing has moved."""
-        parts = self._parts
         try:
             with task.timed("perceive"):
-                scene, actions = perceive(
-                    plan, observation, parts.profile, self._kinematics, parts.relations, parts.words,
-                    self._belief.scene, spoken_labels(task.instruction, plan),
-                )  # fmt: skip
+                spoken = spoken_labels(task.instruction, plan)
+                scene, actions = perceive(plan, observation, self._surroundings, self._belief.scene, spoken)
         except PerceptionError as error:
             speech = load_languages()[detect_language(task.instruction.text)]
             cause = _cause(error, f"{error.reason}: {error}. {speech.which_one}")
@@ -297,7 +294,7 @@ class Controller:
             return self._look(task)
 
     def _remeasure(self, expected: Scene, observation: Observation) -> Scene:
-        return remeasure(expected, observation, self._parts.profile, self._kinematics, self._parts.words)
+        return remeasure(expected, observation, self._surroundings)
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)

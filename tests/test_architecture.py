@@ -86,7 +86,7 @@ CONFINED = {
     "rclpy": (("graph.ros", "graph.ros_actions", "graph.lifecycle"), "ROS 2 stays optional"),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
     "tf2_ros": (("graph.ros",), "ROS 2 stays optional"),
-    "cyclonedds": (("graph.dds", "graph.dds_domain", "graph.idl"), "one transport among two"),
+    "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),
 }
@@ -97,7 +97,6 @@ LONG_MODULES = {
     "config": (470, "every file format that people write, side by side"),
     "cli": (740, "every command with its options, one after the other"),
     "messages": (750, "the messages of the whole flow, read in flow order"),
-    "motion.skills": (460, "one recipe for each action of the vocabulary, side by side"),
 }
 
 APPROVED = "ApprovedMotion"

@@ -58,11 +58,8 @@ def test_one_place_puts_a_controller_together() -> None:
     found = []
     for file in (*PACKAGE.rglob("*.py"), *tests.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in ("Controller", "Parts")
-            ):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Name) and called.id in ("Controller", "Parts"):
                 found.append(f"{file.name}: {called.id}")
     assert sorted(found) == ["assembly.py: Controller", "assembly.py: Parts"]
 

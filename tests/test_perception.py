@@ -36,17 +36,19 @@ from qwen2vl_robot.messages import (
     Where,
     shape_size_m,
 )
-from qwen2vl_robot.perception import load_words, perceive, remeasure
+from qwen2vl_robot.perception import Surroundings, load_words, perceive, remeasure
 from qwen2vl_robot.perception.fitting import Fit
 from qwen2vl_robot.perception.labels import is_clearly
-from qwen2vl_robot.perception.solids import Solid
+from qwen2vl_robot.perception.solids import BoxSolid
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene, populate
+from qwen2vl_robot.reasons import ObservationReason
 from qwen2vl_robot.resources import resolve
 
 PROFILE = load_robot("franka_panda")
 KINEMATICS = Kinematics(PROFILE)
 RULES = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
 WORDS = load_words()
+SURROUNDINGS = Surroundings(PROFILE, KINEMATICS, RULES, WORDS)
 HOME = np.array(PROFILE.home_q_rad)
 CAMERA = Intrinsics(640, 480, 620.0, 620.0, 319.5, 239.5)
 EYE = look_at([1.15, 0.25, 0.62], [0.52, 0.0, 0.02])
@@ -109,7 +111,7 @@ def stand(
 
 
 def ask(picture: Picture, *actions: Action, belief: Scene | None = None) -> tuple[Scene, tuple[GroundedAction, ...]]:
-    return perceive(Plan(actions, ""), picture.observation, PROFILE, KINEMATICS, RULES, WORDS, belief)
+    return perceive(Plan(actions, ""), picture.observation, SURROUNDINGS, belief)
 
 
 def pick(reference: ObjectReference) -> Action:
@@ -194,7 +196,7 @@ def test_a_wrong_box_is_corrected_by_the_only_thing_that_is_clearly_meant(three:
     boxes = (BARE_TABLE,) if wrong == "bare table" else three.reference(wrong).boxes
     plan = Plan((pick(ObjectReference("red block", boxes)),), "")
     spoken = frozenset({"red block"})
-    scene, _ = perceive(plan, three.observation, PROFILE, KINEMATICS, RULES, WORDS, None, spoken)
+    scene, _ = perceive(plan, three.observation, SURROUNDINGS, None, spoken)
     right, _ = ask(three, pick(three.reference("red block")))
     np.testing.assert_array_equal(scene.find("red block").T_base_object, right.find("red block").T_base_object)
 
@@ -202,7 +204,7 @@ def test_a_wrong_box_is_corrected_by_the_only_thing_that_is_clearly_meant(three:
 @pytest.mark.parametrize(("length_m", "noun"), [(0.05, "block"), (0.06, "block"), (0.10, "brick"), (0.14, "brick")])
 def test_how_long_a_box_is_tells_a_brick_from_a_block(length_m: float, noun: str) -> None:
     for sides_m in ((length_m, 0.045), (0.045, length_m)):
-        fits = [Fit(Solid("box", (0.4, 0.0, 0.0, *sides_m, 0.05), 0.0), 0.002, 1.0, 0.002)]
+        fits = [Fit(BoxSolid(0.0, 0.4, 0.0, 0.0, *sides_m, 0.05), 0.002, 1.0, 0.002)]
         red = np.array([200.0, 30.0, 30.0])
         assert [n for n in ("block", "brick") if is_clearly(f"red {n}", red, fits, WORDS)] == [noun]
 
@@ -221,8 +223,9 @@ def test_box_without_depth_is_refused(three: Picture) -> None:
 
 def test_frame_without_any_depth_is_refused(three: Picture) -> None:
     frame = replace(three.observation.frame, depth_m=np.full((480, 640), np.nan, np.float32))
-    with pytest.raises(ObservationError, match="no depth"):
+    with pytest.raises(ObservationError, match="no depth") as caught:
         ask(Picture(replace(three.observation, frame=frame), three.names), pick(three.reference("red block")))
+    assert caught.value.reason is ObservationReason.BAD_FRAME
 
 
 @pytest.mark.parametrize("error", [make_pose([0, 0, 0.03]), make_pose([0, 0, 0], rotation_from_rotvec([0, 0.05, 0]))])
@@ -264,7 +267,7 @@ def test_a_relation_may_refer_to_what_nothing_is_done_to(world: BulletWorld) -> 
     boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
     wanted = ObjectReference("red block", boxes, Where("left_of", "blue plate"))
     plan = Plan((pick(wanted),), "", (wanted, picture.reference("blue plate")))
-    scene, _ = perceive(plan, picture.observation, PROFILE, KINEMATICS, RULES, WORDS)
+    scene, _ = perceive(plan, picture.observation, SURROUNDINGS)
     assert scene.find("red block").T_base_object[0, 3] < 0.5
 
 
@@ -320,7 +323,7 @@ def test_all_of_them_without_one_of_them_is_a_question(world: BulletWorld) -> No
         (ObjectReference("red block", boxes, Where("all")),),
     )
     with pytest.raises(PerceptionError) as caught:
-        perceive(plan, picture.observation, PROFILE, KINEMATICS, RULES, WORDS)
+        perceive(plan, picture.observation, SURROUNDINGS)
     assert caught.value.reason == "ambiguous"
 
 
@@ -361,7 +364,7 @@ def test_placed_object_is_found_again_on_its_support(
     world.set_pose("thing", T)
     world.step(240)
     expected = replace(scene, objects=tuple(_moved(o, T) if o.name == "thing" else o for o in scene.objects))
-    after = remeasure(expected, look(world, 5).observation, PROFILE, KINEMATICS, WORDS)
+    after = remeasure(expected, look(world, 5).observation, SURROUNDINGS)
     for name in ("thing", "support"):
         error_m = (after.find(name).T_base_object - world.pose(name))[:3, 3]
         assert np.linalg.norm(error_m[:2]) < 0.010 and abs(error_m[2]) < 0.004, name
@@ -375,7 +378,7 @@ def _moved(item: SceneObject, T: Array) -> SceneObject:
 def test_object_that_rolled_away_is_found_where_it_went(three: Picture, world: BulletWorld) -> None:
     scene, _ = ask(three, pick(three.reference("green ball")))
     world.set_pose("green ball", make_pose([0.45, -0.22, 0.0275]))
-    after = remeasure(scene, look(world, 1).observation, PROFILE, KINEMATICS, WORDS)
+    after = remeasure(scene, look(world, 1).observation, SURROUNDINGS)
     assert np.linalg.norm(after.find("green ball").T_base_object[:2, 3] - [0.45, -0.22]) < 0.01
 
 
@@ -383,7 +386,7 @@ def test_object_that_is_gone_is_reported_by_name(three: Picture, world: BulletWo
     scene, _ = ask(three, pick(three.reference("green ball")))
     world.remove("green ball")
     with pytest.raises(PerceptionError, match="'green ball' is not where it should be") as caught:
-        remeasure(scene, look(world, 1).observation, PROFILE, KINEMATICS, WORDS)
+        remeasure(scene, look(world, 1).observation, SURROUNDINGS)
     assert caught.value.label == "green ball"
 
 
@@ -393,7 +396,7 @@ def test_toppled_cylinder_does_not_pass_as_standing(world: BulletWorld) -> None:
     scene, _ = ask(before, pick(before.reference("red cylinder")))
     world.set_pose("red cylinder", make_pose([0.5, 0.0, 0.025], rotation_from_rotvec([np.pi / 2, 0, 0])))
     with pytest.raises(PerceptionError):
-        remeasure(scene, look(world, 6).observation, PROFILE, KINEMATICS, WORDS)
+        remeasure(scene, look(world, 6).observation, SURROUNDINGS)
 
 
 def held_scene(picture: Picture) -> Scene:
@@ -410,12 +413,12 @@ def with_gripper(picture: Picture, width_m: float) -> Observation:
 
 def test_closed_gripper_holds_nothing(three: Picture) -> None:
     with pytest.raises(PerceptionError, match="not held"):
-        remeasure(held_scene(three), with_gripper(three, 0.001), PROFILE, KINEMATICS, WORDS)
+        remeasure(held_scene(three), with_gripper(three, 0.001), SURROUNDINGS)
 
 
 def test_held_object_hangs_where_the_joints_put_it(three: Picture) -> None:
     expected = held_scene(three)
-    after = remeasure(expected, with_gripper(three, 0.045), PROFILE, KINEMATICS, WORDS)
+    after = remeasure(expected, with_gripper(three, 0.045), SURROUNDINGS)
     tool = KINEMATICS.tool_pose(three.observation.robot.q_rad, 0.045)
     np.testing.assert_allclose(after.find("red block").T_base_object, tool, atol=1e-9)
     assert after.held == "red block"
@@ -438,7 +441,7 @@ def test_camera_that_sees_an_empty_gripper_is_believed(world: BulletWorld) -> No
     block = SceneObject("red block", Box((0.05, 0.045, 0.05)), make_pose([0.45, 0.1, 0.025]), rgb=(200.0, 30.0, 30.0))
     expected = Scene((block,), (), held="red block", T_tool_held=invert(tool) @ tool @ make_pose([0, 0, 0.04]))
     with pytest.raises(PerceptionError, match="sees no 'red block'"):
-        remeasure(expected, with_gripper(picture, 0.045), PROFILE, KINEMATICS, WORDS)
+        remeasure(expected, with_gripper(picture, 0.045), SURROUNDINGS)
 
 
 def test_same_frame_gives_the_same_scene_twice(three: Picture) -> None:

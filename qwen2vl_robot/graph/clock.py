@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph.conversions import stamp_to_ns
+from qwen2vl_robot.graph.interface import Message
 
 _SILENCE_S = 5.0  # simulated time that stands still for longer has stopped
 
@@ -18,7 +18,7 @@ class SimClock:
         self._changed = threading.Condition()
         self._now_ns = 0
 
-    def take(self, message: Any) -> None:
+    def take(self, message: Message) -> None:
         """Note one rosgraph_msgs/msg/Clock."""
         with self._changed:
             self._now_ns = max(self._now_ns, stamp_to_ns(message.clock))

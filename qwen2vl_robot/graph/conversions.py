@@ -9,8 +9,7 @@ from __future__ import annotations
 import array
 import io
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError, ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, read_only, rotation_from_quat
+from qwen2vl_robot.graph.interface import Message, MessageMaker
 from qwen2vl_robot.messages import Intrinsics, JointSegment, RobotState
-
-Make = Callable[[str], Any]
+from qwen2vl_robot.reasons import ObservationReason
 
 MAX_SIDE_PX = 8192
 _NS = 1_000_000_000
@@ -35,28 +34,28 @@ _NO_DISTORTION = 1e-6
 # ------------------------------------------------------------------------------------------------- time
 
 
-def stamp_to_ns(stamp: Any) -> int:
+def stamp_to_ns(stamp: Message) -> int:
     """builtin_interfaces/msg/Time → nanoseconds."""
     return int(stamp.sec) * _NS + int(stamp.nanosec)
 
 
-def stamp_from_ns(make: Make, stamp_ns: int) -> Any:
+def stamp_from_ns(make: MessageMaker, stamp_ns: int) -> Message:
     """Nanoseconds → builtin_interfaces/msg/Time."""
     return make("builtin_interfaces/msg/Time")(sec=stamp_ns // _NS, nanosec=stamp_ns % _NS)
 
 
-def duration_to_s(duration: Any) -> float:
+def duration_to_s(duration: Message) -> float:
     """builtin_interfaces/msg/Duration → seconds."""
     return float(duration.sec) + float(duration.nanosec) * 1e-9
 
 
-def duration_from_s(make: Make, seconds: float) -> Any:
+def duration_from_s(make: MessageMaker, seconds: float) -> Message:
     """Seconds → builtin_interfaces/msg/Duration."""
     total_ns = round(seconds * _NS)
     return make("builtin_interfaces/msg/Duration")(sec=total_ns // _NS, nanosec=total_ns % _NS)
 
 
-def header(make: Make, stamp_ns: int, frame_id: str) -> Any:
+def header(make: MessageMaker, stamp_ns: int, frame_id: str) -> Message:
     """std_msgs/msg/Header."""
     return make("std_msgs/msg/Header")(stamp=stamp_from_ns(make, stamp_ns), frame_id=frame_id)
 
@@ -64,7 +63,7 @@ def header(make: Make, stamp_ns: int, frame_id: str) -> Any:
 # ---------------------------------------------------------------------------------------------- camera, in
 
 
-def rgb_from_image(message: Any) -> npt.NDArray[np.uint8]:
+def rgb_from_image(message: Message) -> npt.NDArray[np.uint8]:
     """sensor_msgs/msg/Image → (h, w, 3) uint8; rgb8 is not copied.
 
     Raises:
@@ -78,7 +77,7 @@ def rgb_from_image(message: Any) -> npt.NDArray[np.uint8]:
     return pixels if order == (0, 1, 2) and channels == 3 else np.ascontiguousarray(pixels[:, :, list(order)])
 
 
-def rgb_from_compressed(message: Any) -> npt.NDArray[np.uint8]:
+def rgb_from_compressed(message: Message) -> npt.NDArray[np.uint8]:
     """sensor_msgs/msg/CompressedImage (JPEG or PNG) → (h, w, 3) uint8.
 
     Raises:
@@ -93,7 +92,7 @@ def rgb_from_compressed(message: Any) -> npt.NDArray[np.uint8]:
         raise ObservationError(f"image: format {_short(message.format)} is no JPEG or PNG: {error}") from error
 
 
-def depth_from_image(message: Any) -> npt.NDArray[np.float32]:
+def depth_from_image(message: Message) -> npt.NDArray[np.float32]:
     """sensor_msgs/msg/Image of depth → (h, w) float32 metres, NaN where missing (0, negative, infinite or NaN).
 
     Raises:
@@ -110,7 +109,7 @@ def depth_from_image(message: Any) -> npt.NDArray[np.float32]:
     return depth_m
 
 
-def _rows(message: Any, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
+def _rows(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
     """The data as (height, step) bytes, once all sizes agree."""
     width, height, step = int(message.width), int(message.height), int(message.step)
     if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
@@ -126,7 +125,7 @@ def _rows(message: Any, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8
     return np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
 
 
-def intrinsics_from_info(message: Any) -> Intrinsics:
+def intrinsics_from_info(message: Message) -> Intrinsics:
     """sensor_msgs/msg/CameraInfo → pinhole intrinsics.
 
     Raises:
@@ -145,7 +144,7 @@ def intrinsics_from_info(message: Any) -> Intrinsics:
     return Intrinsics(width, height, k[0], k[4], k[2], k[5])
 
 
-def pose_from_transform(transform: Any) -> Array:
+def pose_from_transform(transform: Message) -> Array:
     """geometry_msgs/msg/Transform → pose (4, 4).
 
     Raises:
@@ -154,27 +153,29 @@ def pose_from_transform(transform: Any) -> Array:
     t, r = transform.translation, transform.rotation
     values = [t.x, t.y, t.z, r.x, r.y, r.z, r.w]
     if not all(math.isfinite(v) for v in values):
-        raise ObservationError("the transform holds a number that is not finite")
+        raise ObservationError("the transform holds a number that is not finite", reason=ObservationReason.NO_TRANSFORM)
     try:
         return make_pose(values[:3], rotation_from_quat(values[3:]))
     except ValueError as error:
-        raise ObservationError(f"the transform's rotation: {error}") from error
+        raise ObservationError(f"the transform's rotation: {error}", reason=ObservationReason.NO_TRANSFORM) from error
 
 
 # --------------------------------------------------------------------------------------------- camera, out
 
 
-def image_from_rgb(make: Make, rgb: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
+def image_from_rgb(make: MessageMaker, rgb: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Message:
     """(h, w, 3) uint8 → sensor_msgs/msg/Image, rgb8."""
     return _image(make, "rgb8", rgb, rgb.shape[1] * 3, stamp_ns, frame_id)
 
 
-def image_from_depth(make: Make, depth_m: npt.NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
+def image_from_depth(make: MessageMaker, depth_m: npt.NDArray[np.float32], stamp_ns: int, frame_id: str) -> Message:
     """(h, w) metres with NaN → sensor_msgs/msg/Image, 32FC1."""
     return _image(make, "32FC1", depth_m.astype("<f4"), depth_m.shape[1] * 4, stamp_ns, frame_id)
 
 
-def _image(make: Make, encoding: str, pixels: Any, step: int, stamp_ns: int, frame_id: str) -> Any:
+def _image(
+    make: MessageMaker, encoding: str, pixels: npt.NDArray[np.generic], step: int, stamp_ns: int, frame_id: str
+) -> Message:
     # rclpy takes an array.array at once and checks every element of anything else.
     data = array.array("B", np.ascontiguousarray(pixels).tobytes())
     return make("sensor_msgs/msg/Image")(
@@ -183,7 +184,7 @@ def _image(make: Make, encoding: str, pixels: Any, step: int, stamp_ns: int, fra
     )  # fmt: skip
 
 
-def info_from_intrinsics(make: Make, k: Intrinsics, stamp_ns: int, frame_id: str) -> Any:
+def info_from_intrinsics(make: MessageMaker, k: Intrinsics, stamp_ns: int, frame_id: str) -> Message:
     """Intrinsics → sensor_msgs/msg/CameraInfo of a rectified camera."""
     fx, fy, cx, cy = k.fx_px, k.fy_px, k.cx_px, k.cy_px
     return make("sensor_msgs/msg/CameraInfo")(
@@ -198,7 +199,7 @@ def info_from_intrinsics(make: Make, k: Intrinsics, stamp_ns: int, frame_id: str
     )
 
 
-def pose_message(make: Make, T: Array) -> Any:
+def pose_message(make: MessageMaker, T: Array) -> Message:
     """Pose (4, 4) → geometry_msgs/msg/Pose."""
     x, y, z, w = (float(v) for v in quat_from_rotation(T[:3, :3]))
     p = [float(v) for v in T[:3, 3]]
@@ -208,7 +209,7 @@ def pose_message(make: Make, T: Array) -> Any:
     )
 
 
-def transform_message(make: Make, parent: str, child: str, T: Array, stamp_ns: int) -> Any:
+def transform_message(make: MessageMaker, parent: str, child: str, T: Array, stamp_ns: int) -> Message:
     """`T_parent_child` → geometry_msgs/msg/TransformStamped."""
     x, y, z, w = (float(v) for v in quat_from_rotation(T[:3, :3]))
     p = [float(v) for v in T[:3, 3]]
@@ -235,16 +236,17 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
     missing = [n for n in (*names, *profile.gripper.joints) if n not in positions]
     if missing:
         raise ObservationError(
-            f"joint_states: {', '.join(missing)} missing; received {', '.join(sorted(positions)) or 'none'}"
+            f"joint_states: {', '.join(missing)} missing; received {', '.join(sorted(positions)) or 'none'}",
+            reason=ObservationReason.NO_STATE,
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))
     width_m = sum(positions[n][0] for n in profile.gripper.joints)
     if not np.isfinite([*q, *dq, width_m]).all():
-        raise ObservationError("joint_states: a position or velocity is not finite")
+        raise ObservationError("joint_states: a position or velocity is not finite", reason=ObservationReason.NO_STATE)
     return RobotState(stamp_ns, read_only(q), read_only(dq), width_m)
 
 
-def joints_from_message(message: Any) -> dict[str, tuple[float, float]]:
+def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
     """sensor_msgs/msg/JointState → joint name → (position, velocity); velocities may be left out.
 
     Raises:
@@ -254,20 +256,21 @@ def joints_from_message(message: Any) -> dict[str, tuple[float, float]]:
     if len(positions) != len(names) or len(velocities) not in (0, len(names)) or len(set(names)) != len(names):
         raise ObservationError(
             f"joint_states: {len(names)} names, {len(positions)} positions, {len(velocities)} velocities; "
-            "each name once, as many of each"
+            "each name once, as many of each",
+            reason=ObservationReason.NO_STATE,
         )
     velocities = velocities or [0.0] * len(names)
     return {n: (float(p), float(v)) for n, p, v in zip(names, positions, velocities, strict=True)}
 
 
-def joint_state_message(make: Make, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Any:
+def joint_state_message(make: MessageMaker, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Message:
     """Positions and velocities → sensor_msgs/msg/JointState."""
     return make("sensor_msgs/msg/JointState")(
         header=header(make, stamp_ns, ""), name=list(names), position=_doubles(q), velocity=_doubles(dq)
     )
 
 
-def trajectory_message(make: Make, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Any:
+def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Message:
     """A joint segment → trajectory_msgs/msg/JointTrajectory that begins at `start_ns` (0: at once).
 
     Positions alone: a controller then goes straight from point to point, which is what was rehearsed.
@@ -282,7 +285,7 @@ def trajectory_message(make: Make, profile: RobotProfile, segment: JointSegment,
     )
 
 
-def segment_from_trajectory(message: Any, profile: RobotProfile) -> JointSegment:
+def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSegment:
     """trajectory_msgs/msg/JointTrajectory → a joint segment in robot-file order, times from its own start.
 
     Raises:
@@ -305,7 +308,7 @@ def segment_from_trajectory(message: Any, profile: RobotProfile) -> JointSegment
     return JointSegment(read_only(time_s), read_only(q_rad))
 
 
-def derivatives_from_trajectory(message: Any, profile: RobotProfile) -> tuple[Array, Array]:
+def derivatives_from_trajectory(message: Message, profile: RobotProfile) -> tuple[Array, Array]:
     """Velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point carries none.
 
     The joints' names must be the robot's, as `segment_from_trajectory` checks.

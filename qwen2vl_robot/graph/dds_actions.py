@@ -6,10 +6,10 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qwen2vl_robot.graph import interface as rows
-from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
     from qwen2vl_robot.graph.dds import DdsGraph
@@ -28,7 +28,7 @@ class DdsActionClient:
         self._send = graph.client(f"{base}/send_goal", f"{action.type}_SendGoal")
         self._result = graph.client(f"{base}/get_result", f"{action.type}_GetResult")
         self._cancel = graph.client(f"{base}/cancel_goal", _CANCEL)
-        self._feedback: dict[bytes, Callable[[Any], None]] = {}
+        self._feedback: dict[bytes, rows.Take] = {}
         topic = rows.Topic(f"{base}/feedback", f"{action.type}_FeedbackMessage", rows.Qos.COMMAND, "feedback")
         graph.subscribe(topic, self._take_feedback)
 
@@ -36,7 +36,7 @@ class DdsActionClient:
         """Whether all three services have a server."""
         return all(client.is_served() for client in (self._send, self._result, self._cancel))
 
-    def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> _SentGoal:
+    def send(self, goal: Message, on_feedback: rows.Take | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         identity = secrets.token_bytes(16)
         if on_feedback is not None:
@@ -54,7 +54,7 @@ class DdsActionClient:
     def forget(self, goal: _SentGoal) -> None:
         self._feedback.pop(goal.identity, None)
 
-    def _take_feedback(self, message: Any) -> None:
+    def _take_feedback(self, message: Message) -> None:
         listener = self._feedback.get(bytes(message.goal_id.uuid))
         if listener is not None:
             listener(message.feedback)
@@ -67,14 +67,14 @@ class _SentGoal:
         self._client = client
         self.identity = identity
         self._accepted: bool | None = None
-        self._outcome: tuple[GoalStatus, Any] | None = None
+        self._outcome: rows.Ending | None = None
         self._is_unwanted = False
 
     def accepted(self) -> bool | None:
         """Whether the server took it; None while it has not answered."""
         return self._accepted
 
-    def outcome(self) -> tuple[GoalStatus, Any] | None:
+    def outcome(self) -> rows.Ending | None:
         """Final status and result; None while it runs."""
         return self._outcome
 
@@ -83,7 +83,7 @@ class _SentGoal:
         self._is_unwanted = True
         self._client.ask_cancel(self)
 
-    def _take_acceptance(self, response: Any) -> None:
+    def _take_acceptance(self, response: Message) -> None:
         self._accepted = bool(response.accepted)
         if not self._accepted:
             self._outcome = (GoalStatus.ABORTED, None)
@@ -93,13 +93,13 @@ class _SentGoal:
         if self._is_unwanted:
             self._client.ask_cancel(self)
 
-    def _take_result(self, response: Any) -> None:
+    def _take_result(self, response: Message) -> None:
         self._client.forget(self)
         known = [s.value for s in GoalStatus]
         status = GoalStatus(response.status) if response.status in known else GoalStatus.UNKNOWN
         self._outcome = (status if status.is_final else GoalStatus.ABORTED, response.result)
 
-    def _take_cancel(self, response: Any) -> None:
+    def _take_cancel(self, response: Message) -> None:
         """The result tells how it ended."""
 
 
@@ -111,13 +111,13 @@ class _ServedGoal:
     """A `graph.interface.GoalHandle`."""
 
     identity: bytes
-    feedback: Callable[[Any], None]
+    feedback: rows.Take
     _ended: Callable[[], None]
     status: GoalStatus = GoalStatus.EXECUTING
-    result: Any = None
-    waiting: list[Callable[[Any], None]] = field(default_factory=list)
+    result: Message | None = None
+    waiting: list[rows.Take] = field(default_factory=list)
 
-    def end(self, status: GoalStatus, result: Any) -> None:
+    def end(self, status: GoalStatus, result: Message | None) -> None:
         """Finish; a second end changes nothing."""
         if not self.status.is_final:
             self.status, self.result = status, result
@@ -131,8 +131,8 @@ class DdsActionServer:
         self,
         graph: DdsGraph,
         action: rows.Action,
-        accept: Callable[[Any, rows.GoalHandle], bool],
-        cancel: Callable[[rows.GoalHandle], None],
+        accept: rows.Accept,
+        cancel: rows.Cancel,
     ) -> None:
         base = f"{graph.resolve(action.name)}/_action"
         self._graph, self._type, self._accept, self._cancel_goal = graph, action.type, accept, cancel
@@ -148,7 +148,7 @@ class DdsActionServer:
         graph.serve_later(f"{base}/get_result", f"{action.type}_GetResult", self._on_result)
         graph.serve_later(f"{base}/cancel_goal", _CANCEL, self._on_cancel)
 
-    def _on_send(self, request: Any, reply: Callable[[Any], None]) -> None:
+    def _on_send(self, request: Message, reply: rows.Take) -> None:
         identity = bytes(request.goal_id.uuid)
         handle = _ServedGoal(identity, lambda f: self._tell(identity, f), lambda: self._on_end(identity))
         with self._lock:
@@ -164,7 +164,7 @@ class DdsActionServer:
         reply(self._graph.message(f"{self._type}_SendGoal_Response")(accepted=is_taken, stamp=stamp))
         self._publish_status()
 
-    def _on_result(self, request: Any, reply: Callable[[Any], None]) -> None:
+    def _on_result(self, request: Message, reply: rows.Take) -> None:
         with self._lock:
             goal = self._goals.get(bytes(request.goal_id.uuid))
             if goal is not None and not goal.status.is_final:
@@ -172,7 +172,7 @@ class DdsActionServer:
                 return
         self._reply_result(reply, goal)
 
-    def _on_cancel(self, request: Any, reply: Callable[[Any], None]) -> None:
+    def _on_cancel(self, request: Message, reply: rows.Take) -> None:
         """An all-zero id cancels every goal, as ROS 2 has it."""
         wanted = bytes(request.goal_info.goal_id.uuid)
         with self._lock:
@@ -196,12 +196,12 @@ class DdsActionServer:
             self._reply_result(reply, goal)
         self._publish_status()
 
-    def _reply_result(self, reply: Callable[[Any], None], goal: _ServedGoal | None) -> None:
+    def _reply_result(self, reply: rows.Take, goal: _ServedGoal | None) -> None:
         status = GoalStatus.UNKNOWN if goal is None else goal.status
         result = goal.result if goal is not None and goal.result is not None else self._result_class()
         reply(self._graph.message(f"{self._type}_GetResult_Response")(status=status.value, result=result))
 
-    def _tell(self, identity: bytes, feedback: Any) -> None:
+    def _tell(self, identity: bytes, feedback: Message) -> None:
         self._feedback.publish(self._feedback_message(goal_id=self._uuid(uuid=identity), feedback=feedback))
 
     def _publish_status(self) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.graph.conversions import pose_from_transform, stamp_to_ns
+from qwen2vl_robot.graph.interface import Message
+from qwen2vl_robot.reasons import ObservationReason
 
 _KEPT = 500  # moves of one frame: ten seconds at 50 Hz
 _MAX_DEPTH = 100
@@ -25,9 +27,9 @@ class Frames:
         self._moving: dict[str, tuple[str, deque[tuple[int, Array]]]] = {}
         self._problems: dict[str, str] = {}
 
-    def add(self, message: object, *, is_static: bool) -> None:
+    def add(self, message: Message, *, is_static: bool) -> None:
         """Take in one tf2_msgs/msg/TFMessage; a transform that is none is left out and reported."""
-        for item in message.transforms:  # type: ignore[attr-defined]
+        for item in message.transforms:
             child, parent = item.child_frame_id.lstrip("/"), item.header.frame_id.lstrip("/")
             try:
                 pose = pose_from_transform(item.transform)
@@ -57,7 +59,10 @@ class Frames:
         roots = [frame for frame in up_target if frame in up_source]
         if not roots:
             known = ", ".join(sorted({*self._static, *self._moving})[:12]) or "none"
-            raise ObservationError(f"tf: no path from {source} to {target}; frames with a parent: {known}")
+            raise ObservationError(
+                f"tf: no path from {source} to {target}; frames with a parent: {known}",
+                reason=ObservationReason.NO_TRANSFORM,
+            )
         T_root_target, T_root_source = up_target[roots[0]], up_source[roots[0]]
         pose: Array = invert(T_root_target) @ T_root_source
         return pose
@@ -79,17 +84,24 @@ class Frames:
             else:
                 return poses
             if parent in poses:
-                raise ObservationError(f"tf: the frames go round in a circle at {parent}")
+                raise ObservationError(
+                    f"tf: the frames go round in a circle at {parent}", reason=ObservationReason.NO_TRANSFORM
+                )
             poses[parent] = pose @ poses[current]
             current = parent
-        raise ObservationError(f"tf: more than {_MAX_DEPTH} frames above {frame}")
+        raise ObservationError(
+            f"tf: more than {_MAX_DEPTH} frames above {frame}", reason=ObservationReason.NO_TRANSFORM
+        )
 
 
 def _at(history: deque[tuple[int, Array]], stamp_ns: int, frame: str) -> Array:
     stamps = [s for s, _ in history]
     if not stamps[0] <= stamp_ns <= stamps[-1]:
         off_s = (stamp_ns - (stamps[-1] if stamp_ns > stamps[-1] else stamps[0])) / 1e9
-        raise ObservationError(f"tf: {frame} is not known at the frame's time, which is {off_s:+.3f} s off")
+        raise ObservationError(
+            f"tf: {frame} is not known at the frame's time, which is {off_s:+.3f} s off",
+            reason=ObservationReason.NO_TRANSFORM,
+        )
     after = bisect_left(stamps, stamp_ns)
     if stamps[after] == stamp_ns:
         return history[after][1]

@@ -6,13 +6,15 @@ the bytes of every type with those of rosbags' own serialiser.
 """
 
 # No `from __future__ import annotations`: Cyclone's classes read their annotations as types.
+from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cyclonedds.idl import IdlStruct, make_idl_struct
 from cyclonedds.idl import types as idl
 from cyclonedds.idl._machinery import BytesMachine  # the fast way for images; a list of numbers takes 0.4 s at 1080p
 from rosbags.interfaces import Nodetype
+from rosbags.interfaces.typing import BaseDesc, Basename, Fielddefs, FieldDesc, NameDesc
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -114,16 +116,18 @@ def typestore(distro: str) -> Typestore:
     return store
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> Fielddefs:
     """Lines of "type name" → rosbags' field descriptions; its own parser takes seconds for these few."""
     return [(field, _describe(kind)) for kind, field in (line.split() for line in text.splitlines())]
 
 
-def _describe(kind: str) -> Any:
-    if kind.endswith("[]"):
-        return (Nodetype.SEQUENCE, (_describe(kind[:-2]), 0))
+def _describe(kind: str) -> FieldDesc:
+    return (Nodetype.SEQUENCE, (_describe_one(kind[:-2]), 0)) if kind.endswith("[]") else _describe_one(kind)
+
+
+def _describe_one(kind: str) -> BaseDesc | NameDesc:
     if "/" not in kind:
-        return (Nodetype.BASE, (kind, 0))
+        return (Nodetype.BASE, (cast("Basename", kind), 0))
     package, *_, short = kind.split("/")
     return (Nodetype.NAME, kind if kind.count("/") == 2 else f"{package}/msg/{short}")
 
@@ -135,7 +139,10 @@ def type_hash(name: str, distro: str) -> str:
 
 # ------------------------------------------------------------------------------------------- the classes
 
-_PRIMITIVES: dict[str, Any] = {
+Hint = object  # what Cyclone reads as the type of a field
+Default = Callable[[], object]  # what makes a field's first value
+
+_PRIMITIVES: dict[str, Hint] = {
     **{name: getattr(idl, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
     "float32": idl.float32,
     "float64": idl.float64,
@@ -155,9 +162,13 @@ class Message(IdlStruct):
     `_defaults`, field → what makes its first value, is set on each class; an annotation here would make it a field.
     """
 
-    _defaults = cast("dict[str, Any]", {})
+    _defaults = cast("dict[str, Default]", {})
 
-    def __init__(self, **values: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __getattr__(self, field: str) -> Any: ...
+
+    def __init__(self, **values: object) -> None:
         unknown = values.keys() - self._defaults.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
@@ -169,52 +180,52 @@ class Message(IdlStruct):
 
 
 @cache
-def message_class(name: str, distro: str = DEFAULT_DISTRO) -> Any:
+def message_class(name: str, distro: str = DEFAULT_DISTRO) -> type[Message]:
     """The class of a ROS type: "sensor_msgs/msg/Image", "std_srvs/srv/Trigger_Request"."""
-    fields = typestore(distro).fielddefs[name][1]
-    return _make(name, [(field, description) for field, description in fields], distro)
+    return _make(name, typestore(distro).fielddefs[name][1], distro)
 
 
 @cache
-def service_class(name: str, distro: str = DEFAULT_DISTRO) -> Any:
+def service_class(name: str, distro: str = DEFAULT_DISTRO) -> type[Message]:
     """The class of a request or response as it travels: who asked and which call come before its own fields."""
-    fields = typestore(distro).fielddefs[name][1]
-    base: Any = Nodetype.BASE
-    head = [("guid", (base, ("uint64", 0))), ("seq", (base, ("int64", 0)))]
-    return _make(name, [*head, *((field, description) for field, description in fields)], distro)
+    head: Fielddefs = [("guid", (Nodetype.BASE, ("uint64", 0))), ("seq", (Nodetype.BASE, ("int64", 0)))]
+    return _make(name, [*head, *typestore(distro).fielddefs[name][1]], distro)
 
 
-def _make(name: str, fields: list[tuple[str, Any]], distro: str) -> Any:
+def _make(name: str, fields: Fielddefs, distro: str) -> type[Message]:
     package, kind, short = name.split("/")
     read = {field: _field(description, distro) for field, description in fields}
-    made: Any = make_idl_struct(
-        short,
-        f"{package}.{kind}.dds_.{short}_",
-        {field: hint for field, (hint, _) in read.items()},
-        dataclassify=False,
-        bases=(Message,),
+    made = cast(
+        "type[Message]",
+        make_idl_struct(
+            short,
+            f"{package}.{kind}.dds_.{short}_",
+            {field: hint for field, (hint, _) in read.items()},
+            dataclassify=False,
+            bases=(Message,),
+        ),
     )
     made._defaults = {field: default for field, (_, default) in read.items()}
-    made.__idl__.populate()
+    machinery: Any = made.__idl__  # Cyclone does not annotate it
+    machinery.populate()
     for field, description in fields:
         if description[0] == Nodetype.SEQUENCE and description[1][0][1][0] in _BYTES:
-            made.__idl__.v1_machine.members_machines[field] = BytesMachine()  # type: ignore[no-untyped-call]
+            machinery.v1_machine.members_machines[field] = BytesMachine()  # type: ignore[no-untyped-call]
     return made
 
 
-def _field(description: Any, distro: str) -> tuple[Any, Any]:
+def _field(description: FieldDesc, distro: str) -> tuple[Hint, Default]:
     """The annotation of a field, and what makes its first value."""
-    kind, detail = description
-    if kind == Nodetype.BASE:
-        zero = _ZEROS.get(detail[0], 0)
-        return _PRIMITIVES[detail[0]], lambda: zero
-    if kind == Nodetype.NAME:
-        inner = message_class(detail, distro)
+    if description[0] == Nodetype.BASE:
+        zero = _ZEROS.get(description[1][0], 0)
+        return _PRIMITIVES[description[1][0]], lambda: zero
+    if description[0] == Nodetype.NAME:
+        inner = message_class(description[1], distro)
         return inner, inner
-    hint, default = _field(detail[0], distro)
-    base = detail[0][1][0] if detail[0][0] == Nodetype.BASE else None
+    element, length = description[1]
+    hint, default = _field(element, distro)
+    are_bytes = element[0] == Nodetype.BASE and element[1][0] in _BYTES
     array, sequence = cast("Any", idl.array), cast("Any", idl.sequence)
-    if kind == Nodetype.ARRAY:
-        length = detail[1]
-        return array[hint, length], lambda: bytes(length) if base in _BYTES else [default() for _ in range(length)]
-    return sequence[hint], bytes if base in _BYTES else list
+    if description[0] == Nodetype.ARRAY:
+        return array[hint, length], lambda: bytes(length) if are_bytes else [default() for _ in range(length)]
+    return sequence[hint], bytes if are_bytes else list

@@ -132,6 +132,21 @@ ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
 # --------------------------------------------------------------------------------------- what a transport is
 
 
+class Message(Protocol):
+    """A message of either transport: its class comes from a definition at run time, so mypy cannot know its fields."""
+
+    def __init__(self, **fields: Any) -> None: ...
+
+    def __getattr__(self, field: str) -> Any: ...
+
+    def __setattr__(self, field: str, value: Any) -> None: ...
+
+
+MessageMaker = Callable[[str], type[Message]]  # `Graph.message`: a ROS type's name → its class
+Take = Callable[[Message], None]
+Answer = Callable[[Message], Message]  # of a service: request → response
+
+
 class GoalStatus(int, Enum):
     """action_msgs/msg/GoalStatus."""
 
@@ -149,11 +164,14 @@ class GoalStatus(int, Enum):
 
 
 class Publisher(Protocol):
-    def publish(self, message: Any) -> None:
+    def publish(self, message: Message) -> None:
         """Send; returns at once."""
 
     def listeners(self) -> int:
         """How many subscriptions match, near and far."""
+
+
+Ending = tuple[GoalStatus, Message | None]  # how a goal ended; without a result where nobody gave one
 
 
 class Goal(Protocol):
@@ -162,7 +180,7 @@ class Goal(Protocol):
     def accepted(self) -> bool | None:
         """Whether the server took it; None while it has not answered."""
 
-    def outcome(self) -> tuple[GoalStatus, Any] | None:
+    def outcome(self) -> Ending | None:
         """Final status and result message; None while it runs."""
 
     def cancel(self) -> None:
@@ -173,18 +191,22 @@ class ActionClient(Protocol):
     def is_served(self) -> bool:
         """Whether a server is there now."""
 
-    def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Goal:
+    def send(self, goal: Message, on_feedback: Take | None = None) -> Goal:
         """Send a goal; returns at once."""
 
 
 class GoalHandle(Protocol):
     """One accepted goal, at the side that serves it."""
 
-    def feedback(self, feedback: Any) -> None:
+    def feedback(self, feedback: Message) -> None:
         """Tell its sender how it goes."""
 
-    def end(self, status: GoalStatus, result: Any) -> None:
+    def end(self, status: GoalStatus, result: Message | None) -> None:
         """Finish it; a second end changes nothing."""
+
+
+Accept = Callable[[Message, GoalHandle], bool]  # takes a goal or refuses it
+Cancel = Callable[[GoalHandle], None]
 
 
 class Graph(Protocol):
@@ -192,10 +214,10 @@ class Graph(Protocol):
 
     name: str
 
-    def message(self, type_name: str) -> Any:
+    def message(self, type_name: str) -> type[Message]:
         """The class of a ROS type such as "std_msgs/msg/String"; fields by keyword, the others at ROS's defaults."""
 
-    def serialize(self, message: Any) -> bytes:
+    def serialize(self, message: Message) -> bytes:
         """A message as CDR, the bytes that go over the wire."""
 
     def resolve(self, name: str) -> str:
@@ -210,18 +232,16 @@ class Graph(Protocol):
     def publisher(self, topic: Topic) -> Publisher:
         """Offer a topic."""
 
-    def subscribe(self, topic: Topic, callback: Callable[[Any], None]) -> None:
+    def subscribe(self, topic: Topic, callback: Take) -> None:
         """Have each message handed to `callback`."""
 
-    def serve(self, service: Service, handler: Callable[[Any], Any]) -> None:
+    def serve(self, service: Service, handler: Answer) -> None:
         """Answer a service: request → response."""
 
     def action_client(self, action: Action) -> ActionClient:
         """Reach an action server."""
 
-    def serve_action(
-        self, action: Action, accept: Callable[[Any, GoalHandle], bool], cancel: Callable[[GoalHandle], None]
-    ) -> None:
+    def serve_action(self, action: Action, accept: Accept, cancel: Cancel) -> None:
         """Serve an action: `accept` takes a goal or refuses it, `cancel` is told which goal should end."""
 
     def publishers_of(self, topic: Topic) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import rclpy
 from pydantic import BaseModel
@@ -20,6 +21,9 @@ from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
+
+if TYPE_CHECKING:
+    from rclpy.lifecycle import State
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
@@ -42,6 +46,23 @@ class Managed(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LifecycleOptions:
+    """How a lifecycle node is started.
+
+    Attributes:
+        autostart: whether it configures and activates itself.
+        log_level: of rclpy, "debug" to "fatal".
+        ready: a file that is made as soon as the node works.
+    """
+
+    namespace: str
+    remap: Mapping[str, str]
+    autostart: bool = True
+    log_level: str = "info"
+    ready: Path | None = None
+
+
 class LifecycleShell(LifecycleNode):
     """A lifecycle node around something managed: its parameters, its transitions, and nothing else."""
 
@@ -61,7 +82,7 @@ class LifecycleShell(LifecycleNode):
         self._work: threading.Thread | None = None
         self._stopped_by: str | None = None  # outlives what is managed: only ~/reset releases a stop
 
-    def on_configure(self, state: Any) -> Any:
+    def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Load the model and warm the workers; what is missing is said in the log."""
         names = (*self._names, "use_sim_time")
         values = {n: self.get_parameter(n).value for n in names if n in self._settings_type.model_fields}
@@ -80,29 +101,29 @@ class LifecycleShell(LifecycleNode):
         self._work.start()
         return super().on_configure(state)
 
-    def on_activate(self, state: Any) -> Any:
+    def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Open the gate's ear."""
         if self._managed is not None:
             self._managed.activate()
         return super().on_activate(state)
 
-    def on_deactivate(self, state: Any) -> Any:
+    def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Halt the arm."""
         if self._managed is not None:
             self._managed.deactivate()
         return super().on_deactivate(state)
 
-    def on_cleanup(self, state: Any) -> Any:
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:
         """Unload."""
         self.take_down()
         return super().on_cleanup(state)
 
-    def on_shutdown(self, state: Any) -> Any:
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:
         """Halt the arm and unload."""
         self.take_down()
         return super().on_shutdown(state)
 
-    def on_error(self, state: Any) -> Any:
+    def on_error(self, state: State) -> TransitionCallbackReturn:
         """Halt the arm and unload."""
         self.take_down()
         return super().on_error(state)
@@ -123,21 +144,16 @@ def run_lifecycle(
     name: str,
     make: Callable[[rows.Graph, SettingsType], Managed],
     settings: SettingsType,
-    *,
-    namespace: str,
-    remap: Mapping[str, str],
-    autostart: bool = True,
-    log_level: str = "info",
-    ready: Path | None = None,
+    options: LifecycleOptions,
 ) -> None:
     """Run a lifecycle node until SIGINT or SIGTERM.
 
     Raises:
-        ExecutionError: with `autostart`, it could not be configured or activated; the log says why.
+        ExecutionError: with `options.autostart`, it could not be configured or activated; the log says why.
     """
     start_rclpy()
-    node = LifecycleShell(name, make, settings, namespace=namespace, remap=remap)
-    rclpy.logging.set_logger_level(node.get_name(), rclpy.logging.LoggingSeverity[log_level.upper()])
+    node = LifecycleShell(name, make, settings, namespace=options.namespace, remap=options.remap)
+    rclpy.logging.set_logger_level(node.get_name(), rclpy.logging.LoggingSeverity[options.log_level.upper()])
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -150,12 +166,12 @@ def run_lifecycle(
     spinning = threading.Thread(target=spin, args=(executor,), name="rclpy", daemon=True)
     spinning.start()
     try:
-        if autostart:
+        if options.autostart:
             for step in (node.trigger_configure, node.trigger_activate):
                 if step() != TransitionCallbackReturn.SUCCESS:
                     raise ExecutionError(f"{name} could not be started; the log says why")
-        if ready is not None:
-            ready.touch()
+        if options.ready is not None:
+            options.ready.touch()
         ended.wait()
     finally:
         node.take_down()
@@ -165,7 +181,7 @@ def run_lifecycle(
         rclpy.try_shutdown()
 
 
-def _descriptor(settings: type[BaseModel], field: str) -> Any:
+def _descriptor(settings: type[BaseModel], field: str) -> ParameterDescriptor:
     """Description, bounds and read-only mark of a settings field: all are read once, when the node is configured."""
     info = settings.model_fields[field]
     made = ParameterDescriptor(description=info.description or "", read_only=True)

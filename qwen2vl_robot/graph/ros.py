@@ -10,7 +10,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
 import tf2_ros
@@ -29,11 +29,17 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import pose_from_transform
 from qwen2vl_robot.graph.ros_actions import RosActionClient, RosActionServer
+from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 except ImportError:
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+if TYPE_CHECKING:
+    from rclpy.publisher import Publisher as RclpyPublisher
+
+T = TypeVar("T")
 
 THREADS = 12
 _SILENCE_S = 5.0
@@ -60,7 +66,7 @@ class RosGraph:
         self._is_own = isinstance(node, str)
         self._on_broken: Callable[[str], None] = lambda told: None
         self._problems: dict[str, str] = {}
-        self._entities: list[Callable[[], Any]] = []
+        self._entities: list[Callable[[], object]] = []
         self._tf: tf2_ros.Buffer | None = None
         if isinstance(node, str):
             start_rclpy()
@@ -76,14 +82,15 @@ class RosGraph:
 
     # ------------------------------------------------------------------------------------- time, messages
 
-    def message(self, type_name: str) -> Any:
+    def message(self, type_name: str) -> type[rows.Message]:
         """The class of a ROS type; "X_Goal", "X_Request" and the like are found inside X."""
         package, kind, name = type_name.split("/")
         module = importlib.import_module(f"{package}.{kind}")
         outer, _, inner = name.rpartition("_")
-        return getattr(module, name) if kind == "msg" else getattr(getattr(module, outer), inner)
+        found: type[rows.Message] = getattr(module, name) if kind == "msg" else getattr(getattr(module, outer), inner)
+        return found
 
-    def serialize(self, message: Any) -> bytes:
+    def serialize(self, message: rows.Message) -> bytes:
         """A message as CDR."""
         return bytes(serialize_message(message))
 
@@ -124,7 +131,7 @@ class RosGraph:
         self._entities.append(lambda: self._node.destroy_publisher(made))
         return _Publisher(made)
 
-    def subscribe(self, topic: rows.Topic, callback: Callable[[Any], None]) -> None:
+    def subscribe(self, topic: rows.Topic, callback: rows.Take) -> None:
         """Have each message handed to `callback`."""
         events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
         made = self._node.create_subscription(
@@ -133,10 +140,10 @@ class RosGraph:
         )  # fmt: skip
         self._entities.append(lambda: self._node.destroy_subscription(made))
 
-    def serve(self, service: rows.Service, handler: Callable[[Any], Any]) -> None:
+    def serve(self, service: rows.Service, handler: rows.Answer) -> None:
         """Answer a service: request → response."""
 
-        def answer(request: Any, response: Any) -> Any:
+        def answer(request: rows.Message, response: rows.Message) -> rows.Message:
             return self._guarded(service.name, handler)(request) or response
 
         made = self._node.create_service(
@@ -157,7 +164,9 @@ class RosGraph:
         try:
             found = self._tf.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
         except tf2_ros.TransformException as error:
-            raise ObservationError(f"tf: {' '.join(str(error).split())[:_MAX_TEXT]}") from error
+            raise ObservationError(
+                f"tf: {' '.join(str(error).split())[:_MAX_TEXT]}", reason=ObservationReason.NO_TRANSFORM
+            ) from error
         return pose_from_transform(found.transform)
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
@@ -189,8 +198,8 @@ class RosGraph:
     def serve_action(
         self,
         action: rows.Action,
-        accept: Callable[[Any, rows.GoalHandle], bool],
-        cancel: Callable[[rows.GoalHandle], None],
+        accept: rows.Accept,
+        cancel: rows.Cancel,
     ) -> None:
         """Serve an action (see `interface.Graph`)."""
         server = RosActionServer(accept, cancel)
@@ -201,10 +210,10 @@ class RosGraph:
         )  # fmt: skip
         self._entities.append(made.destroy)
 
-    def _guarded(self, name: str, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _guarded(self, name: str, callback: Callable[[rows.Message], T]) -> Callable[[rows.Message], T | None]:
         """The callback; what it raises is reported, so that the executor goes on."""
 
-        def guarded(message: Any) -> Any:
+        def guarded(message: rows.Message) -> T | None:
             try:
                 return callback(message)
             except Exception as error:  # noqa: BLE001 - the top of a callback
@@ -222,10 +231,10 @@ class RosGraph:
 class _Publisher:
     """A `graph.interface.Publisher`."""
 
-    def __init__(self, publisher: Any) -> None:
+    def __init__(self, publisher: RclpyPublisher) -> None:
         self._publisher = publisher
 
-    def publish(self, message: Any) -> None:
+    def publish(self, message: rows.Message) -> None:
         """Send."""
         self._publisher.publish(message)
 
@@ -240,7 +249,7 @@ def start_rclpy() -> None:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
 
 
-def spin(executor: Any) -> None:
+def spin(executor: MultiThreadedExecutor) -> None:
     """Serve callbacks until rclpy is shut down."""
     with contextlib.suppress(ExternalShutdownException):
         executor.spin()
@@ -252,13 +261,14 @@ def remap_arguments(remap: Mapping[str, str] | None) -> list[str]:
     return ["--ros-args", *rules] if rules else []
 
 
-def _interface(name: str) -> Any:
+def _interface(name: str) -> type:
     """The class of a service or an action."""
     package, kind, short = name.split("/")
-    return getattr(importlib.import_module(f"{package}.{kind}"), short)
+    found: type = getattr(importlib.import_module(f"{package}.{kind}"), short)
+    return found
 
 
-def _qos(qos: rows.Qos) -> Any:
+def _qos(qos: rows.Qos) -> QoSProfile:
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=qos.depth,

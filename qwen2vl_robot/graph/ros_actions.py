@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rclpy.action import CancelResponse, GoalResponse
 
 from qwen2vl_robot.graph import interface as rows
-from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.interface import GoalStatus, Message
+
+if TYPE_CHECKING:
+    from rclpy.action import ActionClient
+    from rclpy.action.client import ClientGoalHandle
+    from rclpy.action.server import ServerGoalHandle
+    from rclpy.task import Future
 
 _CANCEL_S, _POLL_S = 1.0, 0.002
 
@@ -18,14 +23,14 @@ _CANCEL_S, _POLL_S = 1.0, 0.002
 class RosActionClient:
     """A `graph.interface.ActionClient`."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: ActionClient) -> None:
         self._client = client
 
     def is_served(self) -> bool:
         """Whether a server is there."""
         return bool(self._client.server_is_ready())
 
-    def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> _SentGoal:
+    def send(self, goal: Message, on_feedback: rows.Take | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         listen = None if on_feedback is None else (lambda message: on_feedback(message.feedback))
         return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen))
@@ -34,11 +39,11 @@ class RosActionClient:
 class _SentGoal:
     """A `graph.interface.Goal`."""
 
-    def __init__(self, sending: Any) -> None:
+    def __init__(self, sending: Future) -> None:
         self._lock = threading.Lock()
-        self._handle: Any = None
+        self._handle: ClientGoalHandle | None = None
         self._accepted: bool | None = None
-        self._outcome: tuple[GoalStatus, Any] | None = None
+        self._outcome: rows.Ending | None = None
         self._is_unwanted = False
         sending.add_done_callback(self._on_answer)
 
@@ -46,7 +51,7 @@ class _SentGoal:
         """Whether the server took it; None while it has not answered."""
         return self._accepted
 
-    def outcome(self) -> tuple[GoalStatus, Any] | None:
+    def outcome(self) -> rows.Ending | None:
         """Final status and result; None while it runs."""
         return self._outcome
 
@@ -58,7 +63,7 @@ class _SentGoal:
         if handle is not None:
             handle.cancel_goal_async()
 
-    def _on_answer(self, future: Any) -> None:
+    def _on_answer(self, future: Future) -> None:
         handle = future.result()
         if handle is None or not handle.accepted:
             self._accepted, self._outcome = False, (GoalStatus.ABORTED, None)
@@ -70,7 +75,7 @@ class _SentGoal:
         if is_unwanted:
             handle.cancel_goal_async()
 
-    def _on_result(self, future: Any) -> None:
+    def _on_result(self, future: Future) -> None:
         answer = future.result()
         known = [s.value for s in GoalStatus]
         status = GoalStatus(answer.status) if answer is not None and answer.status in known else GoalStatus.ABORTED
@@ -83,24 +88,24 @@ class _Served:
     def __init__(self) -> None:
         self.is_unwanted = False
         self._ended = threading.Event()
-        self._handle: Any = None
-        self._end: tuple[GoalStatus, Any] = (GoalStatus.ABORTED, None)
+        self._handle: ServerGoalHandle | None = None
+        self._end: rows.Ending = (GoalStatus.ABORTED, None)
 
-    def feedback(self, feedback: Any) -> None:
+    def feedback(self, feedback: Message) -> None:
         """Tell its sender how it goes."""
         if self._handle is not None:
             self._handle.publish_feedback(feedback)
 
-    def end(self, status: GoalStatus, result: Any) -> None:
+    def end(self, status: GoalStatus, result: Message | None) -> None:
         """Finish it."""
         if not self._ended.is_set():
             self._end = (status, result)
             self._ended.set()
 
-    def attach(self, handle: Any) -> None:
+    def attach(self, handle: ServerGoalHandle) -> None:
         self._handle = handle
 
-    def wait(self, handle: Any) -> Any:
+    def wait(self, handle: ServerGoalHandle) -> Message | None:
         """Block until it ended; the result, with the state told to rclpy."""
         self._ended.wait()
         status, result = self._end
@@ -119,27 +124,25 @@ class _Served:
 class RosActionServer:
     """The callbacks of one rclpy action server; a goal in execution holds one of the executor's threads."""
 
-    def __init__(
-        self, accept: Callable[[Any, rows.GoalHandle], bool], cancel: Callable[[rows.GoalHandle], None]
-    ) -> None:
+    def __init__(self, accept: rows.Accept, cancel: rows.Cancel) -> None:
         self._accept, self._cancel = accept, cancel
         self._taken: dict[int, _Served] = {}
         self._running: dict[bytes, _Served] = {}
 
-    def on_goal(self, goal: Any) -> Any:
+    def on_goal(self, goal: Message) -> GoalResponse:
         served = _Served()
         if not self._accept(goal, served):
             return GoalResponse.REJECT
         self._taken[id(goal)] = served
         return GoalResponse.ACCEPT
 
-    def on_accepted(self, handle: Any) -> None:
+    def on_accepted(self, handle: ServerGoalHandle) -> None:
         served = self._taken.pop(id(handle.request))
         served.attach(handle)
         self._running[bytes(handle.goal_id.uuid)] = served
         handle.execute()
 
-    def on_cancel(self, handle: Any) -> Any:
+    def on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         served = self._running.get(bytes(handle.goal_id.uuid))
         if served is None:
             return CancelResponse.REJECT
@@ -147,7 +150,7 @@ class RosActionServer:
         self._cancel(served)
         return CancelResponse.ACCEPT
 
-    def execute(self, handle: Any) -> Any:
+    def execute(self, handle: ServerGoalHandle) -> Message | None:
         identity = bytes(handle.goal_id.uuid)
         result = self._running[identity].wait(handle)
         self._running.pop(identity, None)

@@ -42,7 +42,7 @@ class BoardSpec(Strict):
     marker_m: float = Field(gt=0.0, le=0.5)
 
     def board(self) -> Any:
-        """OpenCV's board."""
+        """OpenCV's board; its annotations refuse what its own detector finds."""
         if self.marker_m >= self.square_m:
             raise BadInputError(f"marker_m {self.marker_m} must be below square_m {self.square_m}")
         dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)

@@ -29,7 +29,7 @@ from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcom
 from qwen2vl_robot.nodes.camera_calibration import load_calibration
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
+from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera, GraphCameras
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
@@ -100,12 +100,16 @@ class ControllerNode:
 
     def _make_camera(self, prefix: str, calibration: str) -> GraphCamera:
         settings = self._settings
-        return GraphCamera(
-            self._graph, base_frame=self._profile.base_link, prefix=prefix, is_compressed=settings.compressed,
-            T_base_camera=load_calibration(calibration) if calibration else None, is_halted=self._why_halted,
-            timeout_s=settings.frame_timeout_s, max_apart_s=settings.max_apart_s,
+        camera = CameraSettings(
+            self._profile.base_link,
+            prefix,
+            is_compressed=settings.compressed,
+            T_base_camera=load_calibration(calibration) if calibration else None,
+            timeout_s=settings.frame_timeout_s,
+            max_apart_s=settings.max_apart_s,
             clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
-        )  # fmt: skip
+        )
+        return GraphCamera(self._graph, camera, self._why_halted)
 
     # ------------------------------------------------------------------------------------------ life cycle
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from qwen2vl_robot.graph.conversions import (
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.reasons import ObservationReason
 
 _LEAD_S = 0.2  # a joint segment is sent this much before its start, and the first starts this much after the order
 _POLL_S = 0.01
@@ -75,11 +75,15 @@ class GraphArm:
             if state.stamp_ns <= now_ns:
                 return state
         if not states:
-            raise ObservationError("joint_states: no complete state of the arm came yet")
+            raise ObservationError(
+                "joint_states: no complete state of the arm came yet", reason=ObservationReason.NO_STATE
+            )
         ahead_s = (states[0].stamp_ns - now_ns) / 1e9
-        raise ObservationError(f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks")
+        raise ObservationError(
+            f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks", reason=ObservationReason.NO_STATE
+        )
 
-    def _take_joints(self, message: Any) -> None:
+    def _take_joints(self, message: rows.Message) -> None:
         """Put together what one or several publishers know; the oldest part gives the stamp."""
         try:
             stamp_ns = stamp_to_ns(message.header.stamp)
@@ -289,7 +293,7 @@ def _joined(segments: tuple[Segment, ...]) -> list[Segment]:
     return found
 
 
-def _is_success(what: str, status: GoalStatus, result: Any) -> bool:
+def _is_success(what: str, status: GoalStatus, result: rows.Message | None) -> bool:
     """A gripper that closes on an object stalls, and some controllers call that aborted."""
     if what == "gripper" and result is not None and result.stalled:
         return True

@@ -8,9 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,56 +25,64 @@ from qwen2vl_robot.graph.conversions import (
     stamp_to_ns,
 )
 from qwen2vl_robot.messages import CLIP_STEP_S, CameraFrame
+from qwen2vl_robot.reasons import ObservationReason
+
+_Exposure = tuple[rows.Message, rows.Message, rows.Message]  # image, depth, camera_info
 
 _KEPT = 4  # messages of each kind, to pair those of one exposure
 _MAX_AHEAD_NS = 100_000_000  # clocks of two machines under one time server differ by less
 _TF_WAIT_S = 0.5
 
 
-class GraphCamera:
-    """A `ports.Camera` on the graph.
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraSettings:
+    """What one camera is told once.
 
-    Args:
-        prefix: what stands before image, depth and camera_info ("front/"), "" for none.
+    Attributes:
         base_frame: tf frame in which the controller works.
-        T_base_camera: the camera's pose where no tf gives it.
-        is_halted: asked while waiting; True ends the waiting.
+        prefix: what stands before image, depth and camera_info ("front/"), "" for none.
+        is_compressed: whether its pictures come as image/compressed.
+        T_base_camera: the camera's pose (4, 4) where no tf gives it.
         timeout_s: wall time within which a fresh frame must come.
         max_apart_s: how far the stamps of image and depth may lie apart.
         clip_s: how many seconds before a frame its clip shows; 0 for none.
     """
 
+    base_frame: str
+    prefix: str = ""
+    is_compressed: bool = False
+    T_base_camera: Array | None = None
+    timeout_s: float = 10.0
+    max_apart_s: float = 0.02
+    clip_s: float = 0.0
+
+
+class GraphCamera:
+    """A `ports.Camera` on the graph.
+
+    Args:
+        is_halted: asked while waiting; a text ends the waiting.
+    """
+
     def __init__(
-        self,
-        graph: rows.Graph,
-        *,
-        base_frame: str,
-        prefix: str = "",
-        is_compressed: bool = False,
-        T_base_camera: Array | None = None,
-        is_halted: Callable[[], str | None] = lambda: None,
-        timeout_s: float = 10.0,
-        max_apart_s: float = 0.02,
-        clip_s: float = 0.0,
+        self, graph: rows.Graph, settings: CameraSettings, is_halted: Callable[[], str | None] = lambda: None
     ) -> None:
-        self._graph, self._base_frame, self._T_base_camera = graph, base_frame, T_base_camera
-        self._prefix = prefix
-        self._is_halted, self._timeout_s = is_halted, timeout_s
-        self._max_apart_ns = round(max_apart_s * 1e9)
-        self._is_compressed = is_compressed
-        self._clip_ns = round(clip_s * 1e9)
+        self._graph, self._settings, self._is_halted = graph, settings, is_halted
+        self._max_apart_ns = round(settings.max_apart_s * 1e9)
+        self._clip_ns = round(settings.clip_s * 1e9)
         # One more than a clip holds: the newest may be the frame itself.
-        self._past: deque[Any] = deque(maxlen=1 + math.ceil(clip_s / CLIP_STEP_S) if clip_s > 0.0 else 0)
+        held = 1 + math.ceil(settings.clip_s / CLIP_STEP_S) if settings.clip_s > 0.0 else 0
+        self._past: deque[rows.Message] = deque(maxlen=held)
         self.frame_id = ""  # of the last frame, for what is published about it
         self._came = threading.Condition()
-        self._kept: dict[str, deque[Any]] = {}
+        self._kept: dict[str, deque[rows.Message]] = {}
         self._counts: dict[str, int] = {}
-        image = rows.COMPRESSED if is_compressed else rows.IMAGE
+        image = rows.COMPRESSED if settings.is_compressed else rows.IMAGE
         for what, topic in (("image", image), ("depth", rows.DEPTH), ("camera_info", rows.CAMERA_INFO)):
             self._kept[what] = deque(maxlen=_KEPT)
             self._counts[what] = 0
-            graph.subscribe(topic.at(prefix + topic.name), partial(self._take, what))
-        if T_base_camera is None:
+            graph.subscribe(topic.at(settings.prefix + topic.name), partial(self._take, what))
+        if settings.T_base_camera is None:
             self._try_transform("")  # so that tf is listened to from now on
 
     def capture(self, since_ns: int | None = None) -> CameraFrame:
@@ -94,16 +101,17 @@ class GraphCamera:
             raise ObservationError(f"camera: image is in frame {frames[0]!r}, depth in {frames[1]!r}; give one frame")
         self.frame_id = frames[0]
         stamp_ns = stamp_to_ns(image.header.stamp)
-        pose = self._T_base_camera if self._T_base_camera is not None else self._pose(frames[0], stamp_ns)
+        fixed = self._settings.T_base_camera
+        pose = self._pose(frames[0], stamp_ns) if fixed is None else fixed
         depth_m.setflags(write=False)
         rgb = np.array(rgb)  # the message's own memory may be used again
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image))
 
-    def _rgb(self, image: Any) -> npt.NDArray[np.uint8]:
-        return rgb_from_compressed(image) if self._is_compressed else rgb_from_image(image)
+    def _rgb(self, image: rows.Message) -> npt.NDArray[np.uint8]:
+        return rgb_from_compressed(image) if self._settings.is_compressed else rgb_from_image(image)
 
-    def _clip(self, image: Any) -> tuple[npt.NDArray[np.uint8], ...]:
+    def _clip(self, image: rows.Message) -> tuple[npt.NDArray[np.uint8], ...]:
         """The pictures before an image that are not older than a clip is long; one that cannot be read is left out."""
         end_ns = stamp_to_ns(image.header.stamp)
         with self._came:
@@ -120,9 +128,9 @@ class GraphCamera:
 
     def counts(self) -> dict[str, int]:
         """How many messages of each kind came so far, by topic name."""
-        return {f"{self._prefix}{what}": count for what, count in self._counts.items()}
+        return {f"{self._settings.prefix}{what}": count for what, count in self._counts.items()}
 
-    def _take(self, what: str, message: Any) -> None:
+    def _take(self, what: str, message: rows.Message) -> None:
         with self._came:
             self._kept[what].append(message)
             self._counts[what] += 1
@@ -130,7 +138,7 @@ class GraphCamera:
                 self._past.append(message)
             self._came.notify_all()
 
-    def _is_next_of_clip(self, image: Any) -> bool:
+    def _is_next_of_clip(self, image: rows.Message) -> bool:
         if not self._past:
             return bool(self._past.maxlen)
         apart_ns = stamp_to_ns(image.header.stamp) - stamp_to_ns(self._past[-1].header.stamp)
@@ -139,8 +147,8 @@ class GraphCamera:
             return True
         return apart_ns >= round(CLIP_STEP_S * 1e9)
 
-    def _wait(self, asked_ns: int) -> tuple[Any, Any, Any]:
-        end_s = time.monotonic() + self._timeout_s
+    def _wait(self, asked_ns: int) -> _Exposure:
+        end_s = time.monotonic() + self._settings.timeout_s
         with self._came:
             while True:
                 found = self._match(asked_ns)
@@ -148,14 +156,15 @@ class GraphCamera:
                     return found
                 halted = self._is_halted()
                 if halted is not None:
-                    raise ObservationError(halted)
+                    raise ObservationError(halted, reason=ObservationReason.HALTED)
                 if time.monotonic() > end_s:
                     raise ObservationError(
-                        f"camera: no fresh frame in {self._timeout_s:g} s: {self._explain(asked_ns)}"
+                        f"camera: no fresh frame in {self._settings.timeout_s:g} s: {self._explain(asked_ns)}",
+                        reason=ObservationReason.NO_FRAME,
                     )
                 self._came.wait(0.1)
 
-    def _match(self, asked_ns: int) -> tuple[Any, Any, Any] | None:
+    def _match(self, asked_ns: int) -> _Exposure | None:
         """The newest image since `asked_ns` with the depth of the same exposure."""
         latest_ns = self._graph.now_ns() + _MAX_AHEAD_NS
         if not self._kept["camera_info"]:
@@ -196,7 +205,7 @@ class GraphCamera:
 
     def _try_transform(self, frame: str, stamp_ns: int = 0) -> Array | ObservationError:
         try:
-            return self._graph.transform(self._base_frame, frame, stamp_ns)
+            return self._graph.transform(self._settings.base_frame, frame, stamp_ns)
         except ObservationError as error:
             return error
 
@@ -224,7 +233,7 @@ class GraphCameras:
             try:
                 frames.append(camera.capture(asked_ns))
             except ObservationError as error:
-                raise ObservationError(f"{prefix}: {error}" if prefix else str(error)) from error
+                raise ObservationError(f"{prefix}: {error}" if prefix else str(error), reason=error.reason) from error
         return replace(frames[0], others=tuple(frames[1:]))
 
     def counts(self) -> dict[str, int]:

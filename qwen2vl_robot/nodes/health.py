@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import stamp_from_ns
@@ -100,7 +99,7 @@ class Health:
                 self.warn("graph", told)
             self._publisher.publish(self._report())
 
-    def _report(self) -> Any:
+    def _report(self) -> rows.Message:
         make = self._graph.message
         troubles = self.troubles()
         facts = [make("diagnostic_msgs/msg/KeyValue")(key=k, value=v) for k, v in self._facts().items()]
@@ -113,7 +112,7 @@ class Health:
         head = make("std_msgs/msg/Header")(stamp=stamp, frame_id="")
         return make("diagnostic_msgs/msg/DiagnosticArray")(header=head, status=entries)
 
-    def _status(self, subject: str, level: Level, text: str, values: list[Any]) -> Any:
+    def _status(self, subject: str, level: Level, text: str, values: list[rows.Message]) -> rows.Message:
         kind = self._graph.message("diagnostic_msgs/msg/DiagnosticStatus")
         ok = kind().level  # an int over DDS, one byte in rclpy
         made = bytes([level]) if isinstance(ok, bytes) else int(level)

@@ -6,36 +6,56 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, parse_remaps
+from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph, parse_remaps
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import load_settings
 from qwen2vl_robot.plant.node import PlantNode
 
 
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """Where a node joins the graph.
+
+    Attributes:
+        transport: "auto", "dds" or "ros".
+        namespace: stands before every relative name.
+        remaps: "from:=to", as often as needed.
+        ready: a file that is made as soon as the node works.
+    """
+
+    transport: str = "auto"
+    namespace: str = "/"
+    remaps: list[str] = field(default_factory=list)
+    ready: Path | None = None
+
+
 def run_controller_process(
-    transport: str, params_files: list[str], given: list[str], namespace: str, remaps: list[str], ready: Path | None,
-    *, autostart: bool = True, log_level: str = "info",
-) -> None:  # fmt: skip
+    options: NodeOptions,
+    params_files: list[str],
+    given: list[str],
+    *,
+    autostart: bool = True,
+    log_level: str = "info",
+) -> None:
     """Run the controller; over rclpy as a lifecycle node that configures and activates itself.
 
     Raises:
         BadInputError: a parameter, a name or a file cannot be used.
         RobotError: a worker does not come up.
     """
-    check_transport(transport)
-    remap, name, namespace = parse_remaps(remaps, NODE_NAME, namespace)
+    check_transport(options.transport)
+    remap, name, namespace = parse_remaps(options.remaps, NODE_NAME, options.namespace)
     settings = load_settings(params_files, given, name)
-    if transport == "ros" or (transport == "auto" and has_rclpy()):
-        from qwen2vl_robot.graph.lifecycle import run_lifecycle
+    if options.transport == "ros" or (options.transport == "auto" and has_rclpy()):
+        from qwen2vl_robot.graph.lifecycle import LifecycleOptions, run_lifecycle
 
-        run_lifecycle(
-            name, lambda graph, found: ControllerNode(graph, found), settings, namespace=namespace, remap=remap,
-            autostart=autostart, log_level=log_level, ready=ready,
-        )  # fmt: skip
+        started = LifecycleOptions(namespace, remap, autostart, log_level, options.ready)
+        run_lifecycle(name, lambda graph, found: ControllerNode(graph, found), settings, started)
         return
     graph = open_graph("dds", name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
     node = ControllerNode(graph, settings)
@@ -43,7 +63,7 @@ def run_controller_process(
     try:
         node.configure()
         node.activate()
-        _touch(ready)
+        _touch(options.ready)
         node.spin()
     finally:
         node.close()
@@ -51,22 +71,20 @@ def run_controller_process(
 
 
 def run_plant_process(
-    transport: str, scene: str, seed: int, camera_hz: float, speed: float, worker_python: str, namespace: str,
-    remaps: list[str], ready: Path | None,
-) -> None:  # fmt: skip
+    options: NodeOptions, scene: str, seed: int, *, camera_hz: float, speed: float, worker_python: str
+) -> None:
     """Run the plant.
 
     Raises:
         BadInputError: the scene or a name cannot be used.
         WorkerError: the simulation's process ended.
     """
-    remap, name, namespace = parse_remaps(remaps, PLANT_NAME, namespace)
-    graph = open_graph(transport, name, namespace=namespace, remap=remap)
+    graph = _join(options, PLANT_NAME)
     ended = threading.Event()
     _until_signal(ended.set)
     plant = PlantNode(graph, scene, seed, camera_hz=camera_hz, speed=speed, interpreter=worker_python or None)
     try:
-        _touch(ready)
+        _touch(options.ready)
         plant.run(ended.is_set)
     finally:
         plant.close()
@@ -74,9 +92,8 @@ def run_plant_process(
 
 
 def run_recorder_process(
-    transport: str, out: Path | None, cameras: list[str], with_pictures: bool, namespace: str, remaps: list[str],
-    ready: Path | None,
-) -> dict[str, int]:  # fmt: skip
+    options: NodeOptions, out: Path | None, cameras: list[str], *, with_pictures: bool
+) -> dict[str, int]:
     """Record the controller's topics until SIGINT or SIGTERM; how many messages of each.
 
     Raises:
@@ -84,14 +101,13 @@ def run_recorder_process(
     """
     from qwen2vl_robot.nodes.recorder import Recorder
 
-    remap, name, namespace = parse_remaps(remaps, "recorder", namespace)
     folder = out or Path(time.strftime("recording_%Y%m%d_%H%M%S"))
-    graph = open_graph(transport, name, namespace=namespace, remap=remap)
+    graph = _join(options, "recorder")
     try:
         recorder = Recorder(graph, folder, cameras=tuple(cameras) or ("",), with_pictures=with_pictures)
         ended = threading.Event()
         _until_signal(ended.set)
-        _touch(ready)
+        _touch(options.ready)
         ended.wait()
         recorder.close()
         return recorder.counts()
@@ -99,9 +115,7 @@ def run_recorder_process(
         graph.close()
 
 
-def run_voice_process(
-    transport: str, source: str, namespace: str, remaps: list[str], tell: Callable[[str], None]
-) -> None:
+def run_voice_process(options: NodeOptions, source: str, tell: Callable[[str], None]) -> None:
     """Publish what is said as spoken instructions, until the sound or the process ends.
 
     Raises:
@@ -110,9 +124,8 @@ def run_voice_process(
     from qwen2vl_robot.nodes.voice import Ear, open_sound, transcribe
 
     ear = Ear()
-    remap, name, namespace = parse_remaps(remaps, "voice", namespace)
     with open_sound(source, ear.frame_bytes) as frames:
-        graph = open_graph(transport, name, namespace=namespace, remap=remap)
+        graph = _join(options, "voice")
         try:
             spoken = graph.publisher(VOICE_INSTRUCTION)
             for sentence in transcribe(ear, frames):
@@ -120,6 +133,12 @@ def run_voice_process(
                 spoken.publish(graph.message(VOICE_INSTRUCTION.type)(data=sentence))
         finally:
             graph.close()
+
+
+def _join(options: NodeOptions, node: str) -> Graph:
+    """Join the graph as a node, under the name that remapping gives it."""
+    remap, name, namespace = parse_remaps(options.remaps, node, options.namespace)
+    return open_graph(options.transport, name, namespace=namespace, remap=remap)
 
 
 def _until_signal(end: Callable[[], None]) -> None:

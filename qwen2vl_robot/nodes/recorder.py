@@ -6,8 +6,8 @@ import os
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from qwen2vl_robot.errors import BadInputError
@@ -35,7 +35,7 @@ class Recorder:
         self._graph = graph
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
-        self._connections: dict[str, Any] = {}
+        self._connections: dict[str, Connection] = {}
         try:
             self._writer: Writer | None = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
@@ -59,7 +59,7 @@ class Recorder:
         if writer is not None:
             writer.close()
 
-    def _take(self, name: str, message: Any) -> None:
+    def _take(self, name: str, message: rows.Message) -> None:
         stamp_ns, data = self._graph.now_ns(), self._graph.serialize(message)
         with self._lock:
             if self._writer is not None:

@@ -6,7 +6,8 @@ The schemas in docs/schemas are those of the models below; tests/nodes/test_repo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +16,7 @@ from qwen2vl_robot.config import Strict
 from qwen2vl_robot.executor import JointTrack
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph.conversions import header, pose_message
+from qwen2vl_robot.graph.interface import Message, MessageMaker
 from qwen2vl_robot.messages import (
     Action,
     Box,
@@ -24,6 +26,7 @@ from qwen2vl_robot.messages import (
     Direction,
     ImageBox,
     InstructionSource,
+    Intrinsics,
     JointSegment,
     Motion,
     Observation,
@@ -215,23 +218,23 @@ def _finite(value: float | None) -> float | None:
 # ---------------------------------------------------------------------------------------- detections, markers
 
 
-def detections(make: Any, plan: Plan, frame: CameraFrame, frame_id: str) -> Any:
+def detections(make: MessageMaker, plan: Plan, frame: CameraFrame, frame_id: str) -> Message:
     """The plan's groundings → vision_msgs/msg/Detection2DArray, pixels."""
-    k = frame.intrinsics
+    head = header(make, frame.stamp_ns, frame_id)
     found = [
-        _detection(make, a.object.label, box, k.width_px, k.height_px, header(make, frame.stamp_ns, frame_id))
+        _detection(make, a.object.label, box, frame.intrinsics, head)
         for a in plan.actions
         if a.object is not None
         for box in a.object.boxes
     ]
-    return make("vision_msgs/msg/Detection2DArray")(header=header(make, frame.stamp_ns, frame_id), detections=found)
+    return make("vision_msgs/msg/Detection2DArray")(header=head, detections=found)
 
 
-def _detection(make: Any, label: str, box: ImageBox, width_px: int, height_px: int, head: Any) -> Any:
-    x = (box.x0 + box.x1) / 2000.0 * width_px
-    y = (box.y0 + box.y1) / 2000.0 * height_px
+def _detection(make: MessageMaker, label: str, box: ImageBox, k: Intrinsics, head: Message) -> Message:
+    x = (box.x0 + box.x1) / 2000.0 * k.width_px
+    y = (box.y0 + box.y1) / 2000.0 * k.height_px
     center = make("vision_msgs/msg/Pose2D")(position=make("vision_msgs/msg/Point2D")(x=x, y=y))
-    size_x, size_y = (box.x1 - box.x0) / 1000.0 * width_px, (box.y1 - box.y0) / 1000.0 * height_px
+    size_x, size_y = (box.x1 - box.x0) / 1000.0 * k.width_px, (box.y1 - box.y0) / 1000.0 * k.height_px
     bounds = make("vision_msgs/msg/BoundingBox2D")(center=center, size_x=size_x, size_y=size_y)
     # The planner gives no probability; a score that nobody computed would be a lie.
     hypothesis = make("vision_msgs/msg/ObjectHypothesis")(class_id=label[:_MAX_TEXT], score=float("nan"))
@@ -239,49 +242,61 @@ def _detection(make: Any, label: str, box: ImageBox, width_px: int, height_px: i
     return make("vision_msgs/msg/Detection2D")(header=head, results=results, bbox=bounds, id=label[:_MAX_TEXT])
 
 
+Rgba = tuple[float, float, float, float]
+
 _CUBE, _SPHERE, _CYLINDER, _LINE, _POINTS, _DELETE_ALL = 1, 2, 3, 4, 7, 3
+_SHAPES = {Box: _CUBE, Container: _CUBE, Cylinder: _CYLINDER, Sphere: _SPHERE}
 _GREEN, _GREY, _BLUE, _RED = (0.2, 0.8, 0.3, 0.6), (0.5, 0.5, 0.5, 0.5), (0.2, 0.4, 1.0, 0.9), (1.0, 0.1, 0.1, 0.9)
+_PATH_M, _CONTACT_M = 0.004, 0.02  # how thick a path and how large a contact is drawn
 
 
 def markers(
-    make: Any, scene: Scene | None, path_m: Array | None, contacts_m: Array, base_frame: str, now_ns: int
-) -> Any:
+    make: MessageMaker, scene: Scene | None, path_m: Array | None, contacts_m: Array, base_frame: str, now_ns: int
+) -> Message:
     """Objects green, obstacles grey, path blue, refused contacts red → visualization_msgs/msg/MarkerArray."""
-    kind, head = make("visualization_msgs/msg/Marker"), header(make, now_ns, base_frame)
-    made = [kind(header=head, action=_DELETE_ALL)]
+    pen = _Pen(make, header(make, now_ns, base_frame))
+    made = [pen.draw(action=_DELETE_ALL)]
     groups = () if scene is None else (("objects", scene.objects, _GREEN), ("obstacles", scene.obstacles, _GREY))
     for space, bodies, colour in groups:
-        made += [_body(make, kind, head, space, i, body, colour) for i, body in enumerate(bodies)]
-    for space, shape, points, colour, scale_m in (
-        ("path", _LINE, path_m, _BLUE, 0.004), ("contacts", _POINTS, contacts_m, _RED, 0.02)
-    ):  # fmt: skip
-        if points is not None and len(points):
-            made.append(_points(make, kind, head, space, shape, points, colour, scale_m))
+        made += [pen.body(space, number, body, colour) for number, body in enumerate(bodies)]
+    if path_m is not None and len(path_m):
+        made.append(pen.points("path", _LINE, path_m, _BLUE, _PATH_M))
+    if len(contacts_m):
+        made.append(pen.points("contacts", _POINTS, contacts_m, _RED, _CONTACT_M))
     return make("visualization_msgs/msg/MarkerArray")(markers=made)
 
 
-def _body(make: Any, kind: Any, head: Any, space: str, number: int, body: SceneObject, colour: Any) -> Any:
-    shapes = {Box: _CUBE, Container: _CUBE, Cylinder: _CYLINDER, Sphere: _SPHERE}
-    x, y, z = shape_size_m(body.shape)
-    return kind(
-        header=head, ns=space, id=number, type=shapes[type(body.shape)], pose=pose_message(make, body.T_base_object),
-        scale=make("geometry_msgs/msg/Vector3")(x=x, y=y, z=z), color=_colour(make, colour), text=body.name,
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Pen:
+    """Draws markers under one header."""
 
+    make: MessageMaker
+    header: Message
 
-def _points(make: Any, kind: Any, head: Any, space: str, shape: int, points: Array, colour: Any, scale_m: float) -> Any:
-    point = make("geometry_msgs/msg/Point")
-    pose = pose_message(make, np.eye(4))
-    return kind(
-        header=head, ns=space, id=0, type=shape, pose=pose, color=_colour(make, colour),
-        scale=make("geometry_msgs/msg/Vector3")(x=scale_m, y=scale_m, z=scale_m),
-        points=[point(x=float(p[0]), y=float(p[1]), z=float(p[2])) for p in points],
-    )  # fmt: skip
+    def draw(self, **fields: object) -> Message:
+        return self.make("visualization_msgs/msg/Marker")(header=self.header, **fields)
 
+    def body(self, space: str, number: int, body: SceneObject, colour: Rgba) -> Message:
+        pose, scale = pose_message(self.make, body.T_base_object), self._vector(*shape_size_m(body.shape))
+        return self.draw(
+            ns=space, id=number, type=_SHAPES[type(body.shape)], pose=pose, scale=scale, color=self._colour(colour),
+            text=body.name,
+        )  # fmt: skip
 
-def _colour(make: Any, rgba: tuple[float, float, float, float]) -> Any:
-    r, g, b, a = rgba
-    return make("std_msgs/msg/ColorRGBA")(r=r, g=g, b=b, a=a)
+    def points(self, space: str, shape: int, points_m: Array, colour: Rgba, thick_m: float) -> Message:
+        point = self.make("geometry_msgs/msg/Point")
+        return self.draw(
+            ns=space, id=0, type=shape, pose=pose_message(self.make, np.eye(4)), color=self._colour(colour),
+            scale=self._vector(thick_m, thick_m, thick_m),
+            points=[point(x=float(p[0]), y=float(p[1]), z=float(p[2])) for p in points_m],
+        )  # fmt: skip
+
+    def _vector(self, x: float, y: float, z: float) -> Message:
+        return self.make("geometry_msgs/msg/Vector3")(x=x, y=y, z=z)
+
+    def _colour(self, rgba: Rgba) -> Message:
+        r, g, b, a = rgba
+        return self.make("std_msgs/msg/ColorRGBA")(r=r, g=g, b=b, a=a)
 
 
 def contacts_of(step: StepRecord, tool_at: Callable[[Array], Array]) -> Array:

@@ -7,7 +7,6 @@ each.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import Field, model_validator
@@ -70,7 +69,7 @@ def load_settings(params_files: list[str], given: list[str], node: str) -> Setti
     Raises:
         BadInputError: the file or a value cannot be used; one line says which and what is allowed.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for file in params_files:
         values |= _from_file(Path(file), node)
     for pair in given:
@@ -81,14 +80,14 @@ def load_settings(params_files: list[str], given: list[str], node: str) -> Setti
     return parse(values, Settings, ", ".join(params_files) or "parameters")
 
 
-def _from_file(path: Path, node: str) -> dict[str, Any]:
+def _from_file(path: Path, node: str) -> dict[str, object]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     sections = data.items() if isinstance(data, dict) else ()
     for name, section in sections:
         if name == "/**" or str(name).rpartition("/")[2] == node:

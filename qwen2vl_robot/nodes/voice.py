@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,7 +68,7 @@ class Ear:
         return np.clip(samples, -32768, 32767).astype("<i2").tobytes()
 
 
-def grammar(is_known: Any = lambda word: True) -> str:
+def grammar(is_known: Callable[[str], bool] = lambda word: True) -> str:
     """The sentences of sim/languages/en.yaml over the words of sim/objects/words.yaml, as JSGF.
 
     Args:

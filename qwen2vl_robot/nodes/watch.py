@@ -40,7 +40,7 @@ class Watch:
         self._graph = open_graph(transport, "demo")
         self._tell = tell
         self.status: dict[str, Any] = {}
-        self.picture: Any = None
+        self.picture: rows.Message | None = None
         self.pictures: list[film.Picture] = []
         names = {row.name: row.at(f"{rows.NODE_NAME}/{row.name[2:]}") for row in (rows.STATUS, rows.ANNOTATED)}
         self._graph.subscribe(names[rows.STATUS.name], self._on_status)
@@ -65,7 +65,7 @@ class Watch:
         """Leave the graph."""
         self._graph.close()
 
-    def _on_status(self, message: Any) -> None:
+    def _on_status(self, message: rows.Message) -> None:
         before, self.status = self.status, json.loads(message.data)
         now = (self.status["state"], self.status["doing"])
         if now != (before.get("state"), before.get("doing")):
@@ -99,7 +99,7 @@ def run_node(
         ready.unlink(missing_ok=True)
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], name: str, at_most_s: float) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], name: str, at_most_s: float) -> None:
     end_s = time.monotonic() + at_most_s
     while not condition():
         if process.poll() is not None:

@@ -2,6 +2,7 @@
 
 from qwen2vl_robot.perception.grounding import perceive
 from qwen2vl_robot.perception.labels import Words, load_words
+from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.tracking import remeasure
 
-__all__ = ["Words", "load_words", "perceive", "remeasure"]
+__all__ = ["Surroundings", "Words", "load_words", "perceive", "remeasure"]

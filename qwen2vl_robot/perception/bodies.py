@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
-from qwen2vl_robot.messages import Box, Container, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.messages import Box, SceneObject, Shape, shape_size_m
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_solid
+from qwen2vl_robot.perception.rays import MISS_M
 from qwen2vl_robot.perception.segments import Segment, make_segment
-from qwen2vl_robot.perception.solids import MISS_M, WALL_M, Solid
+from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import Mask, View
 
 _HIDDEN_M = 0.08  # what is seen from lower than this upwards stands on the table, its foot hidden; higher it floats
@@ -71,27 +72,11 @@ def measure(view: View, segment: Segment, everything: Mask, below: list[Solid]) 
 def bottom_of(segment: Segment, below: list[Solid]) -> float:
     """Height on which a segment stands: a body under its middle, else the table, else its own lowest point."""
     middle = np.median(segment.smooth_m, axis=0)
-    tops = [support_m(s) for s in below if covers(s, middle[:2])]
+    tops = [s.support_m for s in below if s.covers(middle[:2])]
     tops = [t for t in tops if t <= segment.low_m + _SUPPORT_SLACK_M]
     if tops:
         return max(tops)
     return 0.0 if segment.low_m < _HIDDEN_M else segment.low_m
-
-
-def support_m(solid: Solid) -> float:
-    """Height at which something rests on or in a solid."""
-    if solid.kind in ("bowl", "tray"):
-        return solid.bottom_m + WALL_M
-    return solid.bottom_m + solid.height_m
-
-
-def covers(solid: Solid, xy_m: Array) -> bool:
-    """Whether a spot (2,) lies over the solid's outline."""
-    offset = np.asarray(xy_m) - np.array(solid.values[:2])
-    if solid.kind in ("box", "tray"):
-        own = rotation_z(solid.values[2])[:2, :2].T @ offset
-        return bool((np.abs(own) < np.array(solid.values[3:5]) / 2).all())
-    return float(np.linalg.norm(offset)) < solid.values[2] / 2
 
 
 def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
@@ -105,17 +90,13 @@ def obstacle(name: str, body: Body) -> SceneObject:
     if not body.is_explained:
         return SceneObject(name, *_block_around(body.segment), rgb=_colour(body.segment))
     solid = body.best.solid
-    if solid.bottom_m > 0.0:
-        return SceneObject(name, *_posed(solid), rgb=_colour(body.segment))
-    values = list(solid.values)
-    for index in {"box": (3, 4), "tray": (3, 4)}.get(solid.kind, (2,)):
-        values[index] += _GROWTH_M
-    return SceneObject(name, *_posed(Solid(solid.kind, tuple(values), solid.bottom_m)), rgb=_colour(body.segment))
+    grown = solid if solid.bottom_m > 0.0 else solid.grown(_GROWTH_M)
+    return SceneObject(name, *_posed(grown), rgb=_colour(body.segment))
 
 
 def name_obstacles(bodies: list[Body]) -> tuple[SceneObject, ...]:
     """Obstacles "obstacle 1" ... from the nearest to the base outwards."""
-    ordered = sorted(bodies, key=lambda b: math.hypot(*b.best.solid.values[:2]))
+    ordered = sorted(bodies, key=lambda b: math.hypot(b.best.solid.x_m, b.best.solid.y_m))
     return tuple(obstacle(f"obstacle {i}", body) for i, body in enumerate(ordered, start=1))
 
 
@@ -144,27 +125,9 @@ def is_empty_space(view: View, expected: SceneObject) -> bool:
         return bool((measured_m > depth_m[seen] + 0.02).mean() > 0.8)
 
 
-def solids_of(expected: SceneObject) -> list[Solid]:
-    """The solids by which a known object is looked for."""
-    shape, T = expected.shape, expected.T_base_object
-    x, y = float(T[0, 3]), float(T[1, 3])
-    sx, sy, sz = shape_size_m(shape)
-    bottom_m = float(T[2, 3]) - sz / 2
-    yaw_rad = float(np.arctan2(T[1, 0], T[0, 0]))
-    if isinstance(shape, Sphere):
-        return [Solid("sphere", (x, y, sx), bottom_m)]
-    if isinstance(shape, Container):
-        if shape.is_round:
-            return [Solid("bowl", (x, y, sx, sz, 0.8), bottom_m)]
-        return [Solid("tray", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
-    if isinstance(shape, Box):
-        return [Solid("box", (x, y, yaw_rad, sx, sy, sz), bottom_m)]
-    return [Solid("cylinder", (x, y, sx, sz), bottom_m)]
-
-
 def _split(view: View, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
     """The two bodies of one colour that a segment really is, or nothing."""
-    is_hollow = body.best.solid.kind in ("bowl", "tray")
+    is_hollow = body.best.solid.is_hollow
     if body.is_explained and not is_hollow:
         return []
     parts = (_split_content if is_hollow else _split_by_height)(view, body)

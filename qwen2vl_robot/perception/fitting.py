@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -10,12 +11,20 @@ import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.perception.segments import Segment
-from qwen2vl_robot.perception.solids import Solid, foot_ratio
+from qwen2vl_robot.perception.solids import (
+    FOOT_RATIO,
+    BowlSolid,
+    BoxSolid,
+    CylinderSolid,
+    Solid,
+    SphereSolid,
+    TraySolid,
+)
 from qwen2vl_robot.perception.view import View
 
 Bytes = npt.NDArray[np.uint8]
 
-FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
+_THINNEST_M = 0.006  # of a solid that a search starts from
 _PAD_PX = 24
 _RAYS = 240
 _CLIP_M = 0.015
@@ -82,26 +91,25 @@ class Fitter:
         """Measured minus predicted optical depth (n,) of a sample of the segment's pixels."""
         return self.measured_m - solid.depth_m(self.view.origin_m, self.rays)
 
-    def refine(self, fit: Fit, *, free: tuple[int, ...] | None = None, rounds: int = 3) -> Fit:
+    def refine(self, fit: Fit, *, free: Iterable[str] | None = None, rounds: int = 3) -> Fit:
         """Search around a fit with shrinking steps along the free parameters (all by default)."""
-        indices = range(len(fit.solid.values)) if free is None else free
+        steps = fit.solid.steps
+        varied = tuple(steps if free is None else free)
         best = fit
         for scale in (1.0, 0.4, 0.16)[:rounds]:
             for _ in range(4):
                 before = best.cost_m
-                for index in indices:
-                    best = self._line(best, index, best.solid.steps[index] * scale)
+                for parameter in varied:
+                    best = self._line(best, parameter, steps[parameter] * scale)
                 if before - best.cost_m < 2e-5:
                     break
         return best
 
-    def _line(self, best: Fit, index: int, step: float) -> Fit:
+    def _line(self, best: Fit, parameter: str, step: float) -> Fit:
         for sign in (1.0, -1.0):
             moved = False
             for _ in range(3):
-                values = list(best.solid.values)
-                values[index] += sign * step
-                trial = self.score(Solid(best.solid.kind, tuple(values), best.solid.bottom_m))
+                trial = self.score(best.solid.moved(parameter, sign * step))
                 if trial.cost_m >= best.cost_m - 1e-7:
                     break
                 best, moved = trial, True
@@ -136,7 +144,7 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
     segment = fitter.segment
     points = segment.smooth_m
     top_m = _top(segment)
-    height_m = max(top_m - bottom_m, 0.006)
+    height_m = max(top_m - bottom_m, _THINNEST_M)
     floor_xy, count = _footprint(fitter, bottom_m, top_m)
     starts = _start_prisms(floor_xy, count, bottom_m, height_m)
     if np.isfinite(fitter.hiding_m).any():
@@ -165,13 +173,6 @@ def _sample(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp]:
 
 def _at(image: npt.NDArray[np.float32], spots: npt.NDArray[np.intp]) -> Array:
     return image.ravel()[spots].astype(np.float64)
-
-
-def kind_of(solid: Solid) -> str:
-    """The word for a solid: box, cylinder, plate, sphere or container."""
-    if solid.kind == "cylinder":
-        return "plate" if solid.values[3] < FLAT_RATIO * solid.values[2] else "cylinder"
-    return {"bowl": "container", "tray": "container"}.get(solid.kind, solid.kind)
 
 
 def _top(segment: Segment) -> float:
@@ -226,11 +227,10 @@ def _start_prisms(xy_m: Array, area_mm2: int, bottom_m: float, height_m: float) 
     middle = xy_m.mean(axis=0)
     area_m2 = area_mm2 * 1e-6 if area_mm2 else (sx * sy) * 1e-6
     diameter_m = float(2 * np.sqrt(area_m2 / np.pi))
-    sides = (max(sx / 1000, 0.006), max(sy / 1000, 0.006))
-    box = (cx / 1000, cy / 1000, float(np.deg2rad(angle_deg)), *sides, height_m)
+    sides_m = (max(sx / 1000, _THINNEST_M), max(sy / 1000, _THINNEST_M))
     return [
-        Solid("box", box, bottom_m),
-        Solid("cylinder", (float(middle[0]), float(middle[1]), max(diameter_m, 0.006), height_m), bottom_m),
+        BoxSolid(bottom_m, cx / 1000, cy / 1000, float(np.deg2rad(angle_deg)), *sides_m, height_m),
+        CylinderSolid(bottom_m, float(middle[0]), float(middle[1]), max(diameter_m, _THINNEST_M), height_m),
     ]
 
 
@@ -245,7 +245,7 @@ def _start_sphere(points_m: Array, bottom_m: float, height_m: float) -> Solid:
         off_m = np.abs(np.linalg.norm(p - [x, y, r], axis=1) - r)
         chosen = off_m <= max(2.5 * float(np.median(off_m)), 0.003)
     diameter_m = float(np.clip(2 * r, 0.6 * height_m, 1.4 * height_m))
-    return Solid("sphere", (float(x), float(y), diameter_m), bottom_m)
+    return SphereSolid(bottom_m, float(x), float(y), diameter_m)
 
 
 def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]:
@@ -266,6 +266,6 @@ def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]
         return []
     x, y = float(centre[0]), float(centre[1])
     return [
-        Solid("bowl", (x, y, float(size.mean()), height_m, foot_ratio()), bottom_m),
-        Solid("tray", (x, y, float(np.deg2rad(angle_deg)), float(size[0]), float(size[1]), height_m), bottom_m),
+        BowlSolid(bottom_m, x, y, float(size.mean()), height_m, FOOT_RATIO),
+        TraySolid(bottom_m, x, y, float(np.deg2rad(angle_deg)), float(size[0]), float(size[1]), height_m),
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qwen2vl_robot.config import RelationRules, RobotProfile
+from qwen2vl_robot.config import RelationRules
 from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array, intersection_over_union
 from qwen2vl_robot.kinematics import Kinematics
@@ -25,6 +25,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, name_obstacles, scene_object
 from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, is_clearly
 from qwen2vl_robot.perception.segments import find_segments
+from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import View, make_view
 from qwen2vl_robot.reasons import PerceptionReason
 from qwen2vl_robot.relations import relation_holds
@@ -39,10 +40,7 @@ _RELATIONS = tuple(r.value for r in Relation)
 def perceive(
     plan: Plan,
     observation: Observation,
-    profile: RobotProfile,
-    kinematics: Kinematics,
-    rules: RelationRules,
-    words: Words,
+    surroundings: Surroundings,
     belief: Scene | None = None,
     spoken: frozenset[str] = frozenset(),
 ) -> tuple[Scene, tuple[GroundedAction, ...]]:
@@ -58,12 +56,12 @@ def perceive(
         ObservationError: the frame cannot be used (no depth, no table where it should be).
         PerceptionError: a reference is "not_found", has "no_depth", is "ambiguous", or is a "label_mismatch".
     """
-    view = make_view(observation, kinematics, profile)
-    held = _held_object(observation, kinematics, belief)
+    view = make_view(observation, surroundings.kinematics, surroundings.profile)
+    held = _held_object(observation, surroundings.kinematics, belief)
     if held is not None:
         hide_held(view, held)
     bodies = measure_bodies(view, find_segments(view))
-    finder = _Finder(view, bodies, rules, words, held, spoken)
+    finder = _Finder(view, bodies, surroundings.rules, surroundings.words, held, spoken)
     for action in plan.actions:
         if action.object is not None:
             finder.resolve(action.object, plan)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import colorsys
 import re
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from qwen2vl_robot.config import Range, Strict, load_yaml
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.perception.fitting import Fit, kind_of
-from qwen2vl_robot.perception.solids import Solid
+from qwen2vl_robot.perception.fitting import Fit
+from qwen2vl_robot.perception.solids import BoxSolid, Kind, Solid
 from qwen2vl_robot.resources import resolve
-
-Kind = Literal["box", "cylinder", "plate", "sphere", "container"]
 
 _CLEAR_M = 0.002  # a kind that explains the picture this much better than the named one contradicts the name
 _NOUN_OF: dict[str, str] = {"box": "block", "sphere": "ball", "container": "bowl"}
@@ -92,27 +89,27 @@ def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
 def describe(rgb: Array, fits: list[Fit], words: Words) -> str:
     """Name what was measured, by the first colour word that holds and the kind that fits best."""
     colour = next((word for word, region in words.colours.items() if region.holds(rgb)), "unnamed")
-    kind = kind_of(fits[0].solid)
+    kind = fits[0].solid.kind
     return f"{colour} {_NOUN_OF.get(kind, kind)}"
 
 
 def best_fit(label: str, fits: list[Fit], words: Words) -> Fit:
     """The best fit of a kind that the label allows where that is nearly the best of all, else the best of all."""
     kinds = {kind for t in _tokens(label) for kind in words.nouns.get(t, ())}
-    allowed = [f for f in fits if kind_of(f.solid) in kinds]
+    allowed = [f for f in fits if f.solid.kind in kinds]
     return allowed[0] if allowed and allowed[0].cost_m <= fits[0].cost_m + _CLEAR_M else fits[0]
 
 
 def _is_only(kinds: set[Kind], fits: list[Fit]) -> bool:
-    others = [f.cost_m for f in fits if kind_of(f.solid) not in kinds]
-    return kind_of(fits[0].solid) in kinds and min(others, default=np.inf) > fits[0].cost_m + _CLEAR_M
+    others = [f.cost_m for f in fits if f.solid.kind not in kinds]
+    return fits[0].solid.kind in kinds and min(others, default=np.inf) > fits[0].cost_m + _CLEAR_M
 
 
 def _is_stretched(bounds: Range | None, solid: Solid) -> bool:
     """Whether a box is as much longer than wide as its noun says."""
-    if bounds is None or solid.kind != "box":
+    if bounds is None or not isinstance(solid, BoxSolid):
         return True
-    sides_m = solid.values[3:5]
+    sides_m = (solid.length_m, solid.width_m)
     return bounds[0] <= max(sides_m) / min(sides_m) <= bounds[1]
 
 
@@ -121,7 +118,7 @@ def _kinds(word: str, words: Words) -> tuple[Kind, ...]:
 
 
 def _is_other_kind(fits: list[Fit], kinds: set[Kind]) -> bool:
-    allowed = [f.cost_m for f in fits if kind_of(f.solid) in kinds]
+    allowed = [f.cost_m for f in fits if f.solid.kind in kinds]
     return not allowed or min(allowed) > fits[0].cost_m + _CLEAR_M
 
 

@@ -1,109 +1,315 @@
-"""Parametric upright solids: their outline in the image and their depth along camera rays."""
+"""Parametric upright solids: their outline in the image, their depth along camera rays, and the shape they are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from qwen2vl_robot.geometry import Array, make_pose, rotation_z
-from qwen2vl_robot.messages import Box, Container, Cylinder, Shape, Sphere
+from qwen2vl_robot.messages import Box, Container, Cylinder, Shape, Sphere, shape_size_m
+from qwen2vl_robot.perception.rays import meet_bowl, meet_box, meet_cylinder, meet_sphere, meet_tray
+
+Kind = Literal["box", "cylinder", "plate", "sphere", "container"]
+Size = tuple[float, float, float]
+Steps = Mapping[str, float]
+S = TypeVar("S", bound="Solid")
+R = TypeVar("R", bound="_Rectangular")
+Q = TypeVar("Q", bound="_Round")
 
 WALL_M = 0.006  # of a container, until something measures it
-MISS_M = 9.0  # optical depth that stands for "the ray misses"
+FOOT_RATIO = 0.8  # of a bowl's foot to its rim, until something measures it
+FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
+_SMALLEST_M, _LARGEST_M = 0.004, 0.6  # of what can stand on a table
 _TURN = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
 _CIRCLE = np.column_stack([np.cos(_TURN), np.sin(_TURN)])
 _CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2.0
-_FOOT_RATIO = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Solid:
-    """A kind of upright solid with its parameters and where its bottom is.
+class Solid(ABC):
+    """An upright solid where it stands; a subclass adds its sizes.
 
     Attributes:
-        kind: "box", "cylinder", "sphere", "bowl" (round, hollow) or "tray" (square, hollow).
-        values: box and tray x, y, yaw_rad, sx, sy, h; cylinder x, y, d, h; sphere x, y, d;
-            bowl x, y, d, h, foot-to-rim ratio. Metres.
-        bottom_m: height of the lowest point.
+        steps: the parameters that a search varies, in this order, with the first step along each.
+        pose: those of them that are not shape, for a search that knows the shape.
+        bottom_m: height of the lowest point; no search varies it.
+        x_m, y_m: of the middle.
     """
 
-    kind: str
-    values: tuple[float, ...]
+    steps: ClassVar[Steps]
+    pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m")
+    is_hollow: ClassVar[bool] = False
+
     bottom_m: float
+    x_m: float
+    y_m: float
 
     @property
-    def steps(self) -> tuple[float, ...]:
-        """First step of a search along each parameter."""
-        return _STEPS[self.kind]
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What people's nouns may mean by it."""
 
     @property
-    def height_m(self) -> float:
-        v = self.values
-        return v[2] if self.kind == "sphere" else v[5] if self.kind in ("box", "tray") else v[3]
+    @abstractmethod
+    def size_m(self) -> Size:
+        """Extents along its own x and y, and its height."""
+
+    @abstractmethod
+    def outline_m(self, p_camera_m: Array) -> Array:
+        """Points (n, 3) whose image's convex hull is the solid's silhouette seen from the camera's centre."""
+
+    @abstractmethod
+    def depth_m(self, origin_m: Array, rays: Array) -> Array:
+        """Optical depth (n,) at which rays (n, 3) first meet the solid, `rays.MISS_M` where they miss."""
+
+    @abstractmethod
+    def message(self) -> tuple[Shape, Array]:
+        """The shape of the messages and `T_base_object`; a bowl becomes the upright ring around it."""
+
+    @abstractmethod
+    def covers(self, xy_m: Array) -> bool:
+        """Whether a spot (2,) lies over the solid's outline."""
+
+    @abstractmethod
+    def grown(self: S, by_m: float) -> S:
+        """The same solid with a larger outline."""
+
+    @property
+    def top_m(self) -> float:
+        return self.bottom_m + self.size_m[2]
 
     @property
     def centre_m(self) -> Array:
-        return np.array([self.values[0], self.values[1], self.bottom_m + self.height_m / 2])
+        return np.array([self.x_m, self.y_m, self.bottom_m + self.size_m[2] / 2])
+
+    @property
+    def support_m(self) -> float:
+        """Height at which something rests on or in it."""
+        return self.bottom_m + WALL_M if self.is_hollow else self.top_m
 
     @property
     def is_sound(self) -> bool:
         """Whether every size is one that a thing on a table can have."""
-        sizes = {"box": self.values[3:], "tray": self.values[3:], "bowl": self.values[2:4]}.get(
-            self.kind, self.values[2:]
-        )
-        if self.kind == "bowl" and not 0.4 <= self.values[4] <= 1.05:
-            return False
-        return min(sizes) > 0.004 and max(sizes) < 0.6
+        return _fits_a_table(self.size_m)
+
+    def moved(self: S, parameter: str, by: float) -> S:
+        """The same solid with one parameter changed by a step of a search."""
+        return replace(self, **{parameter: getattr(self, parameter) + by})
+
+    def stood_like(self: S, other: Solid, bottom_m: float) -> tuple[S, ...]:
+        """This shape in the pose of another solid of its class, in each turn that may fit as well."""
+        return (replace(self, bottom_m=bottom_m, **{name: getattr(other, name) for name in self.pose}),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rectangular(Solid):
+    steps: ClassVar[Steps] = {
+        "x_m": 0.002,
+        "y_m": 0.002,
+        "yaw_rad": 0.06,
+        "length_m": 0.003,
+        "width_m": 0.003,
+        "height_m": 0.002,
+    }
+    pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m", "yaw_rad")
+
+    yaw_rad: float
+    length_m: float
+    width_m: float
+    height_m: float
+
+    @property
+    def size_m(self) -> Size:
+        return (self.length_m, self.width_m, self.height_m)
 
     def outline_m(self, p_camera_m: Array) -> Array:
-        """Points (n, 3) whose image's convex hull is the solid's silhouette seen from the camera's centre."""
-        v, low, high = self.values, self.bottom_m, self.bottom_m + self.height_m
-        if self.kind == "sphere":
-            return _sphere_outline(self.centre_m, v[2] / 2, p_camera_m)
-        if self.kind in ("box", "tray"):
-            xy = (_CORNERS * v[3:5]) @ rotation_z(v[2])[:2, :2].T + v[:2]
-            return np.vstack([_at(xy, low), _at(xy, high)])
-        foot = v[4] if self.kind == "bowl" else 1.0
-        rim = _CIRCLE * (v[2] / 2)
-        return np.vstack([_at(rim * foot + v[:2], low), _at(rim + v[:2], high)])
+        xy = (_CORNERS * self.size_m[:2]) @ rotation_z(self.yaw_rad)[:2, :2].T + (self.x_m, self.y_m)
+        return np.vstack([_at(xy, self.bottom_m), _at(xy, self.top_m)])
+
+    def covers(self, xy_m: Array) -> bool:
+        own = rotation_z(self.yaw_rad)[:2, :2].T @ (np.asarray(xy_m) - np.array([self.x_m, self.y_m]))
+        return bool((np.abs(own) < self._half_m).all())
+
+    def grown(self: R, by_m: float) -> R:
+        return replace(self, length_m=self.length_m + by_m, width_m=self.width_m + by_m)
+
+    def stood_like(self: R, other: Solid, bottom_m: float) -> tuple[R, ...]:
+        (same,) = Solid.stood_like(self, other, bottom_m)
+        return tuple(same.moved("yaw_rad", turn_rad) for turn_rad in (0.0, np.pi / 2))
+
+    @property
+    def _half_m(self) -> Array:
+        return np.array([self.length_m / 2, self.width_m / 2])
+
+    def _seen_from(self, origin_m: Array, rays: Array) -> tuple[Array, Array]:
+        """Where rays start and how they run beside the solid's own axes, heights as they are."""
+        turn = rotation_z(self.yaw_rad)
+        return (origin_m - [self.x_m, self.y_m, 0.0]) @ turn, rays @ turn
+
+    def _pose(self) -> Array:
+        return make_pose(self.centre_m, rotation_z(_fold(self.yaw_rad)))
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSolid(_Rectangular):
+    """A block or a brick."""
+
+    @property
+    def kind(self) -> Kind:
+        return "box"
 
     def depth_m(self, origin_m: Array, rays: Array) -> Array:
-        """Optical depth (n,) at which rays (n, 3) first meet the solid, MISS_M where they miss."""
-        v, low, high = self.values, self.bottom_m, self.bottom_m + self.height_m
-        if self.kind == "sphere":
-            return _meet_sphere(origin_m - self.centre_m, rays, v[2] / 2)
-        o = origin_m - [v[0], v[1], 0.0]
-        if self.kind == "box":
-            R = rotation_z(v[2])
-            return _meet_box(o @ R, rays @ R, np.array([v[3] / 2, v[4] / 2]), low, high)
-        if self.kind == "cylinder":
-            return _meet_cylinder(o, rays, v[2] / 2, low, high)
-        if self.kind == "tray":
-            R = rotation_z(v[2])
-            return _meet_tray(o @ R, rays @ R, np.array([v[3] / 2, v[4] / 2]), low, high)
-        return _meet_bowl(o, rays, v[2] / 2, v[2] / 2 * v[4], low, high)
+        o, rays = self._seen_from(origin_m, rays)
+        return meet_box(o, rays, self._half_m, self.bottom_m, self.top_m)
 
     def message(self) -> tuple[Shape, Array]:
-        """The shape of the messages and `T_base_object`; a bowl becomes the upright ring around it."""
-        v, p = self.values, self.centre_m
-        if self.kind == "sphere":
-            return Sphere(v[2]), make_pose(p)
-        if self.kind == "cylinder":
-            return Cylinder(v[2], v[3]), make_pose(p)
-        if self.kind == "bowl":
-            return Container((v[2], v[2], v[3]), WALL_M, is_round=True), make_pose(p)
-        T = make_pose(p, rotation_z(_fold(v[2])))
-        return (Box(v[3:6]) if self.kind == "box" else Container(v[3:6], WALL_M)), T  # type: ignore[arg-type]
+        return Box(self.size_m), self._pose()
 
 
-_STEPS: dict[str, tuple[float, ...]] = {
-    "box": (0.002, 0.002, 0.06, 0.003, 0.003, 0.002),
-    "tray": (0.002, 0.002, 0.06, 0.003, 0.003, 0.002),
-    "cylinder": (0.002, 0.002, 0.003, 0.002),
-    "sphere": (0.002, 0.002, 0.002),
-    "bowl": (0.002, 0.002, 0.003, 0.002, 0.04),
-}
+@dataclass(frozen=True, slots=True)
+class TraySolid(_Rectangular):
+    """A rectangular container."""
+
+    is_hollow: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> Kind:
+        return "container"
+
+    def depth_m(self, origin_m: Array, rays: Array) -> Array:
+        o, rays = self._seen_from(origin_m, rays)
+        return meet_tray(o, rays, self._half_m, self.bottom_m, self.top_m, WALL_M)
+
+    def message(self) -> tuple[Shape, Array]:
+        return Container(self.size_m, WALL_M), self._pose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Round(Solid):
+    """What looks the same from every side; a height of its own comes with the subclass."""
+
+    diameter_m: float
+
+    def covers(self, xy_m: Array) -> bool:
+        offset_m = np.asarray(xy_m) - np.array([self.x_m, self.y_m])
+        return float(np.linalg.norm(offset_m)) < self.diameter_m / 2
+
+    def grown(self: Q, by_m: float) -> Q:
+        return replace(self, diameter_m=self.diameter_m + by_m)
+
+    def _outline_m(self, foot_ratio: float) -> Array:
+        """The rim, and the foot below it."""
+        rim, middle = _CIRCLE * (self.diameter_m / 2), (self.x_m, self.y_m)
+        return np.vstack([_at(rim * foot_ratio + middle, self.bottom_m), _at(rim + middle, self.top_m)])
+
+
+@dataclass(frozen=True, slots=True)
+class SphereSolid(_Round):
+    """A ball."""
+
+    steps: ClassVar[Steps] = {"x_m": 0.002, "y_m": 0.002, "diameter_m": 0.002}
+
+    @property
+    def kind(self) -> Kind:
+        return "sphere"
+
+    @property
+    def size_m(self) -> Size:
+        return (self.diameter_m, self.diameter_m, self.diameter_m)
+
+    def outline_m(self, p_camera_m: Array) -> Array:
+        return _sphere_outline(self.centre_m, self.diameter_m / 2, p_camera_m)
+
+    def depth_m(self, origin_m: Array, rays: Array) -> Array:
+        return meet_sphere(origin_m - self.centre_m, rays, self.diameter_m / 2)
+
+    def message(self) -> tuple[Shape, Array]:
+        return Sphere(self.diameter_m), make_pose(self.centre_m)
+
+
+@dataclass(frozen=True, slots=True)
+class CylinderSolid(_Round):
+    """A can or a plate."""
+
+    steps: ClassVar[Steps] = {"x_m": 0.002, "y_m": 0.002, "diameter_m": 0.003, "height_m": 0.002}
+
+    height_m: float
+
+    @property
+    def kind(self) -> Kind:
+        return "plate" if self.height_m < FLAT_RATIO * self.diameter_m else "cylinder"
+
+    @property
+    def size_m(self) -> Size:
+        return (self.diameter_m, self.diameter_m, self.height_m)
+
+    def outline_m(self, p_camera_m: Array) -> Array:
+        return self._outline_m(1.0)
+
+    def depth_m(self, origin_m: Array, rays: Array) -> Array:
+        o = origin_m - [self.x_m, self.y_m, 0.0]
+        return meet_cylinder(o, rays, self.diameter_m / 2, self.bottom_m, self.top_m)
+
+    def message(self) -> tuple[Shape, Array]:
+        return Cylinder(self.diameter_m, self.height_m), make_pose(self.centre_m)
+
+
+@dataclass(frozen=True, slots=True)
+class BowlSolid(_Round):
+    """A round container whose foot is narrower than its rim."""
+
+    steps: ClassVar[Steps] = {"x_m": 0.002, "y_m": 0.002, "diameter_m": 0.003, "height_m": 0.002, "foot_ratio": 0.04}
+    pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m", "foot_ratio")  # the message does not say how wide its foot is
+    is_hollow: ClassVar[bool] = True
+
+    height_m: float
+    foot_ratio: float
+
+    @property
+    def kind(self) -> Kind:
+        return "container"
+
+    @property
+    def size_m(self) -> Size:
+        return (self.diameter_m, self.diameter_m, self.height_m)
+
+    @property
+    def is_sound(self) -> bool:
+        return 0.4 <= self.foot_ratio <= 1.05 and _fits_a_table(self.size_m)
+
+    def outline_m(self, p_camera_m: Array) -> Array:
+        return self._outline_m(self.foot_ratio)
+
+    def depth_m(self, origin_m: Array, rays: Array) -> Array:
+        o, rim_m = origin_m - [self.x_m, self.y_m, 0.0], self.diameter_m / 2
+        return meet_bowl(o, rays, (rim_m, rim_m * self.foot_ratio), self.bottom_m, self.top_m, WALL_M)
+
+    def message(self) -> tuple[Shape, Array]:
+        return Container(self.size_m, WALL_M, is_round=True), make_pose(self.centre_m)
+
+
+def solid_of(shape: Shape, T_base_object: Array) -> Solid:
+    """The solid by which an object of the messages is looked for."""
+    x, y, z = (float(p) for p in T_base_object[:3, 3])
+    length_m, width_m, height_m = shape_size_m(shape)
+    bottom_m = z - height_m / 2
+    yaw_rad = float(np.arctan2(T_base_object[1, 0], T_base_object[0, 0]))
+    if isinstance(shape, Sphere):
+        return SphereSolid(bottom_m, x, y, length_m)
+    if isinstance(shape, Cylinder):
+        return CylinderSolid(bottom_m, x, y, length_m, height_m)
+    if isinstance(shape, Container) and shape.is_round:
+        return BowlSolid(bottom_m, x, y, length_m, height_m, FOOT_RATIO)
+    rectangular = TraySolid if isinstance(shape, Container) else BoxSolid
+    return rectangular(bottom_m, x, y, yaw_rad, length_m, width_m, height_m)
+
+
+def _fits_a_table(size_m: Size) -> bool:
+    return min(size_m) > _SMALLEST_M and max(size_m) < _LARGEST_M
 
 
 def _fold(yaw_rad: float) -> float:
@@ -127,93 +333,3 @@ def _sphere_outline(p_m: Array, r_m: float, p_camera_m: Array) -> Array:
     circle = r_m * np.sqrt(1 - ratio**2) * _CIRCLE
     outline: Array = p_m + r_m * ratio * axis + circle[:, :1] * side + circle[:, 1:] * up
     return outline
-
-
-def _meet_sphere(o: Array, rays: Array, r_m: float) -> Array:
-    a = (rays * rays).sum(axis=1)
-    b = rays @ o
-    inner = b * b - a * (o @ o - r_m * r_m)
-    return np.where(inner > 0, (-b - np.sqrt(np.maximum(inner, 0.0))) / a, MISS_M)
-
-
-def _slab(o: float, ray: Array, low: float, high: float) -> tuple[Array, Array]:
-    step = np.where(np.abs(ray) < 1e-9, 1e-9, ray)
-    t0, t1 = (low - o) / step, (high - o) / step
-    return np.minimum(t0, t1), np.maximum(t0, t1)
-
-
-def _meet_box(o: Array, rays: Array, half_m: Array, low: float, high: float) -> Array:
-    x0, x1 = _slab(o[0], rays[:, 0], -half_m[0], half_m[0])
-    y0, y1 = _slab(o[1], rays[:, 1], -half_m[1], half_m[1])
-    z0, z1 = _slab(o[2], rays[:, 2], low, high)
-    enter, leave = np.maximum(np.maximum(x0, y0), z0), np.minimum(np.minimum(x1, y1), z1)
-    return np.where(enter < leave, enter, MISS_M)
-
-
-def _round_slab(o: Array, rays: Array, r_m: float) -> tuple[Array, Array]:
-    a = (rays[:, :2] ** 2).sum(axis=1)
-    b = rays[:, :2] @ o[:2]
-    inner = b * b - a * (o[:2] @ o[:2] - r_m * r_m)
-    root = np.sqrt(np.maximum(inner, 0.0))
-    hit = inner > 0
-    return np.where(hit, (-b - root) / a, MISS_M), np.where(hit, (-b + root) / a, -MISS_M)
-
-
-def _meet_cylinder(o: Array, rays: Array, r_m: float, low: float, high: float) -> Array:
-    t0, t1 = _round_slab(o, rays, r_m)
-    z0, z1 = _slab(o[2], rays[:, 2], low, high)
-    enter, leave = np.maximum(t0, z0), np.minimum(t1, z1)
-    return np.where(enter < leave, enter, MISS_M)
-
-
-def _hollow(enter_m: Array, through: Array, inside_m: Array) -> Array:
-    """Depth of a solid with a hollow: rays that enter `through` the opening end at the inside surface."""
-    return np.where(through, inside_m, enter_m)
-
-
-def _meet_tray(o: Array, rays: Array, half_m: Array, low: float, high: float) -> Array:
-    enter = _meet_box(o, rays, half_m, low, high)
-    rim = o + ((high - o[2]) / rays[:, 2])[:, None] * rays
-    inner = half_m - WALL_M
-    through = (np.abs(rim[:, :2]) < inner).all(axis=1)
-    _, x1 = _slab(o[0], rays[:, 0], -inner[0], inner[0])
-    _, y1 = _slab(o[1], rays[:, 1], -inner[1], inner[1])
-    floor = (low + WALL_M - o[2]) / rays[:, 2]
-    return _hollow(enter, through, np.minimum(np.minimum(x1, y1), floor))
-
-
-def _meet_bowl(o: Array, rays: Array, rim_m: float, foot_m: float, low: float, high: float) -> Array:
-    down = np.where(np.abs(rays[:, 2]) < 1e-9, -1e-9, rays[:, 2])
-    top = (high - o[2]) / down
-    across = o[:2] + top[:, None] * rays[:, :2]
-    radius = np.hypot(across[:, 0], across[:, 1])
-    outside, _ = _cone(o, rays, rim_m, foot_m, low, high)
-    enter = np.where(radius < rim_m, top, outside)
-    _, wall = _cone(o, rays, rim_m - WALL_M, foot_m - WALL_M, low, high)
-    floor = (low + WALL_M - o[2]) / down
-    return _hollow(enter, radius < rim_m - WALL_M, np.minimum(wall, floor))
-
-
-def _cone(o: Array, rays: Array, top_m: float, foot_m: float, low: float, high: float) -> tuple[Array, Array]:
-    """First and last crossing of the conical wall between two heights; MISS_M where there is none."""
-    slope = (top_m - foot_m) / (high - low)
-    r0 = foot_m + slope * (o[2] - low)  # radius of the cone at the camera's height
-    a = (rays[:, :2] ** 2).sum(axis=1) - (slope * rays[:, 2]) ** 2
-    b = rays[:, :2] @ o[:2] - slope * rays[:, 2] * r0
-    c = o[:2] @ o[:2] - r0 * r0
-    inner = b * b - a * c
-    root = np.sqrt(np.maximum(inner, 0.0))
-    a = np.where(np.abs(a) < 1e-9, 1e-9, a)
-    first, last = (-b - root) / a, (-b + root) / a
-    first, last = np.minimum(first, last), np.maximum(first, last)
-
-    def on_wall(t: Array) -> Array:
-        z = o[2] + t * rays[:, 2]
-        return np.where((inner > 0) & (z >= low - 1e-6) & (z <= high + 1e-6) & (t > 0), t, MISS_M)
-
-    return on_wall(first), on_wall(last)
-
-
-def foot_ratio() -> float:
-    """Foot-to-rim ratio from which the search of a bowl starts."""
-    return _FOOT_RATIO

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
@@ -18,13 +17,12 @@ from qwen2vl_robot.perception.bodies import (
     is_empty_space,
     measure_bodies,
     name_obstacles,
-    solids_of,
 )
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter
 from qwen2vl_robot.perception.grounding import place_in_gripper
-from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
-from qwen2vl_robot.perception.solids import Solid
+from qwen2vl_robot.perception.solids import Solid, solid_of
+from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import Mask, View, make_view
 
 _NEAR_M = 0.06  # how far an object may have come to rest from where the twin expects it, before it is searched for
@@ -42,9 +40,7 @@ class _Found:
     fit: Fit
 
 
-def remeasure(
-    expected: Scene, observation: Observation, profile: RobotProfile, kinematics: Kinematics, words: Words
-) -> Scene:
+def remeasure(expected: Scene, observation: Observation, surroundings: Surroundings) -> Scene:
     """Find each named object again by its shape and colour, first near its expected pose, then anywhere.
 
     Shapes and names stay as they were; poses are measured. Obstacles are measured afresh. A held object is posed by
@@ -54,8 +50,8 @@ def remeasure(
         ObservationError: the frame cannot be used.
         PerceptionError: an object is "not_found", or the gripper does not hold what it should.
     """
-    view = make_view(observation, kinematics, profile)
-    held = _check_held(expected, view, observation, kinematics)
+    view = make_view(observation, surroundings.kinematics, surroundings.profile)
+    held = _check_held(expected, view, observation, surroundings.kinematics)
     standing = [o for o in expected.objects if held is None or o.name != held.name]
     bodies = measure_bodies(view, find_segments(view))
     found = _find_all(view, bodies, standing)
@@ -142,23 +138,11 @@ def _fit_known(view: View, body: Body, everything: Mask, item: SceneObject) -> F
     starts too low or too high; the expected place is right unless something went wrong, and a wrong one costs.
     """
     fitter = Fitter(view, body.segment, everything & ~body.segment.mask)
-    starts = []
-    for known in solids_of(item):
-        own = next((f.solid for f in body.fits if f.solid.kind == known.kind), known)
-        turns = (0.0, np.pi / 2) if known.kind in ("box", "tray") else (0.0,)
-        for turn in turns:
-            values = list(known.values)
-            for index in _pose_of(known):
-                values[index] = own.values[index] + (turn if index == 2 else 0.0)
-            starts.append(Solid(known.kind, tuple(values), body.best.solid.bottom_m))
-        starts.append(known)
-    fits = [fitter.refine(fitter.score(s), free=_pose_of(s)) for s in starts]
+    known = solid_of(item.shape, item.T_base_object)
+    own = next((f.solid for f in body.fits if type(f.solid) is type(known)), known)
+    starts = (*known.stood_like(own, body.best.solid.bottom_m), known)
+    fits = [fitter.refine(fitter.score(s), free=s.pose) for s in starts]
     return min(fits, key=lambda f: f.cost_m)
-
-
-def _pose_of(solid: Solid) -> tuple[int, ...]:
-    """Parameters that are pose, not shape; a bowl's foot is not in its message, so it stays free."""
-    return {"box": (0, 1, 2), "tray": (0, 1, 2), "bowl": (0, 1, 4)}.get(solid.kind, (0, 1))
 
 
 def _moved(item: SceneObject, solid: Solid) -> SceneObject:

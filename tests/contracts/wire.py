@@ -12,7 +12,7 @@ from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.messages import ApprovedMotion, CameraFrame, RobotState
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import GraphCamera
+from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.watch import run_node, wait_for
 from tests.cells import PROFILE
@@ -26,7 +26,7 @@ class WireCell:
     def __init__(self, domain: int) -> None:
         self._graph = DdsGraph("tester", use_sim_time=True, domain_id=domain)
         self._arm = GraphArm(self._graph, PROFILE, Health(self._graph, facts=dict))
-        self._camera = GraphCamera(self._graph, base_frame=PROFILE.base_link, timeout_s=30.0)
+        self._camera = GraphCamera(self._graph, CameraSettings(PROFILE.base_link, timeout_s=30.0))
         self.now_ns, self.sleep = self._graph.now_ns, self._graph.sleep
         self.close = self._graph.close
 

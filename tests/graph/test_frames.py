@@ -10,6 +10,7 @@ from qwen2vl_robot.geometry import Array, make_pose, rotation_z
 from qwen2vl_robot.graph.conversions import transform_message
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import message_class
+from qwen2vl_robot.reasons import ObservationReason
 
 
 def frames(*items: tuple[str, str, Array, int], is_static: bool = True) -> Frames:
@@ -47,8 +48,9 @@ def test_a_time_outside_what_came_is_refused(stamp_ns: int, told: str) -> None:
 
 def test_frames_that_go_round_in_a_circle_are_refused() -> None:
     found = frames(("b", "a", np.eye(4), 0), ("c", "b", np.eye(4), 0), ("a", "c", np.eye(4), 0))
-    with pytest.raises(ObservationError, match="circle"):
+    with pytest.raises(ObservationError, match="circle") as caught:
         found.lookup("base", "a", 0)
+    assert caught.value.reason is ObservationReason.NO_TRANSFORM
 
 
 def test_frames_that_are_not_connected_are_named() -> None:

@@ -20,6 +20,7 @@ from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
+from qwen2vl_robot.reasons import ObservationReason
 from tests.cells import PROFILE, admit, grip, reach
 from tests.nodes.local_graph import LocalGraph
 
@@ -165,8 +166,9 @@ def test_a_missing_joint_is_named_and_nothing_moves() -> None:
     made.close()
     lonely = GraphArm(made.graph, PROFILE, made.health)
     made.tell(["panda_joint1", "panda_joint2"])
-    with pytest.raises(ObservationError, match="no complete state"):
+    with pytest.raises(ObservationError, match="no complete state") as caught:
         lonely.state()
+    assert caught.value.reason is ObservationReason.NO_STATE
     assert "panda_joint3" in made.health.troubles()["joint_states"].text
 
 
@@ -192,8 +194,9 @@ def test_states_from_the_future_are_not_used() -> None:
     made.graph.time_ns += 10**10
     made.tell()
     made.graph.time_ns -= 10**10
-    with pytest.raises(ObservationError, match=r"10\.000 s in the future"):
+    with pytest.raises(ObservationError, match=r"10\.000 s in the future") as caught:
         arm.state()
+    assert caught.value.reason is ObservationReason.NO_STATE
 
 
 def test_an_unknown_controller_is_named(cell: Cell) -> None:

@@ -22,7 +22,8 @@ from qwen2vl_robot.graph.conversions import (
     transform_message,
 )
 from qwen2vl_robot.messages import CameraFrame, Intrinsics
-from qwen2vl_robot.nodes.graph_camera import GraphCamera, GraphCameras
+from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera, GraphCameras
+from qwen2vl_robot.reasons import ObservationReason
 from tests.nodes.local_graph import LocalGraph
 
 K = Intrinsics(8, 6, 10.0, 10.0, 4.0, 3.0)
@@ -44,10 +45,12 @@ def capture_while(camera: GraphCamera | GraphCameras, publish: Callable[[], Any]
 class Cell:
     """A camera, and what a driver would publish."""
 
-    def __init__(self, graph: LocalGraph | None = None, prefix: str = "", **options: Any) -> None:
+    def __init__(
+        self, graph: LocalGraph | None = None, prefix: str = "", is_halted: Any = lambda: None, **options: Any
+    ) -> None:
         self.graph, self.prefix = graph or LocalGraph(), prefix
         options = {"T_base_camera": POSE, "timeout_s": 0.6, **options}
-        self.camera = GraphCamera(self.graph, base_frame="base", prefix=prefix, **options)
+        self.camera = GraphCamera(self.graph, CameraSettings("base", prefix, **options), is_halted)
         self.rgb, self.depth_m, self.k = RGB, DEPTH_M, K
         self.ahead_ns, self.apart_ns = 0, 0
         self.changes: dict[str, dict[str, Any]] = {"image": {}, "depth": {}, "camera_info": {}}
@@ -136,8 +139,9 @@ def test_a_frame_from_before_the_call_does_not_count() -> None:
 def test_an_unusable_message_is_named(what: str, field: str, value: Any, told: str) -> None:
     cell = Cell()
     cell.changes[what] = {field: value}
-    with pytest.raises(ObservationError, match=told):
+    with pytest.raises(ObservationError, match=told) as caught:
         cell.capture()
+    assert caught.value.reason is ObservationReason.BAD_FRAME
 
 
 def test_depth_of_another_size_is_named() -> None:
@@ -162,13 +166,15 @@ def test_depth_of_another_exposure_is_named() -> None:
 
 
 def test_topics_on_which_nothing_came_are_named() -> None:
-    with pytest.raises(ObservationError, match="nothing came on image, depth, camera_info"):
+    with pytest.raises(ObservationError, match="nothing came on image, depth, camera_info") as caught:
         Cell().camera.capture()
+    assert caught.value.reason is ObservationReason.NO_FRAME
 
 
 def test_a_camera_without_tf_is_named() -> None:
-    with pytest.raises(ObservationError, match="no path from camera to base"):
+    with pytest.raises(ObservationError, match="no path from camera to base") as caught:
         Cell(T_base_camera=None).capture()
+    assert caught.value.reason is ObservationReason.NO_TRANSFORM
 
 
 def test_tf_gives_the_pose_at_the_time_of_the_frame() -> None:
@@ -182,8 +188,9 @@ def test_tf_gives_the_pose_at_the_time_of_the_frame() -> None:
 
 def test_a_halt_ends_the_waiting() -> None:
     cell = Cell(is_halted=lambda: "stopped; release it with ~/reset", timeout_s=20.0)
-    with pytest.raises(ObservationError, match="stopped"):
+    with pytest.raises(ObservationError, match="stopped") as caught:
         cell.camera.capture()
+    assert caught.value.reason is ObservationReason.HALTED
 
 
 def test_depth_in_millimetres_with_zeros_is_metres_with_nan() -> None:
@@ -246,8 +253,9 @@ def test_the_first_cameras_frame_carries_what_the_others_saw() -> None:
 
 
 def test_a_camera_that_is_silent_is_named_though_the_other_speaks() -> None:
-    with pytest.raises(ObservationError, match="side/: .*nothing came on image, depth, camera_info"):
+    with pytest.raises(ObservationError, match="side/: .*nothing came on image, depth, camera_info") as caught:
         TwoCells(is_second_silent=True).capture()
+    assert caught.value.reason is ObservationReason.NO_FRAME
 
 
 def test_messages_are_counted_for_each_camera() -> None:

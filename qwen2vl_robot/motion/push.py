@@ -1,0 +1,59 @@
+"""An object to be pushed → motions that go down behind it, push it with closed fingers and return home."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Direction, Effect, Motion, SceneObject
+from qwen2vl_robot.motion.collision import CollisionModel
+from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, RISE_M, Job, line_space, unsupported
+from qwen2vl_robot.motion.path import tool_line
+from qwen2vl_robot.motion.pushes import PUSH_DIRECTIONS, PUSH_STANDOFF_M, push_starts, pushed
+from qwen2vl_robot.motion.timeline import Way
+
+_PUSH_SPEED_RATIO = 0.15  # slow, or what is pushed would roll or slide on
+_PUSH_TOLERANCE_M = 0.04
+
+
+def push(job: Job) -> Iterator[Motion]:
+    """Motions that push an object in a direction.
+
+    Raises:
+        MotionError: it would topple, something is in its way, or the gripper is full.
+    """
+    action, scene = job.action, job.scene
+    if scene.held is not None:
+        raise unsupported(f"the gripper holds {scene.held}; place it before pushing")
+    target = job.find(action.target, "push")
+    if action.direction is None:
+        raise unsupported(f"push needs a direction: {', '.join(d.value for d in Direction)}")
+    along = PUSH_DIRECTIONS[action.direction]
+    moved = pushed(target, along, scene)
+    job.check_workspace(moved.T_base_object[:3, 3])
+    before = job.model(scene.bodies())
+    friction = job.robot.profile.object_friction
+    poses = push_starts(target, along, job.robot.hand, friction, job.current_yaw_rad)
+    pushes = (partial(_try_push, job, before, pose, moved) for pose in poses)
+    return job.each(lambda _: pushes, clearances_m=(0.0,))
+
+
+def _try_push(job: Job, before: CollisionModel, T_base_tool: Array, moved: SceneObject, way: Way) -> Motion:
+    line = job.descent(before, 0.0, T_base_tool)
+    rest = [body for body in job.scene.bodies() if body.name != moved.name]
+    sweep = moved.T_base_object[:3, 3] - job.scene.find(moved.name).T_base_object[:3, 3]
+    sweep = sweep * (1.0 + PUSH_STANDOFF_M / np.linalg.norm(sweep))
+    stroke = tool_line(line_space(job.model(rest), 0.0), line[-1], sweep)
+    after = job.model([*rest, moved])
+    rise = tool_line(line_space(after, 0.0, job.touching_fingers(moved.name)), stroke[-1], RISE_M)
+    timeline = job.timeline()
+    timeline.open_to(0.0)
+    timeline.travel(before, line[0], way)
+    timeline.follow(line, LINE_SPEED_RATIO)
+    timeline.follow(stroke, _PUSH_SPEED_RATIO)
+    timeline.follow(rise, LINE_SPEED_RATIO)
+    timeline.travel(after, job.robot.home_rad, way)
+    return timeline.motion(Effect("push", moved.name, moved.T_base_object, tolerance_m=_PUSH_TOLERANCE_M))

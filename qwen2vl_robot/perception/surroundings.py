@@ -1,0 +1,25 @@
+"""A robot's profile, its cell's rules and the words of its labels → what perception knows before it looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwen2vl_robot.config import RelationRules, RobotProfile
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.perception.labels import Words
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surroundings:
+    """What stays the same from frame to frame.
+
+    Attributes:
+        profile, kinematics: of the arm that stands in the picture.
+        rules: when something is on, in or beside something else.
+        words: which colours and shapes a label may mean.
+    """
+
+    profile: RobotProfile
+    kinematics: Kinematics
+    rules: RelationRules
+    words: Words
