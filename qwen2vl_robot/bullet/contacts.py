@@ -125,7 +125,7 @@ class Contacts:
                 )
             p.performCollisionDetection(physicsClientId=client)
             points = p.getContactPoints(bodyA=robot, physicsClientId=client)
-            # In what `bodyA` selects, it is body 1; `_points` says what stands where.
+            # The body that is asked for is body 1 of each point; `_points` says what stands where in one.
             is_hit = any(x[8] <= 0.0 and not (x[2] == load and x[3] in grip) for x in points)
             if not is_hit and load >= 0:
                 points = p.getContactPoints(bodyA=load, physicsClientId=client)

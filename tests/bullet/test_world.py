@@ -96,3 +96,13 @@ def test_a_robots_table_can_be_set_up_again() -> None:
     for _ in range(2):
         with robot_on_table(load_robot("franka_panda")) as world:
             assert len(world.robot.arm_state()[0]) == 7
+
+
+def test_a_reset_forgets_the_robot_and_every_body(cell: BulletWorld) -> None:
+    cell.step()
+    cell.reset()
+    assert (cell.names(), cell.time_s) == ([], 0.0)
+    with pytest.raises(RuntimeError, match="add a robot"):
+        cell.robot.tool_pose()
+    with pytest.raises(RuntimeError, match="add a robot"):
+        cell.contacts.touching(of=[])
