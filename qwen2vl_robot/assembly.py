@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from qwen2vl_robot.approval import Unattended
 from qwen2vl_robot.config import RelationRules, RobotProfile, load_yaml
-from qwen2vl_robot.controller import Controller, Parts
+from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception.labels import load_words
 from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
 from qwen2vl_robot.resources import resolve

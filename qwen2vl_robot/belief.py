@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Cause, Observation, Rehearsed, RobotState, Scene
+from qwen2vl_robot.perception import Surroundings, remeasure
 from qwen2vl_robot.ports import Arm
-
-Remeasure = Callable[[Scene, Observation], Scene]
 
 
 class Belief:
@@ -31,7 +29,7 @@ class Belief:
         self.scene = step.verdict.scene_after
 
     def measure(
-        self, step: Rehearsed, observation: Observation, remeasure: Remeasure
+        self, step: Rehearsed, observation: Observation, surroundings: Surroundings
     ) -> tuple[Scene | None, Cause | None]:
         """Look for everything where the twin expects it, else where it was; what is measured is believed.
 
@@ -44,7 +42,7 @@ class Belief:
                 continue
             robot = replace(observation.robot, held=candidate.held)
             try:
-                self.scene = remeasure(candidate, replace(observation, robot=robot))
+                self.scene = remeasure(candidate, replace(observation, robot=robot), surroundings)
                 return self.scene, None
             except (ObservationError, PerceptionError) as error:
                 problem = problem or Cause(error.reason, str(error))

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qwen2vl_robot import executor
 from qwen2vl_robot.belief import Belief
-from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
-from qwen2vl_robot.gate import Gate
-from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.judge import judge
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.languages import detect_language, load_languages
@@ -40,12 +37,11 @@ from qwen2vl_robot.messages import (
     Verdict,
 )
 from qwen2vl_robot.motion.skills import MotionMaker
+from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, perceive, remeasure
-from qwen2vl_robot.perception.labels import Words
 from qwen2vl_robot.policy import Response, respond, respond_to
-from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason, TaskReason
-from qwen2vl_robot.rules import RuleBook, Ruling, spoken_labels
+from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task
 from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.ways import first_accepted
@@ -53,25 +49,6 @@ from qwen2vl_robot.validation.ways import first_accepted
 MAX_REPLANS = 2
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything the controller works with; `assembly.assemble` puts it together."""
-
-    camera: Camera
-    arm: Arm
-    clock: Clock
-    planner: Planner
-    rehearsal: Rehearsal
-    approver: Approver
-    gate: Gate
-    halt: Halt
-    profile: RobotProfile
-    relations: RelationRules
-    words: Words
-    cell: RuleBook
-    listeners: tuple[Listener, ...] = ()
 
 
 _log = logging.getLogger(__name__)
@@ -214,7 +191,7 @@ class Controller:
         try:
             observation = self._look(task)
             with task.timed("perceive"):
-                scene = self._remeasure(step.rehearsed.scene, observation)
+                scene = remeasure(step.rehearsed.scene, observation, self._surroundings)
         except ObservationError as error:
             raise self._end(task, step, Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
         except PerceptionError as error:
@@ -261,7 +238,7 @@ class Controller:
             cause = _cause(error, f"the effect could not be measured: {error}")
             raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (cause,)), rehearsed) from error
         with task.timed("measure"):
-            measured, problem = self._belief.measure(rehearsed, observation, self._remeasure)
+            measured, problem = self._belief.measure(rehearsed, observation, self._surroundings)
         effect, expected = rehearsed.motion.effect, rehearsed.verdict.scene_after
         outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, self._parts.relations)
         if problem is not None and outcome.causes:
@@ -292,9 +269,6 @@ class Controller:
             if respond(error.reason) is not Response.TRY_AGAIN:
                 raise
             return self._look(task)
-
-    def _remeasure(self, expected: Scene, observation: Observation) -> Scene:
-        return remeasure(expected, observation, self._surroundings)
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)

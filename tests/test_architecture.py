@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "belief",
         "policy",
         "task",
+        "parts",
     ),
     ("controller",),
     ("planner", "graph", "plant"),

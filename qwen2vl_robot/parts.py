@@ -1,0 +1,31 @@
+"""Everything a controller works with, in one frozen value; `assembly.assemble` puts it together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwen2vl_robot.config import RelationRules, RobotProfile
+from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.perception import Words
+from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
+from qwen2vl_robot.rules import RuleBook
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The ports, and what was loaded from files or made for this robot and cell."""
+
+    camera: Camera
+    arm: Arm
+    clock: Clock
+    planner: Planner
+    rehearsal: Rehearsal
+    approver: Approver
+    gate: Gate
+    halt: Halt
+    profile: RobotProfile
+    relations: RelationRules
+    words: Words
+    cell: RuleBook
+    listeners: tuple[Listener, ...] = ()
