@@ -50,7 +50,7 @@ def generate_launch_description() -> LaunchDescription:
         "respawn_delay": 2.0,
         "remappings": REMAPPINGS,
     }
-    options = ("graph", "scene", "seed", "camera_hz", "worker_python")
+    options = ("graph", "scene", "seed", "camera_hz", "worker_python", "log_level")
     simulated = [part for name in options for part in (f"--{name.replace('_', '-')}", value[name])]
     plant = Node(name="plant", arguments=["sim", *simulated], **common)
     parameters = [

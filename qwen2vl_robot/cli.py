@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qwen2vl_robot.errors import BadInputError, RobotError
+from qwen2vl_robot.log import LEVELS
 
 app = typer.Typer(
     add_completion=False,
@@ -328,7 +329,15 @@ def train(
 GraphName = Annotated[str, typer.Option("--graph", help="auto (rclpy where it is installed), dds or ros.")]
 Namespace = Annotated[str, typer.Option(help="Stands before every relative name.")]
 Remap = Annotated[list[str] | None, typer.Option("--remap", "-r", help="from:=to, as often as needed.")]
+LogLevel = Annotated[str, typer.Option(help="What is printed: debug, info, warn, error or fatal, and what is worse.")]
 Ready = Annotated[Path | None, typer.Option(hidden=True, help="Made as soon as the node works.")]
+
+
+def _check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
+    """The value of an option that has a few."""
+    if value not in allowed:
+        raise BadInputError(f"{option} {value}: allowed: {', '.join(allowed)}")
+    return value
 
 
 @app.command(epilog="Example: qwen2vl-robot run -p robot:=franka_panda -p use_sim_time:=true -p approval:=auto")
@@ -341,22 +350,15 @@ def run(
     autostart: Annotated[
         str, typer.Option(help="Over rclpy: configure and activate at once (true or false).")
     ] = "true",
-    log_level: Annotated[str, typer.Option(help="Over rclpy: debug, info, warn, error or fatal.")] = "info",
+    log_level: LogLevel = "info",
     ready: Ready = None,
 ) -> None:
     """Run the controller as a ROS 2 node: instructions come by topic, approved motions go to the controllers."""
     from qwen2vl_robot.nodes.launching import NodeOptions, run_controller_process
 
-    for option, value, allowed in (
-        ("--autostart", autostart.lower(), ("true", "false")),
-        ("--log-level", log_level, ("debug", "info", "warn", "error", "fatal")),
-    ):
-        if value not in allowed:
-            raise BadInputError(f"{option} {value}: allowed: {', '.join(allowed)}")
-    options = NodeOptions(graph, namespace, remap or [], ready)
-    run_controller_process(
-        options, params_file or [], parameters or [], autostart=autostart.lower() == "true", log_level=log_level
-    )
+    _check_choice("--autostart", autostart.lower(), ("true", "false"))
+    options = NodeOptions(graph, namespace, remap or [], ready, _check_choice("--log-level", log_level, LEVELS))
+    run_controller_process(options, params_file or [], parameters or [], autostart=autostart.lower() == "true")
 
 
 @app.command(epilog="Example: qwen2vl-robot sim --scene scenes/default.yaml --seed 3")
@@ -369,12 +371,13 @@ def sim(
     graph: GraphName = "auto",
     namespace: Namespace = "/",
     remap: Remap = None,
+    log_level: LogLevel = "info",
     ready: Ready = None,
 ) -> None:
     """Run a simulated robot cell as a ROS 2 node: camera, joint states, tf, trajectory and gripper controllers."""
     from qwen2vl_robot.nodes.launching import NodeOptions, run_plant_process
 
-    options = NodeOptions(graph, namespace, remap or [], ready)
+    options = NodeOptions(graph, namespace, remap or [], ready, _check_choice("--log-level", log_level, LEVELS))
     run_plant_process(options, scene, seed, camera_hz=camera_hz, speed=speed, worker_python=worker_python)
 
 
@@ -621,9 +624,12 @@ def _print_hazards(totals: dict[str, Any]) -> None:
         low, high = c["safe_refused_interval_95"] or (0.0, 0.0)
         most = (c["hazardous_accepted_interval_95"] or (0.0, 0.0))[1]
         table.add_row(
-            name, str(c["hazardous"]), f"{c['hazardous_accepted']} (below {most:.1%})", str(c["safe"]),
+            name,
+            str(c["hazardous"]),
+            f"{c['hazardous_accepted']} (below {most:.1%})",
+            str(c["safe"]),
             f"{c['safe_refused']} ({low:.1%} to {high:.1%})",
-        )  # fmt: skip
+        )
     Console().print(table)
 
 
@@ -651,9 +657,13 @@ def _print_languages(answer: dict[str, Any]) -> None:
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
         console=_console,
-    )  # fmt: skip
+    )
 
 
 def _gather(results: Iterable[dict[str, Any]], what: str, total: int) -> list[dict[str, Any]]:

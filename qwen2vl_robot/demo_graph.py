@@ -23,9 +23,15 @@ _START_S = 180.0
 
 
 def run_graph_demo(
-    instruction: str, seed: int, scene: str, out: Path, model: str | None, *, transport: str,
+    instruction: str,
+    seed: int,
+    scene: str,
+    out: Path,
+    model: str | None,
+    *,
+    transport: str,
     tell: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Start both nodes on a domain of their own, ask, wait for the end, write report.json, frame.png and film.gif.
 
     Raises:

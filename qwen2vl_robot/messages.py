@@ -10,7 +10,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Union
 
@@ -679,7 +679,6 @@ class StepRecord:
     motion: Motion | None
     verdict: Verdict | None
     outcome: Outcome
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

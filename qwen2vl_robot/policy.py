@@ -29,28 +29,36 @@ class Response(IntEnum):
     END = 2
 
 
-_BROKEN_WORKER = frozenset({
-    ViolationKind.WORKER_CRASHED, ViolationKind.WORKER_TIMEOUT, ViolationKind.WORKER_RAISED,
-})  # fmt: skip
+_BROKEN_WORKER = frozenset(
+    {
+        ViolationKind.WORKER_CRASHED,
+        ViolationKind.WORKER_TIMEOUT,
+        ViolationKind.WORKER_RAISED,
+    }
+)
 _OUR_FAULT = frozenset({ViolationKind.NON_FINITE, ViolationKind.FORMAT, ViolationKind.START_STATE})
-_PLAN_AGAIN: frozenset[Reason] = frozenset({
-    *MotionReason,
-    *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
-    *PlannerReason,
-    PerceptionReason.NOT_FOUND,
-    RefusalReason.SCENE_CHANGED,
-    RefusalReason.START_MOVED,
-    TaskReason.NO_MOTION,
-    TaskReason.WRONG_EFFECT,
-})  # fmt: skip
-_TRY_AGAIN: frozenset[Reason] = frozenset({
-    *_BROKEN_WORKER,
-    *(set(ObservationReason) - {ObservationReason.HALTED}),
-    RefusalReason.STALE_VERDICT,
-    RefusalReason.STALE_STATE,
-    RefusalReason.STALE_FRAME,
-    RefusalReason.NO_FRAME,
-})  # fmt: skip
+_PLAN_AGAIN: frozenset[Reason] = frozenset(
+    {
+        *MotionReason,
+        *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
+        *PlannerReason,
+        PerceptionReason.NOT_FOUND,
+        RefusalReason.SCENE_CHANGED,
+        RefusalReason.START_MOVED,
+        TaskReason.NO_MOTION,
+        TaskReason.WRONG_EFFECT,
+    }
+)
+_TRY_AGAIN: frozenset[Reason] = frozenset(
+    {
+        *_BROKEN_WORKER,
+        *(set(ObservationReason) - {ObservationReason.HALTED}),
+        RefusalReason.STALE_VERDICT,
+        RefusalReason.STALE_STATE,
+        RefusalReason.STALE_FRAME,
+        RefusalReason.NO_FRAME,
+    }
+)
 
 
 def respond(reason: Reason) -> Response:

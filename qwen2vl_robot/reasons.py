@@ -176,6 +176,13 @@ AnyReason = Union[
     TaskReason,
 ]  # what a step or a task can end with
 FAMILIES: tuple[type[Reason], ...] = (
-    ViolationKind, RefusalReason, AbortReason, MotionReason, PerceptionReason, PlannerReason, ObservationReason,
-    TaskReason, WorkerReason,
-)  # fmt: skip
+    ViolationKind,
+    RefusalReason,
+    AbortReason,
+    MotionReason,
+    PerceptionReason,
+    PlannerReason,
+    ObservationReason,
+    TaskReason,
+    WorkerReason,
+)

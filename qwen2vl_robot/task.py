@@ -63,7 +63,7 @@ class Task:
     def record(self, action: Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> None:
         """Note how a step ended."""
         motion, verdict = (None, None) if rehearsed is None else (rehearsed.motion, rehearsed.verdict)
-        step = StepRecord(action, motion, verdict, outcome, dict(self.seconds))
+        step = StepRecord(action, motion, verdict, outcome)
         _log.log(*_severity(outcome), action.describe(), describe(outcome))
         self.steps.append(step)
         for listener in self._listeners:
@@ -72,9 +72,8 @@ class Task:
     def history(self) -> tuple[StepRecord, ...]:
         """What a planner may hear of: steps that worked, and failures that another plan could mend."""
         return tuple(
-            step for step in self.steps
-            if not step.outcome.causes or respond_to(step.outcome) is Response.PLAN_AGAIN
-        )  # fmt: skip
+            step for step in self.steps if not step.outcome.causes or respond_to(step.outcome) is Response.PLAN_AGAIN
+        )
 
     def report(self, outcome: Outcome) -> TaskReport:
         """The whole task with its end; its total time ends now."""

@@ -93,9 +93,12 @@ def test_who_notes_the_count_sees_a_stop_that_came_and_went() -> None:
 def test_nothing_but_a_reset_after_the_last_stop_lets_anything_go_on(calls: list[str]) -> None:
     halt = Halt()
     acts = {
-        "stop": lambda: halt.stop("x"), "reset": halt.reset, "cancel": lambda: halt.cancel("y"),
-        "begin": halt.begin_task, "end": halt.end_task,
-    }  # fmt: skip
+        "stop": lambda: halt.stop("x"),
+        "reset": halt.reset,
+        "cancel": lambda: halt.cancel("y"),
+        "begin": halt.begin_task,
+        "end": halt.end_task,
+    }
     for call in calls:
         acts[call]()
     is_stopped = "stop" in calls and "reset" not in calls[len(calls) - 1 - calls[::-1].index("stop") :]

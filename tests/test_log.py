@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from qwen2vl_robot.graph.ros_log import RosHandler
 from qwen2vl_robot.log import LEVELS, OnceASecond, start_logging
 from qwen2vl_robot.messages import Action, Cause, Instruction, Outcome, OutcomeKind, Verb
 from qwen2vl_robot.reasons import RefusalReason
@@ -60,6 +61,27 @@ def test_untrusted_text_stays_on_its_line(log: io.StringIO, text: str) -> None:
 def test_below_the_level_nothing_is_printed(log: io.StringIO) -> None:
     logging.getLogger("qwen2vl_robot.example").debug("a decision")
     assert log.getvalue() == ""
+
+
+class Recorder:
+    """Stands where rclpy's logger does: keeps what came, by severity."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def __getattr__(self, severity: str) -> Callable[[str], bool]:
+        return lambda text: self.lines.append((severity, text)) is None
+
+
+def test_a_ros_node_logs_under_its_own_severities() -> None:
+    recorder = Recorder()
+    start_logging("debug", RosHandler(recorder))
+    logger = logging.getLogger("qwen2vl_robot.gate")
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        logger.log(level, "level %d\n", level)
+    start_logging("warn")
+    assert [severity for severity, _ in recorder.lines] == ["debug", "info", "warning", "error", "fatal"]
+    assert recorder.lines[0][1] == "gate: level 10\\n"
 
 
 def test_the_levels_are_those_of_ros() -> None:

@@ -102,9 +102,15 @@ def world() -> Iterator[BulletWorld]:
 
 
 def stand(
-    world: BulletWorld, name: str, shape: Shape | Bowl, x: float, y: float, rgb: tuple[int, int, int],
-    bottom_m: float = 0.0, yaw_rad: float = 0.3,
-) -> None:  # fmt: skip
+    world: BulletWorld,
+    name: str,
+    shape: Shape | Bowl,
+    x: float,
+    y: float,
+    rgb: tuple[int, int, int],
+    bottom_m: float = 0.0,
+    yaw_rad: float = 0.3,
+) -> None:
     height_m = shape.height_m if isinstance(shape, Bowl) else shape_size_m(shape)[2]
     T = make_pose([x, y, bottom_m + height_m / 2], rotation_z(yaw_rad))
     world.add_body(name, shape, T, mass_kg=0.1, friction=Friction(rolling=0.002), rgb=rgb)
@@ -243,9 +249,15 @@ def two_blocks(world: BulletWorld) -> Picture:
 
 @pytest.mark.parametrize(
     ("kind", "is_near"),
-    [("nearest", True), ("farthest", False), ("leftmost", True), ("rightmost", False), ("largest", True),
-     ("smallest", False)],
-)  # fmt: skip
+    [
+        ("nearest", True),
+        ("farthest", False),
+        ("leftmost", True),
+        ("rightmost", False),
+        ("largest", True),
+        ("smallest", False),
+    ],
+)
 def test_superlative_is_resolved_by_geometry(world: BulletWorld, kind: str, is_near: bool) -> None:
     picture = two_blocks(world)
     boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
@@ -353,9 +365,13 @@ STACKS = [
 
 @pytest.mark.parametrize(("shape", "rgb", "support", "support_rgb", "rest_m"), STACKS)
 def test_placed_object_is_found_again_on_its_support(
-    world: BulletWorld, shape: Shape, rgb: tuple[int, int, int], support: Shape | Bowl,
-    support_rgb: tuple[int, int, int], rest_m: float,
-) -> None:  # fmt: skip
+    world: BulletWorld,
+    shape: Shape,
+    rgb: tuple[int, int, int],
+    support: Shape | Bowl,
+    support_rgb: tuple[int, int, int],
+    rest_m: float,
+) -> None:
     stand(world, "support", support, 0.55, 0.05, support_rgb)
     stand(world, "thing", shape, 0.45, -0.14, rgb)
     before = look(world, 5)

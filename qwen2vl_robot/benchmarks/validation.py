@@ -63,8 +63,17 @@ def pick_and_place(stage: Stage, objects: int) -> Step:
     over, down = (stage.solve(np.array([0.5, -0.2, z])) for z in (0.16, 0.034))
     segments: list[Segment] = []
     q_rad = home
-    for goal, seconds in ((high, 1.5), (low, 0.9), (0.0, 0.8), (high, 0.9), (over, 1.6), (down, 0.9), (0.07, 0.6),
-                          (over, 0.9), (home, 1.9)):  # fmt: skip
+    for goal, seconds in (
+        (high, 1.5),
+        (low, 0.9),
+        (0.0, 0.8),
+        (high, 0.9),
+        (over, 1.6),
+        (down, 0.9),
+        (0.07, 0.6),
+        (over, 0.9),
+        (home, 1.9),
+    ):
         at_s = segments[-1].end_s if segments else 0.0
         if isinstance(goal, float):
             segments.append(GripperSegment(at_s, at_s + seconds, goal))

@@ -179,9 +179,14 @@ def _image(
     # rclpy takes an array.array at once and checks every element of anything else.
     data = array.array("B", np.ascontiguousarray(pixels).tobytes())
     return make("sensor_msgs/msg/Image")(
-        header=header(make, stamp_ns, frame_id), height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-        is_bigendian=0, step=step, data=data,
-    )  # fmt: skip
+        header=header(make, stamp_ns, frame_id),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=step,
+        data=data,
+    )
 
 
 def info_from_intrinsics(make: MessageMaker, k: Intrinsics, stamp_ns: int, frame_id: str) -> Message:

@@ -6,6 +6,7 @@ loopback interface unless ROS_AUTOMATIC_DISCOVERY_RANGE or CYCLONEDDS_URI says o
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -148,6 +149,10 @@ class DdsGraph:
         """What the transport has to report: mismatched QoS, broken callbacks, unusable transforms."""
         tf = () if self._frames is None else self._frames.problems()
         return (*self._endpoints.problems(), *tf)
+
+    def log_handler(self) -> logging.Handler:
+        """See `interface.Graph`."""
+        return logging.StreamHandler()
 
     def close(self) -> None:
         """Leave the graph."""

@@ -6,6 +6,7 @@ it is not. Names are relative, so that a namespace or a remapping moves them; `~
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -259,6 +260,9 @@ class Graph(Protocol):
 
     def problems(self) -> tuple[str, ...]:
         """What the transport itself has to report: mismatched QoS, a callback that raised."""
+
+    def log_handler(self) -> logging.Handler:
+        """Where the node's log goes on this transport: stderr, or the node's own logger and /rosout."""
 
     def close(self) -> None:
         """Leave the graph."""

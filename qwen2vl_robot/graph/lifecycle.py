@@ -21,6 +21,8 @@ from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
+from qwen2vl_robot.graph.ros_log import RosHandler
+from qwen2vl_robot.log import start_logging
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import State
@@ -67,9 +69,14 @@ class LifecycleShell(LifecycleNode):
     """A lifecycle node around something managed: its parameters, its transitions, and nothing else."""
 
     def __init__(
-        self, name: str, make: Callable[[rows.Graph, SettingsType], Managed], settings: SettingsType, *,
-        namespace: str, remap: Mapping[str, str],
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        make: Callable[[rows.Graph, SettingsType], Managed],
+        settings: SettingsType,
+        *,
+        namespace: str,
+        remap: Mapping[str, str],
+    ) -> None:
         given = settings.model_dump(mode="json")
         overrides = [Parameter("use_sim_time", value=given.pop("use_sim_time", False))]
         super().__init__(name, namespace=namespace, cli_args=remap_arguments(remap), parameter_overrides=overrides)
@@ -102,7 +109,7 @@ class LifecycleShell(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
-        """Open the gate's ear."""
+        """Take instructions from now on."""
         if self._managed is not None:
             self._managed.activate()
         return super().on_activate(state)
@@ -153,6 +160,7 @@ def run_lifecycle(
     """
     start_rclpy()
     node = LifecycleShell(name, make, settings, namespace=options.namespace, remap=options.remap)
+    start_logging(options.log_level, RosHandler(node.get_logger()))
     rclpy.logging.set_logger_level(node.get_name(), rclpy.logging.LoggingSeverity[options.log_level.upper()])
     ended = threading.Event()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface as rows
 from qwen2vl_robot.graph.conversions import pose_from_transform
 from qwen2vl_robot.graph.ros_actions import RosActionClient, RosActionServer
+from qwen2vl_robot.graph.ros_log import RosHandler
 from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -135,9 +137,13 @@ class RosGraph:
         """Have each message handed to `callback`."""
         events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
         made = self._node.create_subscription(
-            self.message(topic.type), topic.name, self._guarded(topic.name, callback), _qos(topic.qos),
-            callback_group=MutuallyExclusiveCallbackGroup(), event_callbacks=events,
-        )  # fmt: skip
+            self.message(topic.type),
+            topic.name,
+            self._guarded(topic.name, callback),
+            _qos(topic.qos),
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            event_callbacks=events,
+        )
         self._entities.append(lambda: self._node.destroy_subscription(made))
 
     def serve(self, service: rows.Service, handler: rows.Answer) -> None:
@@ -177,6 +183,10 @@ class RosGraph:
         """Mismatched QoS and broken callbacks."""
         return tuple(self._problems.values())
 
+    def log_handler(self) -> logging.Handler:
+        """See `interface.Graph`."""
+        return RosHandler(self._node.get_logger())
+
     def close(self) -> None:
         """Leave the graph, and take down what this object made."""
         for destroy in reversed(self._entities):
@@ -204,10 +214,15 @@ class RosGraph:
         """Serve an action (see `interface.Graph`)."""
         server = RosActionServer(accept, cancel)
         made = ActionServer(
-            self._node, _interface(action.type), action.name, server.execute, goal_callback=server.on_goal,
-            handle_accepted_callback=server.on_accepted, cancel_callback=server.on_cancel,
+            self._node,
+            _interface(action.type),
+            action.name,
+            server.execute,
+            goal_callback=server.on_goal,
+            handle_accepted_callback=server.on_accepted,
+            cancel_callback=server.on_cancel,
             callback_group=ReentrantCallbackGroup(),
-        )  # fmt: skip
+        )
         self._entities.append(made.destroy)
 
     def _guarded(self, name: str, callback: Callable[[rows.Message], T]) -> Callable[[rows.Message], T | None]:

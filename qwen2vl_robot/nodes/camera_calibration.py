@@ -105,9 +105,12 @@ def solve_flange(views: Sequence[View], spec: BoardSpec, k: Intrinsics, base_fra
         # OpenCV solves for a camera on the gripper; with the arm's poses inverted it solves for one beside the robot.
         moved = [invert(T) for T, _ in seen]
         R, t_m = cv2.calibrateHandEye(
-            [T[:3, :3] for T in moved], [T[:3, 3] for T in moved],
-            [T[:3, :3] for _, T in seen], [T[:3, 3] for _, T in seen], method=method,
-        )  # fmt: skip
+            [T[:3, :3] for T in moved],
+            [T[:3, 3] for T in moved],
+            [T[:3, :3] for _, T in seen],
+            [T[:3, 3] for _, T in seen],
+            method=method,
+        )
         if np.isfinite(R).all() and np.isfinite(t_m).all():
             T_base_camera = make_pose(t_m[:, 0], R)
             answers.append((*_residual(seen, T_base_camera), name, T_base_camera))
@@ -228,9 +231,14 @@ def _calibration(
     x, y, z = (float(v) for v in T[:3, 3])
     qx, qy, qz, qw = (float(v) for v in quat_from_rotation(T[:3, :3]))
     return Calibration(
-        base_frame=base_frame, position_m=(x, y, z), quat_xyzw=(qx, qy, qz, qw), residual_m=residual_m,
-        residual_deg=float(np.rad2deg(residual_rad)), views=views, method=method,
-    )  # fmt: skip
+        base_frame=base_frame,
+        position_m=(x, y, z),
+        quat_xyzw=(qx, qy, qz, qw),
+        residual_m=residual_m,
+        residual_deg=float(np.rad2deg(residual_rad)),
+        views=views,
+        method=method,
+    )
 
 
 def _residual(seen: Sequence[tuple[Array, Array]], T_base_camera: Array) -> tuple[float, float]:

@@ -192,8 +192,9 @@ class ControllerNode:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
         graph.subscribe(rows.STOP, self._on_stop)
         for topic, source in (
-            (rows.INSTRUCTION, InstructionSource.TEXT), (rows.VOICE_INSTRUCTION, InstructionSource.VOICE)
-        ):  # fmt: skip
+            (rows.INSTRUCTION, InstructionSource.TEXT),
+            (rows.VOICE_INSTRUCTION, InstructionSource.VOICE),
+        ):
             graph.subscribe(topic, partial(self._on_text, source))
         graph.subscribe(rows.APPROVE, lambda message: self._on_approve(message.data))
         graph.subscribe(rows.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))

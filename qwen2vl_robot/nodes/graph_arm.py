@@ -174,8 +174,10 @@ class GraphArm:
         for action, client in self._clients.values():
             if not client.is_served():
                 raise ExecutionError(f"no action server {action.name}; is the controller loaded and active?")
-        for is_ours, topic in (("arm" not in self._clients, self._arm_topic),
-                               ("gripper" not in self._clients, self._gripper_topic)):  # fmt: skip
+        for is_ours, topic in (
+            ("arm" not in self._clients, self._arm_topic),
+            ("gripper" not in self._clients, self._gripper_topic),
+        ):
             others = self._graph.publishers_of(topic) - int(is_ours)
             if others > 0:
                 told = f"{topic.name} has {others} publishers besides this node; only one may command the arm"
@@ -251,9 +253,11 @@ class GraphArm:
         path = [tolerance(name=n, position=self._profile.tracking_tolerance_rad) for n in names]
         goal_at = [tolerance(name=n, position=self._profile.start_tolerance_rad) for n in names]
         goal = make(f"{rows.FOLLOW_JOINT_TRAJECTORY.type}_Goal")(
-            trajectory=trajectory, path_tolerance=path, goal_tolerance=goal_at,
+            trajectory=trajectory,
+            path_tolerance=path,
+            goal_tolerance=goal_at,
             goal_time_tolerance=duration_from_s(make, _GOAL_TIME_S),
-        )  # fmt: skip
+        )
         self._goals = [(w, g) for w, g in self._goals if w != "arm"]
         self._goals.append(("arm", self._clients["arm"][1].send(goal)))
 

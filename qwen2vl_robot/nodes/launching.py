@@ -12,6 +12,7 @@ from types import FrameType
 
 from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph, parse_remaps
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
+from qwen2vl_robot.log import start_logging
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import load_settings
 from qwen2vl_robot.plant.node import PlantNode
@@ -26,12 +27,14 @@ class NodeOptions:
         namespace: stands before every relative name.
         remaps: "from:=to", as often as needed.
         ready: a file that is made as soon as the node works.
+        log_level: one of `log.LEVELS`.
     """
 
     transport: str = "auto"
     namespace: str = "/"
     remaps: list[str] = field(default_factory=list)
     ready: Path | None = None
+    log_level: str = "info"
 
 
 def run_controller_process(
@@ -40,7 +43,6 @@ def run_controller_process(
     given: list[str],
     *,
     autostart: bool = True,
-    log_level: str = "info",
 ) -> None:
     """Run the controller; over rclpy as a lifecycle node that configures and activates itself.
 
@@ -54,10 +56,11 @@ def run_controller_process(
     if options.transport == "ros" or (options.transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.lifecycle import LifecycleOptions, run_lifecycle
 
-        started = LifecycleOptions(namespace, remap, autostart, log_level, options.ready)
+        started = LifecycleOptions(namespace, remap, autostart, options.log_level, options.ready)
         run_lifecycle(name, lambda graph, found: ControllerNode(graph, found), settings, started)
         return
     graph = open_graph("dds", name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
+    start_logging(options.log_level, graph.log_handler())
     node = ControllerNode(graph, settings)
     _until_signal(node.end_spin)
     try:
@@ -80,6 +83,7 @@ def run_plant_process(
         WorkerError: the simulation's process ended.
     """
     graph = _join(options, PLANT_NAME)
+    start_logging(options.log_level, graph.log_handler())
     ended = threading.Event()
     _until_signal(ended.set)
     plant = PlantNode(graph, scene, seed, camera_hz=camera_hz, speed=speed, interpreter=worker_python or None)

@@ -173,15 +173,24 @@ def verdict_report(verdict: Verdict, action: str, duration_s: float | None, *, a
     """What the twin found."""
     violations = [
         ViolationReport(
-            kind=v.kind, time_s=_finite(v.time_s), bodies=list(v.bodies), amount=_finite(v.amount), unit=v.unit,
+            kind=v.kind,
+            time_s=_finite(v.time_s),
+            bodies=list(v.bodies),
+            amount=_finite(v.amount),
+            unit=v.unit,
             text=v.describe(),
         )
         for v in verdict.violations
-    ]  # fmt: skip
+    ]
     return VerdictReport(
-        digest=digest(verdict), accepted=verdict.accepted, awaits_approval=asks, action=action, duration_s=duration_s,
-        violations=violations, rehearsal_s=round(verdict.seconds, 3),
-    )  # fmt: skip
+        digest=digest(verdict),
+        accepted=verdict.accepted,
+        awaits_approval=asks,
+        action=action,
+        duration_s=duration_s,
+        violations=violations,
+        rehearsal_s=round(verdict.seconds, 3),
+    )
 
 
 def task_outcome(report: TaskReport) -> TaskOutcome:
@@ -279,17 +288,26 @@ class _Pen:
     def body(self, space: str, number: int, body: SceneObject, colour: Rgba) -> Message:
         pose, scale = pose_message(self.make, body.T_base_object), self._vector(*shape_size_m(body.shape))
         return self.draw(
-            ns=space, id=number, type=_SHAPES[type(body.shape)], pose=pose, scale=scale, color=self._colour(colour),
+            ns=space,
+            id=number,
+            type=_SHAPES[type(body.shape)],
+            pose=pose,
+            scale=scale,
+            color=self._colour(colour),
             text=body.name,
-        )  # fmt: skip
+        )
 
     def points(self, space: str, shape: int, points_m: Array, colour: Rgba, thick_m: float) -> Message:
         point = self.make("geometry_msgs/msg/Point")
         return self.draw(
-            ns=space, id=0, type=shape, pose=pose_message(self.make, np.eye(4)), color=self._colour(colour),
+            ns=space,
+            id=0,
+            type=shape,
+            pose=pose_message(self.make, np.eye(4)),
+            color=self._colour(colour),
             scale=self._vector(thick_m, thick_m, thick_m),
             points=[point(x=float(p[0]), y=float(p[1]), z=float(p[2])) for p in points_m],
-        )  # fmt: skip
+        )
 
     def _vector(self, x: float, y: float, z: float) -> Message:
         return self.make("geometry_msgs/msg/Vector3")(x=x, y=y, z=z)

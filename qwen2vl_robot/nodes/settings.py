@@ -26,14 +26,17 @@ class Settings(Strict):
     )
     approval_timeout_s: float = Field(default=60.0, gt=0.0, le=600.0, description="how long a person may take to agree")
     cameras: tuple[str, ...] = Field(
-        default=("",), min_length=1, max_length=16,
+        default=("",),
+        min_length=1,
+        max_length=16,
         description="prefix of image, depth and camera_info of each camera, such as front/; the first one plans",
-    )  # fmt: skip
+    )
     compressed: bool = Field(default=False, description="take image/compressed instead of image")
     calibrations: tuple[str, ...] = Field(
-        default=("",), max_length=16,
+        default=("",),
+        max_length=16,
         description="for each camera a YAML of qwen2vl-robot calibrate; empty: its pose comes from tf",
-    )  # fmt: skip
+    )
     frame_timeout_s: float = Field(
         default=10.0, gt=0.0, le=120.0, description="wall time within which a fresh frame must come"
     )

@@ -78,13 +78,15 @@ def grammar(is_known: Callable[[str], bool] = lambda word: True) -> str:
     sentences = [_sentence(t) for phrasing in tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
     known = [s for s in sentences if all(is_known(w) for w in s.split() if not w.startswith("<"))]
     colours, nouns = ([w for w in found if is_known(w)] for found in (words.colours, words.nouns))
-    return "\n".join([
-        "#JSGF V1.0;",
-        "grammar robot;",
-        f"<number> = {' | '.join(_NUMBERS)};",
-        f"<thing> = [the] [{' | '.join(colours)}] ({' | '.join(nouns)});",
-        f"public <command> = {' | '.join(dict.fromkeys(known))};",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "#JSGF V1.0;",
+            "grammar robot;",
+            f"<number> = {' | '.join(_NUMBERS)};",
+            f"<thing> = [the] [{' | '.join(colours)}] ({' | '.join(nouns)});",
+            f"public <command> = {' | '.join(dict.fromkeys(known))};",
+        ]
+    )
 
 
 def _sentence(template: str) -> str:

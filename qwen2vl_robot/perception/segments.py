@@ -86,9 +86,14 @@ def find_segments(view: View) -> list[Segment]:
 def _crop(view: View, window: Window) -> View:
     """The same view of a part of the image; its intrinsics stay the whole image's, so it cannot project."""
     return replace(
-        view, rgb=view.rgb[window], depth_m=view.depth_m[window], smooth_m=view.smooth_m[window],
-        rays=view.rays[window], height_m=view.height_m[window], is_robot=view.is_robot[window],
-    )  # fmt: skip
+        view,
+        rgb=view.rgb[window],
+        depth_m=view.depth_m[window],
+        smooth_m=view.smooth_m[window],
+        rays=view.rays[window],
+        height_m=view.height_m[window],
+        is_robot=view.is_robot[window],
+    )
 
 
 def _window(mask: Mask, pad_px: int) -> Window:
@@ -114,9 +119,17 @@ def make_segment(view: View, mask: Mask) -> Segment | None:
     (y0, y1), (x0, x1) = ((side.start, side.stop) for side in window)
     low_m, high_m = np.percentile(smooth_m[:, 2], [2.0, 98.0])
     return Segment(
-        mask=mask, x0=x0, y0=y0, x1=x1, y1=y1, rgb=np.median(part.rgb[inside], axis=0).astype(np.float64),
-        points_m=points_m, smooth_m=smooth_m, low_m=float(low_m), high_m=float(high_m),
-    )  # fmt: skip
+        mask=mask,
+        x0=x0,
+        y0=y0,
+        x1=x1,
+        y1=y1,
+        rgb=np.median(part.rgb[inside], axis=0).astype(np.float64),
+        points_m=points_m,
+        smooth_m=smooth_m,
+        low_m=float(low_m),
+        high_m=float(high_m),
+    )
 
 
 def _table_colour(view: View) -> Array:

@@ -68,9 +68,21 @@ class _Untrusted(Strict):
 
 class ReplyWhere(_Untrusted):
     kind: Literal[
-        "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all",
-        "on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to",
-    ]  # fmt: skip
+        "nearest",
+        "farthest",
+        "leftmost",
+        "rightmost",
+        "largest",
+        "smallest",
+        "all",
+        "on",
+        "in",
+        "left_of",
+        "right_of",
+        "in_front_of",
+        "behind",
+        "next_to",
+    ]
     reference: Annotated[str, Field(min_length=1, max_length=80)] | None = None
 
 

@@ -76,9 +76,15 @@ class PlantProcess:
         interpreter: str | None = None,
     ) -> None:
         self._worker = Worker(
-            "qwen2vl_robot.plant.cell:Plant", str(scene_path), seed, always, count, with_held_out, realtime,
+            "qwen2vl_robot.plant.cell:Plant",
+            str(scene_path),
+            seed,
+            always,
+            count,
+            with_held_out,
+            realtime,
             interpreter=interpreter,
-        )  # fmt: skip
+        )
         self._worker.start()
         wire = _Wire(self._worker)
         self.link = PlantLink(wire, realtime=realtime)

@@ -6,6 +6,7 @@ use_sim_time wait while a picture is rendered instead of calling it a lost link.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.resources import resolve
 
+_log = logging.getLogger(__name__)
 CAMERA_FRAME = "camera_color_optical_frame"
 _TICK_S = 1.0 / 120.0  # two of Bullet's steps
 _CALL_S = 30.0
@@ -45,9 +47,15 @@ class PlantNode:
     """
 
     def __init__(
-        self, graph: rows.Graph, scene: str, seed: int, *, camera_hz: float = 2.0, speed: float = 1.0,
+        self,
+        graph: rows.Graph,
+        scene: str,
+        seed: int,
+        *,
+        camera_hz: float = 2.0,
+        speed: float = 1.0,
         interpreter: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         file = resolve(scene)
         ranges = load_yaml(file, SceneRanges)
         self._graph, self._speed = graph, speed
@@ -71,6 +79,7 @@ class PlantNode:
 
     def run(self, has_ended: Callable[[], bool] = lambda: False) -> None:
         """Simulate and publish until told to end; time that cannot be kept is let go."""
+        _log.info("simulating %s at up to %g times real time", self._profile.name, self._speed)
         due_s = time.monotonic()
         while not has_ended():
             self.tick()
@@ -92,6 +101,7 @@ class PlantNode:
 
     def close(self) -> None:
         """End the simulation."""
+        _log.info("ended")
         self._worker.close()
 
     def _capture(self) -> CameraFrame:

@@ -18,9 +18,13 @@ _BREAKAGE = (ViolationKind.WORKER_CRASHED, ViolationKind.WORKER_TIMEOUT, Violati
 
 
 def explain(
-    violations: tuple[Violation, ...], scene: Scene, profile: RobotProfile, room_m: Array | None = None,
-    *, is_grasp: bool = False,
-) -> str:  # fmt: skip
+    violations: tuple[Violation, ...],
+    scene: Scene,
+    profile: RobotProfile,
+    room_m: Array | None = None,
+    *,
+    is_grasp: bool = False,
+) -> str:
     """Say what the worst finding means; empty without one.
 
     Args:

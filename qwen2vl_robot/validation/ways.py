@@ -10,11 +10,21 @@ from qwen2vl_robot.reasons import ViolationKind
 
 MOST_WAYS = 4  # to do one step that are rehearsed before it is refused
 # Refusals that another grasp or way may not earn; a broken worker, a wrong start or a spent budget is no such thing.
-_OF_THE_WAY = frozenset({
-    ViolationKind.COLLISION, ViolationKind.SELF_COLLISION, ViolationKind.ZONE, ViolationKind.ZONE_SPEED,
-    ViolationKind.UNSEEN, ViolationKind.CONTACT, ViolationKind.FORCE, ViolationKind.GRASP_SLIP,
-    ViolationKind.MOVED_OTHER, ViolationKind.WRONG_EFFECT, ViolationKind.UNCERTAIN,
-})  # fmt: skip
+_OF_THE_WAY = frozenset(
+    {
+        ViolationKind.COLLISION,
+        ViolationKind.SELF_COLLISION,
+        ViolationKind.ZONE,
+        ViolationKind.ZONE_SPEED,
+        ViolationKind.UNSEEN,
+        ViolationKind.CONTACT,
+        ViolationKind.FORCE,
+        ViolationKind.GRASP_SLIP,
+        ViolationKind.MOVED_OTHER,
+        ViolationKind.WRONG_EFFECT,
+        ViolationKind.UNCERTAIN,
+    }
+)
 
 
 def first_accepted(motions: Iterator[Motion], rehearse: Callable[[Motion, int], Rehearsed]) -> Rehearsed:

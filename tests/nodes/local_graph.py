@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -84,6 +85,9 @@ class LocalGraph:
 
     def problems(self) -> tuple[str, ...]:
         return ()
+
+    def log_handler(self) -> logging.Handler:
+        return logging.NullHandler()
 
     def close(self) -> None:
         pass

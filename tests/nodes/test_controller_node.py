@@ -129,8 +129,10 @@ def test_nothing_is_taken_before_the_node_is_active() -> None:
 def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
     cell.graph.give(rows.APPROVE, data="ab" * 32)
     assert cell.status()["approval"] == {
-        "digest": "ab" * 32, "accepted": False, "reason": "nothing awaits an approval",
-    }  # fmt: skip
+        "digest": "ab" * 32,
+        "accepted": False,
+        "reason": "nothing awaits an approval",
+    }
 
 
 def test_cancel_without_a_task_says_so(cell: Cell) -> None:

@@ -101,9 +101,13 @@ def test_whether_an_object_is_there_is_decided_as_without_a_grammar(
         kinds = (ids == model.config.image_token_id).int()
         with torch.inference_mode():
             free = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, do_sample=False,
-                max_new_tokens=100, **prompt.pictures,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=kinds,
+                do_sample=False,
+                max_new_tokens=100,
+                **prompt.pictures,
+            )
         text = tokenizer.decode(free[0, ids.shape[1] :], skip_special_tokens=True)
         assert planner.reply(asked(picture, instruction)).text == text
 

@@ -23,7 +23,8 @@ from qwen2vl_robot.messages import (
     Segment,
     freeze,
 )
-from qwen2vl_robot.validation.limits import check, check_workspace
+from qwen2vl_robot.reasons import ViolationKind
+from qwen2vl_robot.validation.limits import check, check_speed, check_workspace
 
 PROFILE = load_robot("franka_panda")
 HOME = np.array(PROFILE.home_q_rad)
@@ -245,3 +246,12 @@ def test_an_effect_that_would_come_about_anywhere_is_refused(tolerance_m: float,
     body = SceneObject("block", Box((0.05, 0.05, 0.05)), freeze(make_pose([0.5, 0.0, 0.025])))
     effect = Effect("push", "block", freeze(make_pose([0.55, 0.0, 0.025])), tolerance_m=tolerance_m)
     assert kinds(of(smooth(turn(0, 1.0), 2.0), effect=effect), Scene((body,), ())) == expected
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.98, []), (1.02, [ViolationKind.TOOL_SPEED])])
+def test_the_tools_speed_is_judged_on_both_sides_of_its_limit(ratio: float, expected: list[ViolationKind]) -> None:
+    limit_mps = PROFILE.safety.tool_speed_mps
+    time_s = np.linspace(0.0, 0.5, 51)
+    p_base_tool_m = np.array([0.3, 0.0, 0.5]) + np.outer(time_s, [ratio * limit_mps, 0.0, 0.0])
+    found = list(check_speed(time_s, p_base_tool_m, PROFILE, ()))
+    assert [violation.kind for violation in found] == expected

@@ -55,9 +55,13 @@ def tips(profile: RobotProfile, rng: np.random.Generator, beyond_m: float, side_
 
 
 def is_shoved(
-    profile: RobotProfile, rng: np.random.Generator, gap_m: Array, size_m: tuple[float, float], push_height_m: float,
+    profile: RobotProfile,
+    rng: np.random.Generator,
+    gap_m: Array,
+    size_m: tuple[float, float],
+    push_height_m: float,
     friction: float,
-) -> int:  # fmt: skip
+) -> int:
     """In how many worlds a neighbour is moved too far, or tilted, by a block that comes closer to it.
 
     Args:

@@ -1,0 +1,47 @@
+"""Log records → a ROS node's logger, and by it /rosout."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from qwen2vl_robot.log import one_line
+
+
+class RosLogger(Protocol):
+    """What `rclpy.node.Node.get_logger` returns, as far as it is used."""
+
+    def debug(self, message: str) -> bool: ...
+
+    def info(self, message: str) -> bool: ...
+
+    def warning(self, message: str) -> bool: ...
+
+    def error(self, message: str) -> bool: ...
+
+    def fatal(self, message: str) -> bool: ...
+
+
+class RosHandler(logging.Handler):
+    """Passes records on to a ROS logger, the module's name before the message."""
+
+    def __init__(self, logger: RosLogger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record.
+
+        rclpy ties a severity to the line that logs, and refuses another one from there: so each has a line of its own.
+        """
+        text = f"{record.name.removeprefix('qwen2vl_robot.')}: {one_line(record)}"
+        if record.levelno >= logging.CRITICAL:
+            self._logger.fatal(text)
+        elif record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
