@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwen2vl_robot.approval import Unattended
-from qwen2vl_robot.config import RelationRules, RobotProfile, load_yaml
+from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.parts import Parts
-from qwen2vl_robot.perception.labels import load_words
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
-from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import RuleBook, load_rules
 
 
@@ -63,9 +62,7 @@ def assemble(
         approver=ports.approver or Unattended(halt),
         gate=gate or Gate(profile, cell.zones, limits),
         halt=halt,
-        profile=profile,
-        relations=load_yaml(resolve("tasks/relations.yaml"), RelationRules),
-        words=load_words(),
+        surroundings=Surroundings.of(profile),
         cell=cell,
         listeners=ports.listeners,
     )

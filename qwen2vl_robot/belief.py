@@ -24,6 +24,11 @@ class Belief:
         """
         return replace(arm.state(), held=None if self.scene is None else self.scene.held)
 
+    def hold_nothing(self) -> None:
+        """Believe that the gripper is empty: a grasp that failed holds nothing that may be counted on."""
+        if self.scene is not None:
+            self.scene = replace(self.scene, held=None, T_tool_held=None)
+
     def expect(self, step: Rehearsed) -> None:
         """Believe what the twin predicts, until it is measured."""
         self.scene = step.verdict.scene_after
@@ -46,5 +51,6 @@ class Belief:
                 return self.scene, None
             except (ObservationError, PerceptionError) as error:
                 problem = problem or Cause(error.reason, str(error))
-        self.scene = None if expected is None else replace(expected, held=None, T_tool_held=None)
+        self.scene = expected
+        self.hold_nothing()
         return None, problem

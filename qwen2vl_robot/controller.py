@@ -16,7 +16,6 @@ from qwen2vl_robot import executor
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.judge import judge
-from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.messages import (
     Action,
@@ -38,7 +37,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.parts import Parts
-from qwen2vl_robot.perception import Surroundings, perceive, remeasure
+from qwen2vl_robot.perception import perceive, remeasure
 from qwen2vl_robot.policy import Response, respond, respond_to
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason, TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
@@ -67,8 +66,8 @@ class Controller:
 
     def __init__(self, parts: Parts, *, seed: int = 0) -> None:
         self._parts = parts
-        self._surroundings = Surroundings(parts.profile, Kinematics(parts.profile), parts.relations, parts.words)
-        self._maker = MotionMaker(parts.profile, parts.relations, seed=seed)
+        self._profile, self._surroundings = parts.surroundings.profile, parts.surroundings
+        self._maker = MotionMaker(self._profile, self._surroundings.rules, seed=seed)
         self._belief = Belief()
 
     def run(self, instruction: Instruction) -> TaskReport:
@@ -222,7 +221,7 @@ class Controller:
         """Have the arm do it; an aborted motion latches a stop, so that a person looks before anything goes on."""
         parts = self._parts
         with task.timed("run"):
-            report = executor.run(approved, parts.arm, parts.clock, parts.profile, parts.halt)
+            report = executor.run(approved, parts.arm, parts.clock, self._profile, parts.halt)
         if not report.is_finished:
             parts.halt.stop(f"the last motion was aborted: {report.reason}")
             raise self._end(task, step, Outcome(OutcomeKind.ABORTED, report.causes), step.rehearsed)
@@ -240,10 +239,12 @@ class Controller:
         with task.timed("measure"):
             measured, problem = self._belief.measure(rehearsed, observation, self._surroundings)
         effect, expected = rehearsed.motion.effect, rehearsed.verdict.scene_after
-        outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, self._parts.relations)
+        outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, self._surroundings.rules)
         if problem is not None and outcome.causes:
             outcome = replace(outcome, causes=(*outcome.causes, problem))
         if outcome.kind is not OutcomeKind.ACHIEVED:
+            if effect.kind == "hold":
+                self._belief.hold_nothing()
             raise self._end(task, step, outcome, rehearsed)
         task.record(step.action, outcome, rehearsed)
 
@@ -273,7 +274,7 @@ class Controller:
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
         with task.timed("move"):
-            world = replace(outlook, scene=parts.cell.restrict(outlook.scene)).with_unseen(targets, parts.profile)
+            world = replace(outlook, scene=parts.cell.restrict(outlook.scene)).with_unseen(targets, self._profile)
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()
@@ -296,15 +297,14 @@ class Controller:
         approval = parts.approver.approve(rehearsed, doubts)
         if isinstance(approval, Refusal):
             return approval
+        missing = RefusalReason.NO_FRAME
         try:
             fresh = parts.camera.capture()
-        except ObservationError as error:
-            is_halted = error.reason is ObservationReason.HALTED
-            return Refusal(RefusalReason.STOPPED if is_halted else RefusalReason.NO_FRAME, str(error))
-        try:
+            missing = RefusalReason.STALE_STATE
             live = self._belief.state_of(parts.arm)
         except ObservationError as error:
-            return Refusal(RefusalReason.STALE_STATE, str(error))
+            is_halted = error.reason is ObservationReason.HALTED
+            return Refusal(RefusalReason.STOPPED if is_halted else missing, str(error))
         return parts.gate.admit(rehearsed, live, fresh, approval, parts.halt, parts.clock.now_ns())
 
     def _end(self, task: Task, step: Step | Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> _EndOfTry:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.halt import Halt
-from qwen2vl_robot.perception import Words
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
 from qwen2vl_robot.rules import RuleBook
 
@@ -24,8 +23,6 @@ class Parts:
     approver: Approver
     gate: Gate
     halt: Halt
-    profile: RobotProfile
-    relations: RelationRules
-    words: Words
+    surroundings: Surroundings
     cell: RuleBook
     listeners: tuple[Listener, ...] = ()

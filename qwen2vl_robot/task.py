@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from qwen2vl_robot.messages import (
     Action,
+    Cause,
     GroundedAction,
     Instruction,
     Outcome,
@@ -84,8 +85,14 @@ class Task:
 
 def describe(outcome: Outcome) -> str:
     """How something ended and why, in one line."""
-    why = "; ".join(f"{cause.reason}: {cause.text}" for cause in outcome.causes)
+    why = "; ".join(_typed(cause) for cause in outcome.causes)
     return f"{outcome.kind.value}: {why}" if why else outcome.kind.value
+
+
+def _typed(cause: Cause) -> str:
+    """A cause's sentence with its type in front, unless the sentence begins with it."""
+    begins = cause.text.removeprefix("gate: ").startswith(f"{cause.reason}: ")
+    return cause.text if begins else f"{cause.reason}: {cause.text}"
 
 
 def _severity(outcome: Outcome) -> tuple[int, str]:

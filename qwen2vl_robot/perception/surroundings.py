@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwen2vl_robot.config import RelationRules, RobotProfile
+from qwen2vl_robot.config import RelationRules, RobotProfile, load_yaml
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.perception.labels import Words
+from qwen2vl_robot.perception.labels import Words, load_words
+from qwen2vl_robot.resources import resolve
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,3 +24,13 @@ class Surroundings:
     kinematics: Kinematics
     rules: RelationRules
     words: Words
+
+    @classmethod
+    def of(cls, profile: RobotProfile) -> Surroundings:
+        """Load what the files under sim/ say of relations and words.
+
+        Raises:
+            BadInputError: one of them is missing or wrong.
+        """
+        rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
+        return cls(profile, Kinematics(profile), rules, load_words())

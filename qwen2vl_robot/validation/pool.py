@@ -199,3 +199,17 @@ def _digest(message: object) -> str:
         return digest(message)
     except TypeError:
         return ""
+
+
+def rehearse(
+    motion: Motion, scene: Scene, start: RobotState, profile: RobotProfile, *, budget_s: float = 60.0
+) -> Verdict:
+    """Rehearse one motion in twins started for it; keep a `RehearsalProcess` to rehearse many.
+
+    Args:
+        scene: as the motion finds it, in the base frame.
+        start: where the arm is then.
+        budget_s: seconds that it may take; more is a refusal.
+    """
+    with RehearsalProcess(profile, budget_s=budget_s) as rehearsal:
+        return rehearsal.rehearse(motion, scene, start)

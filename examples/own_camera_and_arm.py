@@ -1,0 +1,68 @@
+"""Your own camera and arm behind the ports, and the whole flow on them. Run it: python examples/own_camera_and_arm.py
+
+The camera here always shows the same picture, and the arm moves in no world. So the task must not end as "achieved":
+the picture shows that nothing happened, and the outcome says so: no_motion.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+import qwen2vl_robot as qr
+
+DATA = np.load(Path(__file__).with_name("frame.npz"))
+DEPTH_M = np.where(DATA["depth_mm"] > 0, DATA["depth_mm"] / 1000.0, np.nan).astype(np.float32)
+CAMERA = qr.Intrinsics(*DEPTH_M.shape[::-1], DATA["K"][0, 0], DATA["K"][1, 1], DATA["K"][0, 2], DATA["K"][1, 2])
+
+
+class Clock:
+    """The time by which everything is stamped and judged."""
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Camera:
+    """Replace `capture` by a frame of your driver: fresh, depth registered to colour, NaN where it is missing."""
+
+    def capture(self) -> qr.CameraFrame:
+        return qr.CameraFrame(time.monotonic_ns(), DATA["rgb"], DEPTH_M, CAMERA, DATA["T_base_camera"])
+
+
+class Arm:
+    """Replace the four methods by calls to your controller; this one follows the motion's points by itself."""
+
+    def __init__(self) -> None:
+        self.times_s, self.points_rad, self.began_s = np.zeros(1), DATA["q_rad"][None], 0.0
+        self.used: set[str] = set()
+
+    def state(self) -> qr.RobotState:
+        since_s = time.monotonic() - self.began_s
+        q_rad = np.array([np.interp(since_s, self.times_s, joint) for joint in self.points_rad.T])
+        return qr.RobotState(time.monotonic_ns(), q_rad, np.zeros(7), gripper_width_m=0.08)
+
+    def execute(self, approved: qr.ApprovedMotion) -> None:
+        assert approved.token not in self.used, "each approval is good for one motion"
+        self.used.add(approved.token)
+        joints = [segment for segment in approved.motion.segments if hasattr(segment, "q_rad")]
+        self.times_s = np.concatenate([segment.time_s for segment in joints])
+        self.points_rad = np.concatenate([segment.q_rad for segment in joints])
+        self.began_s = time.monotonic()
+
+    def is_moving(self) -> bool:
+        return time.monotonic() - self.began_s < self.times_s[-1]
+
+    def stop(self) -> None:
+        self.times_s, self.points_rad = np.zeros(1), self.state().q_rad[None]
+
+
+if __name__ == "__main__":  # planner and twin run in processes of their own
+    robot, halt = qr.load_robot("franka_panda"), qr.Halt()  # halt.stop("why") from any thread stops the arm
+    with qr.PlannerProcess() as planner, qr.RehearsalProcess(robot, budget_s=60.0) as rehearsal:
+        ports = qr.Ports(Camera(), Arm(), Clock(), planner, rehearsal)
+        report = qr.assemble(robot, ports, halt=halt).run(qr.Instruction("pick up the red block"))
+    print(report.outcome.kind.value, *(cause.text for cause in report.outcome.causes), sep="; ")
