@@ -42,6 +42,7 @@ class Reading(Strict):
     Attributes:
         order: whether "on" stands before or after the thing that it refers to.
         verb: whether a verb begins ("first") or ends ("last") what is said of it, or either.
+        adjectives: whether a colour stands before its noun or may stand behind it.
         spacing: "words": spaces part words; in the others forms are cut out of runs of letters: "strict": a word has one
             stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
         letters: a letter, and how it is written here: "üue".
@@ -51,6 +52,7 @@ class Reading(Strict):
 
     order: Literal["before", "after"] = "before"
     verb: Literal["first", "last", "either"] = "first"
+    adjectives: Literal["before", "after"] = "before"
     spacing: Literal["words", "strict", "loose", "none"] = "words"
     letters: str = ""
     endings: dict[str, str] = Field(default_factory=dict)

@@ -28,14 +28,20 @@ class Clause:
 
 def find_mood(tokens: list[Token]) -> Mood:
     """A question or a report anywhere in a text makes all of it one: no motion follows from either."""
-    if any(t.has("ask") for t in tokens) or any(_asks_first(tokens, at) for at in range(len(tokens))):
+    places = range(len(tokens))
+    if any(t.has("ask") for t in tokens) or any(_asks_first(tokens, k) or _ends_in(tokens, k, "ask last") for k in places):
         return Mood.QUESTION
     if any(t.has("suppose") for t in tokens):
         return Mood.HYPOTHETICAL
     has_verb = any(t.verbs for t in tokens)
-    if any(t.has("did") for t in tokens) or (has_verb and any(t.has("i") for t in tokens)):
+    if any(t.has("did") or _ends_in(tokens, k, "did last") for k, t in enumerate(tokens)) or (has_verb and any(t.has("i") for t in tokens)):
         return Mood.REPORT
     return Mood.REPORT if not has_verb and any(t.has("be") for t in tokens) else Mood.ORDER
+
+
+def _ends_in(tokens: list[Token], at: int, tag: str) -> bool:
+    """Whether a token carries a tag and ends a sentence, but for small words."""
+    return tokens[at].has(tag) and all(t.has("filler", "self") for t in tokens[at + 1 :])
 
 
 def _asks_first(tokens: list[Token], at: int) -> bool:
@@ -174,6 +180,7 @@ def _is_stopping(first: Clause, second: Clause, lexicon: Lexicon) -> bool:
     joint = [*first.tokens, *second.tokens]
     ends = [joint.index(v) for v in (first.verb, second.verb) if v is not None]
     between = joint[ends[0] + 1 : ends[1]]
-    return all(t.gap < PAUSE for t in joint[ends[0] + 1 : ends[1] + 1]) and all(
-        t.has("filler", "of", "object", "to", "thing", "the", "it", "not") for t in between
-    )
+    if stop.verb.has("cease"):  # "hör auf, den Block zu schieben"
+        return not any(t.has(*_LINKS) for t in between)
+    is_near = all(t.gap < PAUSE for t in joint[ends[0] + 1 : ends[1] + 1])
+    return is_near and all(t.has("filler", "of", "object", "to", "thing", "the", "it", "not") for t in between)

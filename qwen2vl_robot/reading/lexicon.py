@@ -33,6 +33,8 @@ class Lexicon:
             if is_verb(tag) and " " not in form:
                 for ending in self.grammar.endings.get("it", "").split():
                     self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
+        for form, entry in list(self.entries.items()):
+            self.entries.setdefault(self.fold(form), entry)
         longest = max((len(form) for form in self.entries), default=0)
         letters = frozenset(c for form in self.entries for c in form if not c.isascii()) if self.is_joined else frozenset()
         self._cutting = Forms(self.entries, longest, self.grammar.spacing, frozenset(self.kinds), letters)
@@ -54,7 +56,7 @@ class Lexicon:
     def _forms(self, language: Language) -> Iterator[tuple[str, str]]:
         """(form, tag) of everything, each as often as it means something."""
         for tag, forms in self.grammar.words.items():
-            for form in forms.split(","):
+            for form in forms.split(",") if tag != "joins" else ():
                 yield form.strip(), tag
         known = self.kinds | self.colours | self.superlatives
         small = [f.strip() for tag in ("of", "the") for f in self.grammar.words.get(tag, "").split(",") if f.strip()]
@@ -73,7 +75,7 @@ class Lexicon:
                     yield form[len(word) :], tag
 
     def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
-        words = [self.fold(word.text) for word in split_words(form.strip("-"))]
+        words = [self.fold(word.text) if self.is_joined else word.text for word in split_words(form.strip("-"))]
         spaces, length = set[int](), 0
         for word in words:
             spaces.add(length)
@@ -101,11 +103,13 @@ class Lexicon:
         return tokens
 
     def _find_phrases(self, words: list[Word]) -> Iterator[Token]:
+        exact = [word.text for word in words]
         folded = [self.fold(word.text) for word in words]
         at = 0
         while at < len(words):
             for count in range(min(_LONGEST, len(words) - at), 0, -1):
-                entry = self.entries.get(" ".join(folded[at : at + count]))
+                entry = self.entries.get(" ".join(exact[at : at + count]))
+                entry = entry or self.entries.get(" ".join(folded[at : at + count]))
                 if entry is not None:
                     break
             else:
@@ -115,8 +119,8 @@ class Lexicon:
 
     def _compound(self, word: str) -> Entry | None:
         """A noun behind a word that may be joined to it: "Holzwürfel"."""
-        for before in self.grammar.words.get("joins", "").split(", "):
-            rest = self.entries.get(word[len(before) :]) if before and word.startswith(self.fold(before)) else None
+        for before in filter(None, self.grammar.words.get("joins", "").split(", ")):
+            rest = self.entries.get(word[len(self.fold(before)) :]) if word.startswith(self.fold(before)) else None
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
         return None

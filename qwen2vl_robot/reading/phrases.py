@@ -188,11 +188,16 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
         draft.is_to = True if token.has("case to") else False if token.has("case at") else draft.is_to
     elif token.has("it") and not draft.is_full and not draft.is_begun:
         draft.is_it = True
-    elif token.has(*_SIDES) and not draft.is_full and not draft.superlative and _goes_on(tokens, at + 1, lexicon):
+    elif token.has(*_SIDES) and _may_be_side(token, lexicon) and not draft.is_full and not draft.superlative and _goes_on(tokens, at + 1, lexicon):
         draft.superlative = _SIDES["left" if token.has("left") else "right"]
     else:
         return False
     return True
+
+
+def _may_be_side(token: Token, lexicon: Lexicon) -> bool:
+    """Whether "left" may stand for "leftmost" here; where it stands before its thing it may be "left of"."""
+    return lexicon.grammar.order == "after" or not token.has("left_of", "right_of")
 
 
 def _take_quantity(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:

@@ -57,7 +57,8 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     nodes = _correct(find_nodes(tokens, lexicon), reading)
     nodes = _exclude(nodes, clause, reading)
     is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
-    unused = [node for node in nodes if node.kind in _STRAY or (node.kind == "correct" and reading.steps)]
+    unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
+    unused += [n for n in nodes if n.kind == "correct" and reading.steps]
     tag = _verb_tag(clause, nodes)
     nodes = [_refer(node, reading) for node in nodes]
     if tag in ("home", "go", "wait", "stop"):
@@ -82,6 +83,8 @@ def _verb_tag(clause: Clause, nodes: list[Node]) -> str:
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
         return "home"
+    if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
+        return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
 
 
