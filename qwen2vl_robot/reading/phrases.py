@@ -65,10 +65,11 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return seconds
     if _is_relative(tokens, at, nodes):
         return Node("that", at, at + 1)
-    thing = read_thing(tokens, at, lexicon)
+    relation = next((_RELATIONS[tag] for tag in sorted(token.tags) if tag in _RELATIONS), None)
+    is_behind = lexicon.grammar.order == "after" and _owner(nodes) is not None
+    thing = None if relation is not None and is_behind else read_thing(tokens, at, lexicon)
     if thing is not None:
         return thing
-    relation = next((_RELATIONS[tag] for tag in sorted(token.tags) if tag in _RELATIONS), None)
     way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
     is_to = True if token.has("case to") else False if token.has("case at") else None
     if token.has("toward"):
@@ -81,6 +82,13 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*_QUANTITY, *_UNITS} else "small"), at, at + 1)
+
+
+def _owner(nodes: list[Node]) -> Node | None:
+    """The thing that a relation behind it would refer to."""
+    before = nodes[-1] if nodes else None
+    owner = nodes[-2] if before and before.kind == "of" and len(nodes) > 1 else before
+    return owner if owner and owner.kind == "thing" else None
 
 
 def _stands_alone(tokens: list[Token], at: int) -> bool:
@@ -266,9 +274,8 @@ def _join_after(nodes: list[Node]) -> list[Node]:
     """Thing and the relation behind it → a place; a place before "which" and a thing → that thing's."""
     joined: list[Node] = []
     for node in nodes:
-        before = joined[-1] if joined else None
-        owner = joined[-2] if before and before.kind == "of" and len(joined) > 1 else before
-        if node.kind == "relation" and owner and owner.kind == "thing":
+        before, owner = joined[-1] if joined else None, _owner(joined)
+        if node.kind == "relation" and owner:
             del joined[joined.index(owner) :]
             joined.append(replace(owner, kind="place", relation=node.relation, way=node.way, end=node.end))
         elif node.kind == "to" and before and before.kind == "thing":

@@ -37,7 +37,7 @@ class Reader:
     def _read_in(self, code: str, tokens: list[Token]) -> Goal:
         lexicon = self._lexicons[code]
         rest, conditions = take_conditions(tokens, lexicon)
-        mood = find_mood(rest)
+        mood = Mood.QUESTION if any(token.has("ask") for token in tokens) else find_mood(rest)
         has_verb = any(token.verbs for token in rest)
         if not has_verb and any(token.verbs for group in conditions for token in group):
             mood = Mood.HYPOTHETICAL if mood is not Mood.QUESTION else mood
