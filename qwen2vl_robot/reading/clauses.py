@@ -86,7 +86,7 @@ def _end_of_condition(tokens: list[Token], begin: int, lexicon: Lexicon) -> int:
 
 
 def _start_of_condition(tokens: list[Token], at: int, taken: set[int]) -> int:
-    while at > 0 and tokens[at].gap < PAUSE and at - 1 not in taken and not tokens[at - 1].has(*_LINKS):
+    while at > 0 and tokens[at].gap < PAUSE and at - 1 not in taken and not tokens[at - 1].has("then", "but"):
         at -= 1
     return at
 
@@ -166,7 +166,8 @@ def _stop_others(clauses: list[Clause], lexicon: Lexicon) -> list[Clause]:
         other = clauses[at + 1] if at + 1 < len(clauses) else None
         if other is not None and _is_stopping(clause, other, lexicon):
             verb = other.verb if clause.verb and clause.verb.has("stop") else clause.verb
-            marked.append(Clause((*clause.tokens, *other.tokens), verb, True))
+            joint = [t for t in (*clause.tokens, *other.tokens) if not t.tags & {"thing"} or t.tags & lexicon.colours]
+            marked.append(Clause(tuple(joint), verb, True))
             skip = True
         else:
             marked.append(clause)

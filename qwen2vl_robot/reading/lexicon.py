@@ -131,4 +131,5 @@ def _as_tokens(words: list[Word], entry: Entry | None) -> Iterable[Token]:
     if entry is None:
         number = frozenset({"number"}) if is_number(text) else frozenset[str]()
         return [Token(text, spelling, number, words[0].gap)]
-    return [Token(text, spelling, tags, words[0].gap if k == 0 else 0) for k, tags in enumerate(entry.tags)]
+    first = Token(text, spelling, entry.tags[0], words[0].gap)
+    return [first, *(Token(text, "", tags, is_joined=True) for tags in entry.tags[1:])]

@@ -53,7 +53,7 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
             nodes.append(node)
         at = node.end if node is not None else at + 1
     nodes = _join_before(nodes) if lexicon.grammar.order == "before" else _join_after(nodes)
-    return _share_noun(nodes)
+    return _share_noun(_count(nodes))
 
 
 def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> Node | None:
@@ -70,6 +70,8 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     thing = None if relation is not None and is_behind else read_thing(tokens, at, lexicon)
     if thing is not None:
         return thing
+    if token.has("not") and lexicon.grammar.order == "after" and not is_behind:
+        return Node("not", at, at + 1)
     way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
     is_to = True if token.has("case to") else False if token.has("case at") else None
     if token.has("toward"):
@@ -311,6 +313,21 @@ def _join_toward(nodes: list[Node]) -> list[Node]:
         else:
             joined.append(node)
     return joined
+
+
+def _count(nodes: list[Node]) -> list[Node]:
+    """ "ブロックを2つ": how many stands behind the thing that is counted."""
+    counted: list[Node] = []
+    for node in nodes:
+        is_count = node.kind == "thing" and node.thing == Thing(quantity=node.thing.quantity, count=node.thing.count)
+        owners = [k for k, n in enumerate(counted[-2:], len(counted[-2:]) and len(counted) - len(counted[-2:])) if n.thing]
+        owner = counted[owners[-1]] if owners and is_count and counted[-1].kind in ("thing", "object") else None
+        if owner and owner.thing and node.thing and node.thing.quantity is not Quantity.ONE and owner.kind == "thing":
+            thing = replace(owner.thing, quantity=node.thing.quantity, count=node.thing.count)
+            counted[owners[-1]] = replace(owner, thing=thing)
+        else:
+            counted.append(node)
+    return counted
 
 
 def _share_noun(nodes: list[Node]) -> list[Node]:

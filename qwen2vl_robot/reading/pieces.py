@@ -125,10 +125,10 @@ def _tokens(forms: Forms, run: _Run, pieces: list[tuple[int, int, str]]) -> Iter
             end = begin
             while end in unread and (end == begin or forms.spacing == "none" or end not in run.starts):
                 end += 1
-            yield Token(run.text[begin:end], "".join(run.pieces[begin:end]), frozenset(), gap)
+            yield Token(run.text[begin:end], "".join(run.pieces[begin:end]), frozenset(), gap, begin not in run.starts)
         else:
-            for tags in forms.entries[form].tags:
-                yield Token(run.text[begin:end], "".join(run.pieces[begin:end]), tags, gap)
+            tags = forms.entries[form].tags[0]
+            yield Token(run.text[begin:end], "".join(run.pieces[begin:end]), tags, gap, begin not in run.starts)
         at, gap = end, NO_GAP
 
 

@@ -12,7 +12,7 @@ from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.steps import Reading, read_clause
-from qwen2vl_robot.reading.tokens import Token
+from qwen2vl_robot.reading.tokens import Token, spell
 
 _ENOUGH = 3  # languages that are read to the end, of those whose words cover a text alike
 _HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.OTHER)
@@ -49,14 +49,13 @@ class Reader:
 
 
 def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: list[Token], code: str) -> Goal:
-    glue = "" if code in ("ja", "zh") else " "
-    told = [*(glue.join(t.text for t in group) for group in conditions), *(t.text for t in unread)]
+    told = [*(" ".join(t.text for t in group) for group in conditions), *(t.text for t in unread)]
     return Goal(
         mood,
         _fill_forward(reading.steps),
         tuple(reading.exclusions),
         tuple(reading.corrections),
-        tuple(glue.join(t.spelling for t in group) for group in conditions),
+        tuple(spell(group) for group in conditions),
         tuple(t.spelling for t in unread),
         tuple(told),
         code,

@@ -21,12 +21,14 @@ class Token:
     Attributes:
         spelling: the person's.
         gap: what stands before it, see letters.Word.
+        is_joined: no space stands before it.
     """
 
     text: str
     spelling: str
     tags: frozenset[str]
     gap: int = 0
+    is_joined: bool = False
 
     def has(self, *tags: str) -> bool:
         """Whether it carries any of the tags."""
@@ -57,3 +59,8 @@ def is_verb(tag: str) -> bool:
 
 def is_number(text: str) -> bool:
     return text[:1].isdecimal()
+
+
+def spell(tokens: list[Token]) -> str:
+    """What the person wrote, with the spaces that stood between the tokens."""
+    return "".join((" " if not token.is_joined else "") + token.spelling for token in tokens).strip()
