@@ -60,9 +60,10 @@ class Lexicon:
                 yield form.strip(), tag
         known = self.kinds | self.colours | self.superlatives
         small = [f.strip() for tag in ("of", "the") for f in self.grammar.words.get(tag, "").split(",") if f.strip()]
+        every = tuple(f"{f.strip()} " for f in self.grammar.words.get("all", "").split(","))
         for form, tag in language.lexicon():
             if tag in known and not (tag in self.kinds and self.is_joined):
-                yield form, tag
+                yield next((form[len(word) :] for word in every if form.startswith(word)), form), tag
         for kind, nouns in language.kinds.items() if self.is_joined else ():
             for noun in nouns:
                 bare = (noun.of or noun.the).replace("{c}", "").replace("{m}", "").replace("{f}", "").strip()

@@ -31,8 +31,8 @@ class Reader:
         order = {code: k for k, code in enumerate(found)}
         fewest = sorted(found, key=lambda code: (_count_unread(found[code]), order[code]))
         alike = [c for c in fewest if _count_unread(found[c]) == _count_unread(found[fewest[0]])]
-        goals = [self._read_in(code, found[code]) for code in alike[:_ENOUGH]]
-        return max(goals, key=lambda goal: (goal.is_understood, bool(goal.steps), -len(goal.unread)), default=Goal())
+        goals = [(self._read_in(code, found[code]), len(found[code])) for code in alike[:_ENOUGH]]
+        return max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
 
     def _read_in(self, code: str, tokens: list[Token]) -> Goal:
         lexicon = self._lexicons[code]
@@ -69,6 +69,11 @@ def _fill_forward(steps: list[Step]) -> tuple[Step, ...]:
         if filled[at].thing is None and filled[at].deed in _HANDLING and filled[at + 1].deed in _HANDLING:
             filled[at] = replace(filled[at], thing=filled[at + 1].thing)
     return tuple(filled)
+
+
+def _fitness(goal: Goal, tokens: int) -> tuple[bool, bool, int, int]:
+    """What makes one of several readings the better one: it is whole, says something, leaves little, in few words."""
+    return goal.is_understood, bool(goal.steps), -len(goal.unread) - len(goal.conditions), -tokens
 
 
 def _count_unread(tokens: list[Token]) -> int:

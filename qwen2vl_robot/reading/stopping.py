@@ -13,7 +13,9 @@ from qwen2vl_robot.reading.letters import LINE, split_words
 _HEAD = 60  # characters in which a stop word and what may stand around it find room
 _RUN = re.compile("[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # letters among which words end without a space
 _LONG = re.compile(r"(.)\1{2,}")
-_LEAD = ("filler", "self", "correct")  # what may stand before it: "please stop", "robot, stop", "no! stop!"
+_ROOMS = {  # key of the data → where its forms may stand: "please stop", "robot, stop", "no! stop!"
+    **{"stop": "stop", "stop tail": "behind", "filler": "before", "self": "before", "correct": "denial"}
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,13 @@ class StopWords:
     """Forms without spaces: those that stop, and those that may stand before and behind them.
 
     Attributes:
+        before, behind: where a stop word is still one; `denials` ("no") stand before it with a pause.
         longest: letters of the longest form.
     """
 
     stops: frozenset[str]
     before: frozenset[str]
+    denials: frozenset[str]
     behind: frozenset[str]
     longest: int
 
@@ -52,7 +56,9 @@ class StopWords:
         """Where the first stop word begins, behind nothing but small words."""
         at: int | None = 0
         while at is not None and at < len(letters) and self._match(letters, gaps, at, self.stops) is None:
-            at = self._match(letters, gaps, at, self.before)
+            denied = self._match(letters, gaps, at, self.denials)
+            is_denial = denied is not None and gaps.get(denied, 0) >= LINE
+            at = denied if is_denial else self._match(letters, gaps, at, self.before)
         return at
 
     def _match(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> int | None:
@@ -66,16 +72,16 @@ class StopWords:
 
 def gather(languages: Mapping[str, Language]) -> StopWords:
     """The forms of every language; a phrase stands here without its spaces."""
-    found: dict[str, set[str]] = {"stop": set(), "behind": set(), "before": set()}
+    found: dict[str, set[str]] = {room: set() for room in _ROOMS.values()}
     for language in languages.values():
         letters = {ord(pair[0]): pair[1:] for pair in language.reading.letters.split()}
-        for key, room in (("stop", "stop"), ("stop tail", "behind"), *((key, "before") for key in _LEAD)):
+        for key, room in _ROOMS.items():
             for form in language.reading.words.get(key, "").split(","):
                 whole = "".join(word.text for word in split_words(form.strip(" -")))
                 found[room] |= {whole, whole.translate(letters)} - {""}
-    stops, behind = found["stop"], found["stop"] | found["behind"]
-    before = found["before"] - stops
-    return StopWords(frozenset(stops), frozenset(before), frozenset(behind), max(map(len, stops | behind | before)))
+    stops, behind = frozenset(found["stop"]), frozenset(found["stop"] | found["behind"])
+    before, denials = frozenset(found["before"]) - stops, frozenset(found["denial"])
+    return StopWords(stops, before, denials, behind, max(map(len, stops | behind | before | denials)))
 
 
 def _shorten(text: str) -> str:
