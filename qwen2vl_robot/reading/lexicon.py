@@ -76,7 +76,7 @@ class Lexicon:
                     yield form[len(word) :], tag
 
     def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
-        words = [self.fold(word.text) if self.is_joined else word.text for word in split_words(form.strip("-"))]
+        words = [self.fold(word) if self.is_joined else word for word in _plain_words(form.strip("-"))]
         spaces, length = set[int](), 0
         for word in words:
             spaces.add(length)
@@ -125,6 +125,13 @@ class Lexicon:
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
         return None
+
+
+def _plain_words(form: str) -> list[str]:
+    """The words of a form; what has nothing but letters of one alphabet needs no splitting, which saves most of the time."""
+    if form.replace(" ", "").isalpha():
+        return form.casefold().split()
+    return [word.text for word in split_words(form)]
 
 
 def _as_tokens(words: list[Word], entry: Entry | None) -> Iterable[Token]:

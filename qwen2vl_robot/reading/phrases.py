@@ -12,6 +12,7 @@ from qwen2vl_robot.reading.tokens import Token
 
 _RELATIONS = {r.value: r for r in Relation}
 _WAYS = {d.value: d for d in Direction}
+_LONG, _NEAR = 16, 5  # tokens of one thing, and how far ahead it is looked, so that no text takes long
 _SIDES = {"left": "leftmost", "right": "rightmost"}
 _NUMBERS = {str(n) for n in range(1, 21)}
 _QUANTITY = ("number", "all", "another", *_NUMBERS)
@@ -101,7 +102,7 @@ def _stands_alone(tokens: list[Token], at: int) -> bool:
 def _seconds_at(tokens: list[Token], at: int) -> Node | None:
     """A number and a unit of time; "a second" is one."""
     end = at + 1
-    while end < len(tokens) and tokens[end].has("filler"):
+    while end < min(len(tokens), at + _NEAR) and tokens[end].has("filler"):
         end += 1
     unit = next((_UNITS[t] for t in sorted(tokens[end].tags) if t in _UNITS), None) if end < len(tokens) else None
     count = 1 if tokens[at].has("the") and not tokens[at].has("it") else _number(tokens[at])
@@ -153,7 +154,7 @@ class _Draft:
 def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> Node | None:
     """The thing that begins at a token: article, quantity, superlative, colour and noun as the language orders them."""
     draft, end, here = _Draft(), at, at
-    while here < len(tokens):
+    while here < min(len(tokens), at + _LONG):
         token = tokens[here]
         if token.verbs or (here > at and token.gap >= PAUSE and draft.is_full) or not _take(draft, tokens, here, lexicon):
             if not _may_skip(draft, tokens, here, lexicon):
@@ -242,7 +243,8 @@ def _may_skip(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> 
 
 def _goes_on(tokens: list[Token], at: int, lexicon: Lexicon, *, is_link: bool = False) -> bool:
     """Whether a noun or what stands before one comes next, perhaps behind "of" or words that are not read."""
-    while at < len(tokens) and (tokens[at].has("of") or not tokens[at].tags) and not tokens[at].verbs:
+    end = min(len(tokens), at + _NEAR)
+    while at < end and (tokens[at].has("of") or not tokens[at].tags) and not tokens[at].verbs:
         at += 1
     wanted = lexicon.kinds | lexicon.colours | lexicon.superlatives | {"thing"} | ({"the"} if is_link else set())
     return at < len(tokens) and not tokens[at].tags.isdisjoint(wanted)
@@ -294,11 +296,11 @@ def _join_after(nodes: list[Node]) -> list[Node]:
 
 def _is_told(joined: list[Node]) -> bool:
     """Whether the nodes end in a place that says which thing comes: "皿の上の", "盘子左边的", "접시 위에 있는", "접시 위"."""
-    kinds = [n.kind for n in joined[-4:]]
-    while kinds and kinds[-1] in ("of", "that", "to"):
-        if kinds[-1] in ("of", "that") and "place" in kinds:
-            return joined[len(joined) - len(joined[-4:]) + kinds.index("place")].relation is not None
-        kinds.pop()
+    marks: list[str] = []
+    for node in reversed(joined):
+        if node.kind not in ("of", "that", "to"):
+            return node.kind == "place" and node.relation is not None and bool({"of", "that"} & set(marks))
+        marks.append(node.kind)
     return False
 
 

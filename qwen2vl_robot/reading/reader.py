@@ -44,7 +44,8 @@ class Reader:
         reading = Reading()
         for clause in split_clauses(rest, lexicon):
             read_clause(clause, lexicon, reading)
-        unread = [t for t in rest if any(t is u for u in reading.unread) and (mood is Mood.ORDER or not t.tags)]
+        left = {id(token) for token in reading.unread}
+        unread = [t for t in rest if id(t) in left and t.spelling and (mood is Mood.ORDER or not t.tags)]
         return _goal(mood, reading, conditions, unread, code)
 
 

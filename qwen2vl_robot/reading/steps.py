@@ -216,7 +216,7 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
     if deed is Deed.OTHER:
         return _other_steps(tag, group, last), []
-    goal = _destination(deed, group)
+    goal = None if way is not None else _destination(deed, group)
     if deed is Deed.PICK and goal is not None:
         deed = Deed.PLACE
     things, reference = _attach(group, goal)
