@@ -34,7 +34,7 @@ def find_mood(tokens: list[Token]) -> Mood:
     if any(t.has("suppose") for t in tokens):
         return Mood.HYPOTHETICAL
     has_verb = any(t.verbs for t in tokens)
-    if any(t.has("did") or _ends_in(tokens, k, "did last") for k, t in enumerate(tokens)) or (has_verb and any(t.has("i") for t in tokens)):
+    if any(t.has("did", "i") or _ends_in(tokens, k, "did last") for k, t in enumerate(tokens)):
         return Mood.REPORT
     return Mood.REPORT if not has_verb and any(t.has("be") for t in tokens) else Mood.ORDER
 
@@ -78,7 +78,7 @@ def _end_of_condition(tokens: list[Token], begin: int, lexicon: Lexicon) -> int:
     for at in range(begin + 1, len(tokens)):
         token, before = tokens[at], tokens[at - 1]
         has_subject = at == begin + 1 or before.has("i", "self", "the", "it", "filler", "not", "of", *lexicon.kinds)
-        if token.gap >= PAUSE or token.has("then") or (token.verbs and not has_subject):
+        if token.gap >= PAUSE or token.has("then") or (token.verbs and not has_subject and lexicon.grammar.verb != "last"):
             return at
         if token.has("if after"):
             return at + 1

@@ -39,8 +39,8 @@ class Reader:
         rest, conditions = take_conditions(tokens, lexicon)
         mood = Mood.QUESTION if any(token.has("ask") for token in tokens) else find_mood(rest)
         has_verb = any(token.verbs for token in rest)
-        if not has_verb and any(token.verbs for group in conditions for token in group):
-            mood = Mood.HYPOTHETICAL if mood is not Mood.QUESTION else mood
+        if not has_verb and any(token.verbs or token.has("did") for group in conditions for token in group):
+            mood = Mood.HYPOTHETICAL if mood is not Mood.QUESTION else mood  # "if you push it, it falls"
         reading = Reading()
         for clause in split_clauses(rest, lexicon):
             read_clause(clause, lexicon, reading)

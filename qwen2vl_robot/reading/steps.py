@@ -67,6 +67,9 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
         steps, left = _handling(tag, nodes, reading.last_thing, lexicon)
     else:
         steps, left = [], []
+    if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
+        named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
+        steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
     reading.steps += [replace(step, is_negated=is_negated) for step in steps]
