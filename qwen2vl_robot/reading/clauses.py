@@ -39,6 +39,13 @@ def find_mood(tokens: list[Token]) -> Mood:
     return Mood.REPORT if not has_verb and any(t.has("be") for t in tokens) else Mood.ORDER
 
 
+def drop_asking(tokens: list[Token]) -> list[Token]:
+    """Leave out the word that only makes a wish of "you can" ("bạn có thể ... không?")."""
+    if not any(token.has("can") for token in tokens):
+        return tokens
+    return [t for k, t in enumerate(tokens) if not _ends_in(tokens, k, "ask last")]
+
+
 def _ends_in(tokens: list[Token], at: int, tag: str) -> bool:
     """Whether a token carries a tag and ends a sentence, but for small words."""
     return tokens[at].has(tag) and all(t.has("filler", "self") for t in tokens[at + 1 :])

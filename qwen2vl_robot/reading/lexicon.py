@@ -15,6 +15,7 @@ from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
 _LONGEST = 7  # words of a phrase
+_NO_FORMS = ("joins", "stop word", "stop tail")  # keys of the data whose forms mean nothing by themselves
 
 
 class Lexicon:
@@ -56,7 +57,7 @@ class Lexicon:
     def _forms(self, language: Language) -> Iterator[tuple[str, str]]:
         """(form, tag) of everything, each as often as it means something."""
         for tag, forms in self.grammar.words.items():
-            for form in forms.split(",") if tag != "joins" else ():
+            for form in forms.split(",") if tag not in _NO_FORMS else ():
                 yield form.strip(), tag
         known = self.kinds | self.colours | self.superlatives
         small = [f.strip() for tag in ("of", "the") for f in self.grammar.words.get(tag, "").split(",") if f.strip()]

@@ -30,6 +30,8 @@ class Node:
         begin, end: its tokens.
         is_to: whether a place is where something goes (True) or where it is (False); None where the words leave it open.
         is_which: whether a place says which thing is meant ("that is on the plate").
+        is_bare: a colour without a noun, which may be that of the next thing.
+        gap: what stands before it, see letters.Word.
     """
 
     kind: str
@@ -41,7 +43,8 @@ class Node:
     seconds: float | None = None
     is_to: bool | None = None
     is_which: bool = False
-    is_bare: bool = False  # a colour without a noun, which may be that of the next thing
+    is_bare: bool = False
+    gap: int = 0
 
 
 def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
@@ -51,10 +54,10 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
     while at < len(tokens):
         node = _node_at(tokens, at, nodes, lexicon)
         if node is not None:
-            nodes.append(node)
+            nodes.append(replace(node, gap=tokens[at].gap))
         at = node.end if node is not None else at + 1
     nodes = _join_before(nodes) if lexicon.grammar.order == "before" else _join_after(nodes)
-    return _share_noun(_count(nodes))
+    return _share_noun(_count(nodes) if lexicon.grammar.order == "after" else nodes)
 
 
 def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> Node | None:
@@ -89,8 +92,7 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
 
 def _owner(nodes: list[Node]) -> Node | None:
     """The thing that a relation behind it would refer to."""
-    before = nodes[-1] if nodes else None
-    owner = nodes[-2] if before and before.kind == "of" and len(nodes) > 1 else before
+    owner = next((node for node in reversed(nodes) if node.kind != "of"), None)
     return owner if owner and owner.kind == "thing" else None
 
 
@@ -167,6 +169,9 @@ def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> Node | None:
         draft.is_it = any(token.has("it") for token in tokens[at:end])
     if end == at or (is_article_only and not draft.is_it):
         return None
+    if draft.quantity is Quantity.NUMBER and draft.finish() == Thing(quantity=draft.quantity, count=draft.count):
+        if end < len(tokens) and not tokens[end].tags:
+            return None  # "5 cm"
     is_bare = not draft.is_full and bool(draft.colour) and not draft.quantity
     return Node("thing", at, end, thing=draft.finish(), is_to=draft.is_to, is_bare=is_bare)
 
@@ -228,7 +233,8 @@ def _take_quantity(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon
 
 def _is_generic_here(tokens: list[Token], at: int, lexicon: Lexicon, draft: _Draft) -> bool:
     """Whether "one" is the thing itself ("the red one") and not how many there are ("one block")."""
-    return tokens[at].has("thing") and (draft.is_begun or not _goes_on(tokens, at + 1, lexicon))
+    is_link = at + 1 < len(tokens) and tokens[at + 1].has("of")  # "one of the red blocks"
+    return tokens[at].has("thing") and (draft.is_begun or not _goes_on(tokens, at + 1, lexicon, is_link=is_link))
 
 
 def _may_skip(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
@@ -267,6 +273,9 @@ def _join_before(nodes: list[Node]) -> list[Node]:
             is_to = node.is_to if node.is_to is not None else follows.is_to
             place = replace(follows, kind="place", relation=node.relation, is_which=is_which, is_to=is_to)
             joined.append(replace(place, begin=node.begin))
+            at = behind + 1
+        elif node.kind == "of" and joined and joined[-1].kind == "thing" and follows and follows.kind == "thing":
+            joined.append(replace(follows, kind="place", relation=Relation.ON, is_to=False))  # "el bloque del plato"
             at = behind + 1
         else:
             joined.append(replace(node, kind="way") if node.kind == "relation" and node.way else node)

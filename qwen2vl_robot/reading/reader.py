@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from qwen2vl_robot.languages import Language, load_languages
-from qwen2vl_robot.reading.clauses import find_mood, split_clauses, take_conditions
+from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
@@ -36,6 +36,7 @@ class Reader:
 
     def _read_in(self, code: str, tokens: list[Token]) -> Goal:
         lexicon = self._lexicons[code]
+        tokens = drop_asking(tokens)
         rest, conditions = take_conditions(tokens, lexicon)
         mood = Mood.QUESTION if any(token.has("ask") for token in tokens) else find_mood(rest)
         has_verb = any(token.verbs for token in rest)

@@ -60,6 +60,9 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
     unused += [n for n in nodes if n.kind == "correct" and reading.steps]
     tag = _verb_tag(clause, nodes)
+    if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
+        unused = [n for n in unused if n.kind != "relation"]
+        nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
     nodes = [_refer(node, reading) for node in nodes]
     if tag in ("home", "go", "wait", "stop"):
         steps, left = _standing(tag, nodes)
@@ -189,12 +192,20 @@ class _Group:
 def _handling(tag: str, nodes: list[Node], last: Thing | None, lexicon: Lexicon) -> tuple[list[Step], list[Node]]:
     """Steps that do something to things."""
     steps: list[Step] = []
-    left = [node for node in nodes if node.kind == "seconds"]
-    for group in _groups(nodes, lexicon):
+    stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes)
+    left = [node for node in nodes if node.kind == "seconds"] + stray
+    for group in _groups([node for node in nodes if node not in stray], lexicon):
         made, unused = _group_steps(tag, group, last)
         steps += made
         left += unused
     return steps, left
+
+
+def _unlinked(nodes: list[Node]) -> list[Node]:
+    """Things that stand behind another without a link or a pause: what they are to it was not read."""
+    told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "way")]
+    pairs = [(nodes[a], nodes[b]) for a, b in zip(told, told[1:], strict=False)]
+    return [b for a, b in pairs if b.kind == "thing" and a.kind in ("thing", "place") and not b.gap]
 
 
 def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
@@ -217,11 +228,8 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
 
 def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step], list[Node]]:
     deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
-    if deed is Deed.OTHER:
-        return _other_steps(tag, group, last), []
     goal = None if way is not None else _destination(deed, group)
-    if deed is Deed.PICK and goal is not None:
-        deed = Deed.PLACE
+    deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
     things, reference = _attach(group, goal)
     if goal is not None and goal.way and deed is Deed.PUSH and not things and goal.thing is not None:
         things, reference, way = [goal.thing], None, goal.way  # "블록 왼쪽으로 밀어": the thing has no particle
@@ -231,15 +239,9 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     if deed is Deed.PICK:
         return _picks(things or [last], group)
     relation = None if reference is None or goal is None else goal.relation or usual or Relation.ON
-    direction = way or (ways[0] if ways else None)
-    steps = [Step(deed, thing, relation, reference, direction) for thing in things or [last]]
+    direction, word = way or (ways[0] if ways else None), tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
+    steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in things or [last]]
     return steps, group.ways[1:] if way is None else []
-
-
-def _other_steps(tag: str, group: _Group, last: Thing | None) -> list[Step]:
-    """Name what the robot does not do, with every thing that it would be done to."""
-    things = [n.thing for n in (*group.things, *group.places) if n.thing is not None]
-    return [Step(Deed.OTHER, thing, word=tag.removeprefix(OTHER)) for thing in things or [last]]
 
 
 def _picks(things: list[Thing] | list[Thing | None], group: _Group) -> tuple[list[Step], list[Node]]:
@@ -254,9 +256,9 @@ def _destination(deed: Deed, group: _Group) -> Node | None:
     """The place to which something goes; the others say which thing is meant."""
     places = [p for p in group.places if not p.is_which]
     directed = [p for p in places if p.is_to]
-    if directed and deed in (Deed.PICK, Deed.PLACE, Deed.PUSH):
+    if directed:
         return directed[0]
-    if deed is Deed.PICK or (deed is Deed.PUSH and group.ways) or not places:
+    if deed in (Deed.PICK, Deed.OTHER) or (deed is Deed.PUSH and group.ways) or not places:
         return None
     if len(places) > 1 and group.things:
         open_places = [p for p in places if p.is_to is None]
