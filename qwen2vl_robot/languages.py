@@ -43,8 +43,8 @@ class Reading(Strict):
         order: whether "on" stands before or after the thing that it refers to.
         verb: whether a verb begins ("first") or ends ("last") what is said of it, or either.
         adjectives: whether a colour stands before its noun or may stand behind it.
-        spacing: "words": spaces part words; in the others forms are cut out of runs of letters: "strict": a word has one
-            stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
+        spacing: "words": spaces part words; in the others forms are cut out of runs of letters; "strict": a word has
+            one stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
         letters: a letter, and how it is written here: "üue".
         endings: of colours, kinds and verbs ("colour", "kind", "verb"); "it": pronouns that verbs take up.
         words: key → forms, parted by commas.

@@ -6,4 +6,16 @@ from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Polarity, Quantity, Ste
 from qwen2vl_robot.reading.reader import Reader, load_reader, read
 from qwen2vl_robot.reading.stopping import stop_word
 
-__all__ = ["Deed", "Goal", "Mood", "Polarity", "Quantity", "Reader", "Step", "Thing", "load_reader", "read", "stop_word"]
+__all__ = [
+    "Deed",
+    "Goal",
+    "Mood",
+    "Polarity",
+    "Quantity",
+    "Reader",
+    "Step",
+    "Thing",
+    "load_reader",
+    "read",
+    "stop_word",
+]

@@ -29,7 +29,9 @@ class Clause:
 def find_mood(tokens: list[Token]) -> Mood:
     """A question or a report anywhere in a text makes all of it one: no motion follows from either."""
     places = range(len(tokens))
-    if any(t.has("ask") for t in tokens) or any(_asks_first(tokens, k) or _ends_in(tokens, k, "ask last") for k in places):
+    if any(t.has("ask") for t in tokens) or any(
+        _asks_first(tokens, k) or _ends_in(tokens, k, "ask last") for k in places
+    ):
         return Mood.QUESTION
     if any(t.has("suppose") for t in tokens):
         return Mood.HYPOTHETICAL
@@ -85,7 +87,11 @@ def _end_of_condition(tokens: list[Token], begin: int, lexicon: Lexicon) -> int:
     for at in range(begin + 1, len(tokens)):
         token, before = tokens[at], tokens[at - 1]
         has_subject = at == begin + 1 or before.has("i", "self", "the", "it", "filler", "not", "of", *lexicon.kinds)
-        if token.gap >= PAUSE or token.has("then") or (token.verbs and not has_subject and lexicon.grammar.verb != "last"):
+        if (
+            token.gap >= PAUSE
+            or token.has("then")
+            or (token.verbs and not has_subject and lexicon.grammar.verb != "last")
+        ):
             return at
         if token.has("if after"):
             return at + 1
@@ -138,7 +144,7 @@ def _boundary(tokens: list[Token], first: int, second: int, lexicon: Lexicon) ->
     """Where the second verb's clause begins."""
     if lexicon.grammar.verb == "last":
         at = first + 1
-        while at < second and not _begins_content(tokens[at], lexicon) and tokens[at].gap < PAUSE:
+        while at < second and not _begins_content(tokens[at]) and tokens[at].gap < PAUSE:
             at += 1
             if tokens[at - 1].has("and", "then"):
                 break
@@ -155,11 +161,9 @@ def _boundary(tokens: list[Token], first: int, second: int, lexicon: Lexicon) ->
     return next((k for k in marks if tokens[k].has("and") or tokens[k].gap >= PAUSE), at)
 
 
-def _begins_content(token: Token, lexicon: Lexicon) -> bool:
+def _begins_content(token: Token) -> bool:
     """Whether a token behind a verb is of the next one's words and not the verb's ending."""
-    if token.has("filler", "not", "did", "ask", "and", "then", "but", "be", "stops"):
-        return False
-    return True
+    return not token.has("filler", "not", "did", "ask", "and", "then", "but", "be")
 
 
 def _stop_others(clauses: list[Clause], lexicon: Lexicon) -> list[Clause]:

@@ -1,7 +1,7 @@
 """A language's data → its forms with what they mean, and words → tokens that carry those meanings.
 
 A meaning is a tag: an English word of the catalogue ("red", "block", "leftmost"), a relation ("left_of"), or a key of
-the file's section `reading` ("pick", "not", "filler"), where en.yaml explains them. The sentence templates are not read.
+the file's section `reading` ("pick", "not", "filler"), where en.yaml explains them. Sentence templates are not read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Lexicon:
         for form, entry in list(self.entries.items()):
             self.entries.setdefault(self.fold(form), entry)
         longest = max((len(form) for form in self.entries), default=0)
-        letters = frozenset(c for form in self.entries for c in form if not c.isascii()) if self.is_joined else frozenset()
+        letters = (
+            frozenset(c for form in self.entries for c in form if not c.isascii()) if self.is_joined else frozenset()
+        )
         self._cutting = Forms(self.entries, longest, self.grammar.spacing, frozenset(self.kinds), letters)
 
     @property
@@ -129,7 +131,7 @@ class Lexicon:
 
 
 def _plain_words(form: str) -> list[str]:
-    """The words of a form; what has nothing but letters of one alphabet needs no splitting, which saves most of the time."""
+    """The words of a form; one with nothing but letters needs no splitting, which saves most of the time."""
     if form.replace(" ", "").isalpha():
         return form.casefold().split()
     return [word.text for word in split_words(form)]

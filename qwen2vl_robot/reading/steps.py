@@ -32,6 +32,7 @@ _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
 _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
+_SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
 _SIDES = {Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"}
 
 
@@ -67,7 +68,7 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     if tag in ("home", "go", "wait", "stop"):
         steps, left = _standing(tag, nodes)
     elif tag:
-        steps, left = _handling(tag, nodes, reading.last_thing, lexicon)
+        steps, left = _handling(tag, nodes, _verb_at(clause), reading.last_thing, lexicon)
     else:
         steps, left = [], []
     if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
@@ -76,7 +77,8 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
     reading.steps += [replace(step, is_negated=is_negated) for step in steps]
-    reading.unread += [tokens[k] for node in (*unused, *left) for k in range(node.begin, node.end) if tokens[k].tags]
+    spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
+    reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
 
 
 def _verb_tag(clause: Clause, nodes: list[Node]) -> str:
@@ -92,6 +94,10 @@ def _verb_tag(clause: Clause, nodes: list[Node]) -> str:
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _verb_at(clause: Clause) -> int:
+    return clause.tokens.index(clause.verb) if clause.verb is not None else -1
 
 
 def _refer(node: Node, reading: Reading) -> Node:
@@ -126,7 +132,7 @@ def _correct(nodes: list[Node], reading: Reading) -> list[Node]:
 
 def _exclude(nodes: list[Node], clause: Clause, reading: Reading) -> list[Node]:
     """Take out what is named as not meant: "not the green one", "except the red one", "緑ではなく"."""
-    verb_at = clause.tokens.index(clause.verb) if clause.verb is not None else -1
+    verb_at = _verb_at(clause)
     result: list[Node] = []
     at = 0
     while at < len(nodes):
@@ -147,7 +153,7 @@ def _exclude(nodes: list[Node], clause: Clause, reading: Reading) -> list[Node]:
 
 
 def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
-    """Whether "not" is about the thing behind it and not about the verb: behind both verb and thing, or before "but"."""
+    """Whether "not" is about the thing behind it, not about the verb: behind both verb and thing, or before "but"."""
     behind = nodes[at + 1 : at + 3]
     if not behind or behind[0].thing is None:
         return False
@@ -189,10 +195,12 @@ class _Group:
     order: list[Node] = field(default_factory=list)
 
 
-def _handling(tag: str, nodes: list[Node], last: Thing | None, lexicon: Lexicon) -> tuple[list[Step], list[Node]]:
+def _handling(
+    tag: str, nodes: list[Node], verb_at: int, last: Thing | None, lexicon: Lexicon
+) -> tuple[list[Step], list[Node]]:
     """Steps that do something to things."""
     steps: list[Step] = []
-    stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes)
+    stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes, verb_at)
     left = [node for node in nodes if node.kind == "seconds"] + stray
     for group in _groups([node for node in nodes if node not in stray], lexicon):
         made, unused = _group_steps(tag, group, last)
@@ -201,11 +209,17 @@ def _handling(tag: str, nodes: list[Node], last: Thing | None, lexicon: Lexicon)
     return steps, left
 
 
-def _unlinked(nodes: list[Node]) -> list[Node]:
+def _unlinked(nodes: list[Node], verb_at: int) -> list[Node]:
     """Things that stand behind another without a link or a pause: what they are to it was not read."""
     told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "way")]
-    pairs = [(nodes[a], nodes[b]) for a, b in zip(told, told[1:], strict=False)]
-    return [b for a, b in pairs if b.kind == "thing" and a.kind in ("thing", "place") and not b.gap]
+    stray: list[Node] = []
+    has_thing = False
+    for before, at in zip(told, told[1:], strict=False):
+        has_thing = has_thing or nodes[before].kind == "thing"
+        is_beside = nodes[before].kind in ("thing", "place") and not nodes[before].end <= verb_at < nodes[at].begin
+        if has_thing and is_beside and nodes[at].kind == "thing" and not nodes[at].gap:
+            stray.append(nodes[at])
+    return stray
 
 
 def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
@@ -218,7 +232,11 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
         is_whole = bool(group.things and (group.places or group.ways))
         is_next = node.kind == "thing" or lexicon.grammar.order == "after"
         follows_and = at > 0 and nodes[at - 1].kind == "and"
-        if is_whole and is_next and (lexicon.grammar.order == "after" or follows_and or group.order[-1].kind != "thing"):
+        if (
+            is_whole
+            and is_next
+            and (lexicon.grammar.order == "after" or follows_and or group.order[-1].kind != "thing")
+        ):
             group = _Group()
             groups.append(group)
         {"thing": group.things, "place": group.places, "way": group.ways}[node.kind].append(node)
@@ -237,14 +255,14 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     if deed is Deed.PLACE and tag == "move" and goal is None and ways:
         deed = Deed.PUSH
     if deed is Deed.PICK:
-        return _picks(things or [last], group)
+        return _picks(tuple(things) or (last,), group)
     relation = None if reference is None or goal is None else goal.relation or usual or Relation.ON
     direction, word = way or (ways[0] if ways else None), tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
     steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in things or [last]]
     return steps, group.ways[1:] if way is None else []
 
 
-def _picks(things: list[Thing] | list[Thing | None], group: _Group) -> tuple[list[Step], list[Node]]:
+def _picks(things: tuple[Thing | None, ...], group: _Group) -> tuple[list[Step], list[Node]]:
     """ "the block on the left" is the leftmost one; any other direction is left over."""
     side = _SIDES.get(group.ways[0].way) if group.ways and group.ways[0].way else None
     if side and len(things) == 1 and things[0] is not None and not things[0].superlative:
@@ -265,7 +283,9 @@ def _destination(deed: Deed, group: _Group) -> Node | None:
         if len(open_places) < len(places) and open_places:
             return open_places[0]
         thing = group.things[-1].thing
-        is_told = thing is not None and (thing.is_it or thing.quantity is Quantity.ALL or bool(thing.noun and thing.colour))
+        is_told = thing is not None and (
+            thing.is_it or thing.quantity is Quantity.ALL or bool(thing.noun and thing.colour)
+        )
         behind = group.order.index(places[0]) > group.order.index(group.things[-1])
         return places[0] if is_told or not behind else places[1]
     return places[0]

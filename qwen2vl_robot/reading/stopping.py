@@ -14,7 +14,14 @@ _HEAD = 60  # characters in which a stop word and what may stand around it find 
 _RUN = re.compile("[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # letters among which words end without a space
 _LONG = re.compile(r"(.)\1{2,}")
 _ROOMS = {  # key of the data → where its forms may stand: "please stop", "robot, stop", "no! stop!"
-    **{"stop": "stop", "stop word": "stop", "stop tail": "behind", "filler": "before", "self": "before", "correct": "denial"}
+    **{
+        "stop": "stop",
+        "stop word": "stop",
+        "stop tail": "behind",
+        "filler": "before",
+        "self": "before",
+        "correct": "denial",
+    }
 }
 
 
