@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "perception",
         "motion",
         "validation",
+        "reading",
         "rules",
         "halt",
         "approval",
