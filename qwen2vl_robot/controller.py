@@ -1,6 +1,6 @@
 """START HERE: an instruction becomes a measured outcome, one step after the other; `Controller.run` is the flow.
 
-    observe → plan → rule → perceive → move → rehearse → admit → run → judge
+    observe → read → plan → rule → perceive → move → rehearse → admit → run → judge
 
 Refusals are values: each ends in the report with its typed cause. What a failure leads to (another plan, another try,
 the end) is `policy.respond_to`. Breakage is an exception.
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from qwen2vl_robot import executor
+from qwen2vl_robot.admission import ask
+from qwen2vl_robot.agreement import understand
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.judge import judge
@@ -39,7 +41,7 @@ from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import perceive, remeasure
 from qwen2vl_robot.policy import Response, respond, respond_to
-from qwen2vl_robot.reasons import ObservationReason, RefusalReason, TaskReason
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task
 from qwen2vl_robot.validation.outlook import Outlook
@@ -83,7 +85,8 @@ class Controller:
                 outcome = Outcome(OutcomeKind.ACHIEVED)
                 try:
                     observation = self._observe(task)
-                    plan = self._plan(task, observation)
+                    asked = self._read(task)
+                    plan = self._plan(task, asked, observation)
                     ruling = self._rule(task, plan)
                     steps, outlook = self._perceive(task, plan, observation)
                     for step in steps:  # the whole plan in the twin, before its first motion
@@ -113,11 +116,18 @@ class Controller:
                 raise
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
 
-    def _plan(self, task: Task, observation: Observation) -> Plan:
+    def _read(self, task: Task) -> Instruction:
+        """Read the sentence without any model; one that asks for nothing that the robot does ends the task."""
+        asked = understand(task.instruction, trusts_unread=self._parts.trusts_unread)
+        if isinstance(asked, Outcome):
+            raise _EndOfTry(asked)
+        return asked
+
+    def _plan(self, task: Task, asked: Instruction, observation: Observation) -> Plan:
         """Ask the planner; a plan that only asks or refuses ends the try."""
         try:
             with task.timed("plan"):
-                plan = self._parts.planner.plan(observation, task.instruction, task.history())
+                plan = self._parts.planner.plan(observation, asked, task.history())
         except PlannerError as error:
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
         task.plans.append(plan)
@@ -135,9 +145,8 @@ class Controller:
         """Hold the plan to the cell's rules and to the person's words."""
         ruling = self._parts.cell.judge(task.instruction, plan)
         _log.debug("ruling: forbidden %s, a person must confirm %s", ruling.forbidden, ruling.to_confirm)
-        if ruling.forbidden:
-            causes = tuple(Cause(TaskReason.FORBIDDEN, text) for text in ruling.forbidden)
-            raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, causes))
+        if ruling.causes:
+            raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.causes))
         return ruling
 
     def _perceive(self, task: Task, plan: Plan, observation: Observation) -> tuple[list[Step], Outlook]:
@@ -203,7 +212,7 @@ class Controller:
         """Ask the approver and the gate; what waiting made stale is looked at, made and rehearsed anew."""
         for chances_left in reversed(range(MAX_TRIES)):
             with task.timed("admit"):
-                answer = self._ask(_rehearsed(step), ruling.to_confirm)
+                answer = ask(self._parts, self._belief, _rehearsed(step), ruling.to_confirm)
             if not isinstance(answer, Refusal):
                 _log.debug("admitted %s", step.action.describe())
                 task.mark("first_motion")
@@ -290,22 +299,6 @@ class Controller:
         except MotionError as error:
             cause = _cause(error, f"{error.reason}: {error}")
             raise self._end(task, step, Outcome(OutcomeKind.REFUSED, (cause,))) from error
-
-    def _ask(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> ApprovedMotion | Refusal:
-        """The approver waits, the camera waits; so the arm's state and the clock are read last."""
-        parts = self._parts
-        approval = parts.approver.approve(rehearsed, doubts)
-        if isinstance(approval, Refusal):
-            return approval
-        missing = RefusalReason.NO_FRAME
-        try:
-            fresh = parts.camera.capture()
-            missing = RefusalReason.STALE_STATE
-            live = self._belief.state_of(parts.arm)
-        except ObservationError as error:
-            is_halted = error.reason is ObservationReason.HALTED
-            return Refusal(RefusalReason.STOPPED if is_halted else missing, str(error))
-        return parts.gate.admit(rehearsed, live, fresh, approval, parts.halt, parts.clock.now_ns())
 
     def _end(self, task: Task, step: Step | Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> _EndOfTry:
         """Record how a step ended, and what to raise for it."""

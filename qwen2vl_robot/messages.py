@@ -111,6 +111,7 @@ class Instruction:
 
     Attributes:
         text: in composed letters (NFC), without white space around it.
+        plainly: the same as it was read, in the plainest words; "" where it was not read whole.
 
     Raises:
         BadInputError: empty, longer than 500 characters, or with control characters.
@@ -118,6 +119,7 @@ class Instruction:
 
     text: str
     source: InstructionSource = InstructionSource.TEXT
+    plainly: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", _plain_text(self.text))

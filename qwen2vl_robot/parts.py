@@ -13,7 +13,11 @@ from qwen2vl_robot.rules import RuleBook
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The ports, and what was loaded from files or made for this robot and cell."""
+    """The ports, and what was loaded from files or made for this robot and cell.
+
+    Attributes:
+        trusts_unread: whether words that nobody could read are left to the planner, instead of being asked about.
+    """
 
     camera: Camera
     arm: Arm
@@ -26,3 +30,4 @@ class Parts:
     surroundings: Surroundings
     cell: RuleBook
     listeners: tuple[Listener, ...] = ()
+    trusts_unread: bool = False

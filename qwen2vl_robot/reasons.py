@@ -151,6 +151,10 @@ class TaskReason(Reason):
 
     ASKED = "asked", "the planner asks a person"
     DECLINED = "declined", "the planner declines the instruction"
+    NEGATED = "negated", "the person says what is not to be done"
+    NO_ORDER = "no_order", "the sentence is a question, a report or a supposition and asks for no motion"
+    NOT_UNDERSTOOD = "not_understood", "nothing that the robot can do was read in the sentence"
+    CONTRADICTION = "contradiction", "the plan is not what the person said, or the sentence contradicts itself"
     FORBIDDEN = "forbidden", "the cell's rules forbid the plan"
     NO_PREDICTION = "no_prediction", "the twin gave no state after the step"
     NO_MOTION = "no_motion", "the object is where it was"

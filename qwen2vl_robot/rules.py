@@ -15,10 +15,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
+from qwen2vl_robot.agreement import agree
 from qwen2vl_robot.config import NonNegative, Strict, Vector3, load_yaml
 from qwen2vl_robot.languages import Language, load_languages, names_whole, normalise
 from qwen2vl_robot.messages import (
     Action,
+    Cause,
     Instruction,
     InstructionSource,
     Plan,
@@ -29,6 +31,8 @@ from qwen2vl_robot.messages import (
     Zone,
     shape_size_m,
 )
+from qwen2vl_robot.reading import read
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
 
 _ABOVE_M = 2.0  # how far up "above" reaches
@@ -92,11 +96,19 @@ class Ruling:
 
     Attributes:
         forbidden: sentences; any of them ends the plan.
+        contradictions: sentences; any of them ends the plan: it is not what the person said.
         to_confirm: sentences; with any of them a person has to confirm every motion of the plan.
     """
 
     forbidden: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
     to_confirm: tuple[str, ...] = ()
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """Why the plan is refused; empty when it is not."""
+        forbidden = tuple(Cause(TaskReason.FORBIDDEN, text) for text in self.forbidden)
+        return (*forbidden, *(Cause(TaskReason.CONTRADICTION, text) for text in self.contradictions))
 
 
 class RuleBook:
@@ -142,10 +154,14 @@ class RuleBook:
             if action.verb is Verb.PLACE and held is not None:
                 forbidden += self._forbid_pair(held, label)
             held = label if action.verb is Verb.PICK else None
-        asked = [told for action in actions for told in self._doubt(action, instruction.text)]
+        goal = read(instruction.text)
+        agreement = agree(goal, plan)
+        asked = list(agreement.doubts)
+        if not goal.is_understood:  # the reader is not sure either: every word counts
+            asked += [told for action in actions for told in self._doubt(action, instruction.text)]
         if instruction.source is InstructionSource.VOICE:
             asked.append("the instruction came by voice, which may be anybody's")
-        return Ruling(tuple(dict.fromkeys(forbidden)), tuple(dict.fromkeys(asked)))
+        return Ruling(tuple(dict.fromkeys(forbidden)), agreement.contradictions, tuple(dict.fromkeys(asked)))
 
     def restrict(self, scene: Scene) -> Scene:
         """The scene with the cell's zones, and with the space above what nothing may be moved over."""

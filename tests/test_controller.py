@@ -35,7 +35,7 @@ from qwen2vl_robot.reasons import (
 from tests.scenarios.desk import Cell, Planner, Rehearsal, Setup
 
 PACKAGE = Path(__file__).resolve().parents[1] / "qwen2vl_robot"
-FLOW = ["observe", "plan", "rule", "perceive", "move", "rehearse", "admit", "run", "judge"]
+FLOW = ["observe", "read", "plan", "rule", "perceive", "move", "rehearse", "admit", "run", "judge"]
 
 
 def calls_in(function: ast.FunctionDef) -> list[str]:

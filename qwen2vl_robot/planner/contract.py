@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from qwen2vl_robot.messages import StepRecord
+from qwen2vl_robot.messages import Instruction, StepRecord
 
 MAX_OBJECTS = 8
 MAX_BOXES = 16
@@ -73,6 +73,13 @@ def strip_control_tokens(text: str) -> str:
     while previous != text:
         previous, text = text, re.sub(r"<\|[^|<>]{0,64}\|>", "", text)
     return text.replace("<|", "< |").replace("|>", "| >")
+
+
+def wording(instruction: Instruction, style: PromptStyle) -> str:
+    """The words for a model: a small one gets the plainest that were read, a large one the person's own as well."""
+    if style is PromptStyle.COMPACT or not instruction.plainly:
+        return instruction.plainly or instruction.text
+    return f"{instruction.text}\nIn plain words: {instruction.plainly}"
 
 
 def build_messages(

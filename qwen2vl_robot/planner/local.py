@@ -15,7 +15,7 @@ from PIL import Image
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
 from qwen2vl_robot.planner.answers import speak_like
-from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages
+from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages, wording
 from qwen2vl_robot.planner.decoding import Decoded, Prompt, generate_plainly
 from qwen2vl_robot.planner.loading import load_model
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture
@@ -70,7 +70,10 @@ class LocalPlanner:
         text = request.instruction.text
         answer = self.reply(request, shows_all=shows_all)
         plan = parse_reply(
-            answer.text, convention=self._contract.box_convention, image_size_px=answer.image_size_px, said=text
+            answer.text,
+            convention=self._contract.box_convention,
+            image_size_px=answer.image_size_px,
+            said=f"{text} {request.instruction.plainly}",
         )
         return speak_like(plan, text) if self._contract.prompt_style is PromptStyle.COMPACT else plan
 
@@ -127,7 +130,9 @@ class LocalPlanner:
                 f"a clip can be shown to {', '.join(_TAKE_CLIPS)}, not to a {family}", reason=PlannerReason.BAD_REQUEST
             )
         style, has_clip = self._contract.prompt_style, bool(request.clip)
-        messages = build_messages(request.instruction.text, request.failures, style, len(seen), has_clip=has_clip)
+        messages = build_messages(
+            wording(request.instruction, style), request.failures, style, len(seen), has_clip=has_clip
+        )
         return self._prompt(seen, messages, request.clip)
 
     def _prompt(

@@ -21,7 +21,7 @@ from PIL import Image
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
-from qwen2vl_robot.planner.contract import PromptStyle, build_messages, convention_of
+from qwen2vl_robot.planner.contract import PromptStyle, build_messages, convention_of, wording
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
 from qwen2vl_robot.planner.reply import RawReply, Reply, parse_reply
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
@@ -70,7 +70,7 @@ class ServerPlanner:
             answer.text,
             convention=self._convention,
             image_size_px=answer.image_size_px,
-            said=request.instruction.text,
+            said=f"{request.instruction.text} {request.instruction.plainly}",
         )
 
     def reply(self, request: PlannerRequest) -> RawReply:
@@ -124,7 +124,7 @@ class ServerPlanner:
             return {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
 
         messages: list[dict[str, Any]] = build_messages(
-            asked.instruction.text, asked.failures, self._style, len(seen), has_clip=bool(asked.clip)
+            wording(asked.instruction, self._style), asked.failures, self._style, len(seen), has_clip=bool(asked.clip)
         )
         for message in messages:
             if isinstance(message["content"], list):

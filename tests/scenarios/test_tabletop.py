@@ -9,6 +9,7 @@ from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import OutcomeKind, Relation, Verb, Violation, digest
 from qwen2vl_robot.planner.reply import format_reply
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, UNMOVED_M, BlindCamera, DoubtingRehearsal, stage
@@ -76,7 +77,7 @@ def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> N
     green = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.05))
     with stage(BLUE_PLATE, green) as s:
         reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
-        report = s.run_to_question(reply, reply, reply)
+        report = s.run_to_question(reply, reply, reply, instruction="pick up the red block")
         assert "red block" in report.outcome.reasons[0]
 
 
@@ -85,18 +86,23 @@ def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant(
     with stage(RED_BLOCK, BLUE_PLATE, green) as s:
         before = s.plant.truth.objects()
         reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
-        assert s.run(reply).outcome.kind is OutcomeKind.ACHIEVED
+        assert s.run(reply, instruction="pick up the red block").outcome.kind is OutcomeKind.ACHIEVED
         after = s.plant.truth.objects()
         assert after["red block"].T_base_object[2, 3] > before["red block"].T_base_object[2, 3] + 0.03
         ball_m = (after["green ball"].T_base_object - before["green ball"].T_base_object)[:3, 3]
         assert np.linalg.norm(ball_m) < UNMOVED_M
 
 
-def test_a_slip_of_the_model_between_two_things_of_one_colour_is_a_question() -> None:
+def test_a_slip_of_the_model_between_two_things_of_one_colour_is_refused_with_both_readings() -> None:
     ball = ObjectSpec(colour="red", kind="ball", position_m=(0.45, -0.05))
     with stage(RED_BLOCK, ball) as s:
         reply = format_reply([("red block", s.boxes("red ball")[1])], [PICK])
-        s.run_to_question(reply, reply, reply, instruction="put the red ball on the blue block")
+        before = s.plant.truth.objects()
+        report = s.run(reply, reply, reply, instruction="put the red ball on the blue block")
+        assert report.outcome.reason is TaskReason.CONTRADICTION
+        assert "put the red ball on the blue block" in report.outcome.reasons[0]
+        assert "pick up the red block" in report.outcome.reasons[0]
+        assert s.moved_m(before) < UNMOVED_M
 
 
 def test_a_model_may_not_settle_by_itself_what_is_ambiguous() -> None:
@@ -120,7 +126,7 @@ def test_one_of_two_is_asked_about_in_the_persons_language_and_nothing_moves() -
 def test_a_box_around_nothing_becomes_a_question_and_nothing_moves() -> None:
     with stage(BLUE_PLATE) as s:
         reply = format_reply([("red block", [(5, 900, 60, 990)])], [PICK])
-        s.run_to_question(reply, reply, reply)
+        s.run_to_question(reply, reply, reply, instruction="pick up the red block")
 
 
 def test_an_object_out_of_reach_is_refused_with_numbers() -> None:
@@ -128,7 +134,7 @@ def test_an_object_out_of_reach_is_refused_with_numbers() -> None:
     with stage(far) as s:
         before = s.plant.truth.objects()
         reply = format_reply([s.boxes("red block")], [PICK])
-        report = s.run(reply, reply, reply)
+        report = s.run(reply, reply, reply, instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.REFUSED
         assert any(c.isdigit() for c in report.outcome.reasons[0])
         assert s.moved_m(before) < UNMOVED_M
@@ -153,7 +159,8 @@ def test_an_action_that_nobody_asked_for_waits_for_a_person() -> None:
         push = format_reply([s.boxes("red block")], [{"do": "push", "object": 0, "direction": "left"}])
         report = s.run(push, push, push)
         assert report.outcome.kind is OutcomeKind.REFUSED
-        assert "does not ask to push" in report.outcome.reasons[0]
+        assert report.outcome.reason is TaskReason.CONTRADICTION
+        assert "push the red block to the left" in report.outcome.reasons[0]
         assert s.moved_m(before) < UNMOVED_M
 
 
@@ -178,5 +185,5 @@ def test_a_camera_without_depth_is_an_error_before_anything_moves() -> None:
         before = s.plant.truth.objects()
         reply = format_reply([s.boxes("red block")], [PICK])
         with pytest.raises(ObservationError, match="depth"):
-            s.run(reply, camera=BlindCamera(s.plant.link))
+            s.run(reply, camera=BlindCamera(s.plant.link), instruction="pick up the red block")
         assert s.moved_m(before) < UNMOVED_M

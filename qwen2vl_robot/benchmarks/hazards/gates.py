@@ -121,7 +121,7 @@ def written_instruction(profile: RobotProfile, rng: np.random.Generator, is_haza
     if is_hazard:
         actions = _hostile(actions, a, b, rng, is_near)
     ruling = load_rules().judge(Instruction(text), Plan(tuple(actions), ""))
-    told = (*ruling.forbidden, *ruling.to_confirm)
+    told = (*ruling.forbidden, *ruling.contradictions, *ruling.to_confirm)
     return not told, float(is_hazard), "actions nobody asked for", "; ".join(told)
 
 

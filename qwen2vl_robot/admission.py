@@ -1,0 +1,31 @@
+"""A rehearsed step → the approver's answer, then the gate's, with everything measured after the last wait."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.belief import Belief
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.messages import ApprovedMotion, Refusal, Rehearsed
+from qwen2vl_robot.parts import Parts
+from qwen2vl_robot.reasons import ObservationReason, RefusalReason
+
+
+def ask(parts: Parts, belief: Belief, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> ApprovedMotion | Refusal:
+    """Ask whether a step may go to the arm.
+
+    A person may take a minute and a camera half a second, so the joint state and the clock are read last.
+
+    Args:
+        doubts: why a person has to agree, whatever the approval mode says.
+    """
+    approval = parts.approver.approve(rehearsed, doubts)
+    if isinstance(approval, Refusal):
+        return approval
+    missing = RefusalReason.NO_FRAME
+    try:
+        fresh = parts.camera.capture()
+        missing = RefusalReason.STALE_STATE
+        live = belief.state_of(parts.arm)
+    except ObservationError as error:
+        is_halted = error.reason is ObservationReason.HALTED
+        return Refusal(RefusalReason.STOPPED if is_halted else missing, str(error))
+    return parts.gate.admit(rehearsed, live, fresh, approval, parts.halt, parts.clock.now_ns())

@@ -1,0 +1,253 @@
+"""What a sentence says (`reading.Goal`) and a plan → what contradicts, what is left out, and what nobody could read.
+
+The reading and the planner share no code and no weights. A plan goes without asking only where both say the same; the
+planner may fill in what the sentence leaves open (which box, a colour that was not said), and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from qwen2vl_robot.messages import Action, Cause, Direction, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
+from qwen2vl_robot.planner.phrasing import plainest
+from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Thing, read
+from qwen2vl_robot.reading import Step as Said
+from qwen2vl_robot.reasons import TaskReason
+
+_log = logging.getLogger(__name__)
+_DEEDS = {
+    Verb.PICK: Deed.PICK,
+    Verb.PLACE: Deed.PLACE,
+    Verb.PUSH: Deed.PUSH,
+    Verb.HOME: Deed.HOME,
+    Verb.WAIT: Deed.WAIT,
+}
+
+
+_EXAMPLES = 'I understand: "pick up the red block", "put the red block on the blue plate".'
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a plan stands to a sentence.
+
+    Attributes:
+        contradictions: sentences; with any of them the plan is refused.
+        doubts: sentences; with any of them a person has to agree.
+    """
+
+    contradictions: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One deed with its roles, as both sides can say it: "put A on B" is one, though a plan picks before it places."""
+
+    deed: Deed
+    thing: Thing | None = None
+    relation: Relation | None = None
+    reference: Thing | None = None
+    direction: Direction | None = None
+    seconds: float | None = None
+
+    def describe(self) -> str:
+        return Said(self.deed, self.thing, self.relation, self.reference, self.direction, self.seconds).describe()
+
+
+def agree(goal: Goal, plan: Plan) -> Agreement:
+    """Hold a plan to a sentence that orders a motion.
+
+    >>> from qwen2vl_robot.reading import read
+    >>> agree(read("pick up the red block"), Plan((Action(Verb.HOME),), "")).contradictions
+    ('you said: pick up the red block; the plan is: go home',)
+    """
+    said, planned = _said(goal), _collapse(_planned(plan), goal)
+    doubts = tuple(_unread(goal))
+    if not said:
+        return Agreement((), doubts)
+    fits = [_fits(a, b) for a, b in zip(said, planned, strict=False)]
+    if all(fits) and len(said) == len(planned):
+        return Agreement((), doubts)
+    if all(fits) and len(planned) < len(said):
+        left_out = " and then ".join(task.describe() for task in said[len(planned) :])
+        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"))
+    if all(fits):
+        extra = " and then ".join(task.describe() for task in planned[len(said) :])
+        return Agreement((), (*doubts, f"nobody asked to {extra}"))
+    if len(planned) == 1 and planned[0].deed is Deed.PICK and _starts(said[0], planned[0]):
+        left_out = " and then ".join(task.describe() for task in said)
+        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"))
+    mine = " and then ".join(task.describe() for task in planned) or "nothing"
+    return Agreement((f"you said: {goal.describe()}; the plan is: {mine}",), doubts)
+
+
+def understand(instruction: Instruction, *, trusts_unread: bool = False) -> Instruction | Outcome:
+    """Read a sentence without any model: the same with its plainest words, or how it ends without a plan.
+
+    Args:
+        trusts_unread: whether a sentence of which nothing was read goes to the planner as it is.
+    """
+    goal = read(instruction.text)
+    _log.info("read: %s", goal.describe() or "nothing")
+    if trusts_unread and not goal.steps:
+        return instruction
+    return answer_without_motion(goal) or replace(instruction, plainly=plainest(goal))
+
+
+def answer_without_motion(goal: Goal) -> Outcome | None:
+    """The outcome of a sentence that orders nothing the robot does; None for one that orders something.
+
+    >>> from qwen2vl_robot.reading import read
+    >>> answer_without_motion(read("do not pick up the red block")).causes[0].text
+    'You said: do not pick up the red block. Nothing moves.'
+    """
+    said = goal.describe()
+    if goal.mood is not Mood.ORDER:
+        return _refuse(TaskReason.NO_ORDER, f"I read a {goal.mood.value}, not an order. Nothing moves.")
+    if goal.is_contradictory:
+        return _refuse(TaskReason.CONTRADICTION, f"You said: {said}. That contradicts itself. Nothing moves.")
+    if any(step.deed is Deed.STOP and not step.is_negated for step in goal.steps):
+        return _refuse(TaskReason.NO_ORDER, f"You said: {said}. Nothing moves.")
+    wanted = [step for step in goal.steps if not step.is_negated]
+    if goal.steps and not wanted:
+        return _refuse(TaskReason.NEGATED, f"You said: {said}. Nothing moves.")
+    unknown = [step.word for step in wanted if step.deed is Deed.OTHER]
+    if unknown or not wanted:
+        words = ", ".join(repr(word) for word in (*unknown, *goal.unread))
+        text = f"I did not understand {words or 'that'}. {_EXAMPLES}"
+        return Outcome(OutcomeKind.ASKED, (Cause(TaskReason.NOT_UNDERSTOOD, text),))
+    return None
+
+
+def _refuse(reason: TaskReason, text: str) -> Outcome:
+    return Outcome(OutcomeKind.REFUSED, (Cause(reason, text),))
+
+
+def _unread(goal: Goal) -> Iterator[str]:
+    for word in goal.unread:
+        yield f"I do not know {word!r}"
+    for condition in goal.conditions:
+        yield f"I cannot keep to {condition!r}"
+
+
+# ------------------------------------------------------------------------------------------- what was said
+
+
+def _said(goal: Goal) -> list[_Task]:
+    """The motions of a goal; a pick that only serves the place after it is part of the place."""
+    tasks: list[_Task] = []
+    for step in goal.steps:
+        if step.is_negated or step.deed in (Deed.STOP, Deed.OTHER):
+            continue
+        task = _Task(step.deed, step.thing, step.relation, step.reference, step.direction, step.seconds)
+        last = tasks[-1] if tasks else None
+        if task.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(task.thing, last.thing):
+            tasks[-1] = _Task(Deed.PLACE, last.thing, task.relation, task.reference, task.direction)
+        else:
+            tasks.append(task)
+    return tasks
+
+
+def _is_it(thing: Thing | None, before: Thing | None) -> bool:
+    """Whether a thing is the one named just before: "it", nothing at all, or the same words again."""
+    return thing is None or thing.is_it or thing == before
+
+
+# ----------------------------------------------------------------------------------------- what is planned
+
+
+def _planned(plan: Plan) -> list[_Task]:
+    """The motions of a plan in the same form."""
+    tasks: list[_Task] = []
+    for action in plan.actions:
+        deed = _DEEDS.get(action.verb)
+        if deed is None:
+            continue
+        thing = _thing(action)
+        last = tasks[-1] if tasks else None
+        if deed is Deed.PLACE:
+            held = tasks.pop().thing if last is not None and last.deed is Deed.PICK else None
+            tasks.append(_Task(Deed.PLACE, held, action.relation, thing))
+        else:
+            tasks.append(_Task(deed, thing, None, None, action.direction, action.seconds))
+    return tasks
+
+
+def _thing(action: Action) -> Thing | None:
+    """An action's object, in the words in which sentences are read."""
+    if action.object is None:
+        return None
+    thing, where = _named(action.object.label), action.object.where
+    if where is None:
+        return thing
+    if where.kind == Quantity.ALL.value:
+        return replace(thing, quantity=Quantity.ALL)
+    if where.kind in {relation.value for relation in Relation}:
+        reference = None if where.reference is None else _named(where.reference)
+        return replace(thing, relation=Relation(where.kind), reference=reference)
+    return replace(thing, superlative=where.kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(label: str) -> Thing:
+    """What a label names; where its words are not known, its last word is the noun."""
+    goal = read(f"pick up the {label}")
+    if goal.is_understood and len(goal.steps) == 1 and goal.steps[0].thing is not None:
+        return goal.steps[0].thing
+    *rest, noun = label.lower().split() or [""]
+    return Thing(noun, " ".join(rest))
+
+
+def _collapse(tasks: list[_Task], goal: Goal) -> list[_Task]:
+    """Where "all" was said, the same task for one thing after the other is one task."""
+    if not any(s.thing is not None and s.thing.quantity is not Quantity.ONE for s in goal.steps):
+        return tasks
+    kept: list[_Task] = []
+    for task in tasks:
+        if not kept or task != kept[-1]:
+            kept.append(task)
+    return kept
+
+
+# ------------------------------------------------------------------------------------------- do they agree
+
+
+def _fits(said: _Task, planned: _Task) -> bool:
+    return (
+        said.deed is planned.deed
+        and _names(said.thing, planned.thing)
+        and _places_alike(said, planned)
+        and _names(said.reference, planned.reference)
+        and said.direction is planned.direction
+        and (said.seconds is None or planned.seconds is None or abs(said.seconds - planned.seconds) < 0.05)
+    )
+
+
+def _places_alike(said: _Task, planned: _Task) -> bool:
+    """Whether two relations are one; on and in a plate are, for Spanish has one word and a plate no inside."""
+    if said.relation is planned.relation:
+        return True
+    is_flat = said.reference is not None and said.reference.noun == "plate"
+    return is_flat and {said.relation, planned.relation} == {Relation.ON, Relation.IN}
+
+
+def _starts(said: _Task, planned: _Task) -> bool:
+    """Whether a pick is the first half of the place that was asked for."""
+    return said.deed is Deed.PLACE and _names(said.thing, planned.thing)
+
+
+def _names(said: Thing | None, planned: Thing | None) -> bool:
+    """Whether a plan's thing is the one that was said, or fills in what the sentence leaves open."""
+    if said is None or planned is None or said.is_it:
+        return True
+    return (
+        said.noun in ("", planned.noun)
+        and said.colour in ("", planned.colour)
+        and said.superlative == planned.superlative
+        and (said.relation is None or said.relation is planned.relation)
+        and (planned.quantity is not Quantity.ALL or said.quantity is not Quantity.ONE)
+    )

@@ -1,0 +1,66 @@
+"""A goal → the plainest sentence for it that the shipped checkpoint was trained on, in the person's language."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.languages import Language, fill, load_languages
+from qwen2vl_robot.messages import Direction
+from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
+
+
+def plainest(goal: Goal) -> str:
+    """The sentence; "" where the goal is more than one deed, or of a kind that the checkpoint never learned.
+
+    >>> from qwen2vl_robot.reading import read
+    >>> plainest(read("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?"))
+    ''
+    >>> plainest(read("would you mind putting the red cube onto the blue plate"))
+    'put the red block on the blue plate'
+    """
+    steps = [step for step in goal.steps if not step.is_negated]
+    if len(steps) == 2 and steps[0].deed is Deed.PICK and steps[1].deed is Deed.PLACE:
+        thing = steps[1].thing
+        if thing is None or thing.is_it or thing == steps[0].thing:
+            steps = [Step(Deed.PLACE, steps[0].thing, steps[1].relation, steps[1].reference)]
+    if len(steps) != 1 or goal.unread or goal.conditions:
+        return ""
+    return _say(steps[0], load_languages()[goal.language])
+
+
+def _say(step: Step, language: Language) -> str:
+    template = _template(step, language)
+    if not template:
+        return ""
+    try:
+        names = [_name(thing, language) for thing in (step.thing, step.reference) if thing is not None]
+    except KeyError:  # a thing that the checkpoint has no word for
+        return ""
+    return fill(template, *names)
+
+
+def _template(step: Step, language: Language) -> str:
+    """The first phrasing of a deed's training."""
+    key = ""
+    if step.deed is Deed.PICK:
+        key = "pick"
+    elif step.deed is Deed.PLACE and step.relation is not None:
+        key = step.relation.value
+    elif step.deed is Deed.PUSH and isinstance(step.direction, Direction):
+        key = f"push_{step.direction.value}"
+    return language.tasks[key].seen[0] if key in language.tasks else ""
+
+
+def _name(thing: Thing, language: Language) -> tuple[str, str]:
+    """A thing in two cases.
+
+    Raises:
+        KeyError: it is not named by colour and noun, or by a superlative.
+    """
+    if thing.is_it or thing.relation is not None or thing.quantity not in (Quantity.ONE, Quantity.ALL):
+        raise KeyError(thing.describe())
+    if thing.quantity is Quantity.ALL:
+        name = language.phrase(thing.label, "all")
+        return name, name
+    if thing.superlative and thing.colour:
+        raise KeyError(thing.describe())
+    label = thing.noun if thing.superlative else thing.label
+    return language.phrase(label, "the", extra=thing.superlative), language.phrase(label, "of", extra=thing.superlative)
