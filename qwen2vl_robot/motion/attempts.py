@@ -1,4 +1,4 @@
-"""Many attempts at one action → the motions of those that work, the best first, or the reason."""
+"""Many attempts at one action → the motions of those that work, best first, or the reason."""
 
 from __future__ import annotations
 

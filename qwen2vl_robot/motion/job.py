@@ -1,4 +1,4 @@
-"""One action, its scene and start → what every recipe needs: named bodies, free lines, models."""
+"""One action, its scene and start → what each recipe needs: named bodies, free lines, models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An object to push → motions that go down behind it, push it with closed fingers and go home."""
+"""An object to push → motions that go down behind it, push with closed fingers and go home."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measured object and a direction → where closed fingers start to push, and where it ends up."""
+"""A measured object and a direction → where closed fingers start to push, where it ends up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grounded action, the scene and the arm's state → a timed `Motion` with its expected effect.
+"""A grounded action, the scene and the arm's state → a timed `Motion` with its effect.
 
 Each verb has a recipe: `pick.py`, `place.py`, `push.py`, and below `home` and `wait`.
 """

@@ -1,4 +1,4 @@
-"""A plan and an observation → Scene and grounded actions: each box becomes a measured object."""
+"""A plan and an observation → Scene and grounded actions: each box is a measured object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parametric upright solids → their image outline, their depth along rays, and their shape message."""
+"""Parametric upright solids → their outline in the image, depth along rays, and shape message."""
 
 from __future__ import annotations
 

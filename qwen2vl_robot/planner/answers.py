@@ -1,4 +1,4 @@
-"""A question or refusal in the checkpoint's English → the same in the instruction's language.
+"""A question or refusal in fixed English → the same in the language of the instruction.
 
 The shipped checkpoint asks and refuses in fixed English sentences. Their translations are data in `sim/languages`.
 """

@@ -1,4 +1,4 @@
-"""The contract with every planner: its limits, its box conventions, and the prompt that states it.
+"""The contract with every planner: its limits, box conventions, and the prompt that states it.
 
 `reply.py` parses what a model answers.
 """

@@ -1,4 +1,4 @@
-"""Tokens, positions and pictures → logits: three ways to run one model with a key-value cache.
+"""Tokens, positions and pictures → logits: three ways to run a model with a key-value cache.
 
 `LibraryEngine` is transformers' forward pass. `FusedEngine` runs plain text layers of Qwen2-VL with fewer calls, and
 `GraphedEngine` replays them on a GPU as CUDA graphs over a cache that stays where it is.

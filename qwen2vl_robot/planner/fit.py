@@ -1,4 +1,4 @@
-"""A model's shape and this machine's memory → whether it fits, and what would, before loading.
+"""A model's shape and this machine's memory → whether it fits, and what would, before a load.
 
 Counts weights, key-value cache and the picture's activations; downloads nothing.
 """

@@ -1,4 +1,4 @@
-"""A Qwen2-VL checkpoint in this process → grounded plans; `planner/process.py` starts the process."""
+"""A Qwen2-VL checkpoint in this process → grounded plans; planner/process.py starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A camera picture → a check that a model can use it, and the size at which the model sees it."""
+"""A camera picture → a check that a model can use it, and the size at which a model sees it."""
 
 from __future__ import annotations
 

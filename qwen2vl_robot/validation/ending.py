@@ -1,4 +1,4 @@
-"""The twin at a motion's end → what is wrong with arm and effect, and the scene and state after."""
+"""The twin at a motion's end → what is wrong with arm and effect; the scene and state after."""
 
 from __future__ import annotations
 

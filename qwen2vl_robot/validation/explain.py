@@ -1,4 +1,4 @@
-"""Violations → one sentence: what would happen to what, when, how badly, and where there is room."""
+"""Violations → one sentence: what would happen, when, how badly, and where there is room."""
 
 from __future__ import annotations
 

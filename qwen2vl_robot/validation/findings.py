@@ -1,4 +1,4 @@
-"""The findings of a rehearsal's stages → one Verdict; no simulator, so any process can use it."""
+"""The findings of a rehearsal's stages → one Verdict; without a simulator, for any process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A well-formed motion → where it breaks limits: joint range and rates, tool speed and places.
+"""A well-formed motion → where it breaks limits: joint range and rates, tool speed, places.
 
 Arithmetic only, without a robot model or a world. Between points the joints move linearly. Acceleration and jerk are
 divided differences of the points. Each equals a short-time mean of the value of any smooth motion through these points,

@@ -1,4 +1,4 @@
-"""Uncertainty and clearances → perturbed worlds, and the spans of a motion to simulate in each.
+"""Uncertainty and clearances → perturbed worlds, and the spans of a motion to simulate.
 
 A trial simulates the spans in which the drawn errors could cause a contact. It skips the spans in which the clearance
 rules a contact out.

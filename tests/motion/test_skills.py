@@ -1,4 +1,4 @@
-"""Skills: in Bullet they really take, put and push; what cannot be done is refused with its numbers."""
+"""Skills: in Bullet they really pick, place and push; an impossible action is refused with its numbers."""
 
 from __future__ import annotations
 
