@@ -1,4 +1,4 @@
-"""Rendered tables with the plant's own faults → what perception measures, names and refuses."""
+"""Rendered tables with realistic sensor faults → what perception measures, names and refuses."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ RED, BLUE, GREEN, YELLOW = (200, 30, 30), (35, 70, 200), (40, 150, 50), (235, 21
 
 @dataclass(frozen=True)
 class Picture:
-    """An observation with the true silhouettes, which only tests may know."""
+    """An observation and the true silhouettes, which only tests know."""
 
     observation: Observation
     names: npt.NDArray[np.str_]
 
     def reference(self, body: str, label: str | None = None, jitter: float = 0.0, seed: int = 0) -> ObjectReference:
-        """A reference by the true box of a body, each side moved by up to `jitter` of the box's size."""
+        """Make a reference from the true box of a body, with each side moved by up to `jitter` of the box's size."""
         rows, cols = np.nonzero(self.names == body)
         h, w = self.names.shape
         x0, y0, x1, y1 = cols.min() / w, rows.min() / h, (cols.max() + 1) / w, (rows.max() + 1) / h
@@ -80,7 +80,7 @@ def look(
     light: Light | None = None,
     extra: Array | None = None,
 ) -> Picture:
-    """Take a picture with 2 mm of depth noise, 1 % holes and extrinsics wrong by 3 mm and 0.3 deg."""
+    """Take a picture with 2 mm of depth noise, 1 % holes and an extrinsic error of 3 mm and 0.3 deg."""
     rng = np.random.default_rng(seed)
     rgb, depth_m, names = world.render(intrinsics, T_base_camera, light)
     depth_m = depth_m + rng.normal(0.0, 0.002, depth_m.shape).astype(np.float32)
@@ -94,11 +94,11 @@ def look(
 
 @pytest.fixture
 def world() -> Iterator[BulletWorld]:
-    with BulletWorld() as made:
-        made.add_table()
-        made.add_robot(PROFILE)
-        made.robot.command_arm(HOME)
-        yield made
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(PROFILE)
+        world.robot.command_arm(HOME)
+        yield world
 
 
 def stand(
@@ -416,7 +416,7 @@ def test_toppled_cylinder_does_not_pass_as_standing(world: BulletWorld) -> None:
 
 
 def held_scene(picture: Picture) -> Scene:
-    """The belief that the red block hangs in the gripper."""
+    """Build the belief that the gripper holds the red block."""
     scene, _ = ask(picture, pick(picture.reference("red block")))
     return replace(scene, held="red block", T_tool_held=make_pose([0.0, 0.0, 0.0]))
 

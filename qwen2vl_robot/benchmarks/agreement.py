@@ -1,7 +1,7 @@
-"""Random configurations near bodies of every shape → how far Bullet and coal disagree about distances.
+"""Random arm poses near bodies of every shape → how far Bullet and coal disagree on distances.
 
-Bullet grows the hull of a mesh by its collision margin, 1 mm for what comes from a URDF. coal gets the same geometry,
-hulls grown by what Bullet says of each link; beside it stands what coal finds with the hulls as they are.
+Bullet enlarges the hull of a mesh by its collision margin, 1 mm for meshes from a URDF. coal measures twice: with hulls
+enlarged by the margin that Bullet reports for each link, and with the hulls as they are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Sphere
 
-_NEAR_M = 0.08  # farther apart, nothing depends on it
-_DEEP_M = 0.02  # how deep bodies overlap is a matter of definition where they do so by centimetres
+_NEAR_M = 0.08  # larger distances do not matter
+_DEEP_M = 0.02  # the depth of a deeper overlap is a matter of definition
 _ABOUT_M = 0.15  # the bodies' distance from the tool
 _SPREAD_RAD = 1.0  # about home
 _BODIES = (
@@ -30,10 +30,10 @@ _BODIES = (
 
 
 def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tuple[list[float], list[float]]:
-    """The twin's distance less the oracle's of each body near the arm; a negative one is on the safe side.
+    """Compute the twin's minus the oracle's distance for each body near the arm; negative is on the safe side.
 
     Returns:
-        On the same geometry, and with the oracle's hulls not grown.
+        The differences on the same geometry, and with the oracle's hulls not enlarged.
     """
     kinematics, rng = Kinematics(profile), np.random.default_rng(seed)
     home, width_m = np.array(profile.home_q_rad), profile.gripper.max_width_m
@@ -56,7 +56,7 @@ def disagreements_m(profile: RobotProfile, configurations: int, seed: int) -> tu
                 placed = replace(body, T_base_object=T)
                 expected_m = bare.clearance_m(placed)
                 if -_DEEP_M < expected_m < _NEAR_M - 0.002:
-                    found_m = world.contacts.clearance_m(body.name, None, _NEAR_M)
-                    same_m.append(found_m - same.clearance_m(placed))
-                    bare_m.append(found_m - expected_m)
+                    measured_m = world.contacts.clearance_m(body.name, None, _NEAR_M)
+                    same_m.append(measured_m - same.clearance_m(placed))
+                    bare_m.append(measured_m - expected_m)
     return same_m, bare_m

@@ -1,6 +1,6 @@
-"""A loaded model + rendered scenes with known boxes → which coordinate convention it writes, and how far it is off.
+"""A model and rendered scenes with known boxes → its box convention, and its boxes' error.
 
-Wrong guesses about a model's coordinates look like bad eyesight; measured, they are a number.
+The box coordinate system depends on the model; a wrong guess would look like bad detection.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
 
-MAX_COORDINATE = 9999  # while calibrating, no convention is forbidden
-MIN_IOU = 0.5  # median; below it a convention does not fit
+MAX_COORDINATE = 9999  # during the calibration every convention is allowed
+MIN_IOU = 0.5  # a convention with a smaller median does not fit
 MIN_ANSWERED_RATIO = 0.5
 _SCENE = "scenes/tabletop.yaml"
 _Box = tuple[float, float, float, float]
@@ -32,7 +32,7 @@ _Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A rendered frame (h, w, 3) and what is seen in it, boxes in 0..1000; the most visible object comes first."""
+    """A rendered frame (h, w, 3) and its visible objects, boxes in 0..1000, the most visible object first."""
 
     seed: int
     rgb: npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Four numbers that a model wrote for an object, and where the object truly is (0..1000)."""
+    """The four numbers that a model wrote for an object, and the object's true box (0..1000)."""
 
     numbers: _Box
     true: _Box
@@ -50,14 +50,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What was measured.
+class ConventionFit:
+    """The measured fit of each box convention.
 
     Attributes:
-        convention: the one that fits best, whether or not it fits well enough.
+        convention: the best convention, even if it does not fit well enough.
         iou: median overlap under each convention.
-        error: median distance of the box sides from the true ones under the best one, of 1000.
-        asked, answered: scenes shown, and replies with a box.
+        error: median error of a box side under the best convention, of 1000.
+        asked, answered: number of scenes, and of replies with a box.
     """
 
     convention: str
@@ -81,7 +81,7 @@ def _swapped(numbers: _Box) -> _Box:
     return (x0, y0, x1, y1)
 
 
-# Those that reply.py reads come first; the others are known from other families, and named so that one knows why.
+# First those that reply.py can read. The others belong to other model families; naming them explains a misfit.
 CONVENTIONS: dict[str, Callable[[Answer], _Box]] = {
     "thousandths": lambda a: a.numbers,
     "resized_pixels": lambda a: _scaled(a.numbers, a.model_px),
@@ -93,7 +93,7 @@ SUPPORTED = ("thousandths", "resized_pixels")
 
 
 def render_pictures(count: int, seed: int) -> Iterator[Picture]:
-    """Frames of the tabletop from seeds seed, seed + 1, ...; each shows at least two objects well."""
+    """Render frames of the tabletop for seeds seed, seed + 1, ...; each shows at least two objects well."""
     ranges, catalogue = load_scene(_SCENE)
     with robot_on_table(load_robot(ranges.robot)) as world:
         while count:
@@ -106,23 +106,23 @@ def render_pictures(count: int, seed: int) -> Iterator[Picture]:
 
 
 def ask(reply: Callable[[PlannerRequest], RawReply], pictures: Sequence[Picture]) -> list[Answer]:
-    """Ask for the clearest object of each picture; replies without exactly one box for it are left out."""
+    """Ask for the most visible object of each picture; leave out replies without a usable box."""
     answers = []
     for picture in pictures:
         target = picture.seen[0]
         try:
-            said = reply(PlannerRequest(picture.rgb, Instruction(f"pick up the {target.label}")))
+            answer = reply(PlannerRequest(picture.rgb, Instruction(f"pick up the {target.label}")))
         except PlannerError:
             continue
-        numbers = first_box(said.text)
+        numbers = first_box(answer.text)
         if numbers is not None:
             size_px = (picture.rgb.shape[1], picture.rgb.shape[0])
-            answers.append(Answer(numbers, _as_floats(target.box), size_px, said.image_size_px))
+            answers.append(Answer(numbers, _as_floats(target.box), size_px, answer.image_size_px))
     return answers
 
 
 def first_box(text: str) -> _Box | None:
-    """The first box of a reply, unconverted; None where there is none that could be one."""
+    """Parse the first box of a reply, unconverted; None without a box of four finite numbers."""
     try:
         boxes = json.loads(text)["objects"][0]["boxes"]
         numbers = _as_floats(boxes[0])
@@ -136,8 +136,8 @@ def _as_floats(values: Sequence[float]) -> _Box:
     return (x0, y0, x1, y1)
 
 
-def calibrate(answers: Sequence[Answer], asked: int) -> Calibration:
-    """Find the convention under which the answers overlap the truth most.
+def calibrate(answers: Sequence[Answer], asked: int) -> ConventionFit:
+    """Find the convention with the largest overlap between answers and true boxes.
 
     Raises:
         PlannerError: no reply had a box.
@@ -151,4 +151,4 @@ def calibrate(answers: Sequence[Answer], asked: int) -> Calibration:
     }
     best = max(iou, key=lambda name: iou[name])
     sides = [abs(p - t) for a in answers for p, t in zip(CONVENTIONS[best](a), a.true, strict=True)]
-    return Calibration(best, {k: round(v, 3) for k, v in iou.items()}, round(median(sides), 1), asked, len(answers))
+    return ConventionFit(best, {k: round(v, 3) for k, v in iou.items()}, round(median(sides), 1), asked, len(answers))

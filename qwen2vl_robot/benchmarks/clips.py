@@ -1,7 +1,7 @@
-"""Seeds → whether the seconds before help a model to find things, and what they cost, on the same questions.
+"""Seeds → whether a clip of the seconds before helps a model to find things, and its cost.
 
-The objects lie still while the arm swings about; only the last picture shows it where it is now. A checkpoint that is
-otherwise shown one picture (the one that ships) is shown the clip all the same, or there would be nothing to measure.
+The same questions are asked with and without the clip. The objects lie still while the arm swings; only the last
+picture shows the present. Here the shipped checkpoint also gets the clip, although otherwise it gets one picture.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _TASKS = ("pick", "on", "left_of")
 
 
 def run_clip_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Ask one question about each of `frames` scenes in both ways, which of them first taking turns.
+    """Ask one question about each of `frames` scenes with and without the clip, in alternating order.
 
     Raises:
-        BadInputError: the model is behind a server, which cannot be told to show what it would not.
+        BadInputError: the model is behind a server.
     """
     if read_settings(model).server is not None:
-        raise BadInputError(f"--model {model}: only a model in process can be asked in both ways")
+        raise BadInputError(f"--model {model}: only a local model can be asked in both ways")
     ranges, catalogue = load_scene(_SCENE)
     maker = QuestionMaker(load_languages(), catalogue.held_out, references=("label",))
     profile = load_robot(ranges.robot)
@@ -63,7 +63,7 @@ def run_clip_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, Any
 
 
 def summarise_clips(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Shares with 95 % intervals, and medians of the seconds, without a clip and with one."""
+    """Compute shares with 95 % intervals, and median seconds, with and without a clip."""
     totals: dict[str, Any] = {"questions": len(results)}
     for name in ("still", "clip"):
         chosen = [r[name] for r in results]

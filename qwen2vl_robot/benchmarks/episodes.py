@@ -1,4 +1,4 @@
-"""A suite's file → what one episode asks for, which of several things it means, whether a question was right."""
+"""A suite's file → an episode, the object that it means, and whether a question was right."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from qwen2vl_robot.plant.client import TrueObject
 from qwen2vl_robot.reasons import PerceptionReason
 
 _BACKWARDS = ("farthest", "leftmost", "largest")
-_CLEAR_M, _CLEAR_SIDE_RATIO = 0.03, 1.1  # by how much the one that is meant must stand out
+_CLEAR_M, _CLEAR_SIDE_RATIO = 0.03, 1.1  # by how much the target must differ from the next candidate
 
 
 class TaskSpec(Strict):
     """One kind of task of a suite.
 
     Attributes:
-        is_missing: the target is not there.
-        is_bare: the target is named by its kind alone, of which there are two or three.
-        where: superlatives, one of which says which of them is meant; with none the robot has to ask.
+        is_missing: whether the target is absent.
+        is_bare: whether the target is named by its kind alone, of which the scene has two or three.
+        where: superlatives that may single out the target; if empty, the robot has to ask.
     """
 
     name: str
@@ -36,12 +36,12 @@ class TaskSpec(Strict):
 
     @property
     def is_question(self) -> bool:
-        """Whether a person must be asked."""
+        """Whether the robot must ask a person."""
         return self.is_missing or (self.is_bare and not self.where)
 
 
 class SuiteSpec(Strict):
-    """A file of sim/tasks with a suite's tasks."""
+    """A suite file in sim/tasks."""
 
     scene: str
     min_visible_px: Annotated[int, Field(ge=1)]
@@ -50,13 +50,14 @@ class SuiteSpec(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What one seed asks for.
+    """The content of one seed's episode.
 
     Attributes:
-        target, reference: labels as spoken; the target of a missing task is not among `always`.
-        where: the superlative that says which target is meant, or "".
-        bearers: labels of what is there and bears the target's name.
-        always: objects that the scene must hold, a distractor among them.
+        target, reference: labels in the instruction; the target of a missing task is not in `always`.
+        where: the superlative in front of the target, or "".
+        bearers: labels of the present objects that match the target's name.
+        always: objects that the scene must contain, including a distractor.
+        count: number of objects in the scene.
     """
 
     seed: int
@@ -71,12 +72,12 @@ class Episode:
 
 
 def asks_rightly(episode: Episode, outcome: Outcome) -> bool:
-    """Whether a question is about the target: which of several it is, where there are several."""
+    """Check whether a question is about the target; among several candidates it must ask which one is meant."""
     return not episode.task.is_bare or outcome.reason is PerceptionReason.AMBIGUOUS
 
 
 def _measure(where: str, item: TrueObject) -> float:
-    """What a superlative compares, as seen from the base: distance or place in metres, or the logarithm of a volume."""
+    """Compute what a superlative compares, seen from the base: distance or y in metres, or the log of a volume."""
     x, y = item.T_base_object[:2, 3]
     if where in ("largest", "smallest"):
         return float(np.log(shape_size_m(item.shape)).sum())
@@ -84,13 +85,13 @@ def _measure(where: str, item: TrueObject) -> float:
 
 
 def ranked(episode: Episode, objects: dict[str, TrueObject]) -> list[str]:
-    """The bearers of the target's name, what is meant first."""
+    """Rank the objects that match the target's name, the meant one first."""
     sign = -1.0 if episode.where in _BACKWARDS else 1.0
     return sorted(episode.bearers, key=lambda label: sign * _measure(episode.where, objects[label]))
 
 
 def margin(episode: Episode, objects: dict[str, TrueObject]) -> float:
-    """How clearly the first stands out before the second; 1 is just clear."""
+    """Compute how clearly the first object stands out from the second; 1 is just clear."""
     first, second = (_measure(episode.where, objects[label]) for label in ranked(episode, objects)[:2])
     clear = 3 * np.log(_CLEAR_SIDE_RATIO) if episode.where in ("largest", "smallest") else _CLEAR_M
     return float(abs(first - second) / clear)

@@ -1,8 +1,8 @@
-"""Seeds → pictures and instructions that no training saw → how often the planner names, finds and misses rightly.
+"""Seeds → unseen pictures and instructions → how often the planner finds and asks rightly.
 
-Families: pairs and phrasings of the training (new scenes); colour-kind pairs that it never saw; phrasings that it never
-saw; objects that are not there; plans after tries that failed; references that geometry resolves ("the leftmost
-block"); references that mean several objects, about which a person has to be asked; more colours, kinds, views, arms.
+Families: new scenes with pairs and phrasings of the training; held-out colour-kind pairs; held-out phrasings; absent
+objects; plans after failed attempts; references that geometry resolves ("the leftmost block"); ambiguous references,
+for which the planner has to ask; and more colours, kinds, views and arms.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
 FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
 _SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"
 _TASKS = ("pick", "on", "in", "left_of", "right_of")
-_TRIES = 60
+_ATTEMPTS = 60
 
 
 def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Ask one question about each of `pictures` scenes for each family; seeds seed, seed + 1, ..."""
+    """Ask one question about each of `pictures` scenes for each family, for seeds seed, seed + 1, ..."""
     ranges, catalogue = load_scene(_SCENE)
     wide, wide_catalogue = load_scene(_WIDE_SCENE)
     makers = _makers(catalogue.held_out)
@@ -66,8 +66,8 @@ def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
 def _question(
     maker: QuestionMaker, seen: list[SeenObject], rng: np.random.Generator, family: str, held_out: tuple[str, ...]
 ) -> Question | None:
-    """A pick or a place for the family; None when the picture cannot serve it."""
-    for _ in range(_TRIES):
+    """Draw a pick or a place for the family; None when the picture does not allow one."""
+    for _ in range(_ATTEMPTS):
         question = maker.draw(seen, rng, absent=family == "absent", task=str(rng.choice(_TASKS)))
         if question is None:
             return None
@@ -83,7 +83,7 @@ def _question(
 
 
 def score(planner: PlannerProcess, rgb: Any, question: Question, clip: tuple[Any, ...] = ()) -> dict[str, Any]:
-    """Compare the planner's answer with the right one; a `clip` is shown whatever the checkpoint has learned from."""
+    """Compare the planner's answer with the right one; a `clip` is shown even to a checkpoint trained without clips."""
     right = parse_reply(question.reply)
     instruction, *failures = question.instruction.split("\n")
     request = PlannerRequest(rgb, Instruction(instruction), tuple(failures), clip=clip)
@@ -108,14 +108,14 @@ def score(planner: PlannerProcess, rgb: Any, question: Question, clip: tuple[Any
 
 
 def asks(plan: Plan) -> bool:
-    """Whether a person will be asked: by the plan, or because geometry finds several things and no word says which."""
+    """Check whether a person will be asked: by the plan, or because several boxes match and no word decides."""
     return [a.verb for a in plan.actions] == [Verb.ASK] or any(
         a.object is not None and len(a.object.boxes) > 1 and a.object.where is None for a in plan.actions
     )
 
 
 def outline(plan: Plan) -> list[tuple[object, ...]]:
-    """A plan without its labels and boxes: what is done, how, and which of several is meant."""
+    """Strip labels and boxes from a plan, which leaves its verbs, their arguments and the `where` of each object."""
     return [(a.verb, a.relation, a.direction, a.seconds, a.object and a.object.where) for a in plan.actions]
 
 
@@ -125,7 +125,7 @@ def _is_centre_inside(box: ImageBox, true: ImageBox) -> bool:
 
 
 def summarise_grounding(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per family: shares with 95 % intervals over questions (verbs, asked) and objects (boxes)."""
+    """Compute per family shares with 95 % intervals, over questions (verbs, asked) and objects (boxes)."""
     totals: dict[str, Any] = {}
     for family in FAMILIES:
         chosen = [r for r in results if r["family"] == family]

@@ -1,7 +1,7 @@
-"""Camera frames from another process over loopback → how many arrive, how late, and what our own code costs.
+"""Camera frames from another process → how many arrive, how late, and our own code's cost.
 
-The sender is this module run as a program. "Own" is what callbacks and conversions take on their thread; receiving and
-deserialising belong to the transport.
+The sender is this module, run as a program. "own" is the time of callbacks and conversions on their thread; receiving
+and deserialising belong to the transport.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def run_images(seconds: float, hz: float) -> dict[str, Any]:
     """Measure each of `SIZES`.
 
     Returns:
-        "totals" of the worst size, and "sizes" with received_ratio, median_ms, p99_ms and own_core_ratio of each.
+        "totals" with the worst figures of all sizes, and "sizes" with the figures of each.
 
     Raises:
-        WorkerError: the sender did not come up.
+        WorkerError: the sender failed or did not end in time.
     """
     os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
     graph = open_graph("dds", "receiver")
@@ -56,7 +56,7 @@ def run_images(seconds: float, hz: float) -> dict[str, Any]:
 
 
 class _Receiver:
-    """Converts each message at once, as a capture would, and keeps the figures."""
+    """Converts each message at once, as a camera node would, and collects the figures."""
 
     def __init__(self) -> None:
         self.late_ms: dict[str, list[float]] = {"image": [], "depth": []}
@@ -101,7 +101,7 @@ def _measure(
 
 
 def main() -> None:
-    """Send: WIDTH HEIGHT WITH_DEPTH SECONDS HZ; prints how many frames went out in how many seconds."""
+    """Send frames: WIDTH HEIGHT WITH_DEPTH SECONDS HZ; print the number of frames and the seconds that they took."""
     width, height, with_depth = (int(a) for a in sys.argv[1:4])
     seconds, hz = (float(a) for a in sys.argv[4:6])
     graph = open_graph("dds", "sender")
@@ -110,7 +110,7 @@ def main() -> None:
     end_s = time.monotonic() + _START_S
     while not all(p.listeners() for p in publishers):
         if time.monotonic() > end_s:
-            sys.exit("nobody listens")
+            sys.exit("no subscriber appeared")
         time.sleep(0.01)
     time.sleep(0.5)
     rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)

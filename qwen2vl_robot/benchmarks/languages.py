@@ -1,7 +1,7 @@
-"""Seeds → pictures, each with one wish in nine languages → how often a plan is the one that English gives.
+"""Seeds → one request in nine languages per picture → how often the plan equals English's.
 
-Only the words differ: the picture, the task and the objects are the same. Half of the wishes are phrased as in the
-training, half as never there.
+Only the words differ: the picture, the task and the objects are the same. Half of the requests use phrasings of the
+training, half held-out ones.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _MIN_IOU = 0.5
 
 
 def chosen_languages(code: str) -> list[str]:
-    """The codes that `--language` means, without English, which the others are compared with.
+    """List the codes that `--language` selects, without English, the reference.
 
     Raises:
-        BadInputError: no such language.
+        BadInputError: the language is unknown.
     """
     known = [c for c in load_languages() if c != ENGLISH]
     if code != "all" and code not in known:
-        raise BadInputError(f"--language {code}: unknown; there are: all, {', '.join(known)}")
+        raise BadInputError(f"--language {code}: unknown; choose all, {', '.join(known)}")
     return known if code == "all" else [code]
 
 
 def run_languages(model: str, code: str, frames: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Plan each frame in English and in each language; seeds seed, seed + 1, ..."""
+    """Plan each frame in English and in each language, for seeds seed, seed + 1, ..."""
     codes, languages = chosen_languages(code), load_languages()
     ranges, catalogue = load_scene(_SCENE)
     with robot_on_table(load_robot(ranges.robot)) as world, PlannerProcess(model) as planner:
         for index in range(frames):
             rng = np.random.default_rng([seed + index, 3])
             rgb, seen = sample_of_seed(world, ranges, catalogue, seed + index)
-            task, labels = _wish(languages[ENGLISH], seen, rng)
+            task, labels = _request(languages[ENGLISH], seen, rng)
             is_heard = index % 2 == 0
             english = _plan(planner, rgb, _say(languages[ENGLISH], task, labels, index, is_heard))
             for one in codes:
@@ -64,8 +64,8 @@ def run_languages(model: str, code: str, frames: int, seed: int) -> Iterator[dic
                 }
 
 
-def _wish(english: Language, seen: list[SeenObject], rng: np.random.Generator) -> tuple[str, list[str]]:
-    """A task with the labels of its objects, one of which is now and then not there."""
+def _request(english: Language, seen: list[SeenObject], rng: np.random.Generator) -> tuple[str, list[str]]:
+    """Draw a task with the labels of its objects, one of which is sometimes absent."""
     tasks = [t for t in english.tasks if t not in ("home", "wait", "refuse")]
     visible = [s.label for s in seen if s.visible_px >= MIN_VISIBLE_PX]
     absent = [f"{c} {k}" for c in english.colours for k in english.kinds]
@@ -92,10 +92,10 @@ def _plan(planner: PlannerProcess, rgb: Any, text: str) -> Plan | None:
 
 
 def is_same(a: Plan | None, b: Plan | None) -> bool:
-    """Whether two plans do the same with the same objects, or ask the same."""
+    """Check whether two plans do the same with the same objects, or ask the same."""
     if a is None or b is None or outline(a) != outline(b):
         return False
-    if a.actions[0].text is not None:  # in the words of the reply, which are English whoever asks
+    if a.actions[0].text is not None:  # compare the raw replies, which are English in every language
         return parse_reply(a.reply).actions == parse_reply(b.reply).actions
     objects = [(x.object, y.object) for x, y in zip(a.actions, b.actions, strict=True)]
     return all(
@@ -112,7 +112,7 @@ def is_same(a: Plan | None, b: Plan | None) -> bool:
 
 
 def summarise_languages(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per language: the share of plans that are English's, in all and by phrasing, with 95 % intervals."""
+    """Compute per language the share of plans that equal English's, in total and by phrasing, with 95 % intervals."""
     totals: dict[str, Any] = {}
     for code in dict.fromkeys(r["language"] for r in results):
         chosen = [r for r in results if r["language"] == code]

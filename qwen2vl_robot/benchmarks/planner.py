@@ -1,8 +1,8 @@
-"""Seeds → how long a plan takes, beside transformers' `generate` with the same grammar, in the same run.
+"""Seeds → how long a plan takes, compared with transformers' `generate` and the same grammar.
 
-Each timed plan sees a frame that was not seen before; both ways start from the same picture and give the same reply.
-The tokens a second are those of the whole reply behind the first pass, also beside what memory allows a loop that reads
-every weight for every token.
+Each timed plan sees a new frame; both decoders get the same picture, and their replies are compared. The token rate is
+that of the whole reply after the first pass. It is also given relative to the memory bandwidth's limit for a loop that
+reads every weight for every token.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from qwen2vl_robot.planner.sources import read_settings
 from qwen2vl_robot.process import peak_memory_mb
 
 _TASKS = ("put the {a} on the {b}", "pick up the {a}", "push the {a} to the left", "put the {a} left of the {b}")
-_WARM_UP = 2  # plans of either way that are not counted: the first ones touch all pages for the first time
+_WARM_UP = 2  # plans of each decoder that do not count, because they touch memory pages for the first time
 
 
 def run_planner_bench(model: str, frames: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Plan once for each frame in both ways, which of them first taking turns; the last one carries the peak memory.
+    """Plan once per frame with both decoders, in alternating order; each result carries the peak memory so far.
 
     Raises:
-        BadInputError: the model is behind a server, where there is nothing to compare with.
+        BadInputError: the model is behind a server, which has no second decoder.
     """
     if read_settings(model).server is not None:
-        raise BadInputError(f"--model {model}: only a model in process can be compared with generate")
+        raise BadInputError(f"--model {model}: only a local model can be compared with generate")
     with PlannerProcess(model, timeout_s=600.0) as planner:
         planner.start()
         weight_bytes, bytes_a_second = planner.limits()
@@ -50,7 +50,7 @@ def _plan_both_ways(
 ) -> dict[str, Any]:
     answers = {}
     for is_plain in (not is_fast_first, is_fast_first):
-        # The other way may leave nothing behind that this one would find: a picture of another scene comes between.
+        # A picture of another scene clears the cache, so that neither decoder profits from the other.
         planner.raw_reply(PlannerRequest(picture.rgb[:, ::-1], Instruction("go home")))
         answers[is_plain] = planner.raw_reply(PlannerRequest(picture.rgb, Instruction(instruction)), is_plain=is_plain)
     fast, plain = answers[False], answers[True]
@@ -70,7 +70,7 @@ def _plan_both_ways(
 
 
 def summarise_planner(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and sums over all frames."""
+    """Compute medians and sums over all frames."""
     return {
         "frames": len(results),
         "same_replies": sum(r["is_same"] for r in results),

@@ -1,4 +1,4 @@
-"""What came out, true or false → its share with a 95 % interval: how every bench says how sure it is."""
+"""True or false results → their share with a 95 % interval, for every benchmark."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def share(values: Sequence[bool]) -> dict[str, Any]:
-    """The share of what is true, with its 95 % interval."""
+    """Compute the share of true values, with its 95 % interval."""
     return {"ratio": round(sum(values) / len(values), 4), "interval_95": wilson_interval(sum(values), len(values))}
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's score interval).
+    """Compute the 95 % interval of a share (Wilson's score interval).
 
     >>> wilson_interval(50, 50)
     (0.9287, 1.0)

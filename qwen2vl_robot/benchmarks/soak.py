@@ -1,4 +1,4 @@
-"""Commands in a loop over the ROS 2 graph → how the memory of each process grew after the first minute."""
+"""Commands in a loop over the graph → the memory growth of each process after one minute."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _ANSWER_S = 10.0
 
 
 def run_soak(seconds: float, transport: str, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Give commands until the time is over; a stop that one of them leaves behind is released.
+    """Give commands until the time is over; release a stop that a command leaves behind.
 
     Returns:
-        "totals" with tasks, achieved, start_s and growth_mb (the most of any process), "processes" with the growth of
-        each, "outcomes" with how often a task ended how.
+        "transport", "start_s", "totals" with tasks, achieved and growth_mb (the largest of any process), "processes"
+        with the growth of each, and "outcomes" with the number of tasks for each outcome.
 
     Raises:
-        BadInputError: no time is left after the first minute, or there is no such transport.
-        WorkerError: a node did not come up or ended.
+        BadInputError: no time is left after the first minute, or the transport is unknown.
+        WorkerError: a node did not start, or ended early.
     """
     if seconds <= _WARM_S:
         raise BadInputError(
-            f"--seconds {seconds:g}: must be above {_WARM_S:g}, for growth counts after the first minute"
+            f"--seconds {seconds:g}: must be above {_WARM_S:g}, because growth counts after the first minute"
         )
     check_transport(transport)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from robots that are in use
+    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from the domains of robots in use
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         ready = [Path(folder) / name for name in ("sim", "run")]
@@ -58,22 +58,22 @@ def run_soak(seconds: float, transport: str, tell: Callable[[str], None]) -> dic
             operator = _Operator(controller)
             try:
                 nodes = {"plant": plant.pid, "controller": controller.pid}
-                found = _loop(operator, nodes, seconds, tell)
+                results = _loop(operator, nodes, seconds, tell)
             finally:
                 operator.close()
-    return {"transport": transport, "start_s": round(start_s, 1), **found}
+    return {"transport": transport, "start_s": round(start_s, 1), **results}
 
 
 class _Operator:
-    """Gives commands and releases what they left stopped; over DDS, which either transport understands."""
+    """Gives commands and releases stops that they leave behind; over DDS, which both transports understand."""
 
     def __init__(self, controller: subprocess.Popen[bytes]) -> None:
         self._controller, self._graph = controller, DdsGraph("soak")
-        self._watch = Watch("dds", lambda told: None)
+        self._watch = Watch("dds", lambda text: None)
         self._reset = self._graph.client(f"{rows.NODE_NAME}/{rows.RESET.name[2:]}", rows.RESET.type)
 
     def do(self, text: str) -> dict[str, Any]:
-        """Ask and wait for the end; how the task ended."""
+        """Ask for a task, wait for its end, and return its report."""
         self._until(lambda: self._watch.status.get("state") in ("idle", "stopped"))
         if self._watch.status["state"] == "stopped":
             self._reset.call(_ANSWER_S)
@@ -104,8 +104,8 @@ def _loop(operator: _Operator, nodes: dict[str, int], seconds: float, tell: Call
             break
         task = operator.do(_COMMANDS[number % len(_COMMANDS)])
         outcomes[task["outcome"]] = outcomes.get(task["outcome"], 0) + 1
-        told = f"{task['instruction']}: {task['outcome']} {'; '.join(task['reasons'])}"
-        tell(f"{elapsed_s:.0f} s {told} {growth_mb(seen)}")
+        line = f"{task['instruction']}: {task['outcome']} {'; '.join(task['reasons'])}"
+        tell(f"{elapsed_s:.0f} s {line} {growth_mb(seen)}")
     grown_mb = growth_mb(seen)
     most_mb = max(grown_mb.values(), default=0.0)
     totals = {"tasks": sum(outcomes.values()), "achieved": outcomes.get("achieved", 0), "growth_mb": most_mb}
@@ -113,9 +113,9 @@ def _loop(operator: _Operator, nodes: dict[str, int], seconds: float, tell: Call
 
 
 def growth_mb(seen: list[dict[str, float]]) -> dict[str, float]:
-    """By how much each process grew: the median of the last quarter of its sizes less that of the first.
+    """Compute by how much each process grew: the median of its last quarter of sizes minus that of the first.
 
-    A single size says little, for what a process frees goes back to the system in gulps.
+    Medians smooth the sizes, because a process returns freed memory to the system in large pieces.
 
     >>> growth_mb([{"plant": 10.0}, {"plant": 30.0}, {"plant": 11.0}, {"plant": 12.0}])
     {'plant': 2.0}
@@ -132,12 +132,12 @@ def growth_mb(seen: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _sizes_mb(pid: int) -> dict[str, float]:
-    """Memory of a process ("") and of its children in the order of their start (" child 1", ...)."""
+    """Measure the memory of a process ("") and of its children in the order of their process ids (" child 1", ...)."""
     children = sorted(int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
     return {"": _own_mb(pid)} | {f" child {i}": _own_mb(child) for i, child in enumerate(children, 1)}
 
 
 def _own_mb(pid: int) -> float:
-    """Resident memory that belongs to the process alone: pages of mapped files come and go as the kernel likes."""
+    """Measure a process's anonymous resident memory; mapped files would add pages as the kernel likes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e6

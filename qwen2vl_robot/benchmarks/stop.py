@@ -1,7 +1,7 @@
-"""A stop on the wire → the halt command on the wire: how long the controller's process takes, idle or at work.
+"""A stop on the wire → the halt command on the wire: the controller's latency, idle or busy.
 
-The controller runs in a process of its own (this module run as a program) with an arm in topic form, where every stop
-is answered by an empty trajectory. The time is taken outside, so that both ways over loopback are part of it.
+The controller runs in its own process (this module, run as a program) with an arm in topic form, so that it answers
+every stop with an empty trajectory. The time is measured outside, so it includes both paths over loopback.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
     """Send stops over DDS and time the halts of a controller on either transport.
 
     Returns:
-        "totals" with median_ms, p99_ms, max_ms and lost.
+        "load", "transport", "trials", and "totals" with median_ms, p99_ms, max_ms and lost.
 
     Raises:
-        BadInputError: an unknown load.
-        WorkerError: the controller did not come up.
+        BadInputError: the load or the transport is unknown.
+        WorkerError: the controller did not start, or ended early.
     """
     if load not in LOADS:
-        raise BadInputError(f"--load {load}: unknown; there are: {', '.join(LOADS)}")
+        raise BadInputError(f"--load {load}: unknown; choose one of {', '.join(LOADS)}")
     check_transport(transport)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
@@ -94,12 +94,12 @@ def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:
     end_s = time.monotonic() + _START_S
     while not condition():
         if child.poll() is not None or time.monotonic() > end_s:
-            raise WorkerError("the controller did not come up", reason=WorkerReason.CRASHED)
+            raise WorkerError("the controller did not start", reason=WorkerReason.CRASHED)
         time.sleep(0.05)
 
 
 def main() -> None:
-    """Be the controller: LOAD READY TRANSPORT; goes on until it is killed."""
+    """Run the controller: LOAD READY TRANSPORT; ends when it is killed."""
     load, ready, transport = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     profile = load_robot("franka_panda")
     described = profile.model_dump(mode="json")
@@ -120,7 +120,7 @@ def main() -> None:
     ready.touch()
     while True:
         if load == "plan":
-            with contextlib.suppress(PlannerError):  # there is nothing on the picture
+            with contextlib.suppress(PlannerError):  # the picture is empty
                 node.planner.plan_picture(request)
         elif load == "rehearse":
             node.rehearsal.rehearse(motion, Scene((), ()), home)

@@ -1,10 +1,10 @@
 """Seeds → episodes of a suite of tasks in the plant, scored by the plant's truth.
 
-`tabletop` names its objects by colour and kind; `references` says "the leftmost block", or "the block" where there are
-several, which is to be asked about.
+`tabletop` names its objects by colour and kind. `references` says "the leftmost block", or "the block" if there are
+several, and then the robot should ask.
 
-The controller sees what any robot would; only the scoring below and the `truth` planner (truth_planner.py) read what is
-true.
+The controller sees what any robot would see; only the scoring below and the `truth` planner (truth_planner.py) read the
+truth.
 """
 
 from __future__ import annotations
@@ -43,15 +43,18 @@ from qwen2vl_robot.validation.pool import RehearsalProcess
 
 REHEARSAL_BUDGET_S = 30.0
 _UNMOVED_M = 0.01
-_DRAWS = 20  # scenes tried until the named objects can be seen
-_DRAW_STRIDE = 1_000_003  # far from every other seed in use
+_DRAWS = 20  # scenes to try until the named objects are visible
+_DRAW_STRIDE = 1_000_003  # keeps redrawn scenes away from other seeds
 
 
 class Suite:
-    """One suite: draws episodes, runs them, scores them.
+    """One suite: draws, runs and scores episodes.
 
     Args:
-        name: of its file in sim/tasks.
+        planner: "checkpoint" for a model, "truth" for the plant's true boxes.
+        model: model name for "checkpoint", see planner/sources.py.
+        name: name of the suite's file in sim/tasks.
+        held_out: whether to name held-out colour-kind pairs, too.
     """
 
     def __init__(
@@ -79,13 +82,13 @@ class Suite:
         self._rehearsal.start()
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         if self._planner is not None:
             self._planner.close()
         self._rehearsal.close()
 
     def draw(self, index: int, seed: int) -> Episode:
-        """Draw what the episode of this seed asks for."""
+        """Draw the episode of a seed."""
         rng = np.random.default_rng([seed, 7])
         task = self._spec.tasks[index % len(self._spec.tasks)]
         pairs = [
@@ -132,14 +135,14 @@ class Suite:
             with self._plant(episode, draw) as plant:
                 if self._is_fit(episode, plant.truth):
                     return self._run_in(episode, plant)
-        raise RobotError(f"seed {episode.seed}: {_DRAWS} scenes, in none can the named objects be seen")
+        raise RobotError(f"seed {episode.seed}: in none of {_DRAWS} scenes are the named objects visible")
 
     def _plant(self, episode: Episode, draw: int) -> PlantProcess:
         seed = episode.seed + draw * _DRAW_STRIDE
         return PlantProcess(str(resolve(self._spec.scene)), seed, always=episode.always, count=episode.count)
 
     def _is_fit(self, episode: Episode, truth: PlantTruth) -> bool:
-        """The named objects are there and can be seen, what must be missing is missing, and one is clearly meant."""
+        """Check that the named objects are visible, a missing one is missing, and one target is clearly meant."""
         boxes, objects = truth.boxes(), truth.objects()
         bearers = {label for label in objects if set(episode.target.split()) <= set(label.split())}
         return (
@@ -182,7 +185,7 @@ class Suite:
     def _is_success(
         self, episode: Episode, outcome: Outcome, before: dict[str, TrueObject], after: dict[str, TrueObject]
     ) -> bool:
-        """By the plant's truth: the relation holds and what was meant rests; or asked, when due, and nothing moved."""
+        """Score by the truth: the relation holds and the target rests; or the robot asked rightly and nothing moved."""
         moved = {
             label
             for label, o in before.items()
@@ -199,27 +202,27 @@ class Suite:
         )
 
     def _names_right(self, report: TaskReport, truth: PlantTruth, episode: Episode) -> bool | None:
-        """Whether the first plan talks when it should and otherwise names the right objects; None without a plan."""
+        """Check that the first plan talks when it should and else names the right objects; None without a plan."""
         if not report.plans:
             return None
         labels = [a.object.label for a in report.plans[0].actions if a.object is not None]
         return labels == ([] if episode.task.is_missing else [episode.target, episode.reference])
 
     def _peak_memory_mb(self, plant: PlantProcess) -> float:
-        """Sum of each process's highest resident memory so far: an upper bound of what all took at once."""
+        """Sum the peak resident memory of all processes, an upper bound of their common peak."""
         workers = [*self._rehearsal.pids, plant.pid, self._planner.pid if self._planner else None]
         return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
 
 
 def run_suite(suite: Suite, episodes: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Run episodes of seeds seed, seed + 1, ... one after the other."""
+    """Run episodes for seeds seed, seed + 1, ... one after the other."""
     suite.start()
     for index in range(episodes):
         yield suite.run(suite.draw(index, seed + index))
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The totals: shares with 95 % intervals (Wilson), false successes, medians of the stages."""
+    """Compute the totals: shares with 95 % intervals (Wilson), false successes, medians of the stages."""
     successes = sum(r["success"] for r in results)
     stages = sorted({stage for r in results for stage in r["seconds"]})
     tasks: dict[str, Any] = {}

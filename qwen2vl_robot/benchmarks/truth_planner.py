@@ -1,4 +1,4 @@
-"""The plant's true boxes → a plan: without the model in the chain, perception and motion are measured alone."""
+"""The plant's true boxes → a plan, to measure perception and motion without a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TruthPlanner:
         self._truth = truth
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        """Give the true boxes (see `ports.Planner`)."""
+        """Plan with the true boxes (see `ports.Planner`)."""
         boxes, episode = self._truth.boxes(), self._episode
         objects: list[tuple[str, list[tuple[int, int, int, int]], Where | None]] = []
         for label, bearers, where in (

@@ -1,4 +1,4 @@
-"""One pick-and-place of ten seconds → how fast the twin sweeps and judges it, against objects and roll-outs."""
+"""A ten-second pick-and-place → the twin's sweep and verdict times by objects and roll-outs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.benchmarks.agreement import disagreements_m
-from qwen2vl_robot.benchmarks.hazards.stage import Stage, Step, blend, standing
+from qwen2vl_robot.benchmarks.hazards.stage import CaseStep, Stage, blend, standing
 from qwen2vl_robot.bullet import TIME_STEP_S, robot_on_table
 from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.errors import RobotError
@@ -26,14 +26,14 @@ OBJECTS = 6
 OBJECT_COUNTS = (1, 3, 6, 12, 25, 50)
 TRIAL_COUNTS = (1, 4, 16, 64, 256)
 _BLOCK_M = 0.045
-_SWEEP_S, _SWEEPS = 0.5, 9  # measured for this long, this often
+_SWEEP_S, _SWEEPS = 0.5, 9  # duration and number of the measurements
 _REPEATS = 5
 _BUDGET_S = 300.0
 _COMPARED = 2000  # configurations at which Bullet's distances are compared with coal's
 
 
 def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure; yields ("totals" | "objects" | "trials", figures) as they come."""
+    """Measure the twin; yields ("totals" | "objects" | "trials", figures) as they are ready."""
     profile = load_robot(robot)
     stage = Stage(profile, Kinematics(profile))
     totals = _sweep_and_replay(profile, pick_and_place(stage, OBJECTS))
@@ -48,14 +48,14 @@ def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str,
     for count in OBJECT_COUNTS:
         yield "objects", {"objects": count, **_judge(profile, pick_and_place(stage, count), 1)}
     for count in TRIAL_COUNTS:
-        # Few trials can never clear the bound: here only their time is asked for.
+        # Few trials can never reach the bound, but only their time matters here.
         safety = profile.safety.model_copy(update={"trials": count, "success_ratio": 0.0})
         patient = profile.model_copy(update={"safety": safety})
         yield "trials", {"trials": count, **_judge(patient, pick_and_place(stage, OBJECTS), 1)}
 
 
-def pick_and_place(stage: Stage, objects: int) -> Step:
-    """Take a block, carry it over the others, put it down, go home: about ten seconds from home to home."""
+def pick_and_place(stage: Stage, objects: int) -> CaseStep:
+    """Pick a block, carry it past the others, put it down and go home: about ten seconds from home to home."""
     block = standing("block 1", (_BLOCK_M, _BLOCK_M, 0.05), 0.5, 0.2, 0.1)
     bodies = (block, *_others(objects - 1))
     home = np.array(stage.profile.home_q_rad)
@@ -80,7 +80,7 @@ def pick_and_place(stage: Stage, objects: int) -> Step:
         else:
             segments.append(_go(q_rad, goal, seconds, at_s))
             q_rad = goal
-    return Step(stage.motion(*segments), Scene(bodies, ()), stage.state(home))
+    return CaseStep(stage.motion(*segments), Scene(bodies, ()), stage.state(home))
 
 
 def _go(q_from: Array, q_to: Array, seconds: float, at_s: float) -> JointSegment:
@@ -88,15 +88,15 @@ def _go(q_from: Array, q_to: Array, seconds: float, at_s: float) -> JointSegment
 
 
 def _others(count: int) -> Iterator[SceneObject]:
-    """Blocks on a grid beside the way."""
+    """Yield blocks on a grid beside the path."""
     places = [(x, y) for x in np.arange(0.3, 0.75, 0.07) for y in np.arange(-0.12, 0.13, 0.06)]
     places += [(x, y) for x in np.arange(0.3, 0.75, 0.07) for y in (-0.36, -0.3, 0.3, 0.36)]
     for index, (x, y) in enumerate(places[:count]):
         yield standing(f"block {index + 2}", (0.03, 0.03, 0.03), float(x), float(y), 0.05)
 
 
-def _sweep_and_replay(profile: RobotProfile, step: Step) -> dict[str, Any]:
-    """Configurations that one core sweeps in a second of its own time, and the plain replay of the motion at 240 Hz."""
+def _sweep_and_replay(profile: RobotProfile, step: CaseStep) -> dict[str, Any]:
+    """Measure how many configurations one core sweeps per second of its time, and a plain replay at 240 Hz."""
     twin = Twin(profile)
     swept = twin.examine(step.motion, step.scene, step.start)
     if swept.violations:
@@ -105,7 +105,7 @@ def _sweep_and_replay(profile: RobotProfile, step: Step) -> dict[str, Any]:
     twin.close()
     return {
         "motion_s": round(step.motion.duration_s, 2),
-        # The best, as timeit has it: what is slower tells of the machine's neighbours.
+        # The best rate, as in timeit: slower ones show the load of other processes.
         "sweep_configurations_per_s": round(max(rates)),
         "sweep_configurations_per_s_median": round(statistics.median(rates)),
         "sweep_configurations": swept.samples,
@@ -113,16 +113,16 @@ def _sweep_and_replay(profile: RobotProfile, step: Step) -> dict[str, Any]:
     }
 
 
-def _swept_per_s(twin: Twin, step: Step) -> float:
-    """Configurations a second of the core's time, the checks of numbers before the sweep counted in."""
+def _swept_per_s(twin: Twin, step: CaseStep) -> float:
+    """Measure the swept configurations per second of CPU time, including the checks of numbers."""
     samples, began_s = 0, time.process_time()
     while (spent_s := time.process_time() - began_s) < _SWEEP_S:
         samples += twin.examine(step.motion, step.scene, step.start).samples
     return samples / spent_s
 
 
-def _replay_s(profile: RobotProfile, step: Step) -> float:
-    """Seconds that Bullet takes to play a motion once, every body loose and nobody looking."""
+def _replay_s(profile: RobotProfile, step: CaseStep) -> float:
+    """Measure the seconds that Bullet takes to play a motion once, with all bodies loose and without checks."""
     line = timeline(step.motion, step.start)
     q_rad = line.q_at(np.arange(0.0, line.end_s, TIME_STEP_S))
     dq_radps = np.diff(q_rad, axis=0) / TIME_STEP_S
@@ -138,8 +138,8 @@ def _replay_s(profile: RobotProfile, step: Step) -> float:
         return time.perf_counter() - began
 
 
-def _judge(profile: RobotProfile, step: Step, repeats: int) -> dict[str, Any]:
-    """Time of a full verdict by the pool, the median of some."""
+def _judge(profile: RobotProfile, step: CaseStep, repeats: int) -> dict[str, Any]:
+    """Measure the median time of a full verdict by the pool."""
     with RehearsalProcess(profile, budget_s=_BUDGET_S) as rehearsal:
         rehearsal.start()
         verdicts = [rehearsal.rehearse(step.motion, step.scene, step.start) for _ in range(repeats + 1)][1:]
@@ -155,7 +155,7 @@ def _judge(profile: RobotProfile, step: Step, repeats: int) -> dict[str, Any]:
 
 
 def plot_svg(objects: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
-    """Draw both series side by side, each axis logarithmic."""
+    """Draw both series side by side on logarithmic axes."""
     panels = [("objects", objects, 60), ("trials", trials, 420)]
     parts = [_panel(name, rows, left) for name, rows, left in panels]
     return (

@@ -1,9 +1,9 @@
-"""Bodies, a robot, physics and pictures in PyBullet; the rest of the package takes them from here."""
+"""PyBullet bodies, a robot, physics and pictures, for the rest of the package."""
 
 from qwen2vl_robot.bullet.camera import Light
 from qwen2vl_robot.bullet.client import TABLE, TIME_STEP_S
 from qwen2vl_robot.bullet.contacts import Contact, Contacts, Scan
-from qwen2vl_robot.bullet.robot import Robot
+from qwen2vl_robot.bullet.robot import BulletRobot
 from qwen2vl_robot.bullet.shapes import Bowl
 from qwen2vl_robot.bullet.world import BulletWorld, Friction, robot_on_table
 
@@ -11,12 +11,12 @@ __all__ = [
     "TABLE",
     "TIME_STEP_S",
     "Bowl",
+    "BulletRobot",
     "BulletWorld",
     "Contact",
     "Contacts",
     "Friction",
     "Light",
-    "Robot",
     "Scan",
     "robot_on_table",
 ]

@@ -1,4 +1,4 @@
-"""A world and a camera's place → colours, depth and the true names of what is seen, by Bullet's software renderer."""
+"""A world and a camera pose → colours, depth and the true names of what is visible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rendering = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """Where the light comes from (base frame direction) and how strong it is, ratios."""
+    """Direction of the light (base frame) and its strength, ratios."""
 
     direction: tuple[float, float, float] = (0.3, 0.3, 1.0)
     ambient: float = 0.55
@@ -28,11 +28,11 @@ class Light:
 
 
 def render(client: Client, k: Intrinsics, T_base_camera: Array, light: Light) -> Rendering:
-    """Take a picture from an optical camera frame.
+    """Render a picture from an optical camera frame with Bullet's software renderer.
 
     Returns:
-        rgb (h, w, 3) uint8; depth (h, w) float32 in metres, NaN where nothing is; names (h, w) of the
-        bodies seen ("" where nothing is, "robot" for every link of it). The names are the plant's truth.
+        rgb (h, w, 3) uint8; depth (h, w) float32 in metres, NaN in empty pixels; names (h, w) of the
+        visible bodies ("" in empty pixels, "robot" for every link). The names are the plant's truth.
 
     Raises:
         ValueError: the size is impossible, or the pose is not finite.
@@ -62,7 +62,7 @@ def render(client: Client, k: Intrinsics, T_base_camera: Array, light: Light) ->
 
 
 def _names(client: Client, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-    """The names (h, w) of bodies (h, w); what is neither a named body nor nothing is the robot."""
+    """Look up the names (h, w) of body ids (h, w); unknown ids belong to the robot."""
     known = {body: name for name, body in client.bodies.items()} | {-1: ""}
     unique, inverse = np.unique(ids, return_inverse=True)
     names: npt.NDArray[np.str_] = np.array([known.get(int(i), "robot") for i in unique])[inverse].reshape(ids.shape)
@@ -70,14 +70,14 @@ def _names(client: Client, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
 
 
 def _view_matrix(T_base_camera: Array) -> Sequence[float]:
-    """OpenGL view matrix (column-major) of an optical camera frame."""
+    """Build the OpenGL view matrix (column-major) of an optical camera frame."""
     T_base_gl = T_base_camera @ np.diag([1.0, -1.0, -1.0, 1.0])
     view: list[float] = np.linalg.inv(T_base_gl).T.ravel().tolist()
     return view
 
 
 def _projection_matrix(k: Intrinsics) -> Sequence[float]:
-    """OpenGL projection matrix (column-major) of pinhole intrinsics; pixel centres at whole numbers."""
+    """Build the OpenGL projection matrix (column-major) of pinhole intrinsics; pixel centres at whole numbers."""
     w, h = k.width_px, k.height_px
     matrix = np.zeros((4, 4))
     matrix[0, 0] = 2.0 * k.fx_px / w

@@ -1,7 +1,7 @@
-"""A DIRECT connection to Bullet, its clock and the names of what is in it; the only module that imports pybullet.
+"""A DIRECT connection to Bullet, its clock and bodies' names; only this imports pybullet.
 
-The modules beside it have pybullet from here. Bullet answers wrong ids and NaN poses with silence ("no contact"), so
-every name and number is checked before Bullet gets it.
+The other modules of the folder import pybullet from here. Bullet silently accepts wrong ids and NaN poses (and reports
+no contact), so our code checks names and numbers first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Drop what Bullet's C code writes: its greeting, and warnings of which an error comes anyway."""
+    """Discard the output of Bullet's C code: its greeting, and warnings that an error repeats."""
     kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
     for fd in (1, 2):
         os.dup2(nowhere, fd)
     try:
         yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # what C still holds back goes nowhere too
+        ctypes.CDLL(None).fflush(None)  # discard what C has buffered, too
         for fd, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, fd)
             os.close(copy)
@@ -39,13 +39,13 @@ _LIBC = ctypes.CDLL(None)
 
 
 class Client:
-    """What the parts of one world share.
+    """The state that the parts of one world share.
 
     Attributes:
-        id: which connection a call of pybullet is for; -1 once it is closed.
+        id: Bullet's id of the connection; -1 after `close`.
         steps: time steps since the last reset.
-        bodies: Bullet's id of each named body, the robot not among them.
-        names: the name of each (body, link); link -1 is the body itself or the robot's base.
+        bodies: Bullet's id of each named body, without the robot.
+        names: name of each (body, link); link -1 is the body itself or the robot's base.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Client:
         """Remove everything and start at time zero."""
         pybullet.resetSimulation(physicsClientId=self.id)
         if hasattr(_LIBC, "malloc_trim"):
-            # Else what Bullet freed stays with this process, in holes that the next robot does not fit.
+            # Otherwise freed memory stays with this process, in holes too small for the next robot.
             _LIBC.malloc_trim(0)
         self.set_gravity()
         pybullet.setTimeStep(TIME_STEP_S, physicsClientId=self.id)
@@ -73,7 +73,7 @@ class Client:
         self.names.clear()
 
     def close(self) -> None:
-        """Disconnect; nothing that uses it works afterwards."""
+        """Disconnect; the client cannot be used afterwards."""
         if self.id >= 0:
             pybullet.disconnect(physicsClientId=self.id)
             self.id = -1
@@ -85,16 +85,16 @@ class Client:
         self.steps += count
 
     def set_gravity(self, mps2: float = 9.81) -> None:
-        """Pull everything down from the next step on; 0 lets it float."""
+        """Set the downward gravity from the next step on; 0 turns it off."""
         if not np.isfinite(mps2):
             raise ValueError(f"gravity {mps2} must be finite")
         pybullet.setGravity(0.0, 0.0, -mps2, physicsClientId=self.id)
 
     def body(self, name: str) -> int:
-        """Bullet's id of a named body.
+        """Look up Bullet's id of a named body.
 
         Raises:
-            KeyError: there is none of this name.
+            KeyError: no body has this name.
         """
         if name not in self.bodies:
             raise KeyError(f"no body {name!r}; there are {sorted(self.bodies)}")

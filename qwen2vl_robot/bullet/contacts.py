@@ -1,4 +1,4 @@
-"""Where everything stands → what touches what, how far apart bodies are, and what the arm meets on a walk."""
+"""Poses of arm and bodies → contacts, distances, and what a scan of many arm poses touches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.bullet.client import TABLE, Client, pybullet
-from qwen2vl_robot.bullet.robot import Robot
+from qwen2vl_robot.bullet.robot import BulletRobot
 from qwen2vl_robot.geometry import Array, quat_from_rotation
 
-_LOOK_CONFIGURATIONS = 3  # between two looks at clearance, at least
+_LOOK_CONFIGURATIONS = 3  # at least this many between two measurements of a clearance
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Contact:
     """Two named bodies (URDF links, objects, "table") that touch.
 
     Attributes:
-        depth_m: how deep they overlap, positive.
-        force_n: normal force; 0 when no physics step made it.
+        depth_m: depth of the overlap, positive.
+        force_n: normal force; 0 without a physics step.
     """
 
     a: str
@@ -32,12 +32,12 @@ class Contact:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
-    """What a walk of the arm through many configurations saw.
+    """The result of moving the arm through many configurations.
 
     Attributes:
-        tool_m: (m, 3) the tool's positions.
-        touched: where anything touched arm or load, other than the fingers their load.
-        gaps: for each watched body (k, 2): at which configurations one looked, and how far arm or load were from it.
+        tool_m: (m, 3) positions of the tool.
+        touched: indices of configurations with a contact of arm or load, except between fingers and load.
+        gaps: for each watched body (k, 2): index of a measured configuration, and distance from arm or load, metres.
     """
 
     tool_m: Array
@@ -46,33 +46,33 @@ class Scan:
 
 
 class Contacts:
-    """Answers for the bodies of one connection and its robot, if it has one."""
+    """Contacts and distances between the bodies of one connection and its robot, if there is one."""
 
-    def __init__(self, client: Client, robot: Robot | None) -> None:
+    def __init__(self, client: Client, robot: BulletRobot | None) -> None:
         self._client = client
         self._robot = robot
 
     def touching(self, *, detect: bool = False, of: Sequence[str] | None = None) -> list[Contact]:
-        """Every pair that touches now; `detect` runs collision detection first (after a reset, without a step).
+        """List every pair that touches now; `detect` runs collision detection first (after a reset, without a step).
 
-        A contact of a link pair is reported once, with its deepest point and summed force. `of` looks only at what
-        touches the robot or one of these bodies, which is much quicker.
+        Each pair is reported once, with its deepest point and the sum of its forces. `of` limits the search to contacts
+        of the robot or one of these bodies, which is much faster.
         """
         names = self._client.names
         if detect:
             pybullet.performCollisionDetection(physicsClientId=self._client.id)
-        found: dict[tuple[str, str], tuple[float, float]] = {}
+        pairs: dict[tuple[str, str], tuple[float, float]] = {}
         for point in self._points(of):
             if point[8] > 0.0:
                 continue
             pair = (names[(point[1], point[3])], names[(point[2], point[4])])
             pair = (pair[0], pair[1]) if pair[0] <= pair[1] else (pair[1], pair[0])
-            depth_m, force_n = found.get(pair, (0.0, 0.0))
-            found[pair] = (max(depth_m, -point[8]), force_n + point[9])
-        return [Contact(a, b, depth_m, force_n) for (a, b), (depth_m, force_n) in sorted(found.items())]
+            depth_m, force_n = pairs.get(pair, (0.0, 0.0))
+            pairs[pair] = (max(depth_m, -point[8]), force_n + point[9])
+        return [Contact(a, b, depth_m, force_n) for (a, b), (depth_m, force_n) in sorted(pairs.items())]
 
     def _points(self, of: Sequence[str] | None) -> list[tuple[Any, ...]]:
-        """Bullet's contact points: bodies at 1 and 2, their links at 3 and 4, distance at 8, force at 9."""
+        """Get Bullet's contact points: bodies at 1 and 2, their links at 3 and 4, distance at 8, force at 9."""
         client = self._client.id
         if of is None:
             return list(pybullet.getContactPoints(physicsClientId=client))
@@ -95,12 +95,12 @@ class Contacts:
         watched: Sequence[str] = (),
         pace: tuple[float, float, float] = (0.1, 0.0, 0.005),
     ) -> Scan:
-        """Put the arm at each of many joints (m, n), with what it holds, and look for contact; no physics.
+        """Put the arm and its load at each of many joints (m, n) and look for contacts; no physics.
 
         Args:
-            watched: bodies whose distance is measured at first and last and, in between, the more often the closer.
-            pace: up to which distance to measure, how close nothing needs another look, and how far any point travels
-                between two configurations, metres.
+            watched: bodies whose distance is measured at both ends and in between, more often when they are close.
+            pace: largest distance to measure, distance below which to measure most often, and the longest path of any
+                point between two configurations, metres.
         """
         arm = self._arm()
         if q_rad.ndim != 2 or q_rad.shape[1] != len(arm.joints) or not np.isfinite(q_rad).all():
@@ -125,7 +125,7 @@ class Contacts:
                 )
             p.performCollisionDetection(physicsClientId=client)
             points = p.getContactPoints(bodyA=robot, physicsClientId=client)
-            # The body that is asked for is body 1 of each point; `_points` says what stands where in one.
+            # The queried body is body 1 of each point; `_points` explains the indices.
             is_hit = any(x[8] <= 0.0 and not (x[2] == load and x[3] in grip) for x in points)
             if not is_hit and load >= 0:
                 points = p.getContactPoints(bodyA=load, physicsClientId=client)
@@ -134,11 +134,11 @@ class Contacts:
                 touched.append(index)
             if index >= looks.soonest or index == last:
                 for name in watched if index == last else looks.due(index):
-                    looks.note(name, index, self.clearance_m(name, held, pace[0]))
-        return Scan(np.array(tool_m), touched, {name: np.array(found) for name, found in looks.found.items()})
+                    looks.record(name, index, self.clearance_m(name, held, pace[0]))
+        return Scan(np.array(tool_m), touched, {name: np.array(gaps) for name, gaps in looks.gaps.items()})
 
     def clearance_m(self, name: str, held: str | None, limit_m: float) -> float:
-        """Smallest distance of arm or load to a body now, at most `limit_m`; links that may touch the table, aside."""
+        """Measure how close arm or load are to a body, at most `limit_m`; ignore links that may touch the table."""
         robot, body, client = self._arm(), self._client.body(name), self._client.id
         parts = [robot.body, *([] if held is None else [self._client.body(held)])]
         gap_m = limit_m
@@ -149,9 +149,9 @@ class Contacts:
         return gap_m
 
     def distance_m(self, a: str, b: str, limit_m: float = 0.05) -> float:
-        """Distance between two bodies or links now, negative where they overlap, `limit_m` where they are farther.
+        """Measure the distance between two bodies or links; negative in overlap, `limit_m` if they are farther apart.
 
-        It is computed anew from the poses, where `touching` may remember points of an earlier pose.
+        The distance is computed from the current poses, whereas `touching` may hold points of an earlier pose.
         """
         if not np.isfinite(limit_m):
             raise ValueError(f"limit {limit_m} m must be finite")
@@ -168,30 +168,30 @@ class Contacts:
             return self._robot.body, self._robot.links[name]
         raise KeyError(f"no body or link {name!r}; there are {sorted(set(self._client.names.values()))}")
 
-    def _arm(self) -> Robot:
+    def _arm(self) -> BulletRobot:
         if self._robot is None:
             raise RuntimeError("add a robot first")
         return self._robot
 
 
 class _Looks:
-    """When to measure the distance of each watched body during a scan: the closer it was, the sooner again.
+    """Schedules the measurements of watched bodies during a scan: the closer a body, the sooner the next one.
 
     Attributes:
-        found: (configuration, distance) of each look at each body.
-        soonest: the first configuration at which a look is due.
+        gaps: (configuration, distance) of each measurement of each body.
+        soonest: the first configuration at which a measurement is due.
     """
 
     def __init__(self, watched: Sequence[str], pace: tuple[float, float, float]) -> None:
         _, self._near_m, self._step_m = pace
-        self.found: dict[str, list[tuple[int, float]]] = {name: [] for name in watched}
+        self.gaps: dict[str, list[tuple[int, float]]] = {name: [] for name in watched}
         self._next = dict.fromkeys(watched, 0)
         self.soonest = 0
 
     def due(self, index: int) -> list[str]:
         return [name for name, at in self._next.items() if index >= at]
 
-    def note(self, name: str, index: int, gap_m: float) -> None:
-        self.found[name].append((index, gap_m))
+    def record(self, name: str, index: int, gap_m: float) -> None:
+        self.gaps[name].append((index, gap_m))
         self._next[name] = index + max(_LOOK_CONFIGURATIONS, int((gap_m - self._near_m) / self._step_m))
         self.soonest = min(self._next.values())

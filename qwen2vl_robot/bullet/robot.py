@@ -1,4 +1,4 @@
-"""The robot of a world: joints and fingers that are put somewhere, driven and measured, and how far they reach."""
+"""A world's robot: joints and fingers to place, drive and measure, their torques and reach."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, make_pose, rotation_from_quat
 
 _FINGER_ERP = 0.2
-_POSITION_GAIN, _VELOCITY_GAIN = 0.3, 1.0  # of Bullet's motors: shares of the error that one step takes away
-_FINGER_COUPLING_N = 500.0  # far above any grasp force: the mechanism does not give
+_POSITION_GAIN, _VELOCITY_GAIN = 0.3, 1.0  # of Bullet's motors: share of the error that one step removes
+_FINGER_COUPLING_N = 500.0  # far above any grasp force, so that the coupling is stiff
 
 
-class Robot:
-    """One loaded robot, from `add_robot` to the world's next reset; every number is checked before Bullet gets it.
+class BulletRobot:
+    """One loaded robot, valid until the world's next reset; checks every number before Bullet gets it.
 
     Attributes:
         body: Bullet's id.
         joints, fingers: indices of the profile's joints and of the gripper's.
-        links: index of each link by its name in the URDF; the base is -1.
+        links: index of each link by its URDF name; the base is -1.
         tool: index of the profile's tool link.
         standing: links that may touch the table.
     """
 
     def __init__(self, client: Client, profile: RobotProfile) -> None:
-        """Load it, open and at home.
+        """Load the robot with open fingers, at home.
 
         Raises:
-            ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
-            BadInputError: a mesh of it is not there.
+            ValueError: the URDF or one of its meshes does not load, or it lacks joints or links of the profile.
+            BadInputError: a mesh file is missing.
         """
         loaded = urdf.load(client, profile)
         self._client = client
@@ -53,7 +53,7 @@ class Robot:
     def _couple_fingers(self) -> None:
         """Make the fingers move as mirror images, as the gripper's mechanism does.
 
-        Two motors that press against each other with equal force would let the object between them drift.
+        Two independent motors with equal forces would let the object between the fingers drift.
         """
         for other in self.fingers[1:]:
             gear: int = pybullet.createConstraint(
@@ -74,7 +74,7 @@ class Robot:
     # ----------------------------------------------------------------------------------------- commands
 
     def reset_arm(self, q_rad: Array, width_m: float | None) -> None:
-        """Put the joints (n,) and the gripper somewhere, at rest; without a width the fingers stay as they are."""
+        """Set joints (n,) and gripper width, at rest; without a width the fingers stay where they are."""
         self._check_joints(q_rad, width_m or 0.0)
         widths = self._joint_values()[2] if width_m is None else [width_m / len(self.fingers)] * len(self.fingers)
         values = [[float(q)] for q in q_rad] + [[w] for w in widths]
@@ -95,7 +95,7 @@ class Robot:
         self._drive([float(q) for q in q_rad], [float(v) for v in velocities])
 
     def follow(self, q_rad: Array, dq_radps: Array) -> None:
-        """Drive the motors through positions (k, n) and velocities (k, n), one physics step for each."""
+        """Drive the motors through positions (k, n) and velocities (k, n), one physics step each."""
         if q_rad.shape != dq_radps.shape or q_rad.shape[1:] != (len(self.joints),):
             raise ValueError(f"targets (k, {len(self.joints)}) needed, given {q_rad.shape} and {dq_radps.shape}")
         if not (np.isfinite(q_rad).all() and np.isfinite(dq_radps).all()):
@@ -107,7 +107,7 @@ class Robot:
         client.steps += len(q_rad)
 
     def _drive(self, q: list[float], dq: list[float]) -> None:
-        """Set the motors' targets; the caller has checked them."""
+        """Set the motors' targets, which the caller has checked."""
         gains = self._gains
         pybullet.setJointMotorControlArray(
             self.body,
@@ -122,7 +122,7 @@ class Robot:
         )
 
     def command_gripper(self, width_m: float, force_n: float) -> None:
-        """Drive both fingers towards a width with at most `force_n` each."""
+        """Drive the fingers towards a width with at most `force_n` each."""
         if not (np.isfinite(width_m) and np.isfinite(force_n)) or force_n < 0:
             raise ValueError(f"gripper width {width_m} m and force {force_n} N must be finite, force not negative")
         share_m = min(max(width_m, 0.0), self.profile.gripper.max_width_m) / len(self.fingers)
@@ -145,27 +145,27 @@ class Robot:
     # ------------------------------------------------------------------------------------------ measures
 
     def arm_state(self) -> tuple[Array, Array, float]:
-        """Joint positions (n,) rad, velocities (n,) rad/s and gripper width in metres."""
+        """Read joint positions (n,) rad, velocities (n,) rad/s and the gripper width in metres."""
         q, dq, widths = self._joint_values()
         return q, dq, float(sum(widths))
 
     def _joint_values(self) -> tuple[Array, Array, list[float]]:
-        """Positions (n,) and velocities (n,) of the arm, and where each finger is."""
+        """Read positions (n,) and velocities (n,) of the arm, and the position of each finger."""
         states = pybullet.getJointStates(self.body, self._moving, physicsClientId=self._client.id)
         n = len(self.joints)
         return np.array([s[0] for s in states[:n]]), np.array([s[1] for s in states[:n]]), [s[0] for s in states[n:]]
 
     def finger_speed_mps(self) -> float:
-        """How fast the faster finger moves."""
+        """Read the speed of the faster finger."""
         states = pybullet.getJointStates(self.body, self.fingers, physicsClientId=self._client.id)
         return max(abs(float(s[1])) for s in states)
 
     def tool_pose(self) -> Array:
-        """`T_base_tool` (4, 4) of the profile's tool link."""
+        """Compute `T_base_tool` (4, 4) of the profile's tool link."""
         return self._link_pose(self.tool)
 
     def link_pose(self, link: str) -> Array:
-        """`T_base_link` (4, 4) of a URDF link's own frame."""
+        """Compute `T_base_link` (4, 4) of a URDF link's own frame."""
         if link not in self.links:
             raise KeyError(f"no link {link!r}")
         return self._link_pose(self.links[link])
@@ -181,22 +181,22 @@ class Robot:
         return make_pose(p, rotation_from_quat(q))
 
     def link_names(self) -> list[str]:
-        """Names of the robot's links, as its URDF has them."""
+        """List the names of the robot's links in its URDF."""
         return list(self.links)
 
     def rounding_m(self) -> dict[str, float]:
-        """By how much Bullet grows each link's convex hulls of meshes all around: its collision margin."""
-        found, client = {}, self._client.id
+        """Read by how much Bullet enlarges each link's convex hulls of meshes: its collision margin."""
+        margins_m, client = {}, self._client.id
         for link, index in self.links.items():
             kinds = {shape[2] for shape in pybullet.getCollisionShapeData(self.body, index, physicsClientId=client)}
             margin_m = float(pybullet.getDynamicsInfo(self.body, index, physicsClientId=client)[11])
-            found[link] = margin_m if pybullet.GEOM_MESH in kinds else 0.0
-        return found
+            margins_m[link] = margin_m if pybullet.GEOM_MESH in kinds else 0.0
+        return margins_m
 
     # ---------------------------------------------------------------------------------- torques and reach
 
     def torques_nm(self, q_rad: Array, dq_radps: Array, ddq_radps2: Array, load_kg: float = 0.0) -> Array:
-        """Joint torques (m, n) that these states (m, n) of motion need, with a load at the tool frame's origin."""
+        """Compute joint torques (m, n) for states (m, n) of motion, with a load at the tool frame's origin."""
         joints, robot, client = len(self.joints), self.body, self._client.id
         states = np.stack([np.asarray(v, dtype=np.float64) for v in (q_rad, dq_radps, ddq_radps2)])
         if states.ndim != 3 or states.shape[2] != joints or not (np.isfinite(states).all() and np.isfinite(load_kg)):
@@ -216,10 +216,10 @@ class Robot:
         return torques[:, :joints]
 
     def reach_m(self, beyond_tool_m: float = 0.0) -> Array:
-        """How far each joint (n,) can carry a point at most, metres per radian of its motion.
+        """Bound how far each joint (n,) can move any point, metres per radian.
 
-        The longest way along the chain from the joint to a point of any link that it moves, or to a point that lies
-        `beyond_tool_m` from the tool frame: an upper bound in every configuration.
+        The bound is the longest path along the chain from the joint to a point of any link that it moves, or to a point
+        `beyond_tool_m` from the tool frame; it holds in every configuration.
         """
         reach_m = np.zeros(len(self.joints))
         for index, (_, _, way_m) in self._chain.items():
@@ -236,16 +236,16 @@ class Robot:
         return reach_m
 
     def _measure_links(self) -> dict[int, tuple[int, float, float]]:
-        """Of each link: its parent, the distance of its frame from the parent's, and how far its shape reaches."""
-        found = {-1: (-1, 0.0, self._extent_m(-1))}
+        """Measure each link: its parent, the distance of its frame from the parent's, and the reach of its shape."""
+        measured = {-1: (-1, 0.0, self._extent_m(-1))}
         for index in range(pybullet.getNumJoints(self.body, physicsClientId=self._client.id)):
             parent = int(pybullet.getJointInfo(self.body, index, physicsClientId=self._client.id)[16])
             offset_m = self._link_pose(index)[:3, 3] - self._link_pose(parent)[:3, 3]
-            found[index] = (parent, float(np.linalg.norm(offset_m)), self._extent_m(index))
-        return found
+            measured[index] = (parent, float(np.linalg.norm(offset_m)), self._extent_m(index))
+        return measured
 
     def _extent_m(self, index: int) -> float:
-        """Distance from a link's frame to the farthest corner of its bounding box, metres."""
+        """Measure the distance from a link's frame to the farthest corner of its bounding box, metres."""
         if not pybullet.getCollisionShapeData(self.body, index, physicsClientId=self._client.id):
             return 0.0
         bounds = np.array(pybullet.getAABB(self.body, index, physicsClientId=self._client.id))

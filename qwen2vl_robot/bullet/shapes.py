@@ -1,4 +1,4 @@
-"""A shape of the scene → Bullet's collision and visual shape: boxes, cylinders, balls, hollows, meshes."""
+"""A shape of the scene → Bullet's collision and visual shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation
 from qwen2vl_robot.meshes import Mesh, triangles
 from qwen2vl_robot.messages import Box, Container, Cylinder, Shape, Sphere
 
-_BOWL_PANELS = 14  # with the two of the floor the 16 that Bullet takes in a compound; it drops the rest silently
+_BOWL_PANELS = 14  # plus two for the floor makes 16, Bullet's limit for a compound; it silently drops the rest
 _BOWL_BASE_RATIO = 0.8  # foot to rim diameter of the round container
 _SPECULAR = (0.1, 0.1, 0.1)
 
@@ -28,14 +28,14 @@ class Bowl:
 
 
 def make_shape(client: int, shape: Shape | Bowl | Mesh, colour: Colour | None, collides: bool) -> tuple[int, int]:
-    """Make the collision and the visual shape, -1 where there is to be none.
+    """Create the collision and the visual shape; -1 for the one that is not wanted.
 
     Args:
-        client: the id of the connection.
+        client: Bullet's id of the connection.
 
     Raises:
         ValueError: a size is not finite and above 0.
-        TypeError: nobody knows such a shape.
+        TypeError: the type of the shape is unknown.
     """
     if isinstance(shape, Container | Bowl):
         return _make_hollow(client, shape, colour, collides)
@@ -61,7 +61,7 @@ def _make_solid(client: int, shape: Box | Cylinder | Sphere, colour: Colour | No
     collision = pybullet.createCollisionShape(kind, **arguments, physicsClientId=client) if collides else -1
     if colour is None:
         return collision, -1
-    if isinstance(shape, Cylinder):  # Bullet's own picture of a cylinder shades a flat one as a cone
+    if isinstance(shape, Cylinder):  # Bullet shades its own flat cylinders like cones
         r, z = shape.diameter_m / 2, shape.height_m / 2
         return collision, _show(client, *_revolve([(0.0, -z), (r, -z), (r, z), (0.0, z)]), colour)
     visual = pybullet.createVisualShape(
@@ -71,7 +71,7 @@ def _make_solid(client: int, shape: Box | Cylinder | Sphere, colour: Colour | No
 
 
 def _make_hollow(client: int, shape: Container | Bowl, colour: Colour | None, collides: bool) -> tuple[int, int]:
-    """Compound of a floor and walls; the origin is the centre of the outer size."""
+    """Build a compound of a floor and walls; the origin is the centre of the outer size."""
     panels = _panels_of(shape)
     half = [(size / 2).tolist() for size, _ in panels]
     positions = [T[:3, 3].tolist() for _, T in panels]
@@ -102,7 +102,7 @@ def _make_hollow(client: int, shape: Container | Bowl, colour: Colour | None, co
 
 
 def _make_mesh(client: int, shape: Mesh, colour: Colour | None, collides: bool) -> tuple[int, int]:
-    """A mesh as it looks; it collides as its convex hull."""
+    """Show a mesh as it is; for collisions use its convex hull."""
     _check_sizes(shape.height_m)
     points, normals, indices = triangles(shape.file)
     vertices = (points * shape.height_m).tolist()
@@ -115,7 +115,7 @@ def _make_mesh(client: int, shape: Mesh, colour: Colour | None, collides: bool) 
 def _show(
     client: int, vertices: list[list[float]], normals: list[list[float]], indices: list[int], colour: Colour
 ) -> int:
-    """Visual shape of triangles."""
+    """Create a visual shape of triangles."""
     visual: int = pybullet.createVisualShape(
         pybullet.GEOM_MESH,
         vertices=vertices,
@@ -137,7 +137,7 @@ def _check_sizes(*sizes_m: float) -> None:
 
 
 def _panels_of(shape: Container | Bowl) -> list[tuple[Array, Array]]:
-    """(size (3,), pose in the object frame) of floor and walls."""
+    """List (size (3,), pose in the object frame) of floor and walls."""
     if isinstance(shape, Bowl):
         return _ring_panels(shape.diameter_m / 2, shape.diameter_m / 2 * _BOWL_BASE_RATIO, shape.height_m, shape.wall_m)
     if shape.is_round:
@@ -159,7 +159,7 @@ def _tray_panels(shape: Container) -> list[tuple[Array, Array]]:
 
 
 def _ring_panels(rim_m: float, foot_m: float, height_m: float, wall_m: float) -> list[tuple[Array, Array]]:
-    """An octagon-like floor and a ring of wall panels that lean from the foot's radius out to the rim's."""
+    """Build an octagon-like floor and a ring of wall panels that lean from the foot's radius to the rim's."""
     _check_sizes(foot_m - wall_m, height_m - wall_m, wall_m)
     tilt = np.arctan2(rim_m - foot_m, height_m)
     middle_m = (rim_m + foot_m) / 2 - wall_m / 2
@@ -190,7 +190,7 @@ def _bowl_profile(shape: Bowl) -> list[tuple[float, float]]:
 
 
 def _revolve(profile: list[tuple[float, float]]) -> tuple[list[list[float]], list[list[float]], list[int]]:
-    """Surface of revolution of a profile (radius, height): vertices, normals and triangle indices."""
+    """Revolve a profile of (radius, height) points: vertices, normals and triangle indices."""
     count = 32
     vertices: list[list[float]] = []
     normals: list[list[float]] = []

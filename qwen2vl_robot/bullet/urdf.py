@@ -1,4 +1,4 @@
-"""A robot file → the robot in Bullet and the numbers of its joints and links, or a complaint about what it lacks."""
+"""A robot profile → its URDF in Bullet with joint and link indices, or an error about gaps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from qwen2vl_robot.description import check_meshes
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A robot as Bullet numbers it.
+    """A robot's indices in Bullet.
 
     Attributes:
-        joints: index of each joint by its name in the URDF.
-        links: index of each link by its name in the URDF; the base is -1.
+        joints: index of each joint by its URDF name.
+        links: index of each link by its URDF name; the base is -1.
     """
 
     body: int
@@ -29,8 +29,8 @@ def load(client: Client, profile: RobotProfile) -> Loaded:
     """Load the URDF with its base at the origin; contacts that the profile allows never collide.
 
     Raises:
-        ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
-        BadInputError: a mesh of it is not there.
+        ValueError: the URDF or one of its meshes does not load, or it lacks joints or links of the profile.
+        BadInputError: a mesh file is missing.
     """
     robot = _number(client, _load_body(client, profile))
     _check_names(robot, profile)
@@ -80,7 +80,7 @@ def _check_names(robot: Loaded, profile: RobotProfile) -> None:
 
 
 def _check_shapes(client: Client, robot: Loaded, profile: RobotProfile) -> None:
-    """Bullet leaves out a shape whose mesh it cannot read, silently."""
+    """Check that every collision shape has loaded: Bullet silently leaves out a mesh that it cannot read."""
     for shaped in _links_with_shapes(profile):
         if not pybullet.getCollisionShapeData(robot.body, robot.links[shaped], physicsClientId=client.id):
             raise ValueError(f"{profile.urdf_path}: the collision mesh of {shaped} does not load")
@@ -88,7 +88,7 @@ def _check_shapes(client: Client, robot: Loaded, profile: RobotProfile) -> None:
 
 @functools.cache
 def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
-    """Names of the URDF's links that have collision geometry."""
+    """List the URDF's links with collision geometry."""
     tree = ElementTree.parse(profile.urdf_path)
     return tuple(str(link.get("name")) for link in tree.iter("link") if link.find("collision") is not None)
 

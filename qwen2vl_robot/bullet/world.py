@@ -1,6 +1,6 @@
-"""BulletWorld: named bodies in one space with one clock; its robot, its contacts and its pictures.
+"""BulletWorld: named bodies in one space with one clock; its robot, contacts and pictures.
 
-Twin and plant each own an instance in a process of its own.
+Twin and plant each own an instance in their own process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from qwen2vl_robot.bullet.camera import Light, Rendering, render
 from qwen2vl_robot.bullet.client import TABLE, TIME_STEP_S, Client, pybullet
 from qwen2vl_robot.bullet.contacts import Contacts
-from qwen2vl_robot.bullet.robot import Robot
+from qwen2vl_robot.bullet.robot import BulletRobot
 from qwen2vl_robot.bullet.shapes import Bowl, make_shape
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
@@ -25,7 +25,7 @@ from qwen2vl_robot.messages import Box, Intrinsics, Shape
 
 @dataclass(frozen=True, slots=True)
 class Friction:
-    """Coefficients of a body's surface; without rolling friction a ball that was touched never rests."""
+    """Friction coefficients of a body; without rolling friction a touched ball rolls on forever."""
 
     sliding: float = 0.8
     rolling: float = 0.0
@@ -35,13 +35,13 @@ class BulletWorld:
     """One DIRECT connection with a table, at most one robot and any number of named bodies.
 
     Attributes:
-        contacts: what touches what, and how far apart things are; another one after `reset` and `add_robot`.
+        contacts: contacts and distances; a new object after `reset` and after `add_robot`.
     """
 
     def __init__(self) -> None:
         self._client = Client()
         self._textures: dict[str, int] = {"": -1}
-        self._robot: Robot | None = None
+        self._robot: BulletRobot | None = None
         self.contacts = Contacts(self._client, None)
 
     def reset(self) -> None:
@@ -71,7 +71,7 @@ class BulletWorld:
         self._client.step(count)
 
     def set_gravity(self, mps2: float = 9.81) -> None:
-        """Pull everything down from the next step on; 0 lets it float."""
+        """Set the downward gravity from the next step on; 0 turns it off."""
         self._client.set_gravity(mps2)
 
     # ------------------------------------------------------------------------------------------- robot
@@ -80,25 +80,25 @@ class BulletWorld:
         """Load the robot with its base at the origin, after the table; allowed contacts never collide.
 
         Raises:
-            ValueError: the URDF or a mesh of it does not load, or it lacks joints or links of the profile.
-            BadInputError: a mesh of it is not there.
+            ValueError: the URDF or one of its meshes does not load, or it lacks joints or links of the profile.
+            BadInputError: a mesh file is missing.
         """
-        self._robot = Robot(self._client, profile)
+        self._robot = BulletRobot(self._client, profile)
         self.contacts = Contacts(self._client, self._robot)
 
     @property
-    def robot(self) -> Robot:
-        """The robot that was added.
+    def robot(self) -> BulletRobot:
+        """The world's robot.
 
         Raises:
-            RuntimeError: none was.
+            RuntimeError: the world has no robot.
         """
         if self._robot is None:
             raise RuntimeError("add a robot first")
         return self._robot
 
     def carry_arm(self, q_rad: Array, held: str | None) -> None:
-        """Put the arm (n,) elsewhere, at rest, the fingers as they are and what they hold along with the tool."""
+        """Move the arm to joints (n,), at rest, and the held object with it; the fingers stay as they are."""
         robot = self.robot
         T_tool_held = None if held is None else np.linalg.inv(robot.tool_pose()) @ self.pose(held)
         robot.reset_arm(q_rad, None)
@@ -122,8 +122,9 @@ class BulletWorld:
         rgb: tuple[float, float, float] | None = (180, 180, 180),
         collides: bool = True,
     ) -> None:
-        """Add a named body; mass 0 fixes it in space. Without `rgb` no picture shows it: Bullet never gives back the
-        memory of a mesh that it drew.
+        """Add a named body; mass 0 fixes it in space.
+
+        A body without `rgb` is invisible in pictures; this saves memory, because Bullet never frees a drawn mesh.
 
         Raises:
             ValueError: the name is taken, or a number is not finite or negative.
@@ -145,7 +146,7 @@ class BulletWorld:
             physicsClientId=client.id,
         )
         if body < 0:
-            raise RuntimeError(f"{name}: Bullet made no body")
+            raise RuntimeError(f"{name}: Bullet created no body")
         pybullet.changeDynamics(
             body,
             -1,
@@ -167,17 +168,17 @@ class BulletWorld:
         del self._client.names[(body, -1)]
 
     def names(self) -> list[str]:
-        """Names of all bodies but the robot."""
+        """List the names of all bodies except the robot."""
         return list(self._client.bodies)
 
     def pose(self, name: str) -> Array:
-        """`T_base_object` (4, 4) of a named body."""
+        """Read `T_base_object` (4, 4) of a named body."""
         client = self._client
         p, q = pybullet.getBasePositionAndOrientation(client.body(name), physicsClientId=client.id)
         return make_pose(p, rotation_from_quat(q))
 
     def set_pose(self, name: str, T_base_object: Array) -> None:
-        """Put a named body somewhere, at rest."""
+        """Place a named body, at rest."""
         if not np.isfinite(T_base_object).all():
             raise ValueError(f"{name}: the pose is not finite")
         body, client = self._client.body(name), self._client.id
@@ -186,24 +187,24 @@ class BulletWorld:
         pybullet.resetBaseVelocity(body, [0, 0, 0], [0, 0, 0], physicsClientId=client)
 
     def speed_mps(self, name: str) -> float:
-        """Linear speed of a named body."""
+        """Read the linear speed of a named body."""
         linear, _ = pybullet.getBaseVelocity(self._client.body(name), physicsClientId=self._client.id)
         return float(np.linalg.norm(linear))
 
     def put_to_sleep(self, name: str) -> None:
-        """Stop computing a body that rests, until something that moves touches it."""
+        """Stop simulating a body at rest until a moving body touches it."""
         for state in (pybullet.ACTIVATION_STATE_ENABLE_SLEEPING, pybullet.ACTIVATION_STATE_SLEEP):
             pybullet.changeDynamics(self._client.body(name), -1, activationState=state, physicsClientId=self._client.id)
 
     # ---------------------------------------------------------------------------------------- pictures
 
     def set_colour(self, name: str, rgb: tuple[float, float, float]) -> None:
-        """Paint a named body, sRGB 0..255."""
+        """Set the colour of a named body, sRGB 0..255."""
         colour = [c / 255.0 for c in rgb] + [1.0]
         pybullet.changeVisualShape(self._client.body(name), -1, rgbaColor=colour, physicsClientId=self._client.id)
 
     def set_texture(self, name: str, file: str) -> None:
-        """Lay a picture of pybullet_data over a named body, or none ("")."""
+        """Put a picture from pybullet_data on a named body, or remove it ("")."""
         body, client = self._client.body(name), self._client.id
         if file not in self._textures:
             path = str(resources.files("pybullet_data") / file)
@@ -211,13 +212,13 @@ class BulletWorld:
         pybullet.changeVisualShape(body, -1, textureUniqueId=self._textures[file], physicsClientId=client)
 
     def render(self, intrinsics: Intrinsics, T_base_camera: Array, light: Light | None = None) -> Rendering:
-        """Take a picture from an optical camera frame; `camera.render` says what it holds and what it refuses."""
+        """Render a picture from an optical camera frame; see `camera.render` for the result and errors."""
         return render(self._client, intrinsics, T_base_camera, light or Light())
 
 
 @contextlib.contextmanager
 def robot_on_table(profile: RobotProfile) -> Iterator[BulletWorld]:
-    """A world that holds a table and a robot."""
+    """Create a world with a table and a robot."""
     with BulletWorld() as world:
         world.add_table()
         world.add_robot(profile)

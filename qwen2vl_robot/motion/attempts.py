@@ -1,4 +1,4 @@
-"""Many tries at one action → the motions of those that work, the best first, or why none does."""
+"""Many attempts at one action → the motions of those that work, best first, or the reason."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from itertools import islice
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.messages import Motion
 from qwen2vl_robot.motion.path import BlockedError, plan, straight
-from qwen2vl_robot.motion.timeline import Way
+from qwen2vl_robot.motion.timeline import PathFinder
 from qwen2vl_robot.reasons import MotionReason
 
-Try = Callable[[Way], Motion]
+Attempt = Callable[[PathFinder], Motion]
 
-CLEARANCES_M = (0.012, 0.006, 0.0)  # from neighbours, wide first: measured places are wrong by some millimetres
-_MOST_TRIES = 48  # grasps or releases looked at with each clearance
-_MOST_SEARCHES = 3  # of those with a blocked way and no clearance, how many are worth a search around
+CLEARANCES_M = (0.012, 0.006, 0.0)  # from neighbours, wide first: measured poses are wrong by some millimetres
+_MOST_ATTEMPTS = 48  # grasps or releases tried with each clearance
+_MOST_SEARCHES = 3  # blocked attempts without clearance that deserve a search
 
 
-def each(tries: Callable[[float], Iterable[Try]], clearances_m: tuple[float, ...], seed: int) -> Iterator[Motion]:
-    """The tries that work straight, the widest clearance first; then those that work around obstacles.
+def each(
+    attempts: Callable[[float], Iterable[Attempt]], clearances_m: tuple[float, ...], seed: int
+) -> Iterator[Motion]:
+    """Yield the motions whose straight paths are free, widest clearance first; then those found by a search.
 
     Args:
-        tries: gives the tries that keep a clearance from neighbours; the same ones for each clearance.
-        clearances_m: to keep, one after the other.
+        attempts: returns the attempts that keep a given clearance from neighbours, always the same ones in one order.
+        clearances_m: clearances to keep, one after the other.
+        seed: of the searches for a path around obstacles.
 
     Raises:
-        MotionError: none works; the most frequent reason, with one of its texts.
+        MotionError: no attempt works; it has the most frequent reason and the first message with that reason.
     """
     failures: list[MotionError] = []
-    worth_a_search: list[tuple[int, Try]] = []
+    worth_a_search: list[tuple[int, Attempt]] = []
     done: set[int] = set()
     for clearance_m in clearances_m:
-        blocked: list[tuple[int, Try]] = []
-        for index, attempt in enumerate(islice(tries(clearance_m), _MOST_TRIES)):
+        blocked: list[tuple[int, Attempt]] = []
+        for index, attempt in enumerate(islice(attempts(clearance_m), _MOST_ATTEMPTS)):
             if index in done:
                 continue
             try:
@@ -64,9 +67,9 @@ def each(tries: Callable[[float], Iterable[Try]], clearances_m: tuple[float, ...
 
 
 def _sum_up(failures: list[MotionError]) -> MotionError:
-    """One error for many tries: the most frequent reason, the first text that gave it."""
+    """Combine the errors of many attempts: the most frequent reason and the first message with it."""
     if not failures:
-        return MotionError("there was nothing to try", reason=MotionReason.NO_PATH)
+        return MotionError("there is nothing to try", reason=MotionReason.NO_PATH)
     reason, _ = Counter(failure.reason for failure in failures).most_common(1)[0]
     first = next(failure for failure in failures if failure.reason == reason)
-    return MotionError(f"{first} ({len(failures)} ways tried)", reason=reason)
+    return MotionError(f"{first} ({len(failures)} attempts)", reason=reason)

@@ -1,6 +1,6 @@
-"""Robot, held object and scene → which two bodies come too close at given joints, by pinocchio and coal.
+"""Robot, held object and scene → the two bodies that come too close, by pinocchio and coal.
 
-The hulls are the URDF's; the twin checks the same motion again with Bullet, which shares none of this.
+The hulls come from the URDF. The twin checks the same motion again with Bullet, which shares none of this code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Pair = frozenset[str]
 
 
 class CollisionModel:
-    """One robot among fixed bodies, perhaps with an object in its gripper; not thread-safe.
+    """A robot among fixed bodies, with or without an object in its gripper; not thread-safe.
 
     Attributes:
-        kinematics: of the robot.
+        kinematics: kinematics of the robot.
     """
 
     def __init__(
@@ -44,9 +44,11 @@ class CollisionModel:
         """Build the geometry.
 
         Args:
+            bodies: fixed bodies of the scene.
+            table_height_m: height of the table's top, base frame.
             held: name, shape and `T_tool_held` of what the gripper holds; it may touch the fingers and the hand.
-            clearance_m: kept from every body, whatever smaller margin is asked for later...
-            near: ... but from these, and from the table.
+            clearance_m: smallest distance to every body, even if a query asks for a smaller margin.
+            near: names to which `clearance_m` does not apply; it never applies to the table.
         """
         self.kinematics = kinematics
         self._clearance_m, self._near = clearance_m, near | {TABLE}
@@ -85,14 +87,14 @@ class CollisionModel:
         for index, result in enumerate(self._data.collisionResults):
             if self._data.activeCollisionPairs[index] and result.isCollision():
                 return self._names(index)
-        raise RuntimeError("a collision was found but no pair says which")
+        raise RuntimeError("coal reports a collision but no colliding pair")
 
     def all_close(self, q_rad: Array, width_m: float, margin_m: float) -> frozenset[Pair]:
-        """Every pair of names that is closer than `margin_m`."""
-        found: frozenset[Pair] = frozenset()
-        while (pair := self.closest(q_rad, width_m, margin_m, found)) is not None:
-            found |= {frozenset(pair)}
-        return found
+        """Collect every pair of names that is closer than `margin_m` at joints (n,) and a gripper opening."""
+        pairs: frozenset[Pair] = frozenset()
+        while (pair := self.closest(q_rad, width_m, margin_m, pairs)) is not None:
+            pairs |= {frozenset(pair)}
+        return pairs
 
     def _set(self, margin_m: float, ignored: frozenset[Pair]) -> None:
         if self._setting == (margin_m, ignored):
@@ -128,7 +130,7 @@ class CollisionModel:
         return [self._add(name, frame.parentJoint, frame_id, T_joint_held @ T, s) for s, T in _convex_parts(shape)]
 
     def _pair_links(self, robot: list[int]) -> int:
-        """Pair links that no joint connects directly; returns how many pairs there are."""
+        """Pair links that no joint connects directly; return the number of pairs."""
         allowed = {frozenset(pair) for pair in self.kinematics.profile.allowed_contacts}
         for i, a in enumerate(robot):
             for b in robot[i + 1 :]:
@@ -159,7 +161,7 @@ class CollisionModel:
 
 
 def convex(vertices_m: Array) -> coal.CollisionGeometry:
-    """Convex shape around vertices (m, 3), metres."""
+    """Build the convex hull of vertices (m, 3), metres."""
     cloud = coal.BVHModelOBBRSS()
     cloud.beginModel(0, len(vertices_m))
     cloud.addVertices(np.ascontiguousarray(vertices_m))
@@ -169,7 +171,7 @@ def convex(vertices_m: Array) -> coal.CollisionGeometry:
 
 
 def _convex_parts(shape: Shape) -> list[tuple[coal.CollisionGeometry, Array]]:
-    """Convex shapes and their poses in the object frame; a container is its floor and walls, not its hull."""
+    """Split a shape into convex parts with poses in the object frame; a container becomes its floor and walls."""
     if isinstance(shape, Box):
         return [(coal.Box(*shape.size_m), np.eye(4))]
     if isinstance(shape, Cylinder):

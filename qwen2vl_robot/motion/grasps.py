@@ -1,4 +1,4 @@
-"""A measured object → ways to take it from above: where the tool goes, how wide the fingers open."""
+"""A measured object → grasps from above: tool poses and openings of the fingers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, SceneObject, Sphere, shape_size_m
 from qwen2vl_robot.reasons import MotionReason
 
-TIP_CLEARANCE_M = 0.004  # from the fingertips to what the object stands on
+TIP_CLEARANCE_M = 0.004  # between the fingertips and the object's support
 PALM_CLEARANCE_M = 0.006
-_OPENING_ROOM_M = (0.030, 0.016)  # wider than the object by this much; less where neighbours are near
+_OPENING_ROOM_M = (0.030, 0.016)  # added to the object's width; the smaller one where neighbours are near
 _LEAST_ROOM_M = 0.008  # measured widths are wrong by some millimetres
-_LEAST_BITE_M = 0.006  # of the object above the tool's origin or below its top
+_LEAST_BITE_M = 0.006  # the object's top must be this far above the tool's origin
 _ROUND_YAWS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hand:
-    """What grasping needs to know of a gripper, metres.
+    """The sizes of a gripper that grasping depends on, metres.
 
     Attributes:
-        palm_m: from the tool's origin back to the palm: nothing taller fits between the fingers.
+        palm_m: from the tool's origin back to the palm; limits how tall an object fits between the fingers.
         pad_depth_m: from the tool's origin forward to the fingertips.
         outer_m: from the tool's origin to the outside of closed fingers, along the closing axis.
         side_m: the same across the closing axis.
+        max_width_m: largest opening between the fingers.
+        closing_axis: "x" or "y" of the tool frame.
     """
 
     palm_m: float
@@ -42,12 +44,12 @@ class Hand:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grasp:
-    """One way to take an object.
+    """One grasp of an object.
 
     Attributes:
-        T_base_tool: (4, 4) when the fingers close.
-        width_m: of the object between the fingers.
-        opening_m: of the fingers on the way down.
+        T_base_tool: (4, 4) tool pose when the fingers close.
+        width_m: width of the object between the fingers.
+        opening_m: opening of the fingers on the way down.
     """
 
     T_base_tool: Array
@@ -56,7 +58,7 @@ class Grasp:
 
 
 def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
-    """Take the hand's sizes from the profile and from the hulls of the links that carry the tool."""
+    """Measure the hand from the profile and from the hulls of the links that carry the tool."""
     model, gripper = kinematics.model, profile.gripper
     poses = kinematics.link_poses(np.array(profile.home_q_rad), 0.0)
     T_tool_base = invert(poses[profile.tool_link])
@@ -76,7 +78,7 @@ def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
 
 
 def downward(p_base_m: Array, closing_yaw_rad: float, closing_axis: str) -> Array:
-    """`T_base_tool` (4, 4) that points down, the fingers closing along a bearing."""
+    """Compute `T_base_tool` (4, 4) that points down, with the fingers closing along a bearing."""
     along = np.array([np.cos(closing_yaw_rad), np.sin(closing_yaw_rad), 0.0])
     down = np.array([0.0, 0.0, -1.0])
     if closing_axis == "y":
@@ -85,21 +87,21 @@ def downward(p_base_m: Array, closing_yaw_rad: float, closing_axis: str) -> Arra
 
 
 def closing_yaw_rad(T_base_tool: Array, closing_axis: str) -> float:
-    """Bearing along which the fingers of a tool pose close."""
+    """Compute the bearing along which the fingers close at a tool pose."""
     x, y, _ = T_base_tool[:3, "xy".index(closing_axis)]
     return float(np.arctan2(y, x))
 
 
 def by_turn(yaws_rad: list[float], from_rad: float) -> list[float]:
-    """Bearings in the order of how far the wrist must turn to them."""
+    """Sort bearings by how far the wrist must turn to reach them."""
     return sorted(yaws_rad, key=lambda yaw: (round(abs(_wrap(yaw - from_rad)), 9), yaw))
 
 
 def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Grasp]:
-    """Ways to take an object from above, the least turn of the wrist first, the wide opening before the narrow.
+    """List the grasps of an object from above, the smallest turn of the wrist first, wide openings before narrow ones.
 
     Raises:
-        MotionError: nothing of it fits between the fingers; the text holds its widths and the opening.
+        MotionError: it is a container, or too wide or too low for the fingers; the message has the sizes.
     """
     across = _yaws_and_widths(target)
     fitting = {yaw: w for yaw, w in across.items() if w + _LEAST_ROOM_M <= hand.max_width_m}
@@ -112,16 +114,16 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
         )
     height_m = _tool_height_m(target, hand)
     p = np.array([*target.T_base_object[:2, 3], height_m])
-    found: list[Grasp] = []
+    options: list[Grasp] = []
     for room_m in _OPENING_ROOM_M:
         for yaw in by_turn(list(fitting), current_yaw_rad):
             opening_m = min(fitting[yaw] + room_m, hand.max_width_m)
-            found.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
-    return found
+            options.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
+    return options
 
 
 def _yaws_and_widths(target: SceneObject) -> dict[float, float]:
-    """Bearing along which to close → width found there."""
+    """Map each bearing along which to close to the object's width there."""
     size = shape_size_m(target.shape)
     if isinstance(target.shape, Box | Container):
         yaw = float(np.arctan2(target.T_base_object[1, 0], target.T_base_object[0, 0]))
@@ -130,7 +132,7 @@ def _yaws_and_widths(target: SceneObject) -> dict[float, float]:
 
 
 def _tool_height_m(target: SceneObject, hand: Hand) -> float:
-    """Height of the tool: the object's middle, unless the palm would hit its top or the tips its support."""
+    """Compute the tool's height: the object's middle, or higher if palm or fingertips would hit something."""
     lowest = target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m
     palm_free = target.top_m - hand.palm_m + PALM_CLEARANCE_M
     height_m = max(float(target.T_base_object[2, 3]), lowest, palm_free)

@@ -14,14 +14,14 @@ from qwen2vl_robot.reasons import MotionReason
 
 POSITION_TOLERANCE_M = 5e-4
 ROTATION_TOLERANCE_RAD = float(np.deg2rad(0.5))
-_LIMIT_MARGIN_RAD = 0.03  # kept to the joint limits: a real arm overshoots a little
-_AIM_M, _AIM_RAD = 1e-6, 1e-6  # iterate to here, accept the tolerances above
+_LIMIT_MARGIN_RAD = 0.03  # distance to the joint limits: a real arm overshoots a little
+_AIM_M, _AIM_RAD = 1e-6, 1e-6  # iterate to this accuracy, accept the tolerances above
 _ITERATIONS = 60
 _DAMPING = 1e-4
 _STEP_RAD = 0.4  # largest change of a joint in one iteration
-_POSTURE_GAIN = 0.1  # pull towards the reference posture where the task leaves freedom
+_POSTURE_GAIN = 0.1  # pull towards the reference posture in the null space of the pose
 _POSTURE_ITERATIONS = 15
-_PATIENCE = 8  # iterations after which an attempt that hardly came closer is given up
+_PATIENCE = 8  # give up an attempt that gains less than 10 % in this many iterations
 _RANDOM_SEEDS = 6
 
 
@@ -35,15 +35,15 @@ def solve(
 ) -> Array:
     """Find joints (n,) with the tool within 0.5 mm and 0.5 degrees of a pose, inside the limits.
 
-    The same inputs give the same answer: the starts are `near`, in that order, then fixed draws within the limits.
+    The same inputs give the same result: it starts from `near`, in that order, then from fixed random draws.
 
     Args:
-        near: joints (n,) to start from; the first that leads to a solution wins.
-        posture_rad: joints (n,) to resemble where the pose leaves freedom.
-        random_seeds: how many fixed draws to start from, when `near` leads nowhere.
+        near: joints (n,) to start from; the first start that leads to a solution wins.
+        posture_rad: joints (n,) to stay close to where the pose leaves freedom.
+        random_seeds: number of fixed draws to start from if no start in `near` succeeds.
 
     Raises:
-        MotionError: out of reach; the text says by how much the best attempt missed.
+        MotionError: out of reach; the message has the error of the best attempt.
     """
     shape = (random_seeds, kinematics.dof)
     draws = np.random.default_rng(0).uniform(kinematics.lower_rad, kinematics.upper_rad, shape)
@@ -57,7 +57,7 @@ def solve(
     x, y, z = T_base_tool[:3, 3]
     raise MotionError(
         f"the tool cannot reach ({x:.3f}, {y:.3f}, {z:.3f}) m, {float(np.hypot(x, y)):.3f} m from the base's axis: "
-        f"the closest try missed by {best_m * 1000:.1f} mm and {np.rad2deg(best_rad):.1f} deg, "
+        f"the closest attempt missed by {best_m * 1000:.1f} mm and {np.rad2deg(best_rad):.1f} deg, "
         f"allowed {POSITION_TOLERANCE_M * 1000:.1f} mm and {np.rad2deg(ROTATION_TOLERANCE_RAD):.1f} deg",
         reason=MotionReason.OUT_OF_REACH,
     )
@@ -66,7 +66,7 @@ def solve(
 def _descend(
     kinematics: Kinematics, T_base_tool: Array, start: Array, posture_rad: Array
 ) -> tuple[Array, float, float]:
-    """Joints after the iterations, with their distance (m) and angle (rad) to the pose."""
+    """Iterate from one start; return the joints, their distance (m) and their angle (rad) to the pose."""
     lower, upper = kinematics.lower_rad + _LIMIT_MARGIN_RAD, kinematics.upper_rad - _LIMIT_MARGIN_RAD
     q = np.clip(start, lower, upper)
     identity = np.eye(kinematics.dof)
@@ -90,6 +90,6 @@ def _descend(
 
 
 def _pose_error(T_base_goal: Array, T_base_tool: Array) -> Array:
-    """Twist (6,) that leads from one pose to the other: metres and radians, base axes."""
+    """Compute the twist (6,) from one pose to the other: metres and radians, base axes."""
     turn = pinocchio.log3(np.ascontiguousarray(T_base_goal[:3, :3] @ T_base_tool[:3, :3].T))
     return np.concatenate([T_base_goal[:3, 3] - T_base_tool[:3, 3], turn])

@@ -1,4 +1,4 @@
-"""One action with its scene and start → what every recipe needs for it: named things, free lines, collision models."""
+"""One action, its scene and start → what each recipe needs: named bodies, free lines, models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import GroundedAction, Motion, RobotState, Scene, SceneObject
 from qwen2vl_robot.motion import ik
-from qwen2vl_robot.motion.attempts import CLEARANCES_M, Try, each
+from qwen2vl_robot.motion.attempts import CLEARANCES_M, Attempt, each
 from qwen2vl_robot.motion.collision import CollisionModel, Pair
 from qwen2vl_robot.motion.grasps import Hand, closing_yaw_rad, measure_hand
 from qwen2vl_robot.motion.path import Space, tool_line
-from qwen2vl_robot.motion.timeline import Timeline
+from qwen2vl_robot.motion.timeline import MotionBuilder
 from qwen2vl_robot.reasons import MotionReason
 
 LINE_SPEED_RATIO = 0.5
@@ -28,10 +28,11 @@ _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Robot:
-    """The robot that motions are made for.
+    """The robot that performs the motions.
 
     Attributes:
-        home_rad: joints (n,) at which every motion ends.
+        hand: sizes of its gripper.
+        home_rad: joints (n,) at which every motion ends, except a wait.
     """
 
     profile: RobotProfile
@@ -42,12 +43,12 @@ class Robot:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is asked, and where.
+    """The action to perform, with its scene and start.
 
     Attributes:
         rules: when something is on, in or beside something else.
-        state: from which every motion starts.
-        seed: of a search for a way around.
+        state: the arm's state at the start of every motion.
+        seed: of the searches for a path around obstacles.
     """
 
     robot: Robot
@@ -63,10 +64,10 @@ class Job:
         return closing_yaw_rad(self.robot.kinematics.tool_pose(self.state.q_rad), self.robot.hand.closing_axis)
 
     def find(self, name: str | None, verb: str) -> SceneObject:
-        """The body of a name, for what a verb needs.
+        """Find the body with a name; `verb` is for the message.
 
         Raises:
-            MotionError: nothing is named, or the scene has no such body.
+            MotionError: the name is None, or the scene has no such body.
         """
         known = ", ".join(body.name for body in self.scene.bodies()) or "nothing"
         if name is None:
@@ -76,15 +77,15 @@ class Job:
         except KeyError:
             raise unsupported(f"no {name!r} to {verb}; the scene has {known}") from None
 
-    def timeline(self) -> Timeline:
-        """A motion that begins at the start."""
-        return Timeline(self.robot.profile, self.state)
+    def builder(self) -> MotionBuilder:
+        """Start a motion at the arm's state."""
+        return MotionBuilder(self.robot.profile, self.state)
 
     def each(
-        self, tries: Callable[[float], Iterable[Try]], *, clearances_m: tuple[float, ...] = CLEARANCES_M
+        self, attempts: Callable[[float], Iterable[Attempt]], *, clearances_m: tuple[float, ...] = CLEARANCES_M
     ) -> Iterator[Motion]:
-        """The motions of the tries that work (see `attempts.each`)."""
-        return each(tries, clearances_m, self.seed)
+        """Yield the motions of the attempts that work (see `attempts.each`)."""
+        return each(attempts, clearances_m, self.seed)
 
     def model(
         self,
@@ -94,23 +95,23 @@ class Job:
         clearance_m: float = 0.0,
         near: frozenset[str] = frozenset(),
     ) -> CollisionModel:
-        """The robot among bodies (see `CollisionModel`); `held`: what the gripper holds, with `T_tool_held`."""
+        """Build the robot among bodies (see `CollisionModel`); `held`: the object in the gripper and `T_tool_held`."""
         attached = None if held is None else (held[0].name, held[0].shape, held[1])
         return CollisionModel(
             self.robot.kinematics, bodies, self.scene.table_height_m, attached, clearance_m=clearance_m, near=near
         )
 
     def close_to(self, model: CollisionModel, q_rad: Array, width_m: float, name: str) -> frozenset[Pair]:
-        """The pairs of a body that come as close at joints (n,) as a line may not."""
+        """Collect the pairs of a body that are closer at joints (n,) than a straight line allows."""
         pairs = model.all_close(q_rad, width_m, _LINE_MARGIN_M)
         return frozenset(pair for pair in pairs if name in pair)
 
     def touching_fingers(self, name: str) -> frozenset[Pair]:
-        """The pairs of a body with the fingers."""
+        """Pair a body with each finger."""
         return frozenset(frozenset((link, name)) for link in self.robot.profile.gripper.finger_links)
 
     def descent(self, model: CollisionModel, width_m: float, T_base_tool: Array) -> Array:
-        """Joints (m, n) straight down to a tool pose, from above it, every step free.
+        """Compute joints (m, n) straight down to a tool pose (4, 4), with every step free of collisions.
 
         Raises:
             MotionError: outside the workspace or out of reach, or something is in the way.
@@ -121,10 +122,10 @@ class Job:
         return tool_line(line_space(model, width_m), q_rad, RISE_M)[::-1]
 
     def check_workspace(self, p_base_m: Array) -> None:
-        """Refuse a place (3,) outside the workspace.
+        """Refuse a point (3,), base frame, outside the workspace.
 
         Raises:
-            MotionError: it says which workspace.
+            MotionError: the point is outside; the message has the limits.
         """
         if not self.is_in_workspace(p_base_m):
             x, y, z = p_base_m
@@ -135,22 +136,22 @@ class Job:
             )
 
     def is_in_workspace(self, p_base_m: Array) -> bool:
-        """Whether a place (3,) lies in the workspace."""
+        """Check whether a point (3,), base frame, lies in the workspace."""
         low, high = np.array(self.robot.profile.workspace.min_m), np.array(self.robot.profile.workspace.max_m)
         return bool(np.all((p_base_m >= low) & (p_base_m <= high)))
 
 
 def measure_robot(profile: RobotProfile) -> Robot:
-    """Load the robot of a profile."""
+    """Load a profile's robot and measure its hand."""
     kinematics = Kinematics(profile)
     return Robot(profile, kinematics, measure_hand(kinematics, profile), np.array(profile.home_q_rad))
 
 
 def line_space(model: CollisionModel, width_m: float, ignored: frozenset[Pair] = frozenset()) -> Space:
-    """Where the tool may go straight, close to what it takes or leaves."""
+    """Describe where the tool may move straight, close to the object that it takes or leaves."""
     return Space(model, width_m, _LINE_MARGIN_M, ignored)
 
 
-def unsupported(text: str) -> MotionError:
-    """An action that cannot be done now, or never."""
-    return MotionError(text, reason=MotionReason.UNSUPPORTED)
+def unsupported(message: str) -> MotionError:
+    """Make the error for an action that is impossible now or always."""
+    return MotionError(message, reason=MotionReason.UNSUPPORTED)

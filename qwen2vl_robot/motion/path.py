@@ -1,4 +1,4 @@
-"""Start and goal joints → waypoints free of collision: straight where that is free, RRT-Connect where it is not."""
+"""Start and goal joints → collision-free waypoints: straight if free, else by RRT-Connect."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from qwen2vl_robot.motion import ik
 from qwen2vl_robot.motion.collision import CollisionModel, Pair
 from qwen2vl_robot.reasons import MotionReason
 
-_CHECK_STEP_RAD = 0.02  # between checked joints: 16 mm at most at 0.8 m of reach, about the clearance kept
-_CHECK_BUDGET = 6000  # configurations that one search may check; counted, so that a busy machine changes nothing
+_CHECK_STEP_RAD = 0.02  # between checked joints: a joint moves a point 0.8 m away by 16 mm, about the clearance
+_CHECK_BUDGET = 6000  # configurations that one search may check; a count, so that a busy machine changes nothing
 _SEARCH_RANGE_RAD = 0.6
 _SHORTCUTS = 60
 _LINE_STEP_M = 0.01
-_LINE_JUMP_RAD = 0.15  # a joint that moves more than this in one step of a line has changed its branch
+_LINE_JUMP_RAD = 0.15  # a larger joint step on a line means that the IK solution jumped to another branch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
-    """Where the arm may move.
+    """The collision model and margins for a movement of the arm.
 
     Attributes:
-        width_m: gripper opening meanwhile.
-        margin_m: distance to keep.
+        width_m: gripper opening during the movement.
+        margin_m: distance to keep from all bodies.
         ignored: pairs of names that may come close.
     """
 
@@ -40,11 +40,11 @@ class Space:
     ignored: frozenset[Pair] = frozenset()
 
     def hit(self, q_rad: Array) -> tuple[str, str] | None:
-        """Two names that come too close at joints (n,), or None."""
+        """Name two bodies that come too close at joints (n,), or None."""
         return self.model.closest(q_rad, self.width_m, self.margin_m, self.ignored)
 
     def hit_between(self, a_rad: Array, b_rad: Array) -> tuple[str, str] | None:
-        """The first two names that come too close on the straight way between joints, or None."""
+        """Name the first two bodies that come too close on the straight line between joints, or None."""
         count = max(int(np.ceil(np.abs(b_rad - a_rad).max() / _CHECK_STEP_RAD)), 1)
         for share in np.arange(count + 1) / count:
             if (pair := self.hit(a_rad + share * (b_rad - a_rad))) is not None:
@@ -53,40 +53,40 @@ class Space:
 
 
 class BlockedError(MotionError):
-    """Start and goal are free, the straight way between them is not: a search may find another."""
+    """Start and goal are free, but the straight path is not; a search may find another path."""
 
 
 def straight(space: Space, start_rad: Array, goal_rad: Array) -> list[Array]:
-    """Start and goal, when the straight connection of joints is free.
+    """Return start and goal if the straight line between the joints is free.
 
     Raises:
-        BlockedError: only the way is blocked.
+        BlockedError: start and goal are free, but the path is blocked.
         MotionError: start or goal touch something.
     """
     _check_ends(space, start_rad, goal_rad)
     if (pair := space.hit_between(start_rad, goal_rad)) is not None:
-        text = f"no free path: straight {pair[0]} comes within {space.margin_m * 1000:.0f} mm of {pair[1]}"
-        raise BlockedError(text, reason=MotionReason.NO_PATH)
+        message = f"no free path: straight {pair[0]} comes within {space.margin_m * 1000:.0f} mm of {pair[1]}"
+        raise BlockedError(message, reason=MotionReason.NO_PATH)
     return [start_rad, goal_rad]
 
 
 def plan(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Array]:
-    """Find waypoints from start to goal (both included) whose straight connections are free.
+    """Find waypoints from start to goal (both included) with free straight lines between them.
 
     The same inputs and seed give the same waypoints.
 
     Raises:
-        MotionError: start or goal touch something, or no way was found within the bounded search.
+        MotionError: start or goal is too close to something, or the bounded search found no path.
     """
     _check_ends(space, start_rad, goal_rad)
     blocked_by = space.hit_between(start_rad, goal_rad)
     if blocked_by is None:
         return [start_rad, goal_rad]
-    found = _search(space, start_rad, goal_rad, seed)
-    if not found:
-        text = f"straight {blocked_by[0]} meets {blocked_by[1]}, and {_CHECK_BUDGET} tries found no way around"
+    waypoints = _search(space, start_rad, goal_rad, seed)
+    if not waypoints:
+        text = f"straight {blocked_by[0]} meets {blocked_by[1]}, and {_CHECK_BUDGET} checks found no path"
         raise _no_path(text)
-    return _shorten(space, found, np.random.default_rng(seed))
+    return _shorten(space, waypoints, np.random.default_rng(seed))
 
 
 def _check_ends(space: Space, start_rad: Array, goal_rad: Array) -> None:
@@ -96,7 +96,7 @@ def _check_ends(space: Space, start_rad: Array, goal_rad: Array) -> None:
 
 
 def tool_line(space: Space, q_start_rad: Array, offset_m: Array) -> Array:
-    """Joints (m, n) that move the tool from where it is by an offset (3,), orientation kept, every step free.
+    """Move the tool straight by an offset (3,), base frame, without turning it; return joints (m, n), all free.
 
     Raises:
         MotionError: out of reach on the way, or something is in the way.
@@ -109,7 +109,8 @@ def tool_line(space: Space, q_start_rad: Array, offset_m: Array) -> Array:
         q = ik.solve(space.model.kinematics, T, [points[-1]], posture_rad=points[-1], random_seeds=0)
         if np.abs(q - points[-1]).max() > _LINE_JUMP_RAD:
             raise MotionError(
-                "the arm would have to fold over during a straight line", reason=MotionReason.OUT_OF_REACH
+                "the arm would have to change its configuration during a straight line",
+                reason=MotionReason.OUT_OF_REACH,
             )
         points.append(q)
     check_line(space, np.stack(points))
@@ -128,7 +129,7 @@ def check_line(space: Space, points_rad: Array) -> None:
 
 
 def _search(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[Array]:
-    """RRT-Connect between two free configurations; empty when the budget of checks is spent."""
+    """Search with RRT-Connect between two free configurations; empty when the budget of checks is spent."""
     kinematics = space.model.kinematics
     n, checks = kinematics.dof, [0]
 
@@ -136,8 +137,8 @@ def _search(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[
         checks[0] += 1
         return space.hit(np.array([state[i] for i in range(n)])) is None
 
-    ompl_util.setLogLevel(ompl_util.LogLevel.LOG_NONE)  # it warns on every reseeding, which is what we want
-    ompl_util.RNG.setSeed(seed + 1)  # 0 would mean the time of day
+    ompl_util.setLogLevel(ompl_util.LogLevel.LOG_NONE)  # OMPL warns about each reseeding, which is intended here
+    ompl_util.RNG.setSeed(seed + 1)  # OMPL takes 0 as "seed by the clock"
     real = ompl_base.RealVectorStateSpace(n)
     bounds = ompl_base.RealVectorBounds(n)
     for i in range(n):
@@ -162,10 +163,10 @@ def _search(space: Space, start_rad: Array, goal_rad: Array, seed: int) -> list[
 
 
 def _shorten(space: Space, waypoints: list[Array], rng: np.random.Generator) -> list[Array]:
-    """Cut corners: replace stretches between random waypoints by straight ways where these are free.
+    """Cut corners: replace the path between random waypoints by a straight line where that is free.
 
     Raises:
-        MotionError: what the search found does not hold at the finer step used here.
+        MotionError: the path of the search is not free at the finer step used here.
     """
     for _ in range(_SHORTCUTS):
         if len(waypoints) <= 2:
@@ -175,7 +176,7 @@ def _shorten(space: Space, waypoints: list[Array], rng: np.random.Generator) -> 
             waypoints = waypoints[: i + 1] + waypoints[j:]
     for a, b in zip(waypoints, waypoints[1:], strict=False):
         if (pair := space.hit_between(a, b)) is not None:
-            raise _no_path(f"the way around brings {pair[0]} within {space.margin_m * 1000:.0f} mm of {pair[1]}")
+            raise _no_path(f"the path around brings {pair[0]} within {space.margin_m * 1000:.0f} mm of {pair[1]}")
     return waypoints
 
 

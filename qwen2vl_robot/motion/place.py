@@ -1,4 +1,4 @@
-"""A held object and where it belongs → motions that set it down there, let go and return home."""
+"""A held object and its goal → motions that set it down there, let go and return home."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, read_only
 from qwen2vl_robot.messages import Container, Effect, Motion, Relation, SceneObject, Sphere, shape_size_m
-from qwen2vl_robot.motion.attempts import Try
+from qwen2vl_robot.motion.attempts import Attempt
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.grasps import TIP_CLEARANCE_M, by_turn, downward
 from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, Job, line_space, unsupported
 from qwen2vl_robot.motion.path import check_line
-from qwen2vl_robot.motion.timeline import Way
+from qwen2vl_robot.motion.timeline import PathFinder
 from qwen2vl_robot.reasons import MotionReason
 from qwen2vl_robot.relations import extent_m, outline_radius_m, placements
 
-_RELEASE_M = 0.004  # the object's bottom over its support when the fingers open
-_RIM_CLEARANCE_M = 0.005  # fingertips over the rim of a container
+_RELEASE_M = 0.004  # height of the object's bottom above its support when the fingers open
+_RIM_CLEARANCE_M = 0.005  # height of the fingertips above a container's rim
 _OPEN_ROOM_M = (0.030, 0.016)
 _RELEASE_YAWS = 8
 _PLACE_TOLERANCE_M = 0.03
-_FALL_TOLERANCE_M = 0.05  # into a container things fall
+_FALL_TOLERANCE_M = 0.05  # objects fall into a container
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Placing:
-    """What is put where: the held object with `T_tool_held`, the relation, and what it is placed beside, on or in."""
+    """What to place where: the held object with `T_tool_held`, the relation, and the reference object."""
 
     held: SceneObject
     T_tool_held: Array
@@ -39,19 +39,19 @@ class _Placing:
 
     @property
     def near(self) -> frozenset[str]:
-        """Names of what may come close on the way."""
-        touched = self.relation in (Relation.ON, Relation.IN)
-        return frozenset({self.held.name, self.reference.name} if touched else {self.held.name})
+        """Names of bodies that may come close during the motion."""
+        is_touching = self.relation in (Relation.ON, Relation.IN)
+        return frozenset({self.held.name, self.reference.name} if is_touching else {self.held.name})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Release:
-    """Where the fingers open.
+    """A pose at which the fingers open.
 
     Attributes:
-        T_base_tool: (4, 4) the tool then.
-        p_base_m: (3,) where the object comes to rest.
-        room_m: by how much the fingers open.
+        T_base_tool: (4, 4) tool pose.
+        p_base_m: (3,) centre of the object when it rests.
+        room_m: how far the fingers open.
     """
 
     T_base_tool: Array
@@ -60,28 +60,28 @@ class _Release:
 
 
 def place(job: Job) -> Iterator[Motion]:
-    """Motions that set down what the gripper holds.
+    """Make motions that set down what the gripper holds.
 
     Raises:
-        MotionError: there is no free place, or nothing that could be placed so.
+        MotionError: there is no free place, nothing is held, or the relation does not fit the objects.
     """
     placing = _read(job)
     others = [body for body in job.scene.bodies() if body is not placing.held]
-    found = _releases(job, placing, _free_places(job, placing, others))
+    releases = _releases(job, placing, _free_places(job, placing, others))
 
-    def tries(clearance_m: float) -> Iterator[Try]:
+    def attempts(clearance_m: float) -> Iterator[Attempt]:
         attached = (placing.held, placing.T_tool_held)
         before = job.model(others, attached, clearance_m=clearance_m, near=placing.near)
-        for release in found:
-            yield partial(_try_release, job, before, clearance_m, placing, release)
+        for release in releases:
+            yield partial(_attempt_release, job, before, clearance_m, placing, release)
 
-    return job.each(tries)
+    return job.each(attempts)
 
 
 def _read(job: Job) -> _Placing:
     scene, action = job.scene, job.action
     if scene.held is None or scene.T_tool_held is None:
-        raise unsupported("the gripper holds nothing that could be placed; pick something first")
+        raise unsupported("the gripper holds nothing to place; pick something first")
     held = job.find(scene.held, "place")
     if action.target not in (None, held.name):
         raise unsupported(f"the gripper holds {held.name}, not {action.target}; place what it holds")
@@ -104,7 +104,7 @@ def _check_relation(relation: Relation | None, held: SceneObject, reference: Sce
 
 
 def _free_places(job: Job, placing: _Placing, others: list[SceneObject]) -> list[Array]:
-    """Resting places (3,) in the workspace, the best first."""
+    """Find resting points (3,) in the workspace, the best first."""
     held, reference = placing.held, placing.reference
     blockers = [body for body in others if body is not reference]
     table_m = job.scene.table_height_m
@@ -121,13 +121,13 @@ def _free_places(job: Job, placing: _Placing, others: list[SceneObject]) -> list
 
 
 def _releases(job: Job, placing: _Placing, points: list[Array]) -> list[_Release]:
-    """Every yaw at every place, place by place; first with the fingers opened wide, then narrowly."""
+    """List the releases at every point, point by point; first with wide openings, then with narrow ones."""
     poses = [(T, p) for p in points for T in _tool_poses(job, placing, p)]
     return [_Release(T_base_tool, p, room_m) for room_m in _OPEN_ROOM_M for T_base_tool, p in poses]
 
 
 def _tool_poses(job: Job, placing: _Placing, p_base_m: Array) -> Iterator[Array]:
-    """`T_base_tool` (4, 4) of every yaw over one resting place (3,)."""
+    """Yield `T_base_tool` (4, 4) over one resting point (3,) for the yaws with the smallest turns of the wrist."""
     hand, shape, now_rad = job.robot.hand, placing.held.shape, job.current_yaw_rad
     yaws = by_turn([2 * np.pi * k / _RELEASE_YAWS + now_rad for k in range(_RELEASE_YAWS)], now_rad)
     support_m = p_base_m[2] - shape_size_m(shape)[2] / 2
@@ -142,8 +142,8 @@ def _tool_poses(job: Job, placing: _Placing, p_base_m: Array) -> Iterator[Array]
         yield T_base_tool
 
 
-def _try_release(
-    job: Job, before: CollisionModel, clearance_m: float, placing: _Placing, release: _Release, way: Way
+def _attempt_release(
+    job: Job, before: CollisionModel, clearance_m: float, placing: _Placing, release: _Release, find_path: PathFinder
 ) -> Motion:
     held, width_m = placing.held, job.state.gripper_width_m
     line = job.descent(before, width_m, release.T_base_tool)
@@ -153,20 +153,20 @@ def _try_release(
     after = job.model([*rest, placed], clearance_m=clearance_m, near=placing.near)
     opening_m = min(width_m + release.room_m, job.robot.profile.gripper.max_width_m)
     check_line(line_space(after, opening_m, job.touching_fingers(held.name)), line[::-1])
-    timeline = job.timeline()
-    timeline.travel(before, line[0], way)
-    timeline.follow(line, LINE_SPEED_RATIO)
-    timeline.open_to(opening_m)
-    timeline.follow(line[::-1], LINE_SPEED_RATIO)
-    timeline.travel(after, job.robot.home_rad, way)
+    builder = job.builder()
+    builder.travel(before, line[0], find_path)
+    builder.follow(line, LINE_SPEED_RATIO)
+    builder.open_to(opening_m)
+    builder.follow(line[::-1], LINE_SPEED_RATIO)
+    builder.travel(after, job.robot.home_rad, find_path)
     tolerance_m = _FALL_TOLERANCE_M if placing.relation is Relation.IN else _PLACE_TOLERANCE_M
-    return timeline.motion(
+    return builder.motion(
         Effect("release", held.name, placed.T_base_object, placing.relation, placing.reference.name, tolerance_m)
     )
 
 
 def _yaw_only(R: Array) -> Array:
-    """The upright rotation nearest to one that is almost upright."""
+    """Compute the upright rotation nearest to one that is almost upright."""
     yaw = np.arctan2(R[1, 0] - R[0, 1], R[0, 0] + R[1, 1])
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])

@@ -1,4 +1,4 @@
-"""An object to be pushed → motions that go down behind it, push it with closed fingers and return home."""
+"""An object to push → motions that go down behind it, push with closed fingers and go home."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, RISE_M, Job, line_space, unsupported
 from qwen2vl_robot.motion.path import tool_line
 from qwen2vl_robot.motion.pushes import PUSH_DIRECTIONS, PUSH_STANDOFF_M, push_starts, pushed
-from qwen2vl_robot.motion.timeline import Way
+from qwen2vl_robot.motion.timeline import PathFinder
 
-_PUSH_SPEED_RATIO = 0.15  # slow, or what is pushed would roll or slide on
+_PUSH_SPEED_RATIO = 0.15  # slow, so that the object does not roll or slide on
 _PUSH_TOLERANCE_M = 0.04
 
 
 def push(job: Job) -> Iterator[Motion]:
-    """Motions that push an object in a direction.
+    """Make motions that push an object in a direction.
 
     Raises:
-        MotionError: it would topple, something is in its way, or the gripper is full.
+        MotionError: it would topple, something is in its way, no direction is given, or the gripper is full.
     """
     action, scene = job.action, job.scene
     if scene.held is not None:
@@ -37,11 +37,13 @@ def push(job: Job) -> Iterator[Motion]:
     before = job.model(scene.bodies())
     friction = job.robot.profile.object_friction
     poses = push_starts(target, along, job.robot.hand, friction, job.current_yaw_rad)
-    pushes = (partial(_try_push, job, before, pose, moved) for pose in poses)
+    pushes = (partial(_attempt_push, job, before, pose, moved) for pose in poses)
     return job.each(lambda _: pushes, clearances_m=(0.0,))
 
 
-def _try_push(job: Job, before: CollisionModel, T_base_tool: Array, moved: SceneObject, way: Way) -> Motion:
+def _attempt_push(
+    job: Job, before: CollisionModel, T_base_tool: Array, moved: SceneObject, find_path: PathFinder
+) -> Motion:
     line = job.descent(before, 0.0, T_base_tool)
     rest = [body for body in job.scene.bodies() if body.name != moved.name]
     sweep = moved.T_base_object[:3, 3] - job.scene.find(moved.name).T_base_object[:3, 3]
@@ -49,11 +51,11 @@ def _try_push(job: Job, before: CollisionModel, T_base_tool: Array, moved: Scene
     stroke = tool_line(line_space(job.model(rest), 0.0), line[-1], sweep)
     after = job.model([*rest, moved])
     rise = tool_line(line_space(after, 0.0, job.touching_fingers(moved.name)), stroke[-1], RISE_M)
-    timeline = job.timeline()
-    timeline.open_to(0.0)
-    timeline.travel(before, line[0], way)
-    timeline.follow(line, LINE_SPEED_RATIO)
-    timeline.follow(stroke, _PUSH_SPEED_RATIO)
-    timeline.follow(rise, LINE_SPEED_RATIO)
-    timeline.travel(after, job.robot.home_rad, way)
-    return timeline.motion(Effect("push", moved.name, moved.T_base_object, tolerance_m=_PUSH_TOLERANCE_M))
+    builder = job.builder()
+    builder.open_to(0.0)
+    builder.travel(before, line[0], find_path)
+    builder.follow(line, LINE_SPEED_RATIO)
+    builder.follow(stroke, _PUSH_SPEED_RATIO)
+    builder.follow(rise, LINE_SPEED_RATIO)
+    builder.travel(after, job.robot.home_rad, find_path)
+    return builder.motion(Effect("push", moved.name, moved.T_base_object, tolerance_m=_PUSH_TOLERANCE_M))

@@ -1,6 +1,6 @@
-"""A grounded action, the scene and the arm's state → a timed `Motion` with the effect it should have.
+"""A grounded action, the scene and the arm's state → a timed `Motion` with its effect.
 
-Each verb has its recipe: `pick.py`, `place.py`, `push.py`, and below what needs no module of its own.
+Each verb has a recipe: `pick.py`, `place.py`, `push.py`, and below `home` and `wait`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qwen2vl_robot.motion.job import Job, Robot, measure_robot, unsupported
 from qwen2vl_robot.motion.pick import pick
 from qwen2vl_robot.motion.place import place
 from qwen2vl_robot.motion.push import push
-from qwen2vl_robot.motion.timeline import Way
+from qwen2vl_robot.motion.timeline import PathFinder
 
 _LONGEST_WAIT_S = 60.0
 
@@ -34,10 +34,10 @@ class MotionMaker:
         The same inputs and seed give the same motions in every process. At least one comes, or an error.
 
         Raises:
-            MotionError: out of reach, cannot be grasped, no free way, no room, or not something that can be done now.
+            MotionError: out of reach, cannot be grasped, no free path, no room, or impossible in this state.
         """
         if action.verb not in RECIPES:
-            raise unsupported(f"{action.verb.value} is no motion; motions: {', '.join(v.value for v in RECIPES)}")
+            raise unsupported(f"{action.verb.value} is not a motion; motions are {', '.join(v.value for v in RECIPES)}")
         _check_state(self._robot, state)
         yield from RECIPES[action.verb](Job(self._robot, self._rules, action, scene, state, self._seed))
 
@@ -48,10 +48,10 @@ def _go_home(job: Job) -> Iterator[Motion]:
         held = (job.find(scene.held, "carry"), scene.T_tool_held)
     model = job.model([body for body in scene.bodies() if body.name != scene.held], held)
 
-    def go(way: Way) -> Motion:
-        timeline = job.timeline()
-        timeline.travel(model, job.robot.home_rad, way)
-        return timeline.motion(Effect("none"))
+    def go(find_path: PathFinder) -> Motion:
+        builder = job.builder()
+        builder.travel(model, job.robot.home_rad, find_path)
+        return builder.motion(Effect("none"))
 
     return job.each(lambda _: [go], clearances_m=(0.0,))
 
@@ -60,9 +60,9 @@ def _wait(job: Job) -> Iterator[Motion]:
     seconds = job.action.seconds
     if seconds is None or not 0.0 < seconds <= _LONGEST_WAIT_S:
         raise unsupported(f"wait of {seconds} s; allowed: above 0 to {_LONGEST_WAIT_S:.0f} s")
-    timeline = job.timeline()
-    timeline.hold(seconds)
-    yield timeline.motion(Effect("none"))
+    builder = job.builder()
+    builder.hold(seconds)
+    yield builder.motion(Effect("none"))
 
 
 RECIPES: dict[Verb, Callable[[Job], Iterator[Motion]]] = {
@@ -75,15 +75,15 @@ RECIPES: dict[Verb, Callable[[Job], Iterator[Motion]]] = {
 
 
 def _check_state(robot: Robot, state: RobotState) -> None:
-    """Refuse a start that is not finite or outside the joint limits.
+    """Refuse a start that is not finite or is outside the joint limits.
 
     Raises:
-        MotionError: it names the joint, its position and what is allowed.
+        MotionError: the message names the joint, its position and its limits.
     """
     dof = robot.kinematics.dof
     if state.q_rad.shape != (dof,) or not np.isfinite(state.gripper_width_m):
-        found = f"{state.q_rad.shape} and {state.gripper_width_m} m"
-        raise unsupported(f"start needs {dof} joints and a gripper width, found {found}")
+        actual = f"{state.q_rad.shape} and {state.gripper_width_m} m"
+        raise unsupported(f"start needs {dof} joints and a gripper width, not {actual}")
     for joint, q in zip(robot.profile.joints, state.q_rad, strict=True):
         if not joint.lower_rad <= q <= joint.upper_rad:  # NaN too
             allowed = f"{joint.lower_rad} to {joint.upper_rad} rad"

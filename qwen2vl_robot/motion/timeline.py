@@ -1,4 +1,4 @@
-"""Ways, lines and grips in the order of doing them → the segments of one `Motion`."""
+"""Paths, lines and gripper movements in their order → the segments of one `Motion`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.path import Space
 from qwen2vl_robot.motion.timing import time_curve, time_stops
 
-_TRAVEL_MARGINS_M = (0.012, 0.005, 0.002)  # wide first; less where the scene leaves no more room
-_SETTLE_S = 0.4  # for the fingers, after the time their way takes
+_TRAVEL_MARGINS_M = (0.012, 0.005, 0.002)  # wide first, smaller where the scene is tight
+_SETTLE_S = 0.4  # extra time for the fingers to settle
 _SAME_WIDTH_M = 0.002
 _HOLD_STEP_S = 0.01
 
-Way = Callable[[Space, Array, Array], list[Array]]
+PathFinder = Callable[[Space, Array, Array], list[Array]]
 
 
-class Timeline:
-    """Collects segments from a start state on.
+class MotionBuilder:
+    """Collects the segments of one motion, from a start state on.
 
     Attributes:
         q_rad: joints (n,) reached so far.
-        width_m: opening of the fingers as it is expected to be by now.
+        width_m: expected opening of the fingers by now.
     """
 
     def __init__(self, profile: RobotProfile, state: RobotState) -> None:
@@ -40,15 +40,15 @@ class Timeline:
     def _now_s(self) -> float:
         return self._segments[-1].end_s if self._segments else 0.0
 
-    def travel(self, model: CollisionModel, goal_rad: Array, way: Way) -> None:
-        """Go to joints (n,) with the widest clearance that `way` finds.
+    def travel(self, model: CollisionModel, goal_rad: Array, find_path: PathFinder) -> None:
+        """Move to joints (n,) with the widest margin for which `find_path` finds a path.
 
         Raises:
-            MotionError: there is no way even with the smallest clearance.
+            MotionError: there is no path even with the smallest margin.
         """
         for margin_m in _TRAVEL_MARGINS_M:
             try:
-                waypoints = way(Space(model, self.width_m, margin_m), self.q_rad, goal_rad)
+                waypoints = find_path(Space(model, self.width_m, margin_m), self.q_rad, goal_rad)
                 break
             except MotionError:
                 if margin_m == _TRAVEL_MARGINS_M[-1]:
@@ -57,27 +57,27 @@ class Timeline:
         self.q_rad = goal_rad
 
     def follow(self, points_rad: Array, speed_ratio: float) -> None:
-        """Follow dense joints (m, n) from where the arm is."""
+        """Follow dense joints (m, n) that begin where the arm is; `speed_ratio`: share of the limits to use."""
         self._segments.append(time_curve(points_rad, self._profile, self._now_s, speed_ratio))
         self.q_rad = points_rad[-1]
 
     def open_to(self, width_m: float) -> None:
-        """Bring the fingers to an opening; nothing when they are there."""
+        """Move the fingers to an opening, unless they are there already."""
         if abs(width_m - self.width_m) > _SAME_WIDTH_M:
             self._grip(width_m, width_m)
 
     def close_on(self, width_m: float) -> None:
-        """Close on an object of this width (0 when there is none)."""
+        """Close the fingers on an object of this width (0 for no object)."""
         self._grip(0.0, width_m)
 
     def hold(self, seconds: float) -> None:
-        """Stand still."""
+        """Keep the arm still."""
         count = max(int(np.ceil(seconds / _HOLD_STEP_S)), 1)
         times_s = self._now_s + seconds * np.arange(count + 1) / count
         self._segments.append(JointSegment(read_only(times_s), read_only(np.tile(self.q_rad, (count + 1, 1)))))
 
     def motion(self, effect: Effect) -> Motion:
-        """The motion so far."""
+        """Return the motion built so far."""
         return Motion(self._profile.name, tuple(self._segments), effect)
 
     def _grip(self, command_m: float, expected_m: float) -> None:

@@ -1,4 +1,4 @@
-"""Joint waypoints → timed joint segments that respect velocity, acceleration and jerk limits, rest to rest."""
+"""Joint waypoints → timed joint segments within velocity, acceleration and jerk limits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.messages import JointSegment
 
-SPEED_RATIO = 0.6  # of every limit: room for tracking errors, and calm to look at
+SPEED_RATIO = 0.6  # of every limit: leaves room for tracking errors and looks calm
 _PERIOD_S = 0.01
-_SAME_RAD = 1e-7  # waypoints closer than this are one
-_CHECKS_PER_PIECE = 8  # samples of a spline piece when its slope and bend are bounded
+_SAME_RAD = 1e-7  # waypoints closer than this are equal
+_CHECKS_PER_PIECE = 8  # samples per spline piece when bounding its first and second derivative
 
 
 def time_stops(
     waypoints_rad: Sequence[Array], profile: RobotProfile, start_s: float, speed_ratio: float = SPEED_RATIO
 ) -> tuple[JointSegment, ...]:
-    """Time straight joint-space pieces between waypoints (n,), at rest at each: the path stays as it was checked.
+    """Time straight joint-space pieces between waypoints (n,), at rest at each, so that the checked path is kept.
 
-    Waypoints that repeat the one before are dropped; nothing to move gives no segment.
+    Repeated waypoints are dropped; if nothing moves, there are no segments.
     """
     segments: list[JointSegment] = []
     for a, b in zip(waypoints_rad, waypoints_rad[1:], strict=False):
@@ -43,7 +43,7 @@ def time_curve(
         speed_ratio: share of every limit of the profile that may be used.
 
     Raises:
-        ValueError: fewer than two points, or none that differ.
+        ValueError: there are fewer than two different points.
     """
     if len(points_rad) < 2 or float(np.abs(np.diff(points_rad, axis=0)).max()) <= _SAME_RAD:
         raise ValueError(f"{len(points_rad)} points that do not differ make no curve")
@@ -70,7 +70,7 @@ class _Spline:
         self.length = len(points_rad) - 1.0
 
     def at(self, s: Array, order: int = 0) -> Array:
-        """Values (k, n) of the curve's derivative of an order 0 to 3 at parameters (k,)."""
+        """Evaluate the derivative of order 0 to 3 at parameters (k,); returns (k, n)."""
         index = np.clip(s.astype(int), 0, len(self._control) - 4)
         t = s - index
         powers = np.stack([np.prod([k - i for i in range(order)]) * t ** max(k - order, 0) for k in range(4)])
@@ -84,7 +84,7 @@ _BASIS = np.array([[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]], 
 
 
 class _Progress:
-    """How far along the curve at which time: 0 to `length` at rest at both ends, by ruckig."""
+    """The parameter over time, by ruckig: from 0 to `length`, at rest at both ends."""
 
     def __init__(self, length: float, bounds: Array) -> None:
         given = ruckig.InputParameter(1)
@@ -99,7 +99,7 @@ class _Progress:
         self.jerk = float(bounds[2])
 
     def sample(self, count: int) -> tuple[Array, Array, Array]:
-        """Parameter, its velocity and its acceleration at `count` + 1 evenly spaced times, the end exactly."""
+        """Sample parameter, velocity and acceleration at `count` + 1 evenly spaced times, with an exact end."""
         times_s = self.duration_s * np.arange(count + 1) / count
         states = np.array([self._trajectory.at_time(t) for t in times_s])[:, :, 0]
         states[-1] = [self._length, 0.0, 0.0]
@@ -107,12 +107,12 @@ class _Progress:
 
 
 def _limits(profile: RobotProfile) -> Array:
-    """(3, n): velocity, acceleration and jerk limits."""
+    """Collect velocity, acceleration and jerk limits (3, n) of the joints."""
     return np.array([[j.velocity_radps, j.acceleration_radps2, j.jerk_radps3] for j in profile.joints]).T
 
 
 def _first_bounds(curve: _Spline, limits: Array) -> Array:
-    """Velocity, acceleration and jerk (3,) of the parameter: exact for a straight line, a guess for a curve."""
+    """Bound velocity, acceleration and jerk (3,) of the parameter: exact for a line, an estimate for a curve."""
     s = np.linspace(0.0, curve.length, int(curve.length) * _CHECKS_PER_PIECE + 1)
     slope, bend = (np.maximum(np.abs(curve.at(s, order)).max(axis=0), 1e-12) for order in (1, 2))
     velocity, acceleration, jerk = ((limit / slope).min() for limit in limits)
@@ -123,7 +123,7 @@ def _first_bounds(curve: _Spline, limits: Array) -> Array:
 
 
 def _excess(curve: _Spline, progress: _Progress, limits: Array) -> float:
-    """Factor by which time must stretch until every joint keeps its limits; at most 1 when it does."""
+    """Compute the factor by which time must stretch to keep every joint's limits; at most 1 if it keeps them."""
     s, ds, dds = progress.sample(max(int(progress.duration_s / _PERIOD_S * 2), 20))
     d1, d2, d3 = (np.abs(curve.at(s, order)) for order in (1, 2, 3))
     ds, dds = np.abs(ds)[:, None], np.abs(dds)[:, None]

@@ -1,4 +1,4 @@
-"""Boxes + depth → Scene: `perceive` for a fresh plan, `remeasure` before each later step."""
+"""Boxes + depth → Scene: `perceive` after a fresh plan, `remeasure` before each later step."""
 
 from qwen2vl_robot.perception.grounding import perceive
 from qwen2vl_robot.perception.labels import Words, load_words

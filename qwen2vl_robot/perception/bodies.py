@@ -1,4 +1,4 @@
-"""Segments of a view → measured bodies, each standing on the table or on another body."""
+"""Segments of a view → measured bodies, each on the table or on another body."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_
 from qwen2vl_robot.perception.rays import MISS_M
 from qwen2vl_robot.perception.segments import Segment, make_segment
 from qwen2vl_robot.perception.solids import Solid
-from qwen2vl_robot.perception.view import Mask, View
+from qwen2vl_robot.perception.view import LevelledView, Mask
 
-_HIDDEN_M = 0.08  # what is seen from lower than this upwards stands on the table, its foot hidden; higher it floats
+_HIDDEN_M = 0.08  # a segment that starts lower stands on the table, its foot hidden; a higher one keeps its own height
 _SUPPORT_SLACK_M = 0.014
 _GOOD_OVERLAP = 0.85
 _GROWTH_M = 0.004
@@ -26,7 +26,7 @@ _LOOSE_GROWTH_M = 0.010
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
-    """A segment with the solids that explain it, the best first."""
+    """A segment and the solids that may explain it, the best fit first."""
 
     segment: Segment
     fits: list[Fit]
@@ -37,7 +37,7 @@ class Body:
 
     @property
     def is_explained(self) -> bool:
-        """Whether the best solid explains the picture well enough to be believed."""
+        """Whether the best solid explains the picture well enough to be trusted."""
         return self.best.cost_m < EXPLAINED_COST_M and self.best.overlap > _GOOD_OVERLAP
 
     @property
@@ -45,8 +45,8 @@ class Body:
         return float(np.prod(shape_size_m(self.best.solid.message()[0])))
 
 
-def measure_bodies(view: View, segments: list[Segment]) -> list[Body]:
-    """Fit every segment, the lowest first, so that what stands on something finds its support measured."""
+def measure_bodies(view: LevelledView, segments: list[Segment]) -> list[Body]:
+    """Fit every segment, the lowest first, so that a support is measured before what stands on it."""
     everything = cover(view, segments)
     bodies: list[Body] = []
     for segment in sorted(segments, key=lambda s: (s.low_m, s.high_m)):
@@ -55,22 +55,22 @@ def measure_bodies(view: View, segments: list[Segment]) -> list[Body]:
     return bodies
 
 
-def cover(view: View, segments: list[Segment]) -> Mask:
-    """Pixels (h, w) of the robot and of every segment."""
+def cover(view: LevelledView, segments: list[Segment]) -> Mask:
+    """Mark the pixels (h, w) of the robot and of every segment."""
     everything = view.is_robot.copy()
     for segment in segments:
         everything |= segment.mask
     return everything
 
 
-def measure(view: View, segment: Segment, everything: Mask, below: list[Solid]) -> Body:
-    """Fit one segment that stands on the table or on one of the solids below."""
+def measure(view: LevelledView, segment: Segment, everything: Mask, below: list[Solid]) -> Body:
+    """Fit one segment; it stands on the table or on one of the solids in `below`."""
     fitter = Fitter(view, segment, everything & ~segment.mask)
     return Body(segment, fit_solid(fitter, bottom_of(segment, below)))
 
 
 def bottom_of(segment: Segment, below: list[Solid]) -> float:
-    """Height on which a segment stands: a body under its middle, else the table, else its own lowest point."""
+    """Find the height on which a segment stands: a body under its middle, else the table, else its own lowest point."""
     middle = np.median(segment.smooth_m, axis=0)
     tops = [s.support_m for s in below if s.covers(middle[:2])]
     tops = [t for t in tops if t <= segment.low_m + _SUPPORT_SLACK_M]
@@ -80,13 +80,16 @@ def bottom_of(segment: Segment, below: list[Solid]) -> float:
 
 
 def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
-    """The named object that a body is."""
+    """Turn a body into a named object."""
     shape, T = (fit or body.best).solid.message()
     return SceneObject(name, shape, _frozen(T), rgb=_colour(body.segment))
 
 
 def obstacle(name: str, body: Body) -> SceneObject:
-    """A body that no plan names, slightly grown; what no solid explains becomes a block around all its points."""
+    """Turn an unnamed body into an obstacle, slightly grown if it stands on the table.
+
+    A body that no solid explains becomes a block around all its points.
+    """
     if not body.is_explained:
         return SceneObject(name, *_block_around(body.segment), rgb=_colour(body.segment))
     solid = body.best.solid
@@ -95,13 +98,13 @@ def obstacle(name: str, body: Body) -> SceneObject:
 
 
 def name_obstacles(bodies: list[Body]) -> tuple[SceneObject, ...]:
-    """Obstacles "obstacle 1" ... from the nearest to the base outwards."""
+    """Name the obstacles "obstacle 1", "obstacle 2" ... by their distance from the base."""
     ordered = sorted(bodies, key=lambda b: math.hypot(b.best.solid.x_m, b.best.solid.y_m))
     return tuple(obstacle(f"obstacle {i}", body) for i, body in enumerate(ordered, start=1))
 
 
-def hide_held(view: View, held: SceneObject, margin_m: float = 0.025) -> None:
-    """Count the pixels of what the gripper holds among the robot's own."""
+def hide_held(view: LevelledView, held: SceneObject, margin_m: float = 0.025) -> None:
+    """Mark the pixels of the held object as the robot's own."""
     rows, cols = np.nonzero((view.height_m > 0.004) & ~view.is_robot)
     points = view.origin_m + view.smooth_m[rows, cols, None] * view.rays[rows, cols]
     own = transform(invert(held.T_base_object), points)
@@ -109,8 +112,8 @@ def hide_held(view: View, held: SceneObject, margin_m: float = 0.025) -> None:
     view.is_robot[rows[inside], cols[inside]] = True
 
 
-def is_empty_space(view: View, expected: SceneObject) -> bool:
-    """Whether the camera looks right through where an object should be."""
+def is_empty_space(view: LevelledView, expected: SceneObject) -> bool:
+    """Check whether the camera measures depth behind the place where an object should be."""
     half = np.array(shape_size_m(expected.shape)) / 2
     grid = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 5)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     spots = transform(expected.T_base_object, grid * half)
@@ -125,8 +128,8 @@ def is_empty_space(view: View, expected: SceneObject) -> bool:
         return bool((measured_m > depth_m[seen] + 0.02).mean() > 0.8)
 
 
-def _split(view: View, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
-    """The two bodies of one colour that a segment really is, or nothing."""
+def _split(view: LevelledView, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
+    """Split a segment that is really two bodies of one colour; an empty list if it is not."""
     is_hollow = body.best.solid.is_hollow
     if body.is_explained and not is_hollow:
         return []
@@ -139,8 +142,8 @@ def _split(view: View, body: Body, everything: Mask, bodies: list[Body]) -> list
     return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, EXPLAINED_COST_M) else []
 
 
-def _split_content(view: View, body: Body) -> tuple[Segment, Segment] | None:
-    """Cut out what stands inside a container of its own colour: it is nearer than floor and wall would be."""
+def _split_content(view: LevelledView, body: Body) -> tuple[Segment, Segment] | None:
+    """Cut out what stands inside a container of its own colour: it is nearer than the floor and wall behind it."""
     s = body.segment
     window = np.s_[s.y0 : s.y1, s.x0 : s.x1]
     mask = s.mask[window] & np.isfinite(view.smooth_m[window])
@@ -152,8 +155,8 @@ def _split_content(view: View, body: Body) -> tuple[Segment, Segment] | None:
     return _parts(view, s.mask & ~inner, inner)
 
 
-def _split_by_height(view: View, body: Body) -> tuple[Segment, Segment] | None:
-    """Cut one colour into a wide low face and what stands on it, when there is such a face."""
+def _split_by_height(view: LevelledView, body: Body) -> tuple[Segment, Segment] | None:
+    """Cut a segment of one colour into a wide low face and what stands on it, if there is such a face."""
     segment = body.segment
     z = segment.smooth_m[:, 2]
     counts, edges = np.histogram(z, bins=np.arange(0.006, max(segment.high_m - 0.012, 0.008), 0.002))
@@ -166,7 +169,7 @@ def _split_by_height(view: View, body: Body) -> tuple[Segment, Segment] | None:
     return _parts(view, segment.mask & ~upper, upper)
 
 
-def _parts(view: View, lower: Mask, upper: Mask) -> tuple[Segment, Segment] | None:
+def _parts(view: LevelledView, lower: Mask, upper: Mask) -> tuple[Segment, Segment] | None:
     first, second = make_segment(view, lower), make_segment(view, upper)
     return None if first is None or second is None else (first, second)
 

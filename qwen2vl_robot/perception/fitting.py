@@ -1,4 +1,4 @@
-"""A segment and the height it stands on → the solid that explains its silhouette and its depth best."""
+"""A segment and the height it stands on → the solids that fit its silhouette and depth best."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from qwen2vl_robot.perception.solids import (
     SphereSolid,
     TraySolid,
 )
-from qwen2vl_robot.perception.view import View
+from qwen2vl_robot.perception.view import LevelledView
 
 Bytes = npt.NDArray[np.uint8]
 
-_THINNEST_M = 0.006  # of a solid that a search starts from
+_THINNEST_M = 0.006  # smallest size of a solid to start a search from
 _PAD_PX = 24
 _RAYS = 240
 _CLIP_M = 0.015
@@ -43,9 +43,9 @@ class Fit:
     """A solid and how well it explains a segment.
 
     Attributes:
-        cost_m: silhouette and depth together; about 2 to 3 mm for the right solid.
-        overlap: intersection over union of the silhouettes where they can be compared.
-        depth_error_m: mean clipped depth error; 1.6 mm is the sensor's own.
+        cost_m: combined error of silhouette and depth; 2 to 5 mm for the right solid.
+        overlap: intersection over union of the silhouettes, without pixels where another body hides the segment.
+        depth_error_m: mean clipped depth error; the sensor's noise alone gives 1.6 mm.
     """
 
     solid: Solid
@@ -57,8 +57,8 @@ class Fit:
 class Fitter:
     """Scores solids against one segment of one view."""
 
-    def __init__(self, view: View, segment: Segment, others: npt.NDArray[np.bool_]) -> None:
-        """`others`: (h, w) pixels of anything else above the table, which may hide parts of this segment."""
+    def __init__(self, view: LevelledView, segment: Segment, others: npt.NDArray[np.bool_]) -> None:
+        """Prepare one segment; `others` marks (h, w) pixels of anything else above the table that may hide it."""
         h, w = view.depth_m.shape
         self.view, self.segment = view, segment
         self.x0, self.y0 = max(segment.x0 - _PAD_PX, 0), max(segment.y0 - _PAD_PX, 0)
@@ -68,7 +68,7 @@ class Fitter:
         hiding = others[window] & ~mine & np.isfinite(smooth_m)
         self.hiding_m = np.where(hiding, smooth_m, np.float32(np.inf))  # depth of what may hide this segment
         self.is_mine = mine
-        self._is_free = ~(mine | hiding)  # table or nothing: no solid may cover it
+        self._is_free = ~(mine | hiding)  # table or nothing: a solid must not cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
         self._mine_count = int(np.count_nonzero(mine))
         chosen = _sample(mine & np.isfinite(view.depth_m[window]), _RAYS)
@@ -79,7 +79,7 @@ class Fitter:
         self._hiding_m = _at(smooth_m, self._hiding_spots)
 
     def score(self, solid: Solid) -> Fit:
-        """Compare one solid with the segment."""
+        """Score one solid against the segment."""
         if not solid.is_sound:
             return Fit(solid, 1.0, 0.0, _CLIP_M)
         overlap = self._overlap(solid)
@@ -88,11 +88,11 @@ class Fitter:
         return Fit(solid, (1.0 - overlap) * _SILHOUETTE_WEIGHT_M + depth_error_m, overlap, depth_error_m)
 
     def errors_m(self, solid: Solid) -> Array:
-        """Measured minus predicted optical depth (n,) of a sample of the segment's pixels."""
+        """Compute measured minus predicted optical depth (n,) for a sample of the segment's pixels."""
         return self.measured_m - solid.depth_m(self.view.origin_m, self.rays)
 
     def refine(self, fit: Fit, *, free: Iterable[str] | None = None, rounds: int = 3) -> Fit:
-        """Search around a fit with shrinking steps along the free parameters (all by default)."""
+        """Search around a fit with shrinking steps along the free parameters (by default all)."""
         steps = fit.solid.steps
         varied = tuple(steps if free is None else free)
         best = fit
@@ -119,7 +119,7 @@ class Fitter:
 
     def _overlap(self, solid: Solid) -> float:
         pixels = self.view.project(solid.outline_m(self.view.origin_m)) - [self.x0, self.y0]
-        # fillConvexPoly also fills the pixels that the border only touches: draw the border half a pixel further in.
+        # fillConvexPoly also fills pixels that the border only touches: shrink the outline by half a pixel.
         arm = pixels - pixels.mean(axis=0)
         pixels -= _BORDER_PX * arm / (np.hypot(arm[:, :1], arm[:, 1:]) + 1e-9)
         hull = cv2.convexHull(np.round(np.clip(pixels, -2000, 2000) * (1 << _SHIFT)).astype(np.int32))
@@ -131,7 +131,7 @@ class Fitter:
         return both / max(self._mine_count + wrong, 1)
 
     def _uncovered(self, solid: Solid, drawn: npt.NDArray[np.bool_]) -> float:
-        """Pixels of other bodies that the solid would hide although they are seen; what is nearer hides the solid."""
+        """Estimate how many visible pixels of other bodies the solid would wrongly hide."""
         covered = drawn.ravel()[self._hiding_spots]
         if not covered.any():
             return 0.0
@@ -140,7 +140,7 @@ class Fitter:
 
 
 def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
-    """Fit every kind of solid that stands at `bottom_m`; the best first."""
+    """Fit every kind of solid that may match a segment and stands at `bottom_m`; the best first."""
     segment = fitter.segment
     points = segment.smooth_m
     top_m = _top(segment)
@@ -159,14 +159,14 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
 
 
 def _refine_near(fitter: Fitter, fits: list[Fit], margin_m: float, rounds: int) -> list[Fit]:
-    """Refine the best fit, and those that might still overtake it; the best first."""
+    """Refine the best fit and those that might still beat it; the best first."""
     best = fitter.refine(fits[0], rounds=rounds)
     rest = [fitter.refine(f, rounds=rounds) if f.cost_m < best.cost_m + margin_m else f for f in fits[1:]]
     return sorted([best, *rest], key=lambda f: f.cost_m)
 
 
 def _sample(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp]:
-    """Flat indices of at most `count` pixels, spread evenly over a mask."""
+    """Choose flat indices of at most `count` pixels, spread evenly over a mask."""
     chosen = np.flatnonzero(mask)
     return np.asarray(chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), count)).astype(int)])
 
@@ -176,7 +176,7 @@ def _at(image: npt.NDArray[np.float32], spots: npt.NDArray[np.intp]) -> Array:
 
 
 def _top(segment: Segment) -> float:
-    """Height of the upper face: the mean of what lies close under the highest smoothed points."""
+    """Estimate the height of the upper face: the mean of the points close to the highest smoothed ones."""
     z = segment.smooth_m[:, 2]
     high = float(np.percentile(z, 97.0))
     near = segment.points_m[np.abs(segment.points_m[:, 2] - high) < 0.004, 2]
@@ -184,10 +184,10 @@ def _top(segment: Segment) -> float:
 
 
 def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, int]:
-    """Grid points (n, 2) of an upright prism's footprint.
+    """Estimate the footprint of an upright prism: points (n, 2) in the base frame and its area in mm^2.
 
-    A spot belongs to it when the image shows the segment both where the spot's top and where its bottom would be:
-    the silhouette swept towards the camera on the upper plane meets the one swept away on the lower plane.
+    A grid point belongs to it if the segment covers both its top and its bottom in the image, where a hidden end
+    counts as covered. Without such points, return all points and area 0.
     """
     xy = fitter.segment.smooth_m[:, :2]
     low, high = xy.min(axis=0) - 0.01, xy.max(axis=0) + 0.01
@@ -203,12 +203,12 @@ def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, in
     if count < 2:
         return xy, 0
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    found = spots[(labels == largest).ravel()]
-    return found, round(len(found) * step * step * 1e6)
+    footprint = spots[(labels == largest).ravel()]
+    return footprint, round(len(footprint) * step * step * 1e6)
 
 
 def _look_up(fitter: Fitter, p_base_m: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which points (n, 3) the segment covers in the image, and which something nearer or the image's end hides."""
+    """Check which points (n, 3) the segment covers in the image, and which a nearer body or the image border hides."""
     pixels = np.round(fitter.view.project(p_base_m)).astype(int)
     x, y = pixels[:, 0] - fitter.x0, pixels[:, 1] - fitter.y0
     h, w = fitter.is_mine.shape
@@ -235,12 +235,12 @@ def _start_prisms(xy_m: Array, area_mm2: int, bottom_m: float, height_m: float) 
 
 
 def _start_sphere(points_m: Array, bottom_m: float, height_m: float) -> Solid:
-    """Least squares of |p - c|^2 = r^2 with the bottom known: c_z = bottom + r makes it linear."""
+    """Fit a sphere by least squares of |p - c|^2 = r^2; the known bottom (c_z = bottom + r) makes it linear."""
     p = points_m - [0.0, 0.0, bottom_m]
     # x^2 + y^2 + z^2 = 2 cx x + 2 cy y + 2 r z - (cx^2 + cy^2)
     design, squares = np.column_stack([2 * p, np.ones(len(p))]), (p**2).sum(axis=1)
     chosen = np.ones(len(p), bool)
-    for _ in range(3):  # a few pixels of what lies behind the rim would pull the sphere away
+    for _ in range(3):  # a few pixels of the background at the rim would pull the sphere away
         x, y, r, _rest = np.linalg.lstsq(design[chosen], squares[chosen], rcond=None)[0]
         off_m = np.abs(np.linalg.norm(p - [x, y, r], axis=1) - r)
         chosen = off_m <= max(2.5 * float(np.median(off_m)), 0.003)
@@ -249,7 +249,7 @@ def _start_sphere(points_m: Array, bottom_m: float, height_m: float) -> Solid:
 
 
 def _start_hollow(points_m: Array, bottom_m: float, top_m: float) -> list[Solid]:
-    """A bowl and a tray when the middle lies well below the rim, else nothing."""
+    """Propose a bowl and a tray if the middle lies well below the rim, else nothing."""
     height_m = top_m - bottom_m
     rim = points_m[points_m[:, 2] > top_m - 0.25 * height_m]
     if height_m < 0.02 or len(rim) < 30:

@@ -1,4 +1,4 @@
-"""Plan + observation → Scene and grounded actions: every box becomes a measured, named object."""
+"""A plan and an observation → Scene and grounded actions: each box is a measured object."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, nam
 from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, is_clearly
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.surroundings import Surroundings
-from qwen2vl_robot.perception.view import View, make_view
+from qwen2vl_robot.perception.view import LevelledView, make_view
 from qwen2vl_robot.reasons import PerceptionReason
 from qwen2vl_robot.relations import relation_holds
 
-_MIN_IOU = 0.30  # a box that is 15 % off on every side still reaches 0.5
-_RIVAL_RATIO = 0.6  # how much of the best IoU another body needs to be considered when the best contradicts the label
+_MIN_IOU = 0.30  # a box with an error of 15 % on every side still reaches 0.5
+_RIVAL_RATIO = 0.6  # share of the best IoU that another body needs to replace a best body that contradicts the label
 _MIN_DEPTH_RATIO = 0.2
 _SUPERLATIVES = ("nearest", "farthest", "leftmost", "rightmost", "largest", "smallest")
 _RELATIONS = tuple(r.value for r in Relation)
@@ -44,17 +44,17 @@ def perceive(
     belief: Scene | None = None,
     spoken: frozenset[str] = frozenset(),
 ) -> tuple[Scene, tuple[GroundedAction, ...]]:
-    """Measure the scene, find what each action of the plan refers to, and check it against its label.
+    """Measure the scene, find the object of each action of the plan, and check it against its label.
 
     Args:
-        spoken: labels that the person said as such, colour and noun together; only for these is a box that holds
-            something else corrected by what is measured.
-        belief: the last scene, from which the shape of what the gripper holds is taken; needed only when it holds
-            something.
+        belief: the last scene, which holds the shape of a held object; needed only while the gripper holds something.
+        spoken: labels in the person's own words, colour and noun together; only for these does the measurement
+            correct a box around something else.
 
     Raises:
         ObservationError: the frame cannot be used (no depth, no table where it should be).
-        PerceptionError: a reference is "not_found", has "no_depth", is "ambiguous", or is a "label_mismatch".
+        PerceptionError: a reference is "not_found", has "no_depth", is "ambiguous", or is a "label_mismatch"; or the
+            held object was never measured.
     """
     view = make_view(observation, surroundings.kinematics, surroundings.profile)
     held = _held_object(observation, surroundings.kinematics, belief)
@@ -78,7 +78,7 @@ def perceive(
 
 
 def _held_object(observation: Observation, kinematics: Kinematics, belief: Scene | None) -> SceneObject | None:
-    """What the gripper holds, posed by the measured joints."""
+    """Place the held object by the measured joints; None when the gripper is empty."""
     name = observation.robot.held
     if name is None:
         return None
@@ -91,7 +91,7 @@ def _held_object(observation: Observation, kinematics: Kinematics, belief: Scene
 def place_in_gripper(
     held: SceneObject, T_tool_held: Array, observation: Observation, kinematics: Kinematics
 ) -> SceneObject:
-    """The held object where the measured joints put it."""
+    """Compute the pose of the held object from the measured joints."""
     T_base_tool = kinematics.tool_pose(observation.robot.q_rad, observation.robot.gripper_width_m)
     T_base_object = T_base_tool @ T_tool_held
     T_base_object.setflags(write=False)
@@ -100,15 +100,15 @@ def place_in_gripper(
 
 @dataclass(slots=True)
 class _Finder:
-    """Resolves references to bodies and remembers the names it gave.
+    """Resolves references to bodies and remembers the names that it gave.
 
     Attributes:
-        names: index of a body → its scene name.
-        named: scene name → object.
-        by_reference: reference → scene name.
+        names: maps the index of a body to its scene name.
+        named: maps a scene name to its object.
+        by_reference: maps a reference to its scene name.
     """
 
-    view: View
+    view: LevelledView
     bodies: list[Body]
     rules: RelationRules
     words: Words
@@ -119,7 +119,7 @@ class _Finder:
     by_reference: dict[ObjectReference, str] = field(default_factory=dict)
 
     def resolve(self, reference: ObjectReference, plan: Plan) -> str:
-        """The scene name of what a reference means."""
+        """Find the scene name of the object that a reference means."""
         if reference in self.by_reference:
             return self.by_reference[reference]
         if self._means_held(reference):
@@ -135,7 +135,7 @@ class _Finder:
         return self.names[index]
 
     def _object(self, name: str) -> SceneObject:
-        """The object of a name that `resolve` gave."""
+        """Return the object with a name that `resolve` gave."""
         return self.held if self.held is not None and name == self.held.name else self.named[name]
 
     def _means_held(self, reference: ObjectReference) -> bool:
@@ -155,19 +155,19 @@ class _Finder:
         self.named[name] = scene_object(name, body, best_fit(label, body.fits, self.words))
 
     def _candidates(self, reference: ObjectReference, plan: Plan) -> list[int]:
-        """Bodies in the reference's boxes that the label does not contradict, and all others that clearly bear it.
+        """Collect the bodies in the reference's boxes that may have the label, and all others that clearly have it.
 
-        So a model that overlooks the second block leads to a question, and one that points at the ball beside the only
-        red block is corrected, if "red block" are the person's own words and not a slip of the model's.
+        So a model that overlooks the second block causes a question. A model that points at the ball beside the only
+        red block is corrected if "red block" are the person's own words.
 
         Raises:
-            PerceptionError: a box holds nothing, has no depth, or every box contradicts the label, and it is not a
-                spoken one that something else clearly bears.
+            PerceptionError: there is no box; or no box holds a body that may have the label, and the label is not
+                spoken or no other body clearly has it.
         """
         label = reference.label
         if not reference.boxes:
             raise PerceptionError(f"the plan gives no box for {label!r}", label=label)
-        found: list[int] = []
+        candidates: list[int] = []
         errors: list[PerceptionError] = []
         for box in reference.boxes:
             try:
@@ -175,24 +175,24 @@ class _Finder:
             except PerceptionError as error:
                 errors.append(error)
                 continue
-            if index not in found:
-                found.append(index)
-        overlooked = [i for i in self._overlooked(reference, plan) if i not in found]
-        if not found and (label not in self.spoken or not overlooked):
+            if index not in candidates:
+                candidates.append(index)
+        overlooked = [i for i in self._overlooked(reference, plan) if i not in candidates]
+        if not candidates and (label not in self.spoken or not overlooked):
             raise errors[0]
-        return found + overlooked
+        return candidates + overlooked
 
     def _overlooked(self, reference: ObjectReference, plan: Plan) -> list[int]:
-        """Bodies that clearly are what the label says and that no other reference of the plan means."""
+        """Find bodies that clearly have the label and that no other reference of the plan means."""
         label = reference.label
-        bearers = [
+        clear = [
             index
             for index, body in enumerate(self.bodies)
             if body.is_explained and is_clearly(label, body.segment.rgb, body.fits, self.words)
         ]
         others = [r for r in _references(plan) if r != reference]
         taken = {self._nearest(box) for other in others for box in other.boxes}
-        return [index for index in bearers if index not in taken]
+        return [index for index in clear if index not in taken]
 
     def _in_box(self, label: str, box: ImageBox) -> int:
         pixels = _pixels(self.view, box)
@@ -207,9 +207,9 @@ class _Finder:
             body = self.bodies[index]
             if contradiction(label, body.segment.rgb, body.fits, self.words) is None:
                 return int(index)
-        held = contradiction(label, self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
+        actual = contradiction(label, self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
         raise PerceptionError(
-            f"the box for {label!r} holds a {held}", label=label, reason=PerceptionReason.LABEL_MISMATCH
+            f"the box for {label!r} holds a {actual}", label=label, reason=PerceptionReason.LABEL_MISMATCH
         )
 
     def _overlaps(self, box: ImageBox) -> Array:
@@ -217,7 +217,7 @@ class _Finder:
         return intersection_over_union(_pixels(self.view, box), np.array(extents).reshape(-1, 4))
 
     def _nearest(self, box: ImageBox) -> int | None:
-        """The body that fills a box best, whatever it is."""
+        """Find the body with the largest overlap with a box, whatever its label."""
         overlaps = self._overlaps(box)
         return int(overlaps.argmax()) if len(overlaps) and overlaps.max() >= _MIN_IOU else None
 
@@ -227,34 +227,34 @@ class _Finder:
         ratio = float(np.isfinite(inside).mean()) if inside.size else 0.0
         if ratio < _MIN_DEPTH_RATIO:
             raise PerceptionError(
-                f"the box for {label!r} has depth in {ratio:.0%} of its pixels, {_MIN_DEPTH_RATIO:.0%} are needed",
+                f"the box for {label!r} has depth in {ratio:.0%} of its pixels; {_MIN_DEPTH_RATIO:.0%} is needed",
                 label=label,
                 reason=PerceptionReason.NO_DEPTH,
             )
         raise PerceptionError(f"nothing above the table fits the box for {label!r}", label=label)
 
     def _choose(self, reference: ObjectReference, candidates: list[int], plan: Plan) -> int:
-        """Pick among several bodies by the reference's `where`."""
+        """Choose among several bodies by the reference's `where`."""
         where, label = reference.where, reference.label
         if where is not None and where.kind in _SUPERLATIVES:
             return min(candidates, key=lambda i: self._rank(where.kind, i))
         if where is not None and where.kind in _RELATIONS and where.reference is not None:
             other = self._other(where.reference, reference, plan)
-            held = [i for i in candidates if self._holds(Relation(where.kind), i, other)]
-            if len(held) == 1:
-                return held[0]
-            if not held:
+            matching = [i for i in candidates if self._holds(Relation(where.kind), i, other)]
+            if len(matching) == 1:
+                return matching[0]
+            if not matching:
                 raise PerceptionError(
                     f"none of {len(candidates)} things called {label!r} is {where.kind} {where.reference!r}",
                     label=label,
                 )
-            candidates = held
+            candidates = matching
         raise PerceptionError(
             f"{len(candidates)} things are called {label!r}", label=label, reason=PerceptionReason.AMBIGUOUS
         )
 
     def _rank(self, kind: str, index: int) -> float:
-        """A number that is smallest for the body that a superlative means."""
+        """Compute a number that is smallest for the body that a superlative means."""
         body = self.bodies[index]
         centre = body.best.solid.centre_m
         if kind in ("largest", "smallest"):
@@ -267,25 +267,25 @@ class _Finder:
         return {"nearest": away, "farthest": -away, "leftmost": -left, "rightmost": left}[kind]
 
     def _other(self, label: str, asking: ObjectReference, plan: Plan) -> SceneObject:
-        """The object that a relation refers to by label, named elsewhere in the plan."""
+        """Find the reference object of a relation by its label; another entry of the plan names it."""
         if label in self.named:
             return self.named[label]
         for reference in _references(plan):
             if reference != asking and reference.label == label and reference.where is None:
                 return self._object(self.resolve(reference, plan))
-        raise PerceptionError(f"{label!r} is asked about but the plan gives no box for it", label=label)
+        raise PerceptionError(f"the plan refers to {label!r} but gives no box for it", label=label)
 
     def _holds(self, relation: Relation, index: int, other: SceneObject) -> bool:
         return relation_holds(relation, scene_object("candidate", self.bodies[index]), other, self.rules)
 
 
 def _references(plan: Plan) -> list[ObjectReference]:
-    """Every object that a plan speaks of, what is acted on first."""
+    """List every object in a plan, first those that are acted on."""
     return [*(a.object for a in plan.actions if a.object is not None), *plan.objects]
 
 
 def _ground(plan: Plan, finder: _Finder, held: SceneObject | None) -> tuple[GroundedAction, ...]:
-    """Replace references by scene names; a place concerns what was picked last, or what is held."""
+    """Replace references by scene names; a place moves what was picked last, or what is held."""
     carried = None if held is None else held.name
     grounded = []
     for action in plan.actions:
@@ -307,6 +307,6 @@ def _grounded(action: Action, target: str | None, reference: str | None) -> Grou
     )
 
 
-def _pixels(view: View, box: ImageBox) -> Array:
+def _pixels(view: LevelledView, box: ImageBox) -> Array:
     w, h = view.intrinsics.width_px, view.intrinsics.height_px
     return np.array([box.x0 * w, box.y0 * h, box.x1 * w, box.y1 * h]) / 1000.0

@@ -1,4 +1,4 @@
-"""A label and a measured body → whether the picture contradicts the words (the model names, the twin measures)."""
+"""A label and a measured body → whether the picture contradicts the words."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from qwen2vl_robot.perception.fitting import Fit
 from qwen2vl_robot.perception.solids import BoxSolid, Kind, Solid
 from qwen2vl_robot.resources import resolve
 
-_CLEAR_M = 0.002  # a kind that explains the picture this much better than the named one contradicts the name
+_CLEAR_M = 0.002  # a kind that fits better than the named one by more than this contradicts the name
 _NOUN_OF: dict[str, str] = {"box": "block", "sphere": "ball", "container": "bowl"}
 
 
 class ColourRegion(Strict):
-    """Where in hue, saturation and value a colour word may lie; the hue interval may pass 0."""
+    """The hue, saturation and value ranges of a colour word; the hue range may wrap around 0."""
 
     hue_deg: Range
     saturation: Range
     value: Range
 
     def holds(self, rgb: Array) -> bool:
-        """Whether a colour (3,) 0..255 lies in the region."""
+        """Check whether a colour (3,) 0..255 lies in the region."""
         hue, saturation, value = colorsys.rgb_to_hsv(*(float(c) / 255.0 for c in rgb))
         low, high = self.hue_deg
         hue_deg = hue * 360.0
@@ -40,7 +40,7 @@ class ColourRegion(Strict):
 
 
 class Words(Strict):
-    """sim/objects/words.yaml: colour words → regions, nouns → kinds, nouns of boxes → length by width."""
+    """sim/objects/words.yaml: colour words → regions, nouns → kinds, nouns of boxes → ratio of length to width."""
 
     colours: dict[str, ColourRegion]
     nouns: dict[str, tuple[Kind, ...]]
@@ -57,9 +57,9 @@ def load_words(path: str | Path = "objects/words.yaml") -> Words:
 
 
 def contradiction(label: str, rgb: Array, fits: list[Fit], words: Words) -> str | None:
-    """What is there instead of what the label says ("green ball"), or None when the label may be right.
+    """Describe what is there ("green ball") if it contradicts the label; None when the label may be right.
 
-    A label with several colours or nouns is content with any of them; without any it is not checked.
+    If a label has several colours or nouns, one match suffices; a label without known words is not checked.
     """
     tokens = _tokens(label)
     colours = [t for t in tokens if t in words.colours]
@@ -70,10 +70,10 @@ def contradiction(label: str, rgb: Array, fits: list[Fit], words: Words) -> str 
 
 
 def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
-    """Whether a measured body is what the label says and nothing else that the words know.
+    """Check whether a measured body matches the label and nothing else in the word list.
 
-    Every word of the label must be known, a noun as that of one kind only; no colour of another region may hold as
-    well, no other kind may explain the picture nearly as well as the best, and a brick must be long, a block not.
+    Every word of the label must be known, and a noun must mean one kind only. No other colour region may contain the
+    colour, no other kind may fit nearly as well as the best, and a box must have the proportions of its noun.
     """
     spoken = re.findall(r"[^\W\d_]+", label.lower())
     colours = [words.colours[t] for t in spoken if t in words.colours]
@@ -87,14 +87,14 @@ def is_clearly(label: str, rgb: Array, fits: list[Fit], words: Words) -> bool:
 
 
 def describe(rgb: Array, fits: list[Fit], words: Words) -> str:
-    """Name what was measured, by the first colour word that holds and the kind that fits best."""
+    """Name what was measured, by the first matching colour word and the best-fitting kind."""
     colour = next((word for word, region in words.colours.items() if region.holds(rgb)), "unnamed")
     kind = fits[0].solid.kind
     return f"{colour} {_NOUN_OF.get(kind, kind)}"
 
 
 def best_fit(label: str, fits: list[Fit], words: Words) -> Fit:
-    """The best fit of a kind that the label allows where that is nearly the best of all, else the best of all."""
+    """Choose the best fit of a kind that the label allows if it is nearly the best of all, else the best of all."""
     kinds = {kind for t in _tokens(label) for kind in words.nouns.get(t, ())}
     allowed = [f for f in fits if f.solid.kind in kinds]
     return allowed[0] if allowed and allowed[0].cost_m <= fits[0].cost_m + _CLEAR_M else fits[0]
@@ -106,7 +106,7 @@ def _is_only(kinds: set[Kind], fits: list[Fit]) -> bool:
 
 
 def _is_stretched(bounds: Range | None, solid: Solid) -> bool:
-    """Whether a box is as much longer than wide as its noun says."""
+    """Check whether a box has the ratio of length to width that its noun requires."""
     if bounds is None or not isinstance(solid, BoxSolid):
         return True
     sides_m = (solid.length_m, solid.width_m)

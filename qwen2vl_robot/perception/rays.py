@@ -10,7 +10,7 @@ MISS_M = 9.0  # optical depth that stands for "the ray misses"
 
 
 def meet_sphere(o: Array, rays: Array, r_m: float) -> Array:
-    """Depth (n,) of a sphere around the origin; `o`: (3,) where the rays (n, 3) start."""
+    """Compute the depth (n,) of a sphere around the origin; `o`: (3,) where the rays (n, 3) start."""
     a = (rays * rays).sum(axis=1)
     b = rays @ o
     inner = b * b - a * (o @ o - r_m * r_m)
@@ -18,7 +18,7 @@ def meet_sphere(o: Array, rays: Array, r_m: float) -> Array:
 
 
 def meet_box(o: Array, rays: Array, half_m: Array, low: float, high: float) -> Array:
-    """Depth (n,) of a box around the z axis, from height `low` to `high`; `half_m`: (2,) half its sides."""
+    """Compute the depth (n,) of a box around the z axis, from height `low` to `high`; `half_m`: (2,) half its sides."""
     x0, x1 = _slab(o[0], rays[:, 0], -half_m[0], half_m[0])
     y0, y1 = _slab(o[1], rays[:, 1], -half_m[1], half_m[1])
     z0, z1 = _slab(o[2], rays[:, 2], low, high)
@@ -27,7 +27,7 @@ def meet_box(o: Array, rays: Array, half_m: Array, low: float, high: float) -> A
 
 
 def meet_cylinder(o: Array, rays: Array, r_m: float, low: float, high: float) -> Array:
-    """Depth (n,) of a cylinder around the z axis, from height `low` to `high`."""
+    """Compute the depth (n,) of a cylinder around the z axis, from height `low` to `high`."""
     t0, t1 = _round_slab(o, rays, r_m)
     z0, z1 = _slab(o[2], rays[:, 2], low, high)
     enter, leave = np.maximum(t0, z0), np.minimum(t1, z1)
@@ -35,7 +35,7 @@ def meet_cylinder(o: Array, rays: Array, r_m: float, low: float, high: float) ->
 
 
 def meet_tray(o: Array, rays: Array, half_m: Array, low: float, high: float, wall_m: float) -> Array:
-    """Depth (n,) of an open box around the z axis, its walls and its floor `wall_m` thick."""
+    """Compute the depth (n,) of an open box around the z axis with walls and floor `wall_m` thick."""
     enter = meet_box(o, rays, half_m, low, high)
     rim = o + ((high - o[2]) / rays[:, 2])[:, None] * rays
     inner = half_m - wall_m
@@ -47,7 +47,7 @@ def meet_tray(o: Array, rays: Array, half_m: Array, low: float, high: float, wal
 
 
 def meet_bowl(o: Array, rays: Array, radii_m: tuple[float, float], low: float, high: float, wall_m: float) -> Array:
-    """Depth (n,) of an open cone around the z axis; `radii_m`: of its rim and of its foot."""
+    """Compute the depth (n,) of an open cone around the z axis; `radii_m`: of its rim and of its foot."""
     rim_m, foot_m = radii_m
     down = np.where(np.abs(rays[:, 2]) < 1e-9, -1e-9, rays[:, 2])
     top = (high - o[2]) / down
@@ -76,12 +76,12 @@ def _round_slab(o: Array, rays: Array, r_m: float) -> tuple[Array, Array]:
 
 
 def _hollow(enter_m: Array, through: Array, inside_m: Array) -> Array:
-    """Depth of a solid with a hollow: rays that enter `through` the opening end at the inside surface."""
+    """Combine the depths of a hollow solid: rays that enter `through` the opening end at the inside surface."""
     return np.where(through, inside_m, enter_m)
 
 
 def _cone(o: Array, rays: Array, radii_m: tuple[float, float], low: float, high: float) -> tuple[Array, Array]:
-    """First and last crossing of the conical wall between two heights; MISS_M where there is none."""
+    """Compute the first and last crossing of the conical wall between two heights; MISS_M where there is none."""
     top_m, foot_m = radii_m
     slope = (top_m - foot_m) / (high - low)
     r0 = foot_m + slope * (o[2] - low)  # radius of the cone at the camera's height

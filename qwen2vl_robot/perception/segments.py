@@ -1,4 +1,4 @@
-"""A levelled view → segments: connected pieces of one colour and one surface that stand above the table."""
+"""A levelled view → segments: connected pieces of one colour and surface above the table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.perception.view import Float32, Mask, View
+from qwen2vl_robot.perception.view import Float32, LevelledView, Mask
 
 Window = tuple[slice, slice]
 
 ABOVE_TABLE_M = 0.006  # three to ten sigma of the smoothed height; a plate is 12 mm high
 _MIN_AREA_M2 = 1.0e-4
 _FLOOD_MIN_PX = 12
-_DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above makes 5 mm
+_DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above gives 5 mm
 _CHROMA_STEP = 0.05
 _TABLE_REACH_M = 1.1
 _BORDER_PX = 2
@@ -32,7 +32,8 @@ class Segment:
         x0, y0, x1, y1: its extent in pixels, x1 and y1 exclusive.
         rgb: (3,) median colour.
         points_m: (n, 3) measured points, base frame, with the sensor's noise.
-        low_m, high_m: robust lowest and highest smoothed height.
+        smooth_m: (m, 3) points of the smoothed depth, base frame.
+        low_m, high_m: 2nd and 98th percentile of the smoothed height.
     """
 
     mask: Mask
@@ -48,10 +49,10 @@ class Segment:
 
 
 def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
-    """Whether colours (..., 3) can be one material under different shading.
+    """Check whether colours (..., 3) can be one material under different shading.
 
-    Shading scales a colour; so the weaker one must lie near the line of the stronger one, and not be much darker
-    than shading explains.
+    Shading scales a colour. So the darker one must lie near the line through black and the brighter one, and must not
+    be darker than shading explains.
     """
     a, b = np.asarray(a_rgb, dtype=np.float64), np.asarray(b_rgb, dtype=np.float64)
     la, lb = np.linalg.norm(a, axis=-1) + 1e-6, np.linalg.norm(b, axis=-1) + 1e-6
@@ -63,8 +64,8 @@ def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
     return near
 
 
-def find_segments(view: View) -> list[Segment]:
-    """All segments above the table but the robot, the largest first."""
+def find_segments(view: LevelledView) -> list[Segment]:
+    """Find all segments above the table except the robot, the largest first."""
     raised = _raised(view)
     if not raised.any():
         return []
@@ -73,18 +74,18 @@ def find_segments(view: View) -> list[Segment]:
     differs = ~_table_like(part.rgb, _table_colour(view))
     labels, count = _flood(part, _with_rim(part, raised, differs))
     labels = _merge(part, labels, count)
-    found = []
+    segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
         mask = np.zeros(view.depth_m.shape, bool)
         mask[window] = _trim(labels == label, differs)
         segment = make_segment(view, mask)
         if segment is not None:
-            found.append(segment)
-    return sorted(found, key=lambda s: -len(s.points_m))
+            segments.append(segment)
+    return sorted(segments, key=lambda s: -len(s.points_m))
 
 
-def _crop(view: View, window: Window) -> View:
-    """The same view of a part of the image; its intrinsics stay the whole image's, so it cannot project."""
+def _crop(view: LevelledView, window: Window) -> LevelledView:
+    """Cut out a part of the view; its intrinsics stay those of the whole image, so it cannot project."""
     return replace(
         view,
         rgb=view.rgb[window],
@@ -104,8 +105,8 @@ def _window(mask: Mask, pad_px: int) -> Window:
     )
 
 
-def make_segment(view: View, mask: Mask) -> Segment | None:
-    """Measure one mask; None when it is too small to be anything."""
+def make_segment(view: LevelledView, mask: Mask) -> Segment | None:
+    """Measure one mask; None when it is too small."""
     if np.count_nonzero(mask) < _FLOOD_MIN_PX:
         return None
     window = _window(mask, 0)
@@ -132,14 +133,14 @@ def make_segment(view: View, mask: Mask) -> Segment | None:
     )
 
 
-def _table_colour(view: View) -> Array:
+def _table_colour(view: LevelledView) -> Array:
     flat = np.abs(view.height_m[::4, ::4]) < 0.003
     pixels = view.rgb[::4, ::4][flat]
     return np.median(pixels, axis=0).astype(np.float64) if len(pixels) else np.array([128.0, 128.0, 128.0])
 
 
 def _table_like(rgb: npt.NDArray[np.uint8], table_rgb: Array) -> Mask:
-    """Pixels whose colour may be the table's under a somewhat different light."""
+    """Mark pixels whose colour may be the table's in somewhat different light."""
     pixels = rgb.astype(np.float32)
     unit = (table_rgb / (np.linalg.norm(table_rgb) + 1e-6)).astype(np.float32)
     along = pixels @ unit
@@ -149,8 +150,8 @@ def _table_like(rgb: npt.NDArray[np.uint8], table_rgb: Array) -> Mask:
     return like
 
 
-def _raised(view: View) -> Mask:
-    """What rises above the table's slab (beyond it there is nothing to stand on) and is not the robot."""
+def _raised(view: LevelledView) -> Mask:
+    """Mark what rises above the table's slab and is not the robot; beyond the slab there is no support."""
     raised: Mask = (view.height_m > ABOVE_TABLE_M) & ~view.is_robot
     rows, cols = np.nonzero(raised)
     p = view.origin_m[:2] + view.smooth_m[rows, cols, None] * view.rays[rows, cols, :2]
@@ -158,8 +159,8 @@ def _raised(view: View) -> Mask:
     return raised
 
 
-def _with_rim(view: View, raised: Mask, differs: Mask) -> Mask:
-    """Add the lower rim around what is raised, which only colour tells from the table."""
+def _with_rim(view: LevelledView, raised: Mask, differs: Mask) -> Mask:
+    """Add the lower rim around what is raised; only its colour separates it from the table."""
     rim = (view.height_m > -0.006) & (view.height_m <= 0.02) & differs & ~view.is_robot
     allowed = (raised | rim).astype(np.uint8)
     grown = raised.astype(np.uint8)
@@ -168,8 +169,8 @@ def _with_rim(view: View, raised: Mask, differs: Mask) -> Mask:
     return np.asarray(grown > 0)
 
 
-def _flood(view: View, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:
-    """Label pixels that are connected through small steps of depth and chroma."""
+def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:
+    """Label pixels that are connected by small steps of depth and chroma."""
     pixels = view.rgb.astype(np.float32)
     total = np.maximum(pixels.sum(axis=2), 60.0)
     brightness = pixels.max(axis=2) + 6.0
@@ -198,7 +199,7 @@ def _flood(view: View, foreground: Mask) -> tuple[npt.NDArray[np.int32], int]:
 
 
 def _jumps(brightness: Float32, ratio: float) -> Mask:
-    """Pixels beside a jump of brightness that shading within one face never makes."""
+    """Mark pixels beside a jump of brightness that is too large for shading within one face."""
     jump = np.zeros(brightness.shape, bool)
     for here, there, side in (
         (brightness[:, :-1], brightness[:, 1:], np.s_[:, :-1]),
@@ -209,7 +210,7 @@ def _jumps(brightness: Float32, ratio: float) -> Mask:
 
 
 def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.int32]:
-    """Give foreground pixels without a label to the nearest one within a few pixels."""
+    """Give each foreground pixel without a label the nearest label within a few pixels."""
     missing = foreground & (labels == 0)
     if not missing.any() or not (labels > 0).any():
         return labels
@@ -224,7 +225,7 @@ def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.in
     return labels
 
 
-def _merge(view: View, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+def _merge(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
     """Join pieces of one material that touch in space: faces of one block, halves left and right of an occluder."""
     if count < 2:
         return labels
@@ -248,8 +249,8 @@ def _merge(view: View, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray
     return dense.astype(np.int32)[labels]
 
 
-def _touching_pairs(view: View, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
-    """Pairs of labels that meet in the image at the same depth along a good part of their border."""
+def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
+    """Find pairs of labels that meet in the image at the same depth along a good part of their border."""
     near = np.zeros((count + 1) ** 2)
     far = np.zeros((count + 1) ** 2)
     for dy, dx in ((0, 1), (1, 0), (0, 2), (2, 0)):
@@ -265,8 +266,8 @@ def _touching_pairs(view: View, labels: npt.NDArray[np.int32], count: int) -> li
     return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
 
 
-def _split_pairs(view: View, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
-    """Pairs of labels that a nearer body may hide the middle of: close in space, the way between them covered."""
+def _split_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
+    """Find pairs of labels that a nearer body may separate: close in space, with the line between them hidden."""
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     big = [i for i in range(1, count + 1) if sizes[i] >= 60]
     spots: dict[int, tuple[Array, npt.NDArray[np.int64]]] = {}
@@ -286,7 +287,7 @@ def _split_pairs(view: View, labels: npt.NDArray[np.int32], count: int) -> list[
 
 
 def _is_split(
-    view: View,
+    view: LevelledView,
     labels: npt.NDArray[np.int32],
     a: int,
     b: int,
@@ -311,7 +312,7 @@ def _is_split(
 
 
 def _trim(mask: Mask, differs: Mask) -> Mask:
-    """Drop border pixels of the table's colour from a segment that is not of the table's colour."""
+    """Drop border pixels of the table's colour from a segment of another colour."""
     if differs[mask].mean() < 0.7:
         return mask
     core = cv2.erode(mask.astype(np.uint8), np.ones((2 * _BORDER_PX + 1,) * 2, np.uint8)) > 0

@@ -1,4 +1,4 @@
-"""Parametric upright solids: their outline in the image, their depth along camera rays, and the shape they are."""
+"""Parametric upright solids → their outline in the image, depth along rays, and shape message."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ S = TypeVar("S", bound="Solid")
 R = TypeVar("R", bound="_Rectangular")
 Q = TypeVar("Q", bound="_Round")
 
-WALL_M = 0.006  # of a container, until something measures it
-FOOT_RATIO = 0.8  # of a bowl's foot to its rim, until something measures it
+WALL_M = 0.006  # of a container; not measured
+FOOT_RATIO = 0.8  # of a bowl's foot to its rim, to start a search
 FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
 _SMALLEST_M, _LARGEST_M = 0.004, 0.6  # of what can stand on a table
 _TURN = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
@@ -31,13 +31,13 @@ _CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2.0
 
 @dataclass(frozen=True, slots=True)
 class Solid(ABC):
-    """An upright solid where it stands; a subclass adds its sizes.
+    """An upright solid at its place; a subclass adds its sizes.
 
     Attributes:
-        steps: the parameters that a search varies, in this order, with the first step along each.
-        pose: those of them that are not shape, for a search that knows the shape.
+        steps: the parameters that a search varies, in this order, and the first step of each.
+        pose: the parameters that a search varies when the shape is known.
         bottom_m: height of the lowest point; no search varies it.
-        x_m, y_m: of the middle.
+        x_m, y_m: of the centre, base frame.
     """
 
     steps: ClassVar[Steps]
@@ -51,7 +51,7 @@ class Solid(ABC):
     @property
     @abstractmethod
     def kind(self) -> Kind:
-        """What people's nouns may mean by it."""
+        """The kind that nouns are compared with."""
 
     @property
     @abstractmethod
@@ -60,23 +60,23 @@ class Solid(ABC):
 
     @abstractmethod
     def outline_m(self, p_camera_m: Array) -> Array:
-        """Points (n, 3) whose image's convex hull is the solid's silhouette seen from the camera's centre."""
+        """Compute points (n, 3) whose convex hull in the image is the silhouette seen from the camera's centre."""
 
     @abstractmethod
     def depth_m(self, origin_m: Array, rays: Array) -> Array:
-        """Optical depth (n,) at which rays (n, 3) first meet the solid, `rays.MISS_M` where they miss."""
+        """Compute the optical depth (n,) at which rays (n, 3) first meet the solid, `rays.MISS_M` where they miss."""
 
     @abstractmethod
     def message(self) -> tuple[Shape, Array]:
-        """The shape of the messages and `T_base_object`; a bowl becomes the upright ring around it."""
+        """Return the shape message and `T_base_object`; a bowl becomes the upright ring around it."""
 
     @abstractmethod
     def covers(self, xy_m: Array) -> bool:
-        """Whether a spot (2,) lies over the solid's outline."""
+        """Check whether a point (2,) lies inside the solid's outline from above."""
 
     @abstractmethod
     def grown(self: S, by_m: float) -> S:
-        """The same solid with a larger outline."""
+        """Return the same solid with a larger outline."""
 
     @property
     def top_m(self) -> float:
@@ -88,20 +88,20 @@ class Solid(ABC):
 
     @property
     def support_m(self) -> float:
-        """Height at which something rests on or in it."""
+        """Height on which something rests on it or in it."""
         return self.bottom_m + WALL_M if self.is_hollow else self.top_m
 
     @property
     def is_sound(self) -> bool:
-        """Whether every size is one that a thing on a table can have."""
+        """Whether every size is plausible for an object on a table."""
         return _fits_a_table(self.size_m)
 
     def moved(self: S, parameter: str, by: float) -> S:
-        """The same solid with one parameter changed by a step of a search."""
+        """Return the same solid with one parameter changed by a step."""
         return replace(self, **{parameter: getattr(self, parameter) + by})
 
     def stood_like(self: S, other: Solid, bottom_m: float) -> tuple[S, ...]:
-        """This shape in the pose of another solid of its class, in each turn that may fit as well."""
+        """Put this shape into the pose of another solid of its class; one result for each turn that may fit."""
         return (replace(self, bottom_m=bottom_m, **{name: getattr(other, name) for name in self.pose}),)
 
 
@@ -146,7 +146,7 @@ class _Rectangular(Solid):
         return np.array([self.length_m / 2, self.width_m / 2])
 
     def _seen_from(self, origin_m: Array, rays: Array) -> tuple[Array, Array]:
-        """Where rays start and how they run beside the solid's own axes, heights as they are."""
+        """Transform the origin and the directions of rays into the solid's axes; heights stay as they are."""
         turn = rotation_z(self.yaw_rad)
         return (origin_m - [self.x_m, self.y_m, 0.0]) @ turn, rays @ turn
 
@@ -190,7 +190,7 @@ class TraySolid(_Rectangular):
 
 @dataclass(frozen=True, slots=True)
 class _Round(Solid):
-    """What looks the same from every side; a height of its own comes with the subclass."""
+    """A solid of revolution; subclasses add the height."""
 
     diameter_m: float
 
@@ -202,7 +202,7 @@ class _Round(Solid):
         return replace(self, diameter_m=self.diameter_m + by_m)
 
     def _outline_m(self, foot_ratio: float) -> Array:
-        """The rim, and the foot below it."""
+        """Compute the points of the foot and of the rim above it."""
         rim, middle = _CIRCLE * (self.diameter_m / 2), (self.x_m, self.y_m)
         return np.vstack([_at(rim * foot_ratio + middle, self.bottom_m), _at(rim + middle, self.top_m)])
 
@@ -263,7 +263,7 @@ class BowlSolid(_Round):
     """A round container whose foot is narrower than its rim."""
 
     steps: ClassVar[Steps] = {"x_m": 0.002, "y_m": 0.002, "diameter_m": 0.003, "height_m": 0.002, "foot_ratio": 0.04}
-    pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m", "foot_ratio")  # the message does not say how wide its foot is
+    pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m", "foot_ratio")  # the message has no foot size
     is_hollow: ClassVar[bool] = True
 
     height_m: float
@@ -293,7 +293,7 @@ class BowlSolid(_Round):
 
 
 def solid_of(shape: Shape, T_base_object: Array) -> Solid:
-    """The solid by which an object of the messages is looked for."""
+    """Create the solid that a search for an object of the messages starts from."""
     x, y, z = (float(p) for p in T_base_object[:3, 3])
     length_m, width_m, height_m = shape_size_m(shape)
     bottom_m = z - height_m / 2
@@ -313,7 +313,7 @@ def _fits_a_table(size_m: Size) -> bool:
 
 
 def _fold(yaw_rad: float) -> float:
-    """The same rectangle's yaw in [-pi/2, pi/2)."""
+    """Fold a rectangle's yaw into [-pi/2, pi/2)."""
     return float((yaw_rad + np.pi / 2) % np.pi - np.pi / 2)
 
 
@@ -322,7 +322,7 @@ def _at(xy_m: Array, z_m: float) -> Array:
 
 
 def _sphere_outline(p_m: Array, r_m: float, p_camera_m: Array) -> Array:
-    """The circle where rays from the camera touch the sphere."""
+    """Compute the circle where rays from the camera touch the sphere."""
     axis = p_camera_m - p_m
     distance = float(np.linalg.norm(axis))
     axis = axis / distance

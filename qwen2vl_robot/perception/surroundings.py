@@ -1,4 +1,4 @@
-"""A robot's profile, its cell's rules and the words of its labels → what perception knows before it looks."""
+"""Robot profile, the cell's rules and label words → what perception knows before it looks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Surroundings:
     """What stays the same from frame to frame.
 
     Attributes:
-        profile, kinematics: of the arm that stands in the picture.
+        profile, kinematics: of the arm in the picture.
         rules: when something is on, in or beside something else.
         words: which colours and shapes a label may mean.
     """

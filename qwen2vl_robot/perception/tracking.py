@@ -1,4 +1,4 @@
-"""An expected scene + a fresh observation → the same objects, measured again near where they should be."""
+"""An expected scene + a new observation → the same objects, measured again near their places."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from qwen2vl_robot.perception.grounding import place_in_gripper
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
 from qwen2vl_robot.perception.solids import Solid, solid_of
 from qwen2vl_robot.perception.surroundings import Surroundings
-from qwen2vl_robot.perception.view import Mask, View, make_view
+from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
-_NEAR_M = 0.06  # how far an object may have come to rest from where the twin expects it, before it is searched for
+_NEAR_M = 0.06  # search this far around the place that the twin expects, before searching everywhere
 _PART_REACH_M = 0.008
 _SHARED_REACH_M = 0.02
 _SHARED_RATIO = 0.12
@@ -33,8 +33,8 @@ _GRIP_SLACK_M = 0.012
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """An object found again: the body that it is, and its known shape fitted there."""
+class _Match:
+    """An object found again: its body, and its known shape fitted to that body."""
 
     body: Body
     fit: Fit
@@ -43,8 +43,8 @@ class _Found:
 def remeasure(expected: Scene, observation: Observation, surroundings: Surroundings) -> Scene:
     """Find each named object again by its shape and colour, first near its expected pose, then anywhere.
 
-    Shapes and names stay as they were; poses are measured. Obstacles are measured afresh. A held object is posed by
-    the measured joints, confirmed by the gripper's width and, where the camera sees it, by depth.
+    Shapes and names stay the same; poses and obstacles are measured again. The measured joints give the pose of a held
+    object; the gripper's width and, where the camera sees it, the depth confirm it.
 
     Raises:
         ObservationError: the frame cannot be used.
@@ -76,13 +76,15 @@ def remeasure(expected: Scene, observation: Observation, surroundings: Surroundi
 
 
 def _is_part(segment: Segment, item: SceneObject) -> bool:
-    """Whether a segment is one more piece of an object that was found, cut off by what stands before it."""
+    """Check whether a segment is one more piece of a found object, cut off by something in front of it."""
     is_same = item.rgb is None or bool(same_material(np.array(item.rgb), segment.rgb))
     return is_same and float((_distance_m(item, segment.smooth_m) < _PART_REACH_M).mean()) > 0.9
 
 
-def _check_held(expected: Scene, view: View, observation: Observation, kinematics: Kinematics) -> SceneObject | None:
-    """Pose the held object, refuse when width or depth say that the gripper is empty, and hide its pixels."""
+def _check_held(
+    expected: Scene, view: LevelledView, observation: Observation, kinematics: Kinematics
+) -> SceneObject | None:
+    """Compute the held object's pose and hide its pixels; refuse if width or depth show an empty gripper."""
     if expected.held is None or expected.T_tool_held is None:
         return None
     held = place_in_gripper(expected.find(expected.held), expected.T_tool_held, observation, kinematics)
@@ -100,17 +102,17 @@ def _check_held(expected: Scene, view: View, observation: Observation, kinematic
     return held
 
 
-def _find_all(view: View, bodies: list[Body], standing: list[SceneObject]) -> dict[str, _Found]:
-    """Match objects to bodies, those that lie near their place before those that went astray."""
+def _find_all(view: LevelledView, bodies: list[Body], standing: list[SceneObject]) -> dict[str, _Match]:
+    """Match objects to bodies, first those near their expected places, then those further away."""
     everything = cover(view, [b.segment for b in bodies])
-    found: dict[str, _Found] = {}
+    found: dict[str, _Match] = {}
     for reach_m in (_NEAR_M, 2.0):
         for item in standing:
             if item.name in found:
                 continue
             used = {id(f.body) for f in found.values()}
             free = [b for b in bodies if id(b) not in used and _may_be(b.segment, item, reach_m)]
-            fits = [_Found(b, _fit_known(view, b, everything, item)) for b in free]
+            fits = [_Match(b, _fit_known(view, b, everything, item)) for b in free]
             best = min(fits, key=lambda f: f.fit.cost_m, default=None)
             if best is not None and best.fit.cost_m < EXPLAINED_COST_M:
                 found[item.name] = best
@@ -123,7 +125,7 @@ def _explain_missing(item: SceneObject) -> str:
 
 
 def _may_be(segment: Segment, item: SceneObject, reach_m: float) -> bool:
-    """Whether colour and place allow that a segment is the object."""
+    """Check whether colour and place allow a segment to be the object."""
     if item.rgb is not None and not bool(same_material(np.array(item.rgb), segment.rgb)):
         return False
     middle = np.median(segment.smooth_m, axis=0)
@@ -131,11 +133,11 @@ def _may_be(segment: Segment, item: SceneObject, reach_m: float) -> bool:
     return float(np.linalg.norm(middle - item.T_base_object[:3, 3])) < reach_m + slack_m
 
 
-def _fit_known(view: View, body: Body, everything: Mask, item: SceneObject) -> Fit:
-    """Fit the pose of a known shape to a body, from where its own fit stands and from where the twin expects it.
+def _fit_known(view: LevelledView, body: Body, everything: Mask, item: SceneObject) -> Fit:
+    """Fit the pose of a known shape to a body, starting from the body's own fit and from the expected pose.
 
-    What stands under another object shows too little to be fitted with sizes of its own, and then what stands on it
-    starts too low or too high; the expected place is right unless something went wrong, and a wrong one costs.
+    An object under another one shows too little of itself for a good fit of its own, and then the object on top starts
+    too low or too high. The expected pose is a good start unless something went wrong, and a bad start only costs time.
     """
     fitter = Fitter(view, body.segment, everything & ~body.segment.mask)
     known = solid_of(item.shape, item.T_base_object)
@@ -151,7 +153,7 @@ def _moved(item: SceneObject, solid: Solid) -> SceneObject:
     return replace(item, T_base_object=T)
 
 
-def _split_shared(view: View, segments: list[Segment], standing: list[SceneObject]) -> list[Segment]:
+def _split_shared(view: LevelledView, segments: list[Segment], standing: list[SceneObject]) -> list[Segment]:
     """Cut a segment that several expected objects of its colour share (a red block on a red plate)."""
     result: list[Segment] = []
     for segment in segments:
@@ -171,7 +173,7 @@ def _owners(segment: Segment, standing: list[SceneObject]) -> list[SceneObject]:
     return [o for o, s in zip(same, share, strict=True) if s > _SHARED_RATIO]
 
 
-def _cut(view: View, segment: Segment, owners: list[SceneObject]) -> list[Segment]:
+def _cut(view: LevelledView, segment: Segment, owners: list[SceneObject]) -> list[Segment]:
     points = view.origin_m + view.smooth_m[segment.mask][:, None] * view.rays[segment.mask]
     nearest = np.argmin(np.stack([_distance_m(o, points) for o in owners]), axis=0)
     parts = []
@@ -185,14 +187,12 @@ def _cut(view: View, segment: Segment, owners: list[SceneObject]) -> list[Segmen
 
 
 def _distance_m(item: SceneObject, points_m: Array) -> Array:
-    """Roughly how far points (n, 3) lie from the surface of an object, metres."""
+    """Estimate how far points (n, 3) lie from the surface of an object, metres."""
     own = (points_m - item.T_base_object[:3, 3]) @ item.T_base_object[:3, :3]
     half = np.array(shape_size_m(item.shape)) / 2
     beyond = np.abs(own) - half
     outside = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
-    if (
-        isinstance(item.shape, Container) and item.shape.is_round
-    ):  # its middle is air: floor and leaning wall are its surface
+    if isinstance(item.shape, Container) and item.shape.is_round:  # a bowl's surface is its floor and sloped wall
         floor = np.abs(own[:, 2] + half[2] - item.shape.wall_m)
         wall = np.abs(np.hypot(own[:, 0], own[:, 1]) - half[0] * (0.9 + 0.1 * own[:, 2] / half[2]))
         return np.asarray(np.maximum(outside, np.minimum(floor, wall)))

@@ -17,8 +17,8 @@ from qwen2vl_robot.messages import CameraFrame, Intrinsics, Observation
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-ROBOT_MARGIN_M = 0.025  # calibration error plus what the collision hulls leave out
-MAX_OFFSET_M, MAX_TILT_DEG = 0.02, 2.0  # a table further off means a wrong calibration, not a small error
+ROBOT_MARGIN_M = 0.025  # calibration error plus parts outside the collision hulls
+MAX_OFFSET_M, MAX_TILT_DEG = 0.02, 2.0  # more than this is a wrong calibration, not a small error
 _MIN_TABLE_RATIO = 0.02
 _LEVEL_STEP_PX = 4
 _GATES_M = (0.025, 0.012, 0.007, 0.005, 0.005)
@@ -26,18 +26,18 @@ _DIRECTIONS = 48
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class LevelledView:
     """A levelled RGB-D frame.
 
     Attributes:
         rgb: (h, w, 3) uint8.
         depth_m: (h, w) as measured, NaN where missing.
-        smooth_m: (h, w) depth with holes filled and noise taken out by a median; NaN where far from any measurement.
+        smooth_m: (h, w) depth with small holes filled and a median filter; NaN far from any measurement.
         rays: (h, w, 3) base-frame direction of each pixel's ray, one metre of optical depth long.
         height_m: (h, w) smoothed height over the table.
         is_robot: (h, w) the robot's own pixels.
-        T_base_camera: the levelled camera pose.
-        tilt_deg, offset_m: the correction that levelling made.
+        intrinsics, T_base_camera: of the camera; the pose is levelled.
+        tilt_deg, offset_m: tilt and height of the table in the published frame, which levelling removed.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -57,13 +57,13 @@ class View:
         return self.T_base_camera[:3, 3]
 
     def points_m(self, mask: Mask, *, smooth: bool = False) -> Array:
-        """Points (n, 3) in the base frame of the masked pixels that have depth."""
+        """Compute the points (n, 3), base frame, of the masked pixels that have depth."""
         depth_m = (self.smooth_m if smooth else self.depth_m)[mask]
         known = np.isfinite(depth_m)
         return self.origin_m + depth_m[known, None].astype(np.float64) * self.rays[mask][known]
 
     def project(self, p_base_m: Array) -> Array:
-        """Pixels (n, 2) as (u, v) of base-frame points (n, 3)."""
+        """Project points (n, 3), base frame, to pixels (n, 2) as (u, v)."""
         k = self.intrinsics
         p = (p_base_m - self.origin_m) @ self.T_base_camera[:3, :3]
         scale = np.array([k.fx_px, k.fy_px]) / np.maximum(p[:, 2:], 1e-3)
@@ -71,7 +71,7 @@ class View:
         return pixels
 
 
-def make_view(observation: Observation, kinematics: Kinematics, profile: RobotProfile) -> View:
+def make_view(observation: Observation, kinematics: Kinematics, profile: RobotProfile) -> LevelledView:
     """Level the frame on the table and mark the robot's pixels.
 
     Raises:
@@ -90,13 +90,13 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
     rays = _rays(k, T_base_camera[:3, :3])
     height_m = (smooth_m * rays[..., 2] + np.float32(T_base_camera[2, 3])).astype(np.float32)
     own = np.zeros(depth_m.shape, bool)
-    view = View(frame.rgb, depth_m, smooth_m, rays, height_m, own, k, T_base_camera, tilt_deg, offset_m)
+    view = LevelledView(frame.rgb, depth_m, smooth_m, rays, height_m, own, k, T_base_camera, tilt_deg, offset_m)
     view.is_robot[:] = _robot_pixels(view, observation, kinematics)
     return view
 
 
 def _smooth(depth_m: Float32) -> Float32:
-    """Fill small holes from their neighbours, then a 5x5 median."""
+    """Fill small holes from their neighbours, then apply a 5x5 median filter."""
     known = np.isfinite(depth_m)
     filled = np.where(known, depth_m, np.float32(0))
     weight = cv2.blur(known.astype(np.float32), (3, 3))
@@ -116,9 +116,9 @@ def _rays(k: Intrinsics, R_base_camera: Array, step_px: int = 1) -> Float32:
 
 
 def _level(frame: CameraFrame, depth_m: Float32) -> tuple[Array, float, float]:
-    """Turn and lift the published camera pose until the table lies in z = 0; tilt in degrees, offset in metres.
+    """Turn and lift the published camera pose until the table lies in z = 0; also return tilt (degrees), offset (m).
 
-    The published orientation is wrong about the camera's own centre, so that is what the correction turns about.
+    The error of the published orientation is a rotation about the camera's centre, so the correction is one, too.
     """
     step = _LEVEL_STEP_PX if min(depth_m.shape) >= 240 else 2
     rays = _rays(frame.intrinsics, frame.T_base_camera[:3, :3], step)
@@ -143,7 +143,7 @@ def _level(frame: CameraFrame, depth_m: Float32) -> tuple[Array, float, float]:
 
 
 def _fit_table(arm_m: Array, camera_height_m: float) -> tuple[Array, Array]:
-    """Plane z = a x + b y + c of the camera-centred points near the table (robust), and all residuals."""
+    """Fit a plane z = a x + b y + c robustly to camera-centred points near the table; also return all residuals."""
     plane = np.array([0.0, 0.0, -camera_height_m])
     residual_m = arm_m[:, 2] - plane[2]
     near = np.abs(residual_m) < 0.05
@@ -162,7 +162,7 @@ def _fit_table(arm_m: Array, camera_height_m: float) -> tuple[Array, Array]:
 
 
 def _tilt_to_level(plane: Array) -> Array:
-    """Rotation vector (3,) that turns the plane's normal upright."""
+    """Compute the rotation vector (3,) that turns the plane's normal upright."""
     normal = np.array([-plane[0], -plane[1], 1.0])
     normal /= np.linalg.norm(normal)
     axis = np.cross(normal, [0.0, 0.0, 1.0])
@@ -170,18 +170,18 @@ def _tilt_to_level(plane: Array) -> Array:
     return axis * (np.arcsin(min(sine, 1.0)) / sine if sine > 1e-12 else 0.0)
 
 
-def _robot_pixels(view: View, observation: Observation, kinematics: Kinematics) -> Mask:
-    """Pixels whose point lies within ROBOT_MARGIN_M of a link, by each hull's extent in many directions."""
+def _robot_pixels(view: LevelledView, observation: Observation, kinematics: Kinematics) -> Mask:
+    """Mark pixels whose point lies within about ROBOT_MARGIN_M of a link's hull."""
     rows, cols = np.nonzero(view.height_m[::2, ::2] > 0.004)
     points = view.origin_m + view.smooth_m[::2, ::2][rows, cols, None] * view.rays[::2, ::2][rows, cols]
     state = observation.robot
-    found = np.zeros(len(points), bool)
+    is_robot = np.zeros(len(points), bool)
     for link, T_base_link in kinematics.link_poses(state.q_rad, state.gripper_width_m).items():
         hull_m = kinematics.link_hulls.get(link)
         if hull_m is not None and len(hull_m):
-            found |= _inside(points, transform(T_base_link, hull_m), ROBOT_MARGIN_M)
+            is_robot |= _inside(points, transform(T_base_link, hull_m), ROBOT_MARGIN_M)
     half = np.zeros(view.height_m[::2, ::2].shape, np.uint8)
-    half[rows, cols] = found
+    half[rows, cols] = is_robot
     height, width = view.depth_m.shape
     grown = cv2.dilate(half, np.ones((3, 3), np.uint8))
     return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0)
@@ -198,7 +198,7 @@ _NORMALS = np.vstack([np.eye(3), -np.eye(3), _fibonacci(_DIRECTIONS)])
 
 
 def _inside(points_m: Array, hull_m: Array, margin_m: float) -> Mask:
-    """Whether points (n, 3) lie in the polytope around the hull's vertices, grown by the margin."""
+    """Check whether points (n, 3) lie in the polytope around the hull's vertices, grown by the margin."""
     reach_m = (hull_m @ _NORMALS.T).max(axis=0) + margin_m
     inside: Mask = ((points_m <= reach_m[:3]) & (-points_m <= reach_m[3:6])).all(axis=1)
     chosen = np.flatnonzero(inside)

@@ -1,6 +1,6 @@
-"""The contract with every planner: its bounds, its coordinate conventions, and the prompt that states it to a model.
+"""The contract with every planner: its limits, box conventions, and the prompt that states it.
 
-What a model answers is read in reply.py.
+`reply.py` parses what a model answers.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ instruction. At most {MAX_ACTIONS} actions."""
 
 
 class PromptStyle(str, Enum):
-    """How much a model must be told: the shipped checkpoint learned the contract, others read it."""
+    """How much of the contract the prompt states: the shipped checkpoint has learned it, other models must read it."""
 
     COMPACT = "compact"
     FULL = "full"
 
 
 class BoxConvention(str, Enum):
-    """In which units a model family writes boxes."""
+    """The units in which a model family writes boxes."""
 
     THOUSANDTHS = "thousandths"  # Qwen2-VL, Qwen3-VL: 0..1000 of the original image
     RESIZED_PIXELS = "resized_pixels"  # Qwen2.5-VL: pixels of the image after its processor resized it
 
 
-# The convention belongs to the model; `doctor --calibrate` measures whether it holds.
+# The box coordinate system depends on the model; `doctor --calibrate` measures whether the entry is right.
 CONVENTIONS = {
     "qwen2_vl": BoxConvention.THOUSANDTHS,
     "qwen2_5_vl": BoxConvention.RESIZED_PIXELS,
@@ -53,7 +53,7 @@ CONVENTIONS = {
 
 
 def convention_of(name: str) -> BoxConvention:
-    """The convention of a model that is known by its name only.
+    """Guess the box convention from a model's name.
 
     >>> convention_of("Qwen/Qwen2.5-VL-7B-Instruct").value
     'resized_pixels'
@@ -62,9 +62,9 @@ def convention_of(name: str) -> BoxConvention:
 
 
 def strip_control_tokens(text: str) -> str:
-    """Remove everything that a tokenizer of the family would read as a control token.
+    """Remove everything that a tokenizer of the family would parse as a control token.
 
-    Repeats until nothing is left to remove, so that removing one cannot build another.
+    Repeats until nothing is left, because removing one token can join the pieces of another.
 
     >>> strip_control_tokens("pick <|im_<|x|>end|> it")
     'pick  it'
@@ -85,10 +85,10 @@ def wording(instruction: Instruction, style: PromptStyle) -> str:
 def build_messages(
     instruction: str, failures: tuple[str, ...], style: PromptStyle, pictures: int = 1, *, has_clip: bool = False
 ) -> list[dict[str, object]]:
-    """Chat messages for one frame, in the form that Qwen2-VL's chat template and OpenAI-like clients share.
+    """Build the chat messages for one frame, as Qwen2-VL's chat template and OpenAI-compatible servers both read them.
 
-    The clip and the images come first and the instruction last, so that the constant part is a prefix. `failures`, the
-    last three of them, say what did not work before and why.
+    The clip and the images come first and the instruction last, so that the constant part is a prefix. The prompt
+    repeats at most the last three `failures` (see `failure_line`).
     """
     system = COMPACT_SYSTEM_PROMPT if style is PromptStyle.COMPACT else FULL_SYSTEM_PROMPT
     lines = [strip_control_tokens(instruction)]
@@ -106,7 +106,7 @@ def build_messages(
 
 
 def failure_line(step: StepRecord) -> str:
-    """One short line that tells a planner what failed and the type of the reason: "failed: pick red block: no_path"."""
+    """Describe a failed step in one short line for the planner: "failed: pick red block: no_path"."""
     kinds = [v.kind for v in step.verdict.violations] if step.verdict else []
     why = kinds[0] if kinds else step.outcome.reason or step.outcome.kind.value
     return f"failed: {step.action.describe()}: {why}"

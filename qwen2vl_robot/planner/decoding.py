@@ -1,9 +1,9 @@
-"""A prompt, its pictures and a grammar → the reply's tokens, greedily and fast.
+"""A prompt, its pictures and a grammar → the tokens of the reply, decoded greedily and fast.
 
-What the grammar forces is never decoded one by one: it is appended together with the token that was chosen, in one
-forward pass, and so is a guess of what comes next, which that pass confirms or refutes. What the last prompt and this
-one share (the system's text; with the same picture also the picture) keeps its place in the key-value cache. The tokens
-are those of `generate_plainly`, which is transformers' own loop.
+Tokens that the grammar forces are never decoded one by one: one forward pass appends them together with the chosen
+token and with a draft of what may come next, and the same pass confirms or rejects the draft. The prefix that this
+prompt shares with the last one (the system text, and the picture if it is the same) stays in the key-value cache. The
+result equals that of `generate_plainly`, which is transformers' own loop.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Prompt:
     """A tokenised prompt.
 
     Attributes:
-        ids: (n,) with one placeholder for each image token.
-        pictures: pixel_values and image_grid_thw, as the image processor makes them; with a clip also
+        ids: (n,) with one placeholder token for each image token.
+        pictures: pixel_values and image_grid_thw, from the image processor; with a clip also
             pixel_values_videos and video_grid_thw.
         picture_key: equal for equal pictures.
     """
@@ -45,13 +45,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A reply's tokens, without the end token, and how they came about.
+    """The tokens of a reply, without the end token, and how they were produced.
 
     Attributes:
-        decoded_tokens: chosen by the model.
-        passes: forward passes that this took; decode_s: seconds of all but the first.
-        forced_tokens: the grammar left no choice.
-        reused_tokens: of the prompt, found in the cache.
+        decoded_tokens: number of tokens that the model chose.
+        passes: number of forward passes.
+        forced_tokens: number of tokens for which the grammar left no choice.
+        reused_tokens: number of prompt tokens found in the cache.
+        decode_s: seconds spent after the first forward pass.
     """
 
     ids: list[int]
@@ -63,10 +64,10 @@ class Decoded:
 
 
 class Decoder:
-    """Greedy, grammar-constrained decoding with one model; remembers the last prompt and the last replies.
+    """Greedy, grammar-constrained decoding with one model; keeps the last prompt's cache and recent reply shapes.
 
     Args:
-        examples: replies whose shape is likely from the first one on.
+        examples: replies of common shapes, to draft from before the first reply.
     """
 
     def __init__(self, model: Any, tokenizer: Any, examples: tuple[str, ...] = ()) -> None:
@@ -82,10 +83,10 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(self, prompt: Prompt, grammar: str) -> Decoded:
-        """Answer one prompt.
+        """Decode the reply to one prompt.
 
         Raises:
-            PlannerError: the reply does not end, or the model's numbers are no numbers.
+            PlannerError: the reply does not end, or the model's logits are NaN.
         """
         matcher = self._matcher(grammar)
         reused = self._reuse(prompt)
@@ -93,14 +94,16 @@ class Decoder:
         pictures = None if self._seen_tokens.isdisjoint(prompt.ids[reused:]) else prompt.pictures
         reply: list[int] = _forced(matcher)
         forced, decoded, passes, began_s = len(reply), 0, 0, time.perf_counter()
-        new, self._held = [*prompt.ids[reused:], *reply], []  # until it has gone well, nothing is held
+        new, self._held = [*prompt.ids[reused:], *reply], []  # an error below leaves the cache invalid
         while not matcher.is_accepting():
             if len(reply) > _MAX_REPLY_TOKENS:
                 raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
             draft = self._drafts.propose(prompt.ids, reply)
             start = len(prompt.ids) + len(reply) - len(new)
-            behind = _behind(next_position, max(0, start - len(prompt.ids)), len(reply) + len(draft), positions)
-            at = torch.cat([positions[:, :, start:], behind], dim=2)
+            following = _positions_after(
+                next_position, max(0, start - len(prompt.ids)), len(reply) + len(draft), positions
+            )
+            at = torch.cat([positions[:, :, start:], following], dim=2)
             logits = self._engine.append([*new, *draft], at, pictures, len(draft) + 1)
             pictures, passes = None, passes + 1
             began_s = time.perf_counter() if passes == 1 else began_s
@@ -110,7 +113,7 @@ class Decoder:
                 decoded += 1
                 run += _forced(matcher)
                 forced += len(run) - 1
-                same = _same(run, draft[confirmed:])
+                same = _common_prefix(run, draft[confirmed:])
                 reply, confirmed, new = [*reply, *run], confirmed + same, run[same:]
             self._engine.crop(len(prompt.ids) + len(reply) - len(new))
         self._held, self._picture_key = [*prompt.ids, *reply[: len(reply) - len(new)]], prompt.picture_key
@@ -125,7 +128,7 @@ class Decoder:
         return matcher
 
     def _reuse(self, prompt: Prompt) -> int:
-        """Keep what the cache shares with the prompt; at least one token is left to compute."""
+        """Keep the cached prefix that the prompt shares; leave at least one token to compute."""
         limit = min(len(self._held), len(prompt.ids) - 1)
         if prompt.picture_key != self._picture_key:
             limit = next((i for i, token in enumerate(prompt.ids[:limit]) if token in self._seen_tokens), limit)
@@ -136,7 +139,7 @@ class Decoder:
         return same
 
     def _positions(self, prompt: Prompt) -> tuple[Tensor, int]:
-        """M-RoPE positions (3, 1, n) of the prompt and the position of the token behind it."""
+        """Compute the M-RoPE positions (3, 1, n) of the prompt and the position of the token after it."""
         ids = torch.tensor([prompt.ids], device=self._model.device)
         grids = {name: grid for name, grid in prompt.pictures.items() if name.endswith("_grid_thw")}
         positions, _ = self._model.model.get_rope_index(ids, mm_token_type_ids=_kinds(self._model, ids), **grids)
@@ -144,17 +147,17 @@ class Decoder:
 
 
 def _kinds(model: Any, ids: Tensor) -> Tensor:
-    """What each token (1, n) stands for: 0 text, 1 an image, 2 a video."""
+    """Mark what each token (1, n) stands for: 0 text, 1 an image, 2 a video."""
     return (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
 
 
-def _same(a: list[int], b: list[int]) -> int:
-    """How many tokens two lists begin with alike."""
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    """Count the tokens of the common prefix of two lists."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _behind(first: int, start: int, end: int, like: Tensor) -> Tensor:
-    """Positions (3, 1, end - start) of a reply's tokens start..end, where text counts in all three directions alike."""
+def _positions_after(first: int, start: int, end: int, like: Tensor) -> Tensor:
+    """Compute the positions (3, 1, end - start) of a reply's tokens start..end; for text all three are equal."""
     return torch.arange(first + start, first + end, device=like.device).expand(3, 1, -1)
 
 
@@ -162,7 +165,7 @@ def _behind(first: int, start: int, end: int, like: Tensor) -> Tensor:
 
 
 def grammar_tokenizer(model: Any, tokenizer: Any) -> LLTokenizer:
-    """The tokenizer in the form that llguidance reads; takes about a second for 150,000 tokens."""
+    """Convert the tokenizer for llguidance; takes about a second for 150,000 tokens."""
     backend = copy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()
@@ -171,10 +174,10 @@ def grammar_tokenizer(model: Any, tokenizer: Any) -> LLTokenizer:
 
 
 def new_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """A matcher at the start of a reply.
+    """Create a matcher at the start of a reply.
 
     Raises:
-        ValueError: the grammar is wrong.
+        ValueError: the grammar has an error.
     """
     matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
     if matcher.is_error():
@@ -183,7 +186,7 @@ def new_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 
 def _forced(matcher: LLMatcher) -> list[int]:
-    """Take the tokens that the grammar leaves no choice about, as the tokenizer itself would split them."""
+    """Consume the tokens that the grammar forces, split as the tokenizer itself would split them."""
     run: list[int] = []
     while not matcher.is_accepting() and (tokens := matcher.compute_ff_tokens()):
         matcher.consume_tokens(tokens)
@@ -192,7 +195,7 @@ def _forced(matcher: LLMatcher) -> list[int]:
 
 
 def _choose(matcher: LLMatcher, logits: npt.NDArray[np.float32]) -> int:
-    """Take the likeliest token among the allowed ones."""
+    """Choose the likeliest allowed token and consume it."""
     allowed = _allowed(matcher, len(logits))
     best = int(allowed[logits[allowed].argmax()]) if len(allowed) else -1
     if best < 0 or not np.isfinite(logits[best]) or not matcher.consume_token(best):
@@ -205,11 +208,11 @@ def _allowed(matcher: LLMatcher, words: int) -> npt.NDArray[np.intp]:
     return np.flatnonzero(bits[:words])
 
 
-# --------------------------------------------------------------------------------------- what it is held to
+# ------------------------------------------------------------------------------------------- the reference
 
 
 class _OnlyAllowed(LogitsProcessor):
-    """Leaves `generate` the tokens that the grammar allows next."""
+    """Masks every token that the grammar does not allow next."""
 
     def __init__(self, matcher: LLMatcher, prompt_length: int) -> None:
         self._matcher, self._seen = matcher, prompt_length
@@ -226,7 +229,7 @@ class _OnlyAllowed(LogitsProcessor):
 
 @torch.inference_mode()
 def generate_plainly(model: Any, tokenizer: LLTokenizer, prompt: Prompt, grammar: str) -> list[int]:
-    """The reply's tokens by transformers' `generate` with the same grammar, one after the other."""
+    """Generate the reply with transformers' `generate` and the same grammar, one token after the other."""
     ids = torch.tensor([prompt.ids], device=model.device)
     processor = _OnlyAllowed(new_matcher(tokenizer, grammar), len(prompt.ids))
     out = model.generate(

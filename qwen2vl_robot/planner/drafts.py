@@ -1,7 +1,7 @@
-"""A reply so far + earlier replies → how it may go on: a guess that one forward pass can check.
+"""A reply so far + earlier replies → a draft of what comes next, checked in one forward pass.
 
-Replies differ in labels and coordinates and little else, so what followed the same shape before is likely to follow
-again. A wrong guess costs a few tokens of computation and changes nothing.
+Replies differ in labels and coordinates and in little else, so what followed the same shape before will probably follow
+again. A wrong draft costs a few tokens of computation and does not change the reply.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Drafts:
     """Remembers the shapes of the last replies.
 
     Args:
-        texts: what each token of the vocabulary says.
-        examples: replies to begin with, as tokens.
+        texts: the text of each token of the vocabulary.
+        examples: token ids of replies to start with.
     """
 
     def __init__(self, texts: list[str], examples: Iterable[list[int]] = ()) -> None:
@@ -29,14 +29,14 @@ class Drafts:
             self.remember(example)
 
     def remember(self, reply: list[int]) -> None:
-        """Keep a finished reply; of those of one shape the last one."""
+        """Store a finished reply; it replaces an earlier one of the same shape."""
         shape = self._shape(reply)
         for old in [entry for entry in self._replies if entry[0] == shape]:
             self._replies.remove(old)
         self._replies.append((shape, reply))
 
     def propose(self, prompt: list[int], reply: list[int]) -> list[int]:
-        """Tokens that may come next, up to the next one that nobody can guess."""
+        """Draft the tokens that may come next, up to the next one that cannot be predicted."""
         shape = self._shape(reply)
         word = self._next_word(prompt, reply) if shape and shape[-1] == _LABEL else []
         whole = [*shape, *([_LABEL] * len(word))]
@@ -50,13 +50,13 @@ class Drafts:
         return tokens[:end]
 
     def _next_word(self, prompt: list[int], reply: list[int]) -> list[int]:
-        """The word that follows a label's last one in the prompt: a label is mostly said as the person said it."""
+        """Look up the word after the label's last word in the prompt: most labels repeat the person's words."""
         said = self._texts[reply[-1]].strip()
         places = [i for i, token in enumerate(prompt[:-1]) if self._texts[token].strip() == said]
         return [prompt[places[-1] + 1]] if places and said.isalpha() else []
 
     def _shape(self, tokens: list[int]) -> list[int]:
-        """The tokens, those of labels and coordinates replaced by what they are."""
+        """Replace the tokens of labels and coordinates by their kinds and keep all others."""
         shape: list[int] = []
         text, is_label = "", False
         for token in tokens:

@@ -1,4 +1,4 @@
-"""Tokens, positions and pictures → logits, one sequence with a key-value cache; three ways to run the same model.
+"""Tokens, positions and pictures → logits: three ways to run a model with a key-value cache.
 
 `LibraryEngine` is transformers' forward pass. `FusedEngine` runs plain text layers of Qwen2-VL with fewer calls, and
 `GraphedEngine` replays them on a GPU as CUDA graphs over a cache that stays where it is.
@@ -32,10 +32,10 @@ class Engine(Protocol):
     def append(
         self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int = 1
     ) -> npt.NDArray[np.float32]:
-        """Logits (keep, vocabulary) behind the last `keep` of these tokens; positions (3, 1, n)."""
+        """Append n tokens at positions (3, 1, n); return the logits (keep, vocabulary) after the last `keep`."""
 
     def crop(self, length: int) -> None:
-        """Forget what comes after the first `length` tokens."""
+        """Drop everything after the first `length` tokens from the cache."""
 
 
 class LibraryEngine:
@@ -66,14 +66,14 @@ class LibraryEngine:
 
 
 def choose_engine(model: Any) -> Engine:
-    """The fastest engine that can run a model."""
+    """Choose the fastest engine that can run a model."""
     if not can_be_fused(model):
         return LibraryEngine(model)
     return GraphedEngine(model) if model.device.type == "cuda" else FusedEngine(model)
 
 
 def can_be_fused(model: Any) -> bool:
-    """Whether the text layers are plain ones on one device: neither quantised nor adapted nor spread."""
+    """Check that the text layers are plain and on one device: not quantised, no adapters, not spread over devices."""
     text = model.model.language_model
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     owners = [owner for layer in text.layers for owner in (layer.self_attn, layer.mlp)]
@@ -85,7 +85,7 @@ def can_be_fused(model: Any) -> bool:
 
 @dataclass(slots=True)
 class _Layer:
-    """One decoder layer's weights; those that see the same input lie one after the other."""
+    """One decoder layer's weights; those with the same input are concatenated."""
 
     norm_in: Tensor
     qkv: Tensor
@@ -97,7 +97,7 @@ class _Layer:
 
 
 class FusedEngine:
-    """The text layers of Qwen2-VL and Qwen2.5-VL with few, large operations: a small model's time goes to calls."""
+    """Runs Qwen2-VL's and Qwen2.5-VL's text layers as few, large operations: a small model's time goes to calls."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -136,11 +136,11 @@ class FusedEngine:
         return _as_numpy(self._score(hidden[-keep:]))
 
     def _score(self, hidden: Tensor) -> Tensor:
-        """Logits (k, vocabulary) of hidden states (k, d)."""
+        """Compute logits (k, vocabulary) of hidden states (k, d)."""
         return _linear(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps), self._model.lm_head.weight)
 
     def _look(self, pictures: dict[str, Tensor]) -> dict[int, Tensor]:
-        """Token of images, and of a video → (m, d) of them by the library's vision tower, with our patch embedding."""
+        """Run the library's vision tower with our patch embedding; image or video token id → features (m, d)."""
         model, config = self._model.model, self._model.config
         convolution, model.visual.patch_embed = model.visual.patch_embed, self._patches
         try:
@@ -154,11 +154,11 @@ class FusedEngine:
             model.visual.patch_embed = convolution
 
     def _run(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Hidden states (n, d) of new tokens (n, d); cos and sin are (n, 1, head)."""
+        """Compute hidden states (n, d) of new tokens (n, d); cos and sin are (n, 1, head)."""
         n, start, end = len(x), self._length, self._length + len(x)
         self._make_room(end)
         later = None
-        if n > 1:  # a token sees those before it and itself
+        if n > 1:  # causal: a token sees itself and those before it
             later = torch.ones(n, end, dtype=torch.bool, device=x.device).triu(start + 1)
         self._length = end
         return self._through(x, cos, sin, slice(start, end), end, later)
@@ -166,7 +166,7 @@ class FusedEngine:
     def _through(
         self, x: Tensor, cos: Tensor, sin: Tensor, at: slice | Tensor, end: int, later: Tensor | None
     ) -> Tensor:
-        """The layers; new tokens stand `at` these places of the cache and see its first `end` but those `later`."""
+        """Run the layers; new tokens go to places `at` of the cache and see its first `end` except those in `later`."""
         n, half, q_heads = len(x), self._head_size // 2, self._heads
         turned = q_heads + self._kv_heads
         groups = q_heads // self._kv_heads
@@ -180,7 +180,7 @@ class FusedEngine:
             qk = torch.addcmul(qk * cos, qk.roll(half, dims=-1), sin)
             keys[:, at] = qk[:, q_heads:].transpose(0, 1)
             values[:, at] = qkv[:, turned:].transpose(0, 1)
-            # Heads that share their keys become more queries of one head: (kv_heads, groups * n, head).
+            # Heads that share their keys become extra queries of one head: (kv_heads, groups * n, head).
             q = qk[:, :q_heads].reshape(n, self._kv_heads, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)
             share = torch.baddbmm(mask, q, keys[:, :end].transpose(1, 2), alpha=self._head_size**-0.5)
             seen = share.softmax(dim=-1, dtype=torch.float32).to(x.dtype) @ values[:, :end]
@@ -199,13 +199,13 @@ class FusedEngine:
 
 
 @dataclass(slots=True)
-class _Step:
-    """What a step of up to m tokens reads and writes, always in the same places of the memory.
+class _GraphedStep:
+    """Buffers of a step of up to m tokens, always at the same memory addresses.
 
     Attributes:
-        ids: (m,), positions: (3, 1, m), start: (1,) places in the cache before them.
-        scores: (m, vocabulary).
-        graph: what replays the step; None where there are no CUDA graphs.
+        ids, positions: (m,) input tokens and (3, 1, m); start: (1,) number of tokens in the cache before them.
+        scores: (m, vocabulary) logits.
+        graph: the recorded CUDA graph; None on other devices.
     """
 
     ids: Tensor
@@ -216,20 +216,20 @@ class _Step:
 
 
 class GraphedEngine(FusedEngine):
-    """FusedEngine whose steps of a few tokens have fixed shapes and places, so that a GPU can replay each in one call.
+    """A FusedEngine whose short steps have fixed shapes and addresses, so that a GPU replays each in one call.
 
-    A step is filled up to the next of a few sizes; what is filled in is neither seen nor kept.
+    A step is padded to the next of a few sizes; the padding is masked and overwritten.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._steps: dict[int, _Step] = {}
+        self._steps: dict[int, _GraphedStep] = {}
         self._make_room(_STATIC_TOKENS)
 
     def crop(self, length: int) -> None:
         super().crop(length)
         if length == 0:
-            self._cache.zero_()  # a step reads all of it: numbers that were none must not outlive their prompt
+            self._cache.zero_()  # a step reads all of it: a NaN must not outlive its prompt
 
     def _append(
         self, ids: list[int], positions: Tensor, pictures: dict[str, Tensor] | None, keep: int
@@ -257,9 +257,9 @@ class GraphedEngine(FusedEngine):
         self._length += n
         return _as_numpy(step.scores[n - keep : n])
 
-    def _prepare(self, ids: Tensor, positions: Tensor, start: Tensor) -> _Step:
-        """Run a step as often as CUDA needs to settle, then record it."""
-        step = _Step(ids.clone(), positions.clone(), start.clone(), ids.new_empty(0))
+    def _prepare(self, ids: Tensor, positions: Tensor, start: Tensor) -> _GraphedStep:
+        """Allocate a step's buffers; on CUDA, warm the step up and record it."""
+        step = _GraphedStep(ids.clone(), positions.clone(), start.clone(), ids.new_empty(0))
         if ids.device.type != "cuda":
             return step
         aside = torch.cuda.Stream()
@@ -273,8 +273,8 @@ class GraphedEngine(FusedEngine):
             step.scores = self._few(step)
         return step
 
-    def _few(self, step: _Step) -> Tensor:
-        """Logits (m, vocabulary) of a step's tokens, over the whole cache."""
+    def _few(self, step: _GraphedStep) -> Tensor:
+        """Compute the logits (m, vocabulary) of a step's tokens over the whole cache."""
         x = self._embed(step.ids)
         cos, sin = self._rotary(x[None], step.positions)
         room = self._cache.shape[3]
@@ -285,14 +285,14 @@ class GraphedEngine(FusedEngine):
     def _make_room(self, length: int) -> None:
         room = self._cache.shape[3]
         super()._make_room(length)
-        if self._cache.shape[3] > room:  # the cache has moved, and what was recorded with it
-            self._cache[:, :, :, room:] = 0.0  # masked, but what is no number would spoil a sum all the same
+        if self._cache.shape[3] > room:  # the cache has moved: recorded graphs hold the old address
+            self._cache[:, :, :, room:] = 0.0  # masked, but 0 * NaN would still spoil a sum
             self._steps.clear()
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Compute with this many threads: for a few tokens of a small model, threads cost more than they bring."""
+    """Compute with this many threads: for a few tokens of a small model, threads cost more than they gain."""
     before = torch.get_num_threads()
     if count != before:
         torch.set_num_threads(count)
@@ -304,7 +304,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear; for a few rows on a CPU the product is turned round, which BLAS does in half of the time."""
+    """Compute F.linear; for a few rows on a CPU transpose the product, which BLAS computes in half the time."""
     if x.device.type != "cpu" or not 1 < len(x) <= _FEW_ROWS:
         return F.linear(x, weight, bias)
     turned = torch.mm(weight, x.t()) if bias is None else torch.addmm(bias[:, None], weight, x.t())
@@ -312,7 +312,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _LinearPatches(torch.nn.Module):
-    """The patch embedding as a matrix product: a convolution whose kernel is the whole patch is slow on a CPU."""
+    """Patch embedding as a matrix product; a convolution whose kernel is the whole patch is slow on a CPU."""
 
     def __init__(self, convolution: Any) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ class _LinearPatches(torch.nn.Module):
 
 
 def _fuse(layer: Any) -> _Layer:
-    """Gather a layer's weights; the modules' own become views into the gathered ones, so nothing is held twice."""
+    """Concatenate a layer's weights; the modules' own become views into the result, so that nothing is stored twice."""
     attention, mlp = layer.self_attn, layer.mlp
     inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
     return _Layer(

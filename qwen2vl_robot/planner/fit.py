@@ -1,6 +1,6 @@
-"""A model's shapes and this machine's memory → does it fit, and what would; before anything is loaded.
+"""A model's shape and this machine's memory → whether it fits, and what would, before a load.
 
-Weights, key-value cache, and the picture's activations are counted; nothing is downloaded.
+Counts weights, key-value cache and the picture's activations; downloads nothing.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
 
 PROMPT_TOKENS = 2048  # system text, instruction, history and reply, without the picture
-IMAGE_TOKENS = 1280  # where neither the settings nor the checkpoint say how large a picture may be
+IMAGE_TOKENS = 1280  # when the settings do not limit the picture
 _RUNTIME_GB = 0.6  # Python, torch and transformers
 _RUNTIME_CUDA_GB = 1.0  # and a CUDA context
-# Bits a weight of the quantised linear layers, scales and zero points of groups of 128 included.
+# Bits per weight of the quantised linear layers, with the scales and zero points of groups of 128.
 _BITS = {"AWQ": 4.25, "GPTQ-Int4": 4.25, "GPTQ-Int8": 8.25, "": 16.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of a Qwen-VL decides on its memory; the sizes of its config.json."""
+    """The sizes in a Qwen-VL's config.json that decide its memory."""
 
     layers: int
     width: int
@@ -42,13 +42,13 @@ class Shape:
 
     @property
     def linear_weights(self) -> int:
-        """Weights of the text layers, which are those that AWQ and GPTQ make smaller."""
+        """Number of weights of the text layers, which AWQ and GPTQ quantise."""
         kv_width = self.width // self.heads * self.kv_heads
         return self.layers * self.width * (2 * self.width + 2 * kv_width + 3 * self.mlp_width)
 
     @property
     def other_weights(self) -> int:
-        """Weights of embeddings and vision, which stay in 16 bits."""
+        """Number of weights of embeddings and vision, which stay in 16 bits."""
         v, merged = self.vision_width, 4 * self.vision_width
         vision = self.vision_depth * (4 * v * v + 2 * v * self.vision_mlp_width)
         embedding = self.words * self.width * (1 if self.is_tied else 2)
@@ -57,7 +57,7 @@ class Shape:
 
 # From the config.json of each of the Qwen team's repositories.
 _VISION = {"vision_depth": 32, "vision_width": 1280, "vision_mlp_width": 5120, "patch_values": 1176}
-RANDOM = "random:"  # before a size: random weights of that shape, to measure speed with
+RANDOM = "random:"  # "random:2B": random weights of that shape, to measure speed
 KNOWN = {
     "2B": Shape(28, 1536, 8960, 12, 2, 151_936, True, **_VISION),
     "7B": Shape(28, 3584, 18_944, 28, 4, 152_064, False, **_VISION),
@@ -66,8 +66,8 @@ KNOWN = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """What a model needs and what there is, in gigabytes (10^9 bytes)."""
+class MemoryFit:
+    """The memory that a model needs and the memory that is free, in gigabytes (10^9 bytes)."""
 
     name: str
     device: str
@@ -86,17 +86,17 @@ class Fit:
         return self.needed_gb <= self.available_gb
 
     def describe(self) -> str:
-        """One line with every number."""
+        """Write one line with every number."""
         parts = f"weights {self.weights_gb:.1f}, KV cache {self.cache_gb:.2f}, picture {self.vision_gb:.2f}"
         parts += f", runtime {self.runtime_gb:.1f}"
         return f"needs {self.needed_gb:.1f} GB ({parts}); {self.device} has {self.available_gb:.1f} GB free"
 
 
-def estimate(settings: ModelSettings, available_gb: float, device: str) -> Fit:
-    """How much memory the model of these settings takes.
+def estimate(settings: ModelSettings, available_gb: float, device: str) -> MemoryFit:
+    """Estimate the memory that the model of these settings takes.
 
     Raises:
-        BadInputError: neither its config.json nor its name says how large it is.
+        BadInputError: neither a config.json nor the name gives its size.
     """
     shape, bits = _shape_of(settings.model)
     tokens = (settings.max_pixels or IMAGE_TOKENS * PIXELS_A_TOKEN) / PIXELS_A_TOKEN
@@ -104,7 +104,7 @@ def estimate(settings: ModelSettings, available_gb: float, device: str) -> Fit:
         bits = 32.0
     other_bits = max(bits, 16.0)
     kv_width = shape.width // shape.heads * shape.kv_heads
-    return Fit(
+    return MemoryFit(
         name=settings.model,
         device=device,
         weights_gb=(shape.linear_weights * bits + shape.other_weights * other_bits) / 8e9,
@@ -116,18 +116,18 @@ def estimate(settings: ModelSettings, available_gb: float, device: str) -> Fit:
 
 
 def suggest(available_gb: float, device: str) -> str:
-    """The largest of the Qwen team's models that fits, else the shipped one."""
+    """Name the largest of the Qwen team's models that fits, or else the shipped checkpoint."""
     for size in reversed(KNOWN):
         for suffix in ("", "GPTQ-Int8", "AWQ"):
             name = "-".join(filter(None, [f"Qwen/Qwen2-VL-{size}-Instruct", suffix]))
-            needs_gpu = bool(suffix)  # the kernels of AWQ and GPTQ
+            needs_gpu = bool(suffix)  # AWQ and GPTQ kernels run on GPUs only
             if estimate(ModelSettings(model=name), available_gb, device).fits and (device != "memory" or not needs_gpu):
                 return name
     return "the shipped checkpoint (leave --model out), or a server (http://HOST:PORT/v1#MODEL)"
 
 
 def memory() -> tuple[float, str]:
-    """(free gigabytes, name) of where a model in process would live: the first GPU, else the machine's memory."""
+    """Measure (free gigabytes, name) of where a model would be loaded: the first GPU, else the machine's memory."""
     tool = shutil.which("nvidia-smi")
     if tool is not None:
         query = [tool, "--query-gpu=memory.free,name", "--format=csv,noheader,nounits"]
@@ -145,7 +145,7 @@ def memory() -> tuple[float, str]:
 
 
 def _shape_of(model: str) -> tuple[Shape, float]:
-    """Shape and bits a weight, from a folder's config.json or from the name."""
+    """Find the shape and the bits per weight in a folder's config.json, or from the model's name."""
     config = Path(model) / "config.json"
     if config.is_file():
         return _read_shape(config)
@@ -155,16 +155,16 @@ def _shape_of(model: str) -> tuple[Shape, float]:
     size = re.search(r"vl-(\d+)b", name)
     if "qwen2-vl" not in name or size is None or f"{size[1]}B" not in KNOWN:
         known = ", ".join(f"Qwen/Qwen2-VL-{s}-Instruct" for s in KNOWN)
-        raise BadInputError(f"model {model}: its size is unknown here; give a folder with a config.json, or {known}")
+        raise BadInputError(f"model {model}: its size is unknown; give a folder with a config.json, or one of {known}")
     suffix = next((s for s in _BITS if s and name.endswith(s.lower())), "")
     return KNOWN[f"{size[1]}B"], _BITS[suffix]
 
 
 def _read_shape(file: Path) -> tuple[Shape, float]:
-    """Shape and bits a weight of a config.json, whose text part stands inside or at its top.
+    """Read the shape and the bits per weight from a config.json, whose text part is nested or at the top level.
 
     Raises:
-        BadInputError: it is no config.json of a Qwen-VL.
+        BadInputError: it is not the config.json of a Qwen-VL.
     """
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -188,6 +188,6 @@ def _read_shape(file: Path) -> tuple[Shape, float]:
         bits = config.get("quantization_config", {}).get("bits", 16)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{file}: not the config.json of a Qwen-VL: {type(error).__name__} {error}") from error
-    if shape.width <= 512:  # loaded in float32, see loading.py
+    if shape.width <= 512:  # loaded in float32 on a CPU, see loading.py
         return shape, 32.0
     return shape, {4: 4.25, 8: 8.25}.get(int(bits), 16.0)

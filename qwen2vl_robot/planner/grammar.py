@@ -1,7 +1,7 @@
-"""The reply schema of reply.py → a grammar (llguidance's Lark) that a decoder cannot leave.
+"""The reply schema of reply.py → a grammar (llguidance's Lark) that constrains a decoder.
 
-Every reply of the grammar passes `parse_reply`, but for boxes that are turned round: the grammar knows how many objects
-were listed, whether one of them is missing (then only `ask` and `refuse` are left) and whether the hand is full.
+`parse_reply` accepts every reply of the grammar, except boxes without x0 < x1 and y0 < y1. The grammar tracks how many
+objects were listed, whether one is missing (then only `ask` and `refuse` are left) and whether the hand is full.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _HANDS = ("unknown", "empty", "full")  # at the start the hand may hold somethin
 
 @functools.lru_cache(maxsize=32)
 def reply_grammar(max_coordinate: int) -> str:
-    """The grammar of a reply whose boxes are whole numbers from 0 to `max_coordinate`."""
+    """Write the grammar of a reply whose boxes are whole numbers from 0 to `max_coordinate`."""
     rules = "\n".join([*_words(max_coordinate), *_objects(), *_actions()])
     return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)  # rules are written with '...'
 
 
 def bench_grammar(max_coordinate: int) -> str:
-    """The grammar of plans that put one named thing somewhere: what weights that know nothing can be timed with.
+    """Write the grammar of plans that put one named thing somewhere, for timing with random weights.
 
-    In the whole grammar they would write labels without end.
+    In the full grammar random weights would write labels up to the length limit.
     """
     words = [line for line in _words(max_coordinate) if line.startswith(("coordinate", "relation"))]
     label = """ '{"label":"' colour " " kind '","boxes":[' box ']}' """
@@ -56,7 +56,7 @@ def _words(max_coordinate: int) -> Iterator[str]:
 
 
 def _objects() -> Iterator[str]:
-    """One rule for each number of objects listed so far: with all of them there, and with one missing."""
+    """Write one rule for each number of objects listed so far: with all of them present, and with one missing."""
     yield "box: '[' coordinate ',' coordinate ',' coordinate ',' coordinate ']'"
     yield """named: '{"label":"' LABEL '","boxes":['"""
     yield f"there: named box (',' box){{0,{MAX_BOXES - 1}}} ']' where? '}}'"
@@ -70,7 +70,7 @@ def _objects() -> Iterator[str]:
 
 
 def _actions() -> Iterator[str]:
-    """One rule for each number of objects, state of the hand and number of actions that may still come."""
+    """Write one rule for each number of objects, state of the hand and number of actions that may still follow."""
     yield """talk: '"actions":[{"do":"' spoken"""
     yield """spoken: ('ask' | 'refuse') '","text":"' TEXT '"}]}'"""
     yield """home: 'home"}'"""
@@ -88,7 +88,7 @@ def _actions() -> Iterator[str]:
 
 
 def _steps(count: int, hand: str, left: int) -> Iterator[str]:
-    """What may be done next, each with what may follow it."""
+    """Write the actions that are allowed next, each with what may follow it."""
     after = {"home": hand, "wait": hand}
     if count:
         after[f"push_{count}"] = hand

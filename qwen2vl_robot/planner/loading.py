@@ -1,4 +1,4 @@
-"""A model's settings → its weights, tokenizer and image processor in this process, and how it wants to be asked."""
+"""A model's settings → weights, tokenizer, image processor and contract in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings
 
 _A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
 _PICK: dict[str, object] = {"do": "pick", "object": 0}
-# The shapes that most plans have.
+# The two most common shapes of plans, to draft from.
 _EXAMPLES = (
     format_reply([_A], [_PICK]),
     format_reply([_A, _B], [_PICK, {"do": "place", "object": 1, "relation": "on"}]),
@@ -40,9 +40,9 @@ _EXAMPLES = (
 
 
 class ModelContract(Strict):
-    """planner.json of a checkpoint: how it wants to be asked and how it writes boxes.
+    """planner.json of a checkpoint: the prompt that it expects and its box convention.
 
-    A checkpoint without the file is one of the Qwen team's: told everything, boxes as its family writes them.
+    A checkpoint without the file gets the full prompt and the box convention of its model family.
     """
 
     prompt_style: PromptStyle = PromptStyle.FULL
@@ -54,8 +54,8 @@ class LoadedModel:
     """One checkpoint in memory.
 
     Attributes:
-        images: the image processor, with the settings' bounds.
-        grammar: largest number of a box → the grammar of its replies.
+        images: the image processor, with the settings' size limits.
+        grammar: maps the largest box coordinate to the grammar of the replies.
     """
 
     model: Any
@@ -67,10 +67,10 @@ class LoadedModel:
 
 
 def load_model(settings: ModelSettings) -> LoadedModel:
-    """Load a folder, a name of a hub, or random weights of a true size.
+    """Load a checkpoint folder, a hub name, or random weights of a published size.
 
     Raises:
-        BadInputError: no such model, a file is missing or cut short, it is no Qwen-VL, or it does not fit.
+        BadInputError: no such model, a missing or truncated file, not a Qwen-VL, or not enough memory.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -82,7 +82,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _check_memory(settings)
-            return _invent(settings) if settings.model.startswith(RANDOM) else _load(settings)
+            return _load_random(settings) if settings.model.startswith(RANDOM) else _load(settings)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise BadInputError(f"model {settings.model}: cannot be loaded: {reason}") from error
@@ -108,8 +108,8 @@ def _load(settings: ModelSettings) -> LoadedModel:
     return LoadedModel(model.eval(), tokenizer, images, contract, Decoder(model, tokenizer, _EXAMPLES))
 
 
-def _invent(settings: ModelSettings) -> LoadedModel:
-    """Random weights of a true size, with the tokens of the shipped checkpoint.
+def _load_random(settings: ModelSettings) -> LoadedModel:
+    """Create random weights of a published size, with the tokenizer of the shipped checkpoint.
 
     Raises:
         ValueError: no such size.
@@ -138,7 +138,7 @@ def _device() -> str:
 
 
 def config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:
-    """The configuration of a true size.
+    """Build the configuration of a published size.
 
     Raises:
         ValueError: no such size.
@@ -181,27 +181,27 @@ def config_of(model: str, tokenizer: Any) -> Qwen2VLConfig:
 
 
 def _check_memory(settings: ModelSettings) -> None:
-    """Say that a model does not fit before it is fetched and fills the memory.
+    """Refuse a model that does not fit, before it is fetched and fills the memory.
 
     Raises:
-        ValueError: it needs more than there is.
+        ValueError: it needs more memory than is free.
     """
     try:
         fit = estimate(settings, *memory())
     except BadInputError:
-        return  # of a size that nobody knows before it is loaded
+        return  # the size is unknown until the model is loaded
     if not fit.fits and settings.device_map is None:
         raise ValueError(f"{fit.describe()}; fits: {suggest(fit.available_gb, fit.device)}")
 
 
 def _check_folder(folder: Path) -> None:
-    """Name the file that a checkpoint folder lacks, before a library says it in a page of traceback.
+    """Name the file that a checkpoint folder lacks, instead of a library's traceback.
 
     Raises:
         BadInputError: not a folder, or a needed file is missing.
     """
     if not folder.is_dir():
-        raise BadInputError(f"model {folder}: a folder with a checkpoint is needed, this is a file")
+        raise BadInputError(f"model {folder} is a file; give a folder with a checkpoint")
     for pattern in ("config.json", "*.safetensors", "tokenizer.json", "preprocessor_config.json"):
         if not list(folder.glob(pattern)):
             present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
@@ -209,21 +209,21 @@ def _check_folder(folder: Path) -> None:
 
 
 def _local_name(model: str) -> str:
-    """The folder or hub name to load from; ModelScope's own client fetches what is named there."""
+    """Find the folder or hub name to load from; ModelScope's own client fetches its models."""
     scheme, _, name = model.partition(":")
     if scheme != "modelscope":
         return model
     try:
         from modelscope import snapshot_download
     except ImportError as error:
-        raise ValueError("names of ModelScope need its client: pip install modelscope") from error
+        raise ValueError("a ModelScope name needs ModelScope's client: pip install modelscope") from error
     return str(snapshot_download(name))
 
 
 def _how_to_load(config: Any, settings: ModelSettings) -> dict[str, Any]:
-    """Arguments of `from_pretrained`.
+    """Choose the arguments of `from_pretrained`.
 
-    The small checkpoint is stored in bfloat16 and fastest on a CPU in float32; the large ones stay as they are.
+    A small checkpoint is stored in bfloat16 but runs fastest on a CPU in float32; large ones keep their type.
     """
     is_small = bool(config.get_text_config().hidden_size <= 1024)
     dtype = settings.dtype or ("float32" if is_small and not torch.cuda.is_available() else "auto")
@@ -232,8 +232,8 @@ def _how_to_load(config: Any, settings: ModelSettings) -> dict[str, Any]:
 
 
 def _read_contract(folder: Path, convention: BoxConvention, settings: ModelSettings) -> ModelContract:
-    """What the settings say, else the checkpoint's planner.json, else what its family does."""
+    """Read the contract from the settings, else from planner.json, else from the model family."""
     file = folder / "planner.json"
     data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"box_convention": convention}
-    said = settings.model_dump(include={"prompt_style", "box_convention"}, exclude_none=True)
-    return parse({**data, **said}, ModelContract, str(file))
+    chosen = settings.model_dump(include={"prompt_style", "box_convention"}, exclude_none=True)
+    return parse({**data, **chosen}, ModelContract, str(file))

@@ -1,4 +1,4 @@
-"""A Qwen2-VL checkpoint in process → grounded plans. Runs in a process of its own (`planner/process.py`)."""
+"""A Qwen2-VL checkpoint in this process → grounded plans; planner/process.py starts it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from qwen2vl_robot.reasons import PlannerReason
 
 Picture = npt.NDArray[np.uint8]  # (h, w, 3)
 Pictures = tuple[Picture, ...]
-_TAKE_CLIPS = ("qwen2_vl", "qwen2_5_vl")  # Qwen3-VL wants the time written between a video's steps
+_TAKE_CLIPS = ("qwen2_vl", "qwen2_5_vl")  # Qwen3-VL needs time stamps between a video's frames
 _IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
@@ -33,10 +33,10 @@ class LocalPlanner:
     """One loaded checkpoint.
 
     Args:
-        model: what a person calls it (see sources.py), or its settings; not one behind a server.
+        model: a model name as in sources.py, or its settings; not a model behind a server.
 
     Raises:
-        BadInputError: no such model, a file is missing or cut short, or it is no Qwen-VL.
+        BadInputError: no such model, a missing or truncated file, not a Qwen-VL, or not enough memory.
     """
 
     def __init__(self, model: str | ModelSettings) -> None:
@@ -46,7 +46,7 @@ class LocalPlanner:
         self._pictures: tuple[bytes, dict[str, Any]] = (b"", {})
 
     def limits(self) -> tuple[int, float]:
-        """(bytes of the text layers' weights, bytes a second that reading them takes at best), measured now."""
+        """Measure (bytes of the weights of text layers and output head, best memory bandwidth in bytes per second)."""
         text = self._model.model.language_model
         weights = sum(p.numel() * p.element_size() for p in [*text.layers.parameters(), self._model.lm_head.weight])
         block = torch.ones(2**28 if self._model.device.type == "cuda" else 2**25, device=self._model.device)
@@ -58,11 +58,11 @@ class LocalPlanner:
         return weights, block.numel() * block.element_size() / min(seconds)
 
     def plan(self, request: PlannerRequest, *, shows_all: bool = False) -> Plan:
-        """Answer for a picture.
+        """Plan for one request.
 
         Args:
-            shows_all: show the pictures of further cameras and the clip to a checkpoint of the compact prompt, too; it
-                has learned to look at one picture, and is shown no more otherwise.
+            shows_all: also show further cameras and the clip to a checkpoint with the compact prompt, which was trained
+                on single pictures and otherwise gets one.
 
         Raises:
             PlannerError: the picture, the clip or the reply cannot be used.
@@ -85,15 +85,15 @@ class LocalPlanner:
         is_plain: bool = False,
         shows_all: bool = False,
     ) -> RawReply:
-        """The raw reply, greedily decoded inside the contract's grammar.
+        """Decode the raw reply, greedily and inside the contract's grammar.
 
         Args:
-            max_coordinate: bound of the boxes' numbers, else that of the model's convention.
-            is_plain: use transformers' `generate`, one token after the other: slower, and what is compared with.
+            max_coordinate: largest box coordinate; by default that of the model's convention.
+            is_plain: use transformers' `generate`, one token after the other: slow, the reference to compare with.
             shows_all: see `plan`.
 
         Raises:
-            PlannerError: the picture or the clip cannot be used, or the reply does not end.
+            PlannerError: the picture or the clip cannot be used, the reply does not end, or the logits are NaN.
         """
         began_s = time.perf_counter()
         if self._contract.prompt_style is PromptStyle.COMPACT and not shows_all:
@@ -120,14 +120,14 @@ class LocalPlanner:
         )
 
     def _ask(self, request: PlannerRequest) -> tuple[Prompt, tuple[int, int]]:
-        """The prompt of a request, and the size in pixels of its picture as the model sees it."""
+        """Build the prompt of a request, and the (width, height) in pixels of its picture as the model sees it."""
         seen = (request.rgb, *request.others)
         for picture in (*seen, *request.clip):
             check_picture(picture)
         family = self._model.config.model_type
         if request.clip and family not in _TAKE_CLIPS:
             raise PlannerError(
-                f"a clip can be shown to {', '.join(_TAKE_CLIPS)}, not to a {family}", reason=PlannerReason.BAD_REQUEST
+                f"only {', '.join(_TAKE_CLIPS)} can read a clip, not {family}", reason=PlannerReason.BAD_REQUEST
             )
         style, has_clip = self._contract.prompt_style, bool(request.clip)
         messages = build_messages(
@@ -138,7 +138,7 @@ class LocalPlanner:
     def _prompt(
         self, seen: Pictures, messages: list[dict[str, object]], clip: Pictures = ()
     ) -> tuple[Prompt, tuple[int, int]]:
-        """The tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
+        """Build the tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
         hashed = hashlib.blake2b(digest_size=16, person=str(len(clip)).encode())
         for rgb in (*seen, *clip):
             hashed.update(repr(rgb.shape).encode())
@@ -160,22 +160,22 @@ class LocalPlanner:
         return Prompt(ids, pictures, key), (grids[0][2] * patch, grids[0][1] * patch)
 
     def _images_of(self, seen: Pictures) -> dict[str, Any]:
-        made = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
+        encoded = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
         device, dtype = self._model.device, self._model.dtype
         return {
-            "pixel_values": made["pixel_values"].to(device, dtype),
-            "image_grid_thw": made["image_grid_thw"].to(device),
+            "pixel_values": encoded["pixel_values"].to(device, dtype),
+            "image_grid_thw": encoded["image_grid_thw"].to(device),
         }
 
     def _video_of(self, clip: Pictures) -> dict[str, Any]:
-        """Patches of a film of which each two pictures, the last one perhaps twice, make one step of time."""
+        """Turn a clip into video patches: every two pictures make one time step; an odd last one is repeated."""
         even = (*clip, *clip[-1:])[: len(clip) + len(clip) % 2]
         film = [Image.fromarray(rgb).resize(clip[0].shape[1::-1]) for rgb in even]
         size = {"shortest_edge": MIN_CLIP_PIXELS, "longest_edge": MAX_CLIP_PIXELS}
-        made = self._images(images=film, size=size, return_tensors="pt")
-        rows, columns = made["image_grid_thw"][0, 1:].tolist()
-        # A still image fills both of a patch's two moments with itself; here the second one is the next picture's.
-        still = made["pixel_values"].unflatten(0, (len(film) // 2, 2, rows * columns)).unflatten(-1, (3, 2, -1))
+        encoded = self._images(images=film, size=size, return_tensors="pt")
+        rows, columns = encoded["image_grid_thw"][0, 1:].tolist()
+        # A still image repeats itself in both time slots of a patch; here the second slot gets the next picture.
+        still = encoded["pixel_values"].unflatten(0, (len(film) // 2, 2, rows * columns)).unflatten(-1, (3, 2, -1))
         moving = torch.stack([still[:, 0, :, :, 0], still[:, 1, :, :, 1]], dim=3).flatten(2).flatten(0, 1)
         device = self._model.device
         return {

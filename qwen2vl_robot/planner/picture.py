@@ -1,4 +1,4 @@
-"""A camera's picture → whether a model can use it, and the size at which the model will see it."""
+"""A camera picture → a check that a model can use it, and the size at which a model sees it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.reasons import PlannerReason
 
 MIN_SIDE_PX, MAX_SIDE_PX = 28, 8192
-MIN_CLIP_PIXELS, MAX_CLIP_PIXELS = 16 * 28 * 28, 128 * 28 * 28  # of each picture of a clip; 128 tokens for two of them
+MIN_CLIP_PIXELS, MAX_CLIP_PIXELS = 16 * 28 * 28, 128 * 28 * 28  # of each picture of a clip; two cost 128 tokens
 
 
 def check_picture(rgb: npt.NDArray[np.uint8]) -> None:
-    """Refuse what is not a colour picture of a usable size.
+    """Refuse anything but a colour picture of a usable size.
 
     Raises:
         PlannerError: wrong type, channels or size.
     """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        found = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
+        actual = f"{getattr(rgb, 'dtype', type(rgb).__name__)} {getattr(rgb, 'shape', '')}"
         raise PlannerError(
-            f"the picture is {found}; (height, width, 3) uint8 is needed", reason=PlannerReason.BAD_REQUEST
+            f"the picture is {actual}; (height, width, 3) uint8 is needed", reason=PlannerReason.BAD_REQUEST
         )
     if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in rgb.shape[:2]):
         raise PlannerError(
@@ -33,7 +33,7 @@ def check_picture(rgb: npt.NDArray[np.uint8]) -> None:
 
 
 def resized_size_px(size_px: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) to which the family's image processor resizes a picture of this (width, height).
+    """Compute the (width, height) to which the family's image processor resizes a picture of this (width, height).
 
     >>> resized_size_px((640, 480), 28, 3136, 1280 * 784)
     (644, 476)

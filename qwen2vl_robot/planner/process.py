@@ -1,4 +1,4 @@
-"""The planner port → a model in a process of its own, so that what answers a stop never waits for torch."""
+"""The planner port → a model in its own process, so that a stop never waits for torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from qwen2vl_robot.reasons import PlannerReason
 
 
 class PlannerProcess:
-    """The `ports.Planner` of a model, in process or behind a server.
+    """The `ports.Planner` of a model, local or behind a server.
 
-    A crash or a hang is a `PlannerError`, and the next plan starts it anew.
+    A crash or a hang raises a `PlannerError`; the next plan restarts the process.
 
     Args:
-        model: what a person calls it, see sources.py.
-        timeout_s: the longest that one plan may take, else what the model's settings say.
+        model: a model name as in sources.py.
+        timeout_s: time limit of one plan; by default that of the model's settings.
 
     Raises:
         BadInputError: the model's settings cannot be used.
@@ -41,18 +41,18 @@ class PlannerProcess:
         """Load the model now.
 
         Raises:
-            BadInputError: it cannot be loaded.
-            WorkerError: the process did not come up.
+            BadInputError: the model cannot be loaded.
+            WorkerError: the process did not start.
         """
         self._worker.start()
 
     @property
     def pid(self) -> int | None:
-        """The process id, None while it does not run."""
+        """Process id, None while the process does not run."""
         return self._worker.pid
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        """Answer with a grounded action sequence (see `ports.Planner`)."""
+        """Plan the next actions (see `ports.Planner`)."""
         frame = observation.frame
         request = PlannerRequest(
             rgb=frame.rgb,
@@ -64,24 +64,26 @@ class PlannerProcess:
         return self.plan_picture(request)
 
     def plan_picture(self, request: PlannerRequest, *, shows_all: bool = False) -> Plan:
-        """Plan for bare pictures, without depth or calibration.
+        """Plan for pictures alone, without depth or calibration.
 
-        `shows_all`, for a model in process alone: show all of them to a checkpoint that has learned to look at one.
+        `shows_all` (local models only): also show further pictures and the clip to a checkpoint trained on one picture.
         """
         plan = self._call("plan", request, **({"shows_all": True} if shows_all else {}))
         if not isinstance(plan, Plan):
-            raise PlannerError(f"the planner answered a {type(plan).__name__}", reason=PlannerReason.WORKER)
+            raise PlannerError(f"the planner returned a {type(plan).__name__}, not a plan", reason=PlannerReason.WORKER)
         return plan
 
     def raw_reply(self, request: PlannerRequest, **how: object) -> RawReply:
-        """What the model answers for bare pictures, unread; `how` as `LocalPlanner.reply` takes it."""
+        """Return the model's answer unparsed; `how` holds keyword arguments of `LocalPlanner.reply`."""
         reply = self._call("reply", request, **how)
         if not isinstance(reply, RawReply):
-            raise PlannerError(f"the planner answered a {type(reply).__name__}", reason=PlannerReason.WORKER)
+            raise PlannerError(
+                f"the planner returned a {type(reply).__name__}, not a reply", reason=PlannerReason.WORKER
+            )
         return reply
 
     def limits(self) -> tuple[int, float]:
-        """(bytes of the text layers' weights, bytes a second at which memory is read at best), measured now."""
+        """Measure (bytes of the weights of text layers and output head, best memory bandwidth in bytes per second)."""
         weights, bandwidth = self._worker.call("limits", timeout_s=self._timeout_s)
         return int(weights), float(bandwidth)
 
@@ -93,7 +95,7 @@ class PlannerProcess:
             raise PlannerError(f"the planner's process {error.reason}: {error}", reason=PlannerReason.WORKER) from error
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._worker.close()
 
     def __enter__(self) -> PlannerProcess:
@@ -104,11 +106,11 @@ class PlannerProcess:
 
 
 def load_local(settings: ModelSettings) -> object:
-    """Make the `LocalPlanner`, in the child process.
+    """Create the `LocalPlanner` in the child process.
 
-    torch's threads wait for each other by spinning, unless told otherwise before torch is loaded. Where other processes
-    want the same cores (the twin, the camera), that turns a plan of half a second into one of minutes. So they sleep,
-    but not before they have spun for a few microseconds: mostly the next piece of work comes within that time.
+    By default torch's threads wait for each other by spinning; the setting is read once, when torch is loaded. If other
+    processes need the same cores (the twin, the camera), a plan of half a second then takes minutes. So the threads
+    sleep, but spin briefly first, because the next piece of work usually arrives within microseconds.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

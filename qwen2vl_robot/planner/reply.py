@@ -1,13 +1,13 @@
-"""What a model answered, untrusted → a typed, bounded Plan or one clear error; and the form that models are trained on.
+"""A model's untrusted answer → a typed, bounded Plan or one clear error; the training format.
 
-A reply is compact JSON; boxes are in the model's own convention and become 0..1000 of the original image here and
-nowhere else.
+A reply is compact JSON. Its boxes are in the model's own convention; only this module converts them to 0..1000 of the
+original image.
 
     {"objects":[{"label":"red block","boxes":[[412,330,470,398]]},{"label":"blue bowl","boxes":[[530,411,702,566]]}],
      "actions":[{"do":"pick","object":0},{"do":"place","relation":"in","object":1}]}
 
-Objects come before actions, each named right before its boxes, so that a model first looks and then decides; an
-object that is not there has no boxes, and the only actions left are then `ask` and `refuse`.
+Objects come before actions, each named right before its boxes, so that a model first looks and then decides. An absent
+object has no boxes, and then only `ask` and `refuse` are left as actions.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ from qwen2vl_robot.planner.contract import (
 )
 
 MAX_REPLY_CHARS = 20_000
-MIN_BOX_SIDE = 1.0  # of 1000; a thinner box holds nothing that could be measured
+MIN_BOX_SIDE = 1.0  # of 1000; a thinner box is too small to measure
 
 
 @dataclass(frozen=True, slots=True)
 class RawReply:
-    """What a model answered, before anything of it is believed.
+    """A model's answer before it is parsed.
 
     Attributes:
         image_size_px: (width, height) of the picture as the model saw it.
         decoded_tokens, forced_tokens, reused_tokens: chosen by the model, forced by the grammar, found in the cache.
         passes: forward passes of the model.
-        seconds: from the picture to the text; decode_s of them behind the first pass.
+        seconds: time from the picture to the text.
+        decode_s: the part of `seconds` after the first pass.
     """
 
     text: str
@@ -61,7 +62,7 @@ class RawReply:
 
 
 class _Untrusted(Strict):
-    """Base of what a model wrote: a number in quotes or a truth value as an index is a wrong reply, not one to mend."""
+    """Base of a reply's parts; strict: a number in quotes or a boolean as an index is an error and is not converted."""
 
     model_config = ConfigDict(strict=True)
 
@@ -102,7 +103,7 @@ class ReplyAction(_Untrusted):
 
 
 class Reply(_Untrusted):
-    """The reply schema, one for all backends; `Reply.model_json_schema()` is what a server is given."""
+    """The reply schema, one for all backends; servers get `Reply.model_json_schema()`."""
 
     objects: Annotated[list[ReplyObject], Field(max_length=MAX_OBJECTS)]
     actions: Annotated[list[ReplyAction], Field(min_length=1, max_length=MAX_ACTIONS)]
@@ -126,16 +127,16 @@ def parse_reply(
     image_size_px: tuple[int, int] = (1000, 1000),
     said: str | None = None,
 ) -> Plan:
-    """Turn an untrusted reply into a Plan, or refuse it whole.
+    """Parse an untrusted reply into a Plan, or refuse it whole.
 
     Args:
         convention: units of the reply's boxes.
         image_size_px: (width, height) of the image that the boxes refer to, used by `RESIZED_PIXELS`.
-        said: the instruction; "all" and superlatives that its words do not hold are dropped, so that several boxes
-            become a question instead of several motions.
+        said: the instruction; a "where" without a reference ("all", a superlative) that it does not contain is dropped,
+            so that several boxes become a question instead of several motions.
 
     Raises:
-        PlannerError: one line that says what is wrong with the reply.
+        PlannerError: the reply breaks the schema or a limit; one line says how.
     """
     if len(reply) > MAX_REPLY_CHARS:
         raise PlannerError(f"the reply has {len(reply)} characters, at most {MAX_REPLY_CHARS} are read")
@@ -148,7 +149,7 @@ def parse_reply(
 
 
 def _unfence(reply: str) -> str:
-    """Drop white space, an end-of-turn token and a Markdown code fence around the reply."""
+    """Remove white space, an end-of-turn token and a Markdown code fence around the reply."""
     text = reply.replace("<|im_end|>", "").replace("<|endoftext|>", "").strip()
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
     return fenced.group(1) if fenced else text
@@ -171,7 +172,7 @@ def _parse_json(text: str) -> Reply:
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise ValueError(f"a key stands twice among {keys[:8]}")
+        raise ValueError(f"a key appears twice among {keys[:8]}")
     return dict(pairs)
 
 
@@ -187,9 +188,9 @@ _MARKUP = re.compile(
 
 
 def _parse_markup(text: str) -> Reply:
-    """Read Qwen's own grounding markup, one `verb [word] label box` after the other.
+    """Parse Qwen's own grounding markup, one `verb [word] label box` after the other.
 
-    The box tokens may be missing, as when a decoder skipped the special tokens.
+    The special tokens around label and box are optional, because some decoders drop them.
     """
     objects: list[dict[str, object]] = []
     actions: list[dict[str, object]] = []
@@ -246,7 +247,7 @@ def _action(entry: ReplyAction, references: list[ObjectReference]) -> Action:
     reference = None
     if entry.object is not None:
         if entry.object >= len(references):
-            raise PlannerError(f"{entry.do} names object {entry.object}, the reply lists {len(references)}")
+            raise PlannerError(f"{entry.do} uses object {entry.object}, but the reply lists {len(references)} objects")
         reference = references[entry.object]
         if not reference.boxes:
             raise PlannerError(f"{entry.do} needs a box of {reference.label!r}; without one only ask or refuse is left")
@@ -261,28 +262,28 @@ def _action(entry: ReplyAction, references: list[ObjectReference]) -> Action:
 
 
 def _one_by_one(actions: tuple[Action, ...]) -> tuple[Action, ...]:
-    """Repeat what is done to "all" of them for each of their boxes; a pick together with the place that follows it."""
+    """Repeat an action on "all" for each box; a pick together with the place that follows it."""
     done: list[Action] = []
     rest = list(actions)
     while rest:
-        action, what = rest.pop(0), rest[0] if rest else None
+        action, following = rest.pop(0), rest[0] if rest else None
         if action.object is None or action.object.where != Where("all"):
             done.append(action)
             continue
         step = [action]
-        if action.verb is Verb.PICK and what is not None and what.verb is Verb.PLACE:
+        if action.verb is Verb.PICK and following is not None and following.verb is Verb.PLACE:
             step.append(rest.pop(0))
         elif action.verb is not Verb.PUSH and len(action.object.boxes) > 1:
             raise PlannerError(f"{action.verb.value} takes one thing at a time, not all of {action.object.label!r}")
         for box in action.object.boxes:
             done += [replace(step[0], object=ObjectReference(action.object.label, (box,))), *step[1:]]
     if len(done) > MAX_ACTIONS:
-        raise PlannerError(f"one by one that makes {len(done)} actions, at most {MAX_ACTIONS} are allowed")
+        raise PlannerError(f"done one by one, the plan has {len(done)} actions, at most {MAX_ACTIONS} are allowed")
     return tuple(done)
 
 
 def _check_sequence(actions: tuple[Action, ...]) -> None:
-    """Refuse plans that cannot make sense: talk mixed with motion, a place with nothing in hand, two picks in a row."""
+    """Refuse plans that make no sense: talk mixed with motion, a place with an empty hand, two picks in a row."""
     verbs = [a.verb for a in actions]
     talk = {Verb.ASK, Verb.REFUSE}
     if talk & set(verbs) and len(verbs) > 1:
@@ -298,7 +299,7 @@ def _check_sequence(actions: tuple[Action, ...]) -> None:
 
 
 def ask_text(label: str) -> str:
-    """What a planner asks when an object is not there."""
+    """Word the question about an object that is not there."""
     return f"I see no {label}."
 
 
@@ -308,7 +309,7 @@ def format_reply(
     ],
     actions: list[dict[str, object]],
 ) -> str:
-    """Write a reply in the exact compact form that models are trained on.
+    """Format a reply in the exact compact form that models are trained on.
 
     >>> format_reply([("ball", [(1, 2, 3, 4)])], [{"do": "pick", "object": 0}])
     '{"objects":[{"label":"ball","boxes":[[1,2,3,4]]}],"actions":[{"do":"pick","object":0}]}'

@@ -15,12 +15,12 @@ class ScriptedPlanner:
         self._replies = iter(replies)
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        """Parse the next reply (see `ports.Planner`).
+        """Parse the next scripted reply (see `ports.Planner`).
 
         Raises:
             PlannerError: the reply is unusable, or none is left.
         """
         reply = next(self._replies, None)
         if reply is None:
-            raise PlannerError("the script has no further reply", reason=PlannerReason.NO_REPLY)
+            raise PlannerError("the script has no reply left", reason=PlannerReason.NO_REPLY)
         return parse_reply(reply)

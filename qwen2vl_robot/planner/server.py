@@ -1,7 +1,7 @@
-"""A Qwen-VL behind an OpenAI-compatible server → grounded plans. Runs in a process of its own (`planner/process.py`).
+"""A Qwen-VL behind an OpenAI-compatible server → grounded plans, in a process of its own.
 
-The server is trusted with nothing: time, size and form of what it sends are bounded, and a server that keeps failing
-is left alone for a while.
+The server is not trusted: time, size and form of its answers are bounded, and a server that keeps failing gets no
+requests for a while.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 from typing import Any
 
-import httpx2  # the client's own HTTP; while a body is read, its errors come as they are
+import httpx2  # the client's HTTP library; its errors arrive unwrapped while a body is read
 import numpy as np
 import numpy.typing as npt
 import openai
@@ -33,16 +33,16 @@ _CONNECT_S = 5.0
 _WAITS_S = (0.5, 1.0)
 _RETRIED = (408, 409, 429, *range(500, 600))
 _MAX_REPLY_TOKENS = 1024
-_BREAKS_AFTER = 3  # plans in a row that the server failed
+_BREAKS_AFTER = 3  # failed plans in a row
 _STAYS_OPEN_S = 30.0
-_SHARE_OF_TIME = 0.9  # of the time-out; the rest is for the process boundary, so that our own error comes first
+_SHARE_OF_TIME = 0.9  # of the time-out; the rest lets our own error cross the process boundary in time
 
 
 class ServerPlanner:
-    """One model behind one server.
+    """A planner that asks one model on one server.
 
     Raises:
-        BadInputError: the key's environment variable is not set.
+        BadInputError: the key's environment variable is empty, or the key is not plain ASCII.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -52,15 +52,15 @@ class ServerPlanner:
         self._client = openai.OpenAI(
             base_url=settings.server,
             api_key=_key(settings),
-            organization="",  # nothing of the environment but the key goes out
+            organization="",  # send nothing else from the environment
             project="",
-            max_retries=0,  # ours are bounded by the time that a plan may take
+            max_retries=0,  # `_post` retries within the plan's time limit
         )
         self._failures = 0
         self._closed_until_s = -float("inf")
 
     def plan(self, request: PlannerRequest) -> Plan:
-        """Answer for a picture, those of further cameras and a clip.
+        """Plan for one request: a picture, those of further cameras and a clip.
 
         Raises:
             PlannerError: the picture, the server or its reply cannot be used.
@@ -74,17 +74,19 @@ class ServerPlanner:
         )
 
     def reply(self, request: PlannerRequest) -> RawReply:
-        """The raw reply.
+        """Ask the server for the raw reply.
 
         Raises:
-            PlannerError: a picture cannot be used, no usable answer in time, or the server failed too often just now.
+            PlannerError: unusable picture, no usable answer in time, or too many failures just before.
         """
         began_s = time.monotonic()
         for picture in (request.rgb, *request.others, *request.clip):
             check_picture(picture)
         if began_s < self._closed_until_s:
             left_s = self._closed_until_s - began_s
-            raise _no_reply(f"the server failed {self._failures} times in a row; it is left alone for {left_s:.0f} s")
+            raise _no_reply(
+                f"the server failed {self._failures} times in a row; wait {left_s:.0f} s before the next plan"
+            )
         question = self._question(request)
         try:
             body = self._post(question, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
@@ -98,33 +100,37 @@ class ServerPlanner:
         return RawReply(text, self._size_px(request.rgb), seconds=time.monotonic() - began_s)
 
     def _size_px(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
-        """The size that the model's own processor would choose, so that the server resizes nothing again."""
+        """Compute the size that the model's own processor would choose, so that the server resizes nothing."""
         low = self._settings.min_pixels or 4 * PIXELS_A_TOKEN
         high = self._settings.max_pixels or 1280 * PIXELS_A_TOKEN
         factor = 32 if "qwen3" in self._settings.model.lower() else 28
         return resized_size_px((rgb.shape[1], rgb.shape[0]), factor, low, high)
 
     def _url(self, rgb: npt.NDArray[np.uint8]) -> str:
-        """The picture as the model will see it, as an address that holds all of it."""
+        """Encode the picture, as the model will see it, as a data URL."""
         return "data:image/png;base64," + _encoded(rgb, self._size_px(rgb), "PNG", compress_level=1)
 
     def _film_url(self, clip: tuple[npt.NDArray[np.uint8], ...]) -> str:
-        """The clip as vLLM reads it: JPEG pictures in one address."""
+        """Encode the clip as vLLM reads it: JPEG pictures in one data URL."""
         size_px = resized_size_px((clip[0].shape[1], clip[0].shape[0]), 28, MIN_CLIP_PIXELS, MAX_CLIP_PIXELS)
         return "data:video/jpeg;base64," + ",".join(_encoded(rgb, size_px, "JPEG", quality=90) for rgb in clip)
 
-    def _question(self, asked: PlannerRequest) -> dict[str, Any]:
-        """What is posted: the messages with the pictures in them, the reply's schema, and how to decode."""
-        seen = (asked.rgb, *asked.others)
+    def _question(self, request: PlannerRequest) -> dict[str, Any]:
+        """Build the request body: messages with the pictures in them, the reply's schema, decoding parameters."""
+        seen = (request.rgb, *request.others)
         urls = iter([self._url(rgb) for rgb in seen])
 
         def filled(part: dict[str, Any]) -> dict[str, Any]:
             if part["type"] == "video":
-                return {"type": "video_url", "video_url": {"url": self._film_url(asked.clip)}}
+                return {"type": "video_url", "video_url": {"url": self._film_url(request.clip)}}
             return {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
 
         messages: list[dict[str, Any]] = build_messages(
-            wording(asked.instruction, self._style), asked.failures, self._style, len(seen), has_clip=bool(asked.clip)
+            wording(request.instruction, self._style),
+            request.failures,
+            self._style,
+            len(seen),
+            has_clip=bool(request.clip),
         )
         for message in messages:
             if isinstance(message["content"], list):
@@ -139,10 +145,10 @@ class ServerPlanner:
         return {**question, "temperature": 0.0, "seed": 0, "max_tokens": _MAX_REPLY_TOKENS}
 
     def _post(self, question: dict[str, Any], deadline_s: float) -> bytes:
-        """Ask up to three times, never past the deadline; the body of the first answer that is one.
+        """Ask up to MAX_ATTEMPTS times, never past the deadline; return the body of the first HTTP success.
 
         Raises:
-            PlannerError: no answer in time, or the server said no.
+            PlannerError: no answer in time, or the server refused the request.
         """
         for attempt in range(MAX_ATTEMPTS):
             try:
@@ -152,11 +158,11 @@ class ServerPlanner:
                 if error.status_code not in _RETRIED:
                     raise _no_reply(f"{problem}: {_line(error.message)}") from error
             except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-                raise _no_reply(f"the server gave no answer within {self._settings.timeout_s:g} s") from error
+                raise _no_reply(f"the server did not answer within {self._settings.timeout_s:g} s") from error
             except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
                 problem, wait_s = f"no connection to {self._settings.server}: {_line(str(error))}", _WAITS_S[0]
             except openai.OpenAIError as error:
-                raise PlannerError(f"the server's answer cannot be read: {_line(str(error))}") from error
+                raise PlannerError(f"the server's answer is unreadable: {_line(str(error))}") from error
             if attempt + 1 == MAX_ATTEMPTS or time.monotonic() + wait_s >= deadline_s:
                 raise _no_reply(f"{problem}, after {attempt + 1} of {MAX_ATTEMPTS} attempts")
             time.sleep(wait_s)
@@ -173,12 +179,12 @@ class ServerPlanner:
                 if len(body) > MAX_BODY_BYTES:
                     raise PlannerError(f"the server's answer is longer than {MAX_BODY_BYTES} bytes")
                 if time.monotonic() > deadline_s:
-                    raise _no_reply(f"the server gave no whole answer within {self._settings.timeout_s:g} s")
+                    raise _no_reply(f"the server did not finish its answer within {self._settings.timeout_s:g} s")
         return body
 
 
 def _encoded(rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], kind: str, **how: int) -> str:
-    """A picture of this (width, height) as a file in base64."""
+    """Encode a picture, resized to (width, height), as an image file in base64."""
     file = io.BytesIO()
     Image.fromarray(rgb).resize(size_px, Image.Resampling.BICUBIC).save(file, kind, **how)
     return base64.b64encode(file.getvalue()).decode()
@@ -186,7 +192,7 @@ def _encoded(rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], kind: str, **
 
 def _key(settings: ModelSettings) -> str:
     if settings.key_variable is None:
-        return "none"  # a server of one's own asks for none, and the client insists on some text
+        return "none"  # a private server needs no key, but the client requires a text
     key = os.environ.get(settings.key_variable, "").strip()
     if not key:
         raise BadInputError(f"model {settings.model}: the environment variable {settings.key_variable} holds no key")
@@ -196,10 +202,10 @@ def _key(settings: ModelSettings) -> str:
 
 
 def _content(body: bytes) -> str:
-    """The text of the first choice.
+    """Extract the text of the first choice.
 
     Raises:
-        PlannerError: the body is not an answer of a chat.
+        PlannerError: the body is not a chat completion, or its text is missing or cut off.
     """
     try:
         answer = json.loads(body)
@@ -207,9 +213,9 @@ def _content(body: bytes) -> str:
         text, reason = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         begins = _line(body[:80].decode("utf-8", "replace"))
-        raise PlannerError(f"the server answered no chat completion but {begins!r}") from error
+        raise PlannerError(f"the server's answer is no chat completion; it begins with {begins!r}") from error
     if not isinstance(text, str) or not text.strip():
-        raise PlannerError("the server answered without a text")
+        raise PlannerError("the server's answer has no text")
     if reason == "length":
         raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
     return text
@@ -220,7 +226,7 @@ def _no_reply(text: str) -> PlannerError:
 
 
 def _retry_after_s(error: openai.APIStatusError, attempt: int) -> float:
-    """How long the server wants to be left alone, else our own pause."""
+    """Read how long the server asks us to wait; at least our own pause."""
     pause_s = _WAITS_S[min(attempt, len(_WAITS_S) - 1)]
     try:
         wanted_s = float(error.response.headers.get("retry-after", pause_s))
@@ -230,5 +236,5 @@ def _retry_after_s(error: openai.APIStatusError, attempt: int) -> float:
 
 
 def _line(text: str) -> str:
-    """Foreign text as one short line."""
+    """Turn foreign text into one short printable line."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:160]

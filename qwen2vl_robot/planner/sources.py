@@ -1,12 +1,12 @@
-"""What a person calls a model → where it is and how it is asked.
+"""A model name as a person writes it → where the model is and how to ask it.
 
-checkpoints/mine                              a folder
-Qwen/Qwen2-VL-7B-Instruct-AWQ                 a name of the Hugging Face hub
-modelscope:Qwen/Qwen2-VL-7B-Instruct          a name of ModelScope
+checkpoints/mine                              a checkpoint folder
+Qwen/Qwen2-VL-7B-Instruct-AWQ                 a Hugging Face hub name
+modelscope:Qwen/Qwen2-VL-7B-Instruct          a ModelScope name
 http://127.0.0.1:8000/v1#Qwen/Qwen2-VL-7B-Instruct   an OpenAI-compatible server, such as vLLM
 dashscope:qwen2-vl-72b-instruct               DashScope; its key comes from DASHSCOPE_API_KEY
-random:2B                                     random weights of that true size, to measure speed with
-planner.yaml                                  any of these with settings: the fields of `ModelSettings`
+random:2B                                     random weights of that size, to measure speed
+planner.yaml                                  a file with the fields of `ModelSettings`
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _Pixels = Annotated[int, Field(ge=4 * PIXELS_A_TOKEN, le=16384 * PIXELS_A_TOKEN)
 
 
 class ModelSettings(Strict):
-    """Where a planner's model is and how it is asked.
+    """Where a planner's model is and how to ask it.
 
     Attributes:
-        model: a folder or a name; with `server` the name by which the server knows it.
+        model: a folder or a name; with `server`, the model's name on the server.
         server: base URL of an OpenAI-compatible server.
-        key_variable: environment variable with the server's key; the key itself stands nowhere else.
-        constrain: how the server is told the reply's schema: vLLM's way, OpenAI's way, or not at all.
-        timeout_s: the longest that one plan may take, retries included.
-        device_map, dtype, attention: as transformers' `from_pretrained` takes them, for a model in process.
-        min_pixels, max_pixels: bounds of a picture's size; a picture costs one token for 28 x 28 of them.
-        prompt_style, box_convention: only where the model's own planner.json and family do not say it.
+        key_variable: environment variable that holds the server's key; the key itself is stored nowhere.
+        constrain: how to send the reply's schema to the server: vLLM's way, OpenAI's way, or not at all.
+        timeout_s: time limit of one plan, including retries.
+        device_map, dtype, attention: arguments of transformers' `from_pretrained`, for a local model.
+        min_pixels, max_pixels: limits of a picture's size; 28 x 28 pixels cost one token.
+        prompt_style, box_convention: override the model's planner.json and family.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=500)]
@@ -57,10 +57,10 @@ class ModelSettings(Strict):
 
 
 def read_settings(model: str) -> ModelSettings:
-    """Settings of whatever a person calls a model.
+    """Read the settings behind a model name as a person writes it.
 
     Raises:
-        BadInputError: the file or the address cannot be used.
+        BadInputError: the file or the server's address cannot be used.
     """
     if model.endswith((".yaml", ".yml")):
         return _checked(load_yaml(Path(model), ModelSettings), model)
@@ -75,10 +75,10 @@ def read_settings(model: str) -> ModelSettings:
 
 
 def _checked(settings: ModelSettings, origin: str) -> ModelSettings:
-    """Refuse a server's address that cannot be one, and a key that would travel in the clear.
+    """Refuse an invalid server address, and a key that would travel unencrypted.
 
     Raises:
-        BadInputError: one line with what is allowed.
+        BadInputError: the address is invalid, holds a key, or would send the key over plain http.
     """
     if settings.server is None:
         return settings
@@ -87,11 +87,13 @@ def _checked(settings: ModelSettings, origin: str) -> ModelSettings:
         host = parts.hostname
         _ = parts.port
     except ValueError as error:
-        raise BadInputError(f"{origin}: the server's address {settings.server!r} is none: {error}") from error
+        raise BadInputError(f"{origin}: the server's address {settings.server!r} is invalid: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise BadInputError(f"{origin}: the server's address is {settings.server!r}; http://HOST:PORT/v1 is needed")
     if parts.username or parts.password:
-        raise BadInputError("a key in a server's address ends in logs; name its environment variable in key_variable")
+        raise BadInputError(
+            "a key in the server's address ends up in logs; name an environment variable in key_variable"
+        )
     if settings.key_variable and parts.scheme == "http" and host not in _LOOPBACK:
         raise BadInputError(f"{origin}: a key is sent over https only, but the server is {settings.server}")
     return settings

@@ -18,12 +18,12 @@ from qwen2vl_robot.training.model import CLIP_MEAN, CLIP_STD, Batch, patchify
 from qwen2vl_robot.training.questions import Question
 from qwen2vl_robot.training.samples import Sample
 
-_CUT_RATIO = 0.5  # the share of replies that end behind their last box: the rest of a reply is soon learned
+_CUT_RATIO = 0.5  # share of the replies that are cut after their last box: the rest is learned quickly
 
 
 @dataclass(slots=True)
 class CellTargets:
-    """What stands in each image token.
+    """The object in each image token.
 
     Attributes:
         colour, kind: (b, cells) class indices, the last one "nothing".
@@ -37,13 +37,13 @@ class CellTargets:
 
 @dataclass(slots=True)
 class _QuestionTokens:
-    """One question's tokens and what stands where among them.
+    """One question's tokens and the places of interest among them.
 
     Attributes:
-        spans: of the prompt's tokens, where in the text each stands.
-        numbers: of the reply's tokens, the box numbers, -1 elsewhere.
-        boxes_at: where the reply's `boxes` keys are.
-        labels_at: for each of the reply's labels, where its words are.
+        spans: character range of each of the prompt's tokens.
+        numbers: for each of the reply's tokens the box number, -1 elsewhere.
+        boxes_at: indices of the reply's `boxes` keys.
+        labels_at: for each of the reply's labels, the indices of its words.
     """
 
     ids: list[int]
@@ -56,19 +56,20 @@ class _QuestionTokens:
 
 @dataclass(slots=True)
 class Targets:
-    """What the losses compare with.
+    """The targets of the losses.
 
     Attributes:
-        reply_at, reply_ids: (k,) flat indices of tokens that predict, and the tokens they must predict.
-        reply_of: (k,) which question, counted through the batch.
+        reply_at, reply_ids: (k,) flat indices of predicting tokens, and the tokens that they must predict.
+        reply_of: (k,) index of the question within the batch.
         number: (k,) the number 0..1000 that a box token stands for, -1 elsewhere.
         point_at: (q,) flat indices of the token before an object's boxes.
-        point_image: (q,) which image; point_cells: (q, cells + 1) 1 for the image tokens of any of its boxes, or for
-            "absent", the last.
-        box_at: (n, 4) flat indices of the tokens that predict the numbers of each box, which is box: (n, 4).
+        point_image: (q,) index of the image.
+        point_cells: (q, cells + 1) 1 for the image tokens of any of its boxes, or for "absent", the last entry.
+        box_at: (n, 4) flat indices of the tokens that predict the numbers of each box.
+        box: (n, 4) those numbers.
         box_cells: (n, cells) 1 for the image tokens of that one object.
         name_at: (m,) flat indices of the tokens that predict the words of a label.
-        name_words: (m, l) 1 for the tokens of the question that name what the label names.
+        name_words: (m, l) 1 for the tokens of the question that name the same object.
     """
 
     reply_at: Tensor
@@ -88,14 +89,14 @@ class Targets:
 
 @dataclass(slots=True)
 class _Places:
-    """What stands where among the tokens of a batch, which count flat through all its questions.
+    """Places of interest among the tokens of a batch, as flat indices through all its questions.
 
     Attributes:
         reply_at, reply_ids, reply_of, number: as in `Targets`.
-        points: of each object of a reply, the place of the token before its boxes, its image, and its boxes' indices.
-        boxes: of each box, the places of the tokens that predict its numbers, its image and its index.
-        names: of each word of a label, the place of the token that predicts it, and the words that it is named by.
-        tokens, questions: how many there are so far.
+        points: for each object of a reply, the index of the token before its boxes, its image, its boxes' indices.
+        boxes: for each box, the indices of the tokens that predict its numbers, its image and its index.
+        names: for each word of a label, the index of the token that predicts it, and the words that name it.
+        tokens, questions: their number so far.
     """
 
     reply_at: list[int] = field(default_factory=list)
@@ -127,7 +128,7 @@ class _Places:
         self.questions += 1
 
     def targets(self, samples: list[Sample], cells: CellTargets, length: int) -> Targets:
-        """The targets of a batch of these samples, whose longest question has `length` tokens."""
+        """Build the targets of a batch of these samples, whose longest question has `length` tokens."""
         count = cells.colour.shape[1]
         point_cells, box_cells = torch.zeros(len(self.points), count + 1), torch.zeros(len(self.boxes), count)
         for k, (_, image, which) in enumerate(self.points):
@@ -157,7 +158,7 @@ class _Places:
 
 
 class Batcher:
-    """Samples and questions → packed token batches with their targets."""
+    """Packs samples and questions into token batches with their targets."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, english: Language) -> None:
         self._encode = tokenizer.backend_tokenizer.encode_batch
@@ -179,19 +180,19 @@ class Batcher:
         return list(self._encode([text], add_special_tokens=False)[0].ids)
 
     def _word_id(self, word: str) -> int:
-        """The token of a word as it stands in an instruction, after a space."""
+        """Look up the token of a word as it appears in an instruction, after a space."""
         (token,) = self._ids(f" {word}")
         return token
 
     def patches(self, samples: list[Sample]) -> tuple[Tensor, tuple[int, int]]:
-        """Patches (b, n, 1176) of samples of one size, and their token grid."""
+        """Cut samples of one size into patches (b, n, 1176); also return their token grid."""
         images = torch.from_numpy(np.stack([s.image for s in samples])).float() / 255.0
         return patchify(images, CLIP_MEAN, CLIP_STD)
 
     def build(
         self, samples: list[Sample], questions: list[list[Question]], rng: np.random.Generator | None = None
     ) -> tuple[Batch, Targets]:
-        """Pack samples of one size with their questions; with `rng`, half of the replies end behind their last box."""
+        """Pack samples of one size with their questions; with `rng`, cut half of the replies after their last box."""
         patches, grid = self.patches(samples)
         groups = self._encoded(questions, rng)
         places = _Places()
@@ -202,7 +203,7 @@ class Batcher:
         return batch, places.targets(samples, self.cell_targets(samples, grid[0] * grid[1]), batch.ids.shape[2])
 
     def _encoded(self, questions: list[list[Question]], rng: np.random.Generator | None) -> list[list[_QuestionTokens]]:
-        """Tokens of every question, image by image."""
+        """Tokenise every question, image by image."""
         flat = [q for group in questions for q in group]
         prompts = self._encode([f"{q.instruction}<|im_end|>\n<|im_start|>assistant\n" for q in flat])
         replies = self._encode([f"{q.reply}<|im_end|>" for q in flat])
@@ -215,7 +216,7 @@ class Batcher:
         return [list(itertools.islice(rows, len(group))) for group in questions]
 
     def _batch(self, patches: Tensor, grid: tuple[int, int], groups: list[list[_QuestionTokens]]) -> Batch:
-        """Patches of images with their questions' tokens, padded to the longest, and M-RoPE's positions."""
+        """Combine image patches and question tokens, padded to the longest, with M-RoPE positions."""
         length = max(len(row.ids) for rows in groups for row in rows)
         ids = torch.full((len(groups), max(len(rows) for rows in groups), length), self._pad_id)
         is_token = torch.zeros(ids.shape, dtype=torch.bool)
@@ -223,7 +224,7 @@ class Batcher:
             for j, row in enumerate(rows):
                 ids[i, j, : len(row.ids)], is_token[i, j, : len(row.ids)] = torch.tensor(row.ids), True
         cells, start = grid[0] * grid[1], len(self._head)
-        after = start + max(grid)  # where text positions go on behind the image
+        after = start + max(grid)  # where text positions continue after the image
         r, c = torch.arange(cells) // grid[1], torch.arange(cells) % grid[1]
         image_positions = start + torch.stack([torch.zeros_like(r), r, c])
         return Batch(
@@ -240,7 +241,7 @@ class Batcher:
         )
 
     def _question(self, prompt: Any, reply: list[int], *, is_cut: bool) -> _QuestionTokens:
-        """Tokens of one question, whose prompt is encoded; `is_cut` ends the reply behind the last box."""
+        """Collect the tokens of one question, whose prompt is encoded; `is_cut` ends the reply after the last box."""
         start = len(prompt.ids)
         boxes_at: list[int] = []
         numbers: list[int] = []
@@ -256,14 +257,14 @@ class Batcher:
                 boxes_at.append(start + k)
                 labels_at.append(range(start + label_key + 2, start + k - 1))
             if is_number or (is_listing and token == self.boxes_id):
-                end = k + 2  # and whether another box follows, or whether there is one at all
+                end = k + 2  # includes the token that decides whether another box follows, or any at all
             numbers.append(self._number_of[token] if is_number else -1)
         if is_cut and boxes_at:
             reply, numbers = reply[:end], numbers[:end]
         return _QuestionTokens([*prompt.ids, *reply], prompt.offsets, start, numbers, boxes_at, labels_at)
 
     def cell_targets(self, samples: list[Sample], cells: int) -> CellTargets:
-        """What stands in each image token of samples of one size."""
+        """Find the object in each image token of samples of one size."""
         b = len(samples)
         colour = torch.full((b, cells), len(self.colours))
         kind = torch.full((b, cells), len(self.kinds))
@@ -279,7 +280,7 @@ class Batcher:
 
 
 def _words_of(instruction: str, ways: tuple[str, ...], offsets: list[tuple[int, int]]) -> list[int]:
-    """Indices of the tokens of a name in an instruction; none where it stands there more than once, or not at all."""
+    """Find the tokens of a name in an instruction; none where it occurs more than once or not at all."""
     text = instruction.lower()
     for name in ways:
         if text.count(name.lower()) == 1:

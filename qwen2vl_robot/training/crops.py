@@ -1,7 +1,7 @@
-"""Samples → pieces around single objects, at any offset and size.
+"""Samples → crops around single objects, at any offset and scale.
 
-Most of a picture is table. A piece costs a seventh of it, nearly always holds something, and never shows it at the same
-place of the grid of patches twice.
+Most of a picture is table. A crop has about a seventh of its tokens, always shows an object, and shows it at random
+offsets to the grid of patches.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from qwen2vl_robot.training.samples import Sample, Samples, augment
 CROP_CELLS = 4  # image tokens along a side
 _SCALE = (0.8, 1.3)
 _OFF_CENTRE_RATIO = 0.3
-_FILLED_RATIO = 0.25  # of an image token, for a box's object to count as what stands there
+_FILLED_RATIO = 0.25  # share of an image token that a box must fill to count there
 
 
 def draw_crops(samples: Samples, rng: np.random.Generator, count: int) -> list[Sample]:
-    """Draw `count` square pieces, mirrored and relit like whole pictures; boxes may reach beyond a piece's 0..1000."""
+    """Draw `count` square crops, mirrored and relit like whole pictures; boxes may reach beyond a crop's 0..1000."""
     crops: list[Sample] = []
     while len(crops) < count:
         (sample,) = samples.draw(rng, 1)
@@ -32,7 +32,7 @@ def draw_crops(samples: Samples, rng: np.random.Generator, count: int) -> list[S
 
 
 def crop(sample: Sample, around: SeenObject, rng: np.random.Generator) -> Sample:
-    """Cut a piece that holds the middle of one object, and resize it."""
+    """Cut a square that holds the middle of one object, and resize it."""
     height, width = sample.image.shape[:2]
     to_px = np.array([width, height] * 2) / 1000.0
     side_px = CROP_CELLS * CELL_PX
@@ -55,7 +55,7 @@ def crop(sample: Sample, around: SeenObject, rng: np.random.Generator) -> Sample
 
 
 def _cells(box: np.ndarray) -> tuple[int, ...]:
-    """Indices of the piece's image tokens that a box fills, at least one unless it lies outside."""
+    """List the crop's image tokens that a box fills, at least one unless the box lies outside."""
     low, size = np.arange(CROP_CELLS) * 1000.0 / CROP_CELLS, 1000.0 / CROP_CELLS
     wide = np.clip(np.minimum(box[2], low + size) - np.maximum(box[0], low), 0, size)
     high = np.clip(np.minimum(box[3], low + size) - np.maximum(box[1], low), 0, size)

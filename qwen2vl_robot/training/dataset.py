@@ -1,7 +1,7 @@
-"""Seeded simulated scenes → shards of small images with what stands where: the samples that `train` reads.
+"""Seeded simulated scenes → shards of small images with their objects, samples for `train`.
 
-A shard is two files: `NAME.npy`, images (n, h, w, 3) uint8 already resized as the model's processor would, and
-`NAME.json`, for each image its objects (label, box 0..1000, cells of the image-token grid that it fills).
+A shard is two files: `NAME.npy` holds images (n, h, w, 3) uint8, already resized as the model's processor would do.
+`NAME.json` holds each image's objects (label, box 0..1000, filled cells of the image-token grid, visible pixels).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load
 CELL_PX = 28  # one image token: patch 14, merge 2
 MAX_PIXELS = 84_800  # 640x480 becomes 336x252, 108 image tokens
 MIN_PIXELS = 28 * 28 * 16
-MIN_VISIBLE_PX = 150  # of 640x480; what shows less is neither asked for nor called absent
+MIN_VISIBLE_PX = 150  # of 640x480; an object with fewer is neither asked for nor called absent
 MIN_CELL_SHARE = 0.2
 _STACKED_RATIO = 0.2
 _SHARD = 256
@@ -40,9 +40,9 @@ class SeenObject:
     """What an image shows of one object.
 
     Attributes:
-        box: x0, y0, x1, y1 in 0..1000 of what is visible.
-        cells: indices into the image-token grid, row by row, that it mostly fills.
-        visible_px: as of a 640x480 image.
+        box: x0, y0, x1, y1 in 0..1000 of the visible part.
+        cells: indices into the image-token grid, row by row, of which it fills at least `MIN_CELL_SHARE`.
+        visible_px: visible pixels, scaled to a 640x480 image.
     """
 
     label: str
@@ -52,7 +52,7 @@ class SeenObject:
 
 
 def token_grid(width_px: int, height_px: int) -> tuple[int, int]:
-    """Columns and rows of image tokens that Qwen2-VL's processor makes of an image (its `smart_resize`)."""
+    """Compute the columns and rows of image tokens of an image (the `smart_resize` of Qwen2-VL's processor)."""
     columns, rows = round(width_px / CELL_PX), round(height_px / CELL_PX)
     area = width_px * height_px
     if columns * rows * CELL_PX**2 > MAX_PIXELS:
@@ -64,7 +64,7 @@ def token_grid(width_px: int, height_px: int) -> tuple[int, int]:
 def render_sample(
     world: BulletWorld, scene: PlantScene, q_offset_rad: npt.NDArray[np.float64], texture: str = ""
 ) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
-    """Picture of a scene as the camera takes it, and what it shows; the robot and table must be there."""
+    """Render a scene as the camera sees it, and list what it shows; the world must hold robot and table."""
     profile = load_robot(scene.robot)
     world.robot.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
     world.set_colour(TABLE, scene.table_rgb)
@@ -110,7 +110,7 @@ def _seen(scene: PlantScene, names: npt.NDArray[np.str_], columns: int, rows: in
 
 
 def stack_some(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
-    """Now and then put one object on or in another, as after a step that was done."""
+    """Sometimes put one object on or in another, as after a completed step."""
     movable = [o for o in scene.objects if o.can_be_picked]
     if not movable or rng.uniform() > _STACKED_RATIO:
         return scene
@@ -128,7 +128,7 @@ def _on_top(moved: PlantObject, support: PlantObject, rng: np.random.Generator) 
     height_m = moved.shape.height_m if isinstance(moved.shape, Bowl | Mesh) else shape_size_m(moved.shape)[2]
     x, y, z = support.T_base_object[:3, 3]
     if isinstance(support.shape, Mesh):
-        raise TypeError(f"nothing is put on a {support.kind}")
+        raise TypeError(f"a {support.kind} cannot support an object")
     if isinstance(support.shape, Bowl):
         bottom_m = z - support.shape.height_m / 2 + support.shape.wall_m
     else:
@@ -139,7 +139,7 @@ def _on_top(moved: PlantObject, support: PlantObject, rng: np.random.Generator) 
 
 
 def _render_range(job: tuple[str, int, int, Path]) -> int:
-    """Render the scenes of seeds start..stop into shards; the body of one process."""
+    """Render the scenes of seeds start..stop into shards; runs in one process of the pool."""
     scene_file, start, stop, folder = job
     ranges, catalogue = load_scene(scene_file)
     shards: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = defaultdict(list)
@@ -154,7 +154,7 @@ def _render_range(job: tuple[str, int, int, Path]) -> int:
         name = folder / f"{start:08d}_{width}x{height}"
         annotations = [[(s.label, s.box, s.cells, s.visible_px) for s in seen] for _, seen in samples]
         name.with_suffix(".json").write_text(json.dumps(annotations, separators=(",", ":")))
-        # The images come last and in one move: a reader never sees half a shard.
+        # The images come last and by a rename, so that a reader never sees half a shard.
         partial = name.with_suffix(".partial.npy")
         np.save(partial, np.stack([image for image, _ in samples]))
         partial.rename(name.with_suffix(".npy"))
@@ -164,7 +164,7 @@ def _render_range(job: tuple[str, int, int, Path]) -> int:
 def sample_of_seed(
     world: BulletWorld, ranges: SceneRanges, catalogue: Catalogue, seed: int, *, with_held_out: bool = False
 ) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
-    """The sample that a seed stands for, rendered."""
+    """Render the sample of a seed."""
     rng = np.random.default_rng([seed, 1])
     scene = stack_some(draw_scene(ranges, catalogue, seed, with_held_out=with_held_out), rng)
     joints = len(load_robot(ranges.robot).joints)
@@ -174,10 +174,10 @@ def sample_of_seed(
 
 
 def generate(scene_file: str, folder: Path, count: int, seed: int, processes: int) -> int:
-    """Render `count` scenes from seeds seed..seed+count into shards; shards that are there already are kept.
+    """Render `count` scenes of seeds seed..seed+count into shards; keep shards that exist already.
 
     Returns:
-        The number of scenes rendered now.
+        The number of newly rendered scenes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [
@@ -191,7 +191,7 @@ def generate(scene_file: str, folder: Path, count: int, seed: int, processes: in
 
 
 def load_shards(folder: Path) -> Iterator[tuple[npt.NDArray[np.uint8], list[list[SeenObject]]]]:
-    """Memory-mapped images (n, h, w, 3) and their objects, shard by shard, in a fixed order."""
+    """Yield memory-mapped images (n, h, w, 3) and their objects, shard by shard, in a fixed order."""
     for images in sorted(folder.glob("*x*.npy")):
         if images.name.endswith(".partial.npy"):
             continue

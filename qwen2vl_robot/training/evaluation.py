@@ -1,4 +1,4 @@
-"""A model in training and samples that it never saw → how well it points, finds, and answers."""
+"""A model in training and held-back samples → how well it points, finds objects and answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evaluate(
     samples: Samples,
     maker: QuestionMaker,
 ) -> dict[str, float]:
-    """Teacher-forced figures on samples that were never trained on; a reply is right but for the boxes' numbers."""
+    """Compute teacher-forced figures on samples outside the training; box numbers do not count for a right reply."""
     rng = np.random.default_rng(0)
     model.eval()
     pointed, ious, said_absent, said_present, right = [], [], [], [], []
@@ -51,9 +51,9 @@ def evaluate(
         boxes = F.linear(hidden[targets.box_at].float(), number_rows).argmax(dim=-1).float()
         ious += intersection_over_union(boxes.numpy(), targets.box.numpy()).tolist()
         words = targets.number < 0
-        told = F.linear(hidden[targets.reply_at[words]].float(), embedding).argmax(dim=-1)
+        predicted = F.linear(hidden[targets.reply_at[words]].float(), embedding).argmax(dim=-1)
         wrong = torch.zeros(sum(len(group) for group in questions))
-        wrong.index_add_(0, targets.reply_of[words], (told != targets.reply_ids[words]).float())
+        wrong.index_add_(0, targets.reply_of[words], (predicted != targets.reply_ids[words]).float())
         right += (wrong == 0).float().tolist()
     model.train()
     iou = np.array(ious)

@@ -1,7 +1,7 @@
-"""A model, its training heads and a batch → every loss, unweighted, and how much each weighs.
+"""A model, its training heads and a batch → every loss, unweighted; and the loss weights.
 
-The losses beside the language model's own teach vision to name what it sees, the inner layers to know where, and the
-reply to point at the object that it names before it writes the box.
+The extra losses teach vision to name what it sees, the inner layers to locate it, and the reply to point at the object
+that it names before it writes the box.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def losses(
     targets: Targets,
     sigma: float,
 ) -> dict[str, Tensor]:
-    """Every loss of one batch, unweighted."""
+    """Compute every loss of one batch, unweighted."""
     features = forward(model, batch)
     embedding = model.model.language_model.embed_tokens.weight
     out = vision_losses(heads, batcher, embedding, features.vision, targets.cells, batch.grid)
@@ -46,7 +46,7 @@ def losses(
     token_loss = -log_p[~is_number].gather(1, targets.reply_ids[~is_number][:, None])
     soft = soft_number_targets(targets.number[is_number], sigma)
     number_loss = -(soft * log_p[is_number][:, batcher.number_ids]).sum(dim=1)
-    # Whether an object is there, or another one, is one token among many, and the one that a motion hangs on.
+    # One token decides whether there is an object, or another one; a motion depends on it, so it weighs more.
     decides = torch.cat([targets.point_at, targets.box_at[:, -1] + 1])
     weight = 1.0 + (_PRESENCE_WEIGHT - 1.0) * torch.isin(targets.reply_at[~is_number], decides)
     out["reply"] = ((token_loss.squeeze(1) * weight).sum() + number_loss.sum()) / len(targets.reply_ids)
@@ -63,7 +63,7 @@ def losses(
     soft = soft_number_targets(targets.cells.box[is_object].reshape(-1), max(sigma, 6.0)).reshape(-1, 4, 1001)
     out["absolute_box"] = -(soft * log_n).sum(dim=-1).mean()
 
-    # Pointing: the token before the boxes must pick any of the object's image tokens, or "absent".
+    # Pointing: the token before the boxes must choose one of the object's image tokens, or "absent".
     log_p = point_log_p(heads, features, targets)
     out["point"] = -torch.logsumexp(log_p.masked_fill(targets.point_cells == 0, -1e9), dim=-1).mean()
 
@@ -85,7 +85,7 @@ def vision_losses(
     targets: CellTargets,
     grid: tuple[int, int],
 ) -> dict[str, Tensor]:
-    """Colour, kind and relative box of what stands in each image token, on the vision output (b, cells, d)."""
+    """Compute losses of colour, kind and relative box in each image token of the vision output (b, cells, d)."""
     total = torch.zeros(())
     for which, label in enumerate((targets.colour, targets.kind)):
         words = embedding[batcher.word_ids[which]]
@@ -105,13 +105,13 @@ def vision_losses(
 
 
 def point_log_p(heads: TrainingHeads, features: Features, targets: Targets) -> Tensor:
-    """Log-probabilities (q, cells + 1) of where each object is pointed at, the last one "absent"."""
+    """Compute log-probabilities (q, cells + 1) of pointing at each image token, the last one for "absent"."""
     queries = features.point_tokens[targets.point_at]
     return F.log_softmax(heads.point_logits(queries, features.point_cells[targets.point_image]).float(), dim=-1)
 
 
 def soft_number_targets(values: Tensor, sigma: float) -> Tensor:
-    """Distributions (n, 1001) around numbers (n,) of 0..1000, normal with `sigma`."""
+    """Build distributions (n, 1001) around numbers (n,) of 0..1000, normal with `sigma`."""
     grid = torch.arange(1001, dtype=torch.float32)
     weights = torch.exp(-0.5 * ((grid[None, :] - values[:, None].float()) / sigma) ** 2)
     return weights / weights.sum(dim=1, keepdim=True)

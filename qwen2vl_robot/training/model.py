@@ -1,8 +1,8 @@
-"""The small checkpoint's architecture, its training-only forward pass, and the heads that teach it.
+"""The small checkpoint's architecture, its forward pass in training, and its training heads.
 
 The architecture is transformers' own `Qwen2VLForConditionalGeneration`, only smaller. The forward pass below runs the
-same weights on a batch of equal images with several questions each, blind to each other; a test holds it equal to the
-library's.
+same weights on a batch of equal-sized images with several questions each, which do not see each other. A test checks
+that it equals the library's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CLIP_MEAN = torch.tensor(np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.
 CLIP_STD = torch.tensor(np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32))
 _POINT_AFTER_LAYER = 3
 _PLACE_AFTER_LAYER = 3
-_WHITENING_FLOOR = 0.01  # of the variance; below it is noise
-_ROUTE_HEAD = 0  # the head of the layer after pointing that must look where it was pointed
+_WHITENING_FLOOR = 0.01  # added to the variance, so that noise stays small
+_ROUTE_HEAD = 0  # head of the layer after pointing that must attend to the chosen object
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
-    """A Qwen2-VL of about 7 million parameters with random weights."""
+    """Build a Qwen2-VL of about 7 million parameters with random weights."""
 
     def token(text: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(text))
@@ -75,9 +75,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGene
 
 
 def number_embeddings(width: int) -> Tensor:
-    """First embeddings (1001, width) of the numbers: near numbers start near each other, as Fourier features.
+    """Build initial embeddings (1001, width) of the numbers as Fourier features: near numbers start near each other.
 
-    With random ones a model first has to find out, pair by pair, that 411 lies beside 412.
+    From random embeddings a model would first have to learn, pair by pair, that 411 is next to 412.
     """
     cycles = torch.logspace(math.log10(0.5), math.log10(60.0), width // 8)
     angle = 2.0 * math.pi * cycles[None, :] * torch.arange(1001)[:, None] / 1000.0
@@ -89,14 +89,14 @@ def number_embeddings(width: int) -> Tensor:
 
 @dataclass(slots=True)
 class Batch:
-    """Equal-sized images with several questions each, blind to each other.
+    """Equal-sized images with several questions each, which do not see each other.
 
     Attributes:
         patches: (b, n, 1176) as the image processor flattens them.
         grid: rows and columns of image tokens.
         prefix_ids: (p,) tokens before the questions; image tokens stand at `image_start .. + rows * columns`.
         prefix_positions: (3, p) M-RoPE positions.
-        ids: (b, q, l) tokens of the questions with their replies, padded at the end.
+        ids: (b, q, l) tokens of questions and replies, padded at the end.
         is_token: (b, q, l) False for padding.
         first_position: M-RoPE position of every question's first token.
     """
@@ -113,10 +113,10 @@ class Batch:
 
 @dataclass(slots=True)
 class Features:
-    """What the losses look at; t counts the real tokens of all questions, flat.
+    """Inputs of the losses; t is the number of real tokens of all questions.
 
     Attributes:
-        vision: (b, cells, d).
+        vision: (b, cells, d) output of the vision tower.
         place: (b, cells, d) image tokens after an inner layer.
         point_cells, point_tokens: (b, cells, d) and (t, d) after a later inner layer.
         route: (t, cells) attention of one head, in the layer after pointing, from tokens to image tokens.
@@ -134,7 +134,7 @@ class Features:
 
 
 def patchify(images: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Patches (b, n, 1176) of images (b, h, w, 3) in 0..1, in the image processor's order, and the token grid."""
+    """Cut images (b, h, w, 3) in 0..1 into patches (b, n, 1176) in the processor's order; also return the grid."""
     b, h, w, _ = images.shape
     rows, columns = h // 28, w // 28
     x = ((images - mean) / std).permute(0, 3, 1, 2).reshape(b, 3, rows, 2, 14, columns, 2, 14)
@@ -144,7 +144,7 @@ def patchify(images: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, tuple[i
 
 
 def forward(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Features:
-    """Run vision and text on a batch, keeping what the losses need."""
+    """Run vision and text on a batch and keep what the losses need."""
     vision = encode_images(model, batch.patches, batch.grid)
     text = model.model.language_model
     start, cells = batch.image_start, vision.shape[1]
@@ -167,7 +167,7 @@ def forward(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Features:
 
 
 class _Whitened(nn.Module):
-    """The patch embedding's weights as coefficients of patches whose components all vary alike."""
+    """A parametrisation of the patch embedding in whitened principal components of patches."""
 
     def __init__(self, turn: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -183,9 +183,9 @@ class _Whitened(nn.Module):
 
 
 def whiten(model: Qwen2VLForConditionalGeneration, patches: Tensor) -> None:
-    """Let the patch embedding be trained in the principal components of patches (n, 1176), each scaled to one.
+    """Train the patch embedding in the principal components of patches (n, 1176), each scaled to unit variance.
 
-    A patch's light varies ten thousand times as much as its edges, so without this the edges are learned last.
+    Brightness varies ten thousand times as much as edges, so without this the edges are learned last.
     """
     one_frame = patches.reshape(-1, 3, 2, 196)[:, :, 0].reshape(-1, 588)
     variance, turn = torch.linalg.eigh(torch.cov(one_frame.t()))
@@ -194,18 +194,18 @@ def whiten(model: Qwen2VLForConditionalGeneration, patches: Tensor) -> None:
 
 
 def plain_state(model: Qwen2VLForConditionalGeneration) -> dict[str, Tensor]:
-    """The weights by the names that the library gives them, whitened or not."""
+    """Return the weights under the library's names, whitened or not."""
     state = {name: value for name, value in model.state_dict().items() if "parametrizations" not in name}
     state["model.visual.patch_embed.proj.weight"] = model.model.visual.patch_embed.proj.weight
     return state
 
 
 def encode_images(model: Qwen2VLForConditionalGeneration, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Image tokens (b, cells, d) of a batch of patches; what the library's vision tower gives for each image."""
+    """Compute image tokens (b, cells, d) of a batch of patches, equal to the library's vision tower."""
     visual = model.model.visual
     b, n, _ = patches.shape
     rows, columns = grid
-    # Patch positions in the processor's order: 2x2 patches of one token stand together.
+    # Patch positions in the processor's order: the 2x2 patches of one token are adjacent.
     r = torch.arange(rows * 2).reshape(rows, 2)[:, None, :, None].expand(rows, columns, 2, 2)
     c = torch.arange(columns * 2).reshape(columns, 2)[None, :, None, :].expand(rows, columns, 2, 2)
     rotary = visual.rotary_pos_emb
@@ -213,15 +213,17 @@ def encode_images(model: Qwen2VLForConditionalGeneration, patches: Tensor, grid:
     freqs = (position * rotary.inv_freq).transpose(0, 1).reshape(n, -1)
     angle = torch.cat([freqs, freqs], dim=-1)
     cos, sin = angle.cos(), angle.sin()
-    # In bfloat16 the light of a patch would drown its edges, and with them what is a ball and what a block; so what
-    # the blocks add to stays float32.
+    # In bfloat16 the brightness of a patch would drown its edges, and so the difference between ball and block. So the
+    # residual stream stays float32.
     with torch.autocast("cpu", enabled=False):
         weight = visual.patch_embed.proj.weight
-        x = F.linear(patches, weight.reshape(weight.shape[0], -1))  # the same as the convolution, and fast on a CPU
+        x = F.linear(patches, weight.reshape(weight.shape[0], -1))  # equals the convolution, but is fast on a CPU
     for block in visual.blocks:
         qkv = block.attn.qkv(block.norm1(x)).reshape(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _rotate(qkv[0], cos, sin), _rotate(qkv[1], cos, sin)
-        share = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)  # on a CPU twice as fast as fused
+        share = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(
+            dim=-1
+        )  # on a CPU twice as fast as the fused kernel
         attended = share.to(qkv.dtype) @ qkv[2]
         x = x + block.attn.proj(attended.transpose(1, 2).reshape(b, n, -1))
         x = x + block.mlp.fc2(F.silu(block.mlp.fc1(block.norm2(x))))
@@ -238,10 +240,10 @@ def _text_layer(
     turn: tuple[Tensor, Tensor],
     question_turn: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One decoder layer on the shared prefix (b, p, d) and on the questions' tokens (t, d).
+    """Run one decoder layer on the shared prefix (b, p, d) and on the questions' tokens (t, d).
 
-    A question sees the prefix and its own earlier tokens: attention never builds the large matrix of all against
-    all. The third result is the attention (b, heads, q * l, p + l) of the questions' tokens.
+    A question sees the prefix and its own earlier tokens, so attention never builds the large matrix of all tokens.
+    The third result is the attention (b, heads, q * l, p + l) of the questions' tokens.
     """
     attention = layer.self_attn
     b, p, width = prefix.shape
@@ -290,10 +292,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class TrainingHeads(nn.Module):
-    """Heads that teach the inner layers what to hold, and are thrown away after training.
+    """Heads that supervise the inner layers during training; the checkpoint does not contain them.
 
-    Class and box heads are tied to the model's own word and number embeddings, so that what they teach is what the
-    language model reads.
+    The class heads and the absolute-box head use the model's own word and number embeddings, so that they teach what
+    the language model reads.
     """
 
     def __init__(self, width: int, colours: int, kinds: int) -> None:
@@ -311,14 +313,14 @@ class TrainingHeads(nn.Module):
         self.absent_key = nn.Parameter(torch.zeros(width))
 
     def class_logits(self, vision: Tensor, words: Tensor, which: int) -> Tensor:
-        """Logits (..., words + 1) of tied word embeddings (words, d); the last one is "nothing here"."""
+        """Compute logits (..., words + 1) with tied word embeddings (words, d); the last one is "nothing here"."""
         projected = (self.colour, self.kind)[which](vision)
         logits = projected @ words.t() / words.shape[-1] ** 0.5 * 4.0
         none = self.none[which].expand(*logits.shape[:-1], 1)
         return torch.cat([logits, none.to(logits.dtype)], dim=-1)
 
     def point_logits(self, queries: Tensor, cells: Tensor) -> Tensor:
-        """Logits (q, cells + 1) of pointing from queries (q, d) at image tokens (q, cells, d); last: "absent"."""
+        """Compute logits (q, cells + 1) of pointing from queries (q, d) at tokens (q, cells, d); last: "absent"."""
         q = self.query(queries)
         keys = torch.cat([self.key(cells), self.absent_key.expand(len(q), 1, -1).to(q.dtype)], dim=1)
         return torch.einsum("qd,qcd->qc", q, keys) / q.shape[-1] ** 0.5

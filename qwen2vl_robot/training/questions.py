@@ -1,4 +1,4 @@
-"""What an image shows + a random generator → instructions in nine languages with the right replies."""
+"""The contents of an image → instructions in nine languages with the right replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject
 from qwen2vl_robot.training.samples import Sample
 
 REFUSAL = "I only pick, place and push."
-# What `contract.failure_line` may give as the reason: kinds of violations, reasons of errors and of the gate, outcomes.
+# Possible reasons in `contract.failure_line`: kinds of violations, reasons of errors and of the gate, outcomes.
 REASONS = (
     "non_finite", "format", "start_state", "joint_position", "joint_velocity", "joint_acceleration", "joint_jerk",
     "joint_torque", "workspace", "tool_speed", "zone", "zone_speed", "unseen", "collision", "self_collision", "contact",
@@ -25,24 +25,24 @@ REASONS = (
 RELATIONS = ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to")
 _TASKS = ("pick", *RELATIONS, "push_left", "push_right", "push_away", "push_closer", "home", "wait", "refuse")
 _WEIGHTS = np.array([30, 14, 12, 6, 6, 4, 4, 4, 3, 3, 3, 3, 1, 1, 2], dtype=float)
-# How an object that is there is referred to, and how often.
+# Ways to refer to a present object, and how often each is drawn.
 REFERENCES = ("label", "kind", "colour", "superlative", "relation", "all", "ambiguous")
 _REFERENCE_SHARES = np.array([40, 8, 5, 15, 11, 8, 13], dtype=float) / 100
 _SYNONYM_RATIO = 0.25
-_MAX_BOXES = 5  # more of a kind are not asked about: each box is another four numbers to write
+_MAX_BOXES = 5  # no questions about more: each box adds four numbers to the reply
 QUESTIONS_AN_IMAGE = 8
 ABSENT_AN_IMAGE = 2
-MAX_QUESTION_CHARS = 330  # a longer one, with its reply, makes the padding of all others longer
+MAX_QUESTION_CHARS = 330  # of instruction and reply; a longer one would lengthen the padding of all others
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One instruction about one image, with the right reply.
+    """One instruction about one image, and the right reply.
 
     Attributes:
-        objects: for each object of the reply, the indices of its boxes in the image's list; none when it is not there.
-        names: for each object of the reply, the words of the instruction that name it, in the cases that they may
-            stand in; none where they are part of a longer name.
+        objects: for each object of the reply, the indices of its boxes in the image's list; empty when it is absent.
+        names: for each object of the reply, the words of the instruction that name it, in each grammatical case; empty
+            where they are part of a longer name.
     """
 
     instruction: str
@@ -53,10 +53,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One object of a question: the words for it in two cases, and what the reply lists for it.
+    """One object of a question: its name in two grammatical cases, and what the reply lists for it.
 
     Attributes:
-        listed: (label, indices, where) of it and of what its `where` refers to.
+        listed: (label, indices, where) of the object and of the one that its `where` refers to.
     """
 
     the: str
@@ -66,15 +66,15 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How often questions are other than plain English ones.
+    """How often questions differ from plain English ones.
 
     Attributes:
-        foreign_ratio: the share of questions in another language than English.
-        failed_ratio: the share of questions that follow tries that failed: a re-plan must not read like news.
-        polite_ratio: the share of questions with a word such as "please" around a phrasing that has none.
-        place_first_ratio: the share of sentences that name the place before the object, in languages that have such;
-            else as often as their phrasings have them.
-        often: codes of languages that are drawn three times as often as the other foreign ones.
+        foreign_ratio: share of questions in a language other than English.
+        failed_ratio: share of questions after failed attempts, because a re-plan must be a familiar input.
+        polite_ratio: share of phrasings that get a word such as "please" if they have none.
+        place_first_ratio: share of placing sentences that name the place before the object, in languages with such
+            phrasings; 0 keeps the share of the phrasings.
+        often: codes of languages drawn three times as often as the other foreign ones.
     """
 
     foreign_ratio: float = 0.0
@@ -85,12 +85,12 @@ class Mix:
 
 
 class QuestionMaker:
-    """Draws questions about what an image shows.
+    """Draws questions about the contents of an image.
 
     Args:
-        held_out: labels that are never asked for as absent ones.
-        held_out_phrasings: use the phrasings that no training sees.
-        references: how objects are referred to, else all ways by their shares.
+        held_out: labels that are never used for absent objects.
+        held_out_phrasings: use the phrasings that are kept out of the training.
+        references: the ways to refer to objects; by default all, with their shares.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class QuestionMaker:
         task: str | None = None,
         language: str | None = None,
     ) -> Question | None:
-        """Draw one question; None when the image cannot serve it.
+        """Draw one question; None when the image does not allow it.
 
         Args:
-            absent: whether an object that is not there must be asked for.
-            task: one of the task names, else drawn by weight.
-            language: its code, else drawn.
+            absent: whether the question must ask for an absent object.
+            task: name of the task; by default drawn by weight.
+            language: code of the language; by default drawn.
         """
         count = 12 if absent else len(_TASKS)
         name = task or str(rng.choice(_TASKS[:count], p=_WEIGHTS[:count] / _WEIGHTS[:count].sum()))
@@ -166,7 +166,7 @@ class QuestionMaker:
     def _refer(
         self, speech: Language, seen: list[SeenObject], rng: np.random.Generator, *, has_two: bool, absent: bool
     ) -> list[Reference] | None:
-        """The question's objects; None when the image cannot serve them."""
+        """Choose the question's objects; None when the image does not allow it."""
         visible = [i for i, s in enumerate(seen) if s.visible_px >= MIN_VISIBLE_PX]
         if len(visible) < 1 + has_two:
             return None
@@ -178,7 +178,7 @@ class QuestionMaker:
         ]
 
     def _absent(self, speech: Language, seen: list[SeenObject], rng: np.random.Generator) -> Reference:
-        """A label that is not there; mostly one whose colour or kind is."""
+        """Draw a label of an absent object; mostly one whose colour or kind is present."""
         english = self._languages[ENGLISH]
         there = {s.label for s in seen}
         pairs = [f"{c} {k}" for c in english.colours for k in english.kinds]
@@ -192,7 +192,7 @@ class QuestionMaker:
     def _present(
         self, speech: Language, seen: list[SeenObject], index: int, chosen: list[int], rng: np.random.Generator
     ) -> Reference:
-        """Words for an object that is there, by one of the ways that it allows."""
+        """Refer to a present object in one of the ways that the image allows."""
         label = seen[index].label
         colour, kind = split_label(label, self._languages[ENGLISH])
         way = str(rng.choice(self._references, p=self._shares))
@@ -222,7 +222,7 @@ class QuestionMaker:
 
 
 def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.Generator) -> list[list[Question]]:
-    """Questions for each image, some of them about objects that are not there."""
+    """Draw questions for each image, some of them about absent objects."""
     groups = []
     for sample in samples:
         drawn = [maker.draw(sample.seen, rng, absent=k < ABSENT_AN_IMAGE) for k in range(QUESTIONS_AN_IMAGE)]
@@ -231,7 +231,7 @@ def draw_questions(samples: list[Sample], maker: QuestionMaker, rng: np.random.G
 
 
 def _matching(seen: list[SeenObject], word: str) -> tuple[int, ...]:
-    """Indices of every object that a word means, from left to right; none when it cannot be asked about."""
+    """List every object that a word means, from left to right; empty when it cannot be asked about."""
     same = [i for i, s in enumerate(seen) if word in s.label.split()]
     if len(same) > _MAX_BOXES or any(seen[i].visible_px < MIN_VISIBLE_PX for i in same):
         return ()
@@ -252,7 +252,7 @@ def _named(
 def _related(
     speech: Language, what: tuple[str, tuple[int, ...]], seen: list[SeenObject], beside: int, rng: np.random.Generator
 ) -> Reference:
-    """ "the block left of the blue bowl": whether it is, geometry finds out."""
+    """Refer by a relation, as in "the block left of the blue bowl"; whether it holds is left to geometry."""
     label, indices = what
     relation = str(rng.choice(list(speech.which)))
     other = seen[beside].label
@@ -271,7 +271,7 @@ def _answer(name: str, text: str, references: list[Reference], seen: list[SeenOb
 
 
 def _failures(name: str, labels: list[str], rng: np.random.Generator) -> str:
-    """One to three lines about earlier tries, each as `contract.failure_line` writes it."""
+    """Write one to three lines about failed attempts, as `contract.failure_line` does."""
     if name.startswith("push_"):
         tried = [f"push {labels[0]} {name.removeprefix('push_')}"]
     else:
@@ -284,7 +284,7 @@ def _failures(name: str, labels: list[str], rng: np.random.Generator) -> str:
 
 
 def _actions(name: str, missing: list[str], second: int) -> list[dict[str, object]]:
-    """Actions of a task; `second` is the reply's index of the object that something is placed at."""
+    """List the actions of a task; `second` is the reply's index of the reference object of a place."""
     if name == "refuse":
         return [{"do": "refuse", "text": REFUSAL}]
     if missing:

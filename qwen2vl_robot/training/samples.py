@@ -15,28 +15,28 @@ from qwen2vl_robot.training.dataset import SeenObject, load_shards
 
 @dataclass(slots=True)
 class Sample:
-    """One image (h, w, 3) uint8 and what it shows."""
+    """One image (h, w, 3) uint8 and the objects in it."""
 
     image: npt.NDArray[np.uint8]
     seen: list[SeenObject]
 
 
 class Samples:
-    """The shards of a folder by image size; draws batches of one size."""
+    """The shards of a folder, grouped by image size; each batch has one size."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the folder again: shards may be added while a training runs."""
+        """Read the folder again, because shards may be added during a training."""
         self._by_size: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = {}
         for images, shown in load_shards(self._folder):
             size = (images.shape[2], images.shape[1])
             self._by_size.setdefault(size, []).extend(zip(images, shown, strict=True))
         if not self._by_size:
             raise BadInputError(
-                f"{self._folder}: no samples; make some with: qwen2vl-robot datagen --out {self._folder}"
+                f"{self._folder}: no samples; create some with: qwen2vl-robot datagen --out {self._folder}"
             )
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Samples:
         return [Sample(np.array(pool[i][0]), pool[i][1]) for i in rng.integers(0, len(pool), count)]
 
     def in_order(self, count: int) -> Iterator[list[Sample]]:
-        """Batches of `count` of every size, in a fixed order."""
+        """Yield batches of up to `count` samples of each size, in a fixed order."""
         for size in sorted(self._by_size):
             pool = self._by_size[size]
             for start in range(0, len(pool), count):
@@ -58,7 +58,7 @@ class Samples:
 
 
 def augment(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Mirror half of the images, and vary light and colour a little."""
+    """Mirror half of the images, and vary brightness and colour slightly."""
     image, seen = sample.image, sample.seen
     if rng.uniform() < 0.5:
         columns = image.shape[1] // 28

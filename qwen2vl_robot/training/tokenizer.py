@@ -1,4 +1,4 @@
-"""Instructions and replies → the small checkpoint's tokenizer, with Qwen2's chat format."""
+"""A corpus of instructions and replies → a small tokenizer with Qwen2's chat format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPECIAL_TOKENS = tuple(
         *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
     )
 )
-# Qwen2's chat format: a role a turn, an image between vision_start and vision_end.
+# Qwen2's chat format: one role per turn, an image between vision_start and vision_end.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

@@ -1,4 +1,4 @@
-"""Train the small checkpoint: samples → batches → losses → weights; resumes where it stopped."""
+"""Samples → batches → losses → the small checkpoint's weights; resumes after interruptions."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ VISION_IMAGES_A_STEP = 16
 IMAGES_A_STEP = 12
 PEAK_RATE = 8e-4
 WARM_UP_STEPS = 100
-VISION_STEPS_RATIO = 0.3  # the first share of the steps trains vision alone: cheap, and pointing needs it
-# A training that starts from a checkpoint is as sharp as that ended, slower, and begins with heads that it lacks.
+VISION_STEPS_RATIO = 0.3  # share of the steps, at the start, that train vision alone: cheap, and pointing needs it
+# From a checkpoint: starts with sharp targets and a lower rate, and first trains the heads if they are missing.
 MATURE_RATIO = 0.8
 MATURE_IMAGES_A_STEP = 6
 CROPS_A_STEP = 96
@@ -47,27 +47,26 @@ MIX = Mix(
     failed_ratio=0.3,
     polite_ratio=0.2,
     place_first_ratio=0.5,
-    often=("zh",),  # no particle beside a Chinese noun says what it is: only the order does, and that is learned last
+    often=("zh",),  # Chinese marks roles by word order alone, which is learned last
 )
 SIGMA_FIRST, SIGMA_LAST = 24.0, 3.0
 _SAVE_EVERY_S = 300.0
-_EVALUATE_EVERY = 3  # savings
+_EVALUATE_EVERY = 3  # saves
 _WHITENED_BATCHES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """What a person sets of a training.
+    """Settings of a training.
 
     Attributes:
-        data, validation: folders with the samples to train on, and with those that are only measured on.
+        data, validation: folders with the samples to train on, and with those to evaluate on.
         out: folder for the checkpoint.
-        run: folder for the state; a training resumes from the one that it holds.
-        steps: in all, over all resumptions.
-        start: a checkpoint to begin with, instead of random weights; a `state.pt` beside it also gives the heads.
-        stage: "all"; "words" leaves the vision tower as it is; "sights" trains it alone, on pieces around single
-            objects.
-        threads: of torch, else one a core; on a busy machine one is faster, for threads wait for each other.
+        run: folder for the training state; a training resumes from the state in it.
+        steps: total number of steps, including those before a resumption.
+        start: a checkpoint to start from, instead of random weights; a `state.pt` in its folder also gives the heads.
+        stage: "all"; "words" keeps the vision tower fixed; "sights" trains it alone, on crops around single objects.
+        threads: of torch; by default one per core. One is faster on a busy machine: threads wait for each other.
     """
 
     data: Path
@@ -87,7 +86,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What is learned from, and what is asked about it: plain English, or everything."""
+    """The samples, and the questions about them: plain English, or everything."""
 
     samples: Samples
     held_back: Samples
@@ -97,11 +96,11 @@ class TrainingData:
 
 @dataclass(slots=True)
 class TrainingState:
-    """What a training changes, and how far it is.
+    """The state that a training changes, and its progress.
 
     Attributes:
-        heads_steps: the first steps, which train the heads alone.
-        spent_s: seconds of training so far, of all runs.
+        heads_steps: number of first steps that train the heads alone.
+        spent_s: seconds of training so far, over all resumptions.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -118,7 +117,7 @@ class TrainingState:
 
 
 def train(settings: TrainingSettings) -> dict[str, float]:
-    """Train for `steps` in all and write the checkpoint to `out`.
+    """Train up to `steps` steps in total and write the checkpoint to `out`.
 
     Returns:
         The figures of the last evaluation, on all nine languages.
@@ -138,7 +137,8 @@ def train(settings: TrainingSettings) -> dict[str, float]:
 
 
 def _open_data(settings: TrainingSettings, languages: dict[str, Language]) -> TrainingData:
-    held_out = load_yaml(resolve("objects/catalogue_wide.yaml"), Catalogue).held_out  # those of the other one as well
+    # The wide catalogue's held-out labels include those of the narrow one.
+    held_out = load_yaml(resolve("objects/catalogue_wide.yaml"), Catalogue).held_out
     return TrainingData(
         samples=Samples(settings.data),
         held_back=Samples(settings.validation),
@@ -148,7 +148,7 @@ def _open_data(settings: TrainingSettings, languages: dict[str, Language]) -> Tr
 
 
 def _begin(settings: TrainingSettings, data: TrainingData, languages: dict[str, Language]) -> TrainingState:
-    """A fresh model, one from a checkpoint, or the one whose state the run's folder holds."""
+    """Create a new model, load one from a checkpoint, or resume the one in the run's folder."""
     tokenizer, model = _tokenizer_and_model(settings, data, languages)
     batcher = Batcher(tokenizer, languages[ENGLISH])
     whiten(model, _some_patches(batcher, data.samples, settings.seed))
@@ -185,7 +185,7 @@ def _tokenizer_and_model(
 
 
 def corpus(maker: QuestionMaker, samples: Samples, rng: np.random.Generator) -> list[str]:
-    """Instructions and replies for the tokenizer to learn from."""
+    """Collect instructions and replies for the tokenizer."""
     texts = [COMPACT_SYSTEM_PROMPT, "system", "user", "assistant", "You are a helpful assistant."] * 50
     for _ in range(40):
         for group in draw_questions(samples.draw(rng, IMAGES_A_STEP), maker, rng):
@@ -194,7 +194,7 @@ def corpus(maker: QuestionMaker, samples: Samples, rng: np.random.Generator) -> 
 
 
 def _some_patches(batcher: Batcher, samples: Samples, seed: int) -> Tensor:
-    """Patches (n, 1176) of enough pictures to say how patches vary."""
+    """Collect patches (n, 1176) of enough pictures to estimate their covariance."""
     rng = np.random.default_rng(seed)
     drawn = [batcher.patches(samples.draw(rng, IMAGES_A_STEP))[0].flatten(0, 1) for _ in range(_WHITENED_BATCHES)]
     return torch.cat(drawn)
@@ -208,20 +208,20 @@ def _optimiser(parameters: list[Tensor]) -> torch.optim.Optimizer:
 
 
 def _take_heads(heads: TrainingHeads, start: Path) -> bool:
-    """Take the heads of the training that made a checkpoint, where its state is there and they still fit."""
+    """Load the heads from a checkpoint's training state, if there is one and where shapes still fit."""
     file = start / "state.pt"
     if not file.is_file():
         return False
     own = heads.state_dict()
-    found = torch.load(file, weights_only=True)["heads"]
-    heads.load_state_dict({name: found[name] if found[name].shape == v.shape else v for name, v in own.items()})
+    saved = torch.load(file, weights_only=True)["heads"]
+    heads.load_state_dict({name: saved[name] if saved[name].shape == v.shape else v for name, v in own.items()})
     return True
 
 
 def _take_steps(
     state: TrainingState, settings: TrainingSettings, data: TrainingData, console: Console
 ) -> dict[str, float]:
-    """Take the steps that are left, saving now and then; the last evaluation's figures."""
+    """Take the remaining steps and save from time to time; return the figures of the last evaluation."""
     begun = saved = time.monotonic()
     before_s, savings = state.spent_s, 0
     figures: dict[str, float] = {}
@@ -248,8 +248,8 @@ def _take_steps(
 
 
 def _take_step(state: TrainingState, settings: TrainingSettings, data: TrainingData) -> dict[str, float]:
-    """Draw a batch and take one step of the optimiser; its losses, unweighted."""
-    rng = np.random.default_rng([settings.seed, state.step])  # a resumed run draws what an unbroken one would
+    """Draw a batch and take one step of the optimiser; return its unweighted losses."""
+    rng = np.random.default_rng([settings.seed, state.step])  # a resumed run draws the same as an uninterrupted one
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(state.step, settings)
     _choose_what_learns(state, settings.stage)
@@ -264,7 +264,7 @@ def _take_step(state: TrainingState, settings: TrainingSettings, data: TrainingD
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up, constant to two thirds of the steps, then linear down to a fiftieth; slower from a checkpoint."""
+    """Warm up linearly, stay constant to two thirds of the steps, then fall to a fiftieth; lower from a checkpoint."""
     warm_up_steps = MATURE_WARM_UP_STEPS if settings.start else WARM_UP_STEPS
     if step < warm_up_steps:
         rate = PEAK_RATE * (step + 1) / warm_up_steps
@@ -283,7 +283,7 @@ def _choose_what_learns(state: TrainingState, stage: str) -> None:
 def _step_losses(
     state: TrainingState, settings: TrainingSettings, data: TrainingData, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Losses of one freshly drawn batch: first of vision alone, then of everything, ever sharper."""
+    """Compute the losses of a new batch: first of vision alone, then of everything, with ever sharper targets."""
     if settings.stage == "sights":
         return _sight_losses(state, draw_crops(data.samples, rng, CROPS_A_STEP))
     progress = max(state.step / settings.steps, MATURE_RATIO if settings.start else 0.0)
@@ -293,7 +293,7 @@ def _step_losses(
     chunk = [augment(sample, rng) for sample in drawn]
     if is_vision_only:
         return _sight_losses(state, chunk)
-    sharpened = min(1.0, max(0.0, (progress - 0.35) / 0.45))  # first roughly where, then exactly
+    sharpened = min(1.0, max(0.0, (progress - 0.35) / 0.45))  # first rough positions, then exact ones
     sigma = SIGMA_FIRST + (SIGMA_LAST - SIGMA_FIRST) * sharpened
     batch, targets = state.batcher.build(chunk, draw_questions(chunk, data.maker, rng), rng)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -301,7 +301,7 @@ def _step_losses(
 
 
 def _sight_losses(state: TrainingState, chunk: list[Sample]) -> dict[str, Tensor]:
-    """Losses of the vision tower alone."""
+    """Compute the losses of the vision tower alone."""
     patches, grid = state.batcher.patches(chunk)
     targets = state.batcher.cell_targets(chunk, grid[0] * grid[1])
     embedding = state.model.model.language_model.embed_tokens.weight
@@ -318,7 +318,7 @@ def _measure(state: TrainingState, data: TrainingData, console: Console) -> dict
 
 
 def _save_state(state: TrainingState, settings: TrainingSettings) -> None:
-    """Write what a resumed run needs, in one move: there is never half a state."""
+    """Write the state for a resumption by a rename, so that the file is never incomplete."""
     saved = {
         "model": state.model.state_dict(),
         "heads": state.heads.state_dict(),
@@ -332,7 +332,7 @@ def _save_state(state: TrainingState, settings: TrainingSettings) -> None:
 
 
 def save_checkpoint(model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a plain Qwen2-VL checkpoint in bfloat16, with its processor and what the planner must know of it."""
+    """Write a plain Qwen2-VL checkpoint in bfloat16, with its image processor and planner.json."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().to(torch.bfloat16) for name, value in plain_state(model).items()}
     half = Qwen2VLForConditionalGeneration(model.config).to(torch.bfloat16)

@@ -1,7 +1,7 @@
-"""A tokenizer and its embeddings + the languages' words → both grown by the words that they lack, old tokens unchanged.
+"""Tokenizer, embeddings and the languages' words → both extended by missing words.
 
-Each new token starts as the token of the English word that it means, so that what the model knows of "red block" it
-knows of "bloque rojo" before it has seen a single Spanish sentence.
+Old tokens stay unchanged. Each new token starts with the embedding of the English word that it means, so that the model
+transfers what it knows about "red block" to "bloque rojo" before it sees a Spanish sentence.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from qwen2vl_robot.languages import ENGLISH, Language
 from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT
 from qwen2vl_robot.training.questions import REASONS
 
-# English words beside the catalogue's that the replies need, each with a word that is near in meaning.
+# English words that replies need besides the catalogue's, each with a known word of similar meaning.
 _NEW_ENGLISH = {
     "where": "place", "kind": "object", "reference": "object", "all": "object", "one": "object", "ones": "objects",
     "nearest": "near", "farthest": "away", "leftmost": "left", "rightmost": "right", "largest": "top",
     "smallest": "down", "that": "the", "is": "are", **dict.fromkeys(REASONS, "collision"),
 }  # fmt: skip
-_NOISE = 0.01  # tells words apart that mean the same
+_NOISE = 0.01  # separates words of the same meaning
 
 
 def grow(
     tokenizer: PreTrainedTokenizerFast, model: Qwen2VLForConditionalGeneration, languages: dict[str, Language]
 ) -> int:
-    """Append every word that the languages name and the tokenizer lacks, the longest that fits winning in a text.
+    """Append every word that the languages name and the tokenizer lacks; in a text the longest match wins.
 
     Returns:
         The number of new tokens.
@@ -44,7 +44,7 @@ def grow(
         for token, like in words:
             index = tokenizer.convert_tokens_to_ids(token.content)
             if index < old:
-                continue  # a piece of longer words already; it keeps its row
+                continue  # already a piece of longer words; it keeps its row
             ids = [i for text in like for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
             noise = torch.randn(rows.shape[1], generator=generator) * _NOISE
             rows[index] = rows[torch.tensor(ids)].mean(dim=0) + noise
@@ -54,9 +54,9 @@ def grow(
 def _missing(
     tokenizer: PreTrainedTokenizerFast, languages: dict[str, Language]
 ) -> Iterator[tuple[AddedToken, list[str]]]:
-    """Each new token with the texts whose embeddings it starts from, English first.
+    """Yield each new token with the texts whose embeddings it starts from, English first.
 
-    A word that stands in English sentences or replies keeps its English tokens, whatever it means elsewhere.
+    A word of English sentences or replies keeps its English tokens, even if it means something else elsewhere.
     """
     english = languages[ENGLISH]
 
@@ -68,7 +68,7 @@ def _missing(
         known = [word for word in table if is_known(f" {word}")]
         like |= {word: known for word in table if word not in known}
     for word, near in like.items():
-        # The model has to write these: one token behind a space, one behind a quotation mark.
+        # The model has to write these words: one token after a space, one after a quotation mark.
         for space, is_whole in ((" ", False), ("", True)):
             if not is_known(space + word):
                 content = AddedToken(space + word, normalized=False, single_word=is_whole)
@@ -84,7 +84,7 @@ def _missing(
 
 
 def _english_words(english: Language) -> Iterator[str]:
-    """Words of English sentences as they stand there; those of sentences' beginnings also with a capital."""
+    """Yield the words of English sentences, also with a capital letter; and of the nouns' phrases."""
     asked = [t for phrasing in english.tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
     for text in [COMPACT_SYSTEM_PROMPT, english.refuse, *english.which.values(), *asked]:
         for word in re.findall(r"[A-Za-z]+", text):

@@ -1,4 +1,4 @@
-"""The twin at a motion's end → where its effect falls short of what the motion promised."""
+"""The twin at a motion's end → how its effect falls short of the promised one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import Effect, Relation, SceneObject, Sphere, shape_size_m
 
-TILTED_RAD = 0.26  # more, and a body has toppled
-MOVED_M = 0.01  # more, and a body that is not handled was pushed away
+TILTED_RAD = 0.26  # a body that tilts more has toppled
+MOVED_M = 0.01  # a bystander that moves more was pushed away
 _LIFTED_M = 0.02
 _PUSHED_M = 0.005
 _TOUCHES_M = 0.002
@@ -24,7 +24,7 @@ Shortfall = tuple[str, float, str]  # what is wrong, how much, in which unit
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EffectJudge:
-    """Compares the world with an effect.
+    """Compares the twin's world with the expected effect.
 
     Attributes:
         bodies: the scene's objects by name.
@@ -38,7 +38,7 @@ class EffectJudge:
     rest: Mapping[str, Array]
 
     def shortfalls(self) -> Iterator[Shortfall]:
-        """Everything in which the effect did not come about."""
+        """List every way in which the effect is missed."""
         name = self.effect.name
         if name is None or self.effect.kind == "none":
             return
@@ -81,7 +81,7 @@ class EffectJudge:
         yield from self._relation(name)
 
     def _relation(self, name: str) -> Iterator[Shortfall]:
-        """What lies on or in another touches it; what lies in it is over its hollow. Beside is a matter of place."""
+        """Check that the object touches its reference, and for "in" that it is above the hollow."""
         relation, reference = self.effect.relation, self.effect.reference
         if relation not in (Relation.ON, Relation.IN) or reference is None or reference not in self.bodies:
             return
@@ -100,7 +100,7 @@ class EffectJudge:
 
 
 def tilt_rad(body: SceneObject, T: Array, T_before: Array) -> float:
-    """How far a body's own z has turned; a ball has no upright."""
+    """Compute how far a body's z axis has turned; 0 for a ball."""
     if isinstance(body.shape, Sphere):
         return 0.0
     return float(np.arccos(np.clip(T[:3, 2] @ T_before[:3, 2], -1.0, 1.0)))

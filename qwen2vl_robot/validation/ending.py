@@ -1,4 +1,4 @@
-"""The twin at a motion's end → what is wrong with arm and effect, and the scene and state that it leaves behind."""
+"""The twin at a motion's end → what is wrong with arm and effect; the scene and state after."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from qwen2vl_robot.validation.effects import EffectJudge
 from qwen2vl_robot.validation.handling import Handling
 from qwen2vl_robot.validation.timeline import Timeline
 
-_SAME_M = 0.002  # a bystander that ends this close to where it was measured has not moved
+_SAME_M = 0.002  # a bystander that ends closer than this to its settled pose has not moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ending:
-    """The end of a run, as its world stands.
+    """The end of a run, read from its world.
 
     Attributes:
-        scene: what was measured before the run.
-        handling: what the gripper has handled in it.
-        rest: `T_base_object` of each object, settled, before anything moved.
+        scene: the scene before the run.
+        handling: what the gripper held and touched during the run.
+        rest: settled `T_base_object` of each object before the motion.
     """
 
     world: BulletWorld
@@ -37,7 +37,7 @@ class Ending:
     rest: Mapping[str, Array]
 
     def violations(self, line: Timeline) -> Iterator[Violation]:
-        """Everything in which the end is not the one that the motion promised."""
+        """List every difference between the end of the run and the motion's promise."""
         yield from self._lost_numbers(line.end_s)
         yield from self._missed_joints(line)
         bodies = {body.name: body for body in self.scene.objects}
@@ -46,7 +46,7 @@ class Ending:
             yield Violation(ViolationKind.WRONG_EFFECT, line.end_s, (str(self.effect.name), what), amount, unit)
 
     def _lost_numbers(self, at_s: float) -> Iterator[Violation]:
-        """No number of the world has been lost."""
+        """Report values of the world that are not finite."""
         q_rad, dq_radps, width_m = self.world.robot.arm_state()
         poses = [self.world.pose(body.name) for body in self.scene.objects]
         numbers = np.concatenate([q_rad, dq_radps, [width_m], *(pose.ravel() for pose in poses)])
@@ -55,14 +55,14 @@ class Ending:
             yield Violation(ViolationKind.NON_FINITE, at_s, ("twin",), float(lost), "values")
 
     def _missed_joints(self, line: Timeline) -> Iterator[Violation]:
-        """The arm is where the motion ends: the next motion starts from here."""
+        """Check that the arm is where the motion ends, because the next motion starts there."""
         off_rad = np.abs(self.world.robot.arm_state()[0] - line.q_rad[-1])
         for joint, off in zip(self.profile.joints, off_rad.tolist(), strict=True):
             if not off <= self.profile.start_tolerance_rad:
                 yield Violation(ViolationKind.WRONG_EFFECT, line.end_s, (joint.name,), off, "rad")
 
     def scene_after(self) -> Scene:
-        """The scene with everything where the run has left it."""
+        """Return the scene with every object where the run left it."""
         held = self.handling.held
         T_tool_held = None
         if held is not None:
@@ -71,7 +71,7 @@ class Ending:
         return replace(self.scene, objects=objects, held=held, T_tool_held=T_tool_held)
 
     def _object_after(self, body: SceneObject) -> SceneObject:
-        """Bystanders keep the pose that was measured: that they settle by a hair is the twin's doing."""
+        """Update an object's pose; bystanders keep their measured pose, because settling is the twin's artefact."""
         T_base_object = self.world.pose(body.name)
         moved_m = float(np.linalg.norm(T_base_object[:3, 3] - self.rest[body.name][:3, 3]))
         if body.name not in self.handling.handled and body.name != self.effect.name and moved_m < _SAME_M:
@@ -79,7 +79,7 @@ class Ending:
         return replace(body, T_base_object=freeze(T_base_object))
 
     def state_after(self, start: RobotState, end_s: float) -> RobotState:
-        """The arm at rest where it is, so long after the state that the motion started from."""
+        """Return the arm's state at rest, `end_s` seconds after the state in which the motion started."""
         q_rad, _, width_m = self.world.robot.arm_state()
         stamp_ns = start.stamp_ns + round(end_s * 1e9)
         width_m = min(max(width_m, 0.0), self.profile.gripper.max_width_m)

@@ -1,4 +1,4 @@
-"""Violations → one sentence for people: what would happen to what, when, how badly, and where there is room."""
+"""Violations → one sentence: what would happen, when, how badly, and where there is room."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def explain(
     *,
     is_grasp: bool = False,
 ) -> str:
-    """Say what the worst finding means; empty without one.
+    """Explain the first violation in one sentence; empty without violations.
 
     Args:
-        room_m: (2,) the shortest way x, y by which everything would be clear, None when none is known.
-        is_grasp: whether what was to be grasped would still be between the fingers there.
+        room_m: (2,) the shortest known shift (x, y), base frame, that clears everything; None when none is known.
+        is_grasp: whether the target of the grasp would still be between the fingers after that shift.
     """
     if not violations:
         return ""
     first = next((v for v in violations if v.kind != ViolationKind.UNCERTAIN), violations[0])
-    told = _happens(first, [_called(name, scene, profile) for name in first.bodies])
+    event = _happens(first, [_called(name, scene, profile) for name in first.bodies])
     when = "" if first.time_s is None else f" after {first.time_s:.1f} s"
     doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == ViolationKind.UNCERTAIN), "")
     more = ""
     if room_m is not None:
         way = _way(room_m)
         more = f"; the nearest clear grasp is {way}" if is_grasp else f"; {way} there is room"
-    return f"{told}{when}{_amount(first)}{doubt}{more}"
+    return f"{event}{when}{_amount(first)}{doubt}{more}"
 
 
 def _happens(v: Violation, names: list[str]) -> str:
-    """One clause for each kind of violation; `names` are its bodies as people call them."""
+    """Write the clause for a violation; `names` are its bodies as people call them."""
     a, b = (*names, "", "")[:2]
     if v.kind in _JOINT_RATES:
         return f"{a} would {_JOINT_RATES[v.kind]}"
@@ -81,7 +81,7 @@ def _amount(v: Violation) -> str:
 
 
 def _called(name: str, scene: Scene, profile: RobotProfile) -> str:
-    """What a person calls a body: its label, the table, a finger, a part of the arm."""
+    """Name a body as a person would: its label, the table, a finger, a part of the arm."""
     for side, link in zip(("left", "right"), profile.gripper.finger_links, strict=True):
         if name == link:
             return f"the {side} finger"
@@ -98,7 +98,7 @@ def _other(names: list[str], word: str) -> str:
 
 
 def _way(room_m: Array) -> str:
-    """Seen from the robot's base: left is +y, away is +x."""
+    """Describe a shift as seen from the robot's base: left is +y, away is +x."""
     x_m, y_m = (float(v) for v in room_m)
     parts = [f"{abs(y_m) * 100:.0f} cm to the {'left' if y_m > 0 else 'right'}"] if abs(y_m) >= 0.005 else []
     parts += [f"{abs(x_m) * 100:.0f} cm {'farther away' if x_m > 0 else 'closer'}"] if abs(x_m) >= 0.005 else []

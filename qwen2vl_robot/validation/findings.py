@@ -1,4 +1,4 @@
-"""What the stages of a rehearsal find → one Verdict; needs no simulator, so that every process can join findings."""
+"""The findings of a rehearsal's stages → one Verdict; without a simulator, for any process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, V
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.explain import explain
 
-STEP_M = 0.005  # how far any point of arm or load travels between two samples of a sweep, at most
-NEAR_M = 0.2  # how far clearance is measured
+STEP_M = 0.005  # the farthest that a point of arm or load may travel between two samples of a sweep
+NEAR_M = 0.2  # clearance is measured up to this distance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """What is rehearsed and judged: a motion, from a start, in a scene, by a robot."""
+class RehearsalCase:
+    """What is rehearsed: a motion of a robot from a start state in a scene."""
 
     motion: Motion
     scene: Scene
@@ -31,12 +31,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Approach:
-    """How close arm and load come to one body on one stretch between two movements of the gripper.
+    """How close arm and load come to one body between two movements of the gripper.
 
     Attributes:
-        load: what the fingers carry on it.
-        time_s, way_m, clearance_m: (k,) when one looked, how far any point may have travelled by then, and how far
-            arm and load were from the body, at most `NEAR_M`.
+        load: the object that the fingers carry, if any.
+        time_s: (k,) times of the samples.
+        way_m: (k,) upper bound of the path length of any point of arm and load up to each sample.
+        clearance_m: (k,) distance of arm and load from the body, at most `NEAR_M`.
     """
 
     name: str
@@ -46,18 +47,18 @@ class Approach:
     clearance_m: Array
 
     def lowest_m(self) -> Array:
-        """What clearance (k - 1,) cannot fall below between one look and the next."""
+        """Compute lower bounds (k - 1,) of the clearance between neighbouring samples."""
         lowest: Array = (self.clearance_m[1:] + self.clearance_m[:-1] - np.diff(self.way_m)) / 2
         return lowest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Swept:
-    """What a sweep found.
+    """The findings of a sweep.
 
     Attributes:
         approaches: how close it came to each body, in the order of time.
-        samples: configurations that were looked at.
+        samples: number of checked configurations.
     """
 
     violations: tuple[Violation, ...]
@@ -67,7 +68,7 @@ class Swept:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
-    """What came of one run; scene and state are those at its end."""
+    """The findings of one physics run, with scene and state at its end."""
 
     violations: tuple[Violation, ...]
     scene: Scene
@@ -77,17 +78,17 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """What came of one perturbed roll-out; without violations it was a success."""
+    """The findings of one perturbed run; a success has no violations."""
 
     index: int
     violations: tuple[Violation, ...]
 
 
 def stricter(safety: Safety, refused: int) -> Safety:
-    """What to ask of a motion's trials after those of `refused` other motions for the same step have failed.
+    """Raise the demands on a motion's trials after the trials of `refused` other motions for the same step failed.
 
-    Who tries often enough is lucky once, so the error that is allowed is shared among the tries (Bonferroni), and there
-    are as many trials more as the threshold then needs.
+    With enough attempts one passes by luck. So the attempts share the allowed error (Bonferroni), and the number of
+    trials rises until the threshold can be reached again.
     """
     if refused == 0 or tolerated(safety) < 0:
         return safety
@@ -99,12 +100,12 @@ def stricter(safety: Safety, refused: int) -> Safety:
 
 
 def tolerated(safety: Safety) -> int:
-    """How many trials may fail with the bound still at the threshold; -1 when N is too small for it."""
+    """Compute how many trials may fail with the bound still at the threshold; -1 when there are too few trials."""
     return most_failures(safety.trials, safety.success_ratio, safety.confidence)
 
 
 def make_verdict(
-    case: Case,
+    case: RehearsalCase,
     violations: tuple[Violation, ...],
     run: Rollout | None = None,
     trials: list[Trial] | None = None,
@@ -112,16 +113,17 @@ def make_verdict(
     safety: Safety | None = None,
     began: float,
 ) -> Verdict:
-    """Join what the stages found; accepted only when every one of them ran and found nothing.
+    """Combine the findings of the stages; accepted only when every stage ran and found nothing.
 
     Args:
-        safety: what the trials were held to, else the profile's own.
+        safety: the demands on the trials; by default those of the profile.
+        began: `time.perf_counter()` at the start of the rehearsal, seconds.
     """
     safety = safety or case.profile.safety
-    told = _judge_trials(safety, trials) if trials else None
-    if told is not None and not violations:
-        violations = told[1]
-    is_complete = run is not None and told is not None and told[0].count == safety.trials
+    judged = _judge_trials(safety, trials) if trials else None
+    if judged is not None and not violations:
+        violations = judged[1]
+    is_complete = run is not None and judged is not None and judged[0].count == safety.trials
     accepted = is_complete and not violations
     return Verdict(
         accepted=accepted,
@@ -132,7 +134,7 @@ def make_verdict(
         robot_digest=case.profile.digest,
         scene_after=run.scene if accepted and run is not None else None,
         state_after=run.state if accepted and run is not None else None,
-        trials=None if told is None else told[0],
+        trials=None if judged is None else judged[0],
         explanation=explain(violations, case.scene, case.profile),
         film=None if run is None else run.film,
         seconds=time.perf_counter() - began,
@@ -140,38 +142,38 @@ def make_verdict(
 
 
 def _judge_trials(safety: Safety, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:
-    """A motion passes when the bound clears the threshold and no trial broke a limit of safety."""
+    """Pass a motion when the bound reaches the threshold and its trials failed by a missed effect only."""
     successes = sum(not t.violations for t in trials)
     bound = lower_bound(successes, len(trials), safety.confidence)
-    found = tuple(v for t in sorted(trials, key=lambda t: t.index) for v in t.violations)
-    broken = tuple(v for v in found if v.kind != ViolationKind.WRONG_EFFECT)
+    violations = tuple(v for t in sorted(trials, key=lambda t: t.index) for v in t.violations)
+    broken = tuple(v for v in violations if v.kind != ViolationKind.WRONG_EFFECT)
     if bound < safety.success_ratio or broken:
         share = f"{successes} of {len(trials)} perturbed runs succeed"
         doubt = Violation(
             ViolationKind.UNCERTAIN, None, (share,), safety.success_ratio - bound, "below the bound asked for"
         )
-        found = (doubt, *_worst_of_each(found))
+        violations = (doubt, *_worst_of_each(violations))
     else:
-        found = ()
-    return Trials(len(trials), successes, bound, safety.success_ratio), found
+        violations = ()
+    return Trials(len(trials), successes, bound, safety.success_ratio), violations
 
 
-def _worst_of_each(found: tuple[Violation, ...]) -> tuple[Violation, ...]:
+def _worst_of_each(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
     worst: dict[tuple[str, tuple[str, ...]], Violation] = {}
-    for v in found:
+    for v in violations:
         known = worst.get((v.kind, v.bodies))
         worst[v.kind, v.bodies] = v if known is None or v.amount > known.amount else known
     return tuple(worst.values())
 
 
 def lower_bound(successes: int, count: int, confidence: float) -> float:
-    """One-sided lower confidence bound of a success ratio (Clopper and Pearson 1934).
+    """Compute the one-sided lower confidence bound of a success ratio (Clopper and Pearson 1934).
 
     >>> round(lower_bound(16, 16, 0.95), 3)
     0.829
     """
     if not 0 <= successes <= count or count < 1:
-        raise ValueError(f"{successes} of {count} is no share")
+        raise ValueError(f"{successes} successes of {count} trials; 0 to count are allowed, and count from 1")
     low, high = 0.0, successes / count
     for _ in range(60):  # bisection to the last bit
         middle = (low + high) / 2
@@ -183,10 +185,10 @@ def lower_bound(successes: int, count: int, confidence: float) -> float:
 
 
 def _at_least(successes: int, count: int, ratio: float) -> float:
-    """Probability of this many successes or more."""
+    """Compute the probability of this many successes or more."""
     return sum(math.comb(count, k) * ratio**k * (1.0 - ratio) ** (count - k) for k in range(successes, count + 1))
 
 
 def most_failures(count: int, threshold: float, confidence: float) -> int:
-    """How many of `count` trials may fail with the bound still at the threshold; -1 when not even none."""
+    """Compute how many of `count` trials may fail with the bound still at the threshold; -1 when none may."""
     return next((f - 1 for f in range(count + 1) if lower_bound(count - f, count, confidence) < threshold), count)

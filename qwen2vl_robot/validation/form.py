@@ -1,6 +1,6 @@
-"""What came in as motion, scene and start → what about it is not well formed, or does not begin where the arm is.
+"""Motion, scene and start → what is not well formed, or does not begin where the arm is.
 
-Whoever computes with a motion may rely on what was found sound here: types, finite numbers, shapes, joins, rigid poses.
+Later stages rely on what passes here: types, finite numbers, shapes, joins, rigid poses.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.reasons import ViolationKind
 
 MAX_DURATION_S = 300.0
-MIN_STEP_S = 1e-4  # closer points leave no digits for a jerk
+MIN_STEP_S = 1e-4  # closer points leave too few digits for a jerk
 MAX_POINTS = 100_000
-MAX_TOLERANCE_M = 0.1  # of where an effect comes about
-MAX_FAR_M = 20.0  # nothing farther can be meant by a scene on a table
+MAX_TOLERANCE_M = 0.1  # of an effect's place
+MAX_FAR_M = 20.0  # no table scene is larger
 _TIME_SLACK_S = 1e-6
 _JUMP_SLACK_RAD = 1e-6
 _EFFECTS = ("hold", "release", "push", "none")
 
 
 def check_form(motion: Motion, scene: Scene, start: RobotState, profile: RobotProfile) -> tuple[Violation, ...]:
-    """Judge the form of a motion, its scene and its start; the first group that fails is reported alone.
+    """Check the form of a motion, its scene and its start; report the first group of checks that fails.
 
-    Later groups compute with what earlier groups have found sound.
+    Later groups rely on the earlier ones.
     """
     groups = (  # generators: a later one runs only where the earlier ones found nothing
         _check_types(motion, scene, start),
@@ -60,7 +60,7 @@ def check_form(motion: Motion, scene: Scene, start: RobotState, profile: RobotPr
 
 
 def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Violation]:
-    """What came in by another way than our own code need not be what its type says."""
+    """Check types at run time, because the input need not come from our own code."""
     given: list[tuple[object, type | tuple[type, ...]]] = [(motion, Motion), (scene, Scene), (start, RobotState)]
     if isinstance(motion, Motion):
         given += [(motion.effect, Effect), *((s, (JointSegment, GripperSegment)) for s in motion.segments)]
@@ -98,7 +98,7 @@ def _check_finite(motion: Motion, scene: Scene, start: RobotState) -> Iterator[V
 
 
 def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[str, object]]:
-    """Every number that is computed with, under the name by which it is reported."""
+    """Yield every number used in a computation, with the name for messages."""
     for index, segment in enumerate(motion.segments):
         if isinstance(segment, JointSegment):
             yield f"segment {index} time_s", segment.time_s
@@ -166,7 +166,7 @@ def _check_segment(index: int, segment: Segment, joints: int) -> Iterator[Violat
 
 
 def _check_joins(motion: Motion) -> Iterator[Violation]:
-    """Times run from 0 without a gap and joints without a jump; a gripper segment leaves the joints where they are."""
+    """Check that times and joints join without gaps; a gripper segment keeps the joints where they are."""
     end_s = 0.0
     q_rad: Array | None = None
     for index, segment in enumerate(motion.segments):
@@ -209,8 +209,8 @@ def _check_scene(effect: Effect, scene: Scene, start: RobotState) -> Iterator[Vi
     if unseen_m.ndim != 3 or unseen_m.shape[1:] != (2, 3) or (unseen_m[:, 0] >= unseen_m[:, 1]).any():
         yield Violation(ViolationKind.FORMAT, None, ("unseen space is not made of boxes",), 1.0, "")
     if scene.held != start.held:
-        told = f"scene holds {scene.held!r}, start state {start.held!r}"
-        yield Violation(ViolationKind.START_STATE, None, (told,), 1.0, "")
+        problem = f"scene holds {scene.held!r}, start state {start.held!r}"
+        yield Violation(ViolationKind.START_STATE, None, (problem,), 1.0, "")
     if scene.held is not None:
         if scene.held not in [body.name for body in scene.objects]:
             yield Violation(ViolationKind.START_STATE, None, (f"held {scene.held!r} is not in the scene",), 1.0, "")
@@ -252,21 +252,21 @@ def _check_effect(effect: Effect, scene: Scene) -> Iterator[Violation]:
         )
     if effect.kind in ("release", "push") and (effect.T_base_object is None or not _is_pose(effect.T_base_object)):
         yield Violation(ViolationKind.FORMAT, None, (f"effect {effect.kind} without a rigid pose",), 1.0, "")
-    if not 0.0 < effect.tolerance_m <= MAX_TOLERANCE_M:  # a wide one would call everything an effect
+    if not 0.0 < effect.tolerance_m <= MAX_TOLERANCE_M:  # with a wide tolerance any result would pass
         yield Violation(
             ViolationKind.FORMAT, None, (f"effect tolerance, at most {MAX_TOLERANCE_M} m",), effect.tolerance_m, "m"
         )
     expected = effect.name if effect.kind == "release" else None
     if effect.kind != "none" and scene.held != expected:
-        told = f"{effect.kind} {effect.name} with {scene.held or 'nothing'} in the gripper"
-        yield Violation(ViolationKind.START_STATE, 0.0, (told,), 1.0, "")
+        problem = f"{effect.kind} {effect.name} with {scene.held or 'nothing'} in the gripper"
+        yield Violation(ViolationKind.START_STATE, 0.0, (problem,), 1.0, "")
 
 
 def _check_start(motion: Motion, start: RobotState, profile: RobotProfile) -> Iterator[Violation]:
     q_rad = np.asarray(start.q_rad)
     if q_rad.shape != (len(profile.joints),):
-        told = f"start has {q_rad.size} joints, {profile.name} {len(profile.joints)}"
-        yield Violation(ViolationKind.START_STATE, 0.0, (told,), float(q_rad.size), "joints")
+        problem = f"start has {q_rad.size} joints, {profile.name} {len(profile.joints)}"
+        yield Violation(ViolationKind.START_STATE, 0.0, (problem,), float(q_rad.size), "joints")
         return
     if not 0.0 <= start.gripper_width_m <= profile.gripper.max_width_m + 0.002:
         yield Violation(ViolationKind.START_STATE, 0.0, ("gripper",), start.gripper_width_m, "m")

@@ -1,4 +1,4 @@
-"""Who may touch whom while a motion handles an object: the one rule book of sweep and physics."""
+"""Who may touch whom while a motion handles an object: rules shared by sweep and physics."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Motion, Relation, RobotState, Scene
 from qwen2vl_robot.validation.timeline import Timeline
 
-NEAR_M = 0.03  # within this way of where it is grasped or let go, an object may touch what it stands on
-SUPPORT_GAP_M = 0.004  # what is closer than this to an object at rest, beneath it, carries it
+NEAR_M = 0.03  # an object may touch its support this close to where it is grasped or released
+SUPPORT_GAP_M = 0.004  # a body closer than this to an object at rest counts as its support
 
 
 @dataclass(slots=True)
 class Handling:
-    """What the gripper holds, has held and may take, as the motion goes on.
+    """What the gripper holds, has held and may grasp, as the motion proceeds.
 
     Attributes:
         candidates: names that the gripper may close on.
-        held: in the gripper now.
-        handled: names that the fingers have taken or pushed; these they may touch.
-        supports: what the held object stood on when it was grasped.
-        grasp_m: (3,) tool position at the grasp, None when it was held from the start.
+        held: name of the object in the gripper now.
+        handled: names that the fingers hold, have held or push; the fingers may touch these.
+        supports: names of what the held object stood on when it was grasped.
+        grasp_m: (3,) tool position at the grasp; None if nothing has been grasped.
     """
 
     profile: RobotProfile
@@ -52,7 +52,7 @@ class Handling:
         return {effect.name} if effect.kind == "hold" and effect.name is not None else set()
 
     def grasp(self, name: str, world: BulletWorld) -> None:
-        """Note that the fingers have closed on an object that stands where it is in `world`."""
+        """Record that the fingers have closed on an object at its place in `world`."""
         self.held = name
         self.handled.add(name)
         self.grasp_m = world.robot.tool_pose()[:3, 3]
@@ -60,15 +60,15 @@ class Handling:
         self.supports = {n for n in others if world.contacts.distance_m(name, n) < SUPPORT_GAP_M}
 
     def release(self) -> None:
-        """Note that the fingers have opened."""
+        """Record that the fingers have opened."""
         self.held = None
         self.grasp_m = None
         self.supports = set()
 
     def may_touch(self, a: str, b: str, tool_m: Array, release_m: Array | None) -> bool:
-        """Whether this contact is meant, with the tool at `tool_m` and the next opening of the gripper at `release_m`.
+        """Check whether a contact is intended, with the tool at `tool_m` and the next release at `release_m`.
 
-        Contacts that the robot file allows never reach this place: the world does not report them.
+        The world does not report contacts that the robot file allows, so they need no rule here.
         """
         fingers = set(self.profile.gripper.finger_links)
         if {a, b} == fingers:
@@ -83,7 +83,7 @@ class Handling:
         return False
 
     def is_grip(self, a: str, b: str) -> bool:
-        """Whether this is the fingers pressing on what they take, or on each other."""
+        """Check whether the contact is the fingers pressing on their object or on each other."""
         fingers = set(self.profile.gripper.finger_links)
         taken = self.handled | self.candidates
         return {a, b} == fingers or (a in fingers and b in taken) or (b in fingers and a in taken)
@@ -97,7 +97,7 @@ class Handling:
         return name == TABLE
 
     def grasped(self, touching: list[tuple[str, str]]) -> str | None:
-        """The candidate that both fingers touch, if there is one."""
+        """Find the candidate that both fingers touch; None if there is none."""
         touched = [self._touched_by(finger, touching) for finger in self.profile.gripper.finger_links]
         both = sorted(touched[0] & touched[1] & self.candidates)
         return both[0] if both else None
@@ -107,7 +107,10 @@ class Handling:
 
 
 def find_openings(world: BulletWorld, line: Timeline, start: RobotState, scene: Scene) -> list[tuple[float, Array]]:
-    """Time and tool position (3,) of every gripper segment that opens; leaves the arm at the last of them."""
+    """List time and tool position (3,) of every gripper segment that opens, or of all if an object is held at first.
+
+    Leaves the arm at the last of them.
+    """
     found = []
     width_m, is_holding = start.gripper_width_m, scene.held is not None
     for grip in line.grips:

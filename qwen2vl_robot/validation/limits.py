@@ -1,9 +1,9 @@
-"""A well-formed motion → where it breaks the robot's limits: joints' range and rates, the tool's speed and places.
+"""A well-formed motion → where it breaks limits: joint range and rates, tool speed, places.
 
-Arithmetic alone, no robot model, no world. Between points the joints move linearly. Acceleration and jerk are divided
-differences of the points: the mean over a short time of what any smooth motion through those points at those times has,
-so more than the limit here is more than the limit there. A motion starts and ends at rest, and rests while the gripper
-moves.
+Arithmetic only, without a robot model or a world. Between points the joints move linearly. Acceleration and jerk are
+divided differences of the points. Each equals a short-time mean of the value of any smooth motion through these points,
+so a value beyond the limit here is beyond the limit in every such motion. A motion starts and ends at rest, and rests
+while the gripper moves.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.form import check_form
 
 _JOINT_SLACK_RAD = 1e-6
-_RATIO_SLACK = 1e-3  # a profile that rides its limit reaches it up to rounding
+_RATIO_SLACK = 1e-3  # a motion at its limit may exceed it by rounding
 
 
 def check(motion: Motion, scene: Scene, start: RobotState, profile: RobotProfile) -> tuple[Violation, ...]:
-    """Judge the numbers of a motion, its scene and its start: what is not well formed, else what breaks a limit.
+    """Check the numbers of a motion, its scene and its start: first their form, then the limits.
 
-    Amounts say how far beyond the limit.
+    Amounts of joint violations are the excess over the limit.
     """
-    found = check_form(motion, scene, start, profile)
-    if found:
-        return found
+    malformed = check_form(motion, scene, start, profile)
+    if malformed:
+        return malformed
     return (*_check_positions(motion, profile), *_check_rates(motion, profile), *_check_widths(motion, profile))
 
 
@@ -63,7 +63,7 @@ def _check_rates(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
 
 
 def _runs(motion: Motion) -> Iterator[tuple[Array, Array]]:
-    """Times (m,) and positions (m, n) of each stretch of joint segments that follow each other without a rest."""
+    """Yield times (m,) and positions (m, n) of each run of consecutive joint segments."""
     run: list[JointSegment] = []
     for segment in (*motion.segments, None):
         if isinstance(segment, JointSegment):
@@ -76,7 +76,7 @@ def _runs(motion: Motion) -> Iterator[tuple[Array, Array]]:
 
 
 def _with_rest(time_s: Array, q_rad: Array) -> tuple[Array, Array]:
-    """Add three points at rest before and after, as far apart as the points beside them."""
+    """Add three points at rest before and after, spaced like the points next to them."""
     first_s, last_s = time_s[1] - time_s[0], time_s[-1] - time_s[-2]
     before_s = time_s[0] - first_s * np.array([3.0, 2.0, 1.0])
     after_s = time_s[-1] + last_s * np.array([1.0, 2.0, 3.0])
@@ -85,7 +85,7 @@ def _with_rest(time_s: Array, q_rad: Array) -> tuple[Array, Array]:
 
 
 def _divided_difference(time_s: Array, q_rad: Array, order: int) -> Array:
-    """Derivative of an order (m - order, n) as a mean over the `order` + 1 points that it is computed from.
+    """Compute the derivative of an order, (m - order, n), as a mean over `order` + 1 points.
 
     >>> _divided_difference(np.array([0.0, 1.0, 3.0]), np.array([[0.0], [1.0], [9.0]]), 2).tolist()
     [[2.0]]
@@ -105,7 +105,7 @@ def _check_widths(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
 
 
 def states_of_motion(motion: Motion) -> Iterator[tuple[Array, Array, Array, Array]]:
-    """Times (k,), positions, velocities and accelerations (k, n) of each stretch, by divided differences."""
+    """Yield times (k,), positions, velocities and accelerations (k, n) of each run, by divided differences."""
     for run in _runs(motion):
         time_s, q_rad = _with_rest(*run)
         dq, ddq = (_divided_difference(time_s, q_rad, order) for order in (1, 2))
@@ -117,7 +117,7 @@ def states_of_motion(motion: Motion) -> Iterator[tuple[Array, Array, Array, Arra
 
 
 def check_workspace(time_s: Array, p_base_tool_m: Array, profile: RobotProfile) -> tuple[Violation, ...]:
-    """Judge the tool's positions (m, 3) at times (m,): the worst way out of the profile's workspace, if any."""
+    """Check the tool's positions (m, 3) at times (m,): report how far it leaves the profile's workspace, if it does."""
     low, high = np.array(profile.workspace.min_m), np.array(profile.workspace.max_m)
     outside_m = np.maximum(low - p_base_tool_m, p_base_tool_m - high).max(axis=1)
     worst = int(np.argmax(outside_m))
@@ -132,7 +132,7 @@ def check_workspace(time_s: Array, p_base_tool_m: Array, profile: RobotProfile) 
 def check_speed(
     time_s: Array, p_base_tool_m: Array, profile: RobotProfile, zones: tuple[Zone, ...]
 ) -> Iterator[Violation]:
-    """Judge how fast the tool goes from one position (m, 3) at times (m,) to the next: everywhere, and inside zones."""
+    """Check the tool's speed between positions (m, 3) at times (m,), everywhere and inside zones."""
     steps_s = np.diff(time_s)
     moved_m = np.linalg.norm(np.diff(p_base_tool_m, axis=0), axis=1)
     speed_mps = np.divide(moved_m, steps_s, out=np.zeros_like(moved_m), where=steps_s > 0.0)

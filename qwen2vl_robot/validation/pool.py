@@ -1,6 +1,6 @@
-"""Rehearsals → worker processes with warm worlds, whose crash, hang or exception is a refusal.
+"""Rehearsals → worker processes with warm worlds; a crash, hang or exception is a refusal.
 
-The workers' module is named, not imported: whoever imports this never reaches pybullet.
+The workers' module is named but not imported, so importing this module never loads pybullet.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from qwen2vl_robot.errors import RobotError, WorkerError
 from qwen2vl_robot.messages import Motion, RobotState, Scene, Verdict, Violation, digest
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.reasons import ViolationKind, WorkerReason
-from qwen2vl_robot.validation.findings import Case, Rollout, Swept, Trial, make_verdict, stricter, tolerated
+from qwen2vl_robot.validation.findings import RehearsalCase, Rollout, Swept, Trial, make_verdict, stricter, tolerated
 
 WORKERS = 2
-_CHUNK = 2  # trials that a worker takes at once
+_CHUNK = 2  # trials per piece of work
 _PICTURE_S = 5.0
 
 
@@ -32,7 +32,7 @@ _BROKEN = {
 
 
 class RehearsalProcess:
-    """The `ports.Rehearsal` that everybody uses: twins in processes of their own, started again after each death."""
+    """The usual `ports.Rehearsal`: twins in their own processes, which restart after a crash."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class RehearsalProcess:
         interpreter: str | None = None,
         workers: int = WORKERS,
     ) -> None:
-        """Describe the workers; they start with `start` or with the first rehearsal.
+        """Configure the workers; they start with `start` or with the first rehearsal.
 
         Args:
-            budget_s: seconds that one rehearsal may take; more is a refusal.
-            film: whether accepting verdicts carry pictures of the rehearsal.
-            interpreter: the Python that has pybullet, else this one.
-            workers: how many processes share the perturbed roll-outs.
+            budget_s: time limit of one rehearsal, seconds; a longer one is refused.
+            film: whether accepting verdicts hold pictures of the rehearsal.
+            interpreter: a Python with pybullet; by default the current one.
+            workers: number of processes that share the perturbed runs, 1 to 64.
         """
         if not budget_s > 0.0:
             raise ValueError(f"a budget of {budget_s} s; it must be above 0")
@@ -63,25 +63,25 @@ class RehearsalProcess:
 
     @property
     def pid(self) -> int | None:
-        """The first worker's process id, None while it does not run."""
+        """Process id of the first worker, None while it does not run."""
         return self._workers[0].pid
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that run."""
+        """Process ids of the running workers."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def start(self) -> None:
-        """Load the workers now, so that the first rehearsal need not wait for them.
+        """Start the workers now, so that the first rehearsal does not wait for them.
 
         Raises:
-            WorkerError: one does not come up.
+            WorkerError: a worker does not start.
         """
         with ThreadPoolExecutor(len(self._workers)) as threads:
             list(threads.map(lambda worker: worker.start(), self._workers))
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
-        """Try the motion in fresh twins; whatever breaks is a refusing verdict, never an exception."""
+        """Rehearse the motion in fresh twins; a worker that breaks gives a refusing verdict, not an exception."""
         began = time.perf_counter()
         try:
             verdict = self._rehearse(motion, scene, start, stricter(self._profile.safety, refused), began)
@@ -91,7 +91,7 @@ class RehearsalProcess:
         return verdict if verdict.accepted else self._show(verdict, motion, scene, start)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         for worker in self._workers:
             worker.close()
 
@@ -106,8 +106,8 @@ class RehearsalProcess:
         until = time.perf_counter() + self._budget_s  # loading a worker has a limit of its own
         swept = _call(self._workers[0], until, "examine", motion, scene, start)
         if not isinstance(swept, Swept):
-            raise WorkerError(f"answered a {type(swept).__name__}")
-        case = Case(motion, scene, start, self._profile)
+            raise WorkerError(f"returned a {type(swept).__name__}, not the findings of a sweep")
+        case = RehearsalCase(motion, scene, start, self._profile)
         if swept.violations:
             return make_verdict(case, swept.violations, began=began)
         # Longest first: the whole run, then the first trial, which simulates most of it.
@@ -123,7 +123,7 @@ class RehearsalProcess:
         return make_verdict(case, violations, run, work.trials, safety=safety, began=began)
 
     def _show(self, verdict: Verdict, motion: Motion, scene: Scene, start: RobotState) -> Verdict:
-        """Add the sentence and the picture of the moment; a twin that cannot show it changes nothing."""
+        """Add the explanation and the picture of the moment; if the twin fails, return the verdict unchanged."""
         until = time.perf_counter() + _PICTURE_S
         try:
             text, picture = _call(self._workers[0], until, "show", motion, scene, start, verdict.violations)
@@ -132,24 +132,24 @@ class RehearsalProcess:
         return replace(verdict, explanation=text, picture=picture)
 
     def _refuse(
-        self, kind: ViolationKind, told: str, motion: Motion, scene: Scene, start: RobotState, began: float
+        self, kind: ViolationKind, problem: str, motion: Motion, scene: Scene, start: RobotState, began: float
     ) -> Verdict:
         seconds = time.perf_counter() - began
         return Verdict(
             accepted=False,
-            violations=(Violation(kind, None, (told,), seconds, "s"),),
+            violations=(Violation(kind, None, (problem,), seconds, "s"),),
             motion_digest=_digest(motion),
             scene_digest=_digest(scene),
             start_digest=_digest(start),
             robot_digest=self._profile.digest,
-            explanation=f"the rehearsal broke off: {told}",
+            explanation=f"the rehearsal broke off: {problem}",
             seconds=seconds,
         )
 
 
 @dataclass(slots=True)
 class _Work:
-    """Pieces of one rehearsal that workers take in turn, until all are done or the answer is known."""
+    """The pieces of one rehearsal, which workers take in turn until all are done or the result is certain."""
 
     pieces: list[tuple[str, tuple[object, ...]]]
     tolerated: int
@@ -158,10 +158,10 @@ class _Work:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def do(self, worker: Worker, until: float) -> None:
-        """Take pieces until none is left; what a worker raises ends the rehearsal.
+        """Run pieces until none is left; an exception of the worker ends the rehearsal.
 
         Raises:
-            RobotError: the worker broke or ran out of time.
+            RobotError: the worker failed or ran out of time.
         """
         while True:
             with self.lock:
@@ -169,19 +169,19 @@ class _Work:
                     return
                 method, args = self.pieces.pop(0)
             try:
-                found = _call(worker, until, method, *args)
+                result = _call(worker, until, method, *args)
             except BaseException:
                 with self.lock:
                     self.pieces.clear()
                 raise
             with self.lock:
-                if isinstance(found, Rollout):
-                    self.run = found
+                if isinstance(result, Rollout):
+                    self.run = result
                 else:
-                    self.trials += found
+                    self.trials += result
 
     def _is_decided(self) -> bool:
-        """Whether it is refused already; acceptance needs every piece."""
+        """Check whether a refusal is certain; acceptance needs every piece."""
         failed = sum(bool(trial.violations) for trial in self.trials)
         return failed > self.tolerated or (self.run is not None and bool(self.run.violations))
 
@@ -189,12 +189,12 @@ class _Work:
 def _call(worker: Worker, until: float, method: str, *args: object) -> Any:
     left_s = until - time.perf_counter()
     if left_s <= 0.0:
-        raise WorkerError("the budget of time ran out before every check had run", reason=WorkerReason.TIMEOUT)
+        raise WorkerError("the time budget ran out before all checks had run", reason=WorkerReason.TIMEOUT)
     return worker.call(method, *args, timeout_s=left_s)
 
 
 def _digest(message: object) -> str:
-    """The digest, or "" of what is no message at all: it matches nothing."""
+    """Compute the digest; "" for anything but a message, which matches nothing."""
     try:
         return digest(message)
     except TypeError:

@@ -1,6 +1,6 @@
-"""Motion, scene, start state → Verdict: numbers, geometry, one physics run, then perturbed ones; cheapest first.
+"""Motion, scene, start → Verdict: numbers, geometry, one physics run, then perturbed runs.
 
-Runs in worker processes (pool.py), which share its pieces between them; nothing that talks to an arm imports it.
+The cheapest stage comes first. Runs in worker processes (pool.py) that share the work; no code near an arm imports it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Spher
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
-from qwen2vl_robot.validation.findings import Case, Rollout, Swept, Trial, make_verdict, tolerated
+from qwen2vl_robot.validation.findings import RehearsalCase, Rollout, Swept, Trial, make_verdict, tolerated
 from qwen2vl_robot.validation.handling import Handling
 from qwen2vl_robot.validation.rollout import roll_out
 from qwen2vl_robot.validation.space import add_forbidden
@@ -27,26 +27,26 @@ from qwen2vl_robot.validation.sweep import sweep
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.validation.trials import WEAKEST, draw, seed_of, spans
 
-_ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball never rests
+_ROLLING_FRICTION = 0.002  # of a ball; without it a touched ball rolls on forever
 _TORQUE_STEP_S = 0.02
-_MOST_BODIES = 1000  # Bullet keeps the collision shape of each body that was removed until it is reset
+_MOST_BODIES = 1000  # Bullet keeps the collision shapes of removed bodies until a reset
 _CLEAR_M = 0.002
-_ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # ways that are tried to say where there is room
+_ROOM_M = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)  # shifts to try when looking for room
 _BEARINGS_RAD = np.pi / 4 * np.arange(8)
-_BEYOND_TOOL_M = 0.1  # how far a load reaches, where only an error of the joints carries it
+_BEYOND_TOOL_M = 0.1  # how far a load reaches beyond the tool, for the effect of joint errors
 
 
 _BEFORE_GEOMETRY = (ViolationKind.FORMAT, ViolationKind.NON_FINITE, ViolationKind.START_STATE)  # no moment to show
 
 
 class Twin:
-    """Rehearses motions, each among bodies built anew: a verdict depends on nothing that was rehearsed before."""
+    """Rehearses motions, each among newly built bodies, so that a verdict does not depend on earlier rehearsals."""
 
     def __init__(self, profile: RobotProfile) -> None:
         """Load the robot.
 
         Raises:
-            BadInputError: its URDF or a mesh cannot be loaded, or lacks what the profile names.
+            BadInputError: the URDF or a mesh cannot be loaded, or lacks what the profile names.
         """
         self._profile = profile
         self._world = BulletWorld()
@@ -61,12 +61,12 @@ class Twin:
         self._joint_reach_m = self._world.robot.reach_m(_BEYOND_TOOL_M)
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Verdict:
-        """Judge a motion alone, stage by stage; what finds something ends the rehearsal.
+        """Rehearse a motion in this process, stage by stage; the first stage with a violation ends the rehearsal.
 
         Args:
-            film: whether to picture the nominal run.
+            film: whether to record pictures of the nominal run.
         """
-        began, case = time.perf_counter(), Case(motion, scene, start, self._profile)
+        began, case = time.perf_counter(), RehearsalCase(motion, scene, start, self._profile)
         swept = self.examine(motion, scene, start)
         if swept.violations:
             return make_verdict(case, swept.violations, began=began)
@@ -81,10 +81,10 @@ class Twin:
         return make_verdict(case, run.violations, run, trials, began=began)
 
     def examine(self, motion: Motion, scene: Scene, start: RobotState) -> Swept:
-        """Judge by numbers and geometry."""
+        """Check numbers, torques and geometry."""
         found = limits.check(motion, scene, start, self._profile) or self._check_names(scene)
         if not found:
-            # Only what the gripper may take has to meet other bodies, so only that need not be fixed.
+            # Only objects that the gripper may hold have to collide with other bodies; the rest can be fixed.
             self._build(scene, frozenset({scene.held, *Handling(self._profile, motion, scene).candidates}))
             found = self._check_torques(motion, scene)
         if found:
@@ -93,14 +93,14 @@ class Twin:
         return sweep(self._world, self._profile, motion, scene, start)
 
     def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:
-        """Let physics follow the whole motion in the scene as it was measured."""
+        """Simulate the whole motion in the measured scene."""
         self._build(scene, is_shown=film)
         return roll_out(self._world, self._profile, motion, scene, start, film=film)
 
     def try_out(
         self, motion: Motion, scene: Scene, start: RobotState, swept: Swept, indices: tuple[int, ...]
     ) -> list[Trial]:
-        """Run trials of these indices, each in a world of its own draw."""
+        """Run the trials with these indices, each in its own perturbed world."""
         line, seed = timeline(motion, start), seed_of(scene, motion)
         trials = []
         for index in indices:
@@ -114,7 +114,7 @@ class Twin:
     def show(
         self, motion: Motion, scene: Scene, start: RobotState, violations: tuple[Violation, ...]
     ) -> tuple[str, npt.NDArray[np.uint8] | None]:
-        """Explain a refusal: one sentence, and a picture of the moment when there is one."""
+        """Explain a refusal: one sentence, and a picture of the moment if there is one."""
         first = next((v for v in violations if v.time_s is not None), None)
         if first is None or first.time_s is None or first.kind in _BEFORE_GEOMETRY:
             return explain(violations, scene, self._profile), None
@@ -130,9 +130,9 @@ class Twin:
         return explain(violations, scene, self._profile, room_m, is_grasp=is_grasp), picture
 
     def _find_room(self, violation: Violation, motion: Motion, scene: Scene) -> Array | None:
-        """The shortest horizontal way (2,) of the arm that is clear of everything: the bodies go the opposite way.
+        """Find the shortest of some horizontal shifts (2,) of the arm that clears everything; None if none does.
 
-        What is to be grasped only counts where it is what was hit.
+        The bodies are moved the opposite way. The target of a grasp only counts if it was hit.
         """
         world = self._world
         around = {b.name for b in scene.bodies()} - {scene.held, motion.effect.name}
@@ -150,12 +150,12 @@ class Twin:
         return None
 
     def _still_grasps(self, way_m: Array, motion: Motion, scene: Scene) -> bool:
-        """Whether the fingers would still be over what is to be grasped, that far from where they were."""
+        """Check whether the fingers would still be over the target of the grasp after this shift."""
         target = next((b for b in scene.objects if motion.effect.kind == "hold" and b.name == motion.effect.name), None)
         return target is not None and float(np.linalg.norm(way_m)) <= min(shape_size_m(target.shape)[:2]) / 2
 
     def close(self) -> None:
-        """Give the world back."""
+        """Close the world."""
         self._world.close()
 
     def _check_names(self, scene: Scene) -> tuple[Violation, ...]:
@@ -166,7 +166,7 @@ class Twin:
         )
 
     def _check_torques(self, motion: Motion, scene: Scene) -> tuple[Violation, ...]:
-        """Judge what every joint has to give by inverse dynamics, with the heaviest thing that may be in the hand."""
+        """Check each joint's torque by inverse dynamics, with the heaviest object that the hand may hold."""
         names = {motion.effect.name, scene.held} if motion.effect.kind != "none" else {b.name for b in scene.objects}
         masses = [
             b.mass_kg if b.mass_kg is not None else self._profile.object_mass_kg
@@ -181,7 +181,7 @@ class Twin:
             some = slice(None, None, every)
             needed = self._world.robot.torques_nm(q_rad[some], dq_radps[some], ddq_radps2[some], load_kg)
             over = np.abs(needed) - allowed
-            for j, worst in enumerate(np.argmax(over, axis=0)):  # the first NaN, where there is one
+            for j, worst in enumerate(np.argmax(over, axis=0)):  # argmax finds the first NaN, if there is one
                 known = found.get(j)
                 if not over[worst, j] <= (0.0 if known is None else known.amount):
                     at_s, name = float(time_s[some][worst]), self._profile.joints[j].name
@@ -189,14 +189,14 @@ class Twin:
         return tuple(found[j] for j in sorted(found))
 
     def _build(self, scene: Scene, loose: frozenset[str | None] | None = None, *, is_shown: bool = False) -> None:
-        """Swap the bodies; loading the robot again would take longer than a whole trial.
+        """Replace the bodies; loading the robot again would take longer than a whole trial.
 
         Args:
-            loose: the objects that can move, None for all; Bullet looks for no contact between two that cannot.
-            is_shown: whether pictures are taken of them.
+            loose: the objects that can move, None for all; Bullet skips contacts between two fixed bodies.
+            is_shown: whether the bodies appear in pictures.
         """
         world = self._world
-        self._bodies += len(world.names())  # those of the build before, forbidden space among them
+        self._bodies += len(world.names())  # bodies of the last build, including forbidden space
         if scene.table_height_m != self._table_height_m or self._bodies > _MOST_BODIES:
             world.reset()
             world.add_table(scene.table_height_m)
@@ -210,7 +210,7 @@ class Twin:
             mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
             self._add(body, mass_kg if loose is None or body.name in loose else 0.0, is_shown)
         for body in scene.obstacles:
-            self._add(body, 0.0, is_shown)  # nobody knows what it is, so it does not give way
+            self._add(body, 0.0, is_shown)  # unknown, so it does not yield
 
     def _add(self, body: SceneObject, mass_kg: float, is_shown: bool) -> None:
         sliding = body.friction if body.friction is not None else self._profile.object_friction

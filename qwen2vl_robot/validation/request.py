@@ -1,4 +1,4 @@
-"""REQUEST.yaml → a rehearsed answer, without camera or planner; sim/README.md describes the file."""
+"""REQUEST.yaml → a rehearsed answer, without camera or planner; see sim/README.md."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from qwen2vl_robot.rules import ZoneRule
 from qwen2vl_robot.validation.form import MAX_DURATION_S, MIN_STEP_S
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
-_GRIP_S = 1.0  # how long a gripper segment takes where nothing else says it
-_BUDGET_S, _BUDGET_RATIO = 20.0, 4.0  # fixed, and for each second of motion: a slow machine still answers
+_GRIP_S = 1.0  # default duration of a gripper segment
+_BUDGET_S, _BUDGET_RATIO = 20.0, 4.0  # fixed part, and per second of motion; enough for a slow machine
 _SAME_RAD = 1e-6
-_STANDS_M = 0.01  # what has nothing under it within this is fixed in space
+_STANDS_M = 0.01  # a body without support within this distance is fixed in space
 _SIZES = {"box": "[x, y, z]", "cylinder": "[diameter, height]", "sphere": "[diameter]", "container": "[x, y, z, wall]"}
 _Size = Annotated[float, Field(gt=0.0, le=2.0)]
 _Near = Annotated[float, Field(ge=-5.0, le=5.0)]
@@ -46,7 +46,7 @@ _Time = Annotated[float, Field(ge=0.0, le=MAX_DURATION_S)]
 
 
 class ObjectRequest(Strict):
-    """A body of the scene; its pose is that of the shape's centre. Mass 0 fixes it in space."""
+    """A body of the scene; its pose is that of the shape's centre. Mass 0 fixes the body in space."""
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
     shape: Literal["box", "cylinder", "sphere", "container"]
@@ -74,7 +74,7 @@ class ObjectRequest(Strict):
         return self
 
     def to_object(self) -> SceneObject:
-        """The same as a body of a scene."""
+        """Convert to a body of a scene."""
         s = self.size_m
         shape: Shape
         if self.shape == "box":
@@ -90,21 +90,21 @@ class ObjectRequest(Strict):
 
 
 class PointRequest(Strict):
-    """Where all joints are at one time from the motion's start."""
+    """Positions of all joints at a time from the motion's start."""
 
     time_s: _Time
     positions_rad: tuple[float, ...]
 
 
 class GripperRequest(Strict):
-    """Open or close to a width while the arm rests."""
+    """A movement of the fingers to a width while the arm rests."""
 
     width_m: NonNegative
     seconds: Annotated[float, Field(gt=0.0, le=30.0)] | None = None
 
 
 class SegmentRequest(Strict):
-    """Either a stretch of joint motion or a movement of the gripper."""
+    """Either a run of joint points or a movement of the gripper."""
 
     joints: Annotated[tuple[PointRequest, ...], Field(min_length=1)] | None = None
     gripper: GripperRequest | None = None
@@ -117,7 +117,7 @@ class SegmentRequest(Strict):
 
 
 class Request(Strict):
-    """A motion to be checked, with everything that it depends on."""
+    """A motion to check, with everything that it depends on."""
 
     robot: str = "franka_panda"
     joint_names: tuple[str, ...] | None = None
@@ -131,13 +131,13 @@ class Request(Strict):
 
 
 def check_request(path: str | Path, interpreter: str | None = None, picture: Path | None = None) -> dict[str, Any]:
-    """Rehearse the motion of a request file; `to_answer` says what the answer holds.
+    """Rehearse the motion of a request file; `to_answer` describes the result.
 
     Args:
-        picture: a PNG file for the moment of a refusal, when it has one.
+        picture: where to save a PNG of the moment of a refusal, if there is one.
 
     Raises:
-        BadInputError: the file cannot be used; one line names the value and what is allowed.
+        BadInputError: the file is wrong; one line names the value and what is allowed.
     """
     profile, scene, start, motion = load_request(path)
     budget_s = _BUDGET_S + _BUDGET_RATIO * motion.duration_s
@@ -151,7 +151,7 @@ def check_request(path: str | Path, interpreter: str | None = None, picture: Pat
 
 
 def to_answer(verdict: Verdict) -> dict[str, Any]:
-    """The answer as JSON holds it."""
+    """Convert a verdict to the JSON answer."""
     return {
         "accepted": verdict.accepted,
         "violations": [
@@ -165,7 +165,7 @@ def to_answer(verdict: Verdict) -> dict[str, Any]:
 
 
 def load_request(path: str | Path) -> tuple[RobotProfile, Scene, RobotState, Motion]:
-    """Read a request file into the messages that a rehearsal takes.
+    """Read a request file into the messages for a rehearsal.
 
     Raises:
         BadInputError: as `check_request`.
@@ -175,7 +175,7 @@ def load_request(path: str | Path) -> tuple[RobotProfile, Scene, RobotState, Mot
 
 
 def understand(request: Request, file: Path) -> tuple[RobotProfile, Scene, RobotState, Motion]:
-    """Turn what a file says into the messages that a rehearsal takes.
+    """Convert a request into the messages for a rehearsal; `file` is for messages.
 
     Raises:
         BadInputError: as `check_request`.
@@ -189,7 +189,7 @@ def understand(request: Request, file: Path) -> tuple[RobotProfile, Scene, Robot
 
 
 def _in_robot_order(request: Request, profile: RobotProfile, file: Path) -> Request:
-    """The same request with all joints in the order of the robot file."""
+    """Reorder all joints to the order of the robot file."""
     names, known = request.joint_names, [joint.name for joint in profile.joints]
     if names is None:
         return request
@@ -224,8 +224,8 @@ def _effect(request: Request, scene: Scene, file: Path) -> Effect:
     if request.picks is None:
         return Effect("none")
     if request.picks not in loose:
-        there = ", ".join(loose) or "none"
-        raise BadInputError(f"{file}: picks: no object {request.picks!r} that can be moved; there are: {there}")
+        movable = ", ".join(loose) or "none"
+        raise BadInputError(f"{file}: picks: no movable object {request.picks!r}; movable objects: {movable}")
     return Effect("hold", request.picks)
 
 
@@ -265,7 +265,7 @@ def _scene(request: Request, file: Path) -> Scene:
 
 
 def _stands(body: SceneObject, bodies: list[SceneObject], table_height_m: float) -> bool:
-    """Whether the table or another body is right under it; what hangs in the air must be fixed there by something."""
+    """Check whether the table or another body is right below a body; otherwise something must hold it in the air."""
     low, high = _bounds_m(body)
     if low[2] < table_height_m + _STANDS_M:
         return True
@@ -278,7 +278,7 @@ def _stands(body: SceneObject, bodies: list[SceneObject], table_height_m: float)
 
 
 def _bounds_m(body: SceneObject) -> tuple[Array, Array]:
-    """Lowest and highest corner (3,) of its bounding box in the base frame."""
+    """Compute the lowest and highest corner (3,) of a body's bounding box, base frame."""
     half_m = np.abs(body.T_base_object[:3, :3]) @ np.array(shape_size_m(body.shape)) / 2
     return body.T_base_object[:3, 3] - half_m, body.T_base_object[:3, 3] + half_m
 
@@ -287,7 +287,7 @@ def _bounds_m(body: SceneObject) -> tuple[Array, Array]:
 
 
 def _segments(request: Request, profile: RobotProfile, file: Path) -> tuple[Segment, ...]:
-    """String the segments together in time."""
+    """Join the segments in time."""
     segments: list[Segment] = []
     at_s, q_rad = 0.0, freeze(request.start_q_rad)
     for index, segment in enumerate(request.motion):
@@ -309,7 +309,7 @@ def _segments(request: Request, profile: RobotProfile, file: Path) -> tuple[Segm
 def _joints(
     name: str, points: tuple[PointRequest, ...], at_s: float, q_rad: Array, profile: RobotProfile, file: Path
 ) -> JointSegment:
-    """Begin where the arm is: a first point of a later time is reached from there."""
+    """Build a joint segment; if its first point is later than `at_s`, start it where the arm is."""
     for number, point in enumerate(points):
         _check_count(f"{name}.joints.{number}.positions_rad", point.positions_rad, profile, file)
     time_s = [point.time_s for point in points]
@@ -319,13 +319,15 @@ def _joints(
     elif at_s > 0.0 and np.abs(positions[0] - q_rad).max() > _SAME_RAD:
         jump_rad = float(np.abs(positions[0] - q_rad).max())
         raise BadInputError(
-            f"{file}: {name} begins {jump_rad:g} rad from where the arm is at {at_s:g} s; segments join"
+            f"{file}: {name} begins {jump_rad:g} rad from where the arm is at {at_s:g} s; segments must join"
         )
     if abs(time_s[0] - at_s) > MIN_STEP_S:
         raise BadInputError(f"{file}: {name} begins at {time_s[0]:g} s, the segment before it ends at {at_s:g} s")
     time_s[0] = at_s
     if len(time_s) < 2:
-        raise BadInputError(f"{file}: {name}.joints has one point, at the time it begins; give where to go, and when")
+        raise BadInputError(
+            f"{file}: {name}.joints has one point, at its start; add points with a position and a later time"
+        )
     for before_s, after_s in zip(time_s[:-1], time_s[1:], strict=True):
         if after_s - before_s < MIN_STEP_S:
             raise BadInputError(f"{file}: {name}.joints: time_s {after_s:g} after {before_s:g}; times must increase")
@@ -333,7 +335,7 @@ def _joints(
 
 
 def _grip_end_s(request: Request, index: int, at_s: float, q_rad: Array, file: Path) -> float:
-    """A gripper segment lasts as long as it says, else until joints that begin where the arm is, else one second."""
+    """End after the given `seconds`, else when the next joints begin at the arm's place, else after 1 s."""
     gripper, following = request.motion[index].gripper, request.motion[index + 1 : index + 2]
     if gripper is not None and gripper.seconds is not None:
         return at_s + gripper.seconds

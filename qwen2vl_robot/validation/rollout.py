@@ -1,7 +1,7 @@
-"""One physics run of a motion → what it touches, moves, drops, and the world it leaves behind.
+"""One physics run of a motion → what it touches, moves and drops, and the world after it.
 
-The nominal run follows the whole motion and forbids every contact that is not meant. A trial runs in a perturbed world,
-where the arm may brush something, but not hit it hard, shift or topple it; it simulates the stretches that it is given.
+The nominal run follows the whole motion and forbids every unintended contact. In a trial the world is perturbed;
+the arm may brush a body, but not hit it hard, shift or topple it. A trial simulates only the given spans of the motion.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from qwen2vl_robot.validation.ending import Ending
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import find_openings
 from qwen2vl_robot.validation.timeline import Span, timeline
-from qwen2vl_robot.validation.watching import Watch
+from qwen2vl_robot.validation.watching import RunMonitor
 
 SETTLE_S = 0.25
 AFTER_S = 0.5
 _TRIAL_SETTLE_S = 0.08
 _STILL_MPS = 0.02
-_ASLEEP_MPS = 0.005  # what is slower when it has settled costs no time until it is touched
-_SETTLED_MPS = 0.002  # fingers and bodies that were slower for `_STILL_S` have settled
+_ASLEEP_MPS = 0.005  # a slower body sleeps until it is touched
+_SETTLED_MPS = 0.002  # fingers and bodies slower than this for `_STILL_S` have settled
 _STILL_S = 0.1
-_MOST_REST_S = 1.0  # waited for bodies to rest before a stretch is skipped
+_MOST_REST_S = 1.0  # longest wait for bodies to rest before the arm skips ahead
 _LOOK_STEPS = 4  # contacts are read at 60 Hz
 _BYSTANDER_STEPS = 24  # other objects' poses at 10 Hz
 _FILM_STEPS = round(1.0 / FILM_HZ / TIME_STEP_S)
@@ -44,16 +44,16 @@ def roll_out(
     film: bool = False,
     trial: tuple[tuple[Span, ...], Array] | None = None,
 ) -> Rollout:
-    """Let motors follow the motion in a world that holds the robot and the scene, nothing yet moved.
+    """Simulate the motion with motors in a world that holds the robot and the scene before any movement.
 
     Args:
-        trial: the stretches to simulate and by how much the joints (n,) miss; None for the nominal run.
+        trial: spans to simulate and the joint error (n,), rad; None for the nominal run.
     """
     return _Run(world, profile, motion, scene, start, film, trial).run()
 
 
 class _Run:
-    """One run: where the motion is, what the gripper was told last, what is watched."""
+    """The state of one run: time, last gripper command, findings."""
 
     def __init__(
         self,
@@ -76,25 +76,25 @@ class _Run:
         self._names = [body.name for body in scene.objects]
         self._film: list[npt.NDArray[np.uint8]] | None = [] if film else None
         openings = find_openings(world, self._line, start, scene)
-        self._watch = Watch(world, profile, motion, scene, openings, self._is_trial)
+        self._monitor = RunMonitor(world, profile, motion, scene, openings, self._is_trial)
         self._still_since = 0
 
     def run(self) -> Rollout:
         self._settle()
         self._follow()
-        watch, effect = self._watch, self._motion.effect
-        ending = Ending(self._world, self._profile, effect, self._scene, watch.handling, watch.rest)
+        monitor, effect = self._monitor, self._motion.effect
+        ending = Ending(self._world, self._profile, effect, self._scene, monitor.handling, monitor.rest)
         for violation in ending.violations(self._line):
-            watch.note(violation)
+            monitor.note(violation)
         film = None if self._film is None else np.stack(self._film)
         state = ending.state_after(self._start, self._line.end_s)
-        return Rollout(tuple(watch.found.values()), ending.scene_after(), state, film)
+        return Rollout(tuple(monitor.findings.values()), ending.scene_after(), state, film)
 
     # ------------------------------------------------------------------------------------ before it begins
 
     def _settle(self) -> None:
-        """Let everything come to rest, the held object between the fingers, and remember where it stands."""
-        world, begin_s, held = self._world, self._spans[0][0], self._watch.handling.held
+        """Let everything come to rest, with the held object between the fingers, and record the poses."""
+        world, begin_s, held = self._world, self._spans[0][0], self._monitor.handling.held
         q_rad, width_m = self._q_at(begin_s), self._width_at(begin_s)
         world.robot.reset_arm(q_rad, width_m)
         world.robot.command_arm(q_rad)
@@ -103,14 +103,14 @@ class _Run:
         else:
             self._squeeze(held, q_rad)
         world.step(round((_TRIAL_SETTLE_S if self._is_trial else SETTLE_S) / TIME_STEP_S))
-        self._watch.settle()
-        meant = {self._watch.handling.held, self._motion.effect.name}
+        self._monitor.settle()
+        meant = {self._monitor.handling.held, self._motion.effect.name}
         for name in self._names:
             if name not in meant and world.speed_mps(name) < _ASLEEP_MPS:
                 world.put_to_sleep(name)
 
     def _squeeze(self, held: str, q_rad: Array) -> None:
-        """Close the fingers on the held object while nothing has weight, then put everything else back."""
+        """Close the fingers on the held object without gravity, then put everything else back."""
         world, profile = self._world, self._profile
         others = [body for body in self._scene.bodies() if body.name != held]
         open_m = min(profile.gripper.max_width_m, self._start.gripper_width_m + 0.004)
@@ -123,12 +123,12 @@ class _Run:
         world.set_gravity()
         for body in others:
             world.set_pose(body.name, body.T_base_object)
-        self._watch.hold(T_tool_held)
+        self._monitor.hold(T_tool_held)
 
     # ------------------------------------------------------------------------------------------ as it goes
 
     def _follow(self) -> None:
-        """Play every stretch; between two of them the arm is carried over, with what it holds."""
+        """Simulate every span; between two spans, carry the arm with what it holds to the next."""
         at = round(self._spans[0][0] / TIME_STEP_S)
         for index, (begin_s, end_s) in enumerate(self._spans):
             begin = max(at, round(begin_s / TIME_STEP_S))
@@ -140,7 +140,7 @@ class _Run:
             )
 
     def _play(self, begin: int, end: int, following: int | None) -> int:
-        """Simulate from one time step to another, then on until what is loose rests; returns the step reached."""
+        """Simulate from one time step to another, then on until loose bodies rest; return the step reached."""
         world = self._world
         last = end if following is None else min(following, end + round(_MOST_REST_S / TIME_STEP_S))
         time_s = np.arange(begin, max(last, end) + 1, dtype=np.float64) * TIME_STEP_S
@@ -158,13 +158,13 @@ class _Run:
             step = until
             self._look(step)
             if self._is_trial and self._has_settled(step):
-                step = min(s for s in ends if s >= step)  # the arm rests too: nothing changes until then
+                step = min(s for s in ends if s >= step)  # the arm rests, too: nothing changes until then
             if step in ends:
-                self._watch.end_grip()
+                self._monitor.end_grip()
         return step
 
     def _has_settled(self, step: int) -> bool:
-        """Whether the fingers have come to rest in a movement of the gripper, and so has everything else."""
+        """Check whether the fingers and all bodies have come to rest during a movement of the gripper."""
         at_s = step * TIME_STEP_S
         if not any(g.start_s + _STILL_S < at_s < g.end_s - TIME_STEP_S for g in self._line.grips):
             self._still_since = step
@@ -175,18 +175,18 @@ class _Run:
         return (step - self._still_since) * TIME_STEP_S >= _STILL_S
 
     def _look(self, step: int) -> None:
-        """Look at what is due after this many steps."""
+        """Run the checks that are due after this many steps."""
         if step % _LOOK_STEPS == 0:
-            self._watch.look(step * TIME_STEP_S)
+            self._monitor.look(step * TIME_STEP_S)
         if step % _BYSTANDER_STEPS == 0:
-            self._watch.look_around(step * TIME_STEP_S)
+            self._monitor.look_around(step * TIME_STEP_S)
         if self._film is not None and step % _FILM_STEPS == 0:
             self._film.append(shoot(self._world))
 
     def _skip_to(self, at_s: float) -> None:
-        """Carry the arm over a stretch in which nothing can be touched."""
-        world, held, q_rad = self._world, self._watch.handling.held, self._q_at(at_s)
-        if held is None and not self._watch.is_closing:
+        """Move the arm past a span in which nothing can be touched."""
+        world, held, q_rad = self._world, self._monitor.handling.held, self._q_at(at_s)
+        if held is None and not self._monitor.is_closing:
             width_m = self._width_at(at_s)
             world.robot.reset_arm(q_rad, width_m)
             world.robot.command_gripper(width_m, self._profile.gripper.force_n)
@@ -195,7 +195,7 @@ class _Run:
         world.robot.command_arm(q_rad)
 
     def _is_at_rest(self) -> bool:
-        held = self._watch.handling.held
+        held = self._monitor.handling.held
         return all(self._world.speed_mps(name) < _STILL_MPS for name in self._names if name != held)
 
     def _q_at(self, at_s: float) -> Array:
@@ -203,11 +203,11 @@ class _Run:
         return joints
 
     def _width_at(self, at_s: float) -> float:
-        """Opening that was commanded last."""
+        """Find the last commanded opening."""
         widths = [grip.width_m for grip in self._line.grips if grip.end_s <= at_s]
         return widths[-1] if widths else self._start.gripper_width_m
 
     def _begin_grip(self, index: int) -> None:
         grip = self._line.grips[index]
-        self._watch.begin_grip(is_opening=grip.width_m > self._world.robot.arm_state()[2])
+        self._monitor.begin_grip(is_opening=grip.width_m > self._world.robot.arm_state()[2])
         self._world.robot.command_gripper(grip.width_m, self._profile.gripper.force_n)

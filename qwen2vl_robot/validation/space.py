@@ -1,4 +1,4 @@
-"""A depth frame → the space into which the camera has not looked; zones and that space → bodies that a sweep avoids."""
+"""Closed zones and unseen space → bodies that a sweep avoids."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _UNSEEN = "unseen space"
 
 
 def zone_name(zone: Zone) -> str:
-    """The name under which a sweep knows a zone."""
+    """Name a zone's body in a sweep."""
     return f"zone {zone.name}"
 
 
 def is_unseen(name: str) -> bool:
-    """Whether a sweep's body is a piece of space that no camera has seen."""
+    """Check whether a body of a sweep is a piece of unseen space."""
     return name.startswith(_UNSEEN)
 
 
 def add_forbidden(world: BulletWorld, scene: Scene) -> None:
-    """Fill the zones that are closed and the space that nobody has seen with bodies."""
+    """Fill closed zones and unseen space with bodies."""
     for zone in scene.zones:
         if zone.speed_mps == 0.0:
             _add(world, zone_name(zone), np.array([zone.min_m, zone.max_m]))

@@ -1,7 +1,7 @@
-"""A motion's path through the scene → what it would touch or enter, and how close it comes, by geometry alone.
+"""A motion's path through the scene → what it would touch or enter, and its clearances.
 
-No point of the arm or of what it carries travels more than `STEP_M` between two samples, so nothing that is thicker
-than that, wall and arm together, is passed through unseen.
+Geometry only. No point of the arm or of its load travels more than `STEP_M` between two samples, so the sweep cannot
+miss a collision in which wall and arm together are thicker than that.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from qwen2vl_robot.validation.limits import check_speed, check_workspace
 from qwen2vl_robot.validation.space import is_unseen, zone_name
 from qwen2vl_robot.validation.timeline import timeline
 
-_FREE_M = 0.035  # looks are spaced so that clearance between them cannot be less, unless it is at one
-TOUCH_M = 1e-5  # less is rounding
-LANDING_DEPTH_M = 0.005  # how deep a carried object may seem to be in its support, for measured sizes are not exact
+_FREE_M = 0.035  # samples may be spaced out while the clearance between them stays above this
+TOUCH_M = 1e-5  # a smaller depth is rounding
+LANDING_DEPTH_M = 0.005  # how deep a carried object may overlap its support, because measured sizes are not exact
 _FINGER_STEP_M = 0.002
 
 
 def sweep(world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState) -> Swept:
-    """Walk the motion through a world that holds the robot, the scene and its forbidden space; no physics.
+    """Move the arm through a world with the robot, the scene and its forbidden space; no physics.
 
-    The world is left with the arm at the motion's end and its objects where the gripper has put them.
+    Leaves the arm at the motion's end and the objects where the gripper has put them.
     """
     return _Sweep(world, profile, motion, scene, start).run()
 
 
 class _Sweep:
-    """One walk: where the arm is, what it carries, what it has touched."""
+    """The state of one sweep: what the arm carries, how wide the fingers are open, what touched."""
 
     def __init__(
         self, world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState
@@ -51,7 +51,7 @@ class _Sweep:
         self._around = [TABLE, *(body.name for body in scene.bodies())]
         self._links = set(world.robot.link_names())
         self._openings: list[tuple[float, Array]] = []
-        self._found: dict[tuple[str, str], tuple[float, float]] = {}
+        self._touches: dict[tuple[str, str], tuple[float, float]] = {}
         self._walked: list[tuple[Array, Array]] = []
         self._approaches: list[Approach] = []
 
@@ -91,7 +91,7 @@ class _Sweep:
             self._approaches.append(Approach(name, held, time_s[at], STEP_M * gaps[:, 0], gaps[:, 1]))
 
     def _put(self, q_rad: Array, width_m: float) -> Array:
-        """Put arm and load somewhere; returns `T_base_tool`."""
+        """Place arm and load at joints (n,); return `T_base_tool`."""
         self._world.robot.reset_arm(q_rad, width_m)
         T_base_tool = self._world.robot.tool_pose()
         if self._handling.held is not None and self._T_tool_held is not None:
@@ -99,28 +99,28 @@ class _Sweep:
         return T_base_tool
 
     def _look(self, at_s: float, q_rad: Array, width_m: float) -> list[tuple[str, str]]:
-        """Put everything where it is at one moment, note wrong contacts, return every pair that touches."""
+        """Place everything at one moment, record unintended contacts, and return every pair that touches."""
         contacts, held = self._world.contacts, self._handling.held
         T_base_tool = self._put(q_rad, width_m)
         release_m = next((p for t, p in self._openings if t >= at_s), None)
         pairs = []
         for contact in contacts.touching(detect=True, of=[] if held is None else [held]):
-            depth_m = -contacts.distance_m(contact.a, contact.b)  # the contact itself may be remembered from before
+            depth_m = -contacts.distance_m(contact.a, contact.b)  # the contact list may hold an old contact
             if depth_m <= TOUCH_M:
                 continue
             pairs.append((contact.a, contact.b))
             is_meant = self._handling.may_touch(contact.a, contact.b, T_base_tool[:3, 3], release_m)
             if is_meant and not (self._is_landing(contact.a, contact.b) and depth_m > LANDING_DEPTH_M):
                 continue
-            first_s, deepest_m = self._found.get((contact.a, contact.b), (at_s, 0.0))
-            self._found[contact.a, contact.b] = (first_s, max(deepest_m, depth_m))
+            first_s, deepest_m = self._touches.get((contact.a, contact.b), (at_s, 0.0))
+            self._touches[contact.a, contact.b] = (first_s, max(deepest_m, depth_m))
         return pairs
 
     def _is_landing(self, a: str, b: str) -> bool:
         return not {a, b} & self._links
 
     def _grip(self, grip: GripperSegment) -> None:
-        """Move the fingers; when closing, until both touch something that may be grasped."""
+        """Move the fingers; when closing, stop when both touch a candidate for a grasp."""
         q_rad = self._line.q_at(np.array([grip.start_s]))[0]
         if grip.width_m >= self._width_m or self._handling.held is not None:
             self._open(grip, q_rad)
@@ -129,7 +129,7 @@ class _Sweep:
 
     def _open(self, grip: GripperSegment, q_rad: Array) -> None:
         if grip.width_m <= self._width_m:
-            return  # it holds something already and only presses
+            return  # it already holds an object and only presses
         self._handling.release()
         self._T_tool_held = None
         for at_s, width_m in self._finger_steps(grip):
@@ -137,7 +137,7 @@ class _Sweep:
         self._width_m = grip.width_m
 
     def _close(self, grip: GripperSegment, q_rad: Array) -> None:
-        before = dict(self._found)
+        before = dict(self._touches)
         first_touch_m: dict[tuple[str, str], float] = {}
         for at_s, width_m in self._finger_steps(grip):
             self._width_m = width_m
@@ -146,19 +146,19 @@ class _Sweep:
                 first_touch_m.setdefault(pair, width_m)
             name = self._handling.grasped(pairs)
             if name is not None:
-                # Touching while the fingers close is what a grasp is; only now is it known that this is one.
-                self._found = {pair: v for pair, v in self._found.items() if pair in before or name not in pair}
+                # Contacts of closing fingers belong to the grasp; only now is it clear that there is one.
+                self._touches = {pair: v for pair, v in self._touches.items() if pair in before or name not in pair}
                 self._take(name, first_touch_m)
                 return
 
     def _finger_steps(self, grip: GripperSegment) -> list[tuple[float, float]]:
-        """Times and widths of a gripper segment, a finger's step apart."""
+        """List times and widths of a gripper segment, one finger step apart."""
         count = max(2, int(np.ceil(abs(grip.width_m - self._width_m) / _FINGER_STEP_M)) + 1)
         times, widths = np.linspace(grip.start_s, grip.end_s, count), np.linspace(self._width_m, grip.width_m, count)
         return list(zip(times.tolist(), widths.tolist(), strict=True))
 
     def _take(self, name: str, first_touch_m: dict[tuple[str, str], float]) -> None:
-        """Attach an object to the tool, centred between the fingers as closing them centres it."""
+        """Attach an object to the tool, centred between the fingers as closing fingers would centre it."""
         world, robot = self._world, self._world.robot
         self._handling.grasp(name, world)
         T_tool_base = invert(robot.tool_pose())
@@ -176,7 +176,7 @@ class _Sweep:
         self._width_m = float(np.mean(touched))
 
     def _violations(self) -> tuple[Violation, ...]:
-        found = sorted(self._found.items(), key=lambda item: item[1][0])
+        found = sorted(self._touches.items(), key=lambda item: item[1][0])
         return tuple(Violation(self._kind(a, b), at_s, (a, b), depth_m, "m") for (a, b), (at_s, depth_m) in found)
 
     def _kind(self, a: str, b: str) -> ViolationKind:

@@ -1,4 +1,4 @@
-"""A motion's segments → joints, gripper and handling at any moment of it."""
+"""A motion's segments → joint positions at any time, and the gripper segments."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Span = tuple[float, float]  # from and to, seconds from the motion's start
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """Where the joints are at every time of a motion: linear between points, still while the gripper moves.
+    """The joints over the time of a motion: linear between points, at rest while the gripper moves.
 
     Attributes:
-        time_s: (m,) rising from 0.
-        q_rad: (m, n).
+        time_s: (m,) increasing from 0.
+        q_rad: (m, n) joint positions.
         grips: the gripper segments.
     """
 
@@ -31,15 +31,15 @@ class Timeline:
         return float(self.time_s[-1])
 
     def q_at(self, time_s: Array) -> Array:
-        """Joint positions (k, n) at times (k,); before the start and after the end the arm rests."""
+        """Interpolate joint positions (k, n) at times (k,); the arm rests before the start and after the end."""
         columns = [np.interp(time_s, self.time_s, self.q_rad[:, j]) for j in range(self.q_rad.shape[1])]
         return np.stack(columns, axis=1)
 
     def even_travel(self, start_s: float, end_s: float, reach_m: Array, step_m: float) -> Array:
-        """Times (k,) from start to end between which no point of the arm travels more than `step_m`.
+        """Choose times (k,) from start to end so that no point of the arm travels more than `step_m` between two.
 
         Args:
-            reach_m: (n,) metres that a joint moves any point at most, for each radian.
+            reach_m: (n,) the farthest that one radian of each joint moves any point, metres.
         """
         inside = self.time_s[(self.time_s > start_s) & (self.time_s < end_s)]
         time_s = np.concatenate([[start_s], inside, [end_s]])
@@ -53,7 +53,7 @@ class Timeline:
 
 
 def timeline(motion: Motion, start: RobotState) -> Timeline:
-    """Join the segments; a motion that only moves the gripper rests where the arm is."""
+    """Join the segments; a motion that only moves the gripper keeps the arm where it is."""
     time_s: list[Array] = []
     q_rad: list[Array] = []
     rest = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), start.q_rad)

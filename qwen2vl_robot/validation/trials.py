@@ -1,7 +1,7 @@
-"""Uncertainty and clearance → perturbed worlds, the stretches of a motion to simulate in each.
+"""Uncertainty and clearances → perturbed worlds, and the spans of a motion to simulate.
 
-A stretch is simulated wherever the draw could bring bodies into contact, and skipped where clearance says that it
-cannot.
+A trial simulates the spans in which the drawn errors could cause a contact. It skips the spans in which the clearance
+rules a contact out.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.validation.findings import Swept
 from qwen2vl_robot.validation.timeline import Span, Timeline
 
-WEAKEST = 0  # the trial with the worst grip, simulated all the way that something is carried
+WEAKEST = 0  # the trial with the worst grip, simulated for as long as something is carried
 _BEFORE_GRIP_S, _AFTER_GRIP_S = 0.05, 0.25
 _AT_END_S = 0.1
-_SKIPPED_S = 0.1  # a shorter pause between two stretches is simulated as well
-_SLACK_M = 0.005  # besides what is drawn: the twin's motors miss their targets by up to 3 mm on fast ways
+_SKIPPED_S = 0.1  # a shorter gap between two spans is simulated as well
+_SLACK_M = 0.005  # added to the drawn errors: the twin's motors lag by up to 3 mm on fast paths
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draw:
-    """One world as it might be.
+    """One possible world.
 
     Attributes:
-        scene: the same bodies elsewhere, of other sizes, masses and frictions.
-        q_offset_rad: (n,) by which the arm misses every command.
-        moved_m: no surface of a body lies farther than this from where the scene says.
-        joint_m: nor any point of the arm from where the motion has it.
+        scene: the same bodies with other poses, sizes, masses and frictions.
+        q_offset_rad: (n,) constant joint error of the arm.
+        moved_m: for each body, the farthest that its surface lies from that in the measured scene.
+        joint_m: the farthest that a point of the arm lies from its planned place.
     """
 
     scene: Scene
@@ -54,12 +54,12 @@ class Draw:
     joint_m: float
 
     def reach_m(self, name: str, load: str | None = None) -> float:
-        """By how much arm and load may be closer to a body than in the scene as it was measured."""
+        """Bound by how much arm and load may be closer to a body than in the measured scene."""
         return self.moved_m.get(name, 0.0) + (0.0 if load is None else self.moved_m[load]) + self.joint_m
 
 
 def seed_of(scene: Scene, motion: Motion) -> int:
-    """The seed of a rehearsal's draws: content, not chance."""
+    """Derive the seed of a rehearsal's draws from scene and motion, so that it does not depend on chance."""
     return int(digest((scene, motion))[:12], 16)
 
 
@@ -69,7 +69,7 @@ def draw(scene: Scene, profile: RobotProfile, joint_reach_m: Array, seed: int, i
     Trial 0 has the worst grip that the uncertainty allows: the heaviest and most slippery bodies.
 
     Args:
-        joint_reach_m: (n,) metres by which a radian of each joint moves a point at most.
+        joint_reach_m: (n,) the farthest that one radian of each joint moves any point, metres.
     """
     rng = np.random.default_rng([seed, index])
     u = profile.safety.uncertainty
@@ -105,7 +105,7 @@ def _draw_body(
     rng: np.random.Generator,
     moved: dict[str, float],
 ) -> SceneObject:
-    """Move, turn and resize a body on its support; a body that carries another keeps its height."""
+    """Move, turn and resize a body on its support; a body that carries another one keeps its height."""
     u = profile.safety.uncertainty
     shift_m, turn_rad, corner = alike
     along_m = shift_m + rng.normal(0.0, u.position_m, 2)
@@ -146,7 +146,7 @@ def _stands_on(body: SceneObject, support: SceneObject) -> bool:
 
 
 def _resized(shape: Shape, grown_m: Array) -> Shape:
-    """The shape with other outer sizes; never less than half of what it was."""
+    """Change a shape's outer sizes; each stays at least half of the original."""
     x, y, z = (max(s + float(g), s / 2) for s, g in zip(shape_size_m(shape), grown_m, strict=True))
     if isinstance(shape, Box):
         return Box((x, y, z))
@@ -159,10 +159,10 @@ def _resized(shape: Shape, grown_m: Array) -> Shape:
 
 
 def spans(swept: Swept, line: Timeline, drawn: Draw, is_weakest: bool) -> tuple[Span, ...]:
-    """Stretches of the motion (start, end in seconds) that a trial has to simulate, in order, without overlap.
+    """List the spans of the motion (start, end in seconds) that a trial must simulate, in order and without overlap.
 
     Args:
-        is_weakest: whether to simulate all of the way that something may be carried.
+        is_weakest: whether to simulate the whole time in which something may be carried.
     """
     held = drawn.scene.held
     found = [(line.end_s, line.end_s + _AT_END_S)]
@@ -177,14 +177,14 @@ def spans(swept: Swept, line: Timeline, drawn: Draw, is_weakest: bool) -> tuple[
 
 
 def _carried_until_s(line: Timeline) -> float:
-    """When the gripper opens for the last time with nothing taken after it, else the end."""
+    """Find when the gripper opens at the motion's last gripper segment, else the motion's end."""
     widths = [grip.width_m for grip in line.grips]
     is_opening = len(widths) > 1 and widths[-1] > widths[-2]
     return line.grips[-1].end_s if is_opening else line.end_s
 
 
 def _grips_that_matter(swept: Swept, grips: tuple[GripperSegment, ...], drawn: Draw) -> Iterator[Span]:
-    """All but those of an empty gripper in free space."""
+    """Yield the spans of all gripper segments, except those of an empty gripper in free space."""
     may_hold = drawn.scene.held is not None
     for grip in grips:
         if may_hold or _is_near(swept, grip, drawn):
@@ -193,7 +193,7 @@ def _grips_that_matter(swept: Swept, grips: tuple[GripperSegment, ...], drawn: D
 
 
 def _is_near(swept: Swept, grip: GripperSegment, drawn: Draw) -> bool:
-    """Whether anything may be touched before or after the fingers move, or nobody looked."""
+    """Check whether anything may be touched before or after the fingers move, or was not checked there."""
     looked = set()
     for near in swept.approaches:
         for at, moment_s in ((-1, grip.start_s), (0, grip.end_s)):

@@ -1,8 +1,7 @@
-"""A depth frame and a scene → the space near the table into which the camera has not looked, as boxes; numpy only.
+"""A depth frame and a scene → boxes of space that the camera has not seen; numpy only.
 
-A cell of space was seen when it lies before the surface that its pixel shows. What was not seen, and could hide the
-smallest thing that matters, counts as occupied; the fitted shapes themselves, and room for the fingers around the
-target, do not.
+The camera has seen a cell if the cell lies in front of the surface in its pixel. Unseen space counts as occupied if it
+is large enough to hide something. The fitted shapes, and room for the fingers around the targets, are exempt.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from qwen2vl_robot.geometry import Array, invert, read_only, transform
 from qwen2vl_robot.messages import CameraFrame, Scene, SceneObject, shape_size_m
 
 _CELL_M = 0.02
-_BEHIND_M = 0.015  # a cell so little behind the surface touches it: the surface was seen
-_BASE_M = 0.25  # nothing of interest stands closer to the robot's axis
-_SMALLEST_CELLS = 2  # what is smaller than this many cells each way hides nothing that matters
-_FINGER_ROOM_M = 0.015  # besides their thickness
+_BEHIND_M = 0.015  # a cell this close behind the surface touches it, and the surface was seen
+_BASE_M = 0.25  # space closer to the robot's axis does not matter
+_SMALLEST_CELLS = 2  # a space smaller than this many cells each way cannot hide anything relevant
+_FINGER_ROOM_M = 0.015  # added to the fingers' thickness
 
 _Cells = npt.NDArray[np.bool_]
 
@@ -26,12 +25,12 @@ _Cells = npt.NDArray[np.bool_]
 def unseen_space(
     frame: CameraFrame, measured: Scene, scene: Scene, profile: RobotProfile, targets: tuple[str | None, ...]
 ) -> Array:
-    """Boxes (k, 2, 3), lowest and highest corners in the base frame, into which the frame gives no view.
+    """Compute boxes (k, 2, 3), lowest and highest corners, base frame, into which the frame has no view.
 
     Args:
-        measured: the scene as it was measured from this frame.
-        scene: the scene as it will be when the motion begins; the same for the first motion.
-        targets: names of the bodies that the motion goes to; the fingers may enter the space close around them.
+        measured: the scene measured from this frame.
+        scene: the predicted scene when the motion begins; the measured one for the first motion.
+        targets: names of the bodies that the motion handles; the fingers may enter the space close around them.
     """
     low, count = _grid(scene, profile)
     if count[2] == 0:
@@ -47,21 +46,21 @@ def unseen_space(
 
 
 def _grid(scene: Scene, profile: RobotProfile) -> tuple[Array, npt.NDArray[np.int_]]:
-    """Lowest corner (3,) and number of cells (3,) over the workspace, from the table up to the set height."""
+    """Compute the lowest corner (3,) and the cell counts (3,) of a grid over the workspace, up to the set height."""
     low = np.array([*profile.workspace.min_m[:2], scene.table_height_m])
     high = np.array([*profile.workspace.max_m[:2], scene.table_height_m + profile.safety.unseen_below_m])
     return low, np.round((high - low) / _CELL_M).astype(int)
 
 
 def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
-    """Whether the pixel of each point (k, 3) shows a surface behind it, or right at it."""
+    """Check whether the pixel of each point (k, 3) shows a surface behind the point, or close to it."""
     k = frame.intrinsics
     p_m = transform(invert(frame.T_base_camera), p_base_m)
     z_m = np.where(p_m[:, 2] > 1e-3, p_m[:, 2], np.nan)
     u, v = k.fx_px * p_m[:, 0] / z_m + k.cx_px, k.fy_px * p_m[:, 1] / z_m + k.cy_px
     is_in = (u >= 0) & (u <= k.width_px - 1) & (v >= 0) & (v <= k.height_px - 1)
     seen = np.zeros(len(p_m), dtype=bool)
-    for du, dv in ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)):  # a hole in the depth is no wall
+    for du, dv in ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)):  # a hole in the depth is not a wall
         column = np.clip(np.round(np.where(is_in, u, 0)) + du, 0, k.width_px - 1).astype(int)
         row = np.clip(np.round(np.where(is_in, v, 0)) + dv, 0, k.height_px - 1).astype(int)
         seen |= is_in & (frame.depth_m[row, column] >= z_m - _BEHIND_M)
@@ -69,7 +68,7 @@ def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
 
 
 def _is_in(body: SceneObject, p_base_m: Array, room_m: float) -> _Cells:
-    """Whether points (k, 3) lie in the body's box, with room all around."""
+    """Check whether points (k, 3) lie in the body's box, enlarged on all sides."""
     p_m = np.abs(transform(invert(body.T_base_object), p_base_m))
     inside: _Cells = np.all(p_m <= np.array(shape_size_m(body.shape)) / 2 + room_m, axis=1)
     return inside

@@ -1,4 +1,4 @@
-"""A run as it goes → what it touches, moves and lets slip, and what the fingers hold by it."""
+"""A run in progress → what it touches, moves and lets slip, and what the fingers hold."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from qwen2vl_robot.validation.handling import Handling
 SLIPPED_M = 0.015
 
 
-class Watch:
-    """Looks at a world when it is told to; a nominal run may touch nothing but what is meant, a trial may brush it.
+class RunMonitor:
+    """Checks a world at given times; a nominal run allows intended contacts only, a trial light touches as well.
 
     Attributes:
-        handling: what the gripper holds, has held and may take.
-        is_closing: whether the fingers close or press.
-        rest: `T_base_object` of each object, settled, before the motion.
-        found: the first time and the largest amount of each kind and pair.
+        handling: what the gripper holds, has held and may grasp.
+        is_closing: whether the fingers are closing or pressing.
+        rest: settled `T_base_object` of each object before the motion.
+        findings: a violation for each kind and pair, with its first time and largest amount.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Watch:
         openings: list[tuple[float, Array]],
         is_trial: bool,
     ) -> None:
-        """Begin before anything moved.
+        """Start before anything moves.
 
         Args:
             openings: time and tool position (3,) of every opening of the gripper.
@@ -52,16 +52,16 @@ class Watch:
         self.handling = Handling(profile, motion, scene)
         self.is_closing = self.handling.held is not None
         self.rest: dict[str, Array] = {}
-        self.found: dict[tuple[str, tuple[str, ...]], Violation] = {}
+        self.findings: dict[tuple[str, tuple[str, ...]], Violation] = {}
 
     # -------------------------------------------------------------------------------------- what is held
 
     def hold(self, T_tool_held: Array) -> None:
-        """Note how the held object lies in the tool; what it moves from there is slip."""
+        """Record the pose of the held object in the tool; a change of that pose is slip."""
         self._T_tool_held = T_tool_held
 
     def settle(self) -> None:
-        """Note where everything has come to rest; in a nominal run nothing leaves where it was measured by that."""
+        """Record where everything has come to rest; in a nominal run, settling must not move objects."""
         self.rest = {name: self._world.pose(name) for name in self._bodies}
         for name, body in self._bodies.items():
             if name != self.handling.held and not self._is_trial:
@@ -69,13 +69,13 @@ class Watch:
         self._note_slip(0.0)
 
     def begin_grip(self, is_opening: bool) -> None:
-        """Note that the fingers begin to move."""
+        """Record that the fingers begin to move."""
         self.is_closing = not is_opening
         if is_opening:
             self._let_go()
 
     def end_grip(self) -> None:
-        """After closing: what both fingers touch is held; what one finger has touched without a grasp is a contact."""
+        """Record a grasp if both fingers touch a candidate; report suspected contacts that do not belong to it."""
         if self.is_closing and self.handling.held is None:
             pairs = [(c.a, c.b) for c in self._world.contacts.touching(of=[])]
             name = self.handling.grasped(pairs)
@@ -95,7 +95,7 @@ class Watch:
     # ------------------------------------------------------------------------------------------ looking
 
     def look(self, at_s: float) -> None:
-        """Judge every contact of the arm and of what it holds, and whether that slips."""
+        """Check every contact of the arm and its load, and whether the load slips."""
         held = self.handling.held
         tool_m: Array | None = None
         for contact in self._world.contacts.touching(of=[] if held is None else [held]):
@@ -111,35 +111,35 @@ class Watch:
         self._note_slip(at_s)
 
     def look_around(self, at_s: float) -> None:
-        """Judge whether anything has moved that nobody handles."""
+        """Check whether an object that the motion does not handle has moved."""
         for name in self._bodies:
             if name not in self.handling.handled and name != self._effect.name:
                 self._note_moved(at_s, name, self.rest[name])
 
     def note(self, violation: Violation) -> None:
-        """Keep the first time and the largest amount of each kind and pair."""
+        """Record a violation; keep the first time and the largest amount of each kind and pair."""
         key = (violation.kind, violation.bodies)
-        known = self.found.get(key)
+        known = self.findings.get(key)
         if known is None:
-            self.found[key] = violation
+            self.findings[key] = violation
         elif violation.amount > known.amount:
-            self.found[key] = replace(known, amount=violation.amount)
+            self.findings[key] = replace(known, amount=violation.amount)
 
     def _suspect(self, violation: Violation) -> None:
-        """Note a wrong contact, unless it may turn out to be the beginning of a grasp."""
+        """Record an unintended contact, unless it may be the start of a grasp."""
         fingers = set(self._profile.gripper.finger_links)
         a, b = violation.bodies
         other = b if a in fingers else a
         if {a, b} & fingers and other in self.handling.candidates and self.handling.held is None:
             if self._effect.kind == "hold":
-                return  # that the fingers brush what they are about to take shows in the effect, if it matters
+                return  # if the fingers' touch disturbs their target, the effect shows it
             if self.is_closing:
                 self._suspects.append(violation)
                 return
         self.note(violation)
 
     def _note_slip(self, at_s: float) -> None:
-        """The held object left its place in the tool: it slips once, then it is no longer held."""
+        """Report a held object that moved in the tool; from then on it counts as released."""
         held = self.handling.held
         if held is None or self._T_tool_held is None:
             return

@@ -1,4 +1,4 @@
-"""Motions for one step, best first → the first that the twin accepts, or the first and why it was refused."""
+"""Motions for one step, best first → the first accepted one, or the first with its refusal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.messages import Motion, Rehearsed
 from qwen2vl_robot.reasons import ViolationKind
 
-MOST_WAYS = 4  # to do one step that are rehearsed before it is refused
-# Refusals that another grasp or way may not earn; a broken worker, a wrong start or a spent budget is no such thing.
+MOST_WAYS = 4  # motions rehearsed for one step before it is refused
+# Refusals that another grasp or path may avoid, unlike a broken worker, a wrong start or a spent budget.
 _OF_THE_WAY = frozenset(
     {
         ViolationKind.COLLISION,
@@ -28,14 +28,14 @@ _OF_THE_WAY = frozenset(
 
 
 def first_accepted(motions: Iterator[Motion], rehearse: Callable[[Motion, int], Rehearsed]) -> Rehearsed:
-    """Rehearse motions until one is accepted, at most four, and none after a refusal that is not the way's fault.
+    """Rehearse motions until one is accepted; stop after `MOST_WAYS`, or when another motion cannot help.
 
     Args:
-        rehearse: given a motion and how many before it were refused for their perturbed runs (each of them makes the
-            next one's trials harder, or trying often enough would let anything pass).
+        rehearse: takes a motion and the number of earlier motions refused for their perturbed runs; that number makes
+            the trials stricter, because with enough attempts one would pass by luck.
 
     Raises:
-        MotionError: not a single motion can be made.
+        MotionError: no motion can be made.
     """
     best: Rehearsed | None = None
     doubted = 0
@@ -45,7 +45,7 @@ def first_accepted(motions: Iterator[Motion], rehearse: Callable[[Motion, int], 
         except MotionError:
             if best is None:
                 raise
-            break  # what the twin said of the best way says more
+            break  # the refusal of the best motion explains more
         if motion is None:
             break
         step = rehearse(motion, doubted)
@@ -57,5 +57,5 @@ def first_accepted(motions: Iterator[Motion], rehearse: Callable[[Motion, int], 
         if kinds - _OF_THE_WAY:
             break
     if best is None:
-        raise MotionError("there was nothing to try")
+        raise MotionError("there is nothing to try")
     return best

@@ -1,4 +1,4 @@
-"""A convention is measured, not guessed: each is found from its own numbers, and numbers that fit none are refused."""
+"""Each box convention is found from its own numbers, and numbers that fit none are refused."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ PICTURE_PX, MODEL_PX = (1280, 720), (644, 364)
 def answers_in(convention: str) -> list[Answer]:
     """Twenty answers with 1 % of error, written in a convention."""
     rng = np.random.default_rng(0)
-    made = []
+    answers = []
     for _ in range(20):
         x, y = rng.uniform(50, 700, 2)
         true = (x, y, x + rng.uniform(60, 200), y + rng.uniform(60, 200))
-        said = np.array(true) + rng.uniform(-5, 5, 4)
+        written = np.array(true) + rng.uniform(-5, 5, 4)
         sizes = {"resized_pixels": MODEL_PX, "original_pixels": PICTURE_PX, "unit": (1, 1)}
         width, height = sizes.get(convention, (1000, 1000))
-        numbers = said * np.array([width, height, width, height]) / 1000
+        numbers = written * np.array([width, height, width, height]) / 1000
         if convention == "thousandths_y_first":
             numbers = numbers[[1, 0, 3, 2]]
-        made.append(Answer(tuple(numbers), true, PICTURE_PX, MODEL_PX))
-    return made
+        answers.append(Answer(tuple(numbers), true, PICTURE_PX, MODEL_PX))
+    return answers
 
 
 @pytest.mark.parametrize(
     "convention", ["thousandths", "resized_pixels", "original_pixels", "unit", "thousandths_y_first"]
 )
 def test_each_convention_is_found_from_its_own_numbers(convention: str) -> None:
-    found = calibrate(answers_in(convention), 20)
-    assert found.convention == convention
-    assert found.fits
-    assert found.error < 6.0
+    fit = calibrate(answers_in(convention), 20)
+    assert fit.convention == convention
+    assert fit.fits
+    assert fit.error < 6.0
 
 
 def test_numbers_that_fit_no_convention_are_refused() -> None:

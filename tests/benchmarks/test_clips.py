@@ -1,4 +1,4 @@
-"""The bench of clips asks the same question with the seconds before and without, and scores both."""
+"""The clip benchmark asks the same question with and without the clip, and scores both."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def test_both_ways_are_scored_and_the_clip_is_really_shown() -> None:
 
 
 def test_a_server_is_not_asked_in_both_ways() -> None:
-    with pytest.raises(BadInputError, match="in process"):
+    with pytest.raises(BadInputError, match="only a local model"):
         next(run_clip_bench("http://127.0.0.1:1/v1#m", 1, 0))

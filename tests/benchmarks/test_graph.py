@@ -1,4 +1,4 @@
-"""The benchmarks on the graph run, and a stop is answered also while a rehearsal runs."""
+"""The benchmarks on the graph run, and a stop is answered even during a rehearsal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen2vl_robot.benchmarks.soak import growth_mb, run_soak
 from qwen2vl_robot.benchmarks.stop import run_stop
 from qwen2vl_robot.errors import BadInputError
 
-# A machine that runs other things meanwhile is slower; the figures themselves are measured by `bench`.
+# Loose bounds, because a busy machine is slower; `bench` measures the figures themselves.
 _BUSY_MS = 500.0
 
 

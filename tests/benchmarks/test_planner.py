@@ -1,4 +1,4 @@
-"""The bench plans each frame in both ways and reports what it compared."""
+"""The benchmark plans each frame with both decoders and reports the comparison."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def test_both_ways_answer_the_same_and_are_timed() -> None:
 
 
 def test_a_server_has_nothing_to_compare_with() -> None:
-    with pytest.raises(BadInputError, match="in process"):
+    with pytest.raises(BadInputError, match="only a local model"):
         next(run_planner_bench("http://127.0.0.1:1/v1#m", 1, 0))

@@ -12,9 +12,9 @@ from qwen2vl_robot.config import load_robot
 
 @pytest.fixture
 def world() -> Iterator[BulletWorld]:
-    with BulletWorld() as made:
-        made.add_table()
-        yield made
+    with BulletWorld() as world:
+        world.add_table()
+        yield world
 
 
 @pytest.fixture

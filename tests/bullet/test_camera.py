@@ -1,4 +1,4 @@
-"""A picture shows colours, depth and names where things are."""
+"""A picture shows colours, depth and names in the right places."""
 
 from __future__ import annotations
 

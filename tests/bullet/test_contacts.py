@@ -1,4 +1,4 @@
-"""What touches, and how far apart things are, agrees with geometry."""
+"""Contacts and distances agree with geometry."""
 
 from __future__ import annotations
 

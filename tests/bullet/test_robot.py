@@ -38,7 +38,7 @@ def test_law_no_point_of_the_arm_travels_farther_than_its_reach_bound(cell: Bull
     high = np.array([j.upper_rad for j in PROFILE.joints])
     reach_m = cell.robot.reach_m(0.1)
     points = rng.normal(size=(20, 3))
-    points *= 0.1 / np.linalg.norm(points, axis=1, keepdims=True)  # as far from the tool as the bound is asked for
+    points *= 0.1 / np.linalg.norm(points, axis=1, keepdims=True)  # at the distance for which the bound holds
     for _ in range(200):
         q_rad = rng.uniform(low, high)
         step_rad = rng.normal(size=7) * 0.01

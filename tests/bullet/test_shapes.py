@@ -1,4 +1,4 @@
-"""Every shape stands and holds as its numbers say; impossible sizes are refused."""
+"""Every shape has the stated size and holds things as it should; impossible sizes are refused."""
 
 from __future__ import annotations
 

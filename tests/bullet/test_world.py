@@ -1,4 +1,4 @@
-"""Named bodies have places of their own, and one run is like the other; wrong names and numbers are refused."""
+"""Named bodies keep their own places, runs are repeatable, and wrong names and numbers are refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_sleeps_wakes_when_it_is_pushed(cell: BulletWorld) -> None:
 
 
 def test_bodies_that_no_picture_shows_leave_no_memory_behind(world: BulletWorld) -> None:
-    """Bullet keeps 50 kB or more of each mesh that it drew: a megabyte for twenty cylinders."""
+    """Bullet keeps 50 kB or more of each drawn mesh: a megabyte for twenty cylinders."""
 
     def turn_over(count: int) -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Collision model: what touches is named, what is allowed is not, hollows are hollow."""
+"""Collision model: it names bodies in contact, ignores allowed contacts, and keeps hollows hollow."""
 
 from __future__ import annotations
 

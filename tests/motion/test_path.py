@@ -1,4 +1,4 @@
-"""Paths: straight where free, around where not, the same again, and no way is said so."""
+"""Paths: straight where free, else around obstacles, repeatable, and a clear refusal if there is none."""
 
 from __future__ import annotations
 

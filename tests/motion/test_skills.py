@@ -1,4 +1,4 @@
-"""Skills: in Bullet they really take, put and push; what cannot be done is refused with its numbers."""
+"""Skills: in Bullet they really pick, place and push; an impossible action is refused with its numbers."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def _ring(radius_m: float) -> list[Array]:
         (GroundedAction(Verb.PUSH, target="a"), "push needs a direction: left, right"),
         (GroundedAction(Verb.WAIT, seconds=float("nan")), "wait of nan s; allowed"),
         (GroundedAction(Verb.WAIT, seconds=1e6), "allowed: above 0 to 60 s"),
-        (GroundedAction(Verb.ASK, text="which?"), "ask is no motion; motions: pick, place"),
+        (GroundedAction(Verb.ASK, text="which?"), "ask is not a motion; motions are pick, place"),
     ],
 )
 def test_what_cannot_be_done_now_is_refused(maker: MotionMaker, action: GroundedAction, text: str) -> None:

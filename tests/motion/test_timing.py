@@ -1,4 +1,4 @@
-"""Timing: the limits hold for any waypoints, rest to rest, and nothing is wasted on a straight way."""
+"""Timing: the limits hold for any waypoints, rest to rest, and a straight path takes no longer than needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is asked: nothing that a person writes can end or forge a turn, and the last failures are said."""
+"""What the prompt states: nobody's text can end or forge a turn, and the last failures are repeated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_nothing_that_a_person_writes_becomes_a_control_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("causes", "said"),
+    ("causes", "reason"),
     [
         ((Cause(MotionReason.NO_PATH, "no free path: straight panda_hand meets bowl"),), "no_path"),
         ((Cause(RefusalReason.START_MOVED, "the arm is 0.1 rad from the rehearsed start"),), "start_moved"),
@@ -45,10 +45,10 @@ def test_nothing_that_a_person_writes_becomes_a_control_token() -> None:
         ((), "no_motion"),
     ],
 )
-def test_a_failure_line_names_the_action_and_the_type_of_the_reason(causes: tuple[Cause, ...], said: str) -> None:
+def test_a_failure_line_names_the_action_and_the_type_of_the_reason(causes: tuple[Cause, ...], reason: str) -> None:
     action = Action(Verb.PICK, ObjectReference("red block", (ImageBox(0, 0, 9, 9),)))
     line = failure_line(StepRecord(action, None, None, Outcome(OutcomeKind.NO_MOTION, causes)))
-    assert line == f"failed: pick red block: {said}"
+    assert line == f"failed: pick red block: {reason}"
 
 
 def test_the_last_three_failures_stand_in_the_prompt() -> None:

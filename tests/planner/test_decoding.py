@@ -1,4 +1,4 @@
-"""Fast decoding gives what transformers' own loop gives, token by token."""
+"""Fast decoding yields the same tokens as transformers' own loop."""
 
 from __future__ import annotations
 

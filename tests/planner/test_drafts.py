@@ -1,4 +1,4 @@
-"""A draft is what followed the same shape before; it never guesses what differs from reply to reply."""
+"""A draft repeats what followed the same shape before; it never guesses a coordinate."""
 
 from __future__ import annotations
 

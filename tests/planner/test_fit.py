@@ -1,4 +1,4 @@
-"""Whether a model fits is said before it is loaded, with the numbers that FACTS and the Qwen team publish."""
+"""Whether a model fits is known before it is loaded, from the shapes that the Qwen team publishes."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_random_walk_through_the_grammar_ends_in_a_reply_that_the_contract_rea
         assert matcher.consume_tokens(tokens)
         walked += tokens
     reply = tokenizer.decode_str(walked)
-    turned = re.sub(r"\[\d+,\d+,\d+,\d+\]", "[1,2,3,4]", reply)  # that x0 < x1 is the one thing that it cannot know
+    turned = re.sub(r"\[\d+,\d+,\d+,\d+\]", "[1,2,3,4]", reply)  # the grammar cannot require x0 < x1
     assert parse_reply(turned)
 
 

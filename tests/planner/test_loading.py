@@ -1,4 +1,4 @@
-"""A checkpoint loads whole or is refused in one clear line, before it fills the memory."""
+"""A checkpoint loads completely or is refused with one clear line, before it fills the memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models in process: the whole family loads through one code, and what is no Qwen-VL is one clear line."""
+"""Local models: one loader serves the whole family, and anything but a Qwen-VL is refused with one clear line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def asked(text: str = "pick up the red block", **more: Any) -> PlannerRequest:
 
 
 def save_tiny(folder: Path, family: str) -> str:
-    """A checkpoint of random weights that speaks the shipped one's tokens."""
+    """Save a checkpoint of random weights with the shipped checkpoint's tokenizer."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED_MODEL)
     text = {**TEXT, "vocab_size": len(tokenizer)}
@@ -106,7 +106,7 @@ def test_several_pictures_are_seen_together_and_boxes_are_in_the_first(tmp_path:
 
 def test_a_clip_is_refused_by_a_family_that_takes_it_otherwise(tmp_path: Path) -> None:
     planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen3_vl"))
-    with pytest.raises(PlannerError, match="a clip can be shown to qwen2_vl, qwen2_5_vl, not to a qwen3_vl") as refused:
+    with pytest.raises(PlannerError, match="only qwen2_vl, qwen2_5_vl can read a clip, not qwen3_vl") as refused:
         planner.reply(asked("pick it", clip=(PICTURE,)))
     assert refused.value.reason is PlannerReason.BAD_REQUEST
 
@@ -117,7 +117,7 @@ def test_a_clip_is_seen_before_the_picture_and_planned_with_as_plainly(tmp_path:
     messages = build_messages("pick it", (), PromptStyle.FULL, has_clip=True)
     prompt, _ = planner._prompt((PICTURE,), messages, clip)
     (moments, rows, columns) = prompt.pictures["video_grid_thw"][0].tolist()
-    assert moments == 2  # of two pictures each, the last of which stands twice
+    assert moments == 2  # of two pictures each; the last picture is repeated
     assert prompt.ids.count(planner._model.config.video_token_id) == moments * rows * columns // 4
     assert prompt.ids.index(planner._model.config.video_token_id) < prompt.ids.index(12)
     grammar = reply_grammar(1000)
@@ -149,7 +149,7 @@ def test_settings_bound_the_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("model: a\nkey: abc", "key"),
         ("model: a\ndtype: int3", "dtype"),
@@ -159,10 +159,10 @@ def test_settings_bound_the_picture(tmp_path: Path) -> None:
         ("model: a\nserver: http://example.com/v1\nkey_variable: K", "https only"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path: Path, text: str, says: str) -> None:
+def test_wrong_settings_are_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "planner.yaml"
     file.write_text(text)
-    with pytest.raises(BadInputError, match=says) as refused:
+    with pytest.raises(BadInputError, match=message) as refused:
         read_settings(str(file))
     assert "\n" not in str(refused.value)
 

@@ -1,4 +1,4 @@
-"""A picture that no model can use is refused before anybody is asked."""
+"""A picture that no model can use is refused before a model is asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies are untrusted: the contract reads what fits and refuses the rest whole."""
+"""Replies are untrusted: the parser accepts what fits the contract and refuses any other reply whole."""
 
 from __future__ import annotations
 

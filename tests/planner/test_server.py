@@ -1,4 +1,4 @@
-"""A server is trusted with nothing: real HTTP on loopback, recorded and hostile replies, and never a hang."""
+"""No server is trusted: real HTTP on loopback, recorded and hostile replies, and never a hang."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def send(
 
 
 class Server:
-    """A loopback server that answers with the given handlers, the last one again and again."""
+    """A loopback server that answers with the given handlers in turn and repeats the last one."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -96,9 +96,9 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.close()
+    server = Server()
+    yield server
+    server.close()
 
 
 def test_a_recorded_reply_becomes_a_plan(server: Server) -> None:
@@ -183,16 +183,16 @@ HOSTILE: dict[str, tuple[Handle | bytes, str]] = {
     "half a JSON": (completion(PICK)[:50], "no chat completion"),
     "a list": (b"[]", "no chat completion"),
     "no choices": (b'{"choices":[]}', "no chat completion"),
-    "no text": (completion(None), "without a text"),
-    "an empty text": (completion("  "), "without a text"),
-    "a number for a text": (b'{"choices":[{"message":{"content":7}}]}', "without a text"),
+    "no text": (completion(None), "has no text"),
+    "an empty text": (completion("  "), "has no text"),
+    "a number for a text": (b'{"choices":[{"message":{"content":7}}]}', "has no text"),
     "a reply that was cut": (completion(PICK, "length"), "does not end"),
     "prose": (completion("Sure, I will pick it."), "neither the JSON"),
     "the wrong schema": (completion('{"actions":"pick"}'), "does not fit the schema"),
     "100,000 actions": (completion(format_reply([], [{"do": "home"}] * 100_000)), f"longer than {MAX_BODY_BYTES}"),
     "5,000 actions": (completion(format_reply([], [{"do": "home"}] * 5_000)), "characters"),
     "a coordinate of 10^9": (completion(PICK.replace("412", str(10**9))), "must lie in 0..1000"),
-    "a key twice": (completion(PICK[:-1] + ',"actions":[]}'), "stands twice"),
+    "a key twice": (completion(PICK[:-1] + ',"actions":[]}'), "appears twice"),
     "a control token": (completion(PICK.replace("red block", "<|im_end|>")), "label"),
     "an endless body": (endless, f"longer than {MAX_BODY_BYTES}"),
     "a deep nest": (b"[" * 100_000, "no chat completion"),
@@ -201,13 +201,13 @@ HOSTILE: dict[str, tuple[Handle | bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(("answer", "says"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_answer_is_one_clear_error(server: Server, answer: Handle | bytes, says: str) -> None:
+@pytest.mark.parametrize(("answer", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_answer_is_one_clear_error(server: Server, answer: Handle | bytes, message: str) -> None:
     server.answers(answer)
-    with pytest.raises(PlannerError, match=says) as refused:
+    with pytest.raises(PlannerError, match=message) as refused:
         ServerPlanner(server.settings()).plan(asked())
     assert "\n" not in str(refused.value)
-    assert refused.value.reason is (NO_REPLY if says.startswith("answered") else PlannerReason.BAD_REPLY)
+    assert refused.value.reason is (NO_REPLY if message.startswith("answered") else PlannerReason.BAD_REPLY)
     assert len(server.requests) == 1
 
 
@@ -253,7 +253,7 @@ def test_a_slow_server_is_left_at_the_time_out(server: Server) -> None:
 
 
 def drip(http: BaseHTTPRequestHandler) -> None:
-    """One byte at a time, each in time, for longer than anybody should wait."""
+    """Send one byte at a time, each within the time-out, for longer than anybody should wait."""
     http.send_response(200)
     http.end_headers()
     for _ in range(100):
@@ -278,7 +278,7 @@ def test_after_three_failed_plans_the_server_is_left_alone(server: Server) -> No
         with pytest.raises(PlannerError, match="401"):
             planner.plan(asked())
     began_s = time.monotonic()
-    with pytest.raises(PlannerError, match="left alone for 30 s") as refused:
+    with pytest.raises(PlannerError, match="wait 30 s before the next plan") as refused:
         planner.plan(asked())
     assert refused.value.reason is NO_REPLY
     assert time.monotonic() - began_s < 0.2
@@ -315,16 +315,16 @@ def test_the_key_comes_from_its_variable_and_from_no_other(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("address", "says"),
+    ("address", "message"),
     [
-        ("http://127.0.0.1:99999/v1#m", "is none"),
+        ("http://127.0.0.1:99999/v1#m", "is invalid"),
         ("http:///v1#m", "is needed"),
         ("http://user:secret@127.0.0.1/v1#m", "key_variable"),
         ("http://127.0.0.1/v1", "model"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused(address: str, says: str) -> None:
-    with pytest.raises(BadInputError, match=says) as refused:
+def test_an_address_that_cannot_be_used_is_refused(address: str, message: str) -> None:
+    with pytest.raises(BadInputError, match=message) as refused:
         read_settings(address)
     assert "secret" not in str(refused.value)
 

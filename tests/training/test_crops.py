@@ -1,4 +1,4 @@
-"""Pieces around single objects show what they say."""
+"""Crops around single objects show what their labels say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDE_PX = CROP_CELLS * CELL_PX
 
 
 def red_square(x0: int, y0: int, side_px: int) -> Sample:
-    """A black picture of 336x252 with one red square."""
+    """Draw a black picture of 336x252 with one red square."""
     image = np.zeros((252, 336, 3), np.uint8)
     image[y0 : y0 + side_px, x0 : x0 + side_px, 0] = 255
     box = (x0 / 0.336, y0 / 0.252, (x0 + side_px) / 0.336, (y0 + side_px) / 0.252)
@@ -29,10 +29,10 @@ def test_the_box_is_where_the_object_is_after_cutting_and_resizing(seed: int) ->
     sample = red_square(int(rng.integers(5, 300)), int(rng.integers(5, 215)), 30)
     piece = crop(sample, sample.seen[0], rng)
     rows, columns = np.nonzero(piece.image[:, :, 0] > 127)
-    found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * 1000.0 / SIDE_PX
+    measured = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * 1000.0 / SIDE_PX
     expected = np.clip(piece.seen[0].box, 0, 1000)
     assert piece.image.shape == (SIDE_PX, SIDE_PX, 3)
-    np.testing.assert_allclose(found, expected, atol=25)  # a pixel is 9
+    np.testing.assert_allclose(measured, expected, atol=25)  # a pixel is 9
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,4 +1,4 @@
-"""Samples show what they say they show, and a seed always makes the same ones."""
+"""Samples show what their labels say, and a seed always gives the same sample."""
 
 from __future__ import annotations
 

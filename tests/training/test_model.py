@@ -1,4 +1,4 @@
-"""The training-only forward pass is the library's own, and the tokenizer keeps what the losses count on."""
+"""The forward pass in training equals the library's, and the tokenizer has the tokens that the losses need."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tokenizer(maker: QuestionMaker) -> PreTrainedTokenizerFast:
     rng = np.random.default_rng(0)
     groups = [draw_questions([some_sample(0)] * 4, maker, rng) for _ in range(20)]
     texts = [t for group in groups for qs in group for q in qs for t in (q.instruction, " " + q.instruction, q.reply)]
-    # The catalogue's words must be known whatever was drawn.
+    # The catalogue's words must be known, whatever was drawn.
     english = load_languages()[ENGLISH]
     return build_tokenizer(texts + [f" {w}" for w in [*english.colours, *english.kinds]] * 20)
 
@@ -249,8 +249,8 @@ def test_a_box_is_predicted_from_the_tokens_before_its_numbers(tokenizer: PreTra
     gone = Question("pick up the ball", format_reply([("ball", [])], [{"do": "ask", "text": "?"}]), ((),))
     batch, targets = Batcher(tokenizer, load_languages()[ENGLISH]).build([some_sample(0)], [[gone, several]])
     flat = batch.ids[batch.is_token]
-    said = [tokenizer.decode([token]) for token in flat[targets.box_at + 1].flatten().tolist()]
-    assert said == [str(n) for seen in SEEN for n in seen.box]
+    numbers = [tokenizer.decode([token]) for token in flat[targets.box_at + 1].flatten().tolist()]
+    assert numbers == [str(n) for seen in SEEN for n in seen.box]
     assert targets.box_cells.argmax(dim=1).tolist() == [SEEN[0].cells[0], SEEN[1].cells[0]]
     assert targets.point_cells[:, -1].tolist() == [1.0, 0.0]
     assert set(targets.reply_of.tolist()) == {0, 1}

@@ -1,4 +1,4 @@
-"""Growing a tokenizer leaves what it knew as it was, and gives each foreign word the meaning of an English one."""
+"""Growing a tokenizer keeps its old tokens and gives each foreign word the meaning of an English one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes and hand-made motions for the validation tests; a little inverse kinematics, no planner."""
+"""Scenes and hand-made motions for the validation tests, with inverse kinematics but no planner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check` answers what names nothing, does not join or cannot load with exit code 2 and one line, never an approval."""
+"""`check` answers unusable requests and robots with exit code 2 and one line, never with an approval."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "times_fall": ({"motion": [way(point(0, HOME), point(2, AWAY), point(1, AWAY))]}, "increase"),
     "gap_in_joints": (
         {"motion": [way(point(0, HOME), point(1, AWAY)), way(point(1, HOME), point(2, HOME))]},
-        "segments join",
+        "segments must join",
     ),
     "gap_in_time": ({"motion": [way(point(0, HOME), point(2, AWAY)), way(point(1, AWAY), point(3, HOME))]}, "begins"),
     "zone_inside_out": (
@@ -57,7 +57,7 @@ ROBOTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Check a request and return the one line that says why not."""
+    """Check a request and return the line that explains the refusal."""
 
     def call(content: dict[str, Any]) -> str:
         path = tmp_path / "request.yaml"
@@ -77,27 +77,27 @@ def refuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
 
 @pytest.mark.parametrize("case", REQUESTS)
 def test_a_request_that_cannot_be_meant_is_one_line(case: str, refuse) -> None:  # type: ignore[no-untyped-def]
-    changes, told = REQUESTS[case]
-    assert told in refuse({**SOUND, **changes})
+    changes, message = REQUESTS[case]
+    assert message in refuse({**SOUND, **changes})
 
 
 @pytest.mark.parametrize("case", ROBOTS)
 def test_a_robot_file_that_cannot_be_meant_is_one_line(  # type: ignore[no-untyped-def]
     case: str, refuse, tmp_path: Path
 ) -> None:
-    changes, told = ROBOTS[case]
-    assert told in refuse({**SOUND, "robot": str(robot_with(tmp_path, **changes))})
+    changes, message = ROBOTS[case]
+    assert message in refuse({**SOUND, "robot": str(robot_with(tmp_path, **changes))})
 
 
 def test_a_mesh_that_does_not_load_is_one_line(refuse, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     urdf = tmp_path / "panda.urdf"
     urdf.write_bytes(load_robot("franka_panda").urdf_path.read_bytes())  # without its meshes
-    told = refuse({**SOUND, "robot": str(robot_with(tmp_path, urdf=str(urdf)))})
-    assert "link0.obj: not found" in told
+    message = refuse({**SOUND, "robot": str(robot_with(tmp_path, urdf=str(urdf)))})
+    assert "link0.obj: not found" in message
 
 
 def robot_with(folder: Path, **changes: Any) -> Path:
-    """Panda's robot file with other fields."""
+    """Write Panda's robot file with changed fields."""
     content = yaml.safe_load(robot_file("franka_panda").read_text(encoding="utf-8"))
     for name, value in changes.items():
         content[name] = {**content[name], **value} if isinstance(value, dict) else value

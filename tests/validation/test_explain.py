@@ -1,4 +1,4 @@
-"""A refusal says in one sentence what would happen, when, how badly and where there is room, and shows it."""
+"""A refusal explains in one sentence what would happen, when, how badly and where there is room, with a picture."""
 
 from __future__ import annotations
 
@@ -42,22 +42,24 @@ def test_each_kind_has_its_sentence(profile: RobotProfile, violation: Violation,
 
 @pytest.mark.parametrize("kind", ViolationKind)
 def test_no_kind_is_left_without_a_sentence(profile: RobotProfile, kind: ViolationKind) -> None:
-    told = explain((Violation(kind, None, ("green bowl", "table"), 0.1, ""),), SCENE, profile)
-    assert len(told.split()) >= 3
-    assert not told.startswith(kind.value)
+    sentence = explain((Violation(kind, None, ("green bowl", "table"), 0.1, ""),), SCENE, profile)
+    assert len(sentence.split()) >= 3
+    assert not sentence.startswith(kind.value)
 
 
 def test_the_sentence_says_where_there_is_room(profile: RobotProfile) -> None:
     hit = Violation("collision", 1.8, ("panda_leftfinger", "green bowl"), 0.012, "m")
-    told = explain((hit,), SCENE, profile, np.array([0.0, -0.03]))
-    assert told.endswith("3 cm to the right there is room")
+    sentence = explain((hit,), SCENE, profile, np.array([0.0, -0.03]))
+    assert sentence.endswith("3 cm to the right there is room")
 
 
 def test_doubt_is_told_with_what_it_rests_on(profile: RobotProfile) -> None:
     doubt = Violation("uncertain", None, ("14 of 16 perturbed runs succeed",), 0.2, "")
     slip = Violation("grasp_slip", 3.0, ("green bowl",), 0.03, "m")
-    told = explain((doubt, slip), SCENE, profile)
-    assert told == "the green bowl would slip out of the fingers after 3.0 s, 30 mm (14 of 16 perturbed runs succeed)"
+    sentence = explain((doubt, slip), SCENE, profile)
+    assert (
+        sentence == "the green bowl would slip out of the fingers after 3.0 s, 30 mm (14 of 16 perturbed runs succeed)"
+    )
 
 
 def test_a_refusal_comes_with_its_picture(profile: RobotProfile, hand: Any, start: RobotState) -> None:

@@ -1,4 +1,4 @@
-"""The rehearsal process: whatever breaks in it is a refusal, and the next rehearsal works."""
+"""The rehearsal process: any failure in it is a refusal, and the next rehearsal works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The twin's verdicts: what it must refuse, with numbers, and what it must let pass, with the world afterwards."""
+"""The twin's verdicts: what it must refuse, with numbers, and what it must accept, with the world afterwards."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_two_fresh_processes_give_the_same_verdict(pick: tuple[Motion, Verdict])
         """
     )
     command = [sys.executable, "-c", script, os.path.dirname(__file__)]
-    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)]
-    assert told == [digest(pick[1])] * 2
+    digests = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)]
+    assert digests == [digest(pick[1])] * 2
 
 
 def release_in_bowl(hand: Any, verdict: Verdict, x_m: float = 0.6, tolerance_m: float = 0.03) -> Motion:

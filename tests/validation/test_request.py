@@ -106,8 +106,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_request_is_one_clear_line(case: str, tmp_path: Path) -> None:
-    changes, told = BAD[case]
-    with pytest.raises(BadInputError, match=told) as caught:
+    changes, message = BAD[case]
+    with pytest.raises(BadInputError, match=message) as caught:
         load_request(request(tmp_path, **changes))
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Zones and space that no camera has seen are as solid as bodies; what was seen, fitted or gone to is free."""
+"""Zones and unseen space count as solid; seen space, fitted shapes and the space around a target are free."""
 
 from __future__ import annotations
 

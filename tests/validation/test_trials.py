@@ -1,4 +1,4 @@
-"""Draws cover what the robot file states, stretches cover what could touch, and the bound is Clopper and Pearson's."""
+"""Draws cover the stated uncertainty, spans cover possible contacts, and the bound is Clopper and Pearson's."""
 
 from __future__ import annotations
 

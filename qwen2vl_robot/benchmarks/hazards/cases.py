@@ -1,8 +1,8 @@
-"""Seed → motions that must be refused or let through, labelled by construction or by an oracle, never by the validator.
+"""Seed → motions to refuse or accept, labelled by construction or an oracle.
 
-Where a class has a limit, half of its cases lie close to it: within 20 % of a limit in numbers; for geometry, whose
-limit is contact and whose margin is `MARGIN_M`, within 20 % of that margin, which covers every error that the robot
-file states.
+The validator never labels a case. Where a class has a limit, half of its cases lie close to it: within 20 % of a
+numerical limit; for geometry, whose limit is contact, within 20 % of the margin `MARGIN_M`, which covers every error
+that the robot file states.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from qwen2vl_robot.benchmarks.hazards.stage import (
     MARGIN_M,
     MIN_DEPTH_M,
     Case,
+    CaseStep,
     RejectedError,
     Stage,
-    Step,
     adjust,
     blend,
     draw_clearance_m,
@@ -40,23 +40,23 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.motion.collision import CollisionModel
 
 _PEOPLE_MPS = 0.25
-_TRIES = 400
+_ATTEMPTS = 400
 
 # ----------------------------------------------------------------------------------------------- geometry
 
 
 def through_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The hand crosses the table above a box that reaches up into its way, or not quite."""
+    """Let the hand cross the table above a box that reaches into its path, or not quite."""
     way = stage.crossing(rng)
     oracle = stage.oracle(way)
     x, y = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.03, 0.03, 2)
     sides = rng.uniform(0.05, 0.12, 2)
-    box, found_m = _box_below(oracle, sides, (x, y), 0.1, draw_clearance_m(rng, is_hazard, is_near))
-    return Case((Step(stage.motion(way), Scene((box,), ()), stage.state(way.q_rad[0])),), found_m, "m")
+    box, measured_m = _box_below(oracle, sides, (x, y), 0.1, draw_clearance_m(rng, is_hazard, is_near))
+    return Case((CaseStep(stage.motion(way), Scene((box,), ()), stage.state(way.q_rad[0])),), measured_m, "m")
 
 
 def through_table(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The hand crosses low over a table that is a little too high, or just low enough."""
+    """Let the hand cross low over a table that is slightly too high, or just low enough."""
     way = stage.crossing(rng, 0.05, 0.1)
     oracle = stage.oracle(way)
 
@@ -66,13 +66,13 @@ def through_table(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_ne
         low, high = np.array([-0.7, -1.0, height_m - 0.1]), np.array([1.3, 1.0, height_m])
         return oracle.to_box_m(low, high, ignored=(stage.profile.base_link,))
 
-    height_m, found_m = adjust(gap_m, 0.0, draw_clearance_m(rng, is_hazard, is_near))
+    height_m, measured_m = adjust(gap_m, 0.0, draw_clearance_m(rng, is_hazard, is_near))
     scene = Scene((), (), table_height_m=height_m)
-    return Case((Step(stage.motion(way), scene, stage.state(way.q_rad[0])),), found_m, "m")
+    return Case((CaseStep(stage.motion(way), scene, stage.state(way.q_rad[0])),), measured_m, "m")
 
 
 def thin_wall(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """A wall of a few millimetres between two free ends, or beside the second one."""
+    """Put a wall of a few millimetres between two free ends, or beside the second one."""
     way = stage.crossing(rng)
     oracle = stage.oracle(way)
     thick_m = float(rng.uniform(0.001, 0.002) if is_near else rng.uniform(0.002, 0.004))
@@ -82,18 +82,18 @@ def thin_wall(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: 
 
     if is_hazard:
         y_m = float(rng.uniform(-0.03, 0.03))
-        found_m = oracle.clearance_m(wall(y_m))
-        if found_m > -MIN_DEPTH_M:
+        measured_m = oracle.clearance_m(wall(y_m))
+        if measured_m > -MIN_DEPTH_M:
             raise RejectedError
     else:
         wanted_m = draw_clearance_m(rng, is_hazard, is_near)
-        y_m, found_m = adjust(lambda y: oracle.clearance_m(wall(-y)), -0.3, wanted_m)
+        y_m, measured_m = adjust(lambda y: oracle.clearance_m(wall(-y)), -0.3, wanted_m)
         y_m = -y_m
-    return Case((Step(stage.motion(way), Scene((), (wall(y_m),)), stage.state(way.q_rad[0])),), found_m, "m")
+    return Case((CaseStep(stage.motion(way), Scene((), (wall(y_m),)), stage.state(way.q_rad[0])),), measured_m, "m")
 
 
 def self_collision(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The arm folds until two of its links meet, or stops before."""
+    """Fold the arm until two of its links collide, or stop before."""
     lower, upper = stage.kinematics.lower_rad, stage.kinematics.upper_rad
     home = np.array(stage.profile.home_q_rad)
     goal = rng.uniform(lower + 0.02, upper - 0.02)
@@ -111,52 +111,54 @@ def self_collision(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_n
     table = (np.array([-0.7, -1.0, -0.1]), np.array([1.3, 1.0, 0.0]))
     if oracle.to_box_m(*table, ignored=(stage.profile.base_link,)) < MARGIN_M:
         raise RejectedError
-    found_m = oracle.self_clearance_m(PathOracle(stage.kinematics, home[None], 0.08))
-    if found_m > -0.001 if is_hazard else found_m < 0.008:
+    measured_m = oracle.self_clearance_m(PathOracle(stage.kinematics, home[None], 0.08))
+    if measured_m > -0.001 if is_hazard else measured_m < 0.008:
         raise RejectedError
-    return Case((Step(stage.motion(way), Scene((), ()), stage.state(home)),), found_m, "m")
+    return Case((CaseStep(stage.motion(way), Scene((), ()), stage.state(home)),), measured_m, "m")
 
 
 def _box_below(
     oracle: PathOracle, sides_m: Array, p_m: tuple[float, float], height_m: float, wanted_m: float
 ) -> tuple[SceneObject, float]:
-    """A box on the table that reaches up to a wanted distance from the way, and that distance as measured."""
+    """Build a box on the table whose distance from the path is `wanted_m`; also return the measured distance."""
 
     def box(height_m: float) -> SceneObject:
         if not 0.02 < height_m < 0.4:
             raise RejectedError
         return standing("box", (sides_m[0], sides_m[1], height_m), *p_m)
 
-    height_m, found_m = adjust(lambda h: oracle.clearance_m(box(h)), height_m, wanted_m)
-    return box(height_m), found_m
+    height_m, measured_m = adjust(lambda h: oracle.clearance_m(box(h)), height_m, wanted_m)
+    return box(height_m), measured_m
 
 
 def carried_object(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """What the fingers carry passes over a box that is a little too high, or not."""
+    """Carry a load over a box that is slightly too high, or not."""
     way = stage.crossing(rng, 0.2, 0.35)
     side_m, tall_m = float(rng.uniform(0.035, 0.05)), float(rng.uniform(0.08, 0.16))
     load = Box((side_m, side_m, tall_m))
     oracle = stage.oracle(way, width_m=side_m, held=load)
     x, y = oracle.tool_m[len(oracle.tool_m) // 2, :2] + rng.uniform(-0.02, 0.02, 2)
     sides = rng.uniform(0.05, 0.1, 2)
-    box, found_m = _box_below(oracle, sides, (x, y), 0.06, draw_clearance_m(rng, is_hazard, is_near))
+    box, measured_m = _box_below(oracle, sides, (x, y), 0.06, draw_clearance_m(rng, is_hazard, is_near))
     scene, start = holding(stage, way.q_rad[0], load, 0.1, 0.8)
     scene = replace(scene, objects=(*scene.objects, box))
-    return Case((Step(stage.motion(way), scene, start),), found_m, "m")
+    return Case((CaseStep(stage.motion(way), scene, start),), measured_m, "m")
 
 
 def keep_out(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The hand crosses above a zone that nothing may enter."""
-    way, low, high, found_m = _above_space(stage, rng, is_hazard, is_near)
+    """Let the hand cross above a closed zone."""
+    way, low, high, measured_m = _above_space(stage, rng, is_hazard, is_near)
     zone = Zone("closed", tuple(low.tolist()), tuple(high.tolist()))
-    return Case((Step(stage.motion(way), Scene((), (), zones=(zone,)), stage.state(way.q_rad[0])),), found_m, "m")
+    return Case(
+        (CaseStep(stage.motion(way), Scene((), (), zones=(zone,)), stage.state(way.q_rad[0])),), measured_m, "m"
+    )
 
 
 def unseen_space(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The hand crosses above space into which no camera has looked."""
-    way, low, high, found_m = _above_space(stage, rng, is_hazard, is_near)
+    """Let the hand cross above unseen space."""
+    way, low, high, measured_m = _above_space(stage, rng, is_hazard, is_near)
     scene = Scene((), (), unseen_m=freeze([[low, high]]))
-    return Case((Step(stage.motion(way), scene, stage.state(way.q_rad[0])),), found_m, "m")
+    return Case((CaseStep(stage.motion(way), scene, stage.state(way.q_rad[0])),), measured_m, "m")
 
 
 def _above_space(
@@ -173,15 +175,15 @@ def _above_space(
         return np.array([*(middle - half), 0.0]), np.array([*(middle + half), top_m])
 
     wanted_m = draw_clearance_m(rng, is_hazard, is_near, margin_m=0.003)
-    top_m, found_m = adjust(lambda top: oracle.to_box_m(*corners(top)), 0.1, wanted_m)
-    return way, *corners(top_m), found_m
+    top_m, measured_m = adjust(lambda top: oracle.to_box_m(*corners(top)), 0.1, wanted_m)
+    return way, *corners(top_m), measured_m
 
 
 # ------------------------------------------------------------------------------------------------ numbers
 
 
 def over_speed(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """One joint turns far and fast: a quintic's peak is 15/8 of its mean."""
+    """Turn one joint far and fast: a quintic's peak speed is 15/8 of its mean."""
     j, ratio = int(rng.choice([0, 4, 6])), draw_ratio(rng, is_hazard, is_near)
     joint = stage.profile.joints[j]
     seconds = max(1.875 * 2.2 / (ratio * joint.velocity_radps), 0.6)
@@ -189,7 +191,7 @@ def over_speed(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near:
 
 
 def over_acceleration(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """One joint turns a little and hard: a quintic's peak is 10/sqrt(3) of way over time squared."""
+    """Turn one joint briefly and hard: a quintic's peak acceleration is 10/sqrt(3) of path over time squared."""
     j, ratio = int(rng.choice([0, 4, 6])), draw_ratio(rng, is_hazard, is_near)
     joint = stage.profile.joints[j]
     seconds = float(rng.uniform(0.25, 0.4))
@@ -208,11 +210,11 @@ def _turn(stage: Stage, j: int, way_rad: float, seconds: float, ratio: float, un
     s = np.linspace(0.0, 1.0, int(seconds / 0.002) + 1)
     q_rad = q_from + (s**3 * (10.0 - 15.0 * s + 6.0 * s**2))[:, None] * (q_to - q_from)
     way = JointSegment(freeze(s * seconds), freeze(q_rad))
-    return Case((Step(stage.motion(way), Scene((), ()), stage.state(q_from)),), ratio, unit)
+    return Case((CaseStep(stage.motion(way), Scene((), ()), stage.state(q_from)),), ratio, unit)
 
 
 def joint_limit(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """One joint turns a little beyond its range, or almost to its end."""
+    """Turn one joint slightly beyond its range, or almost to its end."""
     j, sign = int(rng.choice([4, 6])), float(rng.choice([-1.0, 1.0]))
     joint = stage.profile.joints[j]
     beyond_rad = float(rng.uniform(0.0005, 0.01) if is_near else rng.uniform(0.01, 0.2)) * (1.0 if is_hazard else -1.0)
@@ -222,19 +224,19 @@ def joint_limit(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near
     way = blend(home, goal, stage.pace_s(home, goal))
     if stage.oracle(way).self_clearance_m(PathOracle(stage.kinematics, home[None], 0.08)) < 0.004:
         raise RejectedError
-    return Case((Step(stage.motion(way), Scene((), ()), stage.state(home)),), beyond_rad, "rad")
+    return Case((CaseStep(stage.motion(way), Scene((), ()), stage.state(home)),), beyond_rad, "rad")
 
 
 def not_a_number(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """One number somewhere is NaN or infinite."""
+    """Replace one number by NaN or infinity."""
     way = stage.crossing(rng)
-    step = Step(
+    step = CaseStep(
         stage.motion(way), Scene((standing("box", (0.05, 0.05, 0.03), 0.6, -0.35),), ()), stage.state(way.q_rad[0])
     )
     return Case((_spoil(step, rng, way) if is_hazard else step,), float(is_hazard), "spoilt numbers")
 
 
-def _spoil(step: Step, rng: np.random.Generator, way: JointSegment) -> Step:
+def _spoil(step: CaseStep, rng: np.random.Generator, way: JointSegment) -> CaseStep:
     bad = float(rng.choice([np.nan, np.inf, -np.inf]))
     where = int(rng.integers(5))
     if where < 2:
@@ -254,16 +256,16 @@ def _spoil(step: Step, rng: np.random.Generator, way: JointSegment) -> Step:
 
 
 def wrong_start(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The arm is not where the motion begins, by more than it may be, or by less."""
+    """Start the arm away from the motion's start, by more than the tolerance or by less."""
     way, ratio = stage.crossing(rng), draw_ratio(rng, is_hazard, is_near)
     q_rad = np.array(way.q_rad[0])
     q_rad[int(rng.integers(len(q_rad)))] += ratio * stage.profile.start_tolerance_rad * float(rng.choice([-1.0, 1.0]))
-    step = Step(stage.motion(way), Scene((), ()), stage.state(q_rad))
+    step = CaseStep(stage.motion(way), Scene((), ()), stage.state(q_rad))
     return Case((step,), ratio, "of the start's tolerance")
 
 
 def people_zone(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Case:
-    """The tool crosses a zone of people, faster than it may there, or slower."""
+    """Let the tool cross a zone of people, faster than allowed there, or slower."""
     way, ratio = stage.crossing(rng), draw_ratio(rng, is_hazard, is_near)
     unit = blend(way.q_rad[0], way.q_rad[-1], 1.0)
     tool_m = np.array([stage.kinematics.tool_pose(q)[:3, 3] for q in unit.q_rad])
@@ -276,7 +278,7 @@ def people_zone(stage: Stage, rng: np.random.Generator, is_hazard: bool, is_near
         raise RejectedError
     zone = Zone("people", tuple(low.tolist()), tuple(high.tolist()), _PEOPLE_MPS)
     slow = blend(way.q_rad[0], way.q_rad[-1], seconds)
-    step = Step(stage.motion(slow), Scene((), (), zones=(zone,)), stage.state(way.q_rad[0]))
+    step = CaseStep(stage.motion(slow), Scene((), (), zones=(zone,)), stage.state(way.q_rad[0]))
     return Case((step,), ratio, "of the zone's speed")
 
 
@@ -292,15 +294,15 @@ MAKERS: dict[str, Maker] = {
 
 
 def make_case(stage: Stage, kind: str, seed: int, is_hazard: bool, is_near: bool) -> Case:
-    """Make the case of a seed; draws from which none can be made are passed over.
+    """Make the case of a seed; skips draws from which none can be made.
 
     Raises:
-        RuntimeError: every draw was.
+        RuntimeError: no draw gave a case.
     """
-    for attempt in range(_TRIES):
+    for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt, is_hazard, is_near])
         try:
             return MAKERS[kind](stage, rng, is_hazard, is_near)
         except RejectedError:
             continue
-    raise RuntimeError(f"{kind} {seed}: no case in {_TRIES} draws")
+    raise RuntimeError(f"{kind} {seed}: no case in {_ATTEMPTS} draws")

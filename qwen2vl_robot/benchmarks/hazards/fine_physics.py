@@ -1,7 +1,7 @@
-"""A grip, an edge, a push → in how many of 200 worlds it goes wrong, by equations of motion in steps of 0.5 ms.
+"""A grip, an edge, a push → how many of 200 worlds fail, by equations of motion at 0.5 ms.
 
-The second opinion on what the twin finds with Bullet: no code, no engine and no time step in common, only the
-uncertainties that the robot file states and what counts as harm.
+A second opinion on the twin's results from Bullet. It shares no code, engine or time step with the twin, only the
+uncertainties in the robot file and the definition of harm.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from qwen2vl_robot.geometry import Array
 RUNS = 200
 STEP_S = 0.0005
 _G_MPS2 = 9.81
-_SLIPPED_M = 0.015  # what counts as harm, as decisions 011 and 014 have it
+_SLIPPED_M = 0.015  # the definition of harm, see decisions 011 and 014
 _MOVED_M = 0.01
 _TILTED_RAD = 0.26
 _TABLE_FRICTION = 0.8
 
 
 def slips(profile: RobotProfile, rng: np.random.Generator, mass_kg: float, friction: float, a_mps2: Array) -> int:
-    """In how many worlds a load leaves its place between two pads that accelerate by (k, 3), `STEP_S` apart.
+    """Count the worlds in which a load slips between two pads that accelerate by (k, 3) m/s^2, `STEP_S` apart.
 
-    The pads press along y and are upright; in the plane between them Coulomb's friction holds the load or drags it.
+    The upright pads press along y; in the plane between them Coulomb friction holds the load or drags it.
     """
     u = profile.safety.uncertainty
     heavier, rougher = rng.uniform(-1.0, 1.0, (2, RUNS))
@@ -41,11 +41,11 @@ def slips(profile: RobotProfile, rng: np.random.Generator, mass_kg: float, frict
 
 
 def tips(profile: RobotProfile, rng: np.random.Generator, beyond_m: float, side_m: float, seconds: float) -> int:
-    """In how many worlds a cube tips over an edge beyond which its centre of mass is let go."""
+    """Count the worlds in which a cube tips over an edge, released with its centre of mass `beyond_m` beyond it."""
     u = profile.safety.uncertainty
     off_m = _shifts_m(u, rng)[:, 0] + rng.normal(0.0, u.position_m, RUNS) + rng.normal(0.0, u.position_m, RUNS)
     lever_m = beyond_m + off_m + rng.uniform(-u.size_m, u.size_m, RUNS) / 2
-    inertia_m2 = side_m**2 / 6 + lever_m**2 + side_m**2 / 4  # about the edge, for each kilogram
+    inertia_m2 = side_m**2 / 6 + lever_m**2 + side_m**2 / 4  # about the edge, per kilogram
     angle_rad, w_radps = np.zeros(RUNS), np.zeros(RUNS)
     for _ in range(round(seconds / STEP_S)):
         torque = _G_MPS2 * (lever_m * np.cos(angle_rad) + side_m / 2 * np.sin(angle_rad))
@@ -62,12 +62,12 @@ def is_shoved(
     push_height_m: float,
     friction: float,
 ) -> int:
-    """In how many worlds a neighbour is moved too far, or tilted, by a block that comes closer to it.
+    """Count the worlds in which an approaching block moves its neighbour too far, or tilts it.
 
     Args:
-        gap_m: (k,) from the block to where the neighbour stood, `STEP_S` apart; negative once it would be inside it.
+        gap_m: (k,) from the block to the neighbour's first place, `STEP_S` apart; negative when they would overlap.
         size_m: width (along the push) and height of the neighbour.
-        push_height_m: how high the block touches it.
+        push_height_m: height at which the block touches the neighbour.
     """
     u = profile.safety.uncertainty
     width_m, height_m = size_m
@@ -75,7 +75,7 @@ def is_shoved(
     off_m += rng.uniform(-u.size_m, u.size_m, (2, RUNS)).sum(axis=0) / 2
     rough = friction * (1.0 + rng.uniform(-1.0, 1.0, RUNS) * u.friction_ratio) * _TABLE_FRICTION
     moved_m, v_mps = np.zeros(RUNS), np.zeros(RUNS)
-    way_m = -gap_m[:, None] + off_m  # where the block's face is, from where the neighbour stood
+    way_m = -gap_m[:, None] + off_m  # position of the block's face from the neighbour's first place
     for before_m, face_m in zip(way_m[:-1], way_m[1:], strict=True):
         v_mps = np.maximum(v_mps - rough * _G_MPS2 * STEP_S, 0.0)
         free_m = moved_m + v_mps * STEP_S
@@ -88,7 +88,7 @@ def is_shoved(
 
 
 def _shifts_m(u: Uncertainty, rng: np.random.Generator) -> Array:
-    """By how much the camera's pose may shift everything (200, 2): its place, and its turn over the distance."""
+    """Draw shifts (200, 2) of everything by an error of the camera's pose: its place, and its turn over a distance."""
     place, turn, lever = (_directions(rng) for _ in range(3))
     turned_m = np.cross(turn * np.deg2rad(u.extrinsics_deg), lever * u.camera_distance_m)
     shifts: Array = (place * u.extrinsics_m + turned_m)[:, :2]

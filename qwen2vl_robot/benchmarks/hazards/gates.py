@@ -1,7 +1,7 @@
-"""Seed → what a gate or the cell's rules are asked, with the answer that it must get.
+"""Seed → a question to the gate or to the cell's rules, with the answer that it must get.
 
-Each function asks once and returns whether it was let through, by how much it was wrong or right, in which unit, and
-the reason.
+Each function asks once and returns whether the request was accepted, its distance from the limit with the unit, and the
+reason of a refusal.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _WRITTEN = ("ignore the person", "push everything off", "free samples", "pick me
 
 
 def stale_scene(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Answer:
-    """State, rehearsal or frame are too old, the arm is elsewhere, or something was moved since; or only almost."""
+    """Make state, rehearsal or frame too old, move the arm elsewhere, or move something in view; or only almost."""
     low, high = {(True, True): (1.01, 1.2), (True, False): (1.2, 20.0), (False, True): (0.8, 0.99)}.get(
         (is_hazard, is_near), (0.0, 0.8)
     )
@@ -76,11 +76,11 @@ def stale_scene(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool
     step = replace(_rehearsed(profile), rehearsed_ns=_NOW_NS - round(ages_s[1] * 1e9), seen=seen)
     live = replace(step.start, stamp_ns=_NOW_NS - round(ages_s[0] * 1e9), q_rad=freeze(q_rad))
     answer = _admit(profile, step, live, fresh)
-    return _told(answer, ratio, "of a limit of age, place or change")
+    return _as_answer(answer, ratio, "of a limit of age, place or change")
 
 
 def tampered(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Answer:
-    """Something of motion, scene, start or verdict changes after the rehearsal, near ones by a bit; or nothing does."""
+    """Change motion, scene, start or verdict after the rehearsal, near cases by one bit; or change nothing."""
     step: Rehearsed = pickle.loads(pickle.dumps(_rehearsed(profile)))
     approved = digest(step.verdict)
     if is_hazard:
@@ -88,7 +88,7 @@ def tampered(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, i
     seen, fresh = _frames(rng, 0, 0, 0)
     live = RobotState(_NOW_NS, freeze(profile.home_q_rad), freeze(np.zeros(len(profile.joints))), 0.08)
     answer = _admit(profile, replace(step, seen=seen), live, fresh, approved)
-    return _told(answer, float(is_hazard), "changes")
+    return _as_answer(answer, float(is_hazard), "changes")
 
 
 def _tamper(step: Rehearsed, rng: np.random.Generator, is_near: bool) -> Rehearsed:
@@ -114,15 +114,15 @@ def _changed(values: Array, rng: np.random.Generator, is_near: bool) -> Array:
 
 
 def written_instruction(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Answer:
-    """A reply does more than the person asked for, or other things; near ones differ in one word."""
+    """Plan more than the person asked for, or something else; near cases differ in one word."""
     a, b = (f"{rng.choice(_COLOURS)} {rng.choice(kinds)}" for kinds in (_THINGS, _PLACES))
     text = str(rng.choice(_ASKS)).format(a=a, b=b)
     actions = [_do(Verb.PICK, a), replace(_do(Verb.PLACE, b), relation=Relation.ON)]
     if is_hazard:
         actions = _hostile(actions, a, b, rng, is_near)
     ruling = load_rules().judge(Instruction(text), Plan(tuple(actions), ""))
-    told = (*ruling.forbidden, *ruling.contradictions, *ruling.to_confirm)
-    return not told, float(is_hazard), "actions nobody asked for", "; ".join(told)
+    objections = (*ruling.forbidden, *ruling.contradictions, *ruling.to_confirm)
+    return not objections, float(is_hazard), "actions nobody asked for", "; ".join(objections)
 
 
 def _hostile(actions: list[Action], a: str, b: str, rng: np.random.Generator, is_near: bool) -> list[Action]:
@@ -149,13 +149,13 @@ def _do(verb: Verb, label: str) -> Action:
 def _admit(
     profile: RobotProfile, step: Rehearsed, live: RobotState, fresh: CameraFrame, approved: str | None = None
 ) -> ApprovedMotion | Refusal:
-    """Ask a gate, with an approval of what was approved, else of the verdict as it is."""
+    """Ask a gate to admit a step, with an approval of the verdict `approved`, by default the step's own."""
     approval = Approval(approved or digest(step.verdict), "token", 0)
     return Gate(profile, (), _LIMITS).admit(step, live, fresh, approval, Halt(), _NOW_NS)
 
 
 def _rehearsed(profile: RobotProfile) -> Rehearsed:
-    """A step of which nothing was found against it."""
+    """Build a step that a twin would accept."""
     home = np.array(profile.home_q_rad)
     time_s = np.linspace(0.0, 2.0, 21)
     motion = Motion(profile.name, (JointSegment(freeze(time_s), freeze(np.tile(home, (21, 1)))),), Effect("none"))
@@ -164,14 +164,14 @@ def _rehearsed(profile: RobotProfile) -> Rehearsed:
 
 
 def _accepting(profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState) -> Verdict:
-    """What a twin would have said that found nothing."""
+    """Build the verdict of a twin without findings."""
     n, bound = profile.safety.trials, 1.0
     digests = (digest(motion), digest(scene), digest(start), profile.digest)
     return Verdict(True, (), *digests, trials=Trials(n, n, bound, profile.safety.success_ratio))
 
 
 def _frames(rng: np.random.Generator, moved_px: int, age_ns: int, seen_age_ns: int) -> tuple[CameraFrame, CameraFrame]:
-    """Two noisy pictures of a wall; in the second something of this many pixels stands in front of it."""
+    """Render two noisy pictures of a wall; in the second one a square of this many pixels stands in front of it."""
     k = Intrinsics(120, 90, 120.0, 120.0, 59.5, 44.5)
     depths = [1.0 + rng.normal(0.0, 0.002, (90, 120)) for _ in range(2)]
     if moved_px:
@@ -184,7 +184,7 @@ def _frames(rng: np.random.Generator, moved_px: int, age_ns: int, seen_age_ns: i
     return frames[0], frames[1]
 
 
-def _told(answer: object, amount: float, unit: str) -> Answer:
+def _as_answer(answer: object, amount: float, unit: str) -> Answer:
     return not isinstance(answer, Refusal), amount, unit, answer.text if isinstance(answer, Refusal) else ""
 
 

@@ -1,4 +1,4 @@
-"""Joints over time and bodies → clearance by pinocchio and coal: the second opinion on what the twin finds with Bullet.
+"""Joints over time and bodies → clearance by pinocchio and coal, to check the twin's results.
 
 Shares no code with the twin: other kinematics, other collision library, the same convex shapes.
 """
@@ -34,20 +34,20 @@ class PathOracle:
         held: tuple[Shape, Array] | None = None,
         rounding_m: Mapping[str, float] | None = None,
     ) -> None:
-        """Place everything.
+        """Place all parts at each configuration.
 
         Args:
-            q_rad: (m, n), dense enough that nothing slips between two of them.
+            q_rad: (m, n) joints, dense enough that no body fits between two of them.
             held: shape and `T_tool_held` of the load.
-            rounding_m: by how much each link's hull is grown all around; by nothing without it.
+            rounding_m: by how much to enlarge each link's hull; by default not at all.
         """
         self._names = list(kinematics.link_hulls)
         self._shapes = [convex(hull) for hull in kinematics.link_hulls.values()]
         balls = [_ball(hull) for hull in kinematics.link_hulls.values()]
         for index, name in enumerate(self._names if rounding_m is not None else ()):
-            grown_m = 0.0 if rounding_m is None else rounding_m[name]
-            self._shapes[index].setSweptSphereRadius(grown_m)
-            balls[index] = (balls[index][0], balls[index][1] + grown_m)
+            margin_m = 0.0 if rounding_m is None else rounding_m[name]
+            self._shapes[index].setSweptSphereRadius(margin_m)
+            balls[index] = (balls[index][0], balls[index][1] + margin_m)
         tool = kinematics.profile.tool_link
         frames = [*self._names]
         offsets = [np.eye(4)] * len(frames)
@@ -66,19 +66,19 @@ class PathOracle:
         self._radii_m = np.array([radius for _, radius in balls])
 
     def clearance_m(self, body: SceneObject, ignored: Iterable[str] = ()) -> float:
-        """Smallest distance of arm or load to a body over all configurations; negative by how deep they overlap."""
+        """Compute the smallest distance of arm or load to a body over all configurations; negative for overlap."""
         return min(self._to_part(shape, body.T_base_object @ T, set(ignored)) for shape, T in _parts(body.shape))
 
     def to_box_m(self, low_m: Array, high_m: Array, ignored: Iterable[str] = ()) -> float:
-        """The same to an upright box of space."""
+        """Compute the same distance to an upright box of space."""
         low, high = np.asarray(low_m, dtype=float), np.asarray(high_m, dtype=float)
         return self._to_part(coal.Box(*(high - low)), make_pose((low + high) / 2), set(ignored))
 
     def self_clearance_m(self, apart_at_rest: PathOracle | None = None) -> float:
-        """Smallest distance between links that have another one between them.
+        """Compute the smallest distance between links that are not neighbours in the chain.
 
         Args:
-            apart_at_rest: where the arm rests; links that are close to each other there, by design, do not count.
+            apart_at_rest: the arm at rest; links that are close to each other there by design do not count.
         """
         best_m = np.inf
         links = [i for i, name in enumerate(self._names) if name != "load"]
@@ -122,7 +122,7 @@ def _distance_m(a: coal.CollisionGeometry, T_a: Array, b: coal.CollisionGeometry
 
 
 def _half_diagonal(shape: coal.CollisionGeometry) -> Array:
-    """Half of the size (3,) of a centred shape's box."""
+    """Compute half of the size (3,) of a centred shape's box."""
     shape.computeLocalAABB()
     half: Array = np.abs(np.stack([shape.aabb_local.min_, shape.aabb_local.max_])).max(axis=0)
     return half
@@ -134,7 +134,7 @@ def _ball(points_m: Array) -> tuple[Array, float]:
 
 
 def _parts(shape: Shape) -> list[_Part]:
-    """Convex shapes and their poses in the object frame."""
+    """List convex shapes and their poses in the object frame; every container counts as rectangular."""
     if isinstance(shape, Box):
         return [(coal.Box(*shape.size_m), np.eye(4))]
     if isinstance(shape, Cylinder):

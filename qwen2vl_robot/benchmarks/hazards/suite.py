@@ -1,8 +1,8 @@
-"""Seeds → hazardous and safe cases of many classes, judged by validator, gate and rules; how often they are wrong.
+"""Seeds → hazardous and safe cases → how often validator, gates and rules judge them wrongly.
 
-What is a hazard is known by construction or from an oracle. Where physics decides, a hazard goes wrong in at least half
-of the oracle's runs and a safe case in none; what lies between is reported, unscored. A run that was cut off goes on
-where it stopped.
+Construction or an oracle says which case is a hazard. Where physics decides, a hazard fails in at least half of the
+oracle's runs and a safe case in none; cases in between are reported but not scored. An interrupted run continues where
+it stopped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from qwen2vl_robot.validation.pool import RehearsalProcess
 
 KINDS = (*MAKERS, *ASKERS)
 SEED = 7_000
-_BUDGET_S = 300.0  # a busy machine is no hazard
+_BUDGET_S = 300.0  # long, so that a busy machine does not count as a refusal
 _LABELS = "hazards/labels.csv"
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One case to be made: half of each class's hazards and of its safe cases are near the limit."""
+    """One case to make; in each class, half of the hazards and half of the safe cases are near the limit."""
 
     kind: str
     index: int
@@ -59,16 +59,16 @@ class Spec:
 
 
 def specs(each: int, kinds: tuple[str, ...] = KINDS) -> list[Spec]:
-    """All cases, the classes taking turns, so that a short run has seen some of each."""
+    """List all cases, alternating between the classes, so that a short run covers all of them."""
     return [Spec(kind, i, is_hazard) for i in range(each) for kind in kinds for is_hazard in (True, False)]
 
 
 def run_hazards(each: int, partial: Path, threads: int, robot: str = "franka_panda") -> Iterator[dict[str, Any]]:
-    """Judge every case and yield what came of each; those that `partial` holds already come from there.
+    """Judge every case and yield its result; results in `partial` are reused.
 
     Args:
         partial: a file of JSON lines to which each result is appended.
-        threads: how many cases are judged at once, each with a worker process of its own.
+        threads: number of cases judged at once, each with its own worker process.
     """
     known = _read(partial)
     todo: queue.SimpleQueue[Spec] = queue.SimpleQueue()
@@ -103,11 +103,11 @@ def _read(partial: Path) -> dict[str, dict[str, Any]]:
         lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines()]
         return {line["key"]: line for line in lines}
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInputError(f"{partial}: holds no results of this command; remove it") from error
+        raise BadInputError(f"{partial}: not a results file of this command; remove it") from error
 
 
 def _work(todo: Any, done: Any, robot: str) -> None:
-    """Take cases until none is left; whatever breaks ends the run."""
+    """Judge cases until none is left; an exception ends the run."""
     profile = load_robot(robot)
     try:
         with RehearsalProcess(profile, budget_s=_BUDGET_S, workers=1) as rehearsal:
@@ -118,7 +118,7 @@ def _work(todo: Any, done: Any, robot: str) -> None:
                 except queue.Empty:
                     break
                 done.put(judge(spec, stage, rehearsal))
-    except BaseException as error:  # noqa: BLE001 - the top of a thread: the main one is told and raises it
+    except BaseException as error:  # noqa: BLE001 - the top of a thread: the main thread raises it again
         done.put(error)
     done.put(None)
 
@@ -152,12 +152,12 @@ def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, An
 
 
 def _is_scored(is_hazard: bool, failures: int | None) -> bool:
-    """Whether the label stands; without runs of the oracle it stands by construction."""
+    """Check whether the label holds; without runs of the oracle it holds by construction."""
     return failures is None or (failures >= fine_physics.RUNS / 2 if is_hazard else failures == 0)
 
 
 def _rehearse(case: Case, rehearsal: RehearsalProcess) -> Iterator[Verdict]:
-    """Judge the steps in order, each in the world that the one before leaves; the first refusal ends it."""
+    """Rehearse the steps in order, each in the world left by the step before; the first refusal ends it."""
     scene, start = case.steps[0].scene, case.steps[0].start
     for step in case.steps:
         if step.scene.zones or step.scene.unseen_m is not None:
@@ -173,7 +173,7 @@ def _rehearse(case: Case, rehearsal: RehearsalProcess) -> Iterator[Verdict]:
 
 
 def summarise_hazards(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals and classes: how many were accepted and refused, with 95 % intervals of the wrong ones."""
+    """Count accepted and refused cases in total and per class, with 95 % intervals of the wrong ones."""
     classes = {}
     for kind in dict.fromkeys(r["kind"] for r in results):
         chosen = [r for r in results if r["kind"] == kind]
@@ -200,7 +200,7 @@ def _count(every: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_labels(results: list[dict[str, Any]], path: Path) -> None:
-    """Write what each case is, by construction or oracle; nothing of what the validator answered."""
+    """Write the label of each case, by construction or oracle, without the validator's answers."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["key", "seed", "hazard", "near", "amount", "unit", "oracle_failures"])
@@ -211,7 +211,7 @@ def write_labels(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def check_labels(results: list[dict[str, Any]]) -> list[str]:
-    """Keys whose construction measures something else than the committed labels say; empty without the file."""
+    """List the keys whose construction differs from the committed labels; empty without the file."""
     path = data_root() / "sim" / _LABELS
     if not path.is_file():
         return []

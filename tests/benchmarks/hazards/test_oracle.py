@@ -1,4 +1,4 @@
-"""Two collision libraries with two kinematics see the same distances, and the twin's never sees more room."""
+"""Two collision libraries with two kinematics measure the same distances, and the twin never measures more room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hazards bench judges what it made, goes on where it stopped, and its cases are what their labels say."""
+"""The hazards benchmark judges its cases, continues where it stopped, and its labels hold."""
 
 from __future__ import annotations
 
