@@ -16,6 +16,8 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe, and ten times as fast where libyaml was compiled in
+
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -385,7 +387,7 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         BadInputError: missing, unreadable, not YAML, or a field is wrong; one line says which and what is allowed.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
