@@ -6,6 +6,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -35,6 +36,29 @@ class Noun(Strict):
 Adjective = str | dict[str, str]  # one form, or form → word
 
 
+class Reading(Strict):
+    """What `reading` needs to read a language's sentences without their templates; en.yaml explains the words' keys.
+
+    Attributes:
+        order: whether "on" stands before or after the thing that it refers to.
+        verb: whether a verb begins ("first") or ends ("last") what is said of it, or either.
+        adjectives: whether a colour stands before its noun or may stand behind it.
+        spacing: "words": spaces part words; in the others forms are cut out of runs of letters; "strict": a word has
+            one stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
+        letters: a letter, and how it is written here: "üue".
+        endings: of colours, kinds and verbs ("colour", "kind", "verb"); "it": pronouns that verbs take up.
+        words: key → forms, parted by commas.
+    """
+
+    order: Literal["before", "after"] = "before"
+    verb: Literal["first", "last", "either"] = "first"
+    adjectives: Literal["before", "after"] = "before"
+    spacing: Literal["words", "strict", "loose", "none"] = "words"
+    letters: str = ""
+    endings: dict[str, str] = Field(default_factory=dict)
+    words: dict[str, str] = Field(default_factory=dict)
+
+
 class Language(Strict):
     """A file of sim/languages; en.yaml explains its fields."""
 
@@ -51,6 +75,7 @@ class Language(Strict):
     which_one: str
     refuse: str
     words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    reading: Reading = Field(default_factory=Reading)
 
     def noun(self, kind: str, way: int = 0) -> Noun:
         """The way to name a kind; any number picks one, and no kind is "the red one"."""
