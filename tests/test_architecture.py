@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "perception",
         "motion",
         "validation",
+        "reading",
         "rules",
         "gate",
         "executor",

@@ -1,0 +1,21 @@
+"""A sentence → what it asks for: `read` gives a Goal, `stop_word` says whether to stop before anything else."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Polarity, Quantity, Step, Thing
+from qwen2vl_robot.reading.reader import Reader, load_reader, read
+from qwen2vl_robot.reading.stopping import stop_word
+
+__all__ = [
+    "Deed",
+    "Goal",
+    "Mood",
+    "Polarity",
+    "Quantity",
+    "Reader",
+    "Step",
+    "Thing",
+    "load_reader",
+    "read",
+    "stop_word",
+]

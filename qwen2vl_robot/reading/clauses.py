@@ -1,0 +1,200 @@
+"""Tokens of a sentence → its mood, the conditions in it, and its clauses: one verb each, with what belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwen2vl_robot.reading.goal import Mood
+from qwen2vl_robot.reading.letters import END, PAUSE
+from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.tokens import Token
+
+_LINKS = ("and", "then", "but")
+_LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A verb with the tokens around it.
+
+    Attributes:
+        verb: its token, None in a sentence without one.
+    """
+
+    tokens: tuple[Token, ...]
+    verb: Token | None = None
+    is_negated: bool = False
+
+
+def find_mood(tokens: list[Token]) -> Mood:
+    """A question or a report anywhere in a text makes all of it one: no motion follows from either."""
+    places = range(len(tokens))
+    if any(t.has("ask") for t in tokens) or any(
+        _asks_first(tokens, k) or _ends_in(tokens, k, "ask last") for k in places
+    ):
+        return Mood.QUESTION
+    if any(t.has("suppose") for t in tokens):
+        return Mood.HYPOTHETICAL
+    has_verb = any(t.verbs for t in tokens)
+    if any(t.has("did", "i") or _ends_in(tokens, k, "did last") for k, t in enumerate(tokens)):
+        return Mood.REPORT
+    return Mood.REPORT if not has_verb and any(t.has("be") for t in tokens) else Mood.ORDER
+
+
+def drop_asking(tokens: list[Token]) -> list[Token]:
+    """Leave out the word that only makes a wish of "you can" ("bạn có thể ... không?")."""
+    if not any(token.has("can") for token in tokens):
+        return tokens
+    return [t for k, t in enumerate(tokens) if not _ends_in(tokens, k, "ask last")]
+
+
+def _ends_in(tokens: list[Token], at: int, tag: str) -> bool:
+    """Whether a token carries a tag and ends a sentence, but for small words."""
+    return tokens[at].has(tag) and all(t.has("filler", "self") for t in tokens[at + 1 :])
+
+
+def _asks_first(tokens: list[Token], at: int) -> bool:
+    """Whether a token begins a question: it stands first, or behind a pause, but for small words."""
+    if not tokens[at].has("ask first"):
+        return False
+    while at > 0 and tokens[at].gap < PAUSE and tokens[at - 1].has("filler", "correct", "self", *_LINKS):
+        at -= 1
+    return at == 0 or tokens[at].gap >= PAUSE
+
+
+# -------------------------------------------------------------------------------------------- conditions
+
+
+def take_conditions(tokens: list[Token], lexicon: Lexicon) -> tuple[list[Token], list[list[Token]]]:
+    """Part the tokens from the conditions among them: "if ...", "slowly", "twice"."""
+    taken = set[int]()
+    groups: list[list[Token]] = []
+    for at, token in enumerate(tokens):
+        if at in taken or not token.has("if", "if after", "manner"):
+            continue
+        begin, end = at, at + 1
+        if token.has("if"):
+            end = _end_of_condition(tokens, at, lexicon)
+        elif token.has("manner") and at > 0 and tokens[at - 1].has("number"):
+            begin = at - 1  # "3 times"
+        elif token.has("if after"):
+            begin = _start_of_condition(tokens, at, taken)
+        groups.append(tokens[begin:end])
+        taken |= set(range(begin, end))
+    return [t for k, t in enumerate(tokens) if k not in taken], groups
+
+
+def _end_of_condition(tokens: list[Token], begin: int, lexicon: Lexicon) -> int:
+    """A condition goes on to a pause, to "then", or to a verb that has no subject before it."""
+    for at in range(begin + 1, len(tokens)):
+        token, before = tokens[at], tokens[at - 1]
+        has_subject = at == begin + 1 or before.has("i", "self", "the", "it", "filler", "not", "of", *lexicon.kinds)
+        if (
+            token.gap >= PAUSE
+            or token.has("then")
+            or (token.verbs and not has_subject and lexicon.grammar.verb != "last")
+        ):
+            return at
+        if token.has("if after"):
+            return at + 1
+    return len(tokens)
+
+
+def _start_of_condition(tokens: list[Token], at: int, taken: set[int]) -> int:
+    while at > 0 and tokens[at].gap < PAUSE and at - 1 not in taken and not tokens[at - 1].has("then", "but"):
+        at -= 1
+    return at
+
+
+# ----------------------------------------------------------------------------------------------- clauses
+
+
+def split_clauses(tokens: list[Token], lexicon: Lexicon) -> list[Clause]:
+    """Cut where a new verb's words begin; what stands before the first verb or behind the last belongs to it."""
+    verbs = _verbs(tokens, lexicon)
+    if not verbs:
+        return [Clause(tuple(tokens), None, False)] if tokens else []
+    bounds = [0, *(_boundary(tokens, a, b, lexicon) for a, b in zip(verbs, verbs[1:], strict=False)), len(tokens)]
+    pairs = zip(verbs, bounds, bounds[1:], strict=False)
+    return _stop_others([Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs], lexicon)
+
+
+def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
+    """Where the verbs stand; of two that say the same ("집어 들어"), and of "go" with another, one counts."""
+    found: list[int] = []
+    for at, token in enumerate(tokens):
+        if not token.verbs or (at > 0 and tokens[at - 1].has("the") and not tokens[at - 1].has("it")):
+            continue
+        if found and _is_light(tokens[found[-1] + 1 : at + 1], lexicon):
+            earlier = tokens[found[-1]].verbs
+            if earlier == token.verbs or earlier == ["go"]:
+                found[-1] = at
+                continue
+            if token.verbs == ["go"]:
+                continue
+        found.append(at)
+    return found
+
+
+def _is_light(between: list[Token], lexicon: Lexicon) -> bool:
+    """Whether nothing but small words, and no pause, stands before the last of the tokens."""
+    inner = between[:-1]
+    return all(t.gap < PAUSE for t in between) and all(t.has("filler", "of", "object", "to", "thing") for t in inner)
+
+
+def _boundary(tokens: list[Token], first: int, second: int, lexicon: Lexicon) -> int:
+    """Where the second verb's clause begins."""
+    if lexicon.grammar.verb == "last":
+        at = first + 1
+        while at < second and not _begins_content(tokens[at]) and tokens[at].gap < PAUSE:
+            at += 1
+            if tokens[at - 1].has("and", "then"):
+                break
+        return at
+    at = second
+    while at - 1 > first and tokens[at - 1].has(*_LIGHT) and tokens[at].gap < PAUSE:
+        at -= 1
+    if tokens[at].gap >= PAUSE or tokens[at - 1].has(*_LINKS) or lexicon.grammar.verb == "first":
+        return at
+    marks = range(first + 1, second)
+    strong = next((k for k in marks if tokens[k].has("then", "but", "marks object") or tokens[k].gap >= END), None)
+    if strong is not None:
+        return strong
+    return next((k for k in marks if tokens[k].has("and") or tokens[k].gap >= PAUSE), at)
+
+
+def _begins_content(token: Token) -> bool:
+    """Whether a token behind a verb is of the next one's words and not the verb's ending."""
+    return not token.has("filler", "not", "did", "ask", "and", "then", "but", "be")
+
+
+def _stop_others(clauses: list[Clause], lexicon: Lexicon) -> list[Clause]:
+    """Mark the negated ones; "stop" beside a verb ("stop pushing", "押すのをやめて") negates that one."""
+    marked: list[Clause] = []
+    skip = False
+    for at, clause in enumerate(clauses):
+        if skip:
+            skip = False
+            continue
+        other = clauses[at + 1] if at + 1 < len(clauses) else None
+        if other is not None and _is_stopping(clause, other, lexicon):
+            verb = other.verb if clause.verb and clause.verb.has("stop") else clause.verb
+            joint = [t for t in (*clause.tokens, *other.tokens) if not t.tags & {"thing"} or t.tags & lexicon.colours]
+            marked.append(Clause(tuple(joint), verb, True))
+            skip = True
+        else:
+            marked.append(clause)
+    return marked
+
+
+def _is_stopping(first: Clause, second: Clause, lexicon: Lexicon) -> bool:
+    stop, other = (second, first) if lexicon.grammar.verb == "last" else (first, second)
+    if not stop.verb or not stop.verb.has("stop") or not other.verb or other.verb.has("stop"):
+        return False
+    joint = [*first.tokens, *second.tokens]
+    ends = [joint.index(v) for v in (first.verb, second.verb) if v is not None]
+    between = joint[ends[0] + 1 : ends[1]]
+    if stop.verb.has("cease"):  # "hör auf, den Block zu schieben"
+        return not any(t.has(*_LINKS) for t in between)
+    is_near = all(t.gap < PAUSE for t in joint[ends[0] + 1 : ends[1] + 1])
+    return is_near and all(t.has("filler", "of", "object", "to", "thing", "the", "it", "not") for t in between)

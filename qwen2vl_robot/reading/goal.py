@@ -1,0 +1,209 @@
+"""What a sentence says, as frozen values, and back into plain English."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from qwen2vl_robot.messages import Direction, Relation
+
+
+class Mood(str, Enum):
+    """How a sentence is meant; only an order asks for motion."""
+
+    ORDER = "order"
+    QUESTION = "question"
+    HYPOTHETICAL = "hypothetical"
+    REPORT = "report"
+
+
+class Polarity(str, Enum):
+    DO = "do"
+    DO_NOT = "do_not"
+
+
+class Deed(str, Enum):
+    """What a step asks for; OTHER is what the robot does not do ("throw"), named by the step's `word`."""
+
+    PICK = "pick"
+    PLACE = "place"
+    PUSH = "push"
+    HOME = "home"
+    WAIT = "wait"
+    STOP = "stop"
+    OTHER = "other"
+
+
+_MOVING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.HOME)
+
+
+class Quantity(str, Enum):
+    """How many are meant; NUMBER goes with a thing's `count`."""
+
+    ONE = "one"
+    ALL = "all"
+    NUMBER = "number"
+    ANOTHER = "another"
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What a person names, in the English words of the catalogue.
+
+    Attributes:
+        noun: "block", "plate" ...; "" for a generic one ("the red one", "thing", "it").
+        colour, superlative: "red", "leftmost"; "" where none is said.
+        count: how many, for Quantity.NUMBER; 1 otherwise.
+        relation, reference: "the block that is on the plate".
+        is_it: a pronoun with no thing before it that it could mean.
+    """
+
+    noun: str = ""
+    colour: str = ""
+    superlative: str = ""
+    quantity: Quantity = Quantity.ONE
+    count: int = 1
+    relation: Relation | None = None
+    reference: Thing | None = None
+    is_it: bool = False
+
+    @property
+    def label(self) -> str:
+        """Colour and noun, as a plan's object reference names them: "red block", "block", "red"."""
+        return " ".join(word for word in (self.colour, self.noun) if word)
+
+    def describe(self) -> str:
+        """Name it in English.
+
+        >>> Thing("block", "red", relation=Relation.ON, reference=Thing("plate")).describe()
+        'the red block that is on the plate'
+        """
+        if self.is_it:
+            return "it"
+        is_many = self.quantity in (Quantity.ALL, Quantity.NUMBER)
+        noun = (self.noun or "one") + ("es" if self.noun == "box" else "s") * is_many
+        first = {Quantity.ALL: "all the", Quantity.NUMBER: str(self.count), Quantity.ANOTHER: "another"}
+        words = [first.get(self.quantity, "the"), self.superlative, self.colour, noun]
+        if self.relation is not None and self.reference is not None:
+            words.append(f"that {'are' if is_many else 'is'} {_PLACE[self.relation]} {self.reference.describe()}")
+        return " ".join(word for word in words if word)
+
+
+_PLACE = {
+    Relation.ON: "on",
+    Relation.IN: "in",
+    Relation.LEFT_OF: "to the left of",
+    Relation.RIGHT_OF: "to the right of",
+    Relation.IN_FRONT_OF: "in front of",
+    Relation.BEHIND: "behind",
+    Relation.NEXT_TO: "next to",
+}
+_WAY = {
+    Direction.LEFT: "to the left",
+    Direction.RIGHT: "to the right",
+    Direction.AWAY: "away",
+    Direction.CLOSER: "closer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do, or not to do.
+
+    Attributes:
+        word: for Deed.OTHER, the English word of what is asked for: "throw".
+        relation, reference: where to; a place may have a direction instead ("put it to the left").
+        seconds: of a wait, None when it was not said.
+    """
+
+    deed: Deed
+    thing: Thing | None = None
+    relation: Relation | None = None
+    reference: Thing | None = None
+    direction: Direction | None = None
+    seconds: float | None = None
+    is_negated: bool = False
+    word: str = ""
+
+    @property
+    def is_motion(self) -> bool:
+        """Whether it asks for a motion that the robot has."""
+        return self.deed in _MOVING and not self.is_negated
+
+    def describe(self) -> str:
+        """Say it in English.
+
+        >>> Step(Deed.PLACE, Thing("block", "red"), Relation.ON, Thing("plate", "blue")).describe()
+        'put the red block on the blue plate'
+        """
+        words = ["do not"] if self.is_negated else []
+        if self.deed is Deed.PICK and self.thing is not None and self.thing.is_it:
+            return " ".join([*words, "pick it up"])
+        said = {Deed.PICK: "pick up", Deed.PLACE: "put", Deed.HOME: "go home", Deed.OTHER: self.word}
+        words.append(said.get(self.deed, self.deed.value))
+        words += [self.thing.describe()] if self.thing else []
+        if self.relation is not None and self.reference is not None:
+            words.append(f"{_PLACE[self.relation]} {self.reference.describe()}")
+        if self.direction is not None:
+            words.append(_WAY[self.direction])
+        elif self.deed is Deed.PLACE and self.relation is None:
+            words.append("down")
+        if self.seconds is not None:
+            words.append(f"for {self.seconds:g} second{'s' * (self.seconds != 1)}")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a sentence says. Two readings are equal when they mean the same, however they were spelled.
+
+    Attributes:
+        steps: in the order in which they are said, negated ones too; none when nothing was understood.
+        exclusions: what is named as not meant ("not the green one").
+        corrections: what was said first and taken back ("the red one, no, the green one").
+        conditions: what cannot be carried ("if it is dry", "twice", "slowly"), in the person's spelling.
+        unread: the words that were not read, in the person's spelling.
+        folded: conditions and unread words as they are compared: without case, width and look-alike letters.
+        language: code of the language in which it was read.
+    """
+
+    mood: Mood = Mood.ORDER
+    steps: tuple[Step, ...] = ()
+    exclusions: tuple[Thing, ...] = ()
+    corrections: tuple[Thing, ...] = ()
+    conditions: tuple[str, ...] = field(default=(), compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    folded: tuple[str, ...] = ()
+    language: str = field(default="en", compare=False)
+
+    @property
+    def polarity(self) -> Polarity:
+        """DO_NOT when there are steps and every one is negated."""
+        return Polarity.DO_NOT if self.steps and all(s.is_negated for s in self.steps) else Polarity.DO
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether it was read whole: something is said, and no word is left."""
+        return bool(self.steps or self.mood is not Mood.ORDER) and not self.unread
+
+    @property
+    def is_contradictory(self) -> bool:
+        """Whether a step is asked for and forbidden."""
+        wanted = {replace(s, is_negated=True) for s in self.steps if not s.is_negated}
+        return any(s in wanted for s in self.steps)
+
+    @property
+    def asks_for_motion(self) -> bool:
+        """Whether a person orders a motion, without forbidding the same; `is_understood` says if that is all."""
+        return self.mood is Mood.ORDER and not self.is_contradictory and any(s.is_motion for s in self.steps)
+
+    def describe(self) -> str:
+        """Say in English what was read, without the words that were not.
+
+        >>> Goal(steps=(Step(Deed.PICK, Thing("block", "red")), Step(Deed.HOME))).describe()
+        'pick up the red block and then go home'
+        """
+        told = [" and then ".join(step.describe() for step in self.steps)]
+        told += [f"not {thing.describe()}" for thing in self.exclusions]
+        text = ", ".join(part for part in (*told, *self.conditions) if part)
+        return text if self.mood is Mood.ORDER else f"({self.mood.value}) {text}".strip()

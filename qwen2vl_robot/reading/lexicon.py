@@ -1,0 +1,152 @@
+"""A language's data → its forms with what they mean, and words → tokens that carry those meanings.
+
+A meaning is a tag: an English word of the catalogue ("red", "block", "leftmost"), a relation ("left_of"), or a key of
+the file's section `reading` ("pick", "not", "filler"), where en.yaml explains them. Sentence templates are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from qwen2vl_robot.languages import Language
+from qwen2vl_robot.reading.letters import Word, split_words
+from qwen2vl_robot.reading.pieces import Forms, cut
+from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
+
+_LONGEST = 7  # words of a phrase
+_NO_FORMS = ("joins", "stop word", "stop tail")  # keys of the data whose forms mean nothing by themselves
+
+
+class Lexicon:
+    """The forms of one language."""
+
+    def __init__(self, language: Language) -> None:
+        self.grammar = language.reading
+        self.kinds = {*language.kinds, "table"}
+        self.colours, self.superlatives = set(language.colours), set(language.superlatives)
+        self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
+        self.entries: dict[str, Entry] = {}
+        for form, tag in self._forms(language):
+            self._add(form, (frozenset({tag}),))
+            for ending in self._endings(tag):
+                self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
+            if is_verb(tag) and " " not in form:
+                for ending in self.grammar.endings.get("it", "").split():
+                    self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
+        for form, entry in list(self.entries.items()):
+            self.entries.setdefault(self.fold(form), entry)
+        self._cutting = self._make_forms() if self.is_joined else None
+
+    def _make_forms(self) -> Forms:
+        bare = {form.strip("-") for form in self.entries}
+        beginnings = frozenset(form[:end] for form in bare for end in range(1, len(form) + 1))
+        letters = frozenset(c for form in bare for c in form if not c.isascii())
+        nouns = frozenset(self.kinds | {"thing", "start"})
+        return Forms(self.entries, beginnings, self.grammar.spacing, nouns, letters)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether words are cut out of longer runs of letters."""
+        return self.grammar.spacing != "words"
+
+    def fold(self, text: str) -> str:
+        """Write letters as this language's forms are written here: "grün" as "gruen"."""
+        return text.translate(self._letters)
+
+    def _endings(self, tag: str) -> list[str]:
+        group = "colour" if tag in self.colours else "kind" if tag in self.kinds or tag == "thing" else ""
+        group = "verb" if is_verb(tag) else group
+        return self.grammar.endings.get(group, "").split()
+
+    def _forms(self, language: Language) -> Iterator[tuple[str, str]]:
+        """(form, tag) of everything, each as often as it means something."""
+        for tag, forms in self.grammar.words.items():
+            for form in forms.split(",") if tag not in _NO_FORMS else ():
+                yield form.strip(), tag
+        known = self.kinds | self.colours | self.superlatives
+        small = [f.strip() for tag in ("of", "the") for f in self.grammar.words.get(tag, "").split(",") if f.strip()]
+        every = tuple(f"{f.strip()} " for f in self.grammar.words.get("all", "").split(","))
+        for form, tag in language.lexicon():
+            if tag in known and not (tag in self.kinds and self.is_joined):
+                yield next((form[len(word) :] for word in every if form.startswith(word)), form), tag
+        for kind, nouns in language.kinds.items() if self.is_joined else ():
+            for noun in nouns:
+                bare = (noun.of or noun.the).replace("{c}", "").replace("{m}", "").replace("{f}", "").strip()
+                if not any(bare.startswith(word) for word in small):
+                    yield bare, kind
+                yield from ((bare[len(w) - 1 :], kind) for w in small if w.endswith("-") and bare.startswith(w[:-1]))
+        for word in (w[:-1] for w in small if w.endswith("-")):
+            for form, tag in language.lexicon():
+                if tag in known and form.startswith(word) and " " not in form:
+                    yield form[len(word) :], tag
+
+    def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
+        words = [self.fold(word) if self.is_joined else word for word in _plain_words(form.strip("-"))]
+        spaces, length = set[int](), 0
+        for word in words:
+            spaces.add(length)
+            length += len(word)
+        key = ("" if self.is_joined else " ").join(words)
+        key = f"{'-' * form.startswith('-')}{key}{'-' * form.endswith('-')}"  # "-s" ends a word, "s-" begins one
+        old = self.entries.get(key)
+        if old is not None and len(old.tags) == len(tags) == 1:
+            tags = (old.tags[0] | tags[0],)
+            spaces |= old.spaces
+        if words and (old is None or len(tags) == 1):
+            self.entries[key] = Entry(tags, frozenset(spaces))
+
+    def tokens(self, words: list[Word]) -> list[Token]:
+        """Find the forms; a word in which none is found is a token without tags."""
+        found = self._find_phrases(words)
+        if self._cutting is not None:
+            found = cut(self._cutting, [replace(word, text=self.fold(word.text)) for word in words])
+        tokens, gap = list[Token](), 0
+        for token in found:
+            gap = max(gap, token.gap)
+            if not token.has("glue"):
+                tokens.append(replace(token, gap=gap))
+                gap = 0
+        return tokens
+
+    def _find_phrases(self, words: list[Word]) -> Iterator[Token]:
+        exact = [word.text for word in words]
+        folded = [self.fold(word.text) for word in words]
+        at = 0
+        while at < len(words):
+            for count in range(min(_LONGEST, len(words) - at), 0, -1):
+                entry = self.entries.get(" ".join(exact[at : at + count]))
+                entry = entry or self.entries.get(" ".join(folded[at : at + count]))
+                if entry is not None:
+                    break
+            else:
+                count, entry = 1, self._compound(folded[at])
+            yield from _as_tokens(words[at : at + count], entry)
+            at += count
+
+    def _compound(self, word: str) -> Entry | None:
+        """A noun behind a word that may be joined to it: "Holzwürfel"."""
+        for before in filter(None, self.grammar.words.get("joins", "").split(", ")):
+            rest = self.entries.get(word[len(self.fold(before)) :]) if word.startswith(self.fold(before)) else None
+            if rest is not None and rest.tags[0] & self.kinds:
+                return rest
+        return None
+
+
+def _plain_words(form: str) -> list[str]:
+    """The words of a form; one with nothing but letters needs no splitting, which saves most of the time."""
+    if form.replace(" ", "").isalpha():
+        return form.casefold().split()
+    return [word.text for word in split_words(form)]
+
+
+def _as_tokens(words: list[Word], entry: Entry | None) -> Iterable[Token]:
+    text, spelling = (
+        " ".join(w.text for w in words),
+        "".join(w.before + w.spelling for w in words)[len(words[0].before) :],
+    )
+    if entry is None:
+        number = frozenset({"number"}) if is_number(text) else frozenset[str]()
+        return [Token(text, spelling, number, words[0].gap, words[0].before)]
+    first = Token(text, spelling, entry.tags[0], words[0].gap, words[0].before)
+    return [first, *(Token(text, "", tags, before="") for tags in entry.tags[1:])]

@@ -1,0 +1,323 @@
+"""A clause's verb and nodes → steps, exclusions, corrections, and the tokens that no step could use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.clauses import Clause
+from qwen2vl_robot.reading.goal import Deed, Quantity, Step, Thing
+from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.phrases import Node, find_nodes
+from qwen2vl_robot.reading.tokens import OTHER, Token
+
+# Verb tag → (deed, relation where its words name none, direction).
+_MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
+    "pick": (Deed.PICK, None, None),
+    "place": (Deed.PLACE, None, None),
+    "place on": (Deed.PLACE, Relation.ON, None),
+    "place in": (Deed.PLACE, Relation.IN, None),
+    "move": (Deed.PLACE, None, None),
+    "leave": (Deed.PLACE, None, None),
+    "push": (Deed.PUSH, None, None),
+    "push left": (Deed.PUSH, None, Direction.LEFT),
+    "push right": (Deed.PUSH, None, Direction.RIGHT),
+    "push away": (Deed.PUSH, None, Direction.AWAY),
+    "push closer": (Deed.PUSH, None, Direction.CLOSER),
+    "home": (Deed.HOME, None, None),
+    "go": (Deed.HOME, None, None),
+    "wait": (Deed.WAIT, None, None),
+    "stop": (Deed.STOP, None, None),
+}
+_HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
+_PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
+_USED = frozenset({"thing", "place", "way", "seconds"})
+_STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
+_SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
+_SIDES = {Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"}
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read of a sentence so far."""
+
+    steps: list[Step] = field(default_factory=list)
+    exclusions: list[Thing] = field(default_factory=list)
+    corrections: list[Thing] = field(default_factory=list)
+    unread: list[Token] = field(default_factory=list)
+
+    @property
+    def last_thing(self) -> Thing | None:
+        """What "it" means: the thing of the last step, or what that was put beside when it has none."""
+        return next((s.thing for s in reversed(self.steps) if s.thing is not None and not s.thing.is_it), None)
+
+
+def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
+    """Add a clause's steps to what was read."""
+    tokens = list(clause.tokens)
+    reading.unread += [token for token in tokens if not token.tags]
+    nodes = _correct(find_nodes(tokens, lexicon), reading)
+    nodes = _exclude([node for node in nodes if node.kind != "verb"], clause, reading)
+    is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
+    unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
+    unused += [n for n in nodes if n.kind == "correct" and reading.steps]
+    tag = _verb_tag(clause, nodes)
+    if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
+        unused = [n for n in unused if n.kind != "relation"]
+        nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
+    nodes = [_refer(node, reading) for node in nodes]
+    if tag in ("home", "go", "wait", "stop"):
+        steps, left = _standing(tag, nodes)
+    elif tag:
+        steps, left = _handling(tag, nodes, _verb_at(clause), reading.last_thing, lexicon)
+    else:
+        steps, left = [], []
+    if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
+        named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
+        steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
+    if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
+        steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
+    reading.steps += [replace(step, is_negated=is_negated) for step in steps]
+    spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
+    reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
+
+
+def _verb_tag(clause: Clause, nodes: list[Node]) -> str:
+    """The one verb that is meant; "" without one. A word for "home" alone is one too."""
+    has_start = any(node.kind == "start" for node in nodes)
+    if clause.verb is None:
+        return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
+    tags = clause.verb.verbs
+    if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
+        tags = [tag for tag in tags if tag != "stop"]
+    if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
+        return "home"
+    if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
+        return "leave"
+    return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _verb_at(clause: Clause) -> int:
+    return clause.tokens.index(clause.verb) if clause.verb is not None else -1
+
+
+def _refer(node: Node, reading: Reading) -> Node:
+    """Put the thing before in the place of a pronoun."""
+    if node.thing is None or not node.thing.is_it or reading.last_thing is None:
+        return node
+    return replace(node, thing=reading.last_thing)
+
+
+# ---------------------------------------------------------------------------- corrections and exclusions
+
+
+def _correct(nodes: list[Node], reading: Reading) -> list[Node]:
+    """ "the red block, no, the green one": the later takes the place of the one before."""
+    result: list[Node] = []
+    at = 0
+    while at < len(nodes):
+        node, follows = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
+        before = result[-1] if result else None
+        if node.kind == "correct" and before and follows and before.thing and follows.thing:
+            reading.corrections.append(before.thing)
+            thing = replace(follows.thing, noun=follows.thing.noun or before.thing.noun)
+            is_same = before.kind == follows.kind or follows.kind == "thing"
+            base = before if is_same and follows.kind == "thing" else follows
+            result[-1] = replace(base, thing=thing, begin=before.begin, end=follows.end)
+            at += 2
+        else:
+            result.append(node)
+            at += 1
+    return result
+
+
+def _exclude(nodes: list[Node], clause: Clause, reading: Reading) -> list[Node]:
+    """Take out what is named as not meant: "not the green one", "except the red one", "緑ではなく"."""
+    verb_at = _verb_at(clause)
+    result: list[Node] = []
+    at = 0
+    while at < len(nodes):
+        node, follows = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
+        begins = node.kind == "except" or (node.kind == "not" and _is_contrast(nodes, at, verb_at))
+        if begins and follows and follows.thing:
+            reading.exclusions.append(follows.thing)
+            at += 2
+            if at < len(nodes) and nodes[at].kind in ("except after", "rather"):
+                at += 1
+        elif node.kind == "except after" and result and result[-1].thing:
+            reading.exclusions.append(result.pop().thing or Thing())
+            at += 1
+        else:
+            result.append(node)
+            at += 1
+    return result
+
+
+def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
+    """Whether "not" is about the thing behind it, not about the verb: behind both verb and thing, or before "but"."""
+    behind = nodes[at + 1 : at + 4]
+    if not behind or behind[0].thing is None:
+        return False
+    if len(behind) > 2 and behind[1].kind == "rather" and behind[2].thing is not None:
+        return True
+    has_thing = any(node.kind == "thing" and (node.thing is None or not node.thing.is_it) for node in nodes[:at])
+    return 0 <= verb_at < nodes[at].begin and has_thing and (behind[0].kind == "thing" or _has_place(nodes[:at]))
+
+
+def _has_place(nodes: list[Node]) -> bool:
+    return any(node.kind == "place" for node in nodes)
+
+
+# ------------------------------------------------------------------------------------------------- steps
+
+
+def _standing(tag: str, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
+    """Steps that move no thing: home, wait, stop."""
+    deed = _MEANING[tag][0]
+    if tag == "go" and not any(node.kind == "start" for node in nodes):
+        return [], [node for node in nodes if node.kind in _USED]
+    seconds = next((node.seconds for node in nodes if node.kind == "seconds"), None)
+    left = [n for n in nodes if n.kind in ("thing", "place", "way") and not (n.thing and n.thing.is_it)]
+    if deed is Deed.WAIT:
+        return [Step(deed, seconds=seconds)], left
+    if deed is Deed.STOP:
+        thing = next((node.thing for node in left if node.kind == "thing"), None)
+        return [Step(deed, thing)], [node for node in left if node.kind != "thing"]
+    return [Step(deed)], [node for node in left if node.kind != "way"]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Things with where they go: "A and B on C"."""
+
+    things: list[Node] = field(default_factory=list)
+    places: list[Node] = field(default_factory=list)
+    ways: list[Node] = field(default_factory=list)
+    order: list[Node] = field(default_factory=list)
+
+
+def _handling(
+    tag: str, nodes: list[Node], verb_at: int, last: Thing | None, lexicon: Lexicon
+) -> tuple[list[Step], list[Node]]:
+    """Steps that do something to things."""
+    steps: list[Step] = []
+    stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes, verb_at)
+    left = [node for node in nodes if node.kind == "seconds"] + stray
+    for group in _groups([node for node in nodes if node not in stray], lexicon):
+        made, unused = _group_steps(tag, group, last)
+        steps += made
+        left += unused
+    return steps, left
+
+
+def _unlinked(nodes: list[Node], verb_at: int) -> list[Node]:
+    """Things that stand behind another without a link or a pause: what they are to it was not read."""
+    told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "way")]
+    stray: list[Node] = []
+    has_thing = False
+    kinds = [nodes[at].kind for at in told]
+    for place, (before, at) in enumerate(zip(told, told[1:], strict=False), 1):
+        has_thing = has_thing or nodes[before].kind == "thing"
+        is_beside = nodes[before].kind in ("thing", "place") and not nodes[before].end <= verb_at < nodes[at].begin
+        is_listed = next((kind for kind in kinds[place:] if kind != "thing"), "") == "and"  # "A B and C"
+        if has_thing and is_beside and nodes[at].kind == "thing" and not nodes[at].gap and not is_listed:
+            stray.append(nodes[at])
+    return stray
+
+
+def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
+    """Part the nodes where a thing comes behind a thing that has its place ("A on B and C on D")."""
+    groups = [_Group()]
+    for at, node in enumerate(nodes):
+        if node.kind not in ("thing", "place", "way"):
+            continue
+        group = groups[-1]
+        is_whole = bool(group.things and (group.places or group.ways))
+        is_next = node.kind == "thing" or lexicon.grammar.order == "after"
+        follows_and = at > 0 and nodes[at - 1].kind == "and"
+        if (
+            is_whole
+            and is_next
+            and (lexicon.grammar.order == "after" or follows_and or group.order[-1].kind != "thing")
+        ):
+            group = _Group()
+            groups.append(group)
+        {"thing": group.things, "place": group.places, "way": group.ways}[node.kind].append(node)
+        group.order.append(node)
+    return groups
+
+
+def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step], list[Node]]:
+    deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
+    goal = None if way is not None else _destination(deed, group)
+    deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
+    vague = [p for p in group.places if p is not goal and p.relation is None and p.is_to is not False]
+    things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
+    if deed is Deed.OTHER and not things:
+        vague = []
+        things = [node.thing for node in group.places if node.thing is not None]  # "赤いブロックに触る"
+    if goal is not None and goal.way and deed is Deed.PUSH and not things and goal.thing is not None:
+        things, reference, way = [goal.thing], None, goal.way  # "블록 왼쪽으로 밀어": the thing has no particle
+    ways = [n.way for n in group.ways if n.way is not None]
+    if deed is Deed.PLACE and tag == "move" and goal is None and ways:
+        deed = Deed.PUSH
+    if deed is Deed.PICK:
+        return _picks(tuple(things) or (last,), group.ways, vague)
+    relation = None if reference is None or goal is None else goal.relation or usual or Relation.ON
+    direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
+    word = tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
+    steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in tuple(things) or (last,)]
+    return steps, [*vague, *(node for node in group.ways if node.way is not direction)]
+
+
+def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:
+    """ "the block on the left" is the leftmost one; any other direction is left over."""
+    side = _SIDES.get(ways[0].way) if ways and ways[0].way else None
+    if side and len(things) == 1 and things[0] is not None and not things[0].superlative:
+        return [Step(Deed.PICK, replace(things[0], superlative=side))], [*vague, *ways[1:]]
+    return [Step(Deed.PICK, thing) for thing in things], [*vague, *ways]
+
+
+def _destination(deed: Deed, group: _Group) -> Node | None:
+    """The place to which something goes; the others say which thing is meant."""
+    places = [p for p in group.places if not p.is_which]
+    places = [p for p in places if p.relation is not None or (p.is_to is not False and deed is Deed.PLACE)]
+    directed = [p for p in places if p.is_to]
+    if directed:
+        return directed[0]
+    if deed in (Deed.PICK, Deed.OTHER) or (deed is Deed.PUSH and group.ways) or not places:
+        return None
+    if len(places) > 1 and group.things:
+        open_places = [p for p in places if p.is_to is None]
+        if len(open_places) < len(places) and open_places:
+            return open_places[0]
+        thing = group.things[-1].thing
+        is_told = thing is not None and (
+            thing.is_it or thing.quantity is Quantity.ALL or bool(thing.noun and thing.colour)
+        )
+        behind = group.order.index(places[0]) > group.order.index(group.things[-1])
+        return places[0] if is_told or not behind else places[1]
+    return places[0]
+
+
+def _attach(group: _Group, goal: Node | None) -> tuple[list[Thing], Thing | None]:
+    """The things and the goal's thing, each with the places behind it that say which one is meant."""
+    owners: list[tuple[Node | None, list[Node]]] = [(None, [])]
+    for node in group.order:
+        if node.kind == "thing" or node is goal:
+            owners.append((node, []))
+        elif node.kind == "place":
+            owners[-1][1].append(node)
+    if owners[0][1] and group.things:  # "from the plate take the block"
+        first = next(places for node, places in owners if node is group.things[0])
+        first[:0] = owners[0][1]
+    told = [(node, _nest(node.thing, places)) for node, places in owners if node is not None and node.thing is not None]
+    return [thing for node, thing in told if node is not goal], next((t for node, t in told if node is goal), None)
+
+
+def _nest(thing: Thing, places: list[Node]) -> Thing:
+    """A thing that is at the first place, whose own thing is at the second, and so on."""
+    if not places or thing.relation is not None or places[0].thing is None:
+        return thing
+    relation = places[0].relation or (Relation.IN if places[0].thing.noun in _HOLLOW else Relation.ON)
+    return replace(thing, relation=relation, reference=_nest(places[0].thing, places[1:]))

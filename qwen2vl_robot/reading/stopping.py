@@ -1,0 +1,110 @@
+"""A text → whether it is, or begins with, a stop word of any language: fast enough to ask before anything else."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qwen2vl_robot.languages import Language, load_languages
+from qwen2vl_robot.reading.letters import LINE, split_words
+
+_HEAD = 60  # characters in which a stop word and what may stand around it find room
+_RUN = re.compile("[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # letters among which words end without a space
+_LONG = re.compile(r"(.)\1{2,}")
+_ROOMS = {  # key of the data → where its forms may stand: "please stop", "robot, stop", "no! stop!"
+    **{
+        "stop": "stop",
+        "stop word": "stop",
+        "stop tail": "behind",
+        "filler": "before",
+        "self": "before",
+        "correct": "denial",
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StopWords:
+    """Forms without spaces: those that stop, and those that may stand before and behind them.
+
+    Attributes:
+        before, behind: where a stop word is still one; `denials` ("no") stand before it with a pause.
+        longest: letters of the longest form.
+    """
+
+    stops: frozenset[str]
+    before: frozenset[str]
+    denials: frozenset[str]
+    behind: frozenset[str]
+    longest: int
+
+    def begin(self, text: str) -> bool:
+        """Whether a text begins with a stop word that ends there: at a pause, a line break, or the text's end."""
+        words = split_words(text[:_HEAD])
+        letters = "".join(_shorten(word.text) for word in words)
+        gaps: dict[int, int] = {}
+        length = 0
+        for word in words:
+            gaps[length] = word.gap
+            length += len(_shorten(word.text))
+        gaps[length] = LINE if len(text) <= _HEAD else 0
+        at = self._skip(letters, gaps)
+        known = self.stops
+        while at is not None and at < length:
+            at = self._match(letters, gaps, at, known)
+            if at is not None and gaps.get(at, 0) >= LINE:
+                return True
+            known = self.behind
+        return False
+
+    def _skip(self, letters: str, gaps: dict[int, int]) -> int | None:
+        """Where the first stop word begins, behind nothing but small words."""
+        at: int | None = 0
+        while at is not None and at < len(letters) and self._match(letters, gaps, at, self.stops) is None:
+            denied = self._match(letters, gaps, at, self.denials)
+            is_denial = denied is not None and gaps.get(denied, 0) >= LINE
+            at = denied if is_denial else self._match(letters, gaps, at, self.before)
+        return at
+
+    def _match(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> int | None:
+        """Where the longest form that begins at a letter ends; between letters with spaces it ends a word."""
+        for end in range(min(len(letters), at + self.longest), at, -1):
+            is_whole = end in gaps or _RUN.match(letters[end - 1]) is not None
+            if is_whole and letters[at:end] in forms:
+                return end
+        return None
+
+
+def gather(languages: Mapping[str, Language]) -> StopWords:
+    """The forms of every language; a phrase stands here without its spaces."""
+    found: dict[str, set[str]] = {room: set() for room in _ROOMS.values()}
+    for language in languages.values():
+        letters = {ord(pair[0]): pair[1:] for pair in language.reading.letters.split()}
+        for key, room in _ROOMS.items():
+            for form in language.reading.words.get(key, "").split(","):
+                whole = "".join(word.text for word in split_words(form.strip(" -")))
+                found[room] |= {whole, whole.translate(letters)} - {""}
+    stops, behind = frozenset(found["stop"]), frozenset(found["stop"] | found["behind"])
+    before, denials = frozenset(found["before"]) - stops, frozenset(found["denial"])
+    return StopWords(stops, before, denials, behind, max(map(len, stops | behind | before | denials)))
+
+
+def _shorten(text: str) -> str:
+    """ "stooop" is "stop"."""
+    return _LONG.sub(r"\1", text)
+
+
+@functools.lru_cache(maxsize=1)
+def _load() -> StopWords:
+    return gather(load_languages())
+
+
+def stop_word(text: str) -> bool:
+    """Whether a text asks to stop at once, in any of the languages.
+
+    >>> stop_word("STOP, the other one"), stop_word("halt den Ball"), stop_word("don't stop")
+    (True, False, False)
+    """
+    return _load().begin(text)
