@@ -75,6 +75,8 @@ def take_conditions(tokens: list[Token], lexicon: Lexicon) -> tuple[list[Token],
         begin, end = at, at + 1
         if token.has("if"):
             end = _end_of_condition(tokens, at, lexicon)
+        elif token.has("manner") and at > 0 and tokens[at - 1].has("number"):
+            begin = at - 1  # "3 times"
         elif token.has("if after"):
             begin = _start_of_condition(tokens, at, taken)
         groups.append(tokens[begin:end])

@@ -137,6 +137,8 @@ class Step:
         'put the red block on the blue plate'
         """
         words = ["do not"] if self.is_negated else []
+        if self.deed is Deed.PICK and self.thing is not None and self.thing.is_it:
+            return " ".join([*words, "pick it up"])
         said = {Deed.PICK: "pick up", Deed.PLACE: "put", Deed.HOME: "go home", Deed.OTHER: self.word}
         words.append(said.get(self.deed, self.deed.value))
         words += [self.thing.describe()] if self.thing else []
@@ -147,7 +149,7 @@ class Step:
         elif self.deed is Deed.PLACE and self.relation is None:
             words.append("down")
         if self.seconds is not None:
-            words.append(f"for {self.seconds:g} seconds")
+            words.append(f"for {self.seconds:g} second{'s' * (self.seconds != 1)}")
         return " ".join(words)
 
 
@@ -192,7 +194,7 @@ class Goal:
 
     @property
     def asks_for_motion(self) -> bool:
-        """Whether a person orders a motion, without forbidding the same."""
+        """Whether a person orders a motion, without forbidding the same; `is_understood` says if that is all."""
         return self.mood is Mood.ORDER and not self.is_contradictory and any(s.is_motion for s in self.steps)
 
     def describe(self) -> str:

@@ -33,11 +33,13 @@ class Word:
         text: folded.
         pieces: the person's spelling of each letter of `text`, so that a part of a word can be given back.
         gap: what stands before it: NO_GAP, LINE, PAUSE or END.
+        before: what parts it from the word before: a space, an apostrophe or a hyphen, or nothing.
     """
 
     text: str
     pieces: tuple[str, ...]
     gap: int
+    before: str = " "
 
     @property
     def spelling(self) -> str:
@@ -52,34 +54,44 @@ def split_words(text: str) -> list[Word]:
     """
     words: list[Word] = []
     letters: list[tuple[str, str]] = []
-    gap, script = END, ""
-    clusters = [(*pair, _script(pair[0][0])) for pair in _clusters(unicodedata.normalize("NFC", text[:MAX_CHARS]))]
+    gap, script, before = END, "", ""
+    clusters = [
+        (*pair, _script(pair[0][0]))
+        for pair in _clusters(unicodedata.normalize("NFC", text[: 4 * MAX_CHARS])[:MAX_CHARS])
+    ]
     for at, (folded, spelling, found) in enumerate(clusters):
         is_decimal = found in ("comma", "point") and script == "number" and _kind_at(clusters, at + 1) == "number"
         kind = "number" if is_decimal else found
         if letters and kind != script:
-            words.append(_word(letters, gap))
-            letters, gap = [], NO_GAP
+            words.append(_word(letters, gap, before))
+            letters, gap, before = [], NO_GAP, ""
         script = kind
         if kind in _PAUSES:
             gap = max(gap, _PAUSES[kind])
         elif kind:
             letters.append(("." if is_decimal else folded, spelling))
-    return [*words, _word(letters, gap)] if letters else words
+        else:
+            before += spelling
+    return [*words, _word(letters, gap, before)] if letters else words
 
 
 def _kind_at(clusters: list[tuple[str, str, str]], at: int) -> str:
     return clusters[at][2] if at < len(clusters) else ""
 
 
-def _word(letters: list[tuple[str, str]], gap: int) -> Word:
+def _word(letters: list[tuple[str, str]], gap: int, before: str) -> Word:
     """Join letters, each in its common form; look-alikes become Latin where the word is Latin or all look-alikes."""
     chars = [(c, spelling if k == 0 else "") for folded, spelling in letters for k, c in enumerate(folded)]
     joined = "".join(c for c, _ in chars)
     if not joined.isascii() and (any(c.isascii() for c in joined) or all(c in _ALIKE for c in joined)):
         chars = [(_ALIKE.get(c, c), spelling) for c, spelling in chars]
     lower = [(f, spelling if k == 0 else "") for c, spelling in chars for k, f in enumerate(_casefold(c))]
-    return Word("".join(c for c, _ in lower), tuple(s for _, s in lower), gap)
+    return Word(
+        "".join(c for c, _ in lower),
+        tuple(s for _, s in lower),
+        gap,
+        before if before in _APOSTROPHES + _JOINTS and not gap else " ",
+    )
 
 
 def _clusters(text: str) -> Iterator[tuple[str, str]]:

@@ -36,11 +36,14 @@ class Lexicon:
                     self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
         for form, entry in list(self.entries.items()):
             self.entries.setdefault(self.fold(form), entry)
-        longest = max((len(form) for form in self.entries), default=0)
-        letters = (
-            frozenset(c for form in self.entries for c in form if not c.isascii()) if self.is_joined else frozenset()
-        )
-        self._cutting = Forms(self.entries, longest, self.grammar.spacing, frozenset(self.kinds), letters)
+        self._cutting = self._make_forms() if self.is_joined else None
+
+    def _make_forms(self) -> Forms:
+        bare = {form.strip("-") for form in self.entries}
+        beginnings = frozenset(form[:end] for form in bare for end in range(1, len(form) + 1))
+        letters = frozenset(c for form in bare for c in form if not c.isascii())
+        nouns = frozenset(self.kinds | {"thing", "start"})
+        return Forms(self.entries, beginnings, self.grammar.spacing, nouns, letters)
 
     @property
     def is_joined(self) -> bool:
@@ -96,8 +99,8 @@ class Lexicon:
     def tokens(self, words: list[Word]) -> list[Token]:
         """Find the forms; a word in which none is found is a token without tags."""
         found = self._find_phrases(words)
-        if self.is_joined:
-            found = cut(self._cutting, [Word(self.fold(word.text), word.pieces, word.gap) for word in words])
+        if self._cutting is not None:
+            found = cut(self._cutting, [replace(word, text=self.fold(word.text)) for word in words])
         tokens, gap = list[Token](), 0
         for token in found:
             gap = max(gap, token.gap)
@@ -138,9 +141,12 @@ def _plain_words(form: str) -> list[str]:
 
 
 def _as_tokens(words: list[Word], entry: Entry | None) -> Iterable[Token]:
-    text, spelling = " ".join(w.text for w in words), " ".join(w.spelling for w in words)
+    text, spelling = (
+        " ".join(w.text for w in words),
+        "".join(w.before + w.spelling for w in words)[len(words[0].before) :],
+    )
     if entry is None:
         number = frozenset({"number"}) if is_number(text) else frozenset[str]()
-        return [Token(text, spelling, number, words[0].gap)]
-    first = Token(text, spelling, entry.tags[0], words[0].gap)
-    return [first, *(Token(text, "", tags, is_joined=True) for tags in entry.tags[1:])]
+        return [Token(text, spelling, number, words[0].gap, words[0].before)]
+    first = Token(text, spelling, entry.tags[0], words[0].gap, words[0].before)
+    return [first, *(Token(text, "", tags, before="") for tags in entry.tags[1:])]

@@ -8,14 +8,28 @@ from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.goal import Thing
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.things import NEAR, QUANTITIES, is_count, number_of, read_thing
+from qwen2vl_robot.reading.things import NEAR, QUANTITIES, number_of, read_thing
 from qwen2vl_robot.reading.tokens import Token
 
 _RELATIONS = {r.value: r for r in Relation}
 _WAYS = {d.value: d for d in Direction}
 _UNITS = {"second": 1.0, "minute": 60.0}
 # What a node may be, besides "thing", "place", "relation", "way" and "seconds": the tag of its token.
-_SMALL = ("not", "except", "except after", "rather", "correct", "that", "of", "to", "object", "and", "start", "self")
+_SMALL = (
+    "not",
+    "except",
+    "except after",
+    "rather",
+    "correct",
+    "that",
+    "of",
+    "to",
+    "from",
+    "object",
+    "and",
+    "start",
+    "self",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +42,7 @@ class Node:
         is_to: whether a place is where something goes (True) or where it is (False); None where the words do not say.
         is_which: whether a place says which thing is meant ("that is on the plate").
         is_bare: a colour without a noun, which may be that of the next thing.
+        is_count: it says how many, and nothing else.
         gap: what stands before it, see letters.Word.
     """
 
@@ -41,6 +56,7 @@ class Node:
     is_to: bool | None = None
     is_which: bool = False
     is_bare: bool = False
+    is_count: bool = False
     gap: int = 0
 
 
@@ -59,8 +75,12 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
 
 def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> Node | None:
     token = tokens[at]
-    if token.verbs or (token.has("filler", "be") and not token.has("the", "it", *_RELATIONS)):
+    if token.verbs:
+        return Node("verb", at, at + 1)
+    if token.has("filler", "be") and not token.has("the", "it", "object", *_RELATIONS):
         return None
+    if token.has("then") and at > 0 and tokens[at - 1].has("the"):
+        return Node("other", at, at + 1)  # "the first block"
     seconds = _seconds_at(tokens, at)
     if seconds is not None:
         return seconds
@@ -70,13 +90,15 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     is_behind = lexicon.grammar.order == "after" and _owner(nodes) is not None
     found = None if relation is not None and is_behind else read_thing(tokens, at, lexicon)
     if found is not None:
-        return Node("thing", at, found.end, thing=found.thing, is_to=found.is_to, is_bare=found.is_bare)
+        return Node(
+            "thing", at, found.end, thing=found.thing, is_to=found.is_to, is_bare=found.is_bare, is_count=found.is_count
+        )
     if token.has("not") and lexicon.grammar.order == "after" and not is_behind:
         return Node("not", at, at + 1)
     way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
     is_to = True if token.has("case to") else False if token.has("case at") else None
     if token.has("toward"):
-        return Node("toward", at, at + 1, relation=relation)
+        return Node("toward", at, at + 1, relation=relation, is_to=is_to)
     if relation is not None:
         return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to)
     if way is not None:
@@ -84,7 +106,7 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     if token.has("correct") and token.has("not") and _stands_alone(tokens, at):
         return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
-    return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1)
+    return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
 
 
 def _owner(nodes: list[Node]) -> Node | None:
@@ -124,22 +146,35 @@ def _join_before(nodes: list[Node]) -> list[Node]:
     at = 0
     while at < len(nodes):
         node, behind = nodes[at], at + 1
-        while behind < len(nodes) and nodes[behind].kind in ("of", "to"):
+        while behind < min(len(nodes), at + NEAR) and nodes[behind].kind in ("of", "to"):
             behind += 1
         follows = nodes[behind] if behind < len(nodes) else None
-        if node.kind in ("relation", "to") and follows is not None and follows.kind == "thing":
+        if node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
             is_which = bool(joined) and joined[-1].kind == "that"
             is_to = node.is_to if node.is_to is not None else follows.is_to
             place = replace(follows, kind="place", relation=node.relation, is_which=is_which, is_to=is_to)
             joined.append(replace(place, begin=node.begin))
             at = behind + 1
-        elif node.kind == "of" and joined and joined[-1].kind == "thing" and follows and follows.kind == "thing":
-            joined.append(replace(follows, kind="place", relation=Relation.ON, is_to=False))  # "el bloque del plato"
+        elif node.kind == "of" and _has_source(joined, node) and follows and follows.kind == "thing":
+            joined.append(replace(follows, kind="place", is_to=False))  # "el bloque del plato"
             at = behind + 1
         else:
-            joined.append(replace(node, kind="way") if node.kind == "relation" and node.way else node)
+            joined.append(_alone(node, follows))
             at += 1
     return joined
+
+
+def _has_source(joined: list[Node], of: Node) -> bool:
+    """Whether "of" may say from where the thing before it is taken, and is no part of "nearest to"."""
+    thing = joined[-1].thing if joined and joined[-1].kind == "thing" else None
+    return thing is not None and (thing.superlative not in ("nearest", "farthest") or joined[-1].end != of.begin)
+
+
+def _alone(node: Node, follows: Node | None) -> Node:
+    """What a relation or "to" is without a thing: a direction, or a word that was not read ("to me")."""
+    if node.kind == "relation" and node.way:
+        return replace(node, kind="way")
+    return replace(node, kind="other") if node.kind == "to" and (follows is None or follows.kind == "and") else node
 
 
 def _join_after(nodes: list[Node]) -> list[Node]:
@@ -151,7 +186,7 @@ def _join_after(nodes: list[Node]) -> list[Node]:
             del joined[joined.index(owner) :]
             joined.append(replace(owner, kind="place", relation=node.relation, way=node.way, end=node.end))
         elif node.kind == "to" and before and before.kind == "thing":
-            joined[-1] = replace(before, kind="place", end=node.end)
+            joined[-1] = replace(before, kind="place", end=node.end, is_to=node.is_to)
         elif node.kind == "thing" and _is_told(joined):
             place = next(n for n in reversed(joined) if n.kind == "place")
             del joined[joined.index(place) :]
@@ -177,9 +212,10 @@ def _join_toward(nodes: list[Node]) -> list[Node]:
     joined: list[Node] = []
     for node in nodes:
         if joined and joined[-1].kind == "toward" and node.kind == "thing":
-            joined[-1] = replace(node, kind="place", relation=joined[-1].relation, begin=joined[-1].begin)
+            toward = joined[-1]
+            joined[-1] = replace(node, kind="place", relation=toward.relation, begin=toward.begin, is_to=toward.is_to)
         elif joined and joined[-1].kind == "toward" and node.kind == "place":
-            joined[-1] = node
+            joined[-1] = replace(node, is_to=joined[-1].is_to)
         else:
             joined.append(node)
     return joined
@@ -191,7 +227,7 @@ def _count(nodes: list[Node]) -> list[Node]:
     for node in nodes:
         owner = next((k for k in (len(counted) - 1, len(counted) - 2) if k >= 0 and counted[k].kind == "thing"), None)
         is_behind = bool(counted) and counted[-1].kind in ("thing", "object")
-        if owner is not None and is_behind and node.kind == "thing" and node.thing and is_count(node.thing):
+        if owner is not None and is_behind and node.thing and node.is_count:
             counted[owner] = replace(counted[owner], thing=_counted(counted[owner].thing or Thing(), node.thing))
         else:
             counted.append(node)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from qwen2vl_robot.reading.letters import NO_GAP, PAUSE, Word
 from qwen2vl_robot.reading.tokens import PLAIN, PREFIX, SUFFIX, Entry, Token, is_number
 
-_UNKNOWN = "unknown"
+_UNKNOWN, _NOUN = "unknown", "noun"  # what stands before a letter, beside the places of a form
+_PLACES = frozenset({"on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to", "all", "that"})
+_PARTICLES = frozenset({"object", "to", "of", "and", "case at"})
 _UNREAD_COST = 1000  # of a letter, against 1 of a piece
 _Step = tuple[int, int, str, str]  # cost so far, where its last piece begins, that piece's form, the state before it
 
@@ -18,13 +20,14 @@ class Forms:
     """The forms that a run is cut into.
 
     Attributes:
+        beginnings: of every form: no longer part of a run is tried than one of these.
         spacing: "strict": a word has one stem; "loose": it may have several; "none": spaces mean nothing.
         nouns: tags that a following unknown letter makes unknown too, because both are one word.
-        letters: what stands in the forms; a word that begins with another letter or a digit is no run.
+        letters: what stands in the forms; a word without any of them is no run.
     """
 
     entries: Mapping[str, Entry]
-    longest: int
+    beginnings: frozenset[str]
     spacing: str
     nouns: frozenset[str]
     letters: frozenset[str]
@@ -45,7 +48,7 @@ def cut(forms: Forms, words: list[Word]) -> Iterator[Token]:
         if waiting and word.gap >= PAUSE:
             yield from _cut_run(forms, _join(waiting))
             waiting = []
-        if word.text[0] not in forms.letters:
+        if forms.letters.isdisjoint(word.text):
             if waiting:
                 yield from _cut_run(forms, _join(waiting))
                 waiting = []
@@ -72,8 +75,9 @@ def _cut_run(forms: Forms, run: _Run) -> Iterator[Token]:
     for at in range(len(run.text)):
         for state, (cost, *_) in sorted(best[at].items()):
             for form, place in _forms_at(forms, run, at, state):
-                end, new = at + len(form.strip("-")), (cost + 1, at, form, state)
-                _keep(best[end], place, new)
+                is_noun = place == PLAIN and not forms.nouns.isdisjoint(forms.entries[form].tags[0])
+                new = (cost + 1, at, form, state)
+                _keep(best[at + len(form.strip("-"))], _NOUN if is_noun else place, new)
             _keep(best[at + 1], _UNKNOWN, (cost + _UNREAD_COST + (state != _UNKNOWN), at, "", state))
     yield from _tokens(forms, run, _walk_back(best))
 
@@ -100,17 +104,26 @@ def _forms_at(forms: Forms, run: _Run, at: int, state: str) -> Iterator[tuple[st
     is_start = forms.spacing == "none" or at in run.starts
     if state == PREFIX and at in run.starts:
         return
-    for end in range(at + 1, min(len(run.text), at + forms.longest) + 1):
+    for end in range(at + 1, len(run.text) + 1):
         part = run.text[at:end]
+        if part not in forms.beginnings:
+            return
         may_end = end == len(run.text) or end in run.starts
-        if part in forms.entries and (is_start or state == PREFIX or (forms.spacing == "loose" and state != _UNKNOWN)):
+        if part in forms.entries and (is_start or state == PREFIX or _may_join(forms, part, state)):
             inner = {k - at for k in run.starts if at < k < end} if forms.spacing != "none" else set[int]()
             if inner <= forms.entries[part].spaces:
                 yield part, PLAIN
-        if f"-{part}" in forms.entries and at not in run.starts and state in (PLAIN, SUFFIX):
+        if f"-{part}" in forms.entries and at not in run.starts and state in (PLAIN, _NOUN, SUFFIX):
             yield f"-{part}", SUFFIX
         if f"{part}-" in forms.entries and not may_end and (is_start or state == PREFIX):
             yield f"{part}-", PREFIX
+
+
+def _may_join(forms: Forms, form: str, state: str) -> bool:
+    """Whether a form may follow without a space: behind a noun only what goes with one ("접시위에", not "공주")."""
+    if forms.spacing != "loose" or state == _UNKNOWN:
+        return False
+    return state != _NOUN or len(form) > 1 or not _PLACES.isdisjoint(forms.entries[form].tags[0])
 
 
 def _tokens(forms: Forms, run: _Run, pieces: list[tuple[int, int, str]]) -> Iterator[Token]:
@@ -125,11 +138,20 @@ def _tokens(forms: Forms, run: _Run, pieces: list[tuple[int, int, str]]) -> Iter
             end = begin
             while end in unread and (end == begin or forms.spacing == "none" or end not in run.starts):
                 end += 1
-            yield Token(run.text[begin:end], "".join(run.pieces[begin:end]), frozenset(), gap, begin not in run.starts)
+            yield Token(run.text[begin:end], _spell(run, begin, end), frozenset(), gap, _before(run, begin))
         else:
             tags = forms.entries[form].tags[0]
-            yield Token(run.text[begin:end], "".join(run.pieces[begin:end]), tags, gap, begin not in run.starts)
+            yield Token(run.text[begin:end], _spell(run, begin, end), tags, gap, _before(run, begin))
         at, gap = end, NO_GAP
+
+
+def _before(run: _Run, begin: int) -> str:
+    return " " if begin in run.starts else ""
+
+
+def _spell(run: _Run, begin: int, end: int) -> str:
+    """What the person wrote, with the spaces in it."""
+    return "".join(" " * (k > begin and k in run.starts) + run.pieces[k] for k in range(begin, end))
 
 
 def _unread_letters(forms: Forms, run: _Run, pieces: list[tuple[int, int, str]]) -> set[int]:
@@ -147,9 +169,12 @@ def _unread_letters(forms: Forms, run: _Run, pieces: list[tuple[int, int, str]])
 
 
 def _is_part(forms: Forms, run: _Run, unread: set[int], piece: tuple[int, int, str]) -> bool:
-    """Whether a piece goes on in unknown letters: a noun in Chinese characters, anything in katakana."""
+    """Whether a piece goes on in unknown letters: a noun in Chinese characters, any in kana."""
     begin, end, form = piece
     before, after = run.text[begin - 1 : begin], run.text[end : end + 1]
+    if end - begin == 1 and _is_hiragana(form) and _PARTICLES.isdisjoint(forms.entries[form].tags[0]):
+        is_behind, is_before = begin - 1 in unread and _is_hiragana(before), end in unread and _is_hiragana(after)
+        return is_behind or is_before
     if begin - 1 in unread and _is_katakana(before) and _is_katakana(run.text[begin]):
         return True
     if end not in unread:

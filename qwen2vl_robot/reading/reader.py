@@ -6,10 +6,10 @@ import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
-from qwen2vl_robot.languages import Language, load_languages
+from qwen2vl_robot.languages import Language, load_languages, normalise
 from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
-from qwen2vl_robot.reading.letters import split_words
+from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.steps import Reading, read_clause
 from qwen2vl_robot.reading.tokens import Token, spell
@@ -25,7 +25,9 @@ class Reader:
         self._lexicons = {code: Lexicon(language) for code, language in languages.items()}
 
     def read(self, text: str) -> Goal:
-        """Read at most 500 characters; a text that says nothing gives a goal without steps."""
+        """Read a text; one that says nothing, or is longer than 500 characters, gives a goal without steps."""
+        if len(normalise(text[: 4 * MAX_CHARS])) > MAX_CHARS:
+            return Goal(unread=(text[:MAX_CHARS],), folded=("",))
         words = split_words(text)
         found = {code: lexicon.tokens(words) for code, lexicon in self._lexicons.items()}
         order = {code: k for k, code in enumerate(found)}

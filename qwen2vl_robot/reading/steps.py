@@ -29,6 +29,7 @@ _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
     "wait": (Deed.WAIT, None, None),
     "stop": (Deed.STOP, None, None),
 }
+_HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
@@ -56,7 +57,7 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     tokens = list(clause.tokens)
     reading.unread += [token for token in tokens if not token.tags]
     nodes = _correct(find_nodes(tokens, lexicon), reading)
-    nodes = _exclude(nodes, clause, reading)
+    nodes = _exclude([node for node in nodes if node.kind != "verb"], clause, reading)
     is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
     unused += [n for n in nodes if n.kind == "correct" and reading.steps]
@@ -154,10 +155,10 @@ def _exclude(nodes: list[Node], clause: Clause, reading: Reading) -> list[Node]:
 
 def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
     """Whether "not" is about the thing behind it, not about the verb: behind both verb and thing, or before "but"."""
-    behind = nodes[at + 1 : at + 3]
+    behind = nodes[at + 1 : at + 4]
     if not behind or behind[0].thing is None:
         return False
-    if len(behind) > 1 and behind[1].kind == "rather":
+    if len(behind) > 2 and behind[1].kind == "rather" and behind[2].thing is not None:
         return True
     has_thing = any(node.kind == "thing" and (node.thing is None or not node.thing.is_it) for node in nodes[:at])
     return 0 <= verb_at < nodes[at].begin and has_thing and (behind[0].kind == "thing" or _has_place(nodes[:at]))
@@ -214,10 +215,12 @@ def _unlinked(nodes: list[Node], verb_at: int) -> list[Node]:
     told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "way")]
     stray: list[Node] = []
     has_thing = False
-    for before, at in zip(told, told[1:], strict=False):
+    kinds = [nodes[at].kind for at in told]
+    for place, (before, at) in enumerate(zip(told, told[1:], strict=False), 1):
         has_thing = has_thing or nodes[before].kind == "thing"
         is_beside = nodes[before].kind in ("thing", "place") and not nodes[before].end <= verb_at < nodes[at].begin
-        if has_thing and is_beside and nodes[at].kind == "thing" and not nodes[at].gap:
+        is_listed = next((kind for kind in kinds[place:] if kind != "thing"), "") == "and"  # "A B and C"
+        if has_thing and is_beside and nodes[at].kind == "thing" and not nodes[at].gap and not is_listed:
             stray.append(nodes[at])
     return stray
 
@@ -248,31 +251,37 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
     goal = None if way is not None else _destination(deed, group)
     deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
-    things, reference = _attach(group, goal)
+    vague = [p for p in group.places if p is not goal and p.relation is None and p.is_to is not False]
+    things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
+    if deed is Deed.OTHER and not things:
+        vague = []
+        things = [node.thing for node in group.places if node.thing is not None]  # "赤いブロックに触る"
     if goal is not None and goal.way and deed is Deed.PUSH and not things and goal.thing is not None:
         things, reference, way = [goal.thing], None, goal.way  # "블록 왼쪽으로 밀어": the thing has no particle
     ways = [n.way for n in group.ways if n.way is not None]
     if deed is Deed.PLACE and tag == "move" and goal is None and ways:
         deed = Deed.PUSH
     if deed is Deed.PICK:
-        return _picks(tuple(things) or (last,), group)
+        return _picks(tuple(things) or (last,), group.ways, vague)
     relation = None if reference is None or goal is None else goal.relation or usual or Relation.ON
-    direction, word = way or (ways[0] if ways else None), tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
-    steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in things or [last]]
-    return steps, group.ways[1:] if way is None else []
+    direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
+    word = tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
+    steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in tuple(things) or (last,)]
+    return steps, [*vague, *(node for node in group.ways if node.way is not direction)]
 
 
-def _picks(things: tuple[Thing | None, ...], group: _Group) -> tuple[list[Step], list[Node]]:
+def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:
     """ "the block on the left" is the leftmost one; any other direction is left over."""
-    side = _SIDES.get(group.ways[0].way) if group.ways and group.ways[0].way else None
+    side = _SIDES.get(ways[0].way) if ways and ways[0].way else None
     if side and len(things) == 1 and things[0] is not None and not things[0].superlative:
-        return [Step(Deed.PICK, replace(things[0], superlative=side))], group.ways[1:]
-    return [Step(Deed.PICK, thing) for thing in things], group.ways
+        return [Step(Deed.PICK, replace(things[0], superlative=side))], [*vague, *ways[1:]]
+    return [Step(Deed.PICK, thing) for thing in things], [*vague, *ways]
 
 
 def _destination(deed: Deed, group: _Group) -> Node | None:
     """The place to which something goes; the others say which thing is meant."""
     places = [p for p in group.places if not p.is_which]
+    places = [p for p in places if p.relation is not None or (p.is_to is not False and deed is Deed.PLACE)]
     directed = [p for p in places if p.is_to]
     if directed:
         return directed[0]
@@ -310,5 +319,5 @@ def _nest(thing: Thing, places: list[Node]) -> Thing:
     """A thing that is at the first place, whose own thing is at the second, and so on."""
     if not places or thing.relation is not None or places[0].thing is None:
         return thing
-    relation = places[0].relation or Relation.ON
+    relation = places[0].relation or (Relation.IN if places[0].thing.noun in _HOLLOW else Relation.ON)
     return replace(thing, relation=relation, reference=_nest(places[0].thing, places[1:]))

@@ -27,6 +27,7 @@ class FoundThing:
     end: int
     is_to: bool | None
     is_bare: bool
+    is_count: bool
 
 
 def number_of(token: Token) -> float | None:
@@ -79,18 +80,15 @@ def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | N
         here += 1
     is_article_only = draft.has_article and not (draft.is_full or draft.colour or draft.superlative or draft.quantity)
     if is_article_only:
-        draft.is_it = any(token.has("it") for token in tokens[at:end])
+        is_last = end == len(tokens) or bool(tokens[end].tags)  # an article before an unread word is no pronoun
+        draft.is_it = is_last and any(token.has("it") for token in tokens[at:end])
     if end == at or (is_article_only and not draft.is_it):
         return None
-    thing = draft.finish()
-    if is_count(thing) and draft.quantity is Quantity.NUMBER and end < len(tokens) and not tokens[end].tags:
+    is_count = bool(draft.quantity) and not (draft.is_full or draft.colour or draft.superlative)
+    if is_count and draft.quantity is Quantity.NUMBER and end < len(tokens) and not tokens[end].tags:
         return None  # "5 cm"
-    return FoundThing(thing, end, draft.is_to, not draft.is_full and bool(draft.colour) and not draft.quantity)
-
-
-def is_count(thing: Thing) -> bool:
-    """Whether it says how many, and nothing else."""
-    return thing.quantity is not Quantity.ONE and thing == Thing(quantity=thing.quantity, count=thing.count)
+    is_bare = not draft.is_full and bool(draft.colour) and not draft.quantity
+    return FoundThing(draft.finish(), end, draft.is_to, is_bare, is_count)
 
 
 def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
@@ -101,7 +99,8 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
     superlative = next((tag for tag in sorted(token.tags) if tag in lexicon.superlatives), "")
     if token.has(*QUANTITIES) and not _is_generic_here(tokens, at, lexicon, draft):
         return _take_quantity(draft, tokens, at, lexicon)
-    if noun or token.has("thing"):
+    is_article = token.has("the") and token.has("thing", "it") and _goes_on(tokens, at + 1, lexicon)  # "那个红色的"
+    if (noun or token.has("thing")) and not is_article:
         if draft.is_full:
             return False
         draft.noun, draft.is_generic, draft.is_many = noun, not noun, token.has("many")
@@ -115,7 +114,7 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
         draft.superlative = superlative
     elif token.has("the"):
         is_linked = at > 0 and tokens[at - 1].has("of")  # "the largest of the blocks"
-        if draft.is_full or ((draft.colour or draft.superlative) and not is_linked):
+        if draft.is_full or ((draft.colour or draft.superlative or draft.has_article) and not is_linked):
             return False
         draft.has_article = True
         draft.is_to = True if token.has("case to") else False if token.has("case at") else draft.is_to

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 OTHER = "other "  # begins the tags of what the robot does not do: "other throw"
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 PREFIX, PLAIN, SUFFIX = "prefix", "plain", "suffix"
 VERBS = frozenset(
     (
@@ -21,14 +23,14 @@ class Token:
     Attributes:
         spelling: the person's.
         gap: what stands before it, see letters.Word.
-        is_joined: no space stands before it.
+        before: what parts it from the token before, see letters.Word.
     """
 
     text: str
     spelling: str
     tags: frozenset[str]
     gap: int = 0
-    is_joined: bool = False
+    before: str = " "
 
     def has(self, *tags: str) -> bool:
         """Whether it carries any of the tags."""
@@ -58,9 +60,9 @@ def is_verb(tag: str) -> bool:
 
 
 def is_number(text: str) -> bool:
-    return text[:1].isdecimal()
+    return _NUMBER.fullmatch(text) is not None
 
 
 def spell(tokens: list[Token]) -> str:
     """What the person wrote, with the spaces that stood between the tokens."""
-    return "".join((" " if not token.is_joined else "") + token.spelling for token in tokens).strip()
+    return "".join(token.before + token.spelling for token in tokens).strip()
