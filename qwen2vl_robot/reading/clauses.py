@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen2vl_robot.reading.goal import Mood
 from qwen2vl_robot.reading.letters import END, PAUSE
@@ -24,6 +24,16 @@ class Clause:
     tokens: tuple[Token, ...]
     verb: Token | None = None
     is_negated: bool = False
+
+
+def mark_pairs(tokens: list[Token]) -> list[Token]:
+    """Make "noch" a "not" behind "weder", where it means "nor"."""
+    has_first, marked = False, list[Token]()
+    for token in tokens:
+        has_first = (has_first and token.gap < END) or token.has("neither")
+        is_nor = has_first and token.has("nor")
+        marked.append(replace(token, tags=token.tags - {"and"} | {"not"}) if is_nor else token)
+    return marked
 
 
 def find_mood(tokens: list[Token]) -> Mood:

@@ -6,6 +6,7 @@ the file's section `reading` ("pick", "not", "filler"), where en.yaml explains t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from qwen2vl_robot.reading.letters import Word, split_words
 from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
+_RUN = re.compile(r"(.)\1+")
 _LONGEST = 7  # words of a phrase
 _NO_FORMS = ("joins", "stop word", "stop tail")  # keys of the data whose forms mean nothing by themselves
 
@@ -36,6 +38,8 @@ class Lexicon:
                     self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
         for form, entry in list(self.entries.items()):
             self.entries.setdefault(self.fold(form), entry)
+        fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
+        self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
         self._cutting = self._make_forms() if self.is_joined else None
 
     def _make_forms(self) -> Forms:
@@ -120,7 +124,7 @@ class Lexicon:
                 if entry is not None:
                     break
             else:
-                count, entry = 1, self._compound(folded[at])
+                count, entry = 1, self._compound(folded[at]) or self._stretched.get(squeeze(folded[at]))
             yield from _as_tokens(words[at : at + count], entry)
             at += count
 
@@ -131,6 +135,11 @@ class Lexicon:
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
         return None
+
+
+def squeeze(word: str) -> str:
+    """ "pleeease" and "please" are both "please"; "soo" is "so"."""
+    return _RUN.sub(r"\1", word)
 
 
 def _plain_words(form: str) -> list[str]:

@@ -12,7 +12,10 @@ from qwen2vl_robot.reading.things import NEAR, QUANTITIES, number_of, read_thing
 from qwen2vl_robot.reading.tokens import Token
 
 _RELATIONS = {r.value: r for r in Relation}
+_FAR = {Direction.AWAY: "farthest", Direction.CLOSER: "nearest"}
 _WAYS = {d.value: d for d in Direction}
+HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
+_FLAT = ("plate", "table")  # what is "en el plato" is on it
 _UNITS = {"second": 1.0, "minute": 60.0}
 # What a node may be, besides "thing", "place", "relation", "way" and "seconds": the tag of its token.
 _SMALL = (
@@ -43,6 +46,7 @@ class Node:
         is_which: whether a place says which thing is meant ("that is on the plate").
         is_bare: a colour without a noun, which may be that of the next thing.
         is_count: it says how many, and nothing else.
+        is_either: its words say both "on" and "in" (Spanish "en"), or both a superlative and a direction ("más lejos").
         gap: what stands before it, see letters.Word.
     """
 
@@ -57,6 +61,7 @@ class Node:
     is_which: bool = False
     is_bare: bool = False
     is_count: bool = False
+    is_either: bool = False
     gap: int = 0
 
 
@@ -69,6 +74,7 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
         if node is not None:
             nodes.append(replace(node, gap=tokens[at].gap))
         at = node.end if node is not None else at + 1
+    nodes = _tell_which(nodes)
     nodes = _join_before(nodes) if lexicon.grammar.order == "before" else _join_after(nodes)
     return _share_noun(_count(nodes) if lexicon.grammar.order == "after" else nodes)
 
@@ -84,7 +90,7 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     seconds = _seconds_at(tokens, at)
     if seconds is not None:
         return seconds
-    if _is_relative(tokens, at, nodes):
+    if _is_relative(tokens, at, nodes, lexicon):
         return Node("that", at, at + 1)
     relation = next((_RELATIONS[tag] for tag in sorted(token.tags) if tag in _RELATIONS), None)
     is_behind = lexicon.grammar.order == "after" and _owner(nodes) is not None
@@ -100,10 +106,11 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     if token.has("toward"):
         return Node("toward", at, at + 1, relation=relation, is_to=is_to)
     if relation is not None:
-        return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to)
+        is_either = token.has("on") and token.has("in")
+        return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to, is_either=is_either)
     if way is not None:
-        return Node("way", at, at + 1, way=way)
-    if token.has("correct") and token.has("not") and _stands_alone(tokens, at):
+        return Node("way", at, at + 1, way=way, is_either=not token.tags.isdisjoint(lexicon.superlatives))
+    if token.has("correct") and token.has("not", "except") and _stands_alone(tokens, at):
         return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
@@ -117,7 +124,8 @@ def _owner(nodes: list[Node]) -> Node | None:
 
 def _stands_alone(tokens: list[Token], at: int) -> bool:
     """Whether a word has a pause on both sides, as the "no" of "no, the green one"."""
-    return tokens[at].gap >= PAUSE and (at + 1 == len(tokens) or tokens[at + 1].gap >= PAUSE)
+    follows = tokens[at + 1] if at + 1 < len(tokens) else None
+    return tokens[at].gap >= PAUSE and (follows is None or follows.gap >= PAUSE or follows.has("correct"))
 
 
 def _seconds_at(tokens: list[Token], at: int) -> Node | None:
@@ -130,11 +138,51 @@ def _seconds_at(tokens: list[Token], at: int) -> Node | None:
     return None if unit is None or count is None else Node("seconds", at, end + 1, seconds=count * unit)
 
 
-def _is_relative(tokens: list[Token], at: int, nodes: list[Node]) -> bool:
+def _is_relative(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
     """Whether "that" or an article goes on about the thing before it ("the block that is on", "der Block, der auf")."""
     if not tokens[at].has("that") or not nodes or nodes[-1].kind not in ("thing", "place"):
         return False
-    return at + 1 < len(tokens) and tokens[at + 1].has("be", "self", "filler", "i", *_RELATIONS)
+    follows = at + 1 < len(tokens) and tokens[at + 1].has("be", "self", "filler", "i", *_RELATIONS)
+    return follows or _is_predicate(tokens, at + 1, lexicon)
+
+
+def _is_predicate(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
+    """Whether a colour or superlative comes, and then "is": "die am nächsten ist", "die rot ist"."""
+    end = min(len(tokens), at + NEAR)
+    qualities = lexicon.colours | lexicon.superlatives
+    told = next((k for k in range(at, end) if not tokens[k].has("the", "filler", "to")), end)
+    if told >= end or tokens[told].tags.isdisjoint(qualities) or not tokens[told].tags.isdisjoint(lexicon.kinds):
+        return False
+    behind = next((k for k in range(told + 1, end) if tokens[k].tags.isdisjoint({"filler", "away", *qualities})), end)
+    return behind < len(tokens) and tokens[behind].has("be")
+
+
+def _tell_which(nodes: list[Node]) -> list[Node]:
+    """ "the cup that is nearest", "everything that is red": what is said of a thing is part of it."""
+    told: list[Node] = []
+    for node in nodes:
+        before = told[-2] if len(told) > 1 and told[-1].kind == "that" and told[-2].kind in ("thing", "place") else None
+        more = _quality(node)
+        if before is None or more is None or before.thing is None or not _may_take(before.thing, more):
+            told.append(node)
+            continue
+        colour, superlative = more.colour or before.thing.colour, more.superlative or before.thing.superlative
+        thing = replace(before.thing, colour=colour, superlative=superlative)
+        told[-2:] = [replace(before, thing=thing, is_bare=False, end=node.end)]
+    return told
+
+
+def _quality(node: Node) -> Thing | None:
+    """The colour or superlative that a node says and nothing else."""
+    if node.kind == "way" and node.is_either and node.way is not None:
+        return Thing(superlative=_FAR[node.way])
+    thing = node.thing
+    is_bare = node.kind == "thing" and thing is not None and not thing.noun and not thing.is_it
+    return thing if is_bare and thing is not None and (thing.colour or thing.superlative) else None
+
+
+def _may_take(thing: Thing, more: Thing) -> bool:
+    return not (thing.colour and more.colour) and not (thing.superlative and more.superlative)
 
 
 # ------------------------------------------------------------------------------------------------ places
@@ -152,8 +200,9 @@ def _join_before(nodes: list[Node]) -> list[Node]:
         if node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
             is_which = bool(joined) and joined[-1].kind == "that"
             is_to = node.is_to if node.is_to is not None else follows.is_to
-            place = replace(follows, kind="place", relation=node.relation, is_which=is_which, is_to=is_to)
-            joined.append(replace(place, begin=node.begin))
+            relation = _settle(node, follows.thing)
+            place = replace(follows, kind="place", relation=relation, is_which=is_which, is_to=is_to)
+            joined.append(replace(place, begin=node.begin, is_either=node.is_either))
             at = behind + 1
         elif node.kind == "of" and _has_source(joined, node) and follows and follows.kind == "thing":
             joined.append(replace(follows, kind="place", is_to=False))  # "el bloque del plato"
@@ -162,6 +211,13 @@ def _join_before(nodes: list[Node]) -> list[Node]:
             joined.append(_alone(node, follows))
             at += 1
     return joined
+
+
+def _settle(node: Node, thing: Thing | None) -> Relation | None:
+    """A preposition that covers "on" and "in" means the one that its noun lets it mean."""
+    if not node.is_either:
+        return node.relation
+    return Relation.ON if thing is not None and thing.noun in _FLAT else Relation.IN
 
 
 def _has_source(joined: list[Node], of: Node) -> bool:
@@ -184,7 +240,8 @@ def _join_after(nodes: list[Node]) -> list[Node]:
         before, owner = joined[-1] if joined else None, _owner(joined)
         if node.kind == "relation" and owner:
             del joined[joined.index(owner) :]
-            joined.append(replace(owner, kind="place", relation=node.relation, way=node.way, end=node.end))
+            place = replace(owner, kind="place", relation=_settle(node, owner.thing), way=node.way, end=node.end)
+            joined.append(replace(place, is_either=node.is_either))
         elif node.kind == "to" and before and before.kind == "thing":
             joined[-1] = replace(before, kind="place", end=node.end, is_to=node.is_to)
         elif node.kind == "thing" and _is_told(joined):
