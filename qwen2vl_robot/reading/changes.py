@@ -140,9 +140,9 @@ def take_back(nodes: list[Node], reading: Reading) -> list[Node]:
 
 def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
     """Take out what is named as not meant: "not the green one", "except the red one", "緑ではなく"."""
+    nodes, noun = _contrast(nodes, reading)
     result: list[Node] = []
     at = 0
-    noun = ""
     while at < len(nodes):
         node, follows = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
         begins = node.kind == "except" or (node.kind == "not" and _is_contrast(nodes, at, verb_at))
@@ -150,10 +150,11 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
             reading.exclusions.append(follows.thing)
             noun = noun or follows.thing.noun
             at += 2
-            if at < len(nodes) and nodes[at].kind in ("except after", "rather"):
+            if at < len(nodes) and nodes[at].kind in ("except after", "rather", "but"):
                 at += 1
-        elif node.kind == "except after" and result and result[-1].thing:
-            thing = result.pop().thing or Thing()
+        elif node.kind == "except after" and (named := _last_named(result)) is not None:
+            thing = result[named].thing or Thing()
+            del result[named:]
             reading.exclusions.append(thing)
             noun = noun or thing.noun
             at += 1
@@ -161,6 +162,27 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
             result.append(carry_noun(node, noun))
             at += 1
     return result
+
+
+def _contrast(nodes: list[Node], reading: Reading) -> tuple[list[Node], str]:
+    """ "not the red block but the green one": what stands before "but" is not meant; with the noun of that."""
+    for at in range(1, len(nodes) - 1):
+        before, follows = nodes[at - 1], nodes[at + 1]
+        first = next((k for k in range(at) if nodes[k].kind == "not"), None)
+        is_pair = before.kind == follows.kind and before.kind in ("thing", "place") and before.thing is not None
+        if nodes[at].kind in ("rather", "but") and is_pair and first is not None and before.thing is not None:
+            reading.exclusions.append(before.thing)
+            kept = [node for node in nodes[: at - 1] if node.kind != "not"]
+            return [*kept, *nodes[at + 1 :]], before.thing.noun
+    return nodes, ""
+
+
+def _last_named(nodes: list[Node]) -> int | None:
+    """Where the thing right before is, behind which nothing but a particle stands ("青いのじゃない")."""
+    at = len(nodes) - 1
+    while at >= 0 and nodes[at].kind in ("of", "object"):
+        at -= 1
+    return at if at >= 0 and nodes[at].thing is not None else None
 
 
 def carry_noun(node: Node, noun: str) -> Node:
@@ -172,12 +194,10 @@ def carry_noun(node: Node, noun: str) -> Node:
 
 
 def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
-    """Whether "not" is about the thing behind it, not about the verb: behind both verb and thing, or before "but"."""
-    behind = nodes[at + 1 : at + 4]
+    """Whether "not" is about the thing behind it, not about the verb: it stands behind both verb and thing."""
+    behind = nodes[at + 1 : at + 2]
     if not behind or behind[0].thing is None:
         return False
-    if len(behind) > 2 and behind[1].kind == "rather" and behind[2].thing is not None:
-        return True
     has_thing = any(node.kind == "thing" and (node.thing is None or not node.thing.is_it) for node in nodes[:at])
     return 0 <= verb_at < nodes[at].begin and has_thing and (behind[0].kind == "thing" or _has_place(nodes[:at]))
 

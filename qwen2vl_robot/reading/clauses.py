@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from qwen2vl_robot.reading.goal import Mood
 from qwen2vl_robot.reading.letters import END, PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.tokens import Token
+from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _LINKS = ("and", "then", "but")
 _LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
@@ -26,14 +26,30 @@ class Clause:
     is_negated: bool = False
 
 
-def mark_pairs(tokens: list[Token]) -> list[Token]:
-    """Make "noch" a "not" behind "weder", where it means "nor"."""
-    has_first, marked = False, list[Token]()
-    for token in tokens:
+def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
+    """Decide by its neighbours what a word of several meanings is: "noch" behind "weder" is "nor"."""
+    settled = list[Token]()
+    has_first = False
+    for at, token in enumerate(tokens):
         has_first = (has_first and token.gap < END) or token.has("neither")
-        is_nor = has_first and token.has("nor")
-        marked.append(replace(token, tags=token.tags - {"and"} | {"not"}) if is_nor else token)
-    return marked
+        before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
+        tags = token.tags
+        if has_first and "nor" in tags:
+            tags = tags | {"not"}
+        if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
+            tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
+        if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
+            tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
+        if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
+            tags -= {"except", "correct"}  # "ولا تدفع"
+        if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
+            tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
+        settled.append(token if tags is token.tags else replace(token, tags=tags))
+    return settled
+
+
+def _is_indefinite(token: Token | None, lexicon: Lexicon) -> bool:
+    return token is not None and token.has("thing", *lexicon.kinds) and not token.has("defined")
 
 
 def find_mood(tokens: list[Token]) -> Mood:
@@ -65,8 +81,8 @@ def _ends_in(tokens: list[Token], at: int, tag: str) -> bool:
 
 def _asks_first(tokens: list[Token], at: int) -> bool:
     """Whether a token begins a question: it stands first, or behind a pause, but for small words."""
-    if not tokens[at].has("ask first"):
-        return False
+    if not tokens[at].has("ask first") or (tokens[at].has("that") and at > 0 and tokens[at - 1].has("all")):
+        return False  # "alles, was rot ist"
     while at > 0 and tokens[at].gap < PAUSE and tokens[at - 1].has("filler", "correct", "self", *_LINKS):
         at -= 1
     return at == 0 or tokens[at].gap >= PAUSE
@@ -126,14 +142,15 @@ def split_clauses(tokens: list[Token], lexicon: Lexicon) -> list[Clause]:
         return [Clause(tuple(tokens), None, False)] if tokens else []
     bounds = [0, *(_boundary(tokens, a, b, lexicon) for a, b in zip(verbs, verbs[1:], strict=False)), len(tokens)]
     pairs = zip(verbs, bounds, bounds[1:], strict=False)
-    return _stop_others([Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs], lexicon)
+    clauses = [Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs]
+    return _stop_others([*clauses[:-1], *_cut_tail(clauses[-1], lexicon)], lexicon)
 
 
 def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
     """Where the verbs stand; of two that say the same ("집어 들어"), and of "go" with another, one counts."""
     found: list[int] = []
     for at, token in enumerate(tokens):
-        if not token.verbs or (at > 0 and tokens[at - 1].has("the") and not tokens[at - 1].has("it")):
+        if not token.verbs or _is_noun(tokens, at):
             continue
         if found and _is_light(tokens[found[-1] + 1 : at + 1], lexicon):
             earlier = tokens[found[-1]].verbs
@@ -144,6 +161,25 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
                 continue
         found.append(at)
     return found
+
+
+def _cut_tail(clause: Clause, lexicon: Lexicon) -> list[Clause]:
+    """ "Push the green one. The red one: hands off!": a sentence that negates, behind the verb's, is a clause."""
+    tokens = clause.tokens
+    verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    known = lexicon.kinds | lexicon.colours | {"thing"}
+    for at in range(verb_at + 1, len(tokens)):
+        tail = tokens[at:]
+        is_sentence = tokens[at].gap >= END and any(t.tags & known for t in tail)
+        if is_sentence and any(t.has("not") for t in tail) and not any(t.has("correct", "except after") for t in tail):
+            return [replace(clause, tokens=tokens[:at]), Clause(tail)]
+    return [clause]
+
+
+def _is_noun(tokens: list[Token], at: int) -> bool:
+    """Whether an article makes a noun of a verb: "the can"."""
+    before = tokens[at - 1] if at > 0 else None
+    return before is not None and tokens[at].gap < PAUSE and before.has("the") and not before.has("it")
 
 
 def _is_light(between: list[Token], lexicon: Lexicon) -> bool:

@@ -29,10 +29,14 @@ class Lexicon:
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
-        for form, tag in self._forms(language):
+        forms = list(self._forms(language))
+        for form, tag in forms:
             self._add(form, (frozenset({tag}),))
+        said = set(self.entries)
+        for form, tag in forms:
             for ending in self._endings(tag):
-                self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
+                if form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
+                    self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
             if is_verb(tag) and " " not in form:
                 for ending in self.grammar.endings.get("it", "").split():
                     self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
@@ -40,6 +44,8 @@ class Lexicon:
             self.entries.setdefault(self.fold(form), entry)
         fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
         self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
+        glue = self.grammar.words.get("glue", "").split(", ")
+        self._glue = tuple(form[:-1] for form in glue if form.endswith("-"))  # the Arabic article
         self._cutting = self._make_forms() if self.is_joined else None
 
     def _make_forms(self) -> Forms:
@@ -105,12 +111,16 @@ class Lexicon:
         found = self._find_phrases(words)
         if self._cutting is not None:
             found = cut(self._cutting, [replace(word, text=self.fold(word.text)) for word in words])
-        tokens, gap = list[Token](), 0
+        named = self.kinds | {"thing"}
+        tokens, gap, has_glue = list[Token](), 0, False
         for token in found:
             gap = max(gap, token.gap)
             if not token.has("glue"):
-                tokens.append(replace(token, gap=gap))
+                is_defined = token.tags & named and (has_glue or token.text.startswith(self._glue))
+                tags = token.tags | {"defined"} if is_defined else token.tags
+                tokens.append(replace(token, gap=gap, tags=tags))
                 gap = 0
+            has_glue = token.has("glue")
         return tokens
 
     def _find_phrases(self, words: list[Word]) -> Iterator[Token]:

@@ -12,7 +12,11 @@ from qwen2vl_robot.reading.things import NEAR, QUANTITIES, number_of, read_thing
 from qwen2vl_robot.reading.tokens import Token
 
 _RELATIONS = {r.value: r for r in Relation}
-_FAR = {Direction.AWAY: "farthest", Direction.CLOSER: "nearest"}
+_FAR = {
+    **{Direction.AWAY: "farthest", Direction.CLOSER: "nearest"},
+    **{Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"},
+}
+_BESIDE = {Direction.LEFT: Relation.LEFT_OF, Direction.RIGHT: Relation.RIGHT_OF}
 _WAYS = {d.value: d for d in Direction}
 HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _FLAT = ("plate", "table")  # what is "en el plato" is on it
@@ -23,6 +27,7 @@ _SMALL = (
     "except",
     "except after",
     "rather",
+    "but",
     "correct",
     "that",
     "of",
@@ -74,7 +79,7 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
         if node is not None:
             nodes.append(replace(node, gap=tokens[at].gap))
         at = node.end if node is not None else at + 1
-    nodes = _tell_which(nodes)
+    nodes = _tell_which(nodes, is_before=lexicon.grammar.order == "after")
     nodes = _join_before(nodes) if lexicon.grammar.order == "before" else _join_after(nodes)
     return _share_noun(_count(nodes) if lexicon.grammar.order == "after" else nodes)
 
@@ -92,16 +97,19 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return seconds
     if _is_relative(tokens, at, nodes, lexicon):
         return Node("that", at, at + 1)
+    way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
+    is_quality = not token.tags.isdisjoint(lexicon.superlatives)
+    if way is not None and is_quality and nodes and nodes[-1].kind in ("thing", "place", "that"):
+        return Node("way", at, at + 1, way=way, is_either=True)  # "la taza más lejos"
     relation = next((_RELATIONS[tag] for tag in sorted(token.tags) if tag in _RELATIONS), None)
     is_behind = lexicon.grammar.order == "after" and _owner(nodes) is not None
-    found = None if relation is not None and is_behind else read_thing(tokens, at, lexicon)
+    found = None if relation is not None and is_behind else read_thing(_until(tokens, at, nodes, lexicon), at, lexicon)
     if found is not None:
         return Node(
             "thing", at, found.end, thing=found.thing, is_to=found.is_to, is_bare=found.is_bare, is_count=found.is_count
         )
     if token.has("not") and lexicon.grammar.order == "after" and not is_behind:
         return Node("not", at, at + 1)
-    way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
     is_to = True if token.has("case to") else False if token.has("case at") else None
     if token.has("toward"):
         return Node("toward", at, at + 1, relation=relation, is_to=is_to)
@@ -109,11 +117,18 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         is_either = token.has("on") and token.has("in")
         return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to, is_either=is_either)
     if way is not None:
-        return Node("way", at, at + 1, way=way, is_either=not token.tags.isdisjoint(lexicon.superlatives))
+        return Node("way", at, at + 1, way=way, is_either=is_quality)
     if token.has("correct") and token.has("not", "except") and _stands_alone(tokens, at):
         return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
+
+
+def _until(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> list[Token]:
+    """The tokens up to which a thing may go: "ブロックを全部" says how many of what was named before."""
+    is_behind = lexicon.grammar.order == "after" and len(nodes) > 1 and nodes[-1].kind == "object"
+    is_count = is_behind and nodes[-2].kind == "thing" and tokens[at].has(*QUANTITIES)
+    return tokens[: at + 1] if is_count and not (at + 1 < len(tokens) and tokens[at + 1].has("of")) else tokens
 
 
 def _owner(nodes: list[Node]) -> Node | None:
@@ -140,7 +155,10 @@ def _seconds_at(tokens: list[Token], at: int) -> Node | None:
 
 def _is_relative(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
     """Whether "that" or an article goes on about the thing before it ("the block that is on", "der Block, der auf")."""
-    if not tokens[at].has("that") or not nodes or nodes[-1].kind not in ("thing", "place"):
+    before = nodes[-2] if len(nodes) > 1 and nodes[-1].kind == "verb" else nodes[-1] if nodes else None
+    if not tokens[at].has("that") or before is None or before.kind not in ("thing", "place"):
+        return False
+    if before is not nodes[-1] and tokens[at].gap < PAUSE:
         return False
     follows = at + 1 < len(tokens) and tokens[at + 1].has("be", "self", "filler", "i", *_RELATIONS)
     return follows or _is_predicate(tokens, at + 1, lexicon)
@@ -157,18 +175,24 @@ def _is_predicate(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     return behind < len(tokens) and tokens[behind].has("be")
 
 
-def _tell_which(nodes: list[Node]) -> list[Node]:
+def _tell_which(nodes: list[Node], *, is_before: bool) -> list[Node]:
     """ "the cup that is nearest", "everything that is red": what is said of a thing is part of it."""
     told: list[Node] = []
     for node in nodes:
-        before = told[-2] if len(told) > 1 and told[-1].kind == "that" and told[-2].kind in ("thing", "place") else None
+        at = len(told) - (3 if len(told) > 2 and told[-2].kind == "verb" else 2)  # "das Ding nehmen, das rot ist"
+        is_told = len(told) > 1 and told[-1].kind == "that" and told[at].kind in ("thing", "place")
+        before = told[at] if is_told else None
+        first = None if before is None else _quality(before)
+        if first is not None and is_before and node.kind == "thing" and node.thing and _may_take(node.thing, first):
+            told[at:] = [replace(node, thing=_join(node.thing, first), begin=told[at].begin)]  # "제일 멀리 있는 물건"
+            continue
         more = _quality(node)
         if before is None or more is None or before.thing is None or not _may_take(before.thing, more):
             told.append(node)
             continue
-        colour, superlative = more.colour or before.thing.colour, more.superlative or before.thing.superlative
-        thing = replace(before.thing, colour=colour, superlative=superlative)
-        told[-2:] = [replace(before, thing=thing, is_bare=False, end=node.end)]
+        verbs = told[at + 1 : -1]
+        end = before.end if verbs else node.end
+        told[at:] = [replace(before, thing=_join(before.thing, more), is_bare=False, end=end), *verbs]
     return told
 
 
@@ -179,6 +203,10 @@ def _quality(node: Node) -> Thing | None:
     thing = node.thing
     is_bare = node.kind == "thing" and thing is not None and not thing.noun and not thing.is_it
     return thing if is_bare and thing is not None and (thing.colour or thing.superlative) else None
+
+
+def _join(thing: Thing, more: Thing) -> Thing:
+    return replace(thing, colour=more.colour or thing.colour, superlative=more.superlative or thing.superlative)
 
 
 def _may_take(thing: Thing, more: Thing) -> bool:
@@ -203,6 +231,11 @@ def _join_before(nodes: list[Node]) -> list[Node]:
             relation = _settle(node, follows.thing)
             place = replace(follows, kind="place", relation=relation, is_which=is_which, is_to=is_to)
             joined.append(replace(place, begin=node.begin, is_either=node.is_either))
+            at = behind + 1
+        elif node.kind == "of" and joined and joined[-1].way in _BESIDE and follows and follows.kind == "thing":
+            side = joined.pop()  # "to the right side of the bowl"
+            relation = _BESIDE[side.way] if side.way else None
+            joined.append(replace(follows, kind="place", relation=relation, begin=side.begin))
             at = behind + 1
         elif node.kind == "of" and _has_source(joined, node) and follows and follows.kind == "thing":
             joined.append(replace(follows, kind="place", is_to=False))  # "el bloque del plato"
@@ -283,7 +316,7 @@ def _count(nodes: list[Node]) -> list[Node]:
     counted: list[Node] = []
     for node in nodes:
         owner = next((k for k in (len(counted) - 1, len(counted) - 2) if k >= 0 and counted[k].kind == "thing"), None)
-        is_behind = bool(counted) and counted[-1].kind in ("thing", "object")
+        is_behind = bool(counted) and counted[-1].kind in ("thing", "object", "of")
         if owner is not None and is_behind and node.thing and node.is_count:
             counted[owner] = replace(counted[owner], thing=_counted(counted[owner].thing or Thing(), node.thing))
         else:

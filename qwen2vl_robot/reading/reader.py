@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qwen2vl_robot.languages import Language, load_languages, normalise
 from qwen2vl_robot.reading.changes import Reading
-from qwen2vl_robot.reading.clauses import drop_asking, find_mood, mark_pairs, split_clauses, take_conditions
+from qwen2vl_robot.reading.clauses import drop_asking, find_mood, settle_tags, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
@@ -33,7 +33,7 @@ class Reader:
         words = split_words(text)
         found, talk = {}, {}
         for code, lexicon in self._lexicons.items():
-            found[code], talk[code] = drop_talk(mark_pairs(lexicon.tokens(words)), lexicon)
+            found[code], talk[code] = drop_talk(settle_tags(lexicon.tokens(words), lexicon), lexicon)
         order = {code: k for k, code in enumerate(found)}
         fewest = sorted(found, key=lambda code: (_count_unread(found[code]), order[code]))
         alike = [c for c in fewest if _count_unread(found[c]) == _count_unread(found[fewest[0]])]
@@ -45,6 +45,8 @@ class Reader:
         tokens = drop_asking(tokens)
         rest, conditions = take_conditions(tokens, lexicon)
         mood = Mood.QUESTION if any(token.has("ask") for token in tokens) else find_mood(rest)
+        if any(token.has("suppose") for group in conditions for token in group):
+            mood = Mood.HYPOTHETICAL if mood is Mood.ORDER else mood
         has_verb = any(token.verbs for token in rest)
         if not has_verb and any(token.verbs or token.has("did") for group in conditions for token in group):
             mood = Mood.HYPOTHETICAL if mood is not Mood.QUESTION else mood  # "if you push it, it falls"

@@ -233,7 +233,7 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
 def _relation(goal: Node, usual: Relation | None, reference: Thing) -> Relation:
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
-    return said or usual or (Relation.IN if reference.noun in HOLLOW else Relation.ON)
+    return said or usual or Relation.ON
 
 
 def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:

@@ -9,7 +9,7 @@ from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.things import QUANTITIES
 from qwen2vl_robot.reading.tokens import Token
 
-TALK = "talk"
+TALK = frozenset({"talk", "enough"})
 _WEIGHTY = frozenset(  # with any of these a part says something about the order
     (
         *("not", "except", "except after", "rather", "if", "if after", "manner", "suppose", "ask", "start", "and"),
@@ -48,16 +48,16 @@ def _parts(tokens: list[Token]) -> list[list[Token]]:
 
 def _is_weighty(part: list[Token], lexicon: Lexicon) -> bool:
     known = lexicon.kinds | lexicon.colours | lexicon.superlatives
-    is_idle = any(token.has(TALK) for token in part)
+    is_idle = any(token.has(*TALK) for token in part)
     return any(
-        token.verbs or (not token.has(TALK) and token.tags & (known | _WEIGHTY)) or (not is_idle and token.has("i"))
+        token.verbs or (not token.has(*TALK) and token.tags & (known | _WEIGHTY)) or (not is_idle and token.has("i"))
         for token in part
     )
 
 
 def _is_talk(parts: list[list[Token]], at: int, ordered: list[int]) -> bool:
     is_first, is_last = at < ordered[0], at > ordered[-1]
-    if any(token.has(TALK) for token in parts[at]):
+    if any(token.has(*TALK) for token in parts[at]):
         return is_first or is_last or all(token.tags for token in parts[at])
     ends = at + 1 == len(parts) or parts[at + 1][0].gap >= END
     is_sentence = parts[at][0].gap >= END and ends
@@ -66,4 +66,4 @@ def _is_talk(parts: list[list[Token]], at: int, ordered: list[int]) -> bool:
 
 def _without_talk(token: Token) -> Token:
     """A word of small talk inside an order ("the nice block") is not read."""
-    return replace(token, tags=token.tags - {TALK}) if token.has(TALK) else token
+    return replace(token, tags=token.tags - TALK) if token.has(*TALK) else token

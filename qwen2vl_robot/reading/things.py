@@ -109,7 +109,9 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
             return False
         draft.colour = colour
     elif superlative:
-        if draft.superlative or (draft.is_full and token.has("away", "closer")):  # "más lejos" is a direction as well
+        if draft.superlative or (
+            (draft.is_full or draft.colour) and token.has("away", "closer")
+        ):  # "más lejos" is a direction as well
             return False
         draft.superlative = superlative
     elif token.has("the"):
@@ -117,6 +119,8 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
         is_linked = is_linked or (
             lexicon.grammar.order == "after" and _goes_on(tokens, at + 1, lexicon)
         )  # "最大的那个球"
+        if token.has("that") and draft.is_begun and at + 1 < len(tokens) and tokens[at + 1].has("be"):
+            return False  # "everything that is red"
         if draft.is_full or ((draft.colour or draft.superlative or draft.has_article) and not is_linked):
             return False
         draft.has_article = True
