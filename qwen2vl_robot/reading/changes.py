@@ -36,7 +36,7 @@ def refer(node: Node, last: Thing | None) -> Node:
     return node if last is None or node.thing is None or not node.thing.is_it else replace(node, thing=last)
 
 
-def drop_topic(nodes: list[Node], verb_at: int, *, is_verb_last: bool) -> list[Node]:
+def drop_topic(nodes: list[Node], verb_at: int, *, may_be_last: bool) -> list[Node]:
     """ "the pink cup, pick it up": the pronoun is the thing that was named before the verb."""
     for at, node in enumerate(nodes):
         if node.kind == "and" or node.kind == "correct" or node.thing is None:
@@ -46,7 +46,7 @@ def drop_topic(nodes: list[Node], verb_at: int, *, is_verb_last: bool) -> list[N
         if node.thing.is_it or node.kind != "thing":
             return nodes
         behind = next((k for k in range(at + 1, len(nodes)) if nodes[k].thing is not None), None)
-        is_topic = node.end <= verb_at and (is_verb_last or (behind is not None and nodes[behind].begin > verb_at))
+        is_topic = node.end <= verb_at and (may_be_last or (behind is not None and nodes[behind].begin > verb_at))
         links = nodes[at + 1 : behind]
         if behind is None or not is_topic or any(n.kind in ("and", "correct", "rather") for n in links):
             return nodes

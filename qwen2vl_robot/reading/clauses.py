@@ -143,7 +143,8 @@ def split_clauses(tokens: list[Token], lexicon: Lexicon) -> list[Clause]:
     bounds = [0, *(_boundary(tokens, a, b, lexicon) for a, b in zip(verbs, verbs[1:], strict=False)), len(tokens)]
     pairs = zip(verbs, bounds, bounds[1:], strict=False)
     clauses = [Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs]
-    return _stop_others([*clauses[:-1], *_cut_tail(clauses[-1], lexicon)], lexicon)
+    cut = [part for clause in clauses for part in _cut_head(clause, lexicon)]
+    return _stop_others([*cut[:-1], *_cut_tail(cut[-1], lexicon)], lexicon)
 
 
 def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
@@ -161,6 +162,21 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
                 continue
         found.append(at)
     return found
+
+
+def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
+    """ "クマはそのままで、アヒルを取って": words that negate end before a pause, where a verb ends what is said."""
+    tokens = clause.tokens
+    verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    for at in range(1, verb_at if lexicon.grammar.verb == "last" else 0):
+        if tokens[at].gap < PAUSE:
+            continue
+        head, rest = tokens[:at], tokens[at:verb_at]
+        is_told = all(any(t.tags & (lexicon.kinds | {"thing"}) for t in part) for part in (head, rest))
+        ends = next((t for t in reversed(head) if not t.has("filler", "object", "to") or t.has("not")), head[0])
+        if is_told and ends.has("not") and not ends.has("correct", "except after"):
+            return [Clause(head), replace(clause, tokens=tokens[at:])]
+    return [clause]
 
 
 def _cut_tail(clause: Clause, lexicon: Lexicon) -> list[Clause]:

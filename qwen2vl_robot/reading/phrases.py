@@ -88,6 +88,8 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     token = tokens[at]
     if token.verbs:
         return Node("verb", at, at + 1)
+    if token.has("be") and _is_told_behind(tokens, at, nodes, lexicon):
+        return Node("that", at, at + 1)  # "cái cốc nằm ngoài cùng bên trái"
     if token.has("filler", "be") and not token.has("the", "it", "object", *_RELATIONS):
         return None
     if token.has("then") and at > 0 and tokens[at - 1].has("the"):
@@ -122,6 +124,13 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
+
+
+def _is_told_behind(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
+    """Whether "is" stands between a thing and what is said of it, in a language that needs no "which"."""
+    is_behind = bool(nodes) and nodes[-1].kind in ("thing", "place") and nodes[-1].end == at
+    is_told = at + 1 < len(tokens) and not tokens[at + 1].tags.isdisjoint(lexicon.superlatives)
+    return is_behind and is_told and lexicon.grammar.adjectives == "after"
 
 
 def _until(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> list[Token]:

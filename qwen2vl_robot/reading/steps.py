@@ -77,7 +77,7 @@ def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Readin
     was_negated = bool(reading.steps) and reading.steps[-1].is_negated and not is_then
     nodes = correct(take_back(nodes, reading), reading)
     nodes = exclude(nodes, verb_at, reading)
-    nodes = drop_topic(nodes, verb_at, is_verb_last=lexicon.grammar.verb == "last")
+    nodes = drop_topic(nodes, verb_at, may_be_last=lexicon.grammar.verb != "first")
     is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
     if was_negated and last is not None and not is_negated:
         nodes = [carry_noun(node, last.noun) for node in nodes]
@@ -113,13 +113,15 @@ def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
     unless the words say that it goes somewhere ("onto the plate").
     """
     told = [node for node in nodes if node.kind in ("thing", "place", "way", "and", "not", "correct")]
-    if [node.kind for node in told] != ["thing", "place"] or told[1].relation is None or told[1].is_which:
+    if [node.kind for node in told] != ["thing", "place"] or told[1].is_which:
         return False
     if lexicon.grammar.order == "after":
         thing, place = nodes.index(told[0]), nodes.index(told[1])
-        return [n.kind for n in nodes[thing + 1 : place]] == ["object"] and [n.kind for n in nodes[place + 1 :]] == [
-            "to"
-        ]
+        between, behind = nodes[thing + 1 : place], nodes[place + 1 :]
+        has_to = [n.kind for n in behind] == ["to"] * (told[1].relation is not None)
+        return [n.kind for n in between] == ["object"] and has_to
+    if told[1].relation is None:
+        return False
     is_short = lexicon.grammar.articles and not clause.tokens[told[0].begin].has("the")
     return bool(told[0].thing and told[0].thing.noun) and (is_short or told[1].is_to is True)
 
@@ -223,17 +225,17 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
         deed = Deed.PUSH
     if deed is Deed.PICK:
         return _picks(tuple(things) or (last,), group.ways, vague)
-    relation = None if reference is None or goal is None else _relation(goal, usual, reference)
+    relation = None if reference is None or goal is None else _relation(goal, usual, reference, tag)
     direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
     word = tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
     steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in tuple(things) or (last,)]
     return steps, [*vague, *(node for node in group.ways if node.way is not direction)]
 
 
-def _relation(goal: Node, usual: Relation | None, reference: Thing) -> Relation:
+def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) -> Relation:
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
-    return said or usual or Relation.ON
+    return said or usual or (Relation.IN if reference.noun in HOLLOW and tag != "move" else Relation.ON)
 
 
 def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:

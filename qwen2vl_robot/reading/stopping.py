@@ -79,8 +79,7 @@ class StopWords:
     def _match(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> int | None:
         """Where the longest form that begins at a letter ends; between letters with spaces it ends a word."""
         for end in range(min(len(letters), at + self.longest), at, -1):
-            is_whole = end in gaps or _RUN.match(letters[end - 1]) is not None
-            if is_whole and letters[at:end] in forms:
+            if letters[at:end] in forms and (end in gaps or _RUN.match(letters[end - 1]) is not None):
                 return end
         return None
 
