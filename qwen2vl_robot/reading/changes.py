@@ -152,6 +152,9 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
             at += 2
             if at < len(nodes) and nodes[at].kind in ("except after", "rather", "but"):
                 at += 1
+        elif node.kind == "except after" and _has_verb_between(result, node, verb_at):
+            result.append(replace(node, kind="not"))  # "取るべきではない"
+            at += 1
         elif node.kind == "except after" and (named := _last_named(result)) is not None:
             thing = result[named].thing or Thing()
             del result[named:]
@@ -162,6 +165,10 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
             result.append(carry_noun(node, noun))
             at += 1
     return result
+
+
+def _has_verb_between(nodes: list[Node], node: Node, verb_at: int) -> bool:
+    return bool(nodes) and nodes[-1].end <= verb_at < node.begin
 
 
 def _contrast(nodes: list[Node], reading: Reading) -> tuple[list[Node], str]:

@@ -250,7 +250,9 @@ def _stop_others(clauses: list[Clause], lexicon: Lexicon) -> list[Clause]:
 
 
 def _is_stopping(first: Clause, second: Clause, lexicon: Lexicon) -> bool:
-    stop, other = (second, first) if lexicon.grammar.verb == "last" else (first, second)
+    is_joined = first.tokens[-1] is first.verb and second.tokens[0] is second.verb  # "그만 밀어"
+    is_behind = lexicon.grammar.verb == "last" and not (is_joined and first.verb is not None and first.verb.has("stop"))
+    stop, other = (second, first) if is_behind else (first, second)
     if not stop.verb or not stop.verb.has("stop") or not other.verb or other.verb.has("stop"):
         return False
     joint = [*first.tokens, *second.tokens]

@@ -118,7 +118,8 @@ class Lexicon:
             if not token.has("glue"):
                 is_defined = token.tags & named and (has_glue or token.text.startswith(self._glue))
                 tags = token.tags | {"defined"} if is_defined else token.tags
-                tokens.append(replace(token, gap=gap, tags=tags))
+                is_same = gap == token.gap and tags is token.tags
+                tokens.append(token if is_same else replace(token, gap=gap, tags=tags))
                 gap = 0
             has_glue = token.has("glue")
         return tokens

@@ -77,7 +77,7 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
     while at < len(tokens):
         node = _node_at(tokens, at, nodes, lexicon)
         if node is not None:
-            nodes.append(replace(node, gap=tokens[at].gap))
+            nodes.append(replace(node, gap=tokens[at].gap) if tokens[at].gap else node)
         at = node.end if node is not None else at + 1
     nodes = _tell_which(nodes, is_before=lexicon.grammar.order == "after")
     nodes = _join_before(nodes) if lexicon.grammar.order == "before" else _join_after(nodes)
@@ -88,6 +88,8 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     token = tokens[at]
     if token.verbs:
         return Node("verb", at, at + 1)
+    if token.has("filler") and token.has("correct") and _hesitates(tokens, at, nodes, lexicon):
+        return Node("correct", at, at + 1)
     if token.has("be") and _is_told_behind(tokens, at, nodes, lexicon):
         return Node("that", at, at + 1)  # "cái cốc nằm ngoài cùng bên trái"
     if token.has("filler", "be") and not token.has("the", "it", "object", *_RELATIONS):
@@ -124,6 +126,14 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
+
+
+def _hesitates(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
+    """Whether "uh" takes back the thing before it: pauses stand around it, and another thing follows."""
+    is_behind = bool(nodes) and nodes[-1].kind in ("thing", "place", "verb", "object") and tokens[at].gap >= PAUSE
+    follows = next((t for t in tokens[at + 1 : at + NEAR] if not t.has("the", "filler", "correct")), None)
+    known = lexicon.kinds | lexicon.colours | lexicon.superlatives
+    return is_behind and follows is not None and not follows.tags.isdisjoint(known)
 
 
 def _is_told_behind(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
