@@ -96,7 +96,9 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return None
     if token.has("then") and at > 0 and tokens[at - 1].has("the"):
         return Node("other", at, at + 1)  # "the first block"
-    seconds = _seconds_at(tokens, at)
+    if token.has("correct") and token.has("not", "except") and _stands_alone(tokens, at):
+        return Node("correct", at, at + 1)
+    seconds = _seconds_at(tokens, at, lexicon)
     if seconds is not None:
         return seconds
     if _is_relative(tokens, at, nodes, lexicon):
@@ -122,8 +124,6 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to, is_either=is_either)
     if way is not None:
         return Node("way", at, at + 1, way=way, is_either=is_quality)
-    if token.has("correct") and token.has("not", "except") and _stands_alone(tokens, at):
-        return Node("correct", at, at + 1)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
 
@@ -162,8 +162,12 @@ def _stands_alone(tokens: list[Token], at: int) -> bool:
     return tokens[at].gap >= PAUSE and (follows is None or follows.gap >= PAUSE or follows.has("correct"))
 
 
-def _seconds_at(tokens: list[Token], at: int) -> Node | None:
-    """A number and a unit of time; "a second" is one."""
+def _seconds_at(tokens: list[Token], at: int, lexicon: Lexicon) -> Node | None:
+    """A number and a unit of time; "a second" is one, and so is "دقيقة واحدة"."""
+    lone = next((_UNITS[t] for t in sorted(tokens[at].tags) if t in _UNITS), None)
+    if lone is not None and not lexicon.grammar.articles and lexicon.grammar.order == "before":
+        is_one = at + 1 < len(tokens) and tokens[at + 1].has("1", "thing")
+        return Node("seconds", at, at + 1 + is_one, seconds=lone)
     end = at + 1
     while end < min(len(tokens), at + NEAR) and tokens[end].has("filler"):
         end += 1

@@ -56,12 +56,14 @@ class StopWords:
         at, is_enough = self._skip(letters, gaps)
         if is_enough and at is not None and at == length:
             return len(text) <= _HEAD
-        known = self.stops
-        while at is not None and at < length:
-            at = self._match(letters, gaps, at, known)
-            if at is not None and gaps.get(at, 0) >= LINE:
+        waiting = set[int]() if at is None else self._ends(letters, gaps, at, self.stops)
+        seen = set[int]()
+        while waiting - seen:
+            at = (waiting - seen).pop()
+            if gaps.get(at, 0) >= LINE:
                 return True
-            known = self.behind
+            seen.add(at)
+            waiting |= self._ends(letters, gaps, at, self.behind)
         return False
 
     def _skip(self, letters: str, gaps: dict[int, int]) -> tuple[int | None, bool]:
@@ -76,12 +78,19 @@ class StopWords:
             at = enough if enough is not None else denied if is_denial else self._match(letters, gaps, at, self.before)
         return at, is_enough
 
+    def _ends(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> set[int]:
+        """Where the forms that begin at a letter end."""
+        ends = range(at + 1, min(len(letters), at + self.longest) + 1)
+        return {end for end in ends if letters[at:end] in forms and _is_whole(letters, gaps, end)}
+
     def _match(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> int | None:
-        """Where the longest form that begins at a letter ends; between letters with spaces it ends a word."""
-        for end in range(min(len(letters), at + self.longest), at, -1):
-            if letters[at:end] in forms and (end in gaps or _RUN.match(letters[end - 1]) is not None):
-                return end
-        return None
+        """Where the longest form that begins at a letter ends."""
+        return max(self._ends(letters, gaps, at, forms), default=None)
+
+
+def _is_whole(letters: str, gaps: dict[int, int], end: int) -> bool:
+    """Whether a form may end at a letter; between letters with spaces it ends a word."""
+    return end in gaps or _RUN.match(letters[end - 1]) is not None
 
 
 def gather(languages: Mapping[str, Language]) -> StopWords:
