@@ -1,11 +1,11 @@
-"""Nodes of a clause → what is taken back ("no, the green one") and what is not meant ("not the green one")."""
+"""Nodes of a clause → the same without what is taken back ("no, ...") or not meant ("not ...")."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.reading.goal import Step, Thing
-from qwen2vl_robot.reading.phrases import Node
+from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import Token
 
 

@@ -1,4 +1,4 @@
-"""Tokens of a sentence → its mood, the conditions in it, and its clauses: one verb each, with what belongs to it."""
+"""Tokens of a sentence → its mood, its conditions, and its clauses: a verb with its words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language's data → its forms with what they mean, and words → tokens that carry those meanings.
+"""A language's data → its forms and what they mean; words → tokens that carry those meanings.
 
 A meaning is a tag: an English word of the catalogue ("red", "block", "leftmost"), a relation ("left_of"), or a key of
 the file's section `reading` ("pick", "not", "filler"), where en.yaml explains them. Sentence templates are not read.

@@ -1,4 +1,4 @@
-"""A sentence in any of the languages → a Goal, read in the language that leaves the fewest letters unread."""
+"""A sentence in any language → a Goal, read in the one that leaves the fewest letters unread."""
 
 from __future__ import annotations
 

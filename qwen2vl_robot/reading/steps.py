@@ -1,4 +1,4 @@
-"""A clause's verb and nodes → steps, exclusions, corrections, and the tokens that no step could use."""
+"""A clause's verb and nodes → its steps, and the tokens that no step could use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.goal import Deed, Quantity, Step, Thing
 from qwen2vl_robot.reading.letters import MAX_CHARS
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.phrases import HOLLOW, Node, find_nodes
+from qwen2vl_robot.reading.phrases import find_nodes
+from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import OTHER
 
 # Verb tag → (deed, relation where its words name none, direction).
@@ -31,6 +32,7 @@ _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
     "wait": (Deed.WAIT, None, None),
     "stop": (Deed.STOP, None, None),
 }
+_HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
@@ -235,7 +237,7 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
 def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) -> Relation:
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
-    return said or usual or (Relation.IN if reference.noun in HOLLOW and tag != "move" else Relation.ON)
+    return said or usual or (Relation.IN if reference.noun in _HOLLOW and tag != "move" else Relation.ON)
 
 
 def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:
@@ -288,5 +290,5 @@ def _nest(thing: Thing, places: list[Node]) -> Thing:
     """A thing that is at the first place, whose own thing is at the second, and so on."""
     if not places or thing.relation is not None or places[0].thing is None:
         return thing
-    relation = places[0].relation or (Relation.IN if places[0].thing.noun in HOLLOW else Relation.ON)
+    relation = places[0].relation or (Relation.IN if places[0].thing.noun in _HOLLOW else Relation.ON)
     return replace(thing, relation=relation, reference=_nest(places[0].thing, places[1:]))

@@ -1,4 +1,4 @@
-"""A text → whether it is, or begins with, a stop word of any language: fast enough to ask before anything else."""
+"""A text → whether it begins with a stop word of any language: fast enough to ask it first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of a text → the same without small talk ("Hi! Nice day today."), where another part is an order."""
+"""Tokens of a text → the same without small talk ("Nice day today."), beside an order."""
 
 from __future__ import annotations
 

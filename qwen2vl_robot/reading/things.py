@@ -1,4 +1,4 @@
-"""Tokens → the thing that begins at one of them: article, quantity, superlative, colour and noun."""
+"""Tokens → the thing that begins at one: article, quantity, superlative, colour and noun."""
 
 from __future__ import annotations
 
