@@ -29,6 +29,7 @@ class Lexicon:
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
+        self._shared: dict[Entry, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
         forms = list(self._forms(language))
         for form, tag in forms:
             self._add(form, (frozenset({tag}),))
@@ -104,7 +105,8 @@ class Lexicon:
             tags = (old.tags[0] | tags[0],)
             spaces |= old.spaces
         if words and (old is None or len(tags) == 1):
-            self.entries[key] = Entry(tags, frozenset(spaces))
+            entry = Entry(tags, frozenset(spaces))
+            self.entries[key] = self._shared.setdefault(entry, entry)
 
     def tokens(self, words: list[Word]) -> list[Token]:
         """Find the forms; a word in which none is found is a token without tags."""
