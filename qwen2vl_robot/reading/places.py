@@ -1,4 +1,4 @@
-"""Nodes in a row → joined ones: relation and thing → a place, thing and what is said of it → that thing."""
+"""Nodes in a row → joined ones: a relation and its thing → a place; a thing and its "which" → it."""
 
 from __future__ import annotations
 
