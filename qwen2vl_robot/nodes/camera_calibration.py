@@ -49,7 +49,7 @@ class BoardSpec(Strict):
         return cv2.aruco.CharucoBoard((self.squares_x, self.squares_y), self.square_m, self.marker_m, dictionary)
 
 
-class Calibration(Strict):
+class CameraCalibration(Strict):
     """The file that `qwen2vl-robot calibrate` writes and the node's parameter `calibration` reads.
 
     Attributes:
@@ -66,7 +66,7 @@ class Calibration(Strict):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class BoardView:
     """One picture (h, w, 3) with the pose of the flange (or tool) in the base frame, (4, 4)."""
 
     rgb: npt.NDArray[np.uint8]
@@ -88,7 +88,7 @@ def find_board(rgb: npt.NDArray[np.uint8], spec: BoardSpec, k: Intrinsics) -> Ar
     return make_pose(t_m[:, 0], cv2.Rodrigues(rotvec)[0])
 
 
-def solve_flange(views: Sequence[View], spec: BoardSpec, k: Intrinsics, base_frame: str) -> Calibration:
+def solve_flange(views: Sequence[BoardView], spec: BoardSpec, k: Intrinsics, base_frame: str) -> CameraCalibration:
     """Board on the flange, camera beside the robot: the solver whose answer the views contradict least.
 
     Raises:
@@ -122,7 +122,7 @@ def solve_flange(views: Sequence[View], spec: BoardSpec, k: Intrinsics, base_fra
 
 def solve_table(
     pictures: Sequence[npt.NDArray[np.uint8]], T_base_board: Array, spec: BoardSpec, k: Intrinsics, base_frame: str
-) -> Calibration:
+) -> CameraCalibration:
     """Board at a known pose on the table: the mean over the pictures.
 
     Raises:
@@ -170,7 +170,7 @@ class ViewsSpec(Strict):
     table_board: _PoseSpec | None = None
 
 
-def calibrate_folder(folder: Path) -> Calibration:
+def calibrate_folder(folder: Path) -> CameraCalibration:
     """Calibrate from views.yaml and the pictures beside it.
 
     Raises:
@@ -186,7 +186,7 @@ def calibrate_folder(folder: Path) -> Calibration:
     for rgb, view in zip(pictures, spec.views, strict=True):
         if view.flange_position_m is None or view.flange_quat_xyzw is None:
             raise BadInputError(f"{view.image}: flange_position_m and flange_quat_xyzw are needed without table_board")
-        views.append(View(rgb, _pose(view.flange_position_m, view.flange_quat_xyzw, view.image)))
+        views.append(BoardView(rgb, _pose(view.flange_position_m, view.flange_quat_xyzw, view.image)))
     return solve_flange(views, spec.board, k, spec.base_frame)
 
 
@@ -208,7 +208,7 @@ def _pose(position_m: Sequence[float], quat_xyzw: Sequence[float], what: str) ->
         raise BadInputError(f"{what}: {error}") from error
 
 
-def write_calibration(path: Path, found: Calibration) -> None:
+def write_calibration(path: Path, found: CameraCalibration) -> None:
     """Write the YAML file."""
     text = "# Where the camera is in the robot's base frame; made by `qwen2vl-robot calibrate`.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,16 +221,16 @@ def load_calibration(name: str) -> Array:
     Raises:
         BadInputError: the file or a number of it cannot be used.
     """
-    found = load_yaml(resolve(name), Calibration)
+    found = load_yaml(resolve(name), CameraCalibration)
     return read_only(_pose(found.position_m, found.quat_xyzw, name), (4, 4))
 
 
 def _calibration(
     base_frame: str, T: Array, residual_m: float, residual_rad: float, views: int, method: str
-) -> Calibration:
+) -> CameraCalibration:
     x, y, z = (float(v) for v in T[:3, 3])
     qx, qy, qz, qw = (float(v) for v in quat_from_rotation(T[:3, :3]))
-    return Calibration(
+    return CameraCalibration(
         base_frame=base_frame,
         position_m=(x, y, z),
         quat_xyzw=(qx, qy, qz, qw),

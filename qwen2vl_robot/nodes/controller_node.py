@@ -23,7 +23,7 @@ from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.description import check_description, take_live, wants_live
 from qwen2vl_robot.errors import BadInputError, RobotError
 from qwen2vl_robot.gate import GateLimits
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Rehearsed, TaskReport
 from qwen2vl_robot.nodes.camera_calibration import load_calibration
@@ -47,7 +47,7 @@ _DESCRIPTION_S = 15.0
 _VERDICT_AGE_S = 30.0  # besides the time that a person may take
 
 
-def _load_robot(name: str, graph: rows.Graph) -> RobotProfile:
+def _load_robot(name: str, graph: interface.Graph) -> RobotProfile:
     """The robot file; one whose `urdf` is robot_description waits for the robot to describe itself."""
     came = threading.Event()
     descriptions: list[str] = []
@@ -57,7 +57,7 @@ def _load_robot(name: str, graph: rows.Graph) -> RobotProfile:
         came.set()
 
     if wants_live(robot_file(name)):
-        graph.subscribe(rows.ROBOT_DESCRIPTION, take)
+        graph.subscribe(interface.ROBOT_DESCRIPTION, take)
         if not came.wait(_DESCRIPTION_S):
             raise BadInputError(f"{name}: no robot_description came in {_DESCRIPTION_S:g} s; it is this robot's urdf")
         take_live(descriptions[-1])
@@ -71,7 +71,7 @@ class ControllerNode:
         BadInputError: robot, calibration or checkpoint cannot be used; the text says what is missing.
     """
 
-    def __init__(self, graph: rows.Graph, settings: Settings) -> None:
+    def __init__(self, graph: interface.Graph, settings: Settings) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = _load_robot(settings.robot, graph)
@@ -79,7 +79,7 @@ class ControllerNode:
         self._lock = threading.RLock()
         self._has_description, self._described = False, ""
         self._controller: Controller | None = None
-        self._status_publisher = graph.publisher(rows.STATUS)
+        self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt()
         self.approver = AskingApprover(
             self.halt, settings.approval, on_question=self._on_question, timeout_s=settings.approval_timeout_s
@@ -190,21 +190,21 @@ class ControllerNode:
 
     def _listen(self) -> None:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
-        graph.subscribe(rows.STOP, self._on_stop)
+        graph.subscribe(interface.STOP, self._on_stop)
         for topic, source in (
-            (rows.INSTRUCTION, InstructionSource.TEXT),
-            (rows.VOICE_INSTRUCTION, InstructionSource.VOICE),
+            (interface.INSTRUCTION, InstructionSource.TEXT),
+            (interface.VOICE_INSTRUCTION, InstructionSource.VOICE),
         ):
             graph.subscribe(topic, partial(self._on_text, source))
-        graph.subscribe(rows.APPROVE, lambda message: self._on_approve(message.data))
-        graph.subscribe(rows.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
+        graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
+        graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
 
         def answer(call: Callable[[], str]) -> Callable[[Any], Any]:
             return lambda request: trigger(success=True, message=call())
 
-        graph.serve(rows.STOP_NOW, answer(lambda: self.stop("service ~/stop")))
-        graph.serve(rows.RESET, answer(self.reset))
-        graph.serve(rows.CANCEL, answer(self.cancel))
+        graph.serve(interface.STOP_NOW, answer(lambda: self.stop("service ~/stop")))
+        graph.serve(interface.RESET, answer(self.reset))
+        graph.serve(interface.CANCEL, answer(self.cancel))
 
     def stop(self, reason: str) -> str:
         """Latch a stop and halt the arm; the halt is on the wire when this returns."""

@@ -15,7 +15,7 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import read_only
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     duration_from_s,
     joints_from_message,
@@ -38,13 +38,13 @@ _GOAL_TIME_S = 1.0
 class GraphArm:
     """A `ports.Arm` on the graph."""
 
-    def __init__(self, graph: rows.Graph, profile: RobotProfile, health: Health) -> None:
+    def __init__(self, graph: interface.Graph, profile: RobotProfile, health: Health) -> None:
         self._graph, self._profile, self._health = graph, profile, health
         names = profile.controllers
-        self._arm_action = rows.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
-        self._arm_topic = rows.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
-        self._gripper_topic = rows.GRIPPER_TOPIC.at(f"{names.gripper}/commands")
-        self._clients: dict[str, tuple[rows.Action, rows.ActionClient]] = {}
+        self._arm_action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
+        self._arm_topic = interface.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
+        self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands")
+        self._clients: dict[str, tuple[interface.ActionInterface, interface.ActionClient]] = {}
         if names.arm_form == "action":
             self._clients["arm"] = (self._arm_action, graph.action_client(self._arm_action))
         else:
@@ -52,18 +52,18 @@ class GraphArm:
         if names.gripper_form == "topic":
             self._gripper_publisher = graph.publisher(self._gripper_topic)
         else:
-            row = rows.GRIPPER_COMMAND if names.gripper_form == "action" else rows.PARALLEL_GRIPPER_COMMAND
+            row = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
             row = row.at(f"{names.gripper}/gripper_cmd")
             self._clients["gripper"] = (row, graph.action_client(row))
         self._states: deque[RobotState] = deque(maxlen=40)
         self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
-        self._goals: list[tuple[str, rows.Goal]] = []
+        self._goals: list[tuple[str, interface.SentGoal]] = []
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._is_halted = False
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
-        graph.subscribe(rows.JOINT_STATES, self._take_joints)
+        graph.subscribe(interface.JOINT_STATES, self._take_joints)
 
     # ---------------------------------------------------------------------------------------------- state
 
@@ -83,7 +83,7 @@ class GraphArm:
             f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks", reason=ObservationReason.NO_STATE
         )
 
-    def _take_joints(self, message: rows.Message) -> None:
+    def _take_joints(self, message: interface.Message) -> None:
         """Put together what one or several publishers know; the oldest part gives the stamp."""
         try:
             stamp_ns = stamp_to_ns(message.header.stamp)
@@ -133,11 +133,11 @@ class GraphArm:
             if goal.outcome() is None:
                 goal.cancel()
         if "arm" not in self._clients:
-            self._arm_publisher.publish(self._graph.message(rows.JOINT_TRAJECTORY.type)())
+            self._arm_publisher.publish(self._graph.message(interface.JOINT_TRAJECTORY.type)())
         if any(goal.outcome() is None for _, goal in goals):
             threading.Thread(target=self._watch_halt, args=(goals,), name="halt", daemon=True).start()
 
-    def _watch_halt(self, goals: list[tuple[str, rows.Goal]]) -> None:
+    def _watch_halt(self, goals: list[tuple[str, interface.SentGoal]]) -> None:
         end_s = time.monotonic() + _HALT_S
         while time.monotonic() < end_s:
             if all(goal.outcome() is not None for _, goal in goals):
@@ -252,7 +252,7 @@ class GraphArm:
         names = [j.name for j in self._profile.joints]
         path = [tolerance(name=n, position=self._profile.tracking_tolerance_rad) for n in names]
         goal_at = [tolerance(name=n, position=self._profile.start_tolerance_rad) for n in names]
-        goal = make(f"{rows.FOLLOW_JOINT_TRAJECTORY.type}_Goal")(
+        goal = make(f"{interface.FOLLOW_JOINT_TRAJECTORY.type}_Goal")(
             trajectory=trajectory,
             path_tolerance=path,
             goal_tolerance=goal_at,
@@ -265,11 +265,11 @@ class GraphArm:
         gripper, make = self._profile.gripper, self._graph.message
         position = segment.width_m / len(gripper.joints)
         if "gripper" not in self._clients:
-            kind = make(rows.GRIPPER_TOPIC.type)
+            kind = make(interface.GRIPPER_TOPIC.type)
             self._gripper_publisher.publish(kind(data=[position] * len(gripper.joints)))
             return
         row, client = self._clients["gripper"]
-        if row.type == rows.GRIPPER_COMMAND.type:
+        if row.type == interface.GRIPPER_COMMAND.type:
             command = make("control_msgs/msg/GripperCommand")(position=position, max_effort=gripper.force_n)
         else:
             command = make("sensor_msgs/msg/JointState")(
@@ -297,7 +297,7 @@ def _joined(segments: tuple[Segment, ...]) -> list[Segment]:
     return found
 
 
-def _is_success(what: str, status: GoalStatus, result: rows.Message | None) -> bool:
+def _is_success(what: str, status: GoalStatus, result: interface.Message | None) -> bool:
     """A gripper that closes on an object stalls, and some controllers call that aborted."""
     if what == "gripper" and result is not None and result.stalled:
         return True

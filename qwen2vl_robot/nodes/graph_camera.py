@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, read_only
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     depth_from_image,
     intrinsics_from_info,
@@ -27,7 +27,7 @@ from qwen2vl_robot.graph.conversions import (
 from qwen2vl_robot.messages import CLIP_STEP_S, CameraFrame
 from qwen2vl_robot.reasons import ObservationReason
 
-_Exposure = tuple[rows.Message, rows.Message, rows.Message]  # image, depth, camera_info
+_Exposure = tuple[interface.Message, interface.Message, interface.Message]  # image, depth, camera_info
 
 _KEPT = 4  # messages of each kind, to pair those of one exposure
 _MAX_AHEAD_NS = 100_000_000  # clocks of two machines under one time server differ by less
@@ -65,20 +65,20 @@ class GraphCamera:
     """
 
     def __init__(
-        self, graph: rows.Graph, settings: CameraSettings, is_halted: Callable[[], str | None] = lambda: None
+        self, graph: interface.Graph, settings: CameraSettings, is_halted: Callable[[], str | None] = lambda: None
     ) -> None:
         self._graph, self._settings, self._is_halted = graph, settings, is_halted
         self._max_apart_ns = round(settings.max_apart_s * 1e9)
         self._clip_ns = round(settings.clip_s * 1e9)
         # One more than a clip holds: the newest may be the frame itself.
         held = 1 + math.ceil(settings.clip_s / CLIP_STEP_S) if settings.clip_s > 0.0 else 0
-        self._past: deque[rows.Message] = deque(maxlen=held)
+        self._past: deque[interface.Message] = deque(maxlen=held)
         self.frame_id = ""  # of the last frame, for what is published about it
         self._came = threading.Condition()
-        self._kept: dict[str, deque[rows.Message]] = {}
+        self._kept: dict[str, deque[interface.Message]] = {}
         self._counts: dict[str, int] = {}
-        image = rows.COMPRESSED if settings.is_compressed else rows.IMAGE
-        for what, topic in (("image", image), ("depth", rows.DEPTH), ("camera_info", rows.CAMERA_INFO)):
+        image = interface.COMPRESSED if settings.is_compressed else interface.IMAGE
+        for what, topic in (("image", image), ("depth", interface.DEPTH), ("camera_info", interface.CAMERA_INFO)):
             self._kept[what] = deque(maxlen=_KEPT)
             self._counts[what] = 0
             graph.subscribe(topic.at(settings.prefix + topic.name), partial(self._take, what))
@@ -108,10 +108,10 @@ class GraphCamera:
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image))
 
-    def _rgb(self, image: rows.Message) -> npt.NDArray[np.uint8]:
+    def _rgb(self, image: interface.Message) -> npt.NDArray[np.uint8]:
         return rgb_from_compressed(image) if self._settings.is_compressed else rgb_from_image(image)
 
-    def _clip(self, image: rows.Message) -> tuple[npt.NDArray[np.uint8], ...]:
+    def _clip(self, image: interface.Message) -> tuple[npt.NDArray[np.uint8], ...]:
         """The pictures before an image that are not older than a clip is long; one that cannot be read is left out."""
         end_ns = stamp_to_ns(image.header.stamp)
         with self._came:
@@ -130,7 +130,7 @@ class GraphCamera:
         """How many messages of each kind came so far, by topic name."""
         return {f"{self._settings.prefix}{what}": count for what, count in self._counts.items()}
 
-    def _take(self, what: str, message: rows.Message) -> None:
+    def _take(self, what: str, message: interface.Message) -> None:
         with self._came:
             self._kept[what].append(message)
             self._counts[what] += 1
@@ -138,7 +138,7 @@ class GraphCamera:
                 self._past.append(message)
             self._came.notify_all()
 
-    def _is_next_of_clip(self, image: rows.Message) -> bool:
+    def _is_next_of_clip(self, image: interface.Message) -> bool:
         if not self._past:
             return bool(self._past.maxlen)
         apart_ns = stamp_to_ns(image.header.stamp) - stamp_to_ns(self._past[-1].header.stamp)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import stamp_from_ns
 
 _log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ class Trouble:
 class Health:
     """Collects troubles from any thread and publishes them once a second."""
 
-    def __init__(self, graph: rows.Graph, *, facts: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, graph: interface.Graph, *, facts: Callable[[], dict[str, str]]) -> None:
         """Args:
         facts: what every report also tells, as key and value.
         """
         self._graph, self._facts = graph, facts
         self._lock = threading.Lock()
         self._troubles: dict[str, Trouble] = {}
-        self._publisher = graph.publisher(rows.DIAGNOSTICS)
+        self._publisher = graph.publisher(interface.DIAGNOSTICS)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="diagnostics", daemon=True)
 
@@ -99,7 +99,7 @@ class Health:
                 self.warn("graph", told)
             self._publisher.publish(self._report())
 
-    def _report(self) -> rows.Message:
+    def _report(self) -> interface.Message:
         make = self._graph.message
         troubles = self.troubles()
         facts = [make("diagnostic_msgs/msg/KeyValue")(key=k, value=v) for k, v in self._facts().items()]
@@ -112,7 +112,7 @@ class Health:
         head = make("std_msgs/msg/Header")(stamp=stamp, frame_id="")
         return make("diagnostic_msgs/msg/DiagnosticArray")(header=head, status=entries)
 
-    def _status(self, subject: str, level: Level, text: str, values: list[rows.Message]) -> rows.Message:
+    def _status(self, subject: str, level: Level, text: str, values: list[interface.Message]) -> interface.Message:
         kind = self._graph.message("diagnostic_msgs/msg/DiagnosticStatus")
         ok = kind().level  # an int over DDS, one byte in rclpy
         made = bytes([level]) if isinstance(ok, bytes) else int(level)

@@ -125,9 +125,9 @@ def run_voice_process(options: NodeOptions, source: str, tell: Callable[[str], N
     Raises:
         BadInputError: pocketsphinx is missing, or the source cannot be used.
     """
-    from qwen2vl_robot.nodes.voice import Ear, open_sound, transcribe
+    from qwen2vl_robot.nodes.voice import SpeechRecogniser, open_sound, transcribe
 
-    ear = Ear()
+    ear = SpeechRecogniser()
     with open_sound(source, ear.frame_bytes) as frames:
         graph = _join(options, "voice")
         try:

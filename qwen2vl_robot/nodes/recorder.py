@@ -11,10 +11,10 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, typestore
 
-_PICTURES = (rows.IMAGE, rows.COMPRESSED, rows.DEPTH)
+_PICTURES = (interface.IMAGE, interface.COMPRESSED, interface.DEPTH)
 
 
 class Recorder:
@@ -30,7 +30,7 @@ class Recorder:
     """
 
     def __init__(
-        self, graph: rows.Graph, folder: Path, *, cameras: tuple[str, ...] = ("",), with_pictures: bool = False
+        self, graph: interface.Graph, folder: Path, *, cameras: tuple[str, ...] = ("",), with_pictures: bool = False
     ) -> None:
         self._graph = graph
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class Recorder:
         except (WriterError, OSError) as error:
             raise BadInputError(f"{folder}: {error}") from error
         store = typestore(os.environ.get("ROS_DISTRO") or DEFAULT_DISTRO)
-        for row in recorded_rows(cameras, with_pictures):
+        for row in recorded_topics(cameras, with_pictures):
             name = graph.resolve(row.name)
             self._connections[row.name] = self._writer.add_connection(name, row.type, typestore=store)
             self._counts[row.name] = 0
@@ -59,7 +59,7 @@ class Recorder:
         if writer is not None:
             writer.close()
 
-    def _take(self, name: str, message: rows.Message) -> None:
+    def _take(self, name: str, message: interface.Message) -> None:
         stamp_ns, data = self._graph.now_ns(), self._graph.serialize(message)
         with self._lock:
             if self._writer is not None:
@@ -67,10 +67,10 @@ class Recorder:
                 self._counts[name] += 1
 
 
-def recorded_rows(cameras: tuple[str, ...], with_pictures: bool) -> list[rows.Topic]:
+def recorded_topics(cameras: tuple[str, ...], with_pictures: bool) -> list[interface.Topic]:
     """The rows to listen to, by the names that they have on the graph."""
-    of_camera = (*_PICTURES, rows.CAMERA_INFO)
-    found = [row for row in (*rows.TOPICS_IN, *rows.TOPICS_OUT) if row not in of_camera]
-    wanted = of_camera if with_pictures else (rows.CAMERA_INFO,)
+    of_camera = (*_PICTURES, interface.CAMERA_INFO)
+    found = [row for row in (*interface.TOPICS_IN, *interface.TOPICS_OUT) if row not in of_camera]
+    wanted = of_camera if with_pictures else (interface.CAMERA_INFO,)
     found += [row.at(prefix + row.name) for prefix in cameras for row in wanted]
-    return [row.at(f"{rows.NODE_NAME}/{row.name[2:]}") if row.name.startswith("~/") else row for row in found]
+    return [row.at(f"{interface.NODE_NAME}/{row.name[2:]}") if row.name.startswith("~/") else row for row in found]

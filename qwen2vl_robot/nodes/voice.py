@@ -28,7 +28,7 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 _SEARCH = "commands"
 
 
-class Ear:
+class SpeechRecogniser:
     """Frames of sound → sentences, one at the end of each utterance.
 
     Raises:
@@ -137,7 +137,7 @@ def _wave_frames(path: Path, frame_bytes: int) -> Iterator[bytes]:
     return iter([data[i : i + frame_bytes] for i in range(0, len(data) - frame_bytes + 1, frame_bytes)])
 
 
-def transcribe(ear: Ear, frames: Iterable[bytes]) -> Iterator[str]:
+def transcribe(ear: SpeechRecogniser, frames: Iterable[bytes]) -> Iterator[str]:
     """The sentences in a stream of sound."""
     for frame in frames:
         said = ear.hear(frame)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from qwen2vl_robot import film
 from qwen2vl_robot.errors import WorkerError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.reasons import WorkerReason
@@ -27,7 +27,7 @@ TASK_S = 600.0
 FILM_HOLD = 2  # pictures of a film that show one of the camera
 
 
-class Watch:
+class DemoClient:
     """The third node: asks, and keeps what the controller tells.
 
     Attributes:
@@ -40,12 +40,14 @@ class Watch:
         self._graph = open_graph(transport, "demo")
         self._tell = tell
         self.status: dict[str, Any] = {}
-        self.picture: rows.Message | None = None
+        self.picture: interface.Message | None = None
         self.pictures: list[film.Picture] = []
-        names = {row.name: row.at(f"{rows.NODE_NAME}/{row.name[2:]}") for row in (rows.STATUS, rows.ANNOTATED)}
-        self._graph.subscribe(names[rows.STATUS.name], self._on_status)
-        self._graph.subscribe(names[rows.ANNOTATED.name], lambda message: setattr(self, "picture", message))
-        self._instruction = self._graph.publisher(rows.INSTRUCTION)
+        names = {
+            row.name: row.at(f"{interface.NODE_NAME}/{row.name[2:]}") for row in (interface.STATUS, interface.ANNOTATED)
+        }
+        self._graph.subscribe(names[interface.STATUS.name], self._on_status)
+        self._graph.subscribe(names[interface.ANNOTATED.name], lambda message: setattr(self, "picture", message))
+        self._instruction = self._graph.publisher(interface.INSTRUCTION)
 
     def ask(self, text: str, controller: subprocess.Popen[bytes]) -> None:
         wait_for(lambda: self._instruction.listeners() > 0 and self.status, controller, "controller", 30.0)
@@ -54,7 +56,7 @@ class Watch:
     def watch_camera(self) -> None:
         """Keep what the camera shows from now on."""
         self._graph.subscribe(
-            rows.IMAGE, lambda message: self.pictures.extend([small_picture(rgb_from_image(message))] * FILM_HOLD)
+            interface.IMAGE, lambda message: self.pictures.extend([small_picture(rgb_from_image(message))] * FILM_HOLD)
         )
 
     def wait(self, controller: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class Watch:
         """Leave the graph."""
         self._graph.close()
 
-    def _on_status(self, message: rows.Message) -> None:
+    def _on_status(self, message: interface.Message) -> None:
         before, self.status = self.status, json.loads(message.data)
         now = (self.status["state"], self.status["doing"])
         if now != (before.get("state"), before.get("doing")):

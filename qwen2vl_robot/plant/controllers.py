@@ -14,7 +14,7 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     derivatives_from_trajectory,
     duration_to_s,
@@ -47,7 +47,7 @@ class _Course:
 class TrajectoryServer:
     """A joint trajectory controller: one goal at a time, a new one preempts, an empty topic message halts."""
 
-    def __init__(self, graph: rows.Graph, profile: RobotProfile, start_q_rad: Array, lag_s: float) -> None:
+    def __init__(self, graph: interface.Graph, profile: RobotProfile, start_q_rad: Array, lag_s: float) -> None:
         self._profile, self._lag_s = profile, lag_s
         self._lock = threading.RLock()
         self._hold_rad = np.array(start_q_rad)
@@ -55,13 +55,13 @@ class TrajectoryServer:
         self._halts_s: float | None = None
         self._now_s, self._q_rad = 0.0, np.array(start_q_rad)
         self._told_s = 0.0
-        action = rows.FOLLOW_JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/follow_joint_trajectory")
+        action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/follow_joint_trajectory")
         self._result = graph.message(f"{action.type}_Result")
         self._feedback = graph.message(f"{action.type}_Feedback")
         self._point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
         if profile.controllers.arm_form == "action":
             graph.serve_action(action, self._accept, self._cancel)
-        topic = rows.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
+        topic = interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
         graph.subscribe(topic, self._on_topic)
 
     def targets(self, now_s: float, q_rad: Array) -> tuple[Array, Array]:
@@ -177,7 +177,7 @@ class TrajectoryServer:
 class GripperServer:
     """A gripper controller in the form that the robot file names; a gripper that closes on something stalls."""
 
-    def __init__(self, graph: rows.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
+    def __init__(self, graph: interface.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
         self._graph, self._profile, self._lag_s = graph, profile, lag_s
         self._lock = threading.RLock()
         self._width_m = self._wanted_m = self._applied_m = width_m
@@ -186,10 +186,10 @@ class GripperServer:
         self._handle: GoalHandle | None = None
         names = profile.controllers
         if names.gripper_form == "topic":
-            graph.subscribe(rows.GRIPPER_TOPIC.at(f"{names.gripper}/commands"), self._on_topic)
+            graph.subscribe(interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands"), self._on_topic)
             return
         self._is_parallel = names.gripper_form == "parallel_action"
-        row = rows.PARALLEL_GRIPPER_COMMAND if self._is_parallel else rows.GRIPPER_COMMAND
+        row = interface.PARALLEL_GRIPPER_COMMAND if self._is_parallel else interface.GRIPPER_COMMAND
         self._row = row.at(f"{names.gripper}/gripper_cmd")
         graph.serve_action(self._row, self._accept, self._cancel)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile, SceneRanges, load_robot, load_yaml
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     image_from_depth,
     image_from_rgb,
@@ -48,7 +48,7 @@ class PlantNode:
 
     def __init__(
         self,
-        graph: rows.Graph,
+        graph: interface.Graph,
         scene: str,
         seed: int,
         *,
@@ -70,11 +70,19 @@ class PlantNode:
         self._gripper = GripperServer(graph, self._profile, state.gripper_width_m, lag_s)
         self._state, self._ticks = state, 0
         self._every = max(1, round(1.0 / (camera_hz * _TICK_S)))
-        topics = (rows.CLOCK, rows.JOINT_STATES, rows.IMAGE, rows.DEPTH, rows.CAMERA_INFO, rows.TF, rows.TF_STATIC)
+        topics = (
+            interface.CLOCK,
+            interface.JOINT_STATES,
+            interface.IMAGE,
+            interface.DEPTH,
+            interface.CAMERA_INFO,
+            interface.TF,
+            interface.TF_STATIC,
+        )
         self._publishers = {t.name: graph.publisher(t) for t in topics}
-        description = graph.publisher(rows.ROBOT_DESCRIPTION)
+        description = graph.publisher(interface.ROBOT_DESCRIPTION)
         urdf = self._profile.urdf_path.read_text(encoding="utf-8")
-        description.publish(graph.message(rows.ROBOT_DESCRIPTION.type)(data=urdf))
+        description.publish(graph.message(interface.ROBOT_DESCRIPTION.type)(data=urdf))
         self._place_camera(self._capture())
 
     def run(self, has_ended: Callable[[], bool] = lambda: False) -> None:
@@ -96,7 +104,7 @@ class PlantNode:
         self._tell_joints()
         if self._ticks % _TF_EVERY == 0:
             self._tell_frames()
-        if self._ticks % self._every == 0 and self._publishers[rows.IMAGE.name].listeners():
+        if self._ticks % self._every == 0 and self._publishers[interface.IMAGE.name].listeners():
             self._tell_frame(self._capture())
 
     def close(self) -> None:
@@ -111,32 +119,32 @@ class PlantNode:
     def _tell_joints(self) -> None:
         """/clock first, so that nobody sees a state from the future."""
         make, state = self._graph.message, self._state
-        clock = make(rows.CLOCK.type)(clock=stamp_from_ns(make, state.stamp_ns))
-        self._publishers[rows.CLOCK.name].publish(clock)
+        clock = make(interface.CLOCK.type)(clock=stamp_from_ns(make, state.stamp_ns))
+        self._publishers[interface.CLOCK.name].publish(clock)
         fingers = self._profile.gripper.joints
         names = [*(j.name for j in self._profile.joints), *fingers]
         share_m = state.gripper_width_m / len(fingers)
         q = np.concatenate([state.q_rad, np.full(len(fingers), share_m)])
         dq = np.concatenate([state.dq_radps, np.zeros(len(fingers))])
-        self._publishers[rows.JOINT_STATES.name].publish(joint_state_message(make, names, q, dq, state.stamp_ns))
+        self._publishers[interface.JOINT_STATES.name].publish(joint_state_message(make, names, q, dq, state.stamp_ns))
 
     def _tell_frames(self) -> None:
         base = self._profile.base_link
         poses = self._kinematics.link_poses(self._state.q_rad, self._state.gripper_width_m)
-        self._publish_tf(rows.TF, [(base, link, T) for link, T in poses.items() if link != base])
+        self._publish_tf(interface.TF, [(base, link, T) for link, T in poses.items() if link != base])
 
     def _place_camera(self, frame: CameraFrame) -> None:
-        self._publish_tf(rows.TF_STATIC, [(self._profile.base_link, CAMERA_FRAME, frame.T_base_camera)])
+        self._publish_tf(interface.TF_STATIC, [(self._profile.base_link, CAMERA_FRAME, frame.T_base_camera)])
 
-    def _publish_tf(self, row: rows.Topic, transforms: list[Any]) -> None:
+    def _publish_tf(self, row: interface.Topic, transforms: list[Any]) -> None:
         make, stamp_ns = self._graph.message, self._state.stamp_ns
         made = [transform_message(make, parent, child, T, stamp_ns) for parent, child, T in transforms]
         self._publishers[row.name].publish(make(row.type)(transforms=made))
 
     def _tell_frame(self, frame: CameraFrame) -> None:
         make, stamp_ns = self._graph.message, frame.stamp_ns
-        self._publishers[rows.CAMERA_INFO.name].publish(
+        self._publishers[interface.CAMERA_INFO.name].publish(
             info_from_intrinsics(make, frame.intrinsics, stamp_ns, CAMERA_FRAME)
         )
-        self._publishers[rows.DEPTH.name].publish(image_from_depth(make, frame.depth_m, stamp_ns, CAMERA_FRAME))
-        self._publishers[rows.IMAGE.name].publish(image_from_rgb(make, frame.rgb, stamp_ns, CAMERA_FRAME))
+        self._publishers[interface.DEPTH.name].publish(image_from_depth(make, frame.depth_m, stamp_ns, CAMERA_FRAME))
+        self._publishers[interface.IMAGE.name].publish(image_from_rgb(make, frame.rgb, stamp_ns, CAMERA_FRAME))

@@ -1,4 +1,4 @@
-"""The lifecycle node: what each transition does to what it manages; a stop outlives them all."""
+"""The lifecycle node: what each transition does to the managed object; a stop outlives them all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
 
 class Managed:
-    """Remembers what was asked of it."""
+    """Records its calls."""
 
     def __init__(self, settings: Settings, done: list[str]) -> None:
         self.settings, self.done = settings, done
@@ -83,7 +83,7 @@ def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     rclpy.try_shutdown()
 
 
-def test_transitions_reach_what_is_managed_in_their_order() -> None:
+def test_transitions_reach_the_managed_object_in_order() -> None:
     node = Node()
     for step in ("configure", "activate", "deactivate", "cleanup"):
         assert getattr(node.shell, f"trigger_{step}")() == SUCCESS
@@ -103,7 +103,7 @@ def test_a_stop_outlives_cleaning_up_and_configuring_again() -> None:
     assert node.made[2].stopped is None
 
 
-def test_what_cannot_be_configured_is_taken_down_and_stays_unconfigured() -> None:
+def test_a_failed_configuration_is_taken_down_and_stays_unconfigured() -> None:
     node = Node(patience_s=8.5)
     assert node.shell.trigger_configure() == FAILURE
     assert node.done == ["configure", "close"]

@@ -23,7 +23,7 @@ from qwen2vl_robot.geometry import (
 from qwen2vl_robot.messages import Intrinsics
 from qwen2vl_robot.nodes.camera_calibration import (
     BoardSpec,
-    View,
+    BoardView,
     calibrate_folder,
     find_board,
     load_calibration,
@@ -53,7 +53,7 @@ def render(T_camera_board: Array) -> npt.NDArray[np.uint8]:
     return np.repeat(np.clip(noisy, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def views(count: int = 8, turn_rad: float = 0.5) -> list[View]:
+def views(count: int = 8, turn_rad: float = 0.5) -> list[BoardView]:
     """Poses of the flange that show the board to the camera."""
     rng = np.random.default_rng(3)
     found = []
@@ -63,7 +63,7 @@ def views(count: int = 8, turn_rad: float = 0.5) -> list[View]:
             rotation_from_rotvec(rng.uniform(-turn_rad, turn_rad, 3)),
         )
         T_base_flange = T_BASE_CAMERA @ T_camera_board @ invert(T_FLANGE_BOARD)
-        found.append(View(render(T_camera_board), T_base_flange))
+        found.append(BoardView(render(T_camera_board), T_base_flange))
     return found
 
 
@@ -99,12 +99,12 @@ def test_a_board_on_the_table_gives_the_cameras_place() -> None:
 
 def test_a_flange_pose_that_is_wrong_shows_in_the_residual() -> None:
     good = views()
-    bad = [*good[:-1], View(good[-1].rgb, make_pose([0.0, 0.0, 0.05]) @ good[-1].T_base_flange)]
+    bad = [*good[:-1], BoardView(good[-1].rgb, make_pose([0.0, 0.0, 0.05]) @ good[-1].T_base_flange)]
     assert solve_flange(bad, SPEC, K, "base").residual_m > 5 * solve_flange(good, SPEC, K, "base").residual_m
 
 
 def test_too_few_views_are_refused() -> None:
-    blank = View(np.full((480, 640, 3), 128, dtype=np.uint8), np.eye(4))
+    blank = BoardView(np.full((480, 640, 3), 128, dtype=np.uint8), np.eye(4))
     with pytest.raises(BadInputError, match="3 of 4 pictures show the board; at least 4"):
         solve_flange([*views(3), blank], SPEC, K, "base")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import ApprovalMode, InstructionSource
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
@@ -27,7 +27,7 @@ class Cell:
         self.node = ControllerNode(self.graph, Settings(approval=ApprovalMode.AUTO, **settings))
         self.node.activate()
 
-    def say(self, text: str, row: rows.Topic = rows.INSTRUCTION) -> None:
+    def say(self, text: str, row: interface.Topic = interface.INSTRUCTION) -> None:
         self.graph.give(row, data=text)
 
     def status(self) -> dict[str, Any]:
@@ -53,27 +53,27 @@ def test_an_instruction_becomes_the_task(cell: Cell) -> None:
 
 
 def test_a_spoken_one_is_marked_as_such(cell: Cell) -> None:
-    cell.say("pick up the red block", rows.VOICE_INSTRUCTION)
+    cell.say("pick up the red block", interface.VOICE_INSTRUCTION)
     assert cell.waiting().source is InstructionSource.VOICE
 
 
 @pytest.mark.parametrize("text", ["reset", "approve", "yes, go on", "release the stop"])
 def test_voice_never_releases_a_stop(cell: Cell, text: str) -> None:
-    cell.graph.give(rows.STOP, data=True)
-    cell.say(text, rows.VOICE_INSTRUCTION)
+    cell.graph.give(interface.STOP, data=True)
+    cell.say(text, interface.VOICE_INSTRUCTION)
     assert cell.status()["state"] == "stopped"
     assert cell.waiting() is None
 
 
 def test_a_stop_latches_until_the_reset_service(cell: Cell) -> None:
-    cell.graph.give(rows.STOP, data=True)
-    cell.graph.give(rows.STOP, data=False)
+    cell.graph.give(interface.STOP, data=True)
+    cell.graph.give(interface.STOP, data=False)
     assert cell.status()["state"] == "stopped"
     assert cell.status()["stopped_by"] == "topic stop"
     cell.say("pick up the red block")
     assert cell.waiting() is None
     assert "~/reset" in cell.status()["last_refusal"]
-    answer = cell.graph.call(rows.RESET)
+    answer = cell.graph.call(interface.RESET)
     assert (answer.success, answer.message) == (True, "released")
     assert cell.status()["state"] == "idle"
     cell.say("pick up the red block")
@@ -81,12 +81,12 @@ def test_a_stop_latches_until_the_reset_service(cell: Cell) -> None:
 
 
 def test_false_on_the_stop_topic_does_nothing(cell: Cell) -> None:
-    cell.graph.give(rows.STOP, data=False)
+    cell.graph.give(interface.STOP, data=False)
     assert cell.status()["state"] == "idle"
 
 
 def test_the_stop_service_latches_too(cell: Cell) -> None:
-    assert cell.graph.call(rows.STOP_NOW).success
+    assert cell.graph.call(interface.STOP_NOW).success
     assert cell.node.stopped_by()
 
 
@@ -127,7 +127,7 @@ def test_nothing_is_taken_before_the_node_is_active() -> None:
 
 
 def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
-    cell.graph.give(rows.APPROVE, data="ab" * 32)
+    cell.graph.give(interface.APPROVE, data="ab" * 32)
     assert cell.status()["approval"] == {
         "digest": "ab" * 32,
         "accepted": False,
@@ -136,11 +136,11 @@ def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
 
 
 def test_cancel_without_a_task_says_so(cell: Cell) -> None:
-    assert cell.graph.call(rows.CANCEL).message == "there is no task"
+    assert cell.graph.call(interface.CANCEL).message == "there is no task"
 
 
 def test_a_description_that_agrees_is_fine(cell: Cell) -> None:
-    cell.graph.give(rows.ROBOT_DESCRIPTION, data=URDF)
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data=URDF)
     cell.say("pick up the red block")
     assert cell.waiting() is not None
 
@@ -155,7 +155,7 @@ def test_a_description_that_agrees_is_fine(cell: Cell) -> None:
     ],
 )
 def test_a_description_that_disagrees_forbids_motion(cell: Cell, urdf: str, told: str) -> None:
-    cell.graph.give(rows.ROBOT_DESCRIPTION, data=urdf)
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data=urdf)
     cell.say("pick up the red block")
     assert cell.waiting() is None
     assert told in cell.status()["last_refusal"]

@@ -14,7 +14,7 @@ import pytest
 from qwen2vl_robot.config import Controllers
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
 from qwen2vl_robot.nodes.graph_arm import GraphArm
@@ -70,7 +70,7 @@ class Cell:
         names = names or known[::-1]  # any order will do
         q = np.array([values[n] for n in names])
         message = joint_state_message(self.graph.message, names, q, np.zeros(len(names)), self.graph.time_ns)
-        self.graph.publisher(rows.JOINT_STATES.at("unused")).publish(message)
+        self.graph.publisher(interface.JOINT_STATES.at("unused")).publish(message)
         for callback in self.graph._callbacks["joint_states"]:
             callback(message)
 
@@ -183,7 +183,7 @@ def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
 
 
 def test_names_and_numbers_that_do_not_fit_are_named(cell: Cell) -> None:
-    cell.graph.give(rows.JOINT_STATES, name=["a", "b"], position=[1.0])
+    cell.graph.give(interface.JOINT_STATES, name=["a", "b"], position=[1.0])
     assert "2 names, 1 positions" in cell.health.troubles()["joint_states"].text
 
 

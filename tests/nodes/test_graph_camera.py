@@ -13,7 +13,7 @@ from PIL import Image
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     header,
     image_from_depth,
@@ -58,9 +58,9 @@ class Cell:
     def publish(self) -> None:
         make, stamp_ns = self.graph.message, self.graph.now_ns() + self.ahead_ns
         sent = {
-            "image": (rows.IMAGE, image_from_rgb(make, self.rgb, stamp_ns, "camera")),
-            "depth": (rows.DEPTH, image_from_depth(make, self.depth_m, stamp_ns + self.apart_ns, "camera")),
-            "camera_info": (rows.CAMERA_INFO, info_from_intrinsics(make, self.k, stamp_ns, "camera")),
+            "image": (interface.IMAGE, image_from_rgb(make, self.rgb, stamp_ns, "camera")),
+            "depth": (interface.DEPTH, image_from_depth(make, self.depth_m, stamp_ns + self.apart_ns, "camera")),
+            "camera_info": (interface.CAMERA_INFO, info_from_intrinsics(make, self.k, stamp_ns, "camera")),
         }
         for what, (row, message) in sent.items():
             for field, value in self.changes[what].items():
@@ -101,10 +101,10 @@ def compressed(format: str, rgb: Any) -> Cell:
     def publish() -> None:
         make, stamp_ns = cell.graph.message, cell.graph.now_ns()
         fields = {"format": format.lower(), "data": packed.getvalue(), **cell.changes["image"]}
-        message = make(rows.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
-        cell.graph.publisher(rows.COMPRESSED).publish(message)
-        cell.graph.publisher(rows.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
-        cell.graph.publisher(rows.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
+        message = make(interface.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
+        cell.graph.publisher(interface.COMPRESSED).publish(message)
+        cell.graph.publisher(interface.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
+        cell.graph.publisher(interface.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
 
     cell.publish = publish  # type: ignore[method-assign]
     return cell
@@ -123,8 +123,8 @@ def test_a_frame_from_before_the_call_does_not_count() -> None:
     [
         ("image", "encoding", "yuv422", "encoding 'yuv422'; allowed: rgb8"),
         ("image", "step", 7, "step 7 is too short"),
-        ("image", "step", 30, "144 bytes do not fit step 30"),
-        ("image", "data", b"", "0 bytes do not fit"),
+        ("image", "step", 30, "144 bytes; step 30"),
+        ("image", "data", b"", "^image: 0 bytes; step"),
         ("image", "width", 0, "0x6 px; allowed 1 to"),
         ("image", "width", 9000, "9000x6 px"),
         ("depth", "encoding", "rgb8", "depth: encoding 'rgb8'; allowed: 32FC1, 16UC1"),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.nodes.voice import RATE_HZ, Ear, grammar, open_sound, transcribe
+from qwen2vl_robot.nodes.voice import RATE_HZ, SpeechRecogniser, grammar, open_sound, transcribe
 
 
 @pytest.fixture(scope="module")
-def ear() -> Ear:
+def ear() -> SpeechRecogniser:
     pytest.importorskip("pocketsphinx", reason="the extra `voice` is not installed")
-    return Ear()
+    return SpeechRecogniser()
 
 
 def write(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> Path:
@@ -27,7 +27,7 @@ def write(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> Path:
     return path
 
 
-def listen(ear: Ear, path: Path) -> list[str]:
+def listen(ear: SpeechRecogniser, path: Path) -> list[str]:
     with open_sound(str(path), ear.frame_bytes) as frames:
         return list(transcribe(ear, frames))
 
@@ -45,7 +45,7 @@ def test_a_word_that_the_dictionary_lacks_leaves_its_sentence_out() -> None:
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
-def test_a_spoken_sentence_is_heard(ear: Ear, tmp_path: Path) -> None:
+def test_a_spoken_sentence_is_heard(ear: SpeechRecogniser, tmp_path: Path) -> None:
     said = "put the red block on the blue plate"
     subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(tmp_path / "raw.wav"), said], check=True)
     with wave.open(str(tmp_path / "raw.wav"), "rb") as file:
@@ -58,7 +58,7 @@ def test_a_spoken_sentence_is_heard(ear: Ear, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loudness", [0, 30])
-def test_silence_and_noise_say_nothing(ear: Ear, tmp_path: Path, loudness: int) -> None:
+def test_silence_and_noise_say_nothing(ear: SpeechRecogniser, tmp_path: Path, loudness: int) -> None:
     noise = np.random.default_rng(0).normal(0, loudness, 3 * RATE_HZ)
     assert listen(ear, write(tmp_path / "noise.wav", noise)) == []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.config import Controllers
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
@@ -17,8 +17,8 @@ from tests.nodes.local_graph import LocalGraph
 
 NAMES = [j.name for j in PROFILE.joints]
 HOME = np.array(PROFILE.home_q_rad)
-ARM = rows.FOLLOW_JOINT_TRAJECTORY.at("joint_trajectory_controller/follow_joint_trajectory")
-TOPIC = rows.JOINT_TRAJECTORY.at("joint_trajectory_controller/joint_trajectory")
+ARM = interface.FOLLOW_JOINT_TRAJECTORY.at("joint_trajectory_controller/follow_joint_trajectory")
+TOPIC = interface.JOINT_TRAJECTORY.at("joint_trajectory_controller/joint_trajectory")
 PLAIN = PROFILE.model_copy(update={"controllers": Controllers()})
 
 
@@ -200,7 +200,7 @@ def test_a_gripper_reaches_stalls_and_refuses(form: str) -> None:
     graph = LocalGraph()
     profile = PROFILE.model_copy(update={"controllers": Controllers(gripper_form=form)})
     server = GripperServer(graph, profile, 0.08, 0.0)
-    row = rows.GRIPPER_COMMAND if form == "action" else rows.PARALLEL_GRIPPER_COMMAND
+    row = interface.GRIPPER_COMMAND if form == "action" else interface.PARALLEL_GRIPPER_COMMAND
     client, make = graph.action_client(row.at("gripper_controller/gripper_cmd")), graph.message
 
     def command(position: float) -> Any:
