@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ class Endpoints:
         except Exception as error:  # noqa: BLE001 - the top of a thread
             problem = f"{name[2:]}: {type(error).__name__}: {error}"
             self._problems[name] = problem
-            self.on_broken(problem)
+            with contextlib.suppress(Exception):  # one that raises must not end this thread, which may carry stops
+                self.on_broken(problem)
             return None
 
     def _topic(self, port: Port) -> DdsTopic[DdsMessage]:

@@ -141,12 +141,13 @@ class LifecycleShell(LifecycleNode):
         """Halt the arm and unload; a second call does nothing."""
         managed, graph, self._managed, self._graph = self._managed, self._graph, None, None
         if managed is not None:
-            self._stopped_by = managed.stopped_by()
             managed.close()
         if self._work is not None:
             self._work.join(JOIN_S)
         if graph is not None:
             graph.close()
+        if managed is not None:  # last: a stop may come until the graph is closed
+            self._stopped_by = managed.stopped_by()
 
 
 def run_lifecycle(

@@ -240,7 +240,8 @@ class RosGraph:
             except Exception as error:  # noqa: BLE001 - the top of a callback
                 problem = f"{name}: {type(error).__name__}: {error}"
                 self._problems[name] = problem
-                self._on_broken(problem)
+                with contextlib.suppress(Exception):  # one that raises must not end the executor, which carries stops
+                    self._on_broken(problem)
                 return None
 
         return guarded

@@ -45,26 +45,30 @@ class Status:
         return self._instruction or ""
 
     def state(self) -> StatusState:
-        """What the node does now, in a word."""
-        if self._halt.stopped_by() is not None:
+        """Return what the node does now, in one word."""
+        return self._state(self._halt.stopped_by(), self._approver.awaited())
+
+    def _state(self, stopped_by: str | None, awaits: str | None) -> StatusState:
+        if stopped_by is not None:
             return "stopped"
         if not self._is_configured:
             return "starting"
-        if self._approver.awaited() is not None:
+        if awaits is not None:
             return "awaiting_approval"
         if self._halt.has_task:
             return "working"
         return "idle" if self._is_active else "inactive"
 
     def report(self) -> StatusReport:
-        """All of it, as `~/status` says it."""
+        """Return everything that `~/status` reports; its fields agree with each other."""
         with self._lock:
+            stopped_by, awaits = self._halt.stopped_by(), self._approver.awaited()
             return StatusReport(
-                state=self.state(),
+                state=self._state(stopped_by, awaits),
                 doing=self._doing,
-                stopped_by=self._halt.stopped_by(),
+                stopped_by=stopped_by,
                 instruction=self._instruction,
-                awaits=self._approver.awaited(),
+                awaits=None if stopped_by is not None else awaits,
                 approval=self._approval,
                 refused_instructions=self._refused,
                 last_refusal=self._last_refusal,
@@ -88,7 +92,7 @@ class Status:
     def activated(self, is_active: bool) -> None:
         """Instructions are taken from now on, or no longer."""
         with self._lock:
-            self._is_configured, self._is_active = True, is_active
+            self._is_configured, self._is_active = self._is_configured or is_active, is_active
             if not self._halt.has_task:
                 self._doing = ""
             self.publish()

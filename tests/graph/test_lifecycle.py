@@ -37,6 +37,7 @@ class Managed:
     def __init__(self, settings: Settings, done: list[str]) -> None:
         self.settings, self.done = settings, done
         self.stopped: str | None = None
+        self.stopped_while_closing: str | None = None
 
     def configure(self) -> None:
         self.done.append("configure")
@@ -61,7 +62,7 @@ class Managed:
 
     def close(self) -> None:
         self.done.append("close")
-        self.stopped = "shutdown"
+        self.stopped = self.stopped or self.stopped_while_closing
 
 
 class Node:
@@ -101,6 +102,15 @@ def test_a_stop_outlives_cleaning_up_and_configuring_again() -> None:
     node.shell.trigger_cleanup()
     node.shell.trigger_configure()
     assert node.made[2].stopped is None
+
+
+def test_a_stop_that_comes_while_the_node_is_taken_down_is_latched_too() -> None:
+    node = Node()
+    node.shell.trigger_configure()
+    node.made[0].stopped_while_closing = "topic stop"
+    node.shell.trigger_cleanup()
+    node.shell.trigger_configure()
+    assert node.made[1].stopped == "topic stop"
 
 
 def test_a_failed_configuration_is_taken_down_and_stays_unconfigured() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,27 @@ def test_a_callback_that_raises_is_reported_and_the_next_message_still_comes(gra
         sender.publish(graph.message("std_msgs/msg/String")(data=data))
     until(lambda: len(seen) == 2)
     until(lambda: any("cannot bear" in problem for problem in graph.problems()))
+
+
+def test_a_report_that_raises_does_not_deafen_the_subscription(graph: interface.Graph) -> None:
+    topic = interface.Topic("twice_fragile", "std_msgs/msg/String", interface.Qos.COMMAND, "")
+    seen: list[str] = []
+
+    def fragile(message: Any) -> None:
+        seen.append(message.data)
+        raise ValueError("the callback")
+
+    def report(problem: str) -> None:
+        raise ValueError("the report of it")
+
+    graph.on_broken(report)
+    graph.subscribe(topic, fragile)
+    sender = graph.publisher(topic)
+    until(lambda: sender.listeners() >= 1)
+    for count, data in enumerate(("one", "two"), start=1):
+        sender.publish(graph.message("std_msgs/msg/String")(data=data))
+        until(partial(lambda wanted: len(seen) == wanted, count))
+    graph.on_broken(lambda problem: None)
 
 
 def test_a_qos_mismatch_is_reported(graph: interface.Graph) -> None:

@@ -161,6 +161,31 @@ def test_stop_halts_it_where_it_is(any_cell: Cell) -> None:
     assert any_cell.q_rad[0] == pytest.approx(halted, abs=1e-6)
 
 
+def test_a_stop_before_the_motion_is_not_lost(any_cell: Cell) -> None:
+    """The node latches its stop before it stops the arm; a motion that was admitted just before must not start."""
+    any_cell.arm._why_halted = lambda: "stopped: smoke"
+    start = any_cell.q_rad.copy()
+    with pytest.raises(ExecutionError, match="stopped: smoke"):
+        any_cell.arm.execute(any_cell.admit(longer(1.0, any_cell.arm.state().q_rad)))
+    time.sleep(0.1)
+    assert not any_cell.arm.is_moving()
+    assert np.allclose(any_cell.q_rad, start)
+
+
+def test_a_failure_while_the_motion_is_looked_at_is_not_taken_for_its_end(cell: Cell) -> None:
+    class Failing:
+        """A motion's thread that fails just when it is asked about."""
+
+        def is_alive(self) -> bool:
+            cell.arm._failure = "the controller of the arm refused the goal"
+            return False
+
+    cell.arm._thread = Failing()  # type: ignore[assignment]
+    with pytest.raises(ExecutionError, match="refused the goal"):
+        cell.arm.is_moving()
+    cell.arm._thread = None
+
+
 def test_a_missing_joint_is_named_and_nothing_moves() -> None:
     made = Cell()
     made.close()
