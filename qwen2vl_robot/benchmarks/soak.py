@@ -69,7 +69,7 @@ class _Operator:
 
     def __init__(self, controller: subprocess.Popen[bytes]) -> None:
         self._controller, self._graph = controller, DdsGraph("soak")
-        self._watch = DemoClient("dds", lambda told: None)
+        self._watch = DemoClient("dds", lambda line: None)
         self._reset = self._graph.client(f"{interface.NODE_NAME}/{interface.RESET.name[2:]}", interface.RESET.type)
 
     def do(self, text: str) -> dict[str, Any]:

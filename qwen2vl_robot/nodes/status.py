@@ -17,7 +17,7 @@ _MAX_TEXT = 300
 
 
 class Status:
-    """The node's state and what happened last. Thread-safe; every change is published at once.
+    """The node's state and its latest events. Thread-safe; every change is published at once.
 
     Args:
         publish: sends a report.
@@ -36,12 +36,12 @@ class Status:
 
     @property
     def is_active(self) -> bool:
-        """Whether instructions are taken."""
+        """Return whether the node takes instructions."""
         return self._is_active
 
     @property
     def instruction(self) -> str:
-        """The words of the task at hand, "" without one."""
+        """Return the text of the current task, "" without one."""
         return self._instruction or ""
 
     def state(self) -> StatusState:
@@ -77,20 +77,20 @@ class Status:
             )
 
     def publish(self) -> None:
-        """Say what is so now."""
+        """Publish the current report."""
         with self._lock:
             self._publish(self.report())
 
     # ------------------------------------------------------------------------------------------- changes
 
     def configured(self) -> None:
-        """The workers are up."""
+        """Note that the workers are up."""
         with self._lock:
             self._is_configured, self._is_active, self._doing = True, False, ""
             self.publish()
 
     def activated(self, is_active: bool) -> None:
-        """Instructions are taken from now on, or no longer."""
+        """Note whether instructions are taken from now on."""
         with self._lock:
             self._is_configured, self._is_active = self._is_configured or is_active, is_active
             if not self._halt.has_task:
@@ -98,25 +98,25 @@ class Status:
             self.publish()
 
     def began(self, instruction: Instruction) -> None:
-        """A task was accepted."""
+        """Note that a task was accepted."""
         with self._lock:
             self._instruction, self._approval, self._doing = instruction.text, None, "observe"
             self.publish()
 
     def doing(self, step: str) -> None:
-        """The task at hand is at this step of the flow."""
+        """Note the current task's step of the flow."""
         with self._lock:
             self._doing = step
             self.publish()
 
     def answered(self, digest: str, accepted: bool, reason: str) -> None:
-        """A person answered a question."""
+        """Note the answer to an approval: the digest given, whether it counts, and why."""
         with self._lock:
             self._approval = ApprovalReport(digest=digest, accepted=accepted, reason=reason)
             self.publish()
 
     def refused(self, reason: str) -> None:
-        """An instruction was not taken; a burst of one and the same refusal is counted, not published one by one."""
+        """Note a refused instruction; a refusal for the same reason as the one before is counted but not published."""
         with self._lock:
             is_new = self._last_refusal != reason[:_MAX_TEXT]
             self._refused, self._last_refusal = self._refused + 1, reason[:_MAX_TEXT]
@@ -124,9 +124,9 @@ class Status:
                 self.publish()
 
     def ended(self, task: TaskOutcome) -> None:
-        """The task at hand ended."""
+        """Note that the current task ended."""
         with self._lock:
             self._tasks, self._last_task = self._tasks + 1, task
-            if not self._halt.has_task:  # else the next one has begun already
+            if not self._halt.has_task:  # otherwise the next task has begun already
                 self._doing, self._instruction = "", None
             self.publish()

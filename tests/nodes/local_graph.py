@@ -1,4 +1,4 @@
-"""A `graph.interface.Graph` in one process: messages arrive before `publish` returns, time is set by hand."""
+"""A `graph.interface.Graph` in one process: messages arrive before `publish` returns, the test sets the time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwen2vl_robot.graph.interface import GoalStatus
 
 
 class LocalGraph:
-    """Everything that was published is kept in `sent`, by topic name."""
+    """Keeps every published message in `sent`, by topic name."""
 
     name = "/tested"
 
@@ -42,7 +42,7 @@ class LocalGraph:
         return self.time_ns
 
     def sleep(self, seconds: float) -> None:
-        """Time goes on by itself where nobody simulates."""
+        """Advance the time by as much, unless a test replaces this."""
         time.sleep(0.0005)
         self.time_ns += round(seconds * 1e9)
 
@@ -54,7 +54,7 @@ class LocalGraph:
         self._callbacks.setdefault(topic.name, []).append(callback)
 
     def give(self, topic: interface.Topic, **fields: Any) -> None:
-        """What another node publishes."""
+        """Deliver a message as if another node had published it."""
         for callback in self._callbacks.get(topic.name, []):
             callback(self.message(topic.type)(**fields))
 
@@ -71,7 +71,7 @@ class LocalGraph:
         self._servers[action.name] = (accept, cancel)
 
     def drop_server(self, name: str) -> None:
-        """An action server that went away without a word."""
+        """Remove an action server, as if its process had died."""
         del self._servers[name]
 
     def publishers_of(self, topic: interface.Topic) -> int:
@@ -116,8 +116,8 @@ class _Client:
     def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Sent:
         accept, cancel = self._graph._servers[self._name]
         sent = Sent(cancel, on_feedback)
-        sent.is_taken = accept(goal, sent)
-        if not sent.is_taken:
+        sent.is_accepted = accept(goal, sent)
+        if not sent.is_accepted:
             sent.ended = (GoalStatus.ABORTED, None)
         return sent
 
@@ -127,11 +127,11 @@ class Sent:
 
     def __init__(self, cancel: Any, on_feedback: Any) -> None:
         self._cancel, self._on_feedback = cancel, on_feedback
-        self.is_taken = False
+        self.is_accepted = False
         self.ended: tuple[GoalStatus, Any] | None = None
 
     def accepted(self) -> bool | None:
-        return self.is_taken
+        return self.is_accepted
 
     def outcome(self) -> tuple[GoalStatus, Any] | None:
         return self.ended

@@ -1,4 +1,4 @@
-"""The camera's place from rendered boards: on the flange, on the table, and what does not suffice."""
+"""The camera's pose from rendered boards, on the flange and on the table, and views that are not sufficient."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PX_PER_M = 4000.0
 
 
 def render(T_camera_board: Array) -> npt.NDArray[np.uint8]:
-    """The board as the camera sees it, with a little noise."""
+    """Render the board as the camera sees it, with some noise."""
     width, height = SPEC.squares_x * SPEC.square_m, SPEC.squares_y * SPEC.square_m
     flat = SPEC.board().generateImage((round(width * PX_PER_M), round(height * PX_PER_M)))
     corners_m = np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]])
@@ -54,7 +54,7 @@ def render(T_camera_board: Array) -> npt.NDArray[np.uint8]:
 
 
 def views(count: int = 8, turn_rad: float = 0.5) -> list[BoardView]:
-    """Poses of the flange that show the board to the camera."""
+    """Draw views in which the camera sees the board on the flange."""
     rng = np.random.default_rng(3)
     found = []
     for _ in range(count):

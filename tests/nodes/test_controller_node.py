@@ -102,7 +102,7 @@ def test_a_burst_is_one_task_and_many_refusals(cell: Cell) -> None:
     assert cell.waiting() is None
     assert cell.node.status.report().refused_instructions == 999
     assert len(cell.graph.sent["~/status"]) < published + 5
-    assert cell.node.health.troubles()["instruction"].count == 999
+    assert cell.node.health.problems()["instruction"].count == 999
 
 
 def test_ten_megabytes_are_refused_in_a_moment(cell: Cell) -> None:
@@ -118,7 +118,7 @@ def test_ten_megabytes_are_refused_in_a_moment(cell: Cell) -> None:
 def test_what_is_no_sentence_is_refused(cell: Cell, text: str) -> None:
     cell.say(text)
     assert cell.waiting() is None
-    assert "instruction" in cell.node.health.troubles()
+    assert "instruction" in cell.node.health.problems()
 
 
 def test_nothing_is_taken_before_the_node_is_active() -> None:
@@ -163,7 +163,7 @@ def test_a_description_that_disagrees_forbids_motion(cell: Cell, urdf: str, prob
     cell.say("pick up the red block")
     assert cell.waiting() is None
     assert problem in cell.status()["last_refusal"]
-    assert "robot_description" in cell.node.health.troubles()
+    assert "robot_description" in cell.node.health.problems()
 
 
 def test_a_required_description_must_have_come() -> None:
@@ -179,7 +179,7 @@ def test_whatever_breaks_in_a_task_halts_the_arm_and_is_reported(cell: Cell) -> 
     cell.node._carry_out(cell.waiting())  # nothing was configured: the controller does not exist
     assert cell.status()["last_task"]["outcome"] == "aborted"
     assert cell.status()["state"] == "idle"
-    assert "task" in cell.node.health.troubles()
+    assert "task" in cell.node.health.problems()
 
 
 def test_a_callback_that_breaks_stops_the_arm(cell: Cell) -> None:
@@ -232,7 +232,7 @@ def test_a_task_halted_before_its_first_frame_is_refused_and_not_broken(
     cell.node._carry_out(cell.waiting())
     task = cell.status()["last_task"]
     assert (task["outcome"], task["causes"][0]["reason"]) == ("refused", reason)
-    assert "task" not in cell.node.health.troubles()
+    assert "task" not in cell.node.health.problems()
 
 
 def test_a_task_whose_acceptance_cannot_be_published_does_not_exist(cell: Cell) -> None:
@@ -269,7 +269,7 @@ def test_a_status_never_contradicts_itself(cell: Cell) -> None:
     assert (report.state == "stopped") == (report.stopped_by is not None)
 
 
-def test_diagnostics_come_every_second_with_each_trouble_by_name(cell: Cell) -> None:
+def test_diagnostics_come_every_second_with_each_problem_by_name(cell: Cell) -> None:
     cell.say("")
     end_s = time.monotonic() + 10
     while not cell.graph.sent.get("/diagnostics"):

@@ -1,4 +1,4 @@
-"""An arm behind controllers on the graph: it gets there, it halts, and whatever is in doubt does not move it."""
+"""An arm behind controllers on the graph: it arrives, it halts, and it does not move in case of doubt."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Cell:
         self.profile = profile
         self.health = Health(self.graph, facts=dict)
         self.q_rad, self.width_m = np.array(PROFILE.home_q_rad), 0.08
-        self.blocked_m = 0.0  # what the fingers meet
-        self.push_rad = 0.0  # what something pushes the first joint by
+        self.blocked_m = 0.0  # width of an object between the fingers
+        self.push_rad = 0.0  # by which something pushes the first joint
         self.is_silent = False
         now_s = self.graph.now_ns() / 1e9
         self.server = TrajectoryServer(self.graph, profile, self.q_rad, 0.0)
@@ -60,10 +60,10 @@ class Cell:
             wanted_m = max(self.gripper.target(now_s, self.width_m), self.blocked_m)
             self.width_m += float(np.clip(wanted_m - self.width_m, -0.002, 0.002))
             if not self.is_silent:
-                self.tell()
+                self.publish_joints()
             time.sleep(0.0008)
 
-    def tell(self, names: list[str] | None = None) -> None:
+    def publish_joints(self, names: list[str] | None = None) -> None:
         fingers = PROFILE.gripper.joints
         known = [*(j.name for j in PROFILE.joints), *fingers]
         values = dict(zip(known, [*self.q_rad, *[self.width_m / 2] * 2], strict=True))
@@ -190,11 +190,11 @@ def test_a_missing_joint_is_named_and_nothing_moves() -> None:
     made = Cell()
     made.close()
     lonely = GraphArm(made.graph, PROFILE, made.health)
-    made.tell(["panda_joint1", "panda_joint2"])
+    made.publish_joints(["panda_joint1", "panda_joint2"])
     with pytest.raises(ObservationError, match="no complete state") as caught:
         lonely.state()
     assert caught.value.reason is ObservationReason.NO_STATE
-    assert "panda_joint3" in made.health.troubles()["joint_states"].text
+    assert "panda_joint3" in made.health.problems()["joint_states"].text
 
 
 def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
@@ -202,14 +202,14 @@ def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
     before = cell.arm.state()
     cell.q_rad = np.full(7, np.nan)
     cell.graph.time_ns += 10**6
-    cell.tell()
+    cell.publish_joints()
     assert cell.arm.state() is before
-    assert "not finite" in cell.health.troubles()["joint_states"].text
+    assert "not finite" in cell.health.problems()["joint_states"].text
 
 
 def test_names_and_numbers_that_do_not_fit_are_named(cell: Cell) -> None:
     cell.graph.give(interface.JOINT_STATES, name=["a", "b"], position=[1.0])
-    assert "2 names, 1 positions" in cell.health.troubles()["joint_states"].text
+    assert "2 names, 1 positions" in cell.health.problems()["joint_states"].text
 
 
 def test_states_from_the_future_are_not_used() -> None:
@@ -217,7 +217,7 @@ def test_states_from_the_future_are_not_used() -> None:
     made.close()
     arm = GraphArm(made.graph, PROFILE, made.health)
     made.graph.time_ns += 10**10
-    made.tell()
+    made.publish_joints()
     made.graph.time_ns -= 10**10
     with pytest.raises(ObservationError, match=r"10\.000 s in the future") as caught:
         arm.state()
@@ -237,7 +237,7 @@ def test_an_action_server_that_goes_in_the_middle_of_a_goal_ends_the_motion(cell
     cell.graph.drop_server("joint_trajectory_controller/follow_joint_trajectory")
     with pytest.raises(ExecutionError, match="is gone in the middle of a goal"):
         cell.finish()
-    assert "gone" in cell.health.troubles()["arm"].text
+    assert "gone" in cell.health.problems()["arm"].text
 
 
 def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
@@ -249,7 +249,7 @@ def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
         made.arm.execute(made.admit(longer(1.0, start)))
     made.close()
     assert np.allclose(made.q_rad, start)
-    assert "command topic" in made.health.troubles()
+    assert "command topic" in made.health.problems()
 
 
 def test_an_arm_that_is_pushed_off_its_path_is_given_up_with_the_controllers_code(cell: Cell) -> None:
