@@ -233,14 +233,16 @@ def _calibrate(model: str, show: Callable[[str], object], *, is_local: bool) -> 
     pictures = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
     with PlannerProcess(model) as planner:
         answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), pictures)
-    found = box_convention.calibrate(answers, len(pictures))
-    for convention, overlap in found.iou.items():
+    measured = box_convention.calibrate(answers, len(pictures))
+    for convention, overlap in measured.iou.items():
         show(f"  {convention}: median IoU {overlap:.3f}")
-    show(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 per side")
-    if not found.fits:
+    show(
+        f"  {measured.answered} of {measured.asked} replies had a box; median error {measured.error:g} of 1000 per side"
+    )
+    if not measured.fits:
         show(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
-    elif found.convention not in box_convention.SUPPORTED:
-        show(f"refused: the model writes {found.convention}; supported: {', '.join(box_convention.SUPPORTED)}")
+    elif measured.convention not in box_convention.SUPPORTED:
+        show(f"refused: the model writes {measured.convention}; supported: {', '.join(box_convention.SUPPORTED)}")
     else:
-        show(f"box_convention: {found.convention}")
-    return found.fits and found.convention in box_convention.SUPPORTED
+        show(f"box_convention: {measured.convention}")
+    return measured.fits and measured.convention in box_convention.SUPPORTED

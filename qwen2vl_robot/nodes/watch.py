@@ -46,7 +46,8 @@ class DemoClient:
         self.picture: interface.Message | None = None
         self.pictures: list[film.Picture] = []
         names = {
-            row.name: row.at(f"{interface.NODE_NAME}/{row.name[2:]}") for row in (interface.STATUS, interface.ANNOTATED)
+            topic.name: topic.at(f"{interface.NODE_NAME}/{topic.name[2:]}")
+            for topic in (interface.STATUS, interface.ANNOTATED)
         }
         self._graph.subscribe(names[interface.STATUS.name], self._on_status)
         self._graph.subscribe(names[interface.ANNOTATED.name], lambda message: setattr(self, "picture", message))

@@ -45,9 +45,9 @@ class Cell:
 
 @pytest.fixture
 def cell() -> Iterator[Cell]:
-    made = Cell()
-    yield made
-    made.node.close()
+    fresh = Cell()
+    yield fresh
+    fresh.node.close()
 
 
 def test_an_instruction_becomes_the_task(cell: Cell) -> None:

@@ -91,18 +91,18 @@ class Cell:
 
 @pytest.fixture(params=[PROFILE, PARALLEL, TOPICS], ids=["actions", "parallel gripper", "topics"])
 def any_cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
-    made = Cell(request.param)
+    fresh = Cell(request.param)
     time.sleep(0.02)
-    yield made
-    made.close()
+    yield fresh
+    fresh.close()
 
 
 @pytest.fixture
 def cell() -> Iterator[Cell]:
-    made = Cell()
+    fresh = Cell()
     time.sleep(0.02)
-    yield made
-    made.close()
+    yield fresh
+    fresh.close()
 
 
 def offset(*values: float) -> list[float]:
@@ -187,14 +187,14 @@ def test_a_failure_while_the_motion_is_looked_at_is_not_taken_for_its_end(cell: 
 
 
 def test_a_missing_joint_is_named_and_nothing_moves() -> None:
-    made = Cell()
-    made.close()
-    lonely = GraphArm(made.graph, PROFILE, made.health)
-    made.publish_joints(["panda_joint1", "panda_joint2"])
+    fresh = Cell()
+    fresh.close()
+    lonely = GraphArm(fresh.graph, PROFILE, fresh.health)
+    fresh.publish_joints(["panda_joint1", "panda_joint2"])
     with pytest.raises(ObservationError, match="no complete state") as caught:
         lonely.state()
     assert caught.value.reason is ObservationReason.NO_STATE
-    assert "panda_joint3" in made.health.problems()["joint_states"].text
+    assert "panda_joint3" in fresh.health.problems()["joint_states"].text
 
 
 def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
@@ -213,12 +213,12 @@ def test_names_and_numbers_that_do_not_fit_are_named(cell: Cell) -> None:
 
 
 def test_states_from_the_future_are_not_used() -> None:
-    made = Cell()
-    made.close()
-    arm = GraphArm(made.graph, PROFILE, made.health)
-    made.graph.time_ns += 10**10
-    made.publish_joints()
-    made.graph.time_ns -= 10**10
+    fresh = Cell()
+    fresh.close()
+    arm = GraphArm(fresh.graph, PROFILE, fresh.health)
+    fresh.graph.time_ns += 10**10
+    fresh.publish_joints()
+    fresh.graph.time_ns -= 10**10
     with pytest.raises(ObservationError, match=r"10\.000 s in the future") as caught:
         arm.state()
     assert caught.value.reason is ObservationReason.NO_STATE
@@ -241,15 +241,15 @@ def test_an_action_server_that_goes_in_the_middle_of_a_goal_ends_the_motion(cell
 
 
 def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
-    made = Cell(TOPICS)
+    fresh = Cell(TOPICS)
     time.sleep(0.02)
-    made.graph.foreign_publishers["joint_trajectory_controller/joint_trajectory"] = 1
-    start = made.arm.state().q_rad
+    fresh.graph.foreign_publishers["joint_trajectory_controller/joint_trajectory"] = 1
+    start = fresh.arm.state().q_rad
     with pytest.raises(ExecutionError, match="1 publishers besides this node; only one may command"):
-        made.arm.execute(made.admit(longer(1.0, start)))
-    made.close()
-    assert np.allclose(made.q_rad, start)
-    assert "command topic" in made.health.problems()
+        fresh.arm.execute(fresh.admit(longer(1.0, start)))
+    fresh.close()
+    assert np.allclose(fresh.q_rad, start)
+    assert "command topic" in fresh.health.problems()
 
 
 def test_an_arm_that_is_pushed_off_its_path_is_given_up_with_the_controllers_code(cell: Cell) -> None:

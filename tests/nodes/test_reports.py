@@ -52,15 +52,15 @@ def test_a_box_becomes_a_detection_in_pixels() -> None:
     k = Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
     frame = CameraFrame(5, np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.float32), k, np.eye(4))
     plan = Plan((Action(Verb.PICK, ObjectReference("red block", (ImageBox(100, 200, 300, 400),))),), "")
-    found = reports.detections(message_class, plan, frame, "camera").detections[0]
-    assert (found.bbox.center.position.x, found.bbox.center.position.y) == (128.0, 144.0)
-    assert (found.bbox.size_x, found.bbox.size_y) == (128.0, 96.0)
-    assert found.results[0].hypothesis.class_id == "red block"
+    detection = reports.detections(message_class, plan, frame, "camera").detections[0]
+    assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (128.0, 144.0)
+    assert (detection.bbox.size_x, detection.bbox.size_y) == (128.0, 96.0)
+    assert detection.results[0].hypothesis.class_id == "red block"
 
 
 def test_markers_show_objects_obstacles_path_and_contacts() -> None:
     body = SceneObject("red block", Box((0.04, 0.04, 0.04)), np.eye(4))
     scene = Scene((body,), (body,))
-    found = reports.markers(message_class, scene, np.zeros((2, 3)), np.zeros((1, 3)), "base", 0).markers
-    assert [m.ns for m in found] == ["", "objects", "obstacles", "path", "contacts"]
-    assert found[0].action == 3  # deletes the markers shown before
+    markers = reports.markers(message_class, scene, np.zeros((2, 3)), np.zeros((1, 3)), "base", 0).markers
+    assert [m.ns for m in markers] == ["", "objects", "obstacles", "path", "contacts"]
+    assert markers[0].action == 3  # deletes the markers shown before
