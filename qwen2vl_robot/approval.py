@@ -71,11 +71,14 @@ class AskingApprover:
         asks = self._mode is ApprovalMode.CONFIRM or bool(doubts)
         if asks:
             self._await(verdict_digest)  # before anybody hears of the question, so that no quick answer is lost
-        self._on_question(rehearsed, asks)
-        refusal = self._wait(verdict_digest, doubts) if asks else None
+        try:
+            self._on_question(rehearsed, asks)
+            refusal = self._wait(verdict_digest, doubts) if asks else None
+        finally:
+            self._await(None)  # also where the question could not be shown: nothing waits for its answer
         return refusal or Approval(verdict_digest, secrets.token_hex(16), stops)
 
-    def _await(self, verdict_digest: str) -> None:
+    def _await(self, verdict_digest: str | None) -> None:
         with self._changed:
             self._awaited, self._is_answered = verdict_digest, False
 

@@ -17,7 +17,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
-from qwen2vl_robot.nodes.watch import FILM_HOLD, Watch, run_node, small_picture, wait_for
+from qwen2vl_robot.nodes.watch import FILM_HOLD, DemoClient, run_node, small_picture, wait_for
 
 _START_S = 180.0
 
@@ -53,7 +53,7 @@ def run_graph_demo(
         run_node([*simulated, "--graph", transport], out / "sim.ready") as plant,
         run_node(["run", *settings, "--graph", transport], out / "run.ready") as controller,
     ):
-        watch = Watch(transport, tell)
+        watch = DemoClient(transport, tell)
         try:
             for name, process, ready in (
                 ("plant", plant, out / "sim.ready"),

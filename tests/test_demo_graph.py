@@ -29,5 +29,5 @@ def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_pa
 
 
 def test_an_unknown_transport_starts_nothing(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="unknown; there are"):
+    with pytest.raises(BadInputError, match="unknown; allowed: auto, dds, ros"):
         run_graph_demo("go home", 0, "scenes/default.yaml", tmp_path, None, transport="pigeon", tell=print)

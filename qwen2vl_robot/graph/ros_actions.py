@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rclpy.action import CancelResponse, GoalResponse
 
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
@@ -27,38 +27,38 @@ class RosActionClient:
         self._client = client
 
     def is_served(self) -> bool:
-        """Whether a server is there."""
+        """Return whether a server is there now."""
         return bool(self._client.server_is_ready())
 
-    def send(self, goal: Message, on_feedback: rows.Take | None = None) -> _SentGoal:
+    def send(self, goal: Message, on_feedback: interface.MessageCallback | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         listen = None if on_feedback is None else (lambda message: on_feedback(message.feedback))
         return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen))
 
 
 class _SentGoal:
-    """A `graph.interface.Goal`."""
+    """A `graph.interface.SentGoal`."""
 
     def __init__(self, sending: Future) -> None:
         self._lock = threading.Lock()
         self._handle: ClientGoalHandle | None = None
         self._accepted: bool | None = None
-        self._outcome: rows.Ending | None = None
-        self._is_unwanted = False
+        self._outcome: interface.GoalOutcome | None = None
+        self._is_cancelled = False
         sending.add_done_callback(self._on_answer)
 
     def accepted(self) -> bool | None:
-        """Whether the server took it; None while it has not answered."""
+        """Return whether the server accepted the goal; None while it has not answered."""
         return self._accepted
 
-    def outcome(self) -> rows.Ending | None:
-        """Final status and result; None while it runs."""
+    def outcome(self) -> interface.GoalOutcome | None:
+        """Return the final status and result; None while the goal runs."""
         return self._outcome
 
     def cancel(self) -> None:
-        """Ask the server to end it; one that is not accepted yet is cancelled as soon as it is."""
+        """Ask the server to cancel the goal; a goal not accepted yet is cancelled once it is."""
         with self._lock:
-            self._is_unwanted = True
+            self._is_cancelled = True
             handle = self._handle
         if handle is not None:
             handle.cancel_goal_async()
@@ -70,9 +70,9 @@ class _SentGoal:
             return
         with self._lock:
             self._handle, self._accepted = handle, True
-            is_unwanted = self._is_unwanted
+            is_cancelled = self._is_cancelled
         handle.get_result_async().add_done_callback(self._on_result)
-        if is_unwanted:
+        if is_cancelled:
             handle.cancel_goal_async()
 
     def _on_result(self, future: Future) -> None:
@@ -83,21 +83,21 @@ class _SentGoal:
 
 
 class _Served:
-    """A `graph.interface.GoalHandle`; rclpy's own handle comes only after the goal was accepted."""
+    """A `graph.interface.GoalHandle`; rclpy makes its own handle only after the goal was accepted."""
 
     def __init__(self) -> None:
-        self.is_unwanted = False
+        self.is_cancelled = False
         self._ended = threading.Event()
         self._handle: ServerGoalHandle | None = None
-        self._end: rows.Ending = (GoalStatus.ABORTED, None)
+        self._end: interface.GoalOutcome = (GoalStatus.ABORTED, None)
 
     def feedback(self, feedback: Message) -> None:
-        """Tell its sender how it goes."""
+        """Send feedback to the client."""
         if self._handle is not None:
             self._handle.publish_feedback(feedback)
 
     def end(self, status: GoalStatus, result: Message | None) -> None:
-        """Finish it."""
+        """End the goal; a second call changes nothing."""
         if not self._ended.is_set():
             self._end = (status, result)
             self._ended.set()
@@ -106,38 +106,38 @@ class _Served:
         self._handle = handle
 
     def wait(self, handle: ServerGoalHandle) -> Message | None:
-        """Block until it ended; the result, with the state told to rclpy."""
+        """Wait until the goal ends, set its state in rclpy, and return the result."""
         self._ended.wait()
         status, result = self._end
         if status is GoalStatus.SUCCEEDED:
             handle.succeed()
-        elif status is GoalStatus.CANCELED and self.is_unwanted:
+        elif status is GoalStatus.CANCELED and self.is_cancelled:
             end_s = time.monotonic() + _CANCEL_S
             while not handle.is_cancel_requested and time.monotonic() < end_s:
-                time.sleep(_POLL_S)  # rclpy changes the state only after our callback has agreed
+                time.sleep(_POLL_S)  # rclpy changes the state only after our cancel callback returns
             handle.canceled()
-        else:  # rclpy knows no cancel that the server decided on
+        else:  # rclpy has no cancel by the server itself
             handle.abort()
         return result
 
 
 class RosActionServer:
-    """The callbacks of one rclpy action server; a goal in execution holds one of the executor's threads."""
+    """The callbacks of one rclpy action server; a running goal occupies one of the executor's threads."""
 
-    def __init__(self, accept: rows.Accept, cancel: rows.Cancel) -> None:
+    def __init__(self, accept: interface.AcceptGoal, cancel: interface.CancelGoal) -> None:
         self._accept, self._cancel = accept, cancel
-        self._taken: dict[int, _Served] = {}
+        self._accepted: dict[int, _Served] = {}
         self._running: dict[bytes, _Served] = {}
 
     def on_goal(self, goal: Message) -> GoalResponse:
         served = _Served()
         if not self._accept(goal, served):
             return GoalResponse.REJECT
-        self._taken[id(goal)] = served
+        self._accepted[id(goal)] = served
         return GoalResponse.ACCEPT
 
     def on_accepted(self, handle: ServerGoalHandle) -> None:
-        served = self._taken.pop(id(handle.request))
+        served = self._accepted.pop(id(handle.request))
         served.attach(handle)
         self._running[bytes(handle.goal_id.uuid)] = served
         handle.execute()
@@ -146,7 +146,7 @@ class RosActionServer:
         served = self._running.get(bytes(handle.goal_id.uuid))
         if served is None:
             return CancelResponse.REJECT
-        served.is_unwanted = True
+        served.is_cancelled = True
         self._cancel(served)
         return CancelResponse.ACCEPT
 

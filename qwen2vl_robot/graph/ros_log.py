@@ -1,4 +1,4 @@
-"""Log records → a ROS node's logger, and by it /rosout."""
+"""Log records → a ROS node's logger, and through it /rosout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwen2vl_robot.log import one_line
 
 
 class RosLogger(Protocol):
-    """What `rclpy.node.Node.get_logger` returns, as far as it is used."""
+    """The part of what `rclpy.node.Node.get_logger` returns that we use."""
 
     def debug(self, message: str) -> bool: ...
 
@@ -23,7 +23,7 @@ class RosLogger(Protocol):
 
 
 class RosHandler(logging.Handler):
-    """Passes records on to a ROS logger, the module's name before the message."""
+    """Passes records to a ROS logger; the module's name precedes the message."""
 
     def __init__(self, logger: RosLogger) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class RosHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record.
 
-        rclpy ties a severity to the line that logs, and refuses another one from there: so each has a line of its own.
+        rclpy ties a severity to the calling line and rejects another one from there, so each severity has its own line.
         """
         text = f"{record.name.removeprefix('qwen2vl_robot.')}: {one_line(record)}"
         if record.levelno >= logging.CRITICAL:
