@@ -27,6 +27,7 @@ CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "tabletop"
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template*")
 MIN_MEMORY_GIB = 3.0  # all processes of a demo together stay below it
 CALIBRATION_PICTURES = 12
+_NO_MODEL = "(none)"  # stands where the model of a server is not named
 MIN_CORES = 2  # the planner's timings hold from here on; one core works, slower
 
 
@@ -38,7 +39,7 @@ class Finding:
         name: what was looked for.
         ok: whether it is there and usable.
         detail: its version or place, or what is missing.
-        command: what to type to put it right; empty where there is nothing to do.
+        command: what to type to fix it; empty where there is nothing to do.
         is_required: whether the demo fails without it.
     """
 
@@ -195,8 +196,8 @@ def check_ros() -> Finding:
 # ----------------------------------------------------------------------------------------------- one model
 
 
-def examine_model(name: str | None, tell: Callable[[str], object], *, calibrates: bool) -> bool:
-    """Tell whether a model fits into memory and, on request, in which coordinates it answers.
+def examine_model(name: str | None, say: Callable[[str], object], *, calibrates: bool) -> bool:
+    """Say whether a model fits into memory or its server answers and, on request, in which unit it writes boxes.
 
     Args:
         name: what a person calls it, None for the shipped one.
@@ -210,20 +211,25 @@ def examine_model(name: str | None, tell: Callable[[str], object], *, calibrates
         PlannerError: it does not answer.
     """
     from qwen2vl_robot.planner.fit import estimate, memory, suggest
+    from qwen2vl_robot.planner.listing import examine_server
     from qwen2vl_robot.planner.sources import read_settings
 
     model = name or str(CHECKPOINT)
-    settings = read_settings(model)
-    if settings.server is None:
-        fit = estimate(settings, *memory())
-        tell(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
-        if not fit.fits:
-            tell(f"take instead: {suggest(fit.available_gb, fit.device)}")
+    is_named = not model.startswith(("http://", "https://")) or bool(model.partition("#")[2])
+    settings = read_settings(model if is_named else f"{model.rstrip('#')}#{_NO_MODEL}")
+    if settings.server is not None:
+        if not examine_server(settings, say, named=is_named):
             return False
-    return not calibrates or _calibrate(model, tell, is_local=settings.server is None)
+    else:
+        fit = estimate(settings, *memory())
+        say(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
+        if not fit.fits:
+            say(f"take instead: {suggest(fit.available_gb, fit.device)}")
+            return False
+    return not calibrates or _calibrate(model, say, is_local=settings.server is None)
 
 
-def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> bool:
+def _calibrate(model: str, say: Callable[[str], object], *, is_local: bool) -> bool:
     from qwen2vl_robot.benchmarks import box_convention
     from qwen2vl_robot.planner.process import PlannerProcess
 
@@ -233,12 +239,12 @@ def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> 
         answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), shown)
     found = box_convention.calibrate(answers, len(shown))
     for convention, overlap in found.iou.items():
-        tell(f"  {convention}: median IoU {overlap:.3f}")
-    tell(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
+        say(f"  {convention}: median IoU {overlap:.3f}")
+    say(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
     if not found.fits:
-        tell(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
+        say(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
     elif found.convention not in box_convention.SUPPORTED:
-        tell(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
+        say(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
     else:
-        tell(f"box_convention: {found.convention}")
+        say(f"box_convention: {found.convention}")
     return found.fits and found.convention in box_convention.SUPPORTED

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from qwen2vl_robot import cli
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.resources import data_root
 
 HAZARDS = data_root() / "sim" / "hazards"
@@ -83,7 +84,7 @@ def test_an_unusable_instruction_is_one_line(run, picture: Path, text: str, tmp_
 
 
 def test_a_missing_truncated_or_foreign_checkpoint_is_one_line(run, picture: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    shipped = Path(cli.__file__).parent / "checkpoints" / "tabletop"
+    shipped = Path(SHIPPED_MODEL)
     lacking, cut, foreign = tmp_path / "lacking", tmp_path / "cut", tmp_path / "foreign"
     for folder in (lacking, cut, foreign):
         shutil.copytree(shipped, folder)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen2vl_robot.demo import _draw
+from qwen2vl_robot.demo import _drawings
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Action, Outcome, OutcomeKind, RobotState, StepRecord, Verb, freeze
+from qwen2vl_robot.results import draw_all
 from tests.cells import PROFILE, accept, reach
 
 
@@ -80,5 +81,6 @@ def test_a_refusal_is_kept_as_a_picture_until_the_next_demo(tmp_path: Path) -> N
     refused = replace(accept(motion, state), accepted=False, picture=picture)
     step = StepRecord(Action(Verb.HOME), motion, refused, Outcome(OutcomeKind.REFUSED))
     for steps in ([step], []):
-        _draw(SimpleNamespace(planned=None, steps=steps, clips=[]), Kinematics(PROFILE), tmp_path, "")  # type: ignore[arg-type]
+        pictures: Any = SimpleNamespace(planned=None, steps=steps, clips=[])
+        draw_all(tmp_path, _drawings(pictures, Kinematics(PROFILE), ""))
         assert (tmp_path / "refused.png").is_file() is bool(steps)
