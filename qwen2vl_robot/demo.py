@@ -108,25 +108,24 @@ def run_demo(
     scene_file = resolve(scene)
     ranges = load_yaml(scene_file, SceneRanges)
     profile = load_robot(ranges.robot)
-    with (
-        reserve(out),
-        PlannerProcess(model or SHIPPED_MODEL) as planner,
-        PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
-    ):
+    with reserve(out), PlannerProcess(model or SHIPPED_MODEL) as planner:
         say(f"instruction: {asked.text}")
-        planner.start()  # first: a model that cannot be loaded is said at once
-        with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal:
+        planner.start()  # first, so that a model that cannot be loaded is reported at once
+        with (
+            PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
+            RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal,
+        ):
             rehearsal.start()
             pictures = _Pictures(plant.link, say)
             ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, listeners=(pictures,))
             controller = assemble(profile, ports, seed=seed)
             started_s = time.perf_counter()
             task = controller.run(asked)
-        report = _report(task, seed, scene, started_s - began_s)
-        report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
-        steps = ", then ".join(step["action"] for step in report["steps"])
-        drawings = _drawings(pictures, Kinematics(profile), film.drawable(asked.text, steps))
-        files = save_run(out, report, drawings)
+            report = _report(task, seed, scene, started_s - began_s)
+            report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
+            steps = ", then ".join(step["action"] for step in report["steps"])
+            drawings = _drawings(pictures, Kinematics(profile), film.drawable(asked.text, steps))
+            files = save_run(out, report, drawings)
     say(f"{report['outcome']}; see {', '.join(files)} in {out}")
     return report
 

@@ -69,13 +69,27 @@ def _check_json_file(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
+def _check_model(context: typer.Context, value: str | None) -> str | None:
+    """Refuse a model that cannot be had before anything is started for it.
+
+    Raises:
+        BadInputError: its settings are wrong, or it would have to be fetched without a network.
+    """
+    if value is not None and not context.resilient_parsing:
+        from qwen2vl_robot.planner.hub import prepare_hub
+        from qwen2vl_robot.planner.sources import read_settings
+
+        prepare_hub(read_settings(value))
+    return value
+
+
 JsonFile = Annotated[
     str | None,
     typer.Option("--json", callback=_check_json_file, help="Write the answer to this JSON file; - is stdout."),
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option(help="Folder, hub name or server of the model; the checkpoint that ships if left out."),
+    typer.Option(callback=_check_model, help="Folder, hub name or server; the shipped checkpoint if left out."),
 ]
 
 

@@ -95,9 +95,10 @@ def _print_plan(answer: Any) -> None:
     """One line an action, with the boxes of its object."""
     has_boxes = False
     for action in answer.actions:
-        boxes = [] if action.object is None else [f"[{b.x0} {b.y0} {b.x1} {b.y1}]" for b in action.object.boxes]
+        boxes = () if action.object is None else action.object.boxes
         has_boxes = has_boxes or bool(boxes)
-        typer.echo(" ".join([action.describe(), *boxes]))
+        shown = (f"[{b.x0:.0f} {b.y0:.0f} {b.x1:.0f} {b.y1:.0f}]" for b in boxes)
+        typer.echo(" ".join([action.describe(), *shown]))
     if has_boxes:
         typer.echo(f"boxes are in {BOX_UNIT}")
 

@@ -21,7 +21,7 @@ _OFFLINE = "HF_HUB_OFFLINE"
 def prepare_hub(settings: ModelSettings) -> None:
     """Keep a model that was fetched before from waiting for a network, and refuse one that cannot be fetched.
 
-    Must run before the hub's client is imported, which reads `HF_HUB_OFFLINE` once.
+    It sets `HF_HUB_OFFLINE` for this process and its children. The hub's client reads that once, when it is imported.
 
     Raises:
         BadInputError: it is not on this machine, and the hub cannot be reached.
@@ -73,6 +73,8 @@ def _takes_connections(host: str, port: int, within_s: float) -> bool:
 
 
 def _is_fetched(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    """Whether the hub's client has kept the model on this machine, found without importing it."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+    folder = cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    return any(folder.glob("*/config.json"))
