@@ -96,7 +96,9 @@ def _checked(settings: ModelSettings, origin: str) -> ModelSettings:
     if parts.scheme not in ("http", "https") or not host:
         raise BadInputError(f"{origin}: the server's address is {settings.server!r}; http://HOST:PORT/v1 is needed")
     if parts.username or parts.password:
-        raise BadInputError("a key in a server's address ends in logs; name its environment variable in key_variable")
+        raise BadInputError(
+            "a key in a server's address ends up in logs; name its environment variable in key_variable"
+        )
     if settings.key_variable and parts.scheme == "http" and host not in _LOOPBACK:
         raise BadInputError(f"{origin}: a key is sent over https only, but the server is {settings.server}")
     return settings
