@@ -5,6 +5,7 @@ One clear line names the file, the field, the value and what is allowed.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -415,14 +416,17 @@ def parse(data: object, model: type[Model], origin: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key first: that the right one is missing only follows from it.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"]) or "file"
         value = repr(first.get("input"))
         shown = value if len(value) <= 80 else value[:77] + "..."
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         allowed = ""
         if first["type"] == "extra_forbidden":
-            allowed = f"; allowed here: {', '.join(_allowed_fields(model, first['loc']))}"
+            known = _allowed_fields(model, first["loc"])
+            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            allowed = "".join(f"; did you mean {name}?" for name in close) + f"; allowed here: {', '.join(known)}"
         raise BadInputError(f"{origin}: {where} = {shown}: {first['msg']}{allowed}{more}") from error
 
 

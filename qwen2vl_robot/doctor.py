@@ -27,7 +27,8 @@ CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "tabletop"
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template*")
 MIN_MEMORY_GIB = 3.0  # the processes of a demo together use less
 CALIBRATION_PICTURES = 12
-MIN_CORES = 2  # the documented timings need two; one core works, slower
+_NO_MODEL = "(none)"  # stands where the model of a server is not named
+MIN_CORES = 2  # the planner's timings hold from here on; one core works, slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Finding:
     Attributes:
         name: what was checked.
         ok: whether it is there and usable.
-        detail: its version or path, or what is missing.
-        command: the command that fixes it; "" if there is none.
+        detail: its version or place, or what is missing.
+        command: what to type to fix it; empty where there is nothing to do.
         is_required: whether the demo fails without it.
     """
 
@@ -196,12 +197,12 @@ def check_ros() -> Finding:
 # ----------------------------------------------------------------------------------------------- one model
 
 
-def examine_model(name: str | None, show: Callable[[str], object], *, calibrates: bool) -> bool:
-    """Check whether a model fits into memory and, on request, which box coordinates it writes.
+def examine_model(name: str | None, say: Callable[[str], object], *, calibrates: bool) -> bool:
+    """Say whether a model fits into memory or its server answers and, on request, in which unit it writes boxes.
 
     Args:
         name: a checkpoint folder, hub name or server; None for the shipped checkpoint.
-        show: prints a line.
+        say: prints a line.
         calibrates: whether to load the model, if it fits, and show it pictures with known boxes.
 
     Returns:
@@ -212,20 +213,25 @@ def examine_model(name: str | None, show: Callable[[str], object], *, calibrates
         PlannerError: it does not answer.
     """
     from qwen2vl_robot.planner.fit import estimate, memory, suggest
+    from qwen2vl_robot.planner.listing import examine_server
     from qwen2vl_robot.planner.sources import read_settings
 
     model = name or str(CHECKPOINT)
-    settings = read_settings(model)
-    if settings.server is None:
-        fit = estimate(settings, *memory())
-        show(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
-        if not fit.fits:
-            show(f"use instead: {suggest(fit.available_gb, fit.device)}")
+    is_named = not model.startswith(("http://", "https://")) or bool(model.partition("#")[2])
+    settings = read_settings(model if is_named else f"{model.rstrip('#')}#{_NO_MODEL}")
+    if settings.server is not None:
+        if not examine_server(settings, say, named=is_named):
             return False
-    return not calibrates or _calibrate(model, show, is_local=settings.server is None)
+    else:
+        fit = estimate(settings, *memory())
+        say(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
+        if not fit.fits:
+            say(f"use instead: {suggest(fit.available_gb, fit.device)}")
+            return False
+    return not calibrates or _calibrate(model, say, is_local=settings.server is None)
 
 
-def _calibrate(model: str, show: Callable[[str], object], *, is_local: bool) -> bool:
+def _calibrate(model: str, say: Callable[[str], object], *, is_local: bool) -> bool:
     from qwen2vl_robot.benchmarks import box_convention
     from qwen2vl_robot.planner.process import PlannerProcess
 
@@ -233,16 +239,14 @@ def _calibrate(model: str, show: Callable[[str], object], *, is_local: bool) -> 
     pictures = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
     with PlannerProcess(model) as planner:
         answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), pictures)
-    measured = box_convention.calibrate(answers, len(pictures))
-    for convention, overlap in measured.iou.items():
-        show(f"  {convention}: median IoU {overlap:.3f}")
-    show(
-        f"  {measured.answered} of {measured.asked} replies had a box; median error {measured.error:g} of 1000 per side"
-    )
-    if not measured.fits:
-        show(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
-    elif measured.convention not in box_convention.SUPPORTED:
-        show(f"refused: the model writes {measured.convention}; supported: {', '.join(box_convention.SUPPORTED)}")
+    found = box_convention.calibrate(answers, len(pictures))
+    for convention, overlap in found.iou.items():
+        say(f"  {convention}: median IoU {overlap:.3f}")
+    say(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
+    if not found.fits:
+        say(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
+    elif found.convention not in box_convention.SUPPORTED:
+        say(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
     else:
-        show(f"box_convention: {measured.convention}")
-    return measured.fits and measured.convention in box_convention.SUPPORTED
+        say(f"box_convention: {found.convention}")
+    return found.fits and found.convention in box_convention.SUPPORTED

@@ -57,9 +57,15 @@ def annotate(
         (h, w, 3) uint8.
     """
     picture = Image.fromarray(np.array(frame.rgb))
-    draw = ImageDraw.Draw(picture, "RGBA")
     if path_base_m is not None and len(path_base_m) > 0:
-        _draw_path(draw, _pixels(frame, path_base_m))
+        _draw_path(ImageDraw.Draw(picture, "RGBA"), _pixels(frame, path_base_m))
+    return draw_boxes(np.asarray(picture), boxes)
+
+
+def draw_boxes(rgb: Picture, boxes: Sequence[tuple[str, ImageBox]]) -> Picture:
+    """Draw labelled boxes (0..1000) over a picture (h, w, 3), which stays as it is; one label keeps one colour."""
+    picture = Image.fromarray(np.array(rgb))
+    draw = ImageDraw.Draw(picture, "RGBA")
     labels = list(dict.fromkeys(label for label, _ in boxes))
     colours = {label: _BOX_COLOURS[i % len(_BOX_COLOURS)] for i, label in enumerate(labels)}
     w, h = picture.size
