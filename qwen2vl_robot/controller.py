@@ -88,7 +88,7 @@ class Controller:
                     asked = self._read(task)
                     plan = self._plan(task, asked, observation)
                     ruling = self._rule(task, plan)
-                    steps, outlook = self._perceive(task, plan, observation)
+                    steps, outlook = self._perceive(task, plan, ruling, observation)
                     for step in steps:  # the whole plan in the twin, before its first motion
                         motions = self._move(task, step, outlook)
                         outlook = self._rehearse(task, step, outlook, motions)
@@ -149,7 +149,7 @@ class Controller:
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.causes))
         return ruling
 
-    def _perceive(self, task: Task, plan: Plan, observation: Observation) -> tuple[list[Step], Outlook]:
+    def _perceive(self, task: Task, plan: Plan, ruling: Ruling, observation: Observation) -> tuple[list[Step], Outlook]:
         """Measure the scene; what cannot be told apart is a question to the person, for nothing has moved."""
         try:
             with task.timed("perceive"):
@@ -157,7 +157,8 @@ class Controller:
                 scene, actions = perceive(plan, observation, self._surroundings, self._belief.scene, spoken)
         except PerceptionError as error:
             speech = load_languages()[detect_language(task.instruction.text)]
-            cause = _cause(error, f"{error.reason}: {error}. {speech.which_one}")
+            doubts = "".join(f" {doubt}." for doubt in ruling.to_confirm)
+            cause = _cause(error, f"{error.reason}: {error}. {speech.which_one}{doubts}")
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.ASKED, (cause,))) from error
         except ObservationError as error:
             if not task.steps:

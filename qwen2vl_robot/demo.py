@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from qwen2vl_robot import film
+from qwen2vl_robot.approval import PromptingApprover
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.config import SceneRanges, load_robot, load_yaml
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
     Action,
@@ -30,6 +33,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
+from qwen2vl_robot.reading import read
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.results import reserve, save_run
 from qwen2vl_robot.validation.pool import RehearsalProcess
@@ -83,17 +87,35 @@ def _step_line(step: StepRecord) -> str:
     return f"{name}{step.outcome.kind.value}{twin}" + (f": {why}" if why else "")
 
 
+@dataclass(frozen=True, slots=True)
+class DemoScene:
+    """Which cell is simulated, and how fast.
+
+    Attributes:
+        file: a scene of sim/scenes.
+        seed: draws poses, light, camera and the plant's faults.
+        headless: simulate as fast as possible instead of in real time.
+    """
+
+    file: str
+    seed: int
+    headless: bool
+
+
 def run_demo(
     instruction: str,
-    seed: int,
-    scene: str,
+    scene: DemoScene,
     out: Path,
     model: str | None,
     *,
-    headless: bool,
     say: Callable[[str], None],
+    ask: Callable[[str], bool] | None = None,
 ) -> dict[str, Any]:
     """Carry out one instruction and write what happened to `out`.
+
+    Args:
+        say: prints a line.
+        ask: shows a person each step and waits for a yes; left out, what needs a person is refused.
 
     Returns:
         The report, as in report.json.
@@ -105,27 +127,32 @@ def run_demo(
     """
     began_s = time.perf_counter()
     asked = Instruction(instruction)
-    scene_file = resolve(scene)
+    scene_file = resolve(scene.file)
     ranges = load_yaml(scene_file, SceneRanges)
     profile = load_robot(ranges.robot)
     with reserve(out), PlannerProcess(model or SHIPPED_MODEL) as planner:
         say(f"instruction: {asked.text}")
+        say(f"I read: {read(asked.text).describe() or 'nothing that I can do'}")
         planner.start()  # first, so that a model that cannot be loaded is reported at once
         with (
-            PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
+            PlantProcess(str(scene_file), scene.seed, realtime=not scene.headless) as plant,
             RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal,
         ):
             rehearsal.start()
             pictures = _Pictures(plant.link, say)
-            ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, listeners=(pictures,))
-            controller = assemble(profile, ports, seed=seed)
+            halt = Halt()
+            approver = None if ask is None else PromptingApprover(halt, ask)
+            ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, approver, (pictures,))
+            controller = assemble(profile, ports, halt=halt, seed=scene.seed)
             started_s = time.perf_counter()
             task = controller.run(asked)
-            report = _report(task, seed, scene, started_s - began_s)
+            report = _report(task, scene.seed, scene.file, started_s - began_s)
             report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
             steps = ", then ".join(step["action"] for step in report["steps"])
             drawings = _drawings(pictures, Kinematics(profile), film.drawable(asked.text, steps))
             files = save_run(out, report, drawings)
+    if not task.steps:
+        say(" ".join(task.outcome.reasons))
     say(f"{report['outcome']}; see {', '.join(files)} in {out}")
     return report
 

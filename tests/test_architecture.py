@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reasons", "log"),
     ("errors",),
     ("geometry", "messages"),
-    ("ports", "resources", "config", "process", "description", "languages", "meshes", "results", "photos"),
+    ("ports", "resources", "config", "process", "description", "languages", "phrases", "meshes", "results", "photos"),
     ("bullet",),
     (
         "film",

@@ -9,6 +9,7 @@ import typer
 
 from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app
 from qwen2vl_robot.cli.output import save_json, saved_on_failure, say
+from qwen2vl_robot.errors import BadInputError
 
 Scene = Annotated[str, typer.Option(help="A scene file; names under sim/ work too.")]
 
@@ -25,6 +26,9 @@ def demo(
     headless: Annotated[
         bool, typer.Option("--headless", help="Simulate as fast as possible and open no window.")
     ] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Ask at the prompt before each step, and about what was not understood.")
+    ] = False,
     graph: Annotated[
         str | None, typer.Option(help="dds or ros: robot and controller as two processes on the ROS 2 graph.")
     ] = None,
@@ -35,14 +39,19 @@ def demo(
     Exit code 0: achieved. 1: anything else, a question and a refusal included.
     """
     with saved_on_failure(json_file):
+        if graph is not None and confirm:
+            raise BadInputError(
+                "--confirm: not with --graph; there `ros2 topic pub` to ~/approve answers, see docs/robot.md"
+            )
         if graph is not None:
             from qwen2vl_robot.demo_graph import run_graph_demo
 
             report = run_graph_demo(instruction, seed, scene, out, model, transport=graph, say=say)
         else:
-            from qwen2vl_robot.demo import run_demo
+            from qwen2vl_robot.demo import DemoScene, run_demo
 
-            report = run_demo(instruction, seed, scene, out, model, headless=headless, say=say)
+            where = DemoScene(scene, seed, headless)
+            report = run_demo(instruction, where, out, model, say=say, ask=_ask if confirm else None)
     save_json(report, json_file)
     film = out / "film.gif"
     if not headless and graph is None and film.is_file():
@@ -70,11 +79,17 @@ def plan(
     Boxes are left, top, right, bottom in 0..1000 of the picture's width and height.
     Exit code 1: the model asks or refuses.
     """
-    from qwen2vl_robot.messages import Instruction, PlannerRequest
+    from qwen2vl_robot.agreement import understand
+    from qwen2vl_robot.messages import Instruction, Outcome, PlannerRequest
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 
-    wish, rgb = Instruction(instruction), read_photo(image, say)
+    wish, rgb = understand(Instruction(instruction), trusts_unread=True), read_photo(image, say)
+    if isinstance(wish, Outcome):
+        save_json({"instruction": instruction, "actions": [], "reasons": list(wish.reasons)}, json_file)
+        if json_file != STDOUT:
+            typer.echo(" ".join(wish.reasons))
+        raise typer.Exit(1)
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
         answer = planner.plan_picture(PlannerRequest(rgb, wish, others=others, clip=clip))
@@ -86,6 +101,14 @@ def plan(
     if picture is not None:
         _draw_plan(picture, rgb, answer)
     raise typer.Exit(1 if any(action.verb.value in ("ask", "refuse") for action in answer.actions) else 0)
+
+
+def _ask(question: str) -> bool:
+    """Yes or no from the person at the terminal; no answer is a no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        return False
 
 
 BOX_UNIT = "0..1000 of the picture's width and height: left, top, right, bottom"
@@ -161,3 +184,17 @@ def _violation_line(v: dict[str, Any]) -> str:
     else:
         much = f"{v['amount'] * 1000:.1f} mm" if unit == "m" else f"{v['amount']:.4g} {unit}".rstrip()
     return f"{v['kind']}: {' with '.join(v['bodies'])}{when}, {much}"
+
+
+@app.command(epilog="Example: qwen2vl-robot phrases --language de")
+def phrases(
+    language: Annotated[str, typer.Option(help="ar, de, en, es, fr, ja, ko, vi or zh.")] = "en",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Every language, as docs/phrases.md.")] = False,
+) -> None:
+    """Print what one can say to the robot."""
+    from qwen2vl_robot.languages import load_languages
+    from qwen2vl_robot.phrases import describe, page
+
+    if language not in load_languages():
+        raise BadInputError(f"--language {language}: allowed: {', '.join(load_languages())}")
+    typer.echo(page() if markdown else describe(language), nl=not markdown)

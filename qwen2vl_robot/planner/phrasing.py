@@ -8,7 +8,9 @@ from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
 
 
 def plainest(goal: Goal) -> str:
-    """The sentence; "" where the goal is more than one deed, or of a kind that the checkpoint never learned.
+    """The sentence for the first deed; "" where it is of a kind that the checkpoint never learned.
+
+    The checkpoint plans one deed. What a plan leaves out of the others is asked about (`agreement.agree`).
 
     >>> from qwen2vl_robot.reading import read
     >>> plainest(read("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?"))
@@ -17,11 +19,11 @@ def plainest(goal: Goal) -> str:
     'put the red block on the blue plate'
     """
     steps = [step for step in goal.steps if not step.is_negated]
-    if len(steps) == 2 and steps[0].deed is Deed.PICK and steps[1].deed is Deed.PLACE:
+    if len(steps) > 1 and steps[0].deed is Deed.PICK and steps[1].deed is Deed.PLACE:
         thing = steps[1].thing
         if thing is None or thing.is_it or thing == steps[0].thing:
             steps = [Step(Deed.PLACE, steps[0].thing, steps[1].relation, steps[1].reference)]
-    if len(steps) != 1 or goal.unread or goal.conditions:
+    if not steps or goal.unread or goal.conditions:
         return ""
     return _say(steps[0], load_languages()[goal.language])
 
