@@ -25,6 +25,9 @@ from qwen2vl_robot.perception.labels import load_words
 RATE_HZ = 16_000
 _NOISE = 20  # of 32768, added to the sound: the recogniser fails on digital silence
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+# Without these a negated sentence would be forced into the command, and "stop" into whatever sounds most like it.
+_DENIALS = ("do not", "don't", "never", "you must not")
+_STOPS = ("stop", "halt", "freeze")
 _SEARCH = "commands"
 
 
@@ -71,6 +74,8 @@ class SpeechRecogniser:
 def grammar(is_known: Callable[[str], bool] = lambda word: True) -> str:
     """Write the sentences of sim/languages/en.yaml over the words of sim/objects/words.yaml as a JSGF grammar.
 
+    Each sentence may be denied, and stop words stand alone; the controller reads what was heard as any other sentence.
+
     Args:
         is_known: whether the recogniser's dictionary has a word; unknown words and sentences with them are left out.
     """
@@ -84,7 +89,10 @@ def grammar(is_known: Callable[[str], bool] = lambda word: True) -> str:
             "grammar robot;",
             f"<number> = {' | '.join(_NUMBERS)};",
             f"<thing> = [the] [{' | '.join(colours)}] ({' | '.join(nouns)});",
-            f"public <command> = {' | '.join(dict.fromkeys(known))};",
+            f"<deny> = {' | '.join(_DENIALS)};",
+            f"<stop> = {' | '.join(w for w in _STOPS if is_known(w))};",
+            f"<sentence> = {' | '.join(dict.fromkeys(known))};",
+            "public <command> = <stop>+ | [please] [<deny>] <sentence>;",
         ]
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.nodes.voice import RATE_HZ, SpeechRecogniser, grammar, open_sound, transcribe
+from qwen2vl_robot.reading import read, stop_word
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +45,35 @@ def test_a_word_that_the_dictionary_lacks_leaves_its_sentence_out() -> None:
     assert "nudge" not in grammar(lambda word: word != "nudge")
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
-def test_a_spoken_sentence_is_recognised(recogniser: SpeechRecogniser, tmp_path: Path) -> None:
-    sentence = "put the red block on the blue plate"
-    subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(tmp_path / "raw.wav"), sentence], check=True)
-    with wave.open(str(tmp_path / "raw.wav"), "rb") as file:
+def test_the_grammar_can_stop_and_deny() -> None:
+    text = grammar()
+    assert "<stop> = stop | halt | freeze;" in text
+    assert "[<deny>] <sentence>" in text
+
+
+def speak(sentence: str, folder: Path) -> Path:
+    """Have espeak-ng say a sentence, half as loud, with silence around it, at the recogniser's rate."""
+    subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(folder / "raw.wav"), sentence], check=True)
+    with wave.open(str(folder / "raw.wav"), "rb") as file:
         rate_hz, data = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
     times_s = np.arange(0, len(data) / rate_hz, 1 / RATE_HZ)
     spoken = np.interp(times_s, np.arange(len(data)) / rate_hz, data) * 0.5
     silence = np.zeros(RATE_HZ // 2)
-    path = write(tmp_path / "said.wav", np.concatenate([silence, spoken, silence]))
-    assert listen(recogniser, path) == [sentence]
+    return write(folder / "said.wav", np.concatenate([silence, spoken, silence]))
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
+@pytest.mark.parametrize(
+    "sentence",
+    ["put the red block on the blue plate", "do not pick up the red block", "don't pick up the red block", "stop"],
+)
+def test_a_spoken_sentence_is_recognised(recogniser: SpeechRecogniser, tmp_path: Path, sentence: str) -> None:
+    heard = listen(recogniser, speak(sentence, tmp_path))
+    assert heard == [sentence]
+    if sentence == "stop":
+        assert stop_word(heard[0])
+    else:
+        assert read(heard[0]).asks_for_motion == (not sentence.startswith("do"))
 
 
 @pytest.mark.parametrize("loudness", [0, 30])
