@@ -248,10 +248,17 @@ def test_an_answer_is_written_before_its_picture(run, tmp_path: Path) -> None:  
     assert json.loads(answer.read_text())["accepted"] is False
 
 
+def _hear_interrupts() -> None:
+    """A shell lets background jobs, and so perhaps these tests, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_evaluation_keeps_its_results(tmp_path: Path) -> None:
     answer = tmp_path / "eval.json"
     command = [sys.executable, "-m", "qwen2vl_robot", "eval", "--planner", "truth", "--json", str(answer)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    ) as process:
         until_s = time.monotonic() + 120.0
         while not answer.exists() and time.monotonic() < until_s:
             time.sleep(0.05)
