@@ -147,7 +147,7 @@ class RuleBook:
     def judge(self, instruction: Instruction, plan: Plan) -> Ruling:
         """Hold a plan to the rules and to what the person asked for."""
         actions = [action for action in plan.actions if action.verb not in _TALK]
-        forbidden = [told for action in actions for told in self._forbid(action)]
+        forbidden = [objection for action in actions for objection in self._forbid(action)]
         held: str | None = None
         for action in actions:
             label = "" if action.object is None else action.object.label
@@ -158,7 +158,7 @@ class RuleBook:
         agreement = agree(goal, plan)
         asked = list(agreement.doubts)
         if not goal.is_understood:  # the reader is not sure either: every word counts
-            asked += [told for action in actions for told in self._doubt(action, instruction.text)]
+            asked += [doubt for action in actions for doubt in self._doubt(action, instruction.text)]
         if instruction.source is InstructionSource.VOICE:
             asked.append("the instruction came by voice, which may be anybody's")
         return Ruling(tuple(dict.fromkeys(forbidden)), agreement.contradictions, tuple(dict.fromkeys(asked)))
