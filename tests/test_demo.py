@@ -80,6 +80,7 @@ def test_an_object_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     assert not any(step["motion"] for step in report["steps"])
     assert done.stderr.splitlines() == [
         "instruction: put the green ball on the blue plate",
+        "I read: put the green ball on the blue plate",
         "plan: ask",
         "asked: I see no green ball.",
         f"asked; see report.json, frame.png in {tmp_path}",
