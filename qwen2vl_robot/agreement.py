@@ -66,7 +66,7 @@ def agree(goal: Goal, plan: Plan) -> Agreement:
     ('you said: pick up the red block; the plan is: go home',)
     """
     said, planned = _said(goal), _collapse(_planned(plan), goal)
-    doubts = tuple(_unread(goal))
+    doubts = (*_unread(goal), *_unsaid(said))
     if not said:
         return Agreement((), doubts)
     fits = [_fits(a, b) for a, b in zip(said, planned, strict=False)]
@@ -132,6 +132,13 @@ def _unread(goal: Goal) -> Iterator[str]:
         yield f"I do not know {word!r}"
     for condition in goal.conditions:
         yield f"I cannot keep to {condition!r}"
+
+
+def _unsaid(said: list[_Task]) -> Iterator[str]:
+    """What is asked for without a thing: the planner would choose one."""
+    for task in said:
+        if task.deed in (Deed.PICK, Deed.PLACE, Deed.PUSH) and (task.thing is None or task.thing.is_it):
+            yield f"you did not say what to {task.deed.value}"
 
 
 # ------------------------------------------------------------------------------------------- what was said

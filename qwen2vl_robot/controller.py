@@ -118,7 +118,8 @@ class Controller:
 
     def _read(self, task: Task) -> Instruction:
         """Read the sentence without any model; one that asks for nothing that the robot does ends the task."""
-        asked = understand(task.instruction, trusts_unread=self._parts.trusts_unread)
+        instruction = self._parts.cell.in_known_words(task.instruction)
+        asked = understand(instruction, trusts_unread=self._parts.trusts_unread)
         if isinstance(asked, Outcome):
             raise _EndOfTry(asked)
         return asked
