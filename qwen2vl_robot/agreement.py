@@ -69,7 +69,7 @@ def agree(goal: Goal, plan: Plan) -> Agreement:
     doubts = (*_unread(goal), *_unsaid(said))
     if not said:
         return Agreement((), doubts)
-    fits = [_fits(a, b) for a, b in zip(said, planned, strict=False)]
+    fits = [_fits(a, b) and not _is_excluded(a, b, goal) for a, b in zip(said, planned, strict=False)]
     if all(fits) and len(said) == len(planned):
         return Agreement((), doubts)
     if all(fits) and len(planned) < len(said):
@@ -232,6 +232,22 @@ def _fits(said: _Task, planned: _Task) -> bool:
         and said.direction is planned.direction
         and (said.seconds is None or planned.seconds is None or abs(said.seconds - planned.seconds) < 0.05)
     )
+
+
+def _is_excluded(said: _Task, planned: _Task, goal: Goal) -> bool:
+    """Whether a plan's thing is one that was named as not meant: "the block, but not the red one"."""
+    pairs = [(said.thing, planned.thing), (said.reference, planned.reference)]
+    plain = [thing for thing in goal.exclusions if thing.relation is None and not thing.superlative]
+    return any(
+        mine is not None and _covers(thing, mine) and not (asked is not None and _covers(thing, asked))
+        for thing in plain
+        for asked, mine in pairs
+    )
+
+
+def _covers(words: Thing, thing: Thing) -> bool:
+    """Whether the words fit a thing; those without noun and colour fit none."""
+    return bool(words.label) and words.noun in ("", thing.noun) and words.colour in ("", thing.colour)
 
 
 def _places_alike(said: _Task, planned: _Task) -> bool:
