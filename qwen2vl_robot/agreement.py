@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.messages import Action, Cause, Direction, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
-from qwen2vl_robot.planner.phrasing import plainest
+from qwen2vl_robot.planner.phrasing import off_table, plainest
 from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Thing, read
 from qwen2vl_robot.reading import Step as Said
 from qwen2vl_robot.reasons import TaskReason
@@ -150,7 +150,8 @@ def _said(goal: Goal) -> list[_Task]:
     for step in goal.steps:
         if step.is_negated or step.deed in (Deed.STOP, Deed.OTHER):
             continue
-        task = _Task(step.deed, step.thing, step.relation, step.reference, step.direction, step.seconds)
+        thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
+        task = _Task(step.deed, thing, step.relation, reference, step.direction, step.seconds)
         last = tasks[-1] if tasks else None
         if task.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(task.thing, last.thing):
             tasks[-1] = _Task(Deed.PLACE, last.thing, task.relation, task.reference, task.direction)

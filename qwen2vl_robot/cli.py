@@ -140,7 +140,7 @@ def evaluate(
         str,
         typer.Option(
             help="tabletop: whole tasks; references: tasks with the leftmost block, or one of several; "
-            "grounding: the planner alone, on pictures."
+            "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion."
         ),
     ] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
@@ -158,29 +158,24 @@ def evaluate(
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth."""
     suite = suite if language is None else "languages"
-    head = {
-        **_provenance(),
-        "suite": suite,
-        "seed": seed,
-        "planner": planner.value,
-    }
+    head = {**_provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if suite in ("tabletop", "references"):
         answer = {**head, **_eval_tasks(suite, planner, model, episodes, seed)}
     elif suite == "grounding":
         answer = {**head, **_eval_grounding(model, episodes, seed)}
+    elif suite == "words":
+        from qwen2vl_robot.benchmarks.words import run_words, summarise_words
+
+        results = _gather(run_words(model, episodes, seed), "cases", episodes)
+        answer = {**head, "totals": summarise_words(results), "episodes": results}
     elif language is not None:
         answer = {**head, **_eval_languages(model, language, episodes, seed)}
     else:
-        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding")
+        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
     _write_json(answer, json_file)
     if json_file != "-":
-        printers = {
-            "tabletop": _print_tasks,
-            "references": _print_tasks,
-            "grounding": _print_grounding,
-            "languages": _print_languages,
-        }
-        printers[suite](answer)
+        printers = {"grounding": _print_grounding, "languages": _print_languages, "words": _print_words}
+        printers.get(suite, _print_tasks)(answer)
 
 
 def _eval_tasks(suite: str, planner: PlannerKind, model: str | None, episodes: int, seed: int) -> dict[str, Any]:
@@ -652,6 +647,14 @@ def _print_languages(answer: dict[str, Any]) -> None:
     for code, entry in answer["totals"].items():
         shares = [entry.get(name) for name in ("same", "same_seen", "same_held_out")]
         table.add_row(code, str(entry["frames"]), *map(_share_text, shares))
+    Console().print(table)
+
+
+def _print_words(answer: dict[str, Any]) -> None:
+    table = Table(f"sentences, seed {answer['seed']}", "cases", "wrong motions", "right", "questions")
+    for name, entry in (*answer["totals"]["kinds"].items(), *answer["totals"]["languages"].items()):
+        shares = [_share_text(entry[key]) for key in ("right", "questions")]
+        table.add_row(name, str(entry["cases"]), str(entry["wrong_motion"]), *shares)
     Console().print(table)
 
 
