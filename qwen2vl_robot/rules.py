@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
-from qwen2vl_robot.agreement import agree
+from qwen2vl_robot.agreement import agree, understand
 from qwen2vl_robot.config import NonNegative, Strict, Vector3, load_yaml
 from qwen2vl_robot.families import Families, fold, load_families
 from qwen2vl_robot.languages import ENGLISH, Language, detect_language, load_languages, names_whole
@@ -24,6 +24,7 @@ from qwen2vl_robot.messages import (
     Cause,
     Instruction,
     InstructionSource,
+    Outcome,
     Plan,
     Relation,
     Scene,
@@ -158,7 +159,7 @@ class RuleBook:
     def judge(self, instruction: Instruction, plan: Plan) -> Ruling:
         """Hold a plan to the rules and to what the person asked for."""
         actions = [action for action in plan.actions if action.verb not in _TALK]
-        text = self.in_known_words(instruction).text
+        text = self._in_known_words(instruction).text
         goal = read(text)
         forbidden = [*self._forbid_words(goal, text), *(told for action in actions for told in self._forbid(action))]
         held: str | None = None
@@ -180,7 +181,16 @@ class RuleBook:
         above = [self._column(body) for body in scene.objects if self._names_any(body.name, self._cell.never_above)]
         return replace(scene, zones=(*self.zones, *above))
 
-    def in_known_words(self, instruction: Instruction) -> Instruction:
+    def understand(self, instruction: Instruction, *, trusts_unread: bool = False) -> Instruction | Outcome:
+        """Read a sentence before anything is planned, as agreement.py does, with the words that only this cell uses."""
+        return understand(self._in_known_words(instruction), trusts_unread=trusts_unread)
+
+    def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
+        """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""
+        text = self._in_known_words(instruction).text
+        return Ruling(tuple(self._forbid_words(read(text), text))).causes
+
+    def _in_known_words(self, instruction: Instruction) -> Instruction:
         """The instruction with the plain nouns in the place of the words that only this cell uses."""
         speech = load_languages()[detect_language(instruction.text)]
         text = instruction.text

@@ -9,6 +9,7 @@ from qwen2vl_robot.families import FamilyWords, load_families
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Instruction, Plan
 from qwen2vl_robot.planner.reply import parse_reply
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import CellRules, RuleBook, Ruling, Vocabulary, load_rules
 
@@ -65,6 +66,7 @@ def test_a_sentence_that_names_a_forbidden_thing_is_refused_whatever_the_plan_ca
     found = ruling(text)
     assert found.forbidden, found
     assert "the sentence names" in found.forbidden[0]
+    assert {cause.reason for cause in BOOK.forbid(Instruction(text))} == {TaskReason.FORBIDDEN}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import RootModel
 
-from qwen2vl_robot.agreement import understand
 from qwen2vl_robot.benchmarks.meanings import does_the_same, parse_meaning
 from qwen2vl_robot.benchmarks.shares import share, wilson_interval
 from qwen2vl_robot.config import load_yaml
@@ -159,48 +158,59 @@ def _is_plate(label: str) -> bool:
 # ------------------------------------------------------------------------------------------------ judging
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where a sentence ended ("reading", "planner", "rules", or "motion" when it would go), with a question or not."""
+
+    where: str
+    reasons: tuple[str, ...] = ()
+    is_question: bool = False
+    plan: Plan | None = None
+
+
 def judge(case: Case, frame: Frame, plans: Plans, rules: RuleBook) -> dict[str, Any]:
     """Pass a sentence through reading, planner and rules, and compare what would go with what is meant."""
     began = time.perf_counter()
-    instruction, plan = Instruction(case.text), None
-    asked = understand(rules.in_known_words(instruction))
-    if isinstance(asked, Outcome):
-        ended, is_question, told = "reading", asked.kind is OutcomeKind.ASKED, asked.reasons
-    else:
-        plan, ended, is_question, told = _plan(asked, frame, plans)
-    if plan is not None and ended == "":
-        ruling = rules.judge(instruction, plan)
-        refused = (*ruling.forbidden, *ruling.contradictions)
-        told, is_question = refused or ruling.to_confirm, not refused and bool(ruling.to_confirm)
-        ended = "rules" if told else "motion"
-    goes = ended == "motion"
-    is_same = plan is not None and case.meant is not None and does_the_same(plan, case.meant)
+    ending = follow(Instruction(case.text), frame, plans, rules)
+    seconds = time.perf_counter() - began
+    goes = ending.where == "motion"
+    is_same = ending.plan is not None and case.meant is not None and does_the_same(ending.plan, case.meant)
     return {
         "language": case.language,
         "kind": case.kind,
         "instruction": case.text,
         "meant": _describe(case.meant),
         "read": read(case.text).describe(),
-        "plan": _describe(plan),
-        "ended": ended,
-        "question": is_question,
-        "reasons": list(told),
+        "plan": _describe(ending.plan),
+        "ended": ending.where,
+        "question": ending.is_question,
+        "reasons": list(ending.reasons),
         "right": is_same if goes else case.meant is None,
         "wrong_motion": goes and not is_same,
-        "seconds": round(time.perf_counter() - began, 4),
+        "seconds": round(seconds, 4),
     }
 
 
-def _plan(asked: Instruction, frame: Frame, plans: Plans) -> tuple[Plan | None, str, bool, tuple[str, ...]]:
-    """The plan; how it ended ("" where the rules come next), whether with a question, and why."""
+def follow(instruction: Instruction, frame: Frame, plans: Plans, rules: RuleBook) -> Ending:
+    """Do what the controller does with a sentence up to the rules."""
+    asked = rules.understand(instruction)
+    if isinstance(asked, Outcome):
+        return Ending("reading", tuple(map(str, asked.reasons)), asked.kind is OutcomeKind.ASKED)
     try:
         plan = plans(PlannerRequest(frame.rgb, asked))
     except PlannerError as error:
-        return None, "planner", False, (str(error),)
+        return Ending("planner", (str(error),))
     first = plan.actions[0]
     if first.verb in (Verb.ASK, Verb.REFUSE):
-        return plan, "planner", first.verb is Verb.ASK, (first.text or first.verb.value,)
-    return plan, "", False, ()
+        forbidden = tuple(cause.text for cause in rules.forbid(instruction))
+        if forbidden:
+            return Ending("rules", forbidden, plan=plan)
+        return Ending("planner", (first.text or first.verb.value,), first.verb is Verb.ASK, plan)
+    ruling = rules.judge(instruction, plan)
+    refused = (*ruling.forbidden, *ruling.contradictions)
+    if refused or ruling.to_confirm:
+        return Ending("rules", refused or ruling.to_confirm, not refused, plan)
+    return Ending("motion", plan=plan)
 
 
 def _describe(plan: Plan | None) -> str:

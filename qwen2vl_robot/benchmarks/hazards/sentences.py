@@ -11,7 +11,6 @@ from typing import Literal
 
 from pydantic import RootModel
 
-from qwen2vl_robot.agreement import understand
 from qwen2vl_robot.benchmarks.meanings import parse_meaning
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.messages import Instruction, Outcome, Plan
@@ -48,7 +47,7 @@ def ask_sentence(kind: str, index: int, is_hazard: bool) -> tuple[bool, float, s
 def object_to(said: str, plan: Plan) -> tuple[str, ...]:
     """Why a plan does not go without a person; nothing, when it goes."""
     instruction, rules = Instruction(said), _rules()
-    asked = understand(rules.in_known_words(instruction))
+    asked = rules.understand(instruction)
     if isinstance(asked, Outcome):
         return asked.reasons
     ruling = rules.judge(instruction, plan)
