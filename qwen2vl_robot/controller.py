@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from qwen2vl_robot import executor
 from qwen2vl_robot.admission import ask
-from qwen2vl_robot.agreement import understand
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.judge import judge
@@ -118,7 +117,7 @@ class Controller:
 
     def _read(self, task: Task) -> Instruction:
         """Read the sentence without any model; one that asks for nothing that the robot does ends the task."""
-        asked = understand(task.instruction, trusts_unread=self._parts.trusts_unread)
+        asked = self._parts.cell.understand(task.instruction, trusts_unread=self._parts.trusts_unread)
         if isinstance(asked, Outcome):
             raise _EndOfTry(asked)
         return asked
@@ -136,6 +135,9 @@ class Controller:
             listener.on_plan(plan, observation)
         first = plan.actions[0] if plan.actions else None
         if first is not None and first.verb in (Verb.ASK, Verb.REFUSE):
+            forbidden = self._parts.cell.forbid(task.instruction)
+            if forbidden:
+                raise self._end(task, first, Outcome(OutcomeKind.REFUSED, forbidden))
             asks = first.verb is Verb.ASK
             cause = Cause(TaskReason.ASKED if asks else TaskReason.DECLINED, first.text or first.verb.value)
             raise self._end(task, first, Outcome(OutcomeKind.ASKED if asks else OutcomeKind.REFUSED, (cause,)))

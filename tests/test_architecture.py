@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "motion",
         "validation",
         "reading",
+        "families",
         "rules",
         "halt",
         "approval",

@@ -27,7 +27,7 @@ def evaluate(
         str,
         typer.Option(
             help="tabletop: whole tasks; references: tasks that say the leftmost block, or name one of several; "
-            "grounding: the planner alone, on pictures."
+            "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion."
         ),
     ] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="Number of episodes, or of pictures.")] = 50,
@@ -48,12 +48,14 @@ def evaluate(
     """
     suite = suite if language is None else "languages"
     if suite not in _PRINTERS:
-        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding")
+        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if language is not None:
         found = _eval_languages(head, model, language, episodes, json_file)
     elif suite == "grounding":
         found = _eval_grounding(head, model, episodes, json_file)
+    elif suite == "words":
+        found = _eval_words(head, model, episodes, json_file)
     else:
         found = _eval_tasks(head, model, episodes, json_file)
     if json_file != STDOUT:
@@ -92,6 +94,19 @@ def _eval_grounding(head: dict[str, Any], model: str | None, pictures: int, json
     )
 
 
+def _eval_words(head: dict[str, Any], model: str | None, cases: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.words import run_words, summarise_words
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    return gather(
+        run_words(model or SHIPPED_MODEL, cases, head["seed"]),
+        "cases",
+        cases,
+        answer=lambda results: {**head, "totals": summarise_words(results), "episodes": results},
+        json_file=json_file,
+    )
+
+
 def _eval_languages(
     head: dict[str, Any], model: str | None, language: str, frames: int, json_file: str | None
 ) -> dict[str, Any]:
@@ -105,6 +120,14 @@ def _eval_languages(
         answer=lambda results: {**head, "totals": summarise_languages(results), "episodes": results},
         json_file=json_file,
     )
+
+
+def _print_words(answer: dict[str, Any]) -> None:
+    table = Table(f"sentences, seed {answer['seed']}", "cases", "wrong motions", "right", "questions")
+    for name, entry in (*answer["totals"]["kinds"].items(), *answer["totals"]["languages"].items()):
+        shares = [share_text(entry[key]) for key in ("right", "questions")]
+        table.add_row(name, str(entry["cases"]), str(entry["wrong_motion"]), *shares)
+    show(table)
 
 
 def _print_tasks(answer: dict[str, Any]) -> None:
@@ -152,4 +175,5 @@ _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "references": _print_tasks,
     "grounding": _print_grounding,
     "languages": _print_languages,
+    "words": _print_words,
 }

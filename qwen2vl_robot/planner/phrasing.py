@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qwen2vl_robot.languages import Language, fill, load_languages
-from qwen2vl_robot.messages import Direction
+from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
 
 
@@ -28,15 +30,26 @@ def plainest(goal: Goal) -> str:
     return _say(steps[0], load_languages()[goal.language])
 
 
+def off_table(thing: Thing) -> Thing:
+    """Leave out that a thing is on the table, for there they all are.
+
+    >>> off_table(Thing("ball", "red", relation=Relation.ON, reference=Thing("table"))).describe()
+    'the red ball'
+    """
+    is_there = thing.relation is Relation.ON and thing.reference == Thing("table")
+    return replace(thing, relation=None, reference=None) if is_there else thing
+
+
 def _say(step: Step, language: Language) -> str:
     template = _template(step, language)
     if not template:
         return ""
     try:
-        names = [_name(thing, language) for thing in (step.thing, step.reference) if thing is not None]
+        names = [_name(off_table(t), language) for t in (step.thing, step.reference) if t is not None]
     except KeyError:  # a thing that the checkpoint has no word for
         return ""
-    return fill(template, *names)
+    said = fill(template, *names)
+    return "" if "{" in said else said  # nothing was said for a slot
 
 
 def _template(step: Step, language: Language) -> str:

@@ -19,7 +19,7 @@ from qwen2vl_robot.validation.findings import RehearsalCase
 from qwen2vl_robot.validation.rehearsal import Twin
 from qwen2vl_robot.validation.request import check_request, load_request
 
-HAZARDS = sorted((data_root() / "sim" / "hazards").glob("*.yaml"))
+HAZARDS = sorted((data_root() / "sim" / "hazards").glob("*ed_*.yaml"))  # accepted_..., refused_...
 HOME = [0.0, -1.1, 0.0, -2.6, 0.0, 1.5, 0.785]
 AWAY = [0.1, -1.1, 0.0, -2.6, 0.0, 1.5, 0.785]
 BLOCK = {"name": "block", "shape": "box", "size_m": [0.05, 0.05, 0.05], "position_m": [0.5, 0.1, 0.025]}
