@@ -45,6 +45,7 @@ class Reading(Strict):
         adjectives: whether a colour stands before its noun or may stand behind it.
         spacing: "words": spaces part words; in the others forms are cut out of runs of letters; "strict": a word has
             one stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
+        articles: whether a thing has an article, so that "red block on blue plate" is an order in haste.
         letters: a letter, and how it is written here: "üue".
         endings: of colours, kinds and verbs ("colour", "kind", "verb"); "it": pronouns that verbs take up.
         words: key → forms, parted by commas.
@@ -54,6 +55,7 @@ class Reading(Strict):
     verb: Literal["first", "last", "either"] = "first"
     adjectives: Literal["before", "after"] = "before"
     spacing: Literal["words", "strict", "loose", "none"] = "words"
+    articles: bool = False
     letters: str = ""
     endings: dict[str, str] = Field(default_factory=dict)
     words: dict[str, str] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A sentence → what it asks for: `read` gives a Goal, `stop_word` says whether to stop before anything else."""
+"""A sentence → what it asks for (`read`), and whether to stop before anything else (`stop_word`)."""
 
 from __future__ import annotations
 

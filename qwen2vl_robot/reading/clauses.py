@@ -1,13 +1,13 @@
-"""Tokens of a sentence → its mood, the conditions in it, and its clauses: one verb each, with what belongs to it."""
+"""Tokens of a sentence → its mood, its conditions, and its clauses: a verb with its words."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen2vl_robot.reading.goal import Mood
 from qwen2vl_robot.reading.letters import END, PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.tokens import Token
+from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _LINKS = ("and", "then", "but")
 _LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
@@ -24,6 +24,32 @@ class Clause:
     tokens: tuple[Token, ...]
     verb: Token | None = None
     is_negated: bool = False
+
+
+def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
+    """Decide by its neighbours what a word of several meanings is: "noch" behind "weder" is "nor"."""
+    settled = list[Token]()
+    has_first = False
+    for at, token in enumerate(tokens):
+        has_first = (has_first and token.gap < END) or token.has("neither")
+        before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
+        tags = token.tags
+        if has_first and "nor" in tags:
+            tags = tags | {"not"}
+        if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
+            tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
+        if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
+            tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
+        if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
+            tags -= {"except", "correct"}  # "ولا تدفع"
+        if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
+            tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
+        settled.append(token if tags is token.tags else replace(token, tags=tags))
+    return settled
+
+
+def _is_indefinite(token: Token | None, lexicon: Lexicon) -> bool:
+    return token is not None and token.has("thing", *lexicon.kinds) and not token.has("defined")
 
 
 def find_mood(tokens: list[Token]) -> Mood:
@@ -55,8 +81,8 @@ def _ends_in(tokens: list[Token], at: int, tag: str) -> bool:
 
 def _asks_first(tokens: list[Token], at: int) -> bool:
     """Whether a token begins a question: it stands first, or behind a pause, but for small words."""
-    if not tokens[at].has("ask first"):
-        return False
+    if not tokens[at].has("ask first") or (tokens[at].has("that") and at > 0 and tokens[at - 1].has("all")):
+        return False  # "alles, was rot ist"
     while at > 0 and tokens[at].gap < PAUSE and tokens[at - 1].has("filler", "correct", "self", *_LINKS):
         at -= 1
     return at == 0 or tokens[at].gap >= PAUSE
@@ -116,14 +142,16 @@ def split_clauses(tokens: list[Token], lexicon: Lexicon) -> list[Clause]:
         return [Clause(tuple(tokens), None, False)] if tokens else []
     bounds = [0, *(_boundary(tokens, a, b, lexicon) for a, b in zip(verbs, verbs[1:], strict=False)), len(tokens)]
     pairs = zip(verbs, bounds, bounds[1:], strict=False)
-    return _stop_others([Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs], lexicon)
+    clauses = [Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs]
+    cut = [part for clause in clauses for part in _cut_head(clause, lexicon)]
+    return _stop_others([*cut[:-1], *_cut_tail(cut[-1], lexicon)], lexicon)
 
 
 def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
     """Where the verbs stand; of two that say the same ("집어 들어"), and of "go" with another, one counts."""
     found: list[int] = []
     for at, token in enumerate(tokens):
-        if not token.verbs or (at > 0 and tokens[at - 1].has("the") and not tokens[at - 1].has("it")):
+        if not token.verbs or _is_noun(tokens, at):
             continue
         if found and _is_light(tokens[found[-1] + 1 : at + 1], lexicon):
             earlier = tokens[found[-1]].verbs
@@ -134,6 +162,40 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
                 continue
         found.append(at)
     return found
+
+
+def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
+    """ "クマはそのままで、アヒルを取って": words that negate end before a pause, where a verb ends what is said."""
+    tokens = clause.tokens
+    verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    for at in range(1, verb_at if lexicon.grammar.verb == "last" else 0):
+        if tokens[at].gap < PAUSE:
+            continue
+        head, rest = tokens[:at], tokens[at:verb_at]
+        is_told = all(any(t.tags & (lexicon.kinds | {"thing"}) for t in part) for part in (head, rest))
+        ends = next((t for t in reversed(head) if not t.has("filler", "object", "to") or t.has("not")), head[0])
+        if is_told and ends.has("not") and not ends.has("correct", "except after"):
+            return [Clause(head), replace(clause, tokens=tokens[at:])]
+    return [clause]
+
+
+def _cut_tail(clause: Clause, lexicon: Lexicon) -> list[Clause]:
+    """ "Push the green one. The red one: hands off!": a sentence that negates, behind the verb's, is a clause."""
+    tokens = clause.tokens
+    verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    known = lexicon.kinds | lexicon.colours | {"thing"}
+    for at in range(verb_at + 1, len(tokens)):
+        tail = tokens[at:]
+        is_sentence = tokens[at].gap >= END and any(t.tags & known for t in tail)
+        if is_sentence and any(t.has("not") for t in tail) and not any(t.has("correct", "except after") for t in tail):
+            return [replace(clause, tokens=tokens[:at]), Clause(tail)]
+    return [clause]
+
+
+def _is_noun(tokens: list[Token], at: int) -> bool:
+    """Whether an article makes a noun of a verb: "the can"."""
+    before = tokens[at - 1] if at > 0 else None
+    return before is not None and tokens[at].gap < PAUSE and before.has("the") and not before.has("it")
 
 
 def _is_light(between: list[Token], lexicon: Lexicon) -> bool:
@@ -188,7 +250,9 @@ def _stop_others(clauses: list[Clause], lexicon: Lexicon) -> list[Clause]:
 
 
 def _is_stopping(first: Clause, second: Clause, lexicon: Lexicon) -> bool:
-    stop, other = (second, first) if lexicon.grammar.verb == "last" else (first, second)
+    is_joined = first.tokens[-1] is first.verb and second.tokens[0] is second.verb  # "그만 밀어"
+    is_behind = lexicon.grammar.verb == "last" and not (is_joined and first.verb is not None and first.verb.has("stop"))
+    stop, other = (second, first) if is_behind else (first, second)
     if not stop.verb or not stop.verb.has("stop") or not other.verb or other.verb.has("stop"):
         return False
     joint = [*first.tokens, *second.tokens]

@@ -1,4 +1,4 @@
-"""A text → its words in one spelling: without case, width, look-alike letters, marks, punctuation and emoji."""
+"""A text → its words in one spelling: no case, width, look-alikes, marks, punctuation or emoji."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language's data → its forms with what they mean, and words → tokens that carry those meanings.
+"""A language's data → its forms and what they mean; words → tokens that carry those meanings.
 
 A meaning is a tag: an English word of the catalogue ("red", "block", "leftmost"), a relation ("left_of"), or a key of
 the file's section `reading` ("pick", "not", "filler"), where en.yaml explains them. Sentence templates are not read.
@@ -6,6 +6,7 @@ the file's section `reading` ("pick", "not", "filler"), where en.yaml explains t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from qwen2vl_robot.reading.letters import Word, split_words
 from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
+_RUN = re.compile(r"(.)\1+")
 _LONGEST = 7  # words of a phrase
 _NO_FORMS = ("joins", "stop word", "stop tail")  # keys of the data whose forms mean nothing by themselves
 
@@ -27,15 +29,23 @@ class Lexicon:
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
-        for form, tag in self._forms(language):
+        forms = list(self._forms(language))
+        for form, tag in forms:
             self._add(form, (frozenset({tag}),))
+        said = set(self.entries)
+        for form, tag in forms:
             for ending in self._endings(tag):
-                self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
+                if form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
+                    self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
             if is_verb(tag) and " " not in form:
                 for ending in self.grammar.endings.get("it", "").split():
                     self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
         for form, entry in list(self.entries.items()):
             self.entries.setdefault(self.fold(form), entry)
+        fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
+        self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
+        glue = self.grammar.words.get("glue", "").split(", ")
+        self._glue = tuple(form[:-1] for form in glue if form.endswith("-"))  # the Arabic article
         self._cutting = self._make_forms() if self.is_joined else None
 
     def _make_forms(self) -> Forms:
@@ -101,12 +111,17 @@ class Lexicon:
         found = self._find_phrases(words)
         if self._cutting is not None:
             found = cut(self._cutting, [replace(word, text=self.fold(word.text)) for word in words])
-        tokens, gap = list[Token](), 0
+        named = self.kinds | {"thing"}
+        tokens, gap, has_glue = list[Token](), 0, False
         for token in found:
             gap = max(gap, token.gap)
             if not token.has("glue"):
-                tokens.append(replace(token, gap=gap))
+                is_defined = token.tags & named and (has_glue or token.text.startswith(self._glue))
+                tags = token.tags | {"defined"} if is_defined else token.tags
+                is_same = gap == token.gap and tags is token.tags
+                tokens.append(token if is_same else replace(token, gap=gap, tags=tags))
                 gap = 0
+            has_glue = token.has("glue")
         return tokens
 
     def _find_phrases(self, words: list[Word]) -> Iterator[Token]:
@@ -120,7 +135,7 @@ class Lexicon:
                 if entry is not None:
                     break
             else:
-                count, entry = 1, self._compound(folded[at])
+                count, entry = 1, self._compound(folded[at]) or self._stretched.get(squeeze(folded[at]))
             yield from _as_tokens(words[at : at + count], entry)
             at += count
 
@@ -131,6 +146,11 @@ class Lexicon:
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
         return None
+
+
+def squeeze(word: str) -> str:
+    """ "pleeease" and "please" are both "please"; "soo" is "so"."""
+    return _RUN.sub(r"\1", word)
 
 
 def _plain_words(form: str) -> list[str]:

@@ -1,13 +1,13 @@
-"""Tokens of a clause → its nodes: things, places, directions, and the small words that change what they mean."""
+"""Tokens of a clause → its nodes: things, places, directions, and the small words between."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.goal import Thing
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.places import Node, join_nodes, owner_of
 from qwen2vl_robot.reading.things import NEAR, QUANTITIES, number_of, read_thing
 from qwen2vl_robot.reading.tokens import Token
 
@@ -20,6 +20,7 @@ _SMALL = (
     "except",
     "except after",
     "rather",
+    "but",
     "correct",
     "that",
     "of",
@@ -32,34 +33,6 @@ _SMALL = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A part of a clause.
-
-    Attributes:
-        kind: "thing", "place" (relation and thing), "relation" (without a thing), "way", "seconds", "other" or a tag.
-        begin, end: its tokens.
-        is_to: whether a place is where something goes (True) or where it is (False); None where the words do not say.
-        is_which: whether a place says which thing is meant ("that is on the plate").
-        is_bare: a colour without a noun, which may be that of the next thing.
-        is_count: it says how many, and nothing else.
-        gap: what stands before it, see letters.Word.
-    """
-
-    kind: str
-    begin: int
-    end: int
-    thing: Thing | None = None
-    relation: Relation | None = None
-    way: Direction | None = None
-    seconds: float | None = None
-    is_to: bool | None = None
-    is_which: bool = False
-    is_bare: bool = False
-    is_count: bool = False
-    gap: int = 0
-
-
 def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
     """Read a clause from left to right, then join relations with the things that they refer to."""
     nodes: list[Node] = []
@@ -67,61 +40,89 @@ def find_nodes(tokens: list[Token], lexicon: Lexicon) -> list[Node]:
     while at < len(tokens):
         node = _node_at(tokens, at, nodes, lexicon)
         if node is not None:
-            nodes.append(replace(node, gap=tokens[at].gap))
+            nodes.append(replace(node, gap=tokens[at].gap) if tokens[at].gap else node)
         at = node.end if node is not None else at + 1
-    nodes = _join_before(nodes) if lexicon.grammar.order == "before" else _join_after(nodes)
-    return _share_noun(_count(nodes) if lexicon.grammar.order == "after" else nodes)
+    return join_nodes(nodes, is_behind=lexicon.grammar.order == "after")
 
 
 def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> Node | None:
     token = tokens[at]
     if token.verbs:
         return Node("verb", at, at + 1)
+    if token.has("filler") and token.has("correct") and _hesitates(tokens, at, nodes, lexicon):
+        return Node("correct", at, at + 1)
+    if token.has("be") and _is_told_behind(tokens, at, nodes, lexicon):
+        return Node("that", at, at + 1)  # "cái cốc nằm ngoài cùng bên trái"
     if token.has("filler", "be") and not token.has("the", "it", "object", *_RELATIONS):
         return None
     if token.has("then") and at > 0 and tokens[at - 1].has("the"):
         return Node("other", at, at + 1)  # "the first block"
-    seconds = _seconds_at(tokens, at)
+    if token.has("correct") and token.has("not", "except") and _stands_alone(tokens, at):
+        return Node("correct", at, at + 1)
+    seconds = _seconds_at(tokens, at, lexicon)
     if seconds is not None:
         return seconds
-    if _is_relative(tokens, at, nodes):
+    if _is_relative(tokens, at, nodes, lexicon):
         return Node("that", at, at + 1)
+    way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
+    is_quality = not token.tags.isdisjoint(lexicon.superlatives)
+    if way is not None and is_quality and nodes and nodes[-1].kind in ("thing", "place", "that"):
+        return Node("way", at, at + 1, way=way, is_either=True)  # "la taza más lejos"
     relation = next((_RELATIONS[tag] for tag in sorted(token.tags) if tag in _RELATIONS), None)
-    is_behind = lexicon.grammar.order == "after" and _owner(nodes) is not None
-    found = None if relation is not None and is_behind else read_thing(tokens, at, lexicon)
+    is_behind = lexicon.grammar.order == "after" and owner_of(nodes) is not None
+    found = None if relation is not None and is_behind else read_thing(_until(tokens, at, nodes, lexicon), at, lexicon)
     if found is not None:
         return Node(
             "thing", at, found.end, thing=found.thing, is_to=found.is_to, is_bare=found.is_bare, is_count=found.is_count
         )
     if token.has("not") and lexicon.grammar.order == "after" and not is_behind:
         return Node("not", at, at + 1)
-    way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
     is_to = True if token.has("case to") else False if token.has("case at") else None
     if token.has("toward"):
         return Node("toward", at, at + 1, relation=relation, is_to=is_to)
     if relation is not None:
-        return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to)
+        is_either = token.has("on") and token.has("in")
+        return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to, is_either=is_either)
     if way is not None:
-        return Node("way", at, at + 1, way=way)
-    if token.has("correct") and token.has("not") and _stands_alone(tokens, at):
-        return Node("correct", at, at + 1)
+        return Node("way", at, at + 1, way=way, is_either=is_quality)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
 
 
-def _owner(nodes: list[Node]) -> Node | None:
-    """The thing that a relation behind it would refer to."""
-    owner = next((node for node in reversed(nodes) if node.kind != "of"), None)
-    return owner if owner and owner.kind == "thing" else None
+def _hesitates(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
+    """Whether "uh" takes back the thing before it: pauses stand around it, and another thing follows."""
+    is_behind = bool(nodes) and nodes[-1].kind in ("thing", "place", "verb", "object") and tokens[at].gap >= PAUSE
+    follows = next((t for t in tokens[at + 1 : at + NEAR] if not t.has("the", "filler", "correct")), None)
+    known = lexicon.kinds | lexicon.colours | lexicon.superlatives
+    return is_behind and follows is not None and not follows.tags.isdisjoint(known)
+
+
+def _is_told_behind(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
+    """Whether "is" stands between a thing and what is said of it, in a language that needs no "which"."""
+    is_behind = bool(nodes) and nodes[-1].kind in ("thing", "place") and nodes[-1].end == at
+    is_told = at + 1 < len(tokens) and not tokens[at + 1].tags.isdisjoint(lexicon.superlatives)
+    return is_behind and is_told and lexicon.grammar.adjectives == "after"
+
+
+def _until(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> list[Token]:
+    """The tokens up to which a thing may go: "ブロックを全部" says how many of what was named before."""
+    is_behind = lexicon.grammar.order == "after" and len(nodes) > 1 and nodes[-1].kind == "object"
+    is_count = is_behind and nodes[-2].kind == "thing" and tokens[at].has(*QUANTITIES)
+    return tokens[: at + 1] if is_count and not (at + 1 < len(tokens) and tokens[at + 1].has("of")) else tokens
 
 
 def _stands_alone(tokens: list[Token], at: int) -> bool:
     """Whether a word has a pause on both sides, as the "no" of "no, the green one"."""
-    return tokens[at].gap >= PAUSE and (at + 1 == len(tokens) or tokens[at + 1].gap >= PAUSE)
+    follows = tokens[at + 1] if at + 1 < len(tokens) else None
+    return tokens[at].gap >= PAUSE and (follows is None or follows.gap >= PAUSE or follows.has("correct"))
 
 
-def _seconds_at(tokens: list[Token], at: int) -> Node | None:
-    """A number and a unit of time; "a second" is one."""
+def _seconds_at(tokens: list[Token], at: int, lexicon: Lexicon) -> Node | None:
+    """A number and a unit of time; "a second" is one, and so is "دقيقة واحدة"."""
+    lone = next((_UNITS[t] for t in sorted(tokens[at].tags) if t in _UNITS), None)
+    if lone is not None and not lexicon.grammar.articles and lexicon.grammar.order == "before":
+        is_one = at + 1 < len(tokens) and tokens[at + 1].has("1", "thing")
+        return Node("seconds", at, at + 1 + is_one, seconds=lone)
     end = at + 1
     while end < min(len(tokens), at + NEAR) and tokens[end].has("filler"):
         end += 1
@@ -130,120 +131,23 @@ def _seconds_at(tokens: list[Token], at: int) -> Node | None:
     return None if unit is None or count is None else Node("seconds", at, end + 1, seconds=count * unit)
 
 
-def _is_relative(tokens: list[Token], at: int, nodes: list[Node]) -> bool:
+def _is_relative(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
     """Whether "that" or an article goes on about the thing before it ("the block that is on", "der Block, der auf")."""
-    if not tokens[at].has("that") or not nodes or nodes[-1].kind not in ("thing", "place"):
+    before = nodes[-2] if len(nodes) > 1 and nodes[-1].kind == "verb" else nodes[-1] if nodes else None
+    if not tokens[at].has("that") or before is None or before.kind not in ("thing", "place"):
         return False
-    return at + 1 < len(tokens) and tokens[at + 1].has("be", "self", "filler", "i", *_RELATIONS)
+    if before is not nodes[-1] and tokens[at].gap < PAUSE:
+        return False
+    follows = at + 1 < len(tokens) and tokens[at + 1].has("be", "self", "filler", "i", *_RELATIONS)
+    return follows or _is_predicate(tokens, at + 1, lexicon)
 
 
-# ------------------------------------------------------------------------------------------------ places
-
-
-def _join_before(nodes: list[Node]) -> list[Node]:
-    """Relation and the thing behind it → a place; a relation alone that is also a direction → that."""
-    joined: list[Node] = []
-    at = 0
-    while at < len(nodes):
-        node, behind = nodes[at], at + 1
-        while behind < min(len(nodes), at + NEAR) and nodes[behind].kind in ("of", "to"):
-            behind += 1
-        follows = nodes[behind] if behind < len(nodes) else None
-        if node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
-            is_which = bool(joined) and joined[-1].kind == "that"
-            is_to = node.is_to if node.is_to is not None else follows.is_to
-            place = replace(follows, kind="place", relation=node.relation, is_which=is_which, is_to=is_to)
-            joined.append(replace(place, begin=node.begin))
-            at = behind + 1
-        elif node.kind == "of" and _has_source(joined, node) and follows and follows.kind == "thing":
-            joined.append(replace(follows, kind="place", is_to=False))  # "el bloque del plato"
-            at = behind + 1
-        else:
-            joined.append(_alone(node, follows))
-            at += 1
-    return joined
-
-
-def _has_source(joined: list[Node], of: Node) -> bool:
-    """Whether "of" may say from where the thing before it is taken, and is no part of "nearest to"."""
-    thing = joined[-1].thing if joined and joined[-1].kind == "thing" else None
-    return thing is not None and (thing.superlative not in ("nearest", "farthest") or joined[-1].end != of.begin)
-
-
-def _alone(node: Node, follows: Node | None) -> Node:
-    """What a relation or "to" is without a thing: a direction, or a word that was not read ("to me")."""
-    if node.kind == "relation" and node.way:
-        return replace(node, kind="way")
-    return replace(node, kind="other") if node.kind == "to" and (follows is None or follows.kind == "and") else node
-
-
-def _join_after(nodes: list[Node]) -> list[Node]:
-    """Thing and the relation behind it → a place; a place before "which" and a thing → that thing's."""
-    joined: list[Node] = []
-    for node in nodes:
-        before, owner = joined[-1] if joined else None, _owner(joined)
-        if node.kind == "relation" and owner:
-            del joined[joined.index(owner) :]
-            joined.append(replace(owner, kind="place", relation=node.relation, way=node.way, end=node.end))
-        elif node.kind == "to" and before and before.kind == "thing":
-            joined[-1] = replace(before, kind="place", end=node.end, is_to=node.is_to)
-        elif node.kind == "thing" and _is_told(joined):
-            place = next(n for n in reversed(joined) if n.kind == "place")
-            del joined[joined.index(place) :]
-            thing = node.thing and replace(node.thing, relation=place.relation, reference=place.thing)
-            joined.append(replace(node, thing=thing, begin=place.begin))
-        else:
-            joined.append(node)
-    return [replace(n, kind="way") if n.kind == "relation" and n.way else n for n in _join_toward(joined)]
-
-
-def _is_told(joined: list[Node]) -> bool:
-    """Whether the nodes end in a place that says which thing comes: "皿の上の", "盘子左边的", "접시 위에 있는"."""
-    marks: list[str] = []
-    for node in reversed(joined):
-        if node.kind not in ("of", "that", "to"):
-            return node.kind == "place" and node.relation is not None and bool({"of", "that"} & set(marks))
-        marks.append(node.kind)
-    return False
-
-
-def _join_toward(nodes: list[Node]) -> list[Node]:
-    """ "toward" and a thing behind it ("放到盘子") → a place, whose relation its verb knows unless the words say it."""
-    joined: list[Node] = []
-    for node in nodes:
-        if joined and joined[-1].kind == "toward" and node.kind == "thing":
-            toward = joined[-1]
-            joined[-1] = replace(node, kind="place", relation=toward.relation, begin=toward.begin, is_to=toward.is_to)
-        elif joined and joined[-1].kind == "toward" and node.kind == "place":
-            joined[-1] = replace(node, is_to=joined[-1].is_to)
-        else:
-            joined.append(node)
-    return joined
-
-
-def _count(nodes: list[Node]) -> list[Node]:
-    """ "ブロックを2つ": how many stands behind the thing that is counted."""
-    counted: list[Node] = []
-    for node in nodes:
-        owner = next((k for k in (len(counted) - 1, len(counted) - 2) if k >= 0 and counted[k].kind == "thing"), None)
-        is_behind = bool(counted) and counted[-1].kind in ("thing", "object")
-        if owner is not None and is_behind and node.thing and node.is_count:
-            counted[owner] = replace(counted[owner], thing=_counted(counted[owner].thing or Thing(), node.thing))
-        else:
-            counted.append(node)
-    return counted
-
-
-def _counted(thing: Thing, count: Thing) -> Thing:
-    return replace(thing, quantity=count.quantity, count=count.count)
-
-
-def _share_noun(nodes: list[Node]) -> list[Node]:
-    """ "the red and the blue block": a bare colour takes the noun of the thing that is added to it."""
-    shared = list(nodes)
-    for at in range(len(shared) - 3, -1, -1):
-        first, link, second = shared[at], shared[at + 1], shared[at + 2]
-        kinds = (first.kind in ("thing", "place"), link.kind == "and", second.kind == "thing")
-        if all(kinds) and first.is_bare and first.thing and second.thing and second.thing.noun:
-            shared[at] = replace(first, thing=replace(first.thing, noun=second.thing.noun), is_bare=False)
-    return shared
+def _is_predicate(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
+    """Whether a colour or superlative comes, and then "is": "die am nächsten ist", "die rot ist"."""
+    end = min(len(tokens), at + NEAR)
+    qualities = lexicon.colours | lexicon.superlatives
+    told = next((k for k in range(at, end) if not tokens[k].has("the", "filler", "to")), end)
+    if told >= end or tokens[told].tags.isdisjoint(qualities) or not tokens[told].tags.isdisjoint(lexicon.kinds):
+        return False
+    behind = next((k for k in range(told + 1, end) if tokens[k].tags.isdisjoint({"filler", "away", *qualities})), end)
+    return behind < len(tokens) and tokens[behind].has("be")

@@ -1,4 +1,4 @@
-"""Runs of joined letters (Arabic, Chinese, Japanese, Korean) → tokens, by the cut that leaves the fewest unread."""
+"""Runs of joined letters (Arabic, Chinese ...) → tokens, by the cut that leaves the fewest unread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sentence in any of the languages → a Goal, read in the language that leaves the fewest letters unread."""
+"""A sentence in any language → a Goal, read in the one that leaves the fewest letters unread."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from qwen2vl_robot.languages import Language, load_languages, normalise
-from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
+from qwen2vl_robot.reading.changes import Reading
+from qwen2vl_robot.reading.clauses import drop_asking, find_mood, settle_tags, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.steps import Reading, read_clause
+from qwen2vl_robot.reading.steps import read_clause
+from qwen2vl_robot.reading.talk import drop_talk
 from qwen2vl_robot.reading.tokens import Token, spell
 
 _ENOUGH = 3  # languages that are read to the end, of those whose words cover a text alike
@@ -29,24 +31,31 @@ class Reader:
         if len(normalise(text[: 4 * MAX_CHARS])) > MAX_CHARS:
             return Goal(unread=(text[:MAX_CHARS],), folded=("",))
         words = split_words(text)
-        found = {code: lexicon.tokens(words) for code, lexicon in self._lexicons.items()}
+        found, talk = {}, {}
+        for code, lexicon in self._lexicons.items():
+            found[code], talk[code] = drop_talk(settle_tags(lexicon.tokens(words), lexicon), lexicon)
         order = {code: k for k, code in enumerate(found)}
         fewest = sorted(found, key=lambda code: (_count_unread(found[code]), order[code]))
         alike = [c for c in fewest if _count_unread(found[c]) == _count_unread(found[fewest[0]])]
-        goals = [(self._read_in(code, found[code]), len(found[code])) for code in alike[:_ENOUGH]]
+        goals = [(self._read_in(code, found[code], talk[code]), len(found[code])) for code in alike[:_ENOUGH]]
         return max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
 
-    def _read_in(self, code: str, tokens: list[Token]) -> Goal:
+    def _read_in(self, code: str, tokens: list[Token], talk: list[Token]) -> Goal:
         lexicon = self._lexicons[code]
         tokens = drop_asking(tokens)
         rest, conditions = take_conditions(tokens, lexicon)
         mood = Mood.QUESTION if any(token.has("ask") for token in tokens) else find_mood(rest)
+        if any(token.has("suppose") for group in conditions for token in group):
+            mood = Mood.HYPOTHETICAL if mood is Mood.ORDER else mood
         has_verb = any(token.verbs for token in rest)
         if not has_verb and any(token.verbs or token.has("did") for group in conditions for token in group):
             mood = Mood.HYPOTHETICAL if mood is not Mood.QUESTION else mood  # "if you push it, it falls"
         reading = Reading()
         for clause in split_clauses(rest, lexicon):
             read_clause(clause, lexicon, reading)
+        if any(step.thing is not None and step.thing.is_it for step in reading.steps):
+            reading.unread += talk  # "There is a knife. Pick it up."
+            rest = [*talk, *rest]
         left = {id(token) for token in reading.unread}
         unread = [t for t in rest if id(t) in left and t.spelling and (mood is Mood.ORDER or not t.tags)]
         return _goal(mood, reading, conditions, unread, code)

@@ -1,15 +1,18 @@
-"""A clause's verb and nodes → steps, exclusions, corrections, and the tokens that no step could use."""
+"""A clause's verb and nodes → its steps, and the tokens that no step could use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, refer, take_back
 from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.goal import Deed, Quantity, Step, Thing
+from qwen2vl_robot.reading.letters import MAX_CHARS
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.phrases import Node, find_nodes
-from qwen2vl_robot.reading.tokens import OTHER, Token
+from qwen2vl_robot.reading.phrases import find_nodes
+from qwen2vl_robot.reading.places import Node
+from qwen2vl_robot.reading.tokens import OTHER
 
 # Verb tag → (deed, relation where its words name none, direction).
 _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
@@ -34,42 +37,27 @@ _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
 _SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
+_FAR = {Direction.AWAY: "farthest", Direction.CLOSER: "nearest"}
 _SIDES = {Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"}
-
-
-@dataclass(slots=True)
-class Reading:
-    """What was read of a sentence so far."""
-
-    steps: list[Step] = field(default_factory=list)
-    exclusions: list[Thing] = field(default_factory=list)
-    corrections: list[Thing] = field(default_factory=list)
-    unread: list[Token] = field(default_factory=list)
-
-    @property
-    def last_thing(self) -> Thing | None:
-        """What "it" means: the thing of the last step, or what that was put beside when it has none."""
-        return next((s.thing for s in reversed(self.steps) if s.thing is not None and not s.thing.is_it), None)
 
 
 def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     """Add a clause's steps to what was read."""
     tokens = list(clause.tokens)
     reading.unread += [token for token in tokens if not token.tags]
-    nodes = _correct(find_nodes(tokens, lexicon), reading)
-    nodes = _exclude([node for node in nodes if node.kind != "verb"], clause, reading)
-    is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
+    last = reading.last_thing
+    nodes, is_negated = _settle(find_nodes(tokens, lexicon), clause, lexicon, reading)
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
-    unused += [n for n in nodes if n.kind == "correct" and reading.steps]
-    tag = _verb_tag(clause, nodes)
+    unused += [n for n in nodes if n.kind == "correct" and (reading.steps or n.begin > _first(nodes))]
+    tag = _verb_tag(clause, nodes, lexicon)
     if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
         unused = [n for n in unused if n.kind != "relation"]
         nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
-    nodes = [_refer(node, reading) for node in nodes]
+    nodes = [refer(node, last) for node in nodes]
     if tag in ("home", "go", "wait", "stop"):
         steps, left = _standing(tag, nodes)
     elif tag:
-        steps, left = _handling(tag, nodes, _verb_at(clause), reading.last_thing, lexicon)
+        steps, left = _handling(tag, nodes, _verb_at(clause), last, lexicon)
     else:
         steps, left = [], []
     if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
@@ -78,14 +66,37 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
     reading.steps += [replace(step, is_negated=is_negated) for step in steps]
+    reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
     spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
     reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
 
 
-def _verb_tag(clause: Clause, nodes: list[Node]) -> str:
+def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Reading) -> tuple[list[Node], bool]:
+    """Apply what takes back, excludes or refers to what was said before: the nodes that remain, and a "not"."""
+    verb_at, last = _verb_at(clause), reading.last_thing
+    nodes = [node for node in found if node.kind != "verb"]
+    is_then = reading.is_then or any(token.has("then") for token in clause.tokens[:2])
+    was_negated = bool(reading.steps) and reading.steps[-1].is_negated and not is_then
+    nodes = correct(take_back(nodes, reading), reading)
+    nodes = exclude(nodes, verb_at, reading)
+    nodes = drop_topic(nodes, verb_at, may_be_last=lexicon.grammar.verb != "first")
+    is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
+    if was_negated and last is not None and not is_negated:
+        nodes = [carry_noun(node, last.noun) for node in nodes]
+    return nodes, is_negated
+
+
+def _first(nodes: list[Node]) -> int:
+    """Where the first thing, place or direction begins."""
+    return next((node.begin for node in nodes if node.kind in _USED), MAX_CHARS)
+
+
+def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
     """The one verb that is meant; "" without one. A word for "home" alone is one too."""
     has_start = any(node.kind == "start" for node in nodes)
     if clause.verb is None:
+        if _is_put(clause, nodes, lexicon):
+            return "place"
         return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
     tags = clause.verb.verbs
     if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
@@ -97,75 +108,28 @@ def _verb_tag(clause: Clause, nodes: list[Node]) -> str:
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
 
 
+def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
+    """ "red block on blue plate": without a verb, a thing and where it goes are an order.
+
+    "the red block on the plate" may only name a thing: where a language has articles, none may stand before it,
+    unless the words say that it goes somewhere ("onto the plate").
+    """
+    told = [node for node in nodes if node.kind in ("thing", "place", "way", "and", "not", "correct")]
+    if [node.kind for node in told] != ["thing", "place"] or told[1].is_which:
+        return False
+    if lexicon.grammar.order == "after":
+        thing, place = nodes.index(told[0]), nodes.index(told[1])
+        between, behind = nodes[thing + 1 : place], nodes[place + 1 :]
+        has_to = [n.kind for n in behind] == ["to"] * (told[1].relation is not None)
+        return [n.kind for n in between] == ["object"] and has_to
+    if told[1].relation is None:
+        return False
+    is_short = lexicon.grammar.articles and not clause.tokens[told[0].begin].has("the")
+    return bool(told[0].thing and told[0].thing.noun) and (is_short or told[1].is_to is True)
+
+
 def _verb_at(clause: Clause) -> int:
     return clause.tokens.index(clause.verb) if clause.verb is not None else -1
-
-
-def _refer(node: Node, reading: Reading) -> Node:
-    """Put the thing before in the place of a pronoun."""
-    if node.thing is None or not node.thing.is_it or reading.last_thing is None:
-        return node
-    return replace(node, thing=reading.last_thing)
-
-
-# ---------------------------------------------------------------------------- corrections and exclusions
-
-
-def _correct(nodes: list[Node], reading: Reading) -> list[Node]:
-    """ "the red block, no, the green one": the later takes the place of the one before."""
-    result: list[Node] = []
-    at = 0
-    while at < len(nodes):
-        node, follows = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
-        before = result[-1] if result else None
-        if node.kind == "correct" and before and follows and before.thing and follows.thing:
-            reading.corrections.append(before.thing)
-            thing = replace(follows.thing, noun=follows.thing.noun or before.thing.noun)
-            is_same = before.kind == follows.kind or follows.kind == "thing"
-            base = before if is_same and follows.kind == "thing" else follows
-            result[-1] = replace(base, thing=thing, begin=before.begin, end=follows.end)
-            at += 2
-        else:
-            result.append(node)
-            at += 1
-    return result
-
-
-def _exclude(nodes: list[Node], clause: Clause, reading: Reading) -> list[Node]:
-    """Take out what is named as not meant: "not the green one", "except the red one", "緑ではなく"."""
-    verb_at = _verb_at(clause)
-    result: list[Node] = []
-    at = 0
-    while at < len(nodes):
-        node, follows = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
-        begins = node.kind == "except" or (node.kind == "not" and _is_contrast(nodes, at, verb_at))
-        if begins and follows and follows.thing:
-            reading.exclusions.append(follows.thing)
-            at += 2
-            if at < len(nodes) and nodes[at].kind in ("except after", "rather"):
-                at += 1
-        elif node.kind == "except after" and result and result[-1].thing:
-            reading.exclusions.append(result.pop().thing or Thing())
-            at += 1
-        else:
-            result.append(node)
-            at += 1
-    return result
-
-
-def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
-    """Whether "not" is about the thing behind it, not about the verb: behind both verb and thing, or before "but"."""
-    behind = nodes[at + 1 : at + 4]
-    if not behind or behind[0].thing is None:
-        return False
-    if len(behind) > 2 and behind[1].kind == "rather" and behind[2].thing is not None:
-        return True
-    has_thing = any(node.kind == "thing" and (node.thing is None or not node.thing.is_it) for node in nodes[:at])
-    return 0 <= verb_at < nodes[at].begin and has_thing and (behind[0].kind == "thing" or _has_place(nodes[:at]))
-
-
-def _has_place(nodes: list[Node]) -> bool:
-    return any(node.kind == "place" for node in nodes)
 
 
 # ------------------------------------------------------------------------------------------------- steps
@@ -263,16 +227,23 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
         deed = Deed.PUSH
     if deed is Deed.PICK:
         return _picks(tuple(things) or (last,), group.ways, vague)
-    relation = None if reference is None or goal is None else goal.relation or usual or Relation.ON
+    relation = None if reference is None or goal is None else _relation(goal, usual, reference, tag)
     direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
     word = tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
     steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in tuple(things) or (last,)]
     return steps, [*vague, *(node for node in group.ways if node.way is not direction)]
 
 
+def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) -> Relation:
+    """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
+    said = None if goal.is_either and usual is not None else goal.relation
+    return said or usual or (Relation.IN if reference.noun in _HOLLOW and tag != "move" else Relation.ON)
+
+
 def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:
     """ "the block on the left" is the leftmost one; any other direction is left over."""
     side = _SIDES.get(ways[0].way) if ways and ways[0].way else None
+    side = side or (_FAR.get(ways[0].way) if ways and ways[0].way and ways[0].is_either else None)
     if side and len(things) == 1 and things[0] is not None and not things[0].superlative:
         return [Step(Deed.PICK, replace(things[0], superlative=side))], [*vague, *ways[1:]]
     return [Step(Deed.PICK, thing) for thing in things], [*vague, *ways]

@@ -1,4 +1,4 @@
-"""A text → whether it is, or begins with, a stop word of any language: fast enough to ask before anything else."""
+"""A text → whether it begins with a stop word of any language: fast enough to ask it first."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _ROOMS = {  # key of the data → where its forms may stand: "please stop", "rob
         "filler": "before",
         "self": "before",
         "correct": "denial",
+        "enough": "enough",
     }
 }
 
@@ -31,12 +32,14 @@ class StopWords:
 
     Attributes:
         before, behind: where a stop word is still one; `denials` ("no") stand before it with a pause.
+        enough: "that's enough", which stops where nothing or a stop word follows.
         longest: letters of the longest form.
     """
 
     stops: frozenset[str]
     before: frozenset[str]
     denials: frozenset[str]
+    enough: frozenset[str]
     behind: frozenset[str]
     longest: int
 
@@ -50,31 +53,44 @@ class StopWords:
             gaps[length] = word.gap
             length += len(_shorten(word.text))
         gaps[length] = LINE if len(text) <= _HEAD else 0
-        at = self._skip(letters, gaps)
-        known = self.stops
-        while at is not None and at < length:
-            at = self._match(letters, gaps, at, known)
-            if at is not None and gaps.get(at, 0) >= LINE:
+        at, is_enough = self._skip(letters, gaps)
+        if is_enough and at is not None and at == length:
+            return len(text) <= _HEAD
+        waiting = set[int]() if at is None else self._ends(letters, gaps, at, self.stops)
+        seen = set[int]()
+        while waiting - seen:
+            at = (waiting - seen).pop()
+            if gaps.get(at, 0) >= LINE:
                 return True
-            known = self.behind
+            seen.add(at)
+            waiting |= self._ends(letters, gaps, at, self.behind)
         return False
 
-    def _skip(self, letters: str, gaps: dict[int, int]) -> int | None:
-        """Where the first stop word begins, behind nothing but small words."""
+    def _skip(self, letters: str, gaps: dict[int, int]) -> tuple[int | None, bool]:
+        """Where the first stop word begins, behind nothing but small words, and whether one of them was "enough"."""
         at: int | None = 0
+        is_enough = False
         while at is not None and at < len(letters) and self._match(letters, gaps, at, self.stops) is None:
+            enough = self._match(letters, gaps, at, self.enough)
             denied = self._match(letters, gaps, at, self.denials)
             is_denial = denied is not None and gaps.get(denied, 0) >= LINE
-            at = denied if is_denial else self._match(letters, gaps, at, self.before)
-        return at
+            is_enough = is_enough or enough is not None
+            at = enough if enough is not None else denied if is_denial else self._match(letters, gaps, at, self.before)
+        return at, is_enough
+
+    def _ends(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> set[int]:
+        """Where the forms that begin at a letter end."""
+        ends = range(at + 1, min(len(letters), at + self.longest) + 1)
+        return {end for end in ends if letters[at:end] in forms and _is_whole(letters, gaps, end)}
 
     def _match(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> int | None:
-        """Where the longest form that begins at a letter ends; between letters with spaces it ends a word."""
-        for end in range(min(len(letters), at + self.longest), at, -1):
-            is_whole = end in gaps or _RUN.match(letters[end - 1]) is not None
-            if is_whole and letters[at:end] in forms:
-                return end
-        return None
+        """Where the longest form that begins at a letter ends."""
+        return max(self._ends(letters, gaps, at, forms), default=None)
+
+
+def _is_whole(letters: str, gaps: dict[int, int], end: int) -> bool:
+    """Whether a form may end at a letter; between letters with spaces it ends a word."""
+    return end in gaps or _RUN.match(letters[end - 1]) is not None
 
 
 def gather(languages: Mapping[str, Language]) -> StopWords:
@@ -88,7 +104,9 @@ def gather(languages: Mapping[str, Language]) -> StopWords:
                 found[room] |= {whole, whole.translate(letters)} - {""}
     stops, behind = frozenset(found["stop"]), frozenset(found["stop"] | found["behind"])
     before, denials = frozenset(found["before"]) - stops, frozenset(found["denial"])
-    return StopWords(stops, before, denials, behind, max(map(len, stops | behind | before | denials)))
+    enough = frozenset(found["enough"]) - stops
+    longest = max(map(len, stops | behind | before | denials | enough))
+    return StopWords(stops, before, denials, enough, behind, longest)
 
 
 def _shorten(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Tokens → the thing that begins at one of them: article, quantity, superlative, colour and noun."""
+"""Tokens → the thing that begins at one: article, quantity, superlative, colour and noun."""
 
 from __future__ import annotations
 
@@ -109,11 +109,18 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
             return False
         draft.colour = colour
     elif superlative:
-        if draft.superlative:
+        if draft.superlative or (
+            (draft.is_full or draft.colour) and token.has("away", "closer")
+        ):  # "más lejos" is a direction as well
             return False
         draft.superlative = superlative
     elif token.has("the"):
         is_linked = at > 0 and tokens[at - 1].has("of")  # "the largest of the blocks"
+        is_linked = is_linked or (
+            lexicon.grammar.order == "after" and _goes_on(tokens, at + 1, lexicon)
+        )  # "最大的那个球"
+        if token.has("that") and draft.is_begun and at + 1 < len(tokens) and tokens[at + 1].has("be"):
+            return False  # "everything that is red"
         if draft.is_full or ((draft.colour or draft.superlative or draft.has_article) and not is_linked):
             return False
         draft.has_article = True
