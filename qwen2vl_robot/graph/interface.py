@@ -287,7 +287,7 @@ class Graph(Protocol):
         """Return the handler of the node's log: stderr, or over rclpy the node's logger and /rosout."""
 
     def close(self) -> None:
-        """Leave the graph."""
+        """End the goals served here as ABORTED and leave the graph."""
 
 
 # ------------------------------------------------------------------------------------------------- names

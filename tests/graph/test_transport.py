@@ -277,6 +277,23 @@ def _call_over_ros(name: str) -> list[str]:
 CALLERS = {"dds": _call_over_dds, "ros": _call_over_ros}
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_server_that_leaves_aborts_its_goals_and_its_process_exits(transport: str) -> None:
+    other = start_peer(transport, "/leaving")
+    joined = open_graph(transport, "left")
+    client = joined.action_client(peer.FOLLOW.at(f"/leaving/{peer.FOLLOW.name}"))
+    until(client.is_served)
+    sent = client.send(goal(joined, 1))
+    until(sent.accepted)
+    end_peer(other)
+    assert other.returncode == 0
+    until(sent.outcome)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert outcome[0] is GoalStatus.ABORTED
+    joined.close()
+
+
 def test_an_unknown_transport_is_refused() -> None:
     with pytest.raises(BadInputError, match="carrier_pigeon.*auto, dds, ros"):
         open_graph("carrier_pigeon", "tester")
