@@ -153,7 +153,7 @@ class DdsGraph:
         tf = () if self._frames is None else self._frames.problems()
         return (*self._endpoints.problems(), *tf)
 
-    def log_handler(self) -> logging.Handler:
+    def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that writes to stderr (see `interface.Graph`)."""
         return logging.StreamHandler()
 

@@ -30,8 +30,8 @@ from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import pose_from_transform
-from qwen2vl_robot.graph.ros_actions import RosActionClient, RosActionServer
-from qwen2vl_robot.graph.ros_log import RosHandler
+from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
+from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -186,9 +186,9 @@ class RosGraph:
         """List mismatched QoS and callbacks that raised, one line each."""
         return tuple(self._problems.values())
 
-    def log_handler(self) -> logging.Handler:
+    def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that logs to the node's logger (see `interface.Graph`)."""
-        return RosHandler(self._node.get_logger())
+        return make_handler(self._node.get_logger(), level)
 
     def close(self) -> None:
         """End the goals served here, leave the graph and destroy what this object made."""
