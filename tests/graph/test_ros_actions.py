@@ -13,7 +13,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy
 from tests.graph import peer
-from tests.graph.test_transport import goal, until
+from tests.graph.peer import goal, until
 
 if not has_rclpy():
     reason = "rclpy is not importable here: install ROS 2 and source its setup file to test actions over it"

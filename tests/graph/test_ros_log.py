@@ -13,7 +13,7 @@ import pytest
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.transport import has_rclpy
 from qwen2vl_robot.log import start_logging
-from tests.graph.test_transport import until
+from tests.graph.peer import until
 
 if not has_rclpy():
     reason = "rclpy is not importable here: install ROS 2 and source its setup file to test the log over it"
