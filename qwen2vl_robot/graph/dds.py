@@ -55,6 +55,7 @@ class DdsGraph:
             raise BadInputError(f"ROS distribution {self.distro!r} is unknown; known: {', '.join(DISTROS)}")
         self._frames: Frames | None = None
         self._endpoints = Endpoints(node, self._namespace, self.distro, domain_id)
+        self._servers: list[DdsActionServer] = []
         self._clock = SimClock() if use_sim_time else None
         if self._clock is not None:
             self.subscribe(interface.CLOCK, self._clock.take)
@@ -139,7 +140,7 @@ class DdsGraph:
         self, action: interface.ActionInterface, accept: interface.AcceptGoal, cancel: interface.CancelGoal
     ) -> None:
         """Serve an action (see `interface.Graph`)."""
-        DdsActionServer(self, action, accept, cancel)
+        self._servers.append(DdsActionServer(self, action, accept, cancel))
 
     # --------------------------------------------------------------------------------------------- problems
 
@@ -152,12 +153,14 @@ class DdsGraph:
         tf = () if self._frames is None else self._frames.problems()
         return (*self._endpoints.problems(), *tf)
 
-    def log_handler(self) -> logging.Handler:
+    def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that writes to stderr (see `interface.Graph`)."""
         return logging.StreamHandler()
 
     def close(self) -> None:
-        """Leave the graph."""
+        """End the goals served here and leave the graph."""
+        for server in self._servers:
+            server.close()
         self._endpoints.close()
 
 

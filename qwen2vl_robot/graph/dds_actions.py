@@ -140,6 +140,7 @@ class DdsActionServer:
         self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
         self._lock = threading.RLock()
         self._goals: dict[bytes, _ServedGoal] = {}
+        self._is_closed = False
         feedback = interface.Topic(
             f"{base}/feedback", f"{action.type}_FeedbackMessage", interface.Qos.COMMAND, "feedback"
         )
@@ -150,11 +151,19 @@ class DdsActionServer:
         graph.serve_later(f"{base}/get_result", f"{action.type}_GetResult", self._on_result)
         graph.serve_later(f"{base}/cancel_goal", _CANCEL, self._on_cancel)
 
+    def close(self) -> None:
+        """Accept no more goals and end the open ones as ABORTED."""
+        with self._lock:
+            self._is_closed = True
+            still_open = [goal for goal in self._goals.values() if not goal.status.is_final]
+        for goal in still_open:
+            goal.end(GoalStatus.ABORTED, None)
+
     def _on_send(self, request: Message, reply: interface.MessageCallback) -> None:
         identity = bytes(request.goal_id.uuid)
         handle = _ServedGoal(identity, lambda f: self._publish_feedback(identity, f), lambda: self._on_end(identity))
         with self._lock:
-            is_new = identity not in self._goals
+            is_new = identity not in self._goals and not self._is_closed
             if is_new:
                 self._goals[identity] = handle
         is_accepted = is_new and self._accept(request.goal, handle)

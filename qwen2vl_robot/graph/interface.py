@@ -283,11 +283,15 @@ class Graph(Protocol):
     def problems(self) -> tuple[str, ...]:
         """List the transport's problems: mismatched QoS, callbacks that raised."""
 
-    def log_handler(self) -> logging.Handler:
-        """Return the handler of the node's log: stderr, or over rclpy the node's logger and /rosout."""
+    def log_handler(self, level: str) -> logging.Handler:
+        """Return the handler of the node's log: stderr, or over rclpy the node's logger and /rosout.
+
+        Args:
+            level: one of `log.LEVELS`, from which on a line is wanted.
+        """
 
     def close(self) -> None:
-        """Leave the graph."""
+        """End the goals served here as ABORTED and leave the graph."""
 
 
 # ------------------------------------------------------------------------------------------------- names

@@ -21,7 +21,7 @@ from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
-from qwen2vl_robot.graph.ros_log import RosHandler
+from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.log import start_logging
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ def run_lifecycle(
     """
     start_rclpy()
     node = LifecycleShell(name, make, settings, namespace=options.namespace, remap=options.remap)
-    start_logging(options.log_level, RosHandler(node.get_logger()))
-    rclpy.logging.set_logger_level(node.get_name(), rclpy.logging.LoggingSeverity[options.log_level.upper()])
+    start_logging(options.log_level, make_handler(node.get_logger(), options.log_level))
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
 import tf2_ros
-from rclpy.action import ActionClient, ActionServer
+from rclpy.action import ActionServer
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
@@ -30,8 +30,8 @@ from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import pose_from_transform
-from qwen2vl_robot.graph.ros_actions import RosActionClient, RosActionServer
-from qwen2vl_robot.graph.ros_log import RosHandler
+from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
+from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -186,12 +186,12 @@ class RosGraph:
         """List mismatched QoS and callbacks that raised, one line each."""
         return tuple(self._problems.values())
 
-    def log_handler(self) -> logging.Handler:
+    def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that logs to the node's logger (see `interface.Graph`)."""
-        return RosHandler(self._node.get_logger())
+        return make_handler(self._node.get_logger(), level)
 
     def close(self) -> None:
-        """Leave the graph and destroy what this object made."""
+        """End the goals served here, leave the graph and destroy what this object made."""
         for destroy in reversed(self._entities):
             destroy()
         self._entities.clear()
@@ -205,7 +205,7 @@ class RosGraph:
     def action_client(self, action: interface.ActionInterface) -> RosActionClient:
         """Make a client of an action."""
         group = ReentrantCallbackGroup()
-        client = ActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
+        client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
         self._entities.append(client.destroy)
         return RosActionClient(client)
 
@@ -216,10 +216,11 @@ class RosGraph:
         cancel: interface.CancelGoal,
     ) -> None:
         """Serve an action (see `interface.Graph`)."""
-        callbacks = RosActionServer(accept, cancel)
+        action_type = _rclpy_type(action.type)
+        callbacks = RosActionServer(accept, cancel, self.message(f"{action.type}_Result"))
         server = ActionServer(
             self._node,
-            _rclpy_type(action.type),
+            action_type,
             action.name,
             callbacks.execute,
             goal_callback=callbacks.on_goal,
@@ -227,7 +228,7 @@ class RosGraph:
             cancel_callback=callbacks.on_cancel,
             callback_group=ReentrantCallbackGroup(),
         )
-        self._entities.append(server.destroy)
+        self._entities += [server.destroy, callbacks.close]  # closed first: destroying makes its goals unreachable
 
     def _guarded(
         self, name: str, callback: Callable[[interface.Message], T]

@@ -4,20 +4,53 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from rclpy.action import CancelResponse, GoalResponse
+from rclpy.action import ActionClient, CancelResponse, GoalResponse
 
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
-    from rclpy.action import ActionClient
     from rclpy.action.client import ClientGoalHandle
     from rclpy.action.server import ServerGoalHandle
     from rclpy.task import Future
 
 _CANCEL_S, _POLL_S = 1.0, 0.002
+_CLOSE_S = 2.0  # open goals must have ended within this time
+_SEND_S = 0.1  # for rclpy's tasks that send the results, which it lets nobody wait for
+
+
+class OrderedActionClient(ActionClient):
+    """rclpy's client, taking no answer before the request that it answers is noted.
+
+    rclpy before 7.1.6 notes a request after sending it. Where another thread than the executor's sends, the answer may
+    come in between, and rclpy drops it: the goal would neither be accepted nor end.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._sending = threading.RLock()
+        super().__init__(*args, **options)
+
+    def send_goal_async(self, *args: Any, **options: Any) -> Future:
+        """Send a goal."""
+        with self._sending:
+            return super().send_goal_async(*args, **options)
+
+    def _get_result_async(self, *args: Any) -> Future:
+        with self._sending:
+            return super()._get_result_async(*args)
+
+    def _cancel_goal_async(self, *args: Any) -> Future:
+        with self._sending:
+            return super()._cancel_goal_async(*args)
+
+    async def execute(self, taken: Any) -> None:
+        """Handle the answers that rclpy has taken."""
+        with self._sending:  # whoever sends now may be sending the request that was answered
+            pass
+        await super().execute(taken)
 
 
 class RosActionClient:
@@ -122,36 +155,71 @@ class _Served:
 
 
 class RosActionServer:
-    """The callbacks of one rclpy action server; a running goal occupies one of the executor's threads."""
+    """The callbacks of one rclpy action server; a running goal occupies one of the executor's threads.
 
-    def __init__(self, accept: interface.AcceptGoal, cancel: interface.CancelGoal) -> None:
-        self._accept, self._cancel = accept, cancel
-        self._accepted: dict[int, _Served] = {}
-        self._running: dict[bytes, _Served] = {}
+    Args:
+        make_result: makes the result of a goal that ends without one.
+    """
+
+    def __init__(
+        self, accept: interface.AcceptGoal, cancel: interface.CancelGoal, make_result: Callable[[], Message]
+    ) -> None:
+        self._accept, self._cancel, self._make_result = accept, cancel, make_result
+        self._lock = threading.Lock()
+        self._is_closed = False
+        # By the goal's message: it is there before rclpy's handle, which keeps it.
+        self._goals: dict[int, _Served] = {}
 
     def on_goal(self, goal: Message) -> GoalResponse:
         served = _Served()
-        if not self._accept(goal, served):
-            return GoalResponse.REJECT
-        self._accepted[id(goal)] = served
-        return GoalResponse.ACCEPT
+        with self._lock:
+            if self._is_closed:
+                return GoalResponse.REJECT
+            self._goals[id(goal)] = served
+        is_accepted = False
+        try:
+            is_accepted = self._accept(goal, served)
+        finally:
+            if not is_accepted:
+                self._forget(goal)
+        return GoalResponse.ACCEPT if is_accepted else GoalResponse.REJECT
 
     def on_accepted(self, handle: ServerGoalHandle) -> None:
-        served = self._accepted.pop(id(handle.request))
-        served.attach(handle)
-        self._running[bytes(handle.goal_id.uuid)] = served
-        handle.execute()
+        self._goals[id(handle.request)].attach(handle)
+        try:
+            handle.execute()
+        except RuntimeError:  # a cancel came between rclpy's look at the goal's state and its change; it looks again
+            handle.execute()
 
     def on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        served = self._running.get(bytes(handle.goal_id.uuid))
+        """Cancel a goal; the client may ask as soon as it knows of the acceptance, before `on_accepted` is called."""
+        served = self._goals.get(id(handle.request))
         if served is None:
             return CancelResponse.REJECT
         served.is_cancelled = True
         self._cancel(served)
         return CancelResponse.ACCEPT
 
-    def execute(self, handle: ServerGoalHandle) -> Message | None:
-        identity = bytes(handle.goal_id.uuid)
-        result = self._running[identity].wait(handle)
-        self._running.pop(identity, None)
-        return result
+    def execute(self, handle: ServerGoalHandle) -> Message:
+        try:
+            result = self._goals[id(handle.request)].wait(handle)
+        finally:
+            self._forget(handle.request)
+        return self._make_result() if result is None else result
+
+    def close(self) -> None:
+        """Accept no more goals, end the open ones as ABORTED, and let the executor's threads go."""
+        with self._lock:
+            self._is_closed = True
+            still_open = list(self._goals.values())
+        for served in still_open:
+            served.end(GoalStatus.ABORTED, None)
+        end_s = time.monotonic() + _CLOSE_S
+        while self._goals and time.monotonic() < end_s:
+            time.sleep(_POLL_S)
+        if still_open:
+            time.sleep(_SEND_S)
+
+    def _forget(self, goal: Message) -> None:
+        with self._lock:
+            self._goals.pop(id(goal), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from qwen2vl_robot.log import one_line
+from qwen2vl_robot.log import LEVELS, one_line
 
 
 class RosLogger(Protocol):
@@ -20,6 +20,18 @@ class RosLogger(Protocol):
     def error(self, message: str) -> bool: ...
 
     def fatal(self, message: str) -> bool: ...
+
+    def set_level(self, level: int) -> None: ...
+
+
+def make_handler(logger: RosLogger, level: str) -> RosHandler:
+    """Make a handler whose logger lets records of this level and above pass.
+
+    Args:
+        level: one of `log.LEVELS`, which have the same numbers in ROS.
+    """
+    logger.set_level(LEVELS[level])
+    return RosHandler(logger)
 
 
 class RosHandler(logging.Handler):

@@ -64,7 +64,7 @@ def run_controller_process(
         run_lifecycle(name, ControllerNode, settings, lifecycle)
         return
     graph = open_graph("dds", name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
-    start_logging(options.log_level, graph.log_handler())
+    start_logging(options.log_level, graph.log_handler(options.log_level))
     node = ControllerNode(graph, settings)
     _until_signal(node.end_spin)
     try:
@@ -92,7 +92,7 @@ def run_plant_process(
         WorkerError: the simulation's process ended.
     """
     graph = _join(options, PLANT_NAME)
-    start_logging(options.log_level, graph.log_handler())
+    start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()
     _until_signal(ended.set)
     plant = PlantNode(graph, scene, seed, camera_hz=camera_hz, speed=speed, interpreter=worker_python or None)

@@ -1,10 +1,14 @@
-"""The other process of the contract tests: answers on topics, services and actions until its standard input closes."""
+"""The other process of the contract tests: answers on topics, services and actions until its standard input closes.
+
+Also what the tests on this side share: `goal` and `until`.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from qwen2vl_robot.geometry import make_pose
@@ -20,6 +24,21 @@ IMAGE_IN = interface.Topic("image_in", "sensor_msgs/msg/Image", interface.Qos.SE
 NEWS = interface.Topic("news", "std_msgs/msg/String", interface.Qos.LATCHED, "published before anybody subscribes")
 FLIP = interface.Service("flip", "std_srvs/srv/Trigger", "true at every second call")
 FOLLOW = interface.FOLLOW_JOINT_TRAJECTORY
+
+
+def until(condition: Callable[[], Any], at_most_s: float = 20.0) -> None:
+    end_s = time.monotonic() + at_most_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def goal(graph: interface.Graph, points: int) -> Any:
+    point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
+    trajectory = graph.message("trajectory_msgs/msg/JointTrajectory")(
+        joint_names=["a", "b"], points=[point(positions=[0.1 * i, 0.2]) for i in range(points)]
+    )
+    return graph.message(f"{FOLLOW.type}_Goal")(trajectory=trajectory)
 
 
 class Follower:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,11 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy, open_graph
 from tests.graph import peer
+from tests.graph.peer import goal, until
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_RCLPY = "rclpy is not importable here: install ROS 2 and source its setup file to run this suite on it"
 TRANSPORTS = ["dds", pytest.param("ros", marks=pytest.mark.skipif(not has_rclpy(), reason=NO_RCLPY))]
-
-
-def until(condition: Callable[[], Any], at_most_s: float = 20.0) -> None:
-    end_s = time.monotonic() + at_most_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,14 +106,6 @@ def test_publishers_are_counted_over_all_processes(graph: interface.Graph) -> No
     graph.publisher(peer.NEWS)
     until(lambda: graph.publishers_of(peer.NEWS) == 2)
     assert graph.publishers_of(peer.NEWS.at("nobody_writes_here")) == 0
-
-
-def goal(graph: interface.Graph, points: int) -> Any:
-    point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
-    trajectory = graph.message("trajectory_msgs/msg/JointTrajectory")(
-        joint_names=["a", "b"], points=[point(positions=[0.1 * i, 0.2]) for i in range(points)]
-    )
-    return graph.message(f"{peer.FOLLOW.type}_Goal")(trajectory=trajectory)
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +261,23 @@ def _call_over_ros(name: str) -> list[str]:
 
 
 CALLERS = {"dds": _call_over_dds, "ros": _call_over_ros}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_server_that_leaves_aborts_its_goals_and_its_process_exits(transport: str) -> None:
+    other = start_peer(transport, "/leaving")
+    joined = open_graph(transport, "left")
+    client = joined.action_client(peer.FOLLOW.at(f"/leaving/{peer.FOLLOW.name}"))
+    until(client.is_served)
+    sent = client.send(goal(joined, 1))
+    until(sent.accepted)
+    end_peer(other)
+    assert other.returncode == 0
+    until(sent.outcome)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert outcome[0] is GoalStatus.ABORTED
+    joined.close()
 
 
 def test_an_unknown_transport_is_refused() -> None:

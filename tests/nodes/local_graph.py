@@ -86,7 +86,7 @@ class LocalGraph:
     def problems(self) -> tuple[str, ...]:
         return ()
 
-    def log_handler(self) -> logging.Handler:
+    def log_handler(self, level: str) -> logging.Handler:
         return logging.NullHandler()
 
     def close(self) -> None:
