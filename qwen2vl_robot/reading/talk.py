@@ -12,8 +12,21 @@ from qwen2vl_robot.reading.tokens import Token
 TALK = frozenset({"talk", "enough"})
 _WEIGHTY = frozenset(  # with any of these a part says something about the order
     (
-        *("not", "except", "except after", "rather", "if", "if after", "manner", "suppose", "ask", "start", "and"),
-        *("left", "right", "away", "closer", "second", "minute", "thing", "neither", "nor", *QUANTITIES),
+        *(
+            "not",
+            "except",
+            "except after",
+            "rather",
+            "if",
+            "if after",
+            "manner",
+            "suppose",
+            "ask",
+            "did",
+            "start",
+            "and",
+        ),
+        *("left", "right", "away", "closer", "second", "minute", "thing", "neither", "nor", "did", *QUANTITIES),
     )
 )
 
