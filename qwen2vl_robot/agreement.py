@@ -58,15 +58,18 @@ class _Task:
         return Said(self.deed, self.thing, self.relation, self.reference, self.direction, self.seconds).describe()
 
 
-def agree(goal: Goal, plan: Plan) -> Agreement:
+def agree(goal: Goal, plan: Plan, *, trusts_unread: bool = False) -> Agreement:
     """Hold a plan to a sentence that orders a motion.
+
+    Args:
+        trusts_unread: whether words that nobody could read are left to the planner, instead of being asked about.
 
     >>> from qwen2vl_robot.reading import read
     >>> agree(read("pick up the red block"), Plan((Action(Verb.HOME),), "")).contradictions
     ('you said: pick up the red block; the plan is: go home',)
     """
     said, planned = _said(goal), _collapse(_planned(plan), goal)
-    doubts = (*_unread(goal), *_unsaid(said))
+    doubts = (*(() if trusts_unread else _unread(goal)), *_conditions(goal), *_unsaid(said))
     if not said:
         return Agreement((), doubts)
     fits = [_fits(a, b) and not _is_excluded(a, b, goal) for a, b in zip(said, planned, strict=False)]
@@ -130,6 +133,9 @@ def _refuse(reason: TaskReason, text: str) -> Outcome:
 def _unread(goal: Goal) -> Iterator[str]:
     for word in goal.unread:
         yield f"I do not know {word!r}"
+
+
+def _conditions(goal: Goal) -> Iterator[str]:
     for condition in goal.conditions:
         yield f"I cannot keep to {condition!r}"
 

@@ -117,7 +117,7 @@ class Controller:
 
     def _read(self, task: Task) -> Instruction:
         """Read the sentence without any model; one that asks for nothing that the robot does ends the task."""
-        asked = self._parts.cell.understand(task.instruction, trusts_unread=self._parts.trusts_unread)
+        asked = self._parts.cell.understand(task.instruction)
         if isinstance(asked, Outcome):
             raise _EndOfTry(asked)
         return asked

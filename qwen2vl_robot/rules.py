@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -80,6 +80,7 @@ class CellRules(Strict):
     Attributes:
         scene_names: what the software calls parts of the scene and of the robot; no plan may name one.
         known: a word of this cell → the noun of the catalogue, or "thing", that it means.
+        unread: what words that nobody could read lead to: "confirm" asks a person; "allow" leaves them to the planner.
     """
 
     zones: tuple[ZoneRule, ...] = ()
@@ -89,6 +90,7 @@ class CellRules(Strict):
     never_together: tuple[Pair, ...] = ()
     scene_names: tuple[str, ...] = ()
     known: dict[str, str] = Field(default_factory=dict)
+    unread: Literal["confirm", "allow"] = "confirm"
 
 
 class Vocabulary(Strict):
@@ -171,9 +173,9 @@ class RuleBook:
             if action.verb is Verb.PLACE and held is not None:
                 forbidden += self._forbid_pair(held, label)
             held = label if action.verb is Verb.PICK else None
-        agreement = agree(goal, self._in_plain_nouns(plan))
+        agreement = agree(goal, self._in_plain_nouns(plan), trusts_unread=self._trusts_unread)
         asked = list(agreement.doubts)
-        if not goal.is_understood:  # the reader is not sure either: every word counts
+        if not goal.is_understood and not self._trusts_unread:  # the reader is not sure either: every word counts
             asked += [doubt for action in actions for doubt in self._doubt(action, text)]
         if instruction.source is InstructionSource.VOICE:
             asked.append("the instruction came by voice, which may be anybody's")
@@ -184,9 +186,13 @@ class RuleBook:
         above = [self._column(body) for body in scene.objects if self._names_any(body.name, self._cell.never_above)]
         return replace(scene, zones=(*self.zones, *above))
 
-    def understand(self, instruction: Instruction, *, trusts_unread: bool = False) -> Instruction | Outcome:
+    @property
+    def _trusts_unread(self) -> bool:
+        return self._cell.unread == "allow"
+
+    def understand(self, instruction: Instruction) -> Instruction | Outcome:
         """Read a sentence before anything is planned, as agreement.py does, with the words that only this cell uses."""
-        return understand(self._in_known_words(instruction), trusts_unread=trusts_unread)
+        return understand(self._in_known_words(instruction), trusts_unread=self._trusts_unread)
 
     def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
         """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from qwen2vl_robot.agreement import Agreement, agree, answer_without_motion, understand
@@ -20,6 +22,8 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.reading import read
 from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.rules import load_rules
 
 BOXES = (ImageBox(1, 1, 90, 90),)
 
@@ -160,3 +164,36 @@ def test_words_that_nobody_read_go_to_a_planner_that_is_trusted_with_them() -> N
     asked = understand(Instruction(text), trusts_unread=True)
     assert asked == Instruction(text)
     assert isinstance(understand(Instruction("do not pick up the red block"), trusts_unread=True), Outcome)
+
+
+def test_unread_words_are_left_to_the_planner_only_where_the_cell_says_so(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    text = Path(resolve("rules/default.yaml")).read_text(encoding="utf-8")
+    rules.write_text(text.replace("unread: confirm", "unread: allow"), encoding="utf-8")
+    text, plan = "pick up the splorky red block", Plan((pick("red block"),), "")
+    assert load_rules().judge(Instruction(text), plan).to_confirm
+    assert not load_rules(rules).judge(Instruction(text), plan).to_confirm
+    assert load_rules(rules).understand(Instruction("laita punainen palikka")) == Instruction("laita punainen palikka")
+    wrong = Plan((Action(Verb.HOME),), "")
+    assert load_rules(rules).judge(Instruction(text), wrong).contradictions
+    assert load_rules(rules).judge(Instruction("pick up the knife"), plan).forbidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "put the red block on the red block",
+        "put the bowl in the bowl",
+        "put the red block on the blue plate and then put the blue plate on the red block",
+        "setze den roten Block auf den roten Block",
+        "把红色方块放在红色方块上",
+    ],
+)
+def test_what_is_to_lie_on_itself_is_refused(text: str) -> None:
+    ended = understand(Instruction(text))
+    assert isinstance(ended, Outcome)
+    assert ended.causes[0].reason is TaskReason.CONTRADICTION
+
+
+def test_another_one_of_a_kind_is_no_contradiction() -> None:
+    assert isinstance(understand(Instruction("put the red block on the other red block")), Instruction)
