@@ -25,6 +25,7 @@ from qwen2vl_robot.messages import (
     Instruction,
     InstructionSource,
     Outcome,
+    OutcomeKind,
     Plan,
     Relation,
     Scene,
@@ -192,7 +193,11 @@ class RuleBook:
 
     def understand(self, instruction: Instruction) -> Instruction | Outcome:
         """Read a sentence before anything is planned, as agreement.py does, with the words that only this cell uses."""
-        return understand(self._in_known_words(instruction), trusts_unread=self._trusts_unread)
+        asked = understand(self._in_known_words(instruction), trusts_unread=self._trusts_unread)
+        if isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED:
+            forbidden = self.forbid(instruction)
+            return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else asked
+        return asked
 
     def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
         """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""

@@ -7,7 +7,7 @@ import pytest
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.families import FamilyWords, load_families
 from qwen2vl_robot.languages import load_languages
-from qwen2vl_robot.messages import Instruction, Plan
+from qwen2vl_robot.messages import Instruction, Outcome, Plan
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
@@ -92,6 +92,15 @@ def test_what_only_looks_forbidden_is_a_question_and_no_refusal(text: str) -> No
     found = ruling(text)
     assert (found.forbidden, found.contradictions) == ((), ())
     assert found.to_confirm
+
+
+def test_a_sentence_that_nobody_understood_is_refused_for_its_words_and_not_asked_about() -> None:
+    reasons = {}
+    for text in ("cuddle the kitten", "cuddle the frobnitz"):
+        asked = BOOK.understand(Instruction(text))
+        assert isinstance(asked, Outcome)
+        reasons[text] = asked.reason
+    assert list(reasons.values()) == [TaskReason.FORBIDDEN, TaskReason.NOT_UNDERSTOOD]
 
 
 @pytest.mark.parametrize("word", ["main", "pie", "kind", "chat", "lame"])

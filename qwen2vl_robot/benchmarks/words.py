@@ -169,24 +169,30 @@ class Ending:
 
 
 def judge(case: Case, frame: Frame, plans: Plans, rules: RuleBook) -> dict[str, Any]:
-    """Pass a sentence through reading, planner and rules, and compare what would go with what is meant."""
+    """Pass a sentence through reading, planner and rules, and compare what would go with what is meant.
+
+    The fault is the planner's where the plan that is meant would have gone; else reading or rules stand in its way.
+    """
     began = time.perf_counter()
     ending = follow(Instruction(case.text), frame, plans, rules)
     seconds = time.perf_counter() - began
-    goes = ending.where == "motion"
-    is_same = ending.plan is not None and case.meant is not None and does_the_same(ending.plan, case.meant)
+    goes, meant = ending.where == "motion", case.meant
+    would_go = meant is not None and follow(Instruction(case.text), frame, lambda _: meant, rules).where == "motion"
+    is_same = ending.plan is not None and meant is not None and does_the_same(ending.plan, meant)
+    is_right = is_same if goes else meant is None
     return {
         "language": case.language,
         "kind": case.kind,
         "instruction": case.text,
-        "meant": _describe(case.meant),
+        "meant": _describe(meant),
         "read": read(case.text).describe(),
         "plan": _describe(ending.plan),
         "ended": ending.where,
         "question": ending.is_question,
         "reasons": list(ending.reasons),
-        "right": is_same if goes else case.meant is None,
+        "right": is_right,
         "wrong_motion": goes and not is_same,
+        "fault": "" if is_right else "planner" if would_go else "reading",
         "seconds": round(seconds, 4),
     }
 
@@ -249,5 +255,6 @@ def _by(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
             "right": share([r["right"] for r in chosen]),
             "questions": share([r["question"] for r in chosen]),
             "ended": dict(Counter(r["ended"] for r in chosen)),
+            "faults": dict(Counter(r["fault"] for r in chosen if r["fault"])),
         }
     return totals

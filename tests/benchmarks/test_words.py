@@ -72,7 +72,7 @@ def test_the_right_plan_goes_and_is_right() -> None:
 @pytest.mark.parametrize("meant", [None, "pick yellow ball"])
 def test_a_motion_that_is_not_meant_is_wrong(meant: str | None) -> None:
     result = judged("take the red block", meant, "pick red block")
-    assert (result["wrong_motion"], result["right"]) == (True, False)
+    assert (result["wrong_motion"], result["right"], result["fault"]) == (True, False, "reading")
 
 
 def test_what_ends_before_a_motion_is_never_wrong() -> None:
@@ -98,6 +98,12 @@ def test_a_planner_that_asks_or_breaks_moves_nothing() -> None:
         ("planner", False, False),
         ("planner", True, False),
     ]
+
+
+def test_the_fault_is_the_planners_where_the_plan_that_is_meant_would_go() -> None:
+    assert judged("take the red block", "pick red block", "pick yellow ball")["fault"] == "planner"
+    assert judged("take the crimson block", "pick red block", "pick red block")["fault"] == "reading"
+    assert judged("take the red block", "pick red block", "pick red block")["fault"] == ""
 
 
 def test_the_totals_count_wrong_motions_and_needless_questions() -> None:
