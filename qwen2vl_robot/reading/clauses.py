@@ -40,6 +40,9 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
         if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
             tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
+        if {"filler", "right"} <= tags:  # "Right, push the ball" and "push the ball right"
+            is_lone = before is None and follows is not None and follows.gap >= PAUSE
+            tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
         if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
             tags -= {"except", "correct"}  # "ولا تدفع"
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):

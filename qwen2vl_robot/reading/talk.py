@@ -10,25 +10,14 @@ from qwen2vl_robot.reading.things import QUANTITIES
 from qwen2vl_robot.reading.tokens import Token
 
 TALK = frozenset({"talk", "enough"})
-_WEIGHTY = frozenset(  # with any of these a part says something about the order
+# With any of these a part says something about an order; the second ones may stand beside a word of small talk.
+_WEIGHTY = frozenset(
     (
-        *(
-            "not",
-            "except",
-            "except after",
-            "rather",
-            "if",
-            "if after",
-            "manner",
-            "suppose",
-            "ask",
-            "did",
-            "start",
-            "and",
-        ),
-        *("left", "right", "away", "closer", "second", "minute", "thing", "neither", "nor", "did", *QUANTITIES),
+        *("not", "except", "except after", "rather", "if", "if after", "suppose", "start", "neither", "nor"),
+        *("left", "right", "away", "closer", "and"),
     )
 )
+_USUAL = frozenset(("thing", "ask", "did", "i", "manner", "second", "minute", *QUANTITIES))
 
 
 def drop_talk(tokens: list[Token], lexicon: Lexicon) -> tuple[list[Token], list[Token]]:
@@ -60,21 +49,19 @@ def _parts(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _is_weighty(part: list[Token], lexicon: Lexicon) -> bool:
-    known = lexicon.kinds | lexicon.colours | lexicon.superlatives
-    is_idle = any(token.has(*TALK) for token in part)
-    return any(
-        token.verbs or (not token.has(*TALK) and token.tags & (known | _WEIGHTY)) or (not is_idle and token.has("i"))
-        for token in part
-    )
+    known = lexicon.kinds | lexicon.colours | lexicon.superlatives | _WEIGHTY
+    known = known if any(token.has(*TALK) for token in part) else known | _USUAL
+    return any(token.verbs or (not token.has(*TALK) and token.tags & known) for token in part)
 
 
 def _is_talk(parts: list[list[Token]], at: int, ordered: list[int]) -> bool:
+    part, follows = parts[at], parts[at + 1] if at + 1 < len(parts) else []
     is_first, is_last = at < ordered[0], at > ordered[-1]
-    if any(token.has(*TALK) for token in parts[at]):
-        return is_first or is_last or all(token.tags for token in parts[at])
-    ends = at + 1 == len(parts) or parts[at + 1][0].gap >= END
-    is_sentence = parts[at][0].gap >= END and ends
-    return is_first and is_sentence and any(not token.tags for token in parts[at])
+    is_sentence = part[0].gap >= END and (not follows or follows[0].gap >= END)
+    if any(token.has(*TALK) for token in part):
+        is_told = any(token.has("did") for token in part) and bool(follows) and follows[0].has("self")
+        return not is_told and (is_first or is_last or all(token.tags for token in part))
+    return is_first and is_sentence and any(not token.tags for token in part)
 
 
 def _without_talk(token: Token) -> Token:
