@@ -161,6 +161,7 @@ class DdsGraph:
         """End the goals served here and leave the graph."""
         for server in self._servers:
             server.close()
+        self._servers.clear()  # they hold this graph, whose endpoints are seen until it is collected
         self._endpoints.close()
 
 

@@ -166,10 +166,16 @@ class DdsActionServer:
             is_new = identity not in self._goals and not self._is_closed
             if is_new:
                 self._goals[identity] = handle
-        is_accepted = is_new and self._accept(request.goal, handle)
-        if is_new and not is_accepted:
-            with self._lock:
-                self._goals.pop(identity, None)
+        is_accepted = False
+        try:
+            is_accepted = is_new and self._accept(request.goal, handle)
+        finally:  # where `accept` raises, the goal is rejected
+            if is_new and not is_accepted:
+                with self._lock:
+                    self._goals.pop(identity, None)
+            self._answer(reply, is_accepted)
+
+    def _answer(self, reply: interface.MessageCallback, is_accepted: bool) -> None:
         now_ns = self._graph.now_ns()
         stamp = self._graph.message("builtin_interfaces/msg/Time")(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
         reply(self._graph.message(f"{self._type}_SendGoal_Response")(accepted=is_accepted, stamp=stamp))

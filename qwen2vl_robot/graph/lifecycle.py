@@ -137,6 +137,12 @@ class LifecycleShell(LifecycleNode):
         self.take_down()
         return super().on_error(state)
 
+    def on_broken(self, error: Exception) -> None:
+        """Stop after rclpy raised: its effect is unknown, so a person has to look first."""
+        self.get_logger().error(f"rclpy: {type(error).__name__}: {error}")
+        if self._managed is not None:
+            self._managed.stop(f"rclpy failed: {error}")
+
     def take_down(self) -> None:
         """Halt the arm and unload; a second call does nothing."""
         managed, graph, self._managed, self._graph = self._managed, self._graph, None, None
@@ -173,7 +179,7 @@ def run_lifecycle(
         signal.signal(number, end)
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
-    spinning = threading.Thread(target=spin, args=(executor,), name="rclpy", daemon=True)
+    spinning = threading.Thread(target=spin, args=(executor, node.on_broken), name="rclpy", daemon=True)
     spinning.start()
     try:
         if options.autostart:

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
@@ -77,7 +78,8 @@ class RosGraph:
             self._node = Node(node, namespace=namespace, cli_args=remap_arguments(remap), parameter_overrides=overrides)
             self._executor = MultiThreadedExecutor(THREADS)
             self._executor.add_node(self._node)
-            self._thread = threading.Thread(target=spin, args=(self._executor,), name="rclpy", daemon=True)
+            spinning = (self._executor, partial(self._report, "rclpy"))
+            self._thread = threading.Thread(target=spin, args=spinning, name="rclpy", daemon=True)
             self._thread.start()
         else:
             self._node = node
@@ -207,7 +209,7 @@ class RosGraph:
         group = ReentrantCallbackGroup()
         client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
         self._entities.append(client.destroy)
-        return RosActionClient(client)
+        return RosActionClient(client, partial(self._guarded, action.name))
 
     def serve_action(
         self,
@@ -217,7 +219,8 @@ class RosGraph:
     ) -> None:
         """Serve an action (see `interface.Graph`)."""
         action_type = _rclpy_type(action.type)
-        callbacks = RosActionServer(accept, cancel, self.message(f"{action.type}_Result"))
+        guarded = self._guarded(action.name, accept), self._guarded(action.name, cancel)
+        callbacks = RosActionServer(*guarded, self.message(f"{action.type}_Result"))
         server = ActionServer(
             self._node,
             action_type,
@@ -230,22 +233,23 @@ class RosGraph:
         )
         self._entities += [server.destroy, callbacks.close]  # closed first: destroying makes its goals unreachable
 
-    def _guarded(
-        self, name: str, callback: Callable[[interface.Message], T]
-    ) -> Callable[[interface.Message], T | None]:
-        """Wrap a callback: what it raises is reported, so that the executor keeps running."""
+    def _guarded(self, name: str, callback: Callable[..., T]) -> Callable[..., T | None]:
+        """Wrap a callback: what it raises is reported, and then it returns None."""
 
-        def guarded(message: interface.Message) -> T | None:
+        def guarded(*arguments: object) -> T | None:
             try:
-                return callback(message)
+                return callback(*arguments)
             except Exception as error:  # noqa: BLE001 - the top of a callback
-                problem = f"{name}: {type(error).__name__}: {error}"
-                self._problems[name] = problem
-                with contextlib.suppress(Exception):  # one that raises must not end the executor, which carries stops
-                    self._on_broken(problem)
+                self._report(name, error)
                 return None
 
         return guarded
+
+    def _report(self, name: str, error: Exception) -> None:
+        problem = f"{name}: {type(error).__name__}: {error}"
+        self._problems[name] = problem
+        with contextlib.suppress(Exception):  # one that raises must not end the executor, which carries stops
+            self._on_broken(problem)
 
     def _note_qos(self, name: str) -> None:
         self._problems[f"{name} qos"] = f"{name}: another node's QoS does not match"
@@ -272,10 +276,17 @@ def start_rclpy() -> None:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
 
 
-def spin(executor: MultiThreadedExecutor) -> None:
-    """Run callbacks until rclpy or the executor shuts down."""
-    with contextlib.suppress(ExternalShutdownException):
-        executor.spin()
+def spin(executor: MultiThreadedExecutor, report: Callable[[Exception], None]) -> None:
+    """Run callbacks until rclpy or the executor shuts down; what rclpy raises is reported, and stops still come."""
+    while True:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+        except Exception as error:  # noqa: BLE001 - the top of a thread
+            report(error)
+        else:
+            return
 
 
 def remap_arguments(remap: Mapping[str, str] | None) -> list[str]:

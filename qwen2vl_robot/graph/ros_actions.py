@@ -54,10 +54,14 @@ class OrderedActionClient(ActionClient):
 
 
 class RosActionClient:
-    """A `graph.interface.ActionClient`."""
+    """A `graph.interface.ActionClient`.
 
-    def __init__(self, client: ActionClient) -> None:
-        self._client = client
+    Args:
+        guard: wraps a callback, so that what it raises does not reach rclpy.
+    """
+
+    def __init__(self, client: ActionClient, guard: Callable[[interface.MessageCallback], Callable[..., None]]) -> None:
+        self._client, self._guard = client, guard
 
     def is_served(self) -> bool:
         """Return whether a server is there now."""
@@ -65,7 +69,7 @@ class RosActionClient:
 
     def send(self, goal: Message, on_feedback: interface.MessageCallback | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
-        listen = None if on_feedback is None else (lambda message: on_feedback(message.feedback))
+        listen = None if on_feedback is None else self._guard(lambda message: on_feedback(message.feedback))
         return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen))
 
 
@@ -158,11 +162,16 @@ class RosActionServer:
     """The callbacks of one rclpy action server; a running goal occupies one of the executor's threads.
 
     Args:
+        accept: `interface.AcceptGoal`, or None where it failed: the goal is rejected.
+        cancel: `interface.CancelGoal`.
         make_result: makes the result of a goal that ends without one.
     """
 
     def __init__(
-        self, accept: interface.AcceptGoal, cancel: interface.CancelGoal, make_result: Callable[[], Message]
+        self,
+        accept: Callable[[Message, interface.GoalHandle], bool | None],
+        cancel: Callable[[interface.GoalHandle], None],
+        make_result: Callable[[], Message],
     ) -> None:
         self._accept, self._cancel, self._make_result = accept, cancel, make_result
         self._lock = threading.Lock()
@@ -176,12 +185,9 @@ class RosActionServer:
             if self._is_closed:
                 return GoalResponse.REJECT
             self._goals[id(goal)] = served
-        is_accepted = False
-        try:
-            is_accepted = self._accept(goal, served)
-        finally:
-            if not is_accepted:
-                self._forget(goal)
+        is_accepted = self._accept(goal, served)
+        if not is_accepted:
+            self._forget(goal)
         return GoalResponse.ACCEPT if is_accepted else GoalResponse.REJECT
 
     def on_accepted(self, handle: ServerGoalHandle) -> None:

@@ -113,6 +113,14 @@ def test_a_stop_that_comes_while_the_node_is_taken_down_is_latched_too() -> None
     assert node.made[1].stopped == "topic stop"
 
 
+def test_what_rclpy_raises_stops_the_managed_object() -> None:
+    node = Node()
+    node.shell.on_broken(ValueError("no node is configured yet"))
+    node.shell.trigger_configure()
+    node.shell.on_broken(ValueError("inside rclpy"))
+    assert node.made[0].stopped == "rclpy failed: inside rclpy"
+
+
 def test_a_failed_configuration_is_taken_down_and_stays_unconfigured() -> None:
     node = Node(patience_s=8.5)
     assert node.shell.trigger_configure() == FAILURE

@@ -135,3 +135,17 @@ def test_a_goal_that_ends_without_a_result_gives_the_empty_one(graphs: tuple[Ros
     outcome = sent.outcome()
     assert outcome is not None
     assert (outcome[0], outcome[1].error_code) == (GoalStatus.ABORTED, 0)
+
+
+def test_what_rclpy_raises_is_reported_and_ends_nothing(graphs: tuple[RosGraph, RosGraph]) -> None:
+    def fail() -> None:
+        raise ValueError("inside rclpy")
+
+    broken: list[str] = []
+    graphs[1].on_broken(broken.append)
+    client = client_of(graphs)
+    graphs[1]._executor.create_task(fail)
+    until(lambda: broken)
+    assert broken == ["rclpy: ValueError: inside rclpy"]
+    sent = client.send(goal(graphs[0], 0))
+    until(lambda: sent.accepted() is False)

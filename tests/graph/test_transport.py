@@ -217,6 +217,21 @@ def test_a_report_that_raises_does_not_deafen_the_subscription(graph: interface.
     graph.on_broken(lambda problem: None)
 
 
+def test_an_action_whose_callbacks_raise_rejects_goals_and_still_answers(graph: interface.Graph) -> None:
+    fragile = peer.FOLLOW.at("fragile/follow_joint_trajectory")
+
+    def accept(message: Any, handle: interface.GoalHandle) -> bool:
+        raise ValueError("cannot accept")
+
+    graph.serve_action(fragile, accept, lambda handle: None)
+    client = graph.action_client(fragile)
+    until(client.is_served)
+    for _ in range(2):
+        sent = client.send(goal(graph, 1))
+        until(partial(lambda goal: goal.accepted() is False, sent))
+    until(lambda: any("cannot accept" in problem for problem in graph.problems()))
+
+
 def test_a_qos_mismatch_is_reported(graph: interface.Graph) -> None:
     loose = interface.Topic("loose", "std_msgs/msg/String", interface.Qos.SENSOR, "")
     graph.publisher(loose)
