@@ -10,7 +10,7 @@ SHARE = f"share/{NAME}"
 
 
 def tree(folder: str) -> list[tuple[str, list[str]]]:
-    """Every file below `folder`, as data_files entries that keep its place under share/."""
+    """List every file below `folder` as data_files entries that keep its path under share/."""
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     folders = sorted({p.parent for p in files})
     return [(f"{SHARE}/{f.as_posix()}", [p.as_posix() for p in files if p.parent == f]) for f in folders]
@@ -34,8 +34,8 @@ setup(
         *tree("launch"),
         *tree("sim"),
     ],
-    # Ranges, so that Python 3.10 and 3.12 resolve too; constraints/ pins what was tried. rclpy is not here: it comes
-    # with ROS 2 and stays optional at import.
+    # Ranges, so that Python 3.10 and 3.12 resolve too; constraints/ pins the tested versions. rclpy is not listed: it
+    # comes with ROS 2 and is optional.
     install_requires=[
         "numpy>=1.26,<3",
         "pybullet>=3.2.6",

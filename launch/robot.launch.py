@@ -1,4 +1,4 @@
-"""The controller for a real robot: real cameras, real controllers; each step waits for a person unless told otherwise.
+"""The controller for a real robot with cameras and controllers; by default a person approves each step.
 
     ros2 launch qwen2vl_robot robot.launch.py params_file:=/path/to/my_params.yaml image:=/camera/color/image_raw \
         depth:=/camera/aligned_depth_to_color/image_raw camera_info:=/camera/color/camera_info
@@ -13,13 +13,13 @@ from launch_ros.substitutions import FindPackageShare
 
 PACKAGE = "qwen2vl_robot"
 ARGUMENTS = {
-    "namespace": ("", "stands before every relative name"),
+    "namespace": ("", "prefix of every relative name"),
     "use_sim_time": ("false", "take time from /clock"),
     "params_file": (None, "parameters of the controller; this package's params.yaml if left out"),
     "autostart": ("true", "configure and activate the node at once"),
-    "use_respawn": ("false", "start the node again when it ends"),
+    "use_respawn": ("false", "restart the node when it ends"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
-    "approval": ("confirm", "confirm (a person agrees to each step), never or auto"),
+    "approval": ("confirm", "confirm (a person approves each step), never or auto"),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "image": ("image", "the camera's rectified colour topic"),
     "depth": ("depth", "its depth topic, registered to colour"),
@@ -33,8 +33,8 @@ def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; start the controller."""
     shipped = PathJoinSubstitution([FindPackageShare(PACKAGE), "launch", "params.yaml"])
     declared = [
-        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=told)
-        for name, (default, told) in ARGUMENTS.items()
+        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
     ]
     value = {name: LaunchConfiguration(name) for name in ARGUMENTS}
     controller = Node(

@@ -1,4 +1,4 @@
-"""A simulated robot cell and the controller, two nodes; a recorder and a voice where asked for.
+"""A simulated robot cell and the controller, two nodes; optionally a recorder and a voice node.
 
 ros2 launch qwen2vl_robot sim.launch.py seed:=3
 ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
@@ -14,22 +14,22 @@ from launch_ros.substitutions import FindPackageShare
 
 PACKAGE = "qwen2vl_robot"
 ARGUMENTS = {
-    "namespace": ("", "stands before every relative name of both nodes"),
+    "namespace": ("", "prefix of every relative name of all nodes"),
     "use_sim_time": ("true", "the controller takes its time from the plant's /clock"),
     "params_file": (None, "parameters of the controller; this package's params.yaml if left out"),
     "autostart": ("true", "configure and activate the controller at once"),
-    "use_respawn": ("false", "start a node again when it ends"),
+    "use_respawn": ("false", "restart a node when it ends"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
-    "approval": ("auto", "auto, confirm (a person agrees to each step) or never"),
+    "approval": ("auto", "auto, confirm (a person approves each step) or never"),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
-    "scene": ("scenes/default.yaml", "ranges from which the seed draws, also by the path under sim/"),
+    "scene": ("scenes/default.yaml", "scene file, by its path or its path under sim/; the seed draws from its ranges"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
-    "camera_hz": ("2.0", "pictures a second of simulated time"),
+    "camera_hz": ("2.0", "pictures per second of simulated time"),
     "recorder": ("false", "record the graph's topics as MCAP, in recording_DATE_TIME where launch was started"),
-    "voice": ("false", "listen at the microphone; what is said must be approved before anything moves"),
-    "worker_python": ("", "the Python that has pybullet, if another one than ROS 2's"),
+    "voice": ("false", "listen to the microphone; a person must approve the motions of a spoken instruction"),
+    "worker_python": ("", "a Python with pybullet, if ROS 2's has none"),
 }
-# tf by its relative name, so that a namespace holds a whole robot.
+# Relative tf names, so that a namespace contains a whole robot.
 REMAPPINGS = [("/tf", "tf"), ("/tf_static", "tf_static")]
 
 
@@ -37,8 +37,8 @@ def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; start the plant and the controller."""
     shipped = PathJoinSubstitution([FindPackageShare(PACKAGE), "launch", "params.yaml"])
     declared = [
-        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=told)
-        for name, (default, told) in ARGUMENTS.items()
+        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
     ]
     value = {name: LaunchConfiguration(name) for name in ARGUMENTS}
     common = {
@@ -58,10 +58,10 @@ def generate_launch_description() -> LaunchDescription:
         {"use_sim_time": ParameterValue(value["use_sim_time"], value_type=bool)},
         {name: ParameterValue(value[name], value_type=str) for name in ("approval", "worker_python")},
     ]
-    told = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
-    controller = Node(name=PACKAGE, arguments=["run", *told], parameters=parameters, **common)
-    further = [
+    given = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
+    controller = Node(name=PACKAGE, arguments=["run", *given], parameters=parameters, **common)
+    optional = [
         Node(name=name, arguments=[command, "--graph", value["graph"]], condition=IfCondition(value[name]), **common)
         for name, command in (("recorder", "record"), ("voice", "voice"))
     ]
-    return LaunchDescription([*declared, plant, controller, *further])
+    return LaunchDescription([*declared, plant, controller, *optional])

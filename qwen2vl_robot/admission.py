@@ -26,6 +26,6 @@ def ask(parts: Parts, belief: Belief, rehearsed: Rehearsed, doubts: tuple[str, .
         missing = RefusalReason.STALE_STATE
         live = belief.state_of(parts.arm)
     except ObservationError as error:
-        is_halted = error.reason is ObservationReason.HALTED
-        return Refusal(RefusalReason.STOPPED if is_halted else missing, str(error))
+        halted = parts.halt.cause() if error.reason is ObservationReason.HALTED else None
+        return Refusal(missing, str(error)) if halted is None else Refusal(halted.reason, halted.text)
     return parts.gate.admit(rehearsed, live, fresh, approval, parts.halt, parts.clock.now_ns())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.messages import Action, Cause, Direction, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
-from qwen2vl_robot.planner.phrasing import plainest
+from qwen2vl_robot.planner.phrasing import off_table, plainest
 from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Thing, read
 from qwen2vl_robot.reading import Step as Said
 from qwen2vl_robot.reasons import TaskReason
@@ -58,18 +58,21 @@ class _Task:
         return Said(self.deed, self.thing, self.relation, self.reference, self.direction, self.seconds).describe()
 
 
-def agree(goal: Goal, plan: Plan) -> Agreement:
+def agree(goal: Goal, plan: Plan, *, trusts_unread: bool = False) -> Agreement:
     """Hold a plan to a sentence that orders a motion.
+
+    Args:
+        trusts_unread: whether words that nobody could read are left to the planner, instead of being asked about.
 
     >>> from qwen2vl_robot.reading import read
     >>> agree(read("pick up the red block"), Plan((Action(Verb.HOME),), "")).contradictions
     ('you said: pick up the red block; the plan is: go home',)
     """
     said, planned = _said(goal), _collapse(_planned(plan), goal)
-    doubts = tuple(_unread(goal))
+    doubts = (*(() if trusts_unread else _unread(goal)), *_conditions(goal), *_unsaid(said))
     if not said:
         return Agreement((), doubts)
-    fits = [_fits(a, b) for a, b in zip(said, planned, strict=False)]
+    fits = [_fits(a, b) and not _is_excluded(a, b, goal) for a, b in zip(said, planned, strict=False)]
     if all(fits) and len(said) == len(planned):
         return Agreement((), doubts)
     if all(fits) and len(planned) < len(said):
@@ -130,8 +133,18 @@ def _refuse(reason: TaskReason, text: str) -> Outcome:
 def _unread(goal: Goal) -> Iterator[str]:
     for word in goal.unread:
         yield f"I do not know {word!r}"
+
+
+def _conditions(goal: Goal) -> Iterator[str]:
     for condition in goal.conditions:
         yield f"I cannot keep to {condition!r}"
+
+
+def _unsaid(said: list[_Task]) -> Iterator[str]:
+    """What is asked for without a thing: the planner would choose one."""
+    for task in said:
+        if task.deed in (Deed.PICK, Deed.PLACE, Deed.PUSH) and (task.thing is None or task.thing.is_it):
+            yield f"you did not say what to {task.deed.value}"
 
 
 # ------------------------------------------------------------------------------------------- what was said
@@ -143,7 +156,8 @@ def _said(goal: Goal) -> list[_Task]:
     for step in goal.steps:
         if step.is_negated or step.deed in (Deed.STOP, Deed.OTHER):
             continue
-        task = _Task(step.deed, step.thing, step.relation, step.reference, step.direction, step.seconds)
+        thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
+        task = _Task(step.deed, thing, step.relation, reference, step.direction, step.seconds)
         last = tasks[-1] if tasks else None
         if task.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(task.thing, last.thing):
             tasks[-1] = _Task(Deed.PLACE, last.thing, task.relation, task.reference, task.direction)
@@ -225,6 +239,22 @@ def _fits(said: _Task, planned: _Task) -> bool:
         and said.direction is planned.direction
         and (said.seconds is None or planned.seconds is None or abs(said.seconds - planned.seconds) < 0.05)
     )
+
+
+def _is_excluded(said: _Task, planned: _Task, goal: Goal) -> bool:
+    """Whether a plan's thing is one that was named as not meant: "the block, but not the red one"."""
+    pairs = [(said.thing, planned.thing), (said.reference, planned.reference)]
+    plain = [thing for thing in goal.exclusions if thing.relation is None and not thing.superlative]
+    return any(
+        mine is not None and _covers(thing, mine) and not (asked is not None and _covers(thing, asked))
+        for thing in plain
+        for asked, mine in pairs
+    )
+
+
+def _covers(words: Thing, thing: Thing) -> bool:
+    """Whether the words fit a thing; those without noun and colour fit none."""
+    return bool(words.label) and words.noun in ("", thing.noun) and words.colour in ("", thing.colour)
 
 
 def _places_alike(said: _Task, planned: _Task) -> bool:

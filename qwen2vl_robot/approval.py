@@ -28,6 +28,26 @@ class Unattended:
         return Approval(verdict_digest, secrets.token_hex(16), stops)
 
 
+class PromptingApprover:
+    """Asks a person at a prompt about every step; whoever answers no, or nothing, keeps the step back.
+
+    Args:
+        ask: shows a question and waits for yes or no.
+    """
+
+    def __init__(self, halt: Halt, ask: Callable[[str], bool]) -> None:
+        self._halt, self._ask = halt, ask
+
+    def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
+        """Say yes where the person does (see `ports.Approver`)."""
+        verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops
+        effect = rehearsed.motion.effect
+        step = f"{effect.kind} {effect.name}" if effect.name else "move"
+        if self._ask("; ".join((*doubts, f"{step}, {rehearsed.motion.duration_s:.1f} s. Do it?"))):
+            return Approval(verdict_digest, secrets.token_hex(16), stops)
+        return _nobody(verdict_digest, doubts)
+
+
 class AskingApprover:
     """Asks a person where one is due: always, or in mode `auto` only about what the person's own words do not cover.
 
@@ -71,11 +91,14 @@ class AskingApprover:
         asks = self._mode is ApprovalMode.CONFIRM or bool(doubts)
         if asks:
             self._await(verdict_digest)  # before anybody hears of the question, so that no quick answer is lost
-        self._on_question(rehearsed, asks)
-        refusal = self._wait(verdict_digest, doubts) if asks else None
+        try:
+            self._on_question(rehearsed, asks)
+            refusal = self._wait(verdict_digest, doubts) if asks else None
+        finally:
+            self._await(None)  # also where the question could not be shown: nothing waits for its answer
         return refusal or Approval(verdict_digest, secrets.token_hex(16), stops)
 
-    def _await(self, verdict_digest: str) -> None:
+    def _await(self, verdict_digest: str | None) -> None:
         with self._changed:
             self._awaited, self._is_answered = verdict_digest, False
 

@@ -5,6 +5,7 @@ One clear line names the file, the field, the value and what is allowed.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -38,7 +39,7 @@ class Strict(BaseModel):
 
 
 class JointLimits(Strict):
-    """Limits of one joint. `source` says where the numbers come from."""
+    """Limits of one arm joint; the robot file's `limits_source` names their origin."""
 
     name: str
     lower_rad: float
@@ -59,10 +60,10 @@ class Gripper(Strict):
     """A parallel gripper.
 
     Attributes:
-        joints: finger joints, each moving half of the width.
-        finger_links: links whose contact with an object is a grasp; first left, then right.
+        joints: finger joints; each one's position is its share of the width, and they are equal.
+        finger_links: the links that touch a grasped object; left, then right.
         max_width_m: largest opening between the pads.
-        speed_mps: opening speed of the width.
+        speed_mps: rate of change of the width.
         force_n: grasp force of each finger.
         pad_depth_m: how far the fingertips reach beyond the tool frame's origin along the approach (tool z).
         finger_thickness_m: thickness of a finger, along the closing direction.
@@ -80,22 +81,22 @@ class Gripper(Strict):
 
 
 class Workspace(Strict):
-    """Where the tool may go, base frame, metres."""
+    """The box that the tool must stay in, base frame, metres."""
 
     min_m: Vector3
     max_m: Vector3
 
 
 class Uncertainty(Strict):
-    """How far the truth may lie from what a scene says; perturbed roll-outs draw from it.
+    """How far the truth may differ from a scene; perturbed roll-outs draw from it.
 
     Attributes:
         position_m, yaw_rad: standard deviation of each fitted pose, horizontally and about the vertical.
-        size_m: each outer size is drawn within +- this.
-        mass_ratio, friction_ratio: each value is drawn within +- this share.
-        extrinsics_m, extrinsics_deg: length of the camera's error; it shifts everything alike.
-        camera_distance_m: from the camera to the table, over which its error of angle becomes one of place.
-        joint_rad: each joint is off by a constant drawn within +- this.
+        size_m: each outer size varies within +- this.
+        mass_ratio, friction_ratio: each value varies within +- this share.
+        extrinsics_m, extrinsics_deg: magnitude of the camera pose's error; it shifts all objects alike.
+        camera_distance_m: from the camera to the table; over it the angular error becomes an error of position.
+        joint_rad: each joint has a constant error within +- this.
     """
 
     position_m: NonNegative = 0.0015
@@ -110,12 +111,12 @@ class Uncertainty(Strict):
 
 
 class Safety(Strict):
-    """What a rehearsal holds a motion to, beyond the joints' own limits.
+    """The limits of every motion in rehearsal, beyond those of the joints.
 
     Attributes:
-        tool_speed_mps: of the tool, everywhere.
-        contact_n: hardest contact of arm or load with anything but what is grasped.
-        unseen_below_m: space that no camera has seen counts as occupied below this height over the table.
+        tool_speed_mps: largest speed of the tool.
+        contact_n: largest contact force of arm or load with anything but the grasped object.
+        unseen_below_m: below this height over the table, space that no camera has seen counts as occupied.
         trials: perturbed roll-outs of each motion.
         success_ratio: the lower confidence bound of their success must reach this.
         confidence: of that one-sided bound.
@@ -131,7 +132,7 @@ class Safety(Strict):
 
 
 class GripperMount(Strict):
-    """A gripper of its own URDF on an arm that comes without one; its root link sits on `parent_link`."""
+    """A gripper with its own URDF on an arm without one; its root link is fixed to `parent_link`."""
 
     urdf: str
     parent_link: str
@@ -140,7 +141,7 @@ class GripperMount(Strict):
 
 
 class Controllers(Strict):
-    """ros2_control's names on the graph; an arm on the graph uses them, the simulation without a graph does not.
+    """The names of ros2_control's controllers on the graph; only an arm on the graph uses them.
 
     Attributes:
         arm: prefix of `follow_joint_trajectory` (action) or `joint_trajectory` (topic, which gives no feedback).
@@ -154,14 +155,16 @@ class Controllers(Strict):
 
 
 class RobotProfile(Strict):
-    """A robot.yaml: everything the code may know about an arm.
+    """A robot.yaml: everything that the code knows about an arm.
 
     Attributes:
         tool_link: URDF link whose frame is the tool frame: z approach direction, origin between the pads.
-        allowed_contacts: pairs of bodies (URDF links or "table") whose touching is part of the design.
-        camera_noise: what perception may assume about the camera when it sets tolerances.
-        object_mass_kg, object_friction: the twin's assumption where a scene gives none.
-        safety: what every motion is held to.
+        limits_source: origin of the joints' limits.
+        allowed_contacts: pairs of bodies (URDF links or "table") that may touch by design.
+        tracking_tolerance_rad: largest distance of a joint from the motion while it runs.
+        start_tolerance_rad: largest distance of a joint from the motion's start.
+        object_mass_kg, object_friction: the twin's assumptions about objects.
+        safety: the limits of every motion.
     """
 
     name: str
@@ -185,7 +188,7 @@ class RobotProfile(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_limits(cls, data: object) -> object:
-        """Take what a joint leaves out (position, velocity, effort) from the URDF."""
+        """Take the limits that a joint leaves out (position, velocity, effort) from the URDF."""
         return fill_limits(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
@@ -199,6 +202,11 @@ class RobotProfile(Strict):
 
     @property
     def urdf_path(self) -> Path:
+        """Return the URDF's path; with a `gripper_mount`, that of arm and gripper composed.
+
+        Raises:
+            BadInputError: a URDF or a mesh is missing.
+        """
         path = find_urdf(self.urdf, self.name)
         mount = self.gripper_mount
         if mount is None:
@@ -208,7 +216,7 @@ class RobotProfile(Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the profile, the bytes of its URDF and those of its collision meshes."""
+        """Compute the SHA-256 of the profile, its URDF and its collision meshes."""
         return digest((self.model_dump_json(), self.urdf_path.read_bytes(), mesh_digests(self.urdf_path)))
 
 
@@ -222,7 +230,7 @@ def load_robot(name: str) -> RobotProfile:
 
 
 def robot_file(name: str) -> Path:
-    """Where a robot's file is.
+    """Find a robot's file by its name or path.
 
     Raises:
         BadInputError: no such robot.
@@ -241,12 +249,12 @@ class RelationRules(Strict):
     """sim/tasks/relations.yaml: what "left of", "on" and "in" mean, by geometry alone.
 
     Attributes:
-        seen_from: whose left and right are meant.
+        seen_from: whose left and right count.
         gap_m: free space to leave between two objects placed beside each other.
-        max_gap_m: a larger free space than this is no longer "beside".
-        max_angle_deg: how far the direction from the reference may turn from the asked one.
-        support_tolerance_m: how far a bottom may lie from the top that it should stand on.
-        rest_speed_mps: an object slower than this rests.
+        max_gap_m: with more free space than this, objects are not "beside" each other.
+        max_angle_deg: largest angle between the direction from the reference and the requested one.
+        support_tolerance_m: largest height between an object's bottom and the top of its support.
+        rest_speed_mps: an object slower than this is at rest.
     """
 
     seen_from: Literal["robot", "camera"] = "robot"
@@ -258,7 +266,7 @@ class RelationRules(Strict):
 
 
 class Phrasing(Strict):
-    """Templates for one thing to ask."""
+    """Sentence templates of one task; training does not see the held-out ones."""
 
     seen: tuple[str, ...]
     held_out: tuple[str, ...] = ()
@@ -268,14 +276,14 @@ class Phrasing(Strict):
 
 
 class Faults(Strict):
-    """How far the plant is from its own description; the defaults are the kindest that demo and eval use.
+    """The plant's deviations from its own description; the defaults are the smallest that demo and eval use.
 
     Attributes:
         depth_noise_m: standard deviation of each depth pixel.
         depth_hole_ratio: share of pixels without depth.
-        extrinsics_error_m, extrinsics_error_deg: length of the random error of the published camera pose.
-        friction_spread_ratio, mass_spread_ratio: each body's value is drawn within +- this share.
-        actuation_lag_s: delay between a command and the arm's answer to it.
+        extrinsics_error_m, extrinsics_error_deg: magnitude of the published camera pose's random error.
+        friction_spread_ratio, mass_spread_ratio: each body's value varies within +- this share.
+        actuation_lag_s: delay between a command and its effect on the arm.
     """
 
     depth_noise_m: NonNegative = 0.002
@@ -288,7 +296,7 @@ class Faults(Strict):
 
 
 class CameraRanges(Strict):
-    """From where the camera looks at the table; azimuth 0 faces the robot, seen about `target_m`."""
+    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot."""
 
     sizes_px: tuple[tuple[Annotated[int, Field(ge=28, le=4096)], Annotated[int, Field(ge=28, le=4096)]], ...]
     vertical_fov_deg: Range
@@ -299,6 +307,8 @@ class CameraRanges(Strict):
 
 
 class LightRanges(Strict):
+    """Ranges of the light's elevation and of its ambient and diffuse share."""
+
     elevation_deg: Range
     ambient: Range
     diffuse: Range
@@ -308,9 +318,10 @@ class KindRanges(Strict):
     """A kind of object (sim/objects): its shape and the ranges of its sizes.
 
     Attributes:
-        shape: "box", "cylinder", "sphere", "bowl" (a round container) or "mesh", as the plant builds it.
-        side_m: of a box, drawn for each side; its length is the longer one's `stretch` times that.
-        diameter_m, height_m: of the others; a mesh has its height alone, and its OBJ file in pybullet_data.
+        shape: "box", "cylinder", "sphere", "bowl" (a round container) or "mesh".
+        side_m: a box's sides, each drawn from it; the first one is then multiplied by `stretch`.
+        diameter_m, height_m: of the other shapes; a mesh has a height only.
+        file: a mesh's OBJ file in pybullet_data.
     """
 
     shape: Literal["box", "cylinder", "sphere", "bowl", "mesh"]
@@ -327,7 +338,7 @@ class KindRanges(Strict):
 
 
 class Catalogue(Strict):
-    """sim/objects/catalogue.yaml: the words that the simulated tabletop is made of.
+    """sim/objects/catalogue.yaml: the colours and kinds of the simulated objects.
 
     Attributes:
         colours: word → sRGB.
@@ -341,7 +352,7 @@ class Catalogue(Strict):
 
 
 class ObjectSpec(Strict):
-    """An object that a scene always holds; what is left out is drawn from the seed."""
+    """An object that a scene always has; the seed draws a position or yaw that is left out."""
 
     colour: str
     kind: str
@@ -353,8 +364,8 @@ class SceneRanges(Strict):
     """A scene file of sim/scenes: ranges from which a seed draws one concrete plant.
 
     Attributes:
-        other_robots: arms that stand there instead in some of the training's pictures.
-        table_textures: pictures of pybullet_data that may lie over the table in some of the training's pictures.
+        other_robots: arms that replace `robot` in some training pictures.
+        table_textures: pictures of pybullet_data that cover the table in some training pictures.
     """
 
     robot: str = "franka_panda"
@@ -379,10 +390,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:
-    """Read one YAML file into its model.
+    """Read a YAML file into its model.
 
     Raises:
-        BadInputError: missing, unreadable, not YAML, or a field is wrong; one line says which and what is allowed.
+        BadInputError: the file is missing, unreadable or not YAML, or a field is wrong; one line says which and what is
+            allowed.
     """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
@@ -396,7 +408,7 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
 
 
 def parse(data: object, model: type[Model], origin: str) -> Model:
-    """Validate already loaded data.
+    """Validate loaded data; `origin` names them in errors.
 
     Raises:
         BadInputError: one line with the first wrong field, its value and what is allowed.
@@ -404,19 +416,22 @@ def parse(data: object, model: type[Model], origin: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key first: that the right one is missing only follows from it.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"]) or "file"
         value = repr(first.get("input"))
         shown = value if len(value) <= 80 else value[:77] + "..."
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         allowed = ""
         if first["type"] == "extra_forbidden":
-            allowed = f"; allowed here: {', '.join(_allowed_fields(model, first['loc']))}"
+            known = _allowed_fields(model, first["loc"])
+            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            allowed = "".join(f"; did you mean {name}?" for name in close) + f"; allowed here: {', '.join(known)}"
         raise BadInputError(f"{origin}: {where} = {shown}: {first['msg']}{allowed}{more}") from error
 
 
 def _allowed_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Names that the model at the parent of `location` knows (the root's when it cannot be told)."""
+    """Return the fields of the model at the parent of `location` (the root's if it cannot be found)."""
     current: type[BaseModel] = model
     for part in location[:-1]:
         field = current.model_fields.get(str(part))
@@ -425,7 +440,7 @@ def _allowed_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> 
 
 
 def _inner_model(annotation: object) -> type[BaseModel] | None:
-    """The model that an annotation holds, be it in a tuple, a dict or an optional."""
+    """Return the model inside an annotation such as a tuple, a dict or an optional, else None."""
     parts = get_args(annotation)
     if not parts and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

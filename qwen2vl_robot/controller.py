@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from qwen2vl_robot import executor
 from qwen2vl_robot.admission import ask
-from qwen2vl_robot.agreement import understand
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.judge import judge
@@ -88,7 +87,7 @@ class Controller:
                     asked = self._read(task)
                     plan = self._plan(task, asked, observation)
                     ruling = self._rule(task, plan)
-                    steps, outlook = self._perceive(task, plan, observation)
+                    steps, outlook = self._perceive(task, plan, ruling, observation)
                     for step in steps:  # the whole plan in the twin, before its first motion
                         motions = self._move(task, step, outlook)
                         outlook = self._rehearse(task, step, outlook, motions)
@@ -118,7 +117,7 @@ class Controller:
 
     def _read(self, task: Task) -> Instruction:
         """Read the sentence without any model; one that asks for nothing that the robot does ends the task."""
-        asked = understand(task.instruction, trusts_unread=self._parts.trusts_unread)
+        asked = self._parts.cell.understand(task.instruction)
         if isinstance(asked, Outcome):
             raise _EndOfTry(asked)
         return asked
@@ -136,6 +135,9 @@ class Controller:
             listener.on_plan(plan, observation)
         first = plan.actions[0] if plan.actions else None
         if first is not None and first.verb in (Verb.ASK, Verb.REFUSE):
+            forbidden = self._parts.cell.forbid(task.instruction)
+            if forbidden:
+                raise self._end(task, first, Outcome(OutcomeKind.REFUSED, forbidden))
             asks = first.verb is Verb.ASK
             cause = Cause(TaskReason.ASKED if asks else TaskReason.DECLINED, first.text or first.verb.value)
             raise self._end(task, first, Outcome(OutcomeKind.ASKED if asks else OutcomeKind.REFUSED, (cause,)))
@@ -149,7 +151,7 @@ class Controller:
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.causes))
         return ruling
 
-    def _perceive(self, task: Task, plan: Plan, observation: Observation) -> tuple[list[Step], Outlook]:
+    def _perceive(self, task: Task, plan: Plan, ruling: Ruling, observation: Observation) -> tuple[list[Step], Outlook]:
         """Measure the scene; what cannot be told apart is a question to the person, for nothing has moved."""
         try:
             with task.timed("perceive"):
@@ -157,7 +159,8 @@ class Controller:
                 scene, actions = perceive(plan, observation, self._surroundings, self._belief.scene, spoken)
         except PerceptionError as error:
             speech = load_languages()[detect_language(task.instruction.text)]
-            cause = _cause(error, f"{error.reason}: {error}. {speech.which_one}")
+            doubts = "".join(f" {doubt}." for doubt in ruling.to_confirm)
+            cause = _cause(error, f"{error.reason}: {error}. {speech.which_one}{doubts}")
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.ASKED, (cause,))) from error
         except ObservationError as error:
             if not task.steps:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,44 @@ import numpy as np
 from PIL import Image
 
 from qwen2vl_robot import film
+from qwen2vl_robot.approval import PromptingApprover
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.config import SceneRanges, load_robot, load_yaml
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Instruction, JointSegment, Observation, Outcome, Plan, StepRecord, TaskReport, digest
+from qwen2vl_robot.messages import (
+    Action,
+    Instruction,
+    JointSegment,
+    Observation,
+    Outcome,
+    Plan,
+    StepRecord,
+    TaskReport,
+    Verb,
+    digest,
+)
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
+from qwen2vl_robot.reading import read
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.results import reserve, save_run
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _REHEARSAL_BUDGET_S = 60.0  # with its film
 
 
 class _Pictures:
-    """A listener that keeps what the pictures need and says aloud what happens.
+    """A listener that keeps what the pictures need and prints what happens.
 
     Attributes:
         clips: for each step that the arm carried out, the films of rehearsal and execution.
     """
 
-    def __init__(self, link: PlantLink, tell: Callable[[str], None]) -> None:
+    def __init__(self, link: PlantLink, say: Callable[[str], None]) -> None:
         self._link = link
-        self._tell = tell
+        self._say = say
         self.planned: tuple[Plan, Observation] | None = None
         self.steps: list[StepRecord] = []
         self.clips: list[tuple[film.Picture, film.Picture]] = []
@@ -47,7 +62,7 @@ class _Pictures:
     def on_plan(self, plan: Plan, observation: Observation) -> None:
         """Keep the last plan with its frame."""
         self.planned = (plan, observation)
-        self._tell("plan: " + ", then ".join(a.describe() for a in plan.actions))
+        self._say("plan: " + ", then ".join(_shortly(a) for a in plan.actions))
 
     def on_step(self, step: StepRecord) -> None:
         """Keep the step and its films."""
@@ -56,58 +71,89 @@ class _Pictures:
         rehearsed = None if step.verdict is None else step.verdict.film
         self.clips.append((executed[:0] if rehearsed is None else rehearsed, executed))
         self._link.start_film()
-        verdict = "" if step.verdict is None else f" (twin: {'accepted' if step.verdict.accepted else 'refused'})"
-        reasons = "; ".join(step.outcome.reasons)
-        self._tell(f"{step.action.describe()}: {step.outcome.kind.value}{verdict} {reasons}".rstrip())
+        self._say(_step_line(step))
+
+
+def _shortly(action: Action) -> str:
+    """An action without the sentence of a question or a refusal, which comes with its outcome."""
+    return action.verb.value if action.verb in (Verb.ASK, Verb.REFUSE) else action.describe()
+
+
+def _step_line(step: StepRecord) -> str:
+    """How a step ended and why; a question is "asked: I see no red plate."."""
+    name = "" if step.action.verb in (Verb.ASK, Verb.REFUSE) else f"{step.action.describe()}: "
+    twin = "" if step.verdict is None else f" (twin: {'accepted' if step.verdict.accepted else 'refused'})"
+    why = "; ".join(step.outcome.reasons)
+    return f"{name}{step.outcome.kind.value}{twin}" + (f": {why}" if why else "")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoScene:
+    """Which cell is simulated, and how fast.
+
+    Attributes:
+        file: a scene of sim/scenes.
+        seed: draws poses, light, camera and the plant's faults.
+        headless: simulate as fast as possible instead of in real time.
+    """
+
+    file: str
+    seed: int
+    headless: bool
 
 
 def run_demo(
     instruction: str,
-    seed: int,
-    scene: str,
+    scene: DemoScene,
     out: Path,
     model: str | None,
     *,
-    headless: bool,
-    tell: Callable[[str], None],
+    say: Callable[[str], None],
+    ask: Callable[[str], bool] | None = None,
 ) -> dict[str, Any]:
     """Carry out one instruction and write what happened to `out`.
+
+    Args:
+        say: prints a line.
+        ask: shows a person each step and waits for a yes; left out, what needs a person is refused.
 
     Returns:
         The report, as in report.json.
 
     Raises:
         BadInputError: instruction, scene, checkpoint or folder cannot be used.
+        UnsavedError: a file cannot be written; the error holds the report.
         RobotError: something broke on the way.
     """
     began_s = time.perf_counter()
     asked = Instruction(instruction)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"--out {out}: {error.strerror}") from error
-    scene_file = resolve(scene)
+    scene_file = resolve(scene.file)
     ranges = load_yaml(scene_file, SceneRanges)
-    tell(f"instruction: {asked.text}")
-    with (
-        PlantProcess(str(scene_file), seed, realtime=not headless) as plant,
-        PlannerProcess(model or SHIPPED_MODEL) as planner,
-    ):
-        profile = load_robot(ranges.robot)
-        with RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal:
-            planner.start()
+    profile = load_robot(ranges.robot)
+    with reserve(out), PlannerProcess(model or SHIPPED_MODEL) as planner:
+        say(f"instruction: {asked.text}")
+        say(f"I read: {read(asked.text).describe() or 'nothing that I can do'}")
+        planner.start()  # first, so that a model that cannot be loaded is reported at once
+        with (
+            PlantProcess(str(scene_file), scene.seed, realtime=not scene.headless) as plant,
+            RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal,
+        ):
             rehearsal.start()
-            pictures = _Pictures(plant.link, tell)
-            ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, listeners=(pictures,))
-            controller = assemble(profile, ports, seed=seed)
+            pictures = _Pictures(plant.link, say)
+            halt = Halt()
+            approver = None if ask is None else PromptingApprover(halt, ask)
+            ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, approver, (pictures,))
+            controller = assemble(profile, ports, halt=halt, seed=scene.seed)
             started_s = time.perf_counter()
             task = controller.run(asked)
-    report = _report(task, seed, scene, started_s - began_s)
-    report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
-    (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    steps = ", then ".join(step["action"] for step in report["steps"])
-    _draw(pictures, Kinematics(profile), out, film.drawable(asked.text, steps))
-    tell(f"{report['outcome']}; {out}/report.json, frame.png and film.gif show how")
+            report = _report(task, scene.seed, scene.file, started_s - began_s)
+            report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
+            steps = ", then ".join(step["action"] for step in report["steps"])
+            drawings = _drawings(pictures, Kinematics(profile), film.drawable(asked.text, steps))
+            files = save_run(out, report, drawings)
+    if not task.steps:
+        say(" ".join(task.outcome.reasons))
+    say(f"{report['outcome']}; see {', '.join(files)} in {out}")
     return report
 
 
@@ -154,20 +200,21 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _draw(pictures: _Pictures, kinematics: Kinematics, out: Path, title: str) -> None:
-    """Write frame.png, film.gif where anything was rehearsed or executed, refused.png where the twin refused."""
+def _drawings(pictures: _Pictures, kinematics: Kinematics, title: str) -> dict[str, Callable[[Path], object] | None]:
+    """What writes frame.png, film.gif where anything was rehearsed or executed, refused.png where the twin refused."""
+    drawings: dict[str, Callable[[Path], object] | None] = dict.fromkeys(("frame.png", "film.gif", "refused.png"))
     if pictures.planned is not None:
         plan, observation = pictures.planned
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
         path = _tool_path(pictures.steps, kinematics)
-        Image.fromarray(film.annotate(observation.frame, boxes, path)).save(out / "frame.png")
+        drawings["frame.png"] = Image.fromarray(film.annotate(observation.frame, boxes, path)).save
     refused = [s.verdict.picture for s in pictures.steps if s.verdict is not None and s.verdict.picture is not None]
-    (out / "refused.png").unlink(missing_ok=True)
     if refused:
-        Image.fromarray(refused[-1]).save(out / "refused.png")
+        drawings["refused.png"] = Image.fromarray(refused[-1]).save
     rehearsed, executed = film.join_clips(pictures.clips)
     if len(executed):
-        film.write_film(out / "film.gif", rehearsed, executed, title=title)
+        drawings["film.gif"] = partial(film.write_film, left=rehearsed, right=executed, title=title)
+    return drawings
 
 
 def _tool_path(steps: list[StepRecord], kinematics: Kinematics) -> Array | None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from qwen2vl_robot import film
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
-from qwen2vl_robot.nodes.watch import FILM_HOLD, Watch, run_node, small_picture, wait_for
+from qwen2vl_robot.nodes.watch import FILM_HOLD, DemoClient, run_node, small_picture, wait_for
+from qwen2vl_robot.results import reserve, save_run
 
 _START_S = 180.0
 
@@ -30,51 +31,60 @@ def run_graph_demo(
     model: str | None,
     *,
     transport: str,
-    tell: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Start both nodes on a domain of their own, ask, wait for the end, write report.json, frame.png and film.gif.
 
     Raises:
         BadInputError: instruction, folder or transport cannot be used.
+        UnsavedError: a file cannot be written; the error holds the report.
         WorkerError: a node did not come up or ended.
     """
     text = Instruction(instruction).text
     check_transport(transport)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"--out {out}: {error.strerror}") from error
     os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from robots that are in use
     began_s = time.perf_counter()
-    values = ["approval:=auto", "use_sim_time:=true", f"seed:={seed}", *([f"model:={model}"] if model else [])]
-    settings = [part for value in values for part in ("-p", value)]
-    simulated = ["sim", "--scene", scene, "--seed", str(seed), "--camera-hz", str(film.FILM_HZ / FILM_HOLD)]
     with (
-        run_node([*simulated, "--graph", transport], out / "sim.ready") as plant,
-        run_node(["run", *settings, "--graph", transport], out / "run.ready") as controller,
+        reserve(out),
+        run_node(_plant_command(seed, scene, transport), out / "sim.ready") as plant,
+        run_node(_controller_command(seed, model, transport), out / "run.ready") as controller,
     ):
-        watch = Watch(transport, tell)
-        try:
-            for name, process, ready in (
-                ("plant", plant, out / "sim.ready"),
-                ("controller", controller, out / "run.ready"),
-            ):
-                wait_for(ready.exists, process, name, _START_S)
-            tell("both nodes are ready")
+        with contextlib.closing(DemoClient(transport, say)) as watch:
+            wait_for((out / "sim.ready").exists, plant, "plant", _START_S)
+            wait_for((out / "run.ready").exists, controller, "controller", _START_S)
+            say("both nodes are ready")
             started_s = time.perf_counter()
             watch.watch_camera()
             watch.ask(text, controller)
             status = watch.wait(controller)
-        finally:
-            watch.close()
-    report = {**status["last_task"], "transport": transport, "seed": seed, "scene": scene}
-    report["seconds"] |= {"start": round(started_s - began_s, 3), "all": round(time.perf_counter() - began_s, 3)}
-    (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        report = {**status["last_task"], "transport": transport, "seed": seed, "scene": scene}
+        report["seconds"] |= {"start": round(started_s - began_s, 3), "all": round(time.perf_counter() - began_s, 3)}
+        files = save_run(out, report, _drawings(watch, text, report))
+    say(f"{report['outcome']}; see {', '.join(files)} in {out}")
+    return report
+
+
+def _plant_command(seed: int, scene: str, transport: str) -> list[str]:
+    rate = str(film.FILM_HZ / FILM_HOLD)
+    return ["sim", "--scene", scene, "--seed", str(seed), "--camera-hz", rate, "--graph", transport]
+
+
+def _controller_command(seed: int, model: str | None, transport: str) -> list[str]:
+    values = ["approval:=auto", "use_sim_time:=true", f"seed:={seed}", *([f"model:={model}"] if model else [])]
+    return ["run", *(part for value in values for part in ("-p", value)), "--graph", transport]
+
+
+def _drawings(watch: DemoClient, text: str, report: dict[str, Any]) -> dict[str, Callable[[Path], object] | None]:
+    """What writes frame.png where there was a plan, and film.gif where the camera has shown anything."""
+    drawings: dict[str, Callable[[Path], object] | None] = dict.fromkeys(("frame.png", "film.gif", "refused.png"))
     if watch.picture is not None:
         planned = rgb_from_image(watch.picture)
-        Image.fromarray(planned).save(out / "frame.png")
         captions = ("plan", "execution (the plant's camera)")
         title = film.drawable(text, ", then ".join(step["action"] for step in report["steps"]))
-        film.write_film(out / "film.gif", [small_picture(planned)], watch.pictures, captions, title=title)
-    tell(f"{report['outcome']}; {out}/report.json, frame.png and film.gif show how")
-    return report
+        drawings["frame.png"] = Image.fromarray(planned).save
+        if watch.pictures:
+            left = [small_picture(planned)]
+            drawings["film.gif"] = partial(
+                film.write_film, left=left, right=watch.pictures, captions=captions, title=title
+            )
+    return drawings

@@ -1,4 +1,4 @@
-"""URDF text → what a robot file leaves to it: joint limits, an arm with a gripper, a live robot_description."""
+"""URDFs → what a robot file takes from them: joint limits, an arm with a gripper, a live robot_description."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from qwen2vl_robot.resources import data_root, resolve
 if TYPE_CHECKING:
     from qwen2vl_robot.config import RobotProfile
 
-LIVE = "robot_description"  # as a robot file's `urdf`: what the robot itself publishes
-_LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # in the environment, so that the workers see it too
+LIVE = "robot_description"  # a robot file's `urdf` where the robot publishes its own
+_LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # an environment variable, so that the workers see it too
 _MAX_CHARS = 5_000_000
 _SLACK = 1e-3  # files round their limits differently
 _MOVES = ("revolute", "prismatic")
-# Field of config.JointLimits → of `UrdfJoint`.
+# Field of config.JointLimits → field of `UrdfJoint`.
 _OF_URDF = {"lower_rad": "lower", "upper_rad": "upper", "velocity_radps": "velocity", "effort_nm": "effort"}
 
 
 @dataclass(frozen=True, slots=True)
 class UrdfJoint:
-    """What a URDF says of a joint that moves; rad and rad/s, for a prismatic one m and m/s."""
+    """A URDF's limits of a moving joint: rad, rad/s and N m, for a prismatic joint m, m/s and N."""
 
     name: str
     lower: float
@@ -40,39 +40,39 @@ class UrdfJoint:
 
 
 def read_joints(urdf: str) -> dict[str, UrdfJoint]:
-    """Every joint with limits, by name.
+    """Read every revolute and prismatic joint, by name.
 
     Raises:
-        BadInputError: not a URDF, or a limit is missing or no number.
+        BadInputError: not a URDF, or a limit is missing or not a finite number.
     """
     root = _parse(urdf)
     return {j.name: j for item in root.findall("joint") if item.get("type") in _MOVES for j in [_joint(item)]}
 
 
 def find_urdf(reference: str, robot: str) -> Path:
-    """The file that a robot file's `urdf` means.
+    """Find the file that a robot file's `urdf` names.
 
     Raises:
-        BadInputError: there is none, or the robot has not described itself yet.
+        BadInputError: there is none, or no robot_description was received.
     """
     if reference != LIVE:
         return resolve(reference, data_root() / "sim" / "robots" / robot)
     live = os.environ.get(_LIVE_PATH)
     if not live or not Path(live).is_file():
-        raise BadInputError(f"{robot}: urdf is {LIVE}, and none was received; is robot_state_publisher running?")
+        raise BadInputError(f"{robot}: its urdf is {LIVE}, and none was received; is robot_state_publisher running?")
     return Path(live)
 
 
 def wants_live(robot_file: Path) -> bool:
-    """Whether a robot file leaves its URDF to the robot."""
+    """Return whether a robot file's `urdf` is robot_description."""
     return any(line.split("#")[0].replace('"', "").split() == ["urdf:", LIVE] for line in robot_file.open("r"))
 
 
 def take_live(urdf: str) -> None:
-    """Make a received robot_description the file that `urdf: robot_description` means, here and in every worker.
+    """Store a received robot_description as the URDF of `urdf: robot_description`, here and in every worker.
 
     Raises:
-        BadInputError: not a URDF, or a mesh of it is not installed here.
+        BadInputError: not a URDF, or one of its meshes is not installed here.
     """
     root = _parse(urdf)
     for mesh in root.iter("mesh"):
@@ -81,7 +81,7 @@ def take_live(urdf: str) -> None:
 
 
 def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
-    """A robot file's data with the limits that its joints leave out taken from its URDF.
+    """Fill in the limits that a robot file's joints leave out, from its URDF.
 
     Raises:
         BadInputError: the URDF or a joint in it is missing.
@@ -104,10 +104,13 @@ def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], rpy_rad: Sequence[float]) -> Path:
-    """One URDF of an arm with a gripper fixed to one of its links, kept in a cache by its content.
+    """Write the URDF of an arm with a gripper fixed to one of its links, to the user's cache.
+
+    Args:
+        xyz_m, rpy_rad: pose of the gripper's root link in `parent_link`.
 
     Raises:
-        BadInputError: one of them is no URDF, or the arm lacks the link.
+        BadInputError: one of them is no URDF, a mesh is missing, or the arm lacks the link.
     """
     root, hand = (_parse(path.read_text(encoding="utf-8")) for path in (arm, gripper))
     for tree, path in ((root, arm), (hand, gripper)):
@@ -127,7 +130,7 @@ def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], 
 
 
 def _mesh_path(reference: str, folder: Path) -> Path:
-    """Where a mesh lies: beside its URDF, or in the share folder of an installed ROS package."""
+    """Find a mesh beside its URDF or in the share folder of an installed ROS package."""
     name = reference.removeprefix("file://").removeprefix("package://")
     shares = [Path(p) / "share" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     for place in (folder, *shares):
@@ -137,23 +140,23 @@ def _mesh_path(reference: str, folder: Path) -> Path:
 
 
 def mesh_digests(urdf: Path) -> tuple[str, ...]:
-    """SHA-256 of each collision mesh that a URDF names, in its order; "" for one that is not there."""
-    found = []
+    """Compute the SHA-256 of each collision mesh of a URDF, in its order; "" for a missing one."""
+    digests = []
     for reference in _collision_meshes(urdf):
         try:
             path = _mesh_path(reference, urdf.parent)
             stat = path.stat()
-            found.append(_file_digest(path, stat.st_mtime_ns, stat.st_size))
+            digests.append(_file_digest(path, stat.st_mtime_ns, stat.st_size))
         except (BadInputError, OSError):
-            found.append("")  # whoever loads the robot says what is wrong
-    return tuple(found)
+            digests.append("")  # loading the robot reports what is wrong
+    return tuple(digests)
 
 
 def check_meshes(urdf: Path) -> None:
-    """Look whether every collision mesh that a URDF names is there.
+    """Check that every collision mesh of a URDF is there.
 
     Raises:
-        BadInputError: one is not.
+        BadInputError: one is missing.
     """
     for reference in _collision_meshes(urdf):
         _mesh_path(reference, urdf.parent)
@@ -164,7 +167,7 @@ def _collision_meshes(urdf: Path) -> tuple[str, ...]:
     return _read_meshes(urdf, stat.st_mtime_ns, stat.st_size)
 
 
-# A robot's digest is asked for often, so each version of a file is read once.
+# A robot's digest is computed often, so each version of a file is read once.
 
 
 @functools.lru_cache(maxsize=16)
@@ -183,7 +186,7 @@ def _shown(shares: list[Path]) -> str:
 
 
 def _keep(root: ElementTree.Element) -> Path:
-    """Write a URDF under its own hash, readable by this user alone."""
+    """Write a URDF to the user's cache, named by its hash, and return its path."""
     text = ElementTree.tostring(root)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -199,7 +202,7 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     """Compare a live robot_description with the robot file.
 
     Raises:
-        BadInputError: joints or links of the file are missing, or the file allows more than the robot does.
+        BadInputError: joints or links of the file are missing, or the file allows wider limits than the robot.
     """
     root, joints = _parse(urdf), read_joints(urdf)
     links = {item.get("name") for item in root.findall("link")}
@@ -207,7 +210,7 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
     missing += [f"link {n}" for n in sorted(needed) if n not in links]
     if missing:
-        raise BadInputError(f"it has no {', no '.join(missing)}, which the robot file of {profile.name} names")
+        raise BadInputError(f"it has no {', no '.join(missing)}; the robot file of {profile.name} needs them")
     for ours in profile.joints:
         theirs = joints[ours.name]
         for what, given, allowed in (
@@ -223,7 +226,7 @@ def _parse(urdf: str) -> ElementTree.Element:
     if len(urdf) > _MAX_CHARS:
         raise BadInputError(f"a URDF of {len(urdf)} characters; allowed up to {_MAX_CHARS}")
     if "<!ENTITY" in urdf:
-        raise BadInputError("a URDF with entity declarations is not read")
+        raise BadInputError("a URDF must not have entity declarations")
     try:
         root = ElementTree.fromstring(urdf)
     except ElementTree.ParseError as error:

@@ -1,6 +1,6 @@
-"""This machine → findings: what is installed, what is missing, and the command that puts it right.
+"""This machine → findings: what is installed, what is missing, and the command that fixes it.
 
-Nothing heavy is imported, so that the answer comes at once and even where an import would crash.
+`diagnose` imports nothing heavy, so that it answers at once, even where an import would crash.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ PYTHON_RANGE = ((3, 10), (3, 12))
 INSTALL = "make setup"
 CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "tabletop"
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template*")
-MIN_MEMORY_GIB = 3.0  # all processes of a demo together stay below it
+MIN_MEMORY_GIB = 3.0  # the processes of a demo together use less
 CALIBRATION_PICTURES = 12
+_NO_MODEL = "(none)"  # stands where the model of a server is not named
 MIN_CORES = 2  # the planner's timings hold from here on; one core works, slower
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: what was looked for.
+        name: what was checked.
         ok: whether it is there and usable.
         detail: its version or place, or what is missing.
-        command: what to type to put it right; empty where there is nothing to do.
+        command: what to type to fix it; empty where there is nothing to do.
         is_required: whether the demo fails without it.
     """
 
@@ -50,7 +51,7 @@ class Finding:
 
 
 def diagnose(checkpoint: Path = CHECKPOINT) -> list[Finding]:
-    """Look at everything that the commands need; never raises, never imports what it looks for."""
+    """Check everything that the commands need, without importing it."""
     return [
         check_python(sys.version_info[:2]),
         *check_distributions(),
@@ -64,7 +65,7 @@ def diagnose(checkpoint: Path = CHECKPOINT) -> list[Finding]:
 
 
 def is_ready(findings: Sequence[Finding]) -> bool:
-    """Whether nothing required is missing."""
+    """Return whether nothing required is missing."""
     return all(finding.ok for finding in findings if finding.is_required)
 
 
@@ -79,18 +80,18 @@ def check_python(version: tuple[int, int]) -> Finding:
 
 
 def check_distributions() -> list[Finding]:
-    """Compare what this package says it needs with what is installed, one finding a requirement."""
+    """Compare this package's requirements with what is installed, one finding per requirement."""
     try:
         lines = importlib.metadata.requires(PACKAGE) or []
         version = importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        return [Finding(PACKAGE, False, f"not installed in {sys.prefix}, so its needs are unknown", INSTALL)]
+        return [Finding(PACKAGE, False, f"not installed in {sys.prefix}, so its requirements are unknown", INSTALL)]
     needed = [line for line in lines if "extra ==" not in line]
     return [Finding(PACKAGE, True, version), *(check_distribution(line) for line in needed)]
 
 
 def check_distribution(requirement: str) -> Finding:
-    """Look up one requirement such as "numpy>=1.26,<3" among the installed distributions."""
+    """Check one requirement such as "numpy>=1.26,<3" against the installed distributions."""
     name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
     try:
         version = importlib.metadata.version(name)
@@ -104,13 +105,13 @@ def check_distribution(requirement: str) -> Finding:
 def _is_satisfied(requirement: str, version: str) -> bool:
     try:
         from packaging.requirements import Requirement
-    except ImportError:  # it may be the missing one; then presence has to do
+    except ImportError:  # packaging itself may be missing; then any version counts
         return True
     return Requirement(requirement).specifier.contains(version, prereleases=True)
 
 
 def check_checkpoint(folder: Path) -> Finding:
-    """Look for the shipped planner: every file there, and the weights as long as their header says."""
+    """Check the shipped checkpoint: every file is there, and the weights have the size that their header states."""
     name = "planner checkpoint"
     restore = f"git checkout -- {folder}"
     missing = [pattern for pattern in CHECKPOINT_FILES if not any(folder.glob(pattern))]
@@ -120,13 +121,13 @@ def check_checkpoint(folder: Path) -> Finding:
     size = weights.stat().st_size
     expected = _safetensors_bytes(weights)
     if size != expected:
-        wanted = "no safetensors header" if expected is None else f"its header says {expected}"
-        return Finding(name, False, f"{weights} has {size} bytes, {wanted}", restore)
+        problem = "no safetensors header" if expected is None else f"its header says {expected}"
+        return Finding(name, False, f"{weights} has {size} bytes, {problem}", restore)
     return Finding(name, True, f"{folder} ({size / 1e6:.0f} MB)")
 
 
 def _safetensors_bytes(path: Path) -> int | None:
-    """The file size that a safetensors header promises; None where there is no such header."""
+    """Return the file size that a safetensors header states; None without such a header."""
     try:
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8))
@@ -140,7 +141,7 @@ def _safetensors_bytes(path: Path) -> int | None:
 
 
 def check_simulation_data() -> Finding:
-    """Look for sim/ where this package was installed."""
+    """Check that sim/ is installed and has robots."""
     try:
         root = data_root()
     except BadInputError as error:
@@ -151,27 +152,28 @@ def check_simulation_data() -> Finding:
 
 
 def check_cores(count: int) -> Finding:
-    """Judge the number of CPU cores; fewer than two only make it slow."""
-    return Finding("CPU cores", count >= MIN_CORES, f"{count}; {MIN_CORES} or more are advised", is_required=False)
+    """Check the number of CPU cores; with fewer than two it is only slower."""
+    detail = f"{count}; {MIN_CORES} or more are recommended"
+    return Finding("CPU cores", count >= MIN_CORES, detail, is_required=False)
 
 
 def check_memory(meminfo: Path) -> Finding:
-    """Judge the memory that Linux calls available."""
+    """Check the memory that Linux reports as available."""
     try:
         match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE)
     except OSError:
         match = None
     if match is None:
-        return Finding("memory", False, f"unknown, {meminfo} does not say", is_required=False)
+        return Finding("memory", False, f"unknown; {meminfo} does not report it", is_required=False)
     available_gib = int(match[1]) / 2**20
-    detail = f"{available_gib:.1f} GiB available; {MIN_MEMORY_GIB:g} or more are advised"
+    detail = f"{available_gib:.1f} GiB available; {MIN_MEMORY_GIB:g} or more are recommended"
     return Finding("memory", available_gib >= MIN_MEMORY_GIB, detail, is_required=False)
 
 
 def check_gpu() -> Finding:
-    """Ask the driver's own tool for a GPU; the shipped checkpoint needs none."""
+    """Ask nvidia-smi for a GPU; the shipped checkpoint needs none."""
     tool = shutil.which("nvidia-smi")
-    absent = Finding("GPU", False, "none visible; only larger Qwen2-VL models need one", is_required=False)
+    absent = Finding("GPU", False, "none found; only larger Qwen2-VL models need one", is_required=False)
     if tool is None:
         return absent
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -186,7 +188,7 @@ def check_gpu() -> Finding:
 def check_ros() -> Finding:
     """Look for rclpy without importing it."""
     if importlib.util.find_spec("rclpy") is None:
-        return Finding("rclpy", False, "comes with ROS 2; not needed without", is_required=False)
+        return Finding("rclpy", False, "not installed; it comes with ROS 2 and is optional", is_required=False)
     return Finding(
         "rclpy", True, f"ROS 2 {os.environ.get('ROS_DISTRO', 'of an unknown distribution')}", is_required=False
     )
@@ -195,12 +197,13 @@ def check_ros() -> Finding:
 # ----------------------------------------------------------------------------------------------- one model
 
 
-def examine_model(name: str | None, tell: Callable[[str], object], *, calibrates: bool) -> bool:
-    """Tell whether a model fits into memory and, on request, in which coordinates it answers.
+def examine_model(name: str | None, say: Callable[[str], object], *, calibrates: bool) -> bool:
+    """Say whether a model fits into memory or its server answers and, on request, in which unit it writes boxes.
 
     Args:
-        name: what a person calls it, None for the shipped one.
-        calibrates: load it, once it is known to fit, and show it scenes with known boxes.
+        name: a checkpoint folder, hub name or server; None for the shipped checkpoint.
+        say: prints a line.
+        calibrates: whether to load the model, if it fits, and show it pictures with known boxes.
 
     Returns:
         Whether it can be used.
@@ -210,35 +213,40 @@ def examine_model(name: str | None, tell: Callable[[str], object], *, calibrates
         PlannerError: it does not answer.
     """
     from qwen2vl_robot.planner.fit import estimate, memory, suggest
+    from qwen2vl_robot.planner.listing import examine_server
     from qwen2vl_robot.planner.sources import read_settings
 
     model = name or str(CHECKPOINT)
-    settings = read_settings(model)
-    if settings.server is None:
-        fit = estimate(settings, *memory())
-        tell(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
-        if not fit.fits:
-            tell(f"take instead: {suggest(fit.available_gb, fit.device)}")
+    is_named = not model.startswith(("http://", "https://")) or bool(model.partition("#")[2])
+    settings = read_settings(model if is_named else f"{model.rstrip('#')}#{_NO_MODEL}")
+    if settings.server is not None:
+        if not examine_server(settings, say, named=is_named):
             return False
-    return not calibrates or _calibrate(model, tell, is_local=settings.server is None)
+    else:
+        fit = estimate(settings, *memory())
+        say(f"{fit.name}: {'fits' if fit.fits else 'does not fit'}: {fit.describe()}")
+        if not fit.fits:
+            say(f"use instead: {suggest(fit.available_gb, fit.device)}")
+            return False
+    return not calibrates or _calibrate(model, say, is_local=settings.server is None)
 
 
-def _calibrate(model: str, tell: Callable[[str], object], *, is_local: bool) -> bool:
+def _calibrate(model: str, say: Callable[[str], object], *, is_local: bool) -> bool:
     from qwen2vl_robot.benchmarks import box_convention
     from qwen2vl_robot.planner.process import PlannerProcess
 
     bound = {"max_coordinate": box_convention.MAX_COORDINATE} if is_local else {}
-    shown = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
+    pictures = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
     with PlannerProcess(model) as planner:
-        answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), shown)
-    found = box_convention.calibrate(answers, len(shown))
+        answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), pictures)
+    found = box_convention.calibrate(answers, len(pictures))
     for convention, overlap in found.iou.items():
-        tell(f"  {convention}: median IoU {overlap:.3f}")
-    tell(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
+        say(f"  {convention}: median IoU {overlap:.3f}")
+    say(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
     if not found.fits:
-        tell(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
+        say(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
     elif found.convention not in box_convention.SUPPORTED:
-        tell(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
+        say(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
     else:
-        tell(f"box_convention: {found.convention}")
+        say(f"box_convention: {found.convention}")
     return found.fits and found.convention in box_convention.SUPPORTED

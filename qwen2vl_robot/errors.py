@@ -1,7 +1,7 @@
-"""The errors of each step: one root, one branch a step, a typed reason where there are several.
+"""The errors of each step: one root, one class per step, a typed reason where a step has several.
 
-Breakage is an exception; a refusal is a value (`messages.Refusal`, `messages.Verdict`). Attributes have defaults so
-that every error can cross a process boundary.
+Breakage is an exception; a refusal is a value (`messages.Refusal`, `messages.Verdict`). All attributes have defaults,
+so that every error can be pickled and cross a process boundary.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from qwen2vl_robot.reasons import MotionReason, ObservationReason, PerceptionRea
 
 
 class RobotError(Exception):
-    """Root of every error that this package raises on purpose; its text is one clear line."""
+    """Base of every error that this package raises on purpose; its text is one clear line."""
 
 
 class BadInputError(RobotError):
-    """What a person or a file handed in cannot be used; the text says what is allowed."""
+    """Input of a person or a file cannot be used; the text says what is allowed."""
 
 
 class ObservationError(RobotError):
-    """No usable observation: stale, unsynchronised, wrong size, no depth."""
+    """There is no usable observation: stale, unsynchronised, wrong size, no depth, or halted while waiting."""
 
     def __init__(self, message: str, *, reason: ObservationReason = ObservationReason.BAD_FRAME) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class ObservationError(RobotError):
 
 
 class PlannerError(RobotError):
-    """The planner gave no usable plan: no reply, malformed reply, foreign checkpoint."""
+    """The planner gave no usable plan: no reply, a malformed reply, an unsuitable checkpoint."""
 
     def __init__(self, message: str, *, reason: PlannerReason = PlannerReason.BAD_REPLY) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class PerceptionError(RobotError):
     """A named object cannot be measured.
 
     Attributes:
-        label: what the planner called the object.
+        label: the planner's label of the object.
     """
 
     def __init__(self, message: str, *, label: str = "", reason: PerceptionReason = PerceptionReason.NOT_FOUND) -> None:
@@ -55,7 +55,7 @@ class MotionError(RobotError):
 
 
 class WorkerError(RobotError):
-    """A worker process crashed, was killed, hung past its budget or raised."""
+    """A worker process crashed, took longer than its time limit, or raised."""
 
     def __init__(self, message: str, *, reason: WorkerReason = WorkerReason.RAISED) -> None:
         super().__init__(message)

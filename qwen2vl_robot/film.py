@@ -1,4 +1,4 @@
-"""Pictures for people: a frame with its boxes and planned path, and the film of rehearsal beside execution."""
+"""Frames and films → pictures for people: a frame with boxes and the tool's path, rehearsal beside execution as GIF."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
 Picture = npt.NDArray[np.uint8]
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
-# Twin and plant use one view, so that the two halves of the film compare: from the front left, above the table.
+# Twin and plant share one view, from the front left above the table, so that the film's halves can be compared.
 FILM_HZ = 5.0  # a picture takes about 70 ms of a core
 FILM_INTRINSICS = Intrinsics(320, 240, 345.0, 345.0, 159.5, 119.5)
 T_BASE_FILM: Array = look_at([1.15, 0.80, 0.66], [0.36, 0.0, 0.235])
@@ -36,7 +36,7 @@ _PATH_RGB = (255, 60, 160)
 
 
 def shoot(world: BulletWorld) -> Picture:
-    """Take one picture (240, 320, 3) of a world from the film's view, before a plain sky."""
+    """Take one picture (240, 320, 3) of a world from the film's view, with a plain sky as background."""
     rgb, depth_m, _ = world.render(FILM_INTRINSICS, T_BASE_FILM)
     share = np.linspace(0.0, 1.0, rgb.shape[0])[:, None, None]
     sky = np.array(_SKY_RGB[1]) * (1 - share) + np.array(_SKY_RGB[0]) * share
@@ -47,19 +47,25 @@ def shoot(world: BulletWorld) -> Picture:
 def annotate(
     frame: CameraFrame, boxes: Sequence[tuple[str, ImageBox]] = (), path_base_m: Array | None = None
 ) -> Picture:
-    """Draw labelled boxes and the planned path of the tool over a frame.
+    """Draw labelled boxes and the tool's path over a copy of a frame.
 
     Args:
-        boxes: (label, box in 0..1000); one label keeps one colour.
-        path_base_m: (m, 3) points of the tool in the base frame; what lies behind the camera is left out.
+        boxes: (label, box in 0..1000); each label has one colour.
+        path_base_m: (m, 3) points of the tool in the base frame; points behind the camera are left out.
 
     Returns:
-        (h, w, 3) uint8, the frame itself unchanged.
+        (h, w, 3) uint8.
     """
     picture = Image.fromarray(np.array(frame.rgb))
-    draw = ImageDraw.Draw(picture, "RGBA")
     if path_base_m is not None and len(path_base_m) > 0:
-        _draw_path(draw, _pixels(frame, path_base_m))
+        _draw_path(ImageDraw.Draw(picture, "RGBA"), _pixels(frame, path_base_m))
+    return draw_boxes(np.asarray(picture), boxes)
+
+
+def draw_boxes(rgb: Picture, boxes: Sequence[tuple[str, ImageBox]]) -> Picture:
+    """Draw labelled boxes (0..1000) over a picture (h, w, 3), which stays as it is; one label keeps one colour."""
+    picture = Image.fromarray(np.array(rgb))
+    draw = ImageDraw.Draw(picture, "RGBA")
     labels = list(dict.fromkeys(label for label, _ in boxes))
     colours = {label: _BOX_COLOURS[i % len(_BOX_COLOURS)] for i, label in enumerate(labels)}
     w, h = picture.size
@@ -73,10 +79,10 @@ def annotate(
 
 
 def join_clips(clips: Sequence[tuple[Picture, Picture]]) -> tuple[Picture, Picture]:
-    """Join the films (k, h, w, 3) of the steps, each step's shorter one held so that the next step starts at once.
+    """Join the steps' pairs of films (k, h, w, 3); the shorter of a pair holds its last picture.
 
     Returns:
-        Left and right film, of one length; both empty if there are no pictures.
+        Left and right film of one length; both empty if there are no pictures.
     """
     sides: tuple[list[Picture], list[Picture]] = ([], [])
     for clip in clips:
@@ -97,10 +103,10 @@ def write_film(
     *,
     title: str = "",
 ) -> None:
-    """Write a GIF of two films side by side, twice as fast as the world and at most 3 MB large.
+    """Write a GIF of two films side by side at twice the speed of the world.
 
-    Both last as long as the longer one (the shorter keeps its last picture); pictures are left out evenly when
-    there are many, and more of them until the file is small enough.
+    The shorter film holds its last picture. Pictures are left out evenly until there are at most 150 and the file has
+    at most 3 MB or two pages.
 
     Raises:
         ValueError: both films are empty.
@@ -119,21 +125,21 @@ def write_film(
 
 
 def drawable(*texts: str) -> str:
-    """The first of the texts whose every letter can be drawn; nothing where none can: Pillow's own font is English."""
+    """Return the first text that Pillow's own font, which covers Latin letters, can draw; "" if it can draw none."""
     font = _font(14)
     missing = bytes(font.getmask("\U0010ffff"))
     return next((t for t in texts if all(bytes(font.getmask(letter)) != missing for letter in t)), "")
 
 
 def _pixels(frame: CameraFrame, points_base_m: Array) -> Array:
-    """Pixels (m, 2) of points (m, 3) in the base frame; NaN behind the camera."""
+    """Project points (m, 3) of the base frame to pixels (m, 2); NaN behind the camera."""
     k = frame.intrinsics
     points = transform(invert(frame.T_base_camera), np.asarray(points_base_m, dtype=np.float64))
     return project(points, k.fx_px, k.fy_px, k.cx_px, k.cy_px)
 
 
 def _draw_path(draw: ImageDraw.ImageDraw, pixels: Array) -> None:
-    """A line that brightens from start to end, with a ring at the start and a dot at the end."""
+    """Draw a line that becomes opaque towards its end, with a ring at the start and a dot at the end."""
     seen = [(float(u), float(v)) for u, v in pixels[np.isfinite(pixels).all(axis=1)]]
     seen = [(u, v) for u, v in seen if abs(u) < 1e5 and abs(v) < 1e5]
     if not seen:
@@ -154,7 +160,7 @@ def _draw_label(
     size_px: tuple[int, int],
     taken: list[Corners],
 ) -> Corners:
-    """A label on a plate of its box's colour, inside the picture, where it covers least of what is taken."""
+    """Draw a label on a plate of its box's colour where it overlaps the `taken` rectangles least; return the plate."""
     w, h = size_px
     font = _font(max(12, h // 34))
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
@@ -181,7 +187,7 @@ def _at(pictures: Sequence[Picture] | Picture, index: int) -> Picture | None:
 def _page(
     left: Picture | None, right: Picture | None, captions: tuple[str, str], title: str, share: float
 ) -> Image.Image:
-    """One page of the film: title, two captioned pictures, a progress line."""
+    """Draw one page of the film: title, two captioned pictures, a progress bar."""
     example = left if left is not None else right
     assert example is not None
     h, w = example.shape[:2]
@@ -201,7 +207,7 @@ def _page(
 
 
 def _palette(pages: list[Image.Image]) -> Image.Image:
-    """A palette in which a small yellow block weighs as much as a large grey table: each colour counts once."""
+    """Make a palette in which each colour counts once, so that a small yellow block keeps its colour."""
     coarse = np.concatenate([np.asarray(page).reshape(-1, 3) for page in pages]).astype(np.int64) >> 3
     codes: npt.NDArray[np.int64] = np.unique(coarse @ np.array([1024, 32, 1]))
     colours = np.stack([codes // 1024, codes // 32 % 32, codes % 32], axis=1) * 8 + 4
@@ -209,7 +215,7 @@ def _palette(pages: list[Image.Image]) -> Image.Image:
 
 
 def _save_gif(path: Path, pages: list[Image.Image], duration_ms: int) -> int:
-    """Write the pages with one palette for all (so that still parts stay still); returns the size in bytes."""
+    """Write the pages with one common palette, which keeps still parts still; return the file size in bytes."""
     palette = _palette(pages[:: max(1, len(pages) // 6)])
     frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pages]
     durations = [max(20, duration_ms)] * (len(frames) - 1) + [1500]

@@ -54,13 +54,13 @@ def transform(T_ref_target: Array, p_target_m: Array) -> Array:
 
 
 def rotation_z(angle_rad: float) -> Array:
-    """Rotation matrix (3, 3) about z."""
+    """Build the rotation matrix (3, 3) about z."""
     c, s = np.cos(angle_rad), np.sin(angle_rad)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def rotation_from_rotvec(rotvec_rad: npt.ArrayLike) -> Array:
-    """Rotation matrix (3, 3) of a rotation vector (3,), radians (Rodrigues' formula)."""
+    """Convert a rotation vector (3,), radians, to a rotation matrix (3, 3) (Rodrigues' formula)."""
     v = np.asarray(rotvec_rad, dtype=np.float64)
     angle_rad = float(np.linalg.norm(v))
     if angle_rad < 1e-12:
@@ -72,7 +72,7 @@ def rotation_from_rotvec(rotvec_rad: npt.ArrayLike) -> Array:
 
 
 def quat_from_rotation(R: npt.ArrayLike) -> Array:
-    """Unit quaternion `quat_xyzw` (4,) of a rotation matrix (3, 3), with w >= 0."""
+    """Convert a rotation matrix (3, 3) to a unit quaternion `quat_xyzw` (4,) with w >= 0."""
     m = np.asarray(R, dtype=np.float64)
     # Bar-Itzhack's symmetric form: the eigenvector of the largest eigenvalue is the quaternion.
     k = np.array(
@@ -88,10 +88,10 @@ def quat_from_rotation(R: npt.ArrayLike) -> Array:
 
 
 def rotation_from_quat(quat_xyzw: npt.ArrayLike) -> Array:
-    """Rotation matrix (3, 3) of a quaternion (4,), normalised here.
+    """Convert a quaternion (4,), which is normalised first, to a rotation matrix (3, 3).
 
     Raises:
-        ValueError: the quaternion has no length or is not finite.
+        ValueError: the quaternion is zero or not finite.
     """
     q = np.asarray(quat_xyzw, dtype=np.float64)
     length = float(np.linalg.norm(q))
@@ -108,7 +108,7 @@ def rotation_from_quat(quat_xyzw: npt.ArrayLike) -> Array:
 
 
 def look_at(p_eye_m: npt.ArrayLike, p_target_m: npt.ArrayLike, roll_rad: float = 0.0) -> Array:
-    """`T_ref_camera` (4, 4) of an optical frame at the eye that looks at the target, y down."""
+    """Build `T_ref_camera` (4, 4) of an optical frame at the eye that looks at the target, y down."""
     eye = np.asarray(p_eye_m, dtype=np.float64)
     z = np.asarray(p_target_m, dtype=np.float64) - eye
     z = z / np.linalg.norm(z)
@@ -120,7 +120,7 @@ def look_at(p_eye_m: npt.ArrayLike, p_target_m: npt.ArrayLike, roll_rad: float =
 
 
 def deproject(depth_m: npt.NDArray[np.float32], fx_px: float, fy_px: float, cx_px: float, cy_px: float) -> Array:
-    """Points (h, w, 3) in the optical camera frame, metres; NaN where depth is missing."""
+    """Compute points (h, w, 3) in the optical camera frame, metres; NaN where depth is missing."""
     h, w = depth_m.shape
     z = depth_m.astype(np.float64)
     x = (np.arange(w)[None, :] - cx_px) / fx_px * z
@@ -129,21 +129,21 @@ def deproject(depth_m: npt.NDArray[np.float32], fx_px: float, fy_px: float, cx_p
 
 
 def project(p_camera_m: Array, fx_px: float, fy_px: float, cx_px: float, cy_px: float) -> Array:
-    """Pixels (..., 2) as (u, v) of points (..., 3) in the optical frame; NaN behind the camera."""
+    """Project points (..., 3) of the optical frame to pixels (..., 2), (u, v); NaN behind the camera."""
     z = np.where(p_camera_m[..., 2] > 1e-6, p_camera_m[..., 2], np.nan)
     pixels: Array = np.stack([p_camera_m[..., 0] / z * fx_px + cx_px, p_camera_m[..., 1] / z * fy_px + cy_px], axis=-1)
     return pixels
 
 
 def shared_area(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
-    """Area that rectangles x0, y0, x1, y1 (..., 4) have in common, in their unit squared; 0 where edges only touch."""
+    """Compute the common area of rectangles x0, y0, x1, y1 (..., 4), in their unit squared; 0 if only edges touch."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
     return np.asarray(np.maximum(sides, 0.0).prod(axis=-1))
 
 
 def intersection_over_union(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
-    """Shared area over joint area of rectangles x0, y0, x1, y1 (..., 4); a rectangle turned inside out is empty.
+    """Compute shared area over joint area of rectangles x0, y0, x1, y1 (..., 4); one with x1 < x0 or y1 < y0 is empty.
 
     >>> float(intersection_over_union([0, 0, 2, 1], [1, 0, 3, 1]))
     0.3333333333333333

@@ -1,4 +1,4 @@
-"""Joint positions → poses of the tool and of every link, by pinocchio (never by the twin's Bullet)."""
+"""Joint positions → poses of the tool and of every link, with pinocchio (never the twin's Bullet)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
 
-_ROUND_SIDES = 24  # a round collision shape becomes a prism with this many sides, drawn around it
+_ROUND_SIDES = 24  # a round collision shape becomes a prism with this many sides that encloses it
 
 
 class Kinematics:
-    """Where the parts of one robot are; not thread-safe, because pinocchio's working data is reused.
+    """Forward kinematics of one robot; not thread-safe, because it reuses pinocchio's working data.
 
     Attributes:
-        model: pinocchio's model of the whole URDF, for what builds on it.
+        model: pinocchio's model of the whole URDF.
         dof: number of arm joints n.
         lower_rad, upper_rad: joint limits (n,) of the profile, in its order.
         link_hulls: link → vertices (m, 3) of the convex hull of its collision geometry, link frame, metres.
@@ -48,13 +48,13 @@ class Kinematics:
         self.link_hulls = self._read_hulls()
 
     def tool_pose(self, q_rad: Array, width_m: float = 0.0) -> Array:
-        """`T_base_tool` (4, 4) at joints (n,) and a gripper opening."""
+        """Compute `T_base_tool` (4, 4) at joints (n,) rad and a gripper width, m."""
         self._set(q_rad, width_m)
         pinocchio.framesForwardKinematics(self.model, self._data, self._q)
         return self._in_base(self._data.oMf[self._tool])
 
     def tool_jacobian(self, q_rad: Array) -> Array:
-        """Jacobian (6, n) of the tool: linear then angular velocity, base axes, per unit of joint velocity."""
+        """Compute the tool's Jacobian (6, n): linear then angular velocity in base axes, per joint velocity."""
         self._set(q_rad, 0.0)
         J = pinocchio.computeFrameJacobian(
             self.model, self._data, self._q, self._tool, pinocchio.ReferenceFrame.LOCAL_WORLD_ALIGNED
@@ -64,20 +64,20 @@ class Kinematics:
         return turned
 
     def tool_pose_and_jacobian(self, q_rad: Array) -> tuple[Array, Array]:
-        """`tool_pose` and `tool_jacobian` for little more than the price of one."""
+        """Compute `tool_pose` and `tool_jacobian` at little more than the cost of one."""
         jacobian = self.tool_jacobian(q_rad)
         placement = pinocchio.updateFramePlacement(self.model, self._data, self._tool)
         return self._in_base(placement), jacobian
 
     def link_poses(self, q_rad: Array, width_m: float) -> dict[str, Array]:
-        """`T_base_link` (4, 4) of every URDF link at joints (n,) and a gripper opening."""
+        """Compute `T_base_link` (4, 4) of every URDF link at joints (n,) rad and a gripper width, m."""
         self._set(q_rad, width_m)
         pinocchio.framesForwardKinematics(self.model, self._data, self._q)
         frames = self._data.oMf
         return {link: self._in_base(frames[index]) for link, index in self._links.items()}
 
     def configuration(self, q_rad: Array, width_m: float) -> Array:
-        """Coordinates of `model` at joints (n,) and a gripper opening; valid until the next call on this object."""
+        """Return the coordinates of `model` at joints (n,) and a gripper width; valid until the next call here."""
         self._set(q_rad, width_m)
         values: Array = self._q
         return values
@@ -95,21 +95,21 @@ class Kinematics:
         return pose
 
     def _coordinate(self, joint: str) -> int:
-        """Index of a joint's only coordinate; an unknown name would silently give a wrong one."""
+        """Return the index of a joint's only coordinate; pinocchio gives an unknown name a wrong one silently."""
         if not self.model.existJointName(joint):
             known = ", ".join(list(self.model.names)[1:])
             raise BadInputError(f"{self.profile.urdf} has no joint {joint!r}; it has {known}")
-        found = self.model.joints[self.model.getJointId(joint)]
-        if found.nq != 1:
-            raise BadInputError(f"joint {joint!r} has {found.nq} coordinates; only joints with one are supported")
-        return int(found.idx_q)
+        model_joint = self.model.joints[self.model.getJointId(joint)]
+        if model_joint.nq != 1:
+            raise BadInputError(f"joint {joint!r} has {model_joint.nq} coordinates; only joints with one are supported")
+        return int(model_joint.idx_q)
 
     def _check_link(self, link: str) -> None:
         if link not in self._links:
             raise BadInputError(f"{self.profile.urdf} has no link {link!r}; it has {', '.join(self._links)}")
 
     def _measure_base(self, base_link: str) -> Array:
-        """`T_base_root`: the inverse of where the base link is, which no joint may move."""
+        """Compute `T_base_root` (4, 4); no joint may move the base link."""
         frame = self.model.frames[self._links[base_link]]
         if frame.parentJoint != 0:
             raise BadInputError(f"base_link {base_link!r} moves with a joint; give a fixed link")
@@ -129,7 +129,7 @@ class Kinematics:
 
 
 def hull_vertices(points_m: Array) -> Array:
-    """Vertices (m, 3) of the convex hull of points (k, 3)."""
+    """Compute the vertices (m, 3) of the convex hull of points (k, 3)."""
     cloud = coal.BVHModelOBBRSS()
     cloud.beginModel(0, len(points_m))
     cloud.addVertices(np.ascontiguousarray(points_m))
@@ -140,7 +140,7 @@ def hull_vertices(points_m: Array) -> Array:
 
 
 def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:
-    """Points (k, 3) whose hull holds a collision shape, in the shape's own frame."""
+    """Return points (k, 3) whose hull encloses a collision shape, in the shape's own frame."""
     if isinstance(geometry, coal.BVHModelBase):
         return np.array(geometry.vertices())
     if isinstance(geometry, coal.Box):
@@ -155,13 +155,13 @@ def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:
 
 
 def box_vertices(size_m: Array) -> Array:
-    """The eight corners (8, 3) of a centred box."""
+    """Return the eight corners (8, 3) of a centred box, metres."""
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
     return signs * np.asarray(size_m) / 2
 
 
 def prism_vertices(radius_m: float, height_m: float) -> Array:
-    """Corners (2 k, 3) of a centred upright prism that holds the cylinder of this radius and height."""
+    """Return the corners (2 k, 3) of a centred upright prism that encloses the cylinder of this radius and height."""
     angles = 2 * np.pi * np.arange(_ROUND_SIDES) / _ROUND_SIDES
     outer_m = radius_m / np.cos(np.pi / _ROUND_SIDES)
     ring = np.column_stack([outer_m * np.cos(angles), outer_m * np.sin(angles)])

@@ -16,24 +16,24 @@ _UPRIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])  # the
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A thing as only the plant builds it: a file of pybullet_data, made this high."""
+    """A mesh object of the plant: a file of pybullet_data, scaled to a height."""
 
     file: str
     height_m: float
 
     @property
     def size_m(self) -> Array:
-        """Outer size (3,) along x, y, z."""
+        """Return the outer size (3,) along x, y, z, metres."""
         size: Array = np.ptp(triangles(self.file)[0], axis=0) * self.height_m
         return size
 
 
 @functools.lru_cache(maxsize=16)
 def triangles(file: str) -> tuple[Array, Array, list[int]]:
-    """Vertices (n, 3) of height 1 about the origin, their normals (n, 3), and three indices a triangle.
+    """Read vertices (n, 3), centred and of height 1, their normals (n, 3), and three vertex indices per triangle.
 
     Raises:
-        BadInputError: no such file in pybullet_data, or it holds no triangles.
+        BadInputError: pybullet_data has no such file, or it has no triangles.
     """
     try:
         text = (resources.files("pybullet_data") / file).read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def triangles(file: str) -> tuple[Array, Array, list[int]]:
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise BadInputError(f"mesh {file}: pybullet_data has no such OBJ file ({error})") from error
     if not faces:
-        raise BadInputError(f"mesh {file}: it holds no triangles")
+        raise BadInputError(f"mesh {file}: it has no triangles")
     corners = np.array([[f[0], f[k], f[k + 1]] for f in faces for k in range(1, len(f) - 1)])
     low, high = points.min(axis=0), points.max(axis=0)
     points = (points - (low + high) / 2) / (high[2] - low[2])

@@ -13,11 +13,7 @@ from qwen2vl_robot.rules import RuleBook
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The ports, and what was loaded from files or made for this robot and cell.
-
-    Attributes:
-        trusts_unread: whether words that nobody could read are left to the planner, instead of being asked about.
-    """
+    """The ports, and what was loaded from files or made for this robot and cell."""
 
     camera: Camera
     arm: Arm
@@ -30,4 +26,3 @@ class Parts:
     surroundings: Surroundings
     cell: RuleBook
     listeners: tuple[Listener, ...] = ()
-    trusts_unread: bool = False

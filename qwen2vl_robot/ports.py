@@ -100,7 +100,7 @@ class Approver(Protocol):
 
 
 class Listener(Protocol):
-    """Is told of every step as it ends (recorder, console, film); must not raise."""
+    """Is called at every observation, plan and step (recorder, console, film); must not raise."""
 
     def on_frame(self, observation: Observation) -> None:
         """A new observation was taken."""

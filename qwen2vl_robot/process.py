@@ -1,7 +1,8 @@
 """Method calls → a child process that may crash, hang or be killed without harm to its parent.
 
 The child is `python -m qwen2vl_robot.process FD LIFELINE`: it builds one object and serves its methods over a socket.
-Only the standard library is imported here, so that a parent never loads what its children need.
+This module imports the standard library and the package's errors only, so that a parent never loads what its children
+need.
 """
 
 from __future__ import annotations
@@ -28,22 +29,25 @@ from qwen2vl_robot.reasons import WorkerReason
 
 _START_TIMEOUT_S = 120.0  # a cold import of torch on a busy machine
 _CLOSE_TIMEOUT_S = 2.0
-_POLL_S = 0.002  # how long a served `tick()` may have to wait for its turn
+_POLL_S = 0.002  # how long the child waits for a request between two calls of `tick()`
 
 
 class Worker:
-    """One object in a child process of its own, started at its first call and again after each death.
+    """One object in a child process of its own, started at the first call and again after the child died.
 
     The object's `tick()`, if it has one, is called while no request waits; its `close()`, if it has one, at the end.
-    The child ends with its parent, however that ends. Calls from several threads take turns.
+    The child ends when its parent does, however it ends. Calls from several threads take turns.
     """
 
     def __init__(self, factory: str, *args: object, interpreter: str | None = None) -> None:
-        """Describe the child; nothing starts yet.
+        """Prepare the child without starting it.
 
         Args:
             factory: "module:callable" that makes the served object from `args`.
             interpreter: the child's Python, else this process's own.
+
+        Raises:
+            ValueError: the factory has another form.
         """
         module, _, name = factory.partition(":")
         if not module or not name:
@@ -59,14 +63,14 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, None while there is no child."""
+        """Return the child's process id, None without a child."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
     def start(self, timeout_s: float = _START_TIMEOUT_S) -> None:
-        """Start the child and build its object; a living child is kept.
+        """Start the child and build its object; a running child is kept.
 
         Raises:
-            WorkerError: the child did not come up.
+            WorkerError: the child could not be started.
             RobotError: the factory raised it.
         """
         with self._lock:
@@ -77,10 +81,11 @@ class Worker:
             self._exchange((self._factory, self._args), "start", timeout_s)
 
     def call(self, method: str, *args: object, timeout_s: float, **kwargs: object) -> Any:
-        """Call a method of the served object; starting the child first, if need be, has a time limit of its own.
+        """Call a method of the served object; starting the child first, if needed, has its own time limit of 120 s.
 
         Raises:
-            WorkerError: "crashed" (the child died), "timeout" (it took longer and was killed), "raised".
+            WorkerError: "crashed" (the child died), "timeout" (it took longer and was killed), or "raised" (the method
+                raised another exception than a RobotError).
             RobotError: the method raised it.
         """
         with self._lock:
@@ -88,7 +93,7 @@ class Worker:
             return self._exchange((method, args, kwargs), method, timeout_s)
 
     def close(self) -> None:
-        """End the child; it has two seconds to close its object. A later call starts a new one."""
+        """End the child, which has two seconds to close its object. A later call starts a new child."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -114,7 +119,7 @@ class Worker:
             self._child = subprocess.Popen(
                 [self._interpreter or sys.executable, "-m", __name__, str(theirs.fileno()), str(lifeline_read)],
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # a child's chatter must not mix with what a command prints
+                stdout=2,  # the child's output must not mix with a command's
                 pass_fds=(theirs.fileno(), lifeline_read),
                 env=_environment(self._interpreter),
             )
@@ -141,7 +146,7 @@ class Worker:
             status = self._discard()
             raise WorkerError(f"{name}: the process ended ({status})", reason=WorkerReason.CRASHED) from error
         except BaseException:
-            self._discard()  # a reply that nobody awaits would answer the next call
+            self._discard()  # otherwise the late reply would answer the next call
             raise
         if kind == "ok":
             return value
@@ -157,7 +162,7 @@ class Worker:
         if connection is None or link is None:
             raise EOFError("closed")
         limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1.0 * 1e6) or 1)
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # a frozen child may stop in the middle of a message
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # a child may freeze in the middle of a message
             link.setsockopt(socket.SOL_SOCKET, option, limit)
         connection.send_bytes(pickle.dumps(request))
         if not connection.poll(timeout_s):
@@ -166,7 +171,7 @@ class Worker:
         return reply
 
     def _discard(self) -> str:
-        """Kill what is left of the child and say how it ended."""
+        """Kill the child if it still runs, and return how it ended."""
         for end in (self._connection, self._socket):
             if end is not None:
                 end.close()
@@ -174,7 +179,7 @@ class Worker:
         status = "not started"
         if self._child is not None:
             try:
-                self._child.wait(0.05)  # what died by itself shall say how
+                self._child.wait(0.05)  # keeps the status of a child that died by itself
             except subprocess.TimeoutExpired:
                 self._child.kill()
             code = self._child.wait()
@@ -187,16 +192,16 @@ class Worker:
 
 
 class ChildTraceback(Exception):
-    """Carries the child's traceback as the cause of what its parent raises."""
+    """Carries the child's traceback as the cause of the parent's exception."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
 def _environment(interpreter: str | None) -> dict[str, str]:
-    """This process's environment, in which the child finds this package as well.
+    """Return this process's environment, extended so that the child finds this package.
 
-    Another interpreter must not see our site-packages, whose binaries are made for this one.
+    Another interpreter must not see our site-packages: their binaries are built for this one.
     """
     root = Path(__file__).resolve().parents[1]
     if interpreter is not None and root.name in ("site-packages", "dist-packages"):
@@ -209,7 +214,7 @@ def _environment(interpreter: str | None) -> dict[str, str]:
 
 
 def _serve(connection: Connection) -> None:
-    """Build the object that the first message asks for, then answer calls until the parent's end closes."""
+    """Build the object of the first message, then answer calls until the parent closes the connection."""
     factory, args = pickle.loads(connection.recv_bytes())
     built: list[Any] = []
 
@@ -242,16 +247,16 @@ def _missing(served: object, method: str) -> Any:
 
 
 def _answer(function: Any, *args: object, **kwargs: object) -> bytes:
-    """Call and pickle the reply ("ok" | "error", value, traceback); nothing escapes."""
+    """Call, and pickle the reply ("ok" | "error", value, traceback); exceptions become replies."""
     try:
         return pickle.dumps(("ok", function(*args, **kwargs), ""))
-    except Exception as error:  # noqa: BLE001 - the top of this process: whatever it is, the parent is told
-        said = f"{type(error).__name__}: {error}"
-        return pickle.dumps(("error", error if _can_travel(error) else said, traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001 - the top of this process: the parent gets every exception
+        text = f"{type(error).__name__}: {error}"
+        return pickle.dumps(("error", error if _can_travel(error) else text, traceback.format_exc()))
 
 
 def _can_travel(error: Exception) -> bool:
-    """Whether the parent can raise this error as itself."""
+    """Return whether the parent can raise this error itself."""
     try:
         return isinstance(error, RobotError) and isinstance(pickle.loads(pickle.dumps(error)), RobotError)
     except Exception:  # noqa: BLE001 - pickling runs foreign code, which may raise anything
@@ -259,10 +264,10 @@ def _can_travel(error: Exception) -> bool:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """Have this process end when the parent's end of the pipe closes, even in the middle of a computation.
+    """End this process when the parent's end of the pipe closes, even in the middle of a computation.
 
-    The kernel then sends SIGIO, whose default is to terminate; unlike PR_SET_PDEATHSIG it is the parent process
-    that counts, not the thread that started us.
+    The kernel then sends SIGIO, which terminates by default. PR_SET_PDEATHSIG would watch the thread that started us
+    and not the parent process.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
@@ -275,7 +280,7 @@ def _die_with_parent(lifeline: int) -> None:
 
 
 def peak_memory_mb(pid: int) -> float:
-    """The largest resident size so far of a process in MB, 0 where Linux does not say."""
+    """Return a process's peak resident memory in MB; 0 if Linux does not report it."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
@@ -284,7 +289,8 @@ def peak_memory_mb(pid: int) -> float:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Serve one object to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _die_with_parent(int(sys.argv[2]))
     link = socket.socket(fileno=int(sys.argv[1]))
     with contextlib.suppress(EOFError, ConnectionError):

@@ -1,4 +1,4 @@
-"""Names of shipped files → their paths: finds sim/ and launch/ wherever the package was installed."""
+"""Names of shipped files → their paths: finds sim/ and launch/ wherever the package is installed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SHARE = Path("share") / PACKAGE
 
 
 def data_root() -> Path:
-    """The folder that holds sim/ and launch/: source tree, this installation, or ament index.
+    """Find the folder that holds sim/ and launch/: source tree, this installation, or AMENT_PREFIX_PATH.
 
-    The source tree comes first, so that an editable install and a colcon --symlink-install show the files
-    being edited. Then come the folders above this very file (a venv's prefix, `pip install --target`, an ament
-    install space), so that two installed versions never mix.
+    The source tree comes first, so that an editable install and a colcon --symlink-install use the files being edited.
+    Then come the folders above this file (a venv's prefix, `pip install --target`, an ament install space), so that two
+    installed versions never mix.
 
     Raises:
-        BadInputError: none of these places has it.
+        BadInputError: none of these folders has it.
     """
     above = Path(__file__).resolve().parents[1:6]
     ament = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
@@ -37,11 +37,11 @@ def data_root() -> Path:
 def resolve(reference: str, folder: Path | None = None) -> Path:
     """Resolve a file reference of a YAML file.
 
-    `pybullet_data:PATH` lies in the pybullet_data package (found without importing it), a relative path beside
-    the file that names it (`folder`), otherwise under sim/.
+    `pybullet_data:PATH` is a file of the pybullet_data package (found without importing it). A relative path is looked
+    up in `folder`, which holds the file that names it (default: the current folder), then under sim/.
 
     Raises:
-        BadInputError: there is no such file.
+        BadInputError: there is no such file, or pybullet_data is not installed.
     """
     scheme, _, rest = reference.partition(":")
     if scheme == "pybullet_data":

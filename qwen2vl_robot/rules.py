@@ -10,19 +10,22 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from qwen2vl_robot.agreement import agree
+from qwen2vl_robot.agreement import agree, understand
 from qwen2vl_robot.config import NonNegative, Strict, Vector3, load_yaml
-from qwen2vl_robot.languages import Language, load_languages, names_whole, normalise
+from qwen2vl_robot.families import Families, fold, load_families
+from qwen2vl_robot.languages import ENGLISH, Language, detect_language, load_languages, names_whole
 from qwen2vl_robot.messages import (
     Action,
     Cause,
     Instruction,
     InstructionSource,
+    Outcome,
+    OutcomeKind,
     Plan,
     Relation,
     Scene,
@@ -31,7 +34,7 @@ from qwen2vl_robot.messages import (
     Zone,
     shape_size_m,
 )
-from qwen2vl_robot.reading import read
+from qwen2vl_robot.reading import Deed, Goal, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
 
@@ -41,6 +44,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 _JOINS = re.compile("[\u0600-\u06ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _TALK = (Verb.ASK, Verb.REFUSE)
 _UPON = (Relation.ON, Relation.IN)
+_HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH)
+_GENERIC = ("thing", "object", "item", "one")  # nouns that any thing may have
 
 
 class ZoneRule(Strict):
@@ -71,13 +76,22 @@ class Pair(Strict):
 
 
 class CellRules(Strict):
-    """sim/rules/NAME.yaml: zones and forbidden things of one cell."""
+    """sim/rules/NAME.yaml: zones and forbidden things of one cell, each a word or a family of families.yaml.
+
+    Attributes:
+        scene_names: what the software calls parts of the scene and of the robot; no plan may name one.
+        known: a word of this cell → the noun of the catalogue, or "thing", that it means.
+        unread: what words that nobody could read lead to: "confirm" asks a person; "allow" leaves them to the planner.
+    """
 
     zones: tuple[ZoneRule, ...] = ()
     never_touch: tuple[str, ...] = ()
     never_above: tuple[str, ...] = ()
     never_into: tuple[str, ...] = ()
     never_together: tuple[Pair, ...] = ()
+    scene_names: tuple[str, ...] = ()
+    known: dict[str, str] = Field(default_factory=dict)
+    unread: Literal["confirm", "allow"] = "confirm"
 
 
 class Vocabulary(Strict):
@@ -114,10 +128,11 @@ class Ruling:
 class RuleBook:
     """The rules of a cell with the words that they are written in."""
 
-    def __init__(self, cell: CellRules, words: Vocabulary, languages: Iterable[Language] = ()) -> None:
+    def __init__(self, cell: CellRules, words: Vocabulary, languages: Iterable[Language], families: Families) -> None:
         self._cell = cell
         self._words = words
-        self._root = {word: group[0] for group in words.same for word in group}
+        self._families = families
+        self._root = {fold(word): group[0] for group in words.same for word in group}
         self._verbs = {verb: set(phrases) for verb, phrases in words.verbs.items()}
         self._everything = set(words.everything)
         joined: set[str] = set()
@@ -128,7 +143,7 @@ class RuleBook:
     def _learn(self, language: Language, joined: set[str]) -> None:
         """Take a language's words for verbs, colours and nouns; `joined` gathers those that stand inside others."""
         for phrase, english in language.lexicon():
-            form = phrase.lower()
+            form = fold(phrase)
             if language.joined:
                 joined.add(form)
             if english in language.colours or english in language.kinds:
@@ -147,18 +162,22 @@ class RuleBook:
     def judge(self, instruction: Instruction, plan: Plan) -> Ruling:
         """Hold a plan to the rules and to what the person asked for."""
         actions = [action for action in plan.actions if action.verb not in _TALK]
-        forbidden = [told for action in actions for told in self._forbid(action)]
+        text = self._in_known_words(instruction).text
+        goal = read(text)
+        forbidden = [
+            *self._forbid_words(goal, text),
+            *(objection for action in actions for objection in self._forbid(action)),
+        ]
         held: str | None = None
         for action in actions:
             label = "" if action.object is None else action.object.label
             if action.verb is Verb.PLACE and held is not None:
                 forbidden += self._forbid_pair(held, label)
             held = label if action.verb is Verb.PICK else None
-        goal = read(instruction.text)
-        agreement = agree(goal, plan)
+        agreement = agree(goal, self._in_plain_nouns(plan), trusts_unread=self._trusts_unread)
         asked = list(agreement.doubts)
-        if not goal.is_understood:  # the reader is not sure either: every word counts
-            asked += [told for action in actions for told in self._doubt(action, instruction.text)]
+        if not goal.is_understood and not self._trusts_unread:  # the reader is not sure either: every word counts
+            asked += [doubt for action in actions for doubt in self._doubt(action, text)]
         if instruction.source is InstructionSource.VOICE:
             asked.append("the instruction came by voice, which may be anybody's")
         return Ruling(tuple(dict.fromkeys(forbidden)), agreement.contradictions, tuple(dict.fromkeys(asked)))
@@ -168,12 +187,68 @@ class RuleBook:
         above = [self._column(body) for body in scene.objects if self._names_any(body.name, self._cell.never_above)]
         return replace(scene, zones=(*self.zones, *above))
 
+    @property
+    def _trusts_unread(self) -> bool:
+        return self._cell.unread == "allow"
+
+    def understand(self, instruction: Instruction) -> Instruction | Outcome:
+        """Read a sentence before anything is planned, as agreement.py does, with the words that only this cell uses."""
+        asked = understand(self._in_known_words(instruction), trusts_unread=self._trusts_unread)
+        if isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED:
+            forbidden = self.forbid(instruction)
+            return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else asked
+        return asked
+
+    def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
+        """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""
+        text = self._in_known_words(instruction).text
+        return Ruling(tuple(self._forbid_words(read(text), text))).causes
+
+    def _in_known_words(self, instruction: Instruction) -> Instruction:
+        """The instruction with the plain nouns in the place of the words that only this cell uses."""
+        speech = load_languages()[detect_language(instruction.text)]
+        text = instruction.text
+        for word, noun in self._cell.known.items():
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", _plain_form(noun, speech), text, flags=re.IGNORECASE)
+        return instruction if text == instruction.text else replace(instruction, text=text)
+
+    def _in_plain_nouns(self, plan: Plan) -> Plan:
+        """The same in a plan's labels."""
+        actions = []
+        for action in plan.actions:
+            if action.object is not None and self._cell.known:
+                words = (self._cell.known.get(word, word) for word in action.object.label.split())
+                action = replace(action, object=replace(action.object, label=" ".join(words)))
+            actions.append(action)
+        return replace(plan, actions=tuple(actions))
+
     # ------------------------------------------------------------------------------------------- forbidden
+
+    def _forbid_words(self, goal: Goal, text: str) -> Iterator[str]:
+        """What a sentence asks to handle that may not be touched, whatever the plan calls it.
+
+        What was read says nothing of unknown words but that they are there. Beside something that must *not* be done
+        they may belong to that, and a person is asked (see agreement.py).
+        """
+        if goal.exclusions or any(step.is_negated for step in goal.steps):
+            return
+        wanted = [step for step in goal.steps if step.deed in _HANDLING]
+        named = [*self._families.suspects(text, goal.unread, goal.language), *_nouns(wanted)]
+        if any(_is_open(step) for step in wanted):  # "pick up the arm": read as the robot's own, so as nothing to pick
+            named.append(text)
+        found = [self._word_of(name, self._cell.never_touch, goal.language) for name in named]
+        found.append(self._families.find(text, self._cell.never_touch, goal.language, phrases_only=True))
+        for word in dict.fromkeys(filter(None, found)):
+            yield f"the sentence names {word!r}: nothing is done to or with that here"
 
     def _forbid(self, action: Action) -> Iterator[str]:
         label = "" if action.object is None else action.object.label
-        if self._names_any(label, self._cell.never_touch):
-            yield f"{action.describe()}: nothing is done to or with {label!r} here"
+        reference = "" if action.object is None or action.object.where is None else action.object.where.reference or ""
+        for name in (label, reference):
+            if self._names_any(name, self._cell.never_touch):
+                yield f"{action.describe()}: nothing is done to or with {name!r} here"
+            if self._is_scene_name(name):
+                yield f"{action.describe()}: {name!r} is a name of the robot's software, not of a thing"
         if action.relation in _UPON and self._names_any(label, (*self._cell.never_into, *self._cell.never_above)):
             yield f"{action.describe()}: nothing is put {action.relation.value} {label!r} here"
 
@@ -181,6 +256,11 @@ class RuleBook:
         for pair in self._cell.never_together:
             if self._names_any(first, pair.first) and self._names_any(second, pair.second):
                 yield f"{first!r} is never brought to {second!r} here"
+
+    def _is_scene_name(self, label: str) -> bool:
+        """Whether a label is a part of the scene or of the robot; links are named with underscores."""
+        words = {self._common(word) for word in _WORD.findall(fold(label))} - {*self._words.colours}
+        return "_" in label or (bool(words) and words <= {*self._cell.scene_names})
 
     def _column(self, body: SceneObject) -> Zone:
         half_m = np.abs(body.T_base_object[:3, :3]) @ np.array(shape_size_m(body.shape)) / 2
@@ -200,7 +280,7 @@ class RuleBook:
             return
         label = action.object.label
         colours = {self._root.get(c, c) for c in self._words.colours}
-        wanted = self._tokens(label)
+        wanted = self._tokens(label) - {*_GENERIC}
         if not (wanted - colours) <= words or not wanted - colours:
             yield f"the instruction does not name the {label}"
         elif words & colours and not (wanted & colours) <= words:
@@ -208,7 +288,7 @@ class RuleBook:
 
     def _tokens(self, text: str) -> set[str]:
         """Words in their common form: lower case, singular, English, the first of their synonyms."""
-        lower = normalise(text).lower()
+        lower = fold(text)
         named = [match[0] for match in self._phrase.finditer(lower)]
         return {self._common(word) for word in (*named, *_WORD.findall(self._phrase.sub(" ", lower)))}
 
@@ -217,14 +297,40 @@ class RuleBook:
         return self._root.get(word, self._root.get(single, single))
 
     def _names_any(self, label: str, words: Iterable[str]) -> bool:
-        return bool(self._tokens(label) & {self._common(word.lower()) for word in words})
+        return self._word_of(label, words) is not None
+
+    def _word_of(self, text: str, words: Iterable[str], language: str = ENGLISH) -> str | None:
+        """What of a label or a text is one of the words, or of one of the families that they name."""
+        found = self._families.find(text, words, language)
+        return found or next(iter(self._tokens(text) & {self._common(fold(word)) for word in words}), None)
 
 
 def _has(text: str, phrase: str) -> bool:
     """Whether a phrase stands in a text as whole words; where words are joined to each other, anywhere in it."""
-    bare = re.escape(phrase)
+    bare = re.escape(fold(phrase))
     pattern = bare if _JOINS.search(phrase) else rf"(?<!\w){bare}(?!\w)"
-    return re.search(pattern, normalise(text).lower()) is not None
+    return re.search(pattern, fold(text)) is not None
+
+
+def _nouns(steps: Iterable[Step]) -> Iterator[str]:
+    """What the steps' things are called, those that they refer to as well."""
+    waiting: list[Thing | None] = [thing for step in steps for thing in (step.thing, step.reference)]
+    while waiting:
+        thing = waiting.pop()
+        if thing is not None:
+            waiting.append(thing.reference)
+            yield from filter(None, (thing.noun,))
+
+
+def _is_open(step: Step) -> bool:
+    """Whether it is not said what is handled, or where it goes."""
+    return step.thing is None or (step.deed is Deed.PLACE and step.relation is None and step.direction is None)
+
+
+def _plain_form(noun: str, speech: Language) -> str:
+    """A noun of the catalogue, or "thing", as a language says it."""
+    forms = [form for form, english in speech.lexicon() if english == noun]
+    return (forms or speech.reading.words.get(noun, noun).split(","))[0].strip()
 
 
 def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:
@@ -245,4 +351,5 @@ def load_rules(path: str | Path = "rules/default.yaml", words: str | Path = "rul
         BadInputError: a file is missing or wrong.
     """
     vocabulary = load_yaml(resolve(str(words)), Vocabulary)
-    return RuleBook(load_yaml(resolve(str(path)), CellRules), vocabulary, load_languages().values())
+    cell = load_yaml(resolve(str(path)), CellRules)
+    return RuleBook(cell, vocabulary, load_languages().values(), load_families())

@@ -65,7 +65,8 @@ class Task:
         """Note how a step ended."""
         motion, verdict = (None, None) if rehearsed is None else (rehearsed.motion, rehearsed.verdict)
         step = StepRecord(action, motion, verdict, outcome)
-        _log.log(*_severity(outcome), action.describe(), describe(outcome))
+        name = action.verb.value if action.text else action.describe()  # the text of a question is its outcome's too
+        _log.log(*_severity(outcome), name, describe(outcome))
         self.steps.append(step)
         for listener in self._listeners:
             listener.on_step(step)
@@ -84,8 +85,9 @@ class Task:
 
 
 def describe(outcome: Outcome) -> str:
-    """How something ended and why, in one line."""
-    why = "; ".join(_typed(cause) for cause in outcome.causes)
+    """How something ended and why, in one line that says nothing twice."""
+    kind = outcome.kind.value
+    why = "; ".join(c.text if c.reason.value == kind else _typed(c) for c in outcome.causes)
     return f"{outcome.kind.value}: {why}" if why else outcome.kind.value
 
 

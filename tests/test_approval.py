@@ -115,6 +115,17 @@ def test_nobody_answering_is_a_refusal() -> None:
     assert reason(Hand(ApprovalMode.CONFIRM, timeout_s=0.05).approve()) == "not_confirmed"
 
 
+def test_a_question_that_cannot_be_shown_awaits_nothing() -> None:
+    def fail(step: Rehearsed, asks: bool) -> None:
+        raise RuntimeError("the writer is gone")
+
+    approver = AskingApprover(Halt(), ApprovalMode.CONFIRM, on_question=fail)
+    with pytest.raises(RuntimeError):
+        approver.approve(STEP, ())
+    assert approver.awaited() is None
+    assert approver.answer(digest(STEP.verdict)) == (False, "nothing awaits an approval")
+
+
 def test_a_stop_ends_the_waiting_and_latches() -> None:
     hand = Hand(ApprovalMode.CONFIRM, timeout_s=30.0)
     began_s = time.monotonic()

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from qwen2vl_robot import cli
+from qwen2vl_robot.benchmarks import box_convention
+from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.resources import data_root
 
 HAZARDS = data_root() / "sim" / "hazards"
@@ -54,6 +63,40 @@ def test_every_command_has_help_with_an_example() -> None:
         assert "Example: qwen2vl-robot" in done.stdout, command
 
 
+def commands() -> list[tuple[str, Any]]:
+    """Every command ("bench stop") as the program defines it."""
+    found: list[tuple[str, Any]] = []
+    waiting = [("", typer.main.get_command(cli.app))]
+    while waiting:
+        name, command = waiting.pop()
+        inner = getattr(command, "commands", {})
+        waiting += [(f"{name} {word}".strip(), part) for word, part in inner.items()]
+        found += [] if inner else [(name, command)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_has_an_example_that_works_and_a_line_for_each_option(name: str, command: Any) -> None:
+    assert command.epilog.startswith(f"Example: qwen2vl-robot {name}")
+    assert command.help
+    assert [p.name for p in command.params if not p.help and not getattr(p, "hidden", False)] == []
+    files = [word for word in command.epilog.split() if word.startswith("sim/")]
+    assert all((data_root() / file).is_file() for file in files)
+
+
+def test_the_version_is_printed(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("--version")
+    assert code == 0
+    assert re.fullmatch(r"qwen2vl-robot \d+\.\d+\.\d+\S*\n", out)
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_QWEN2VL_ROBOT_COMPLETE": "complete_bash", "COMP_WORDS": "qwen2vl-robot ca", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "qwen2vl_robot"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["calibrate"]
+
+
 def test_an_unknown_option_is_one_line(run) -> None:  # type: ignore[no-untyped-def]
     code, _, err = run("demo", "--colour", "red")
     assert code == 2
@@ -83,7 +126,7 @@ def test_an_unusable_instruction_is_one_line(run, picture: Path, text: str, tmp_
 
 
 def test_a_missing_truncated_or_foreign_checkpoint_is_one_line(run, picture: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    shipped = Path(cli.__file__).parent / "checkpoints" / "tabletop"
+    shipped = Path(SHIPPED_MODEL)
     lacking, cut, foreign = tmp_path / "lacking", tmp_path / "cut", tmp_path / "foreign"
     for folder in (lacking, cut, foreign):
         shutil.copytree(shipped, folder)
@@ -139,7 +182,7 @@ def test_an_unknown_suite_is_one_line_with_the_known_ones(run) -> None:  # type:
 
 
 def test_check_answers_by_exit_code_and_writes_json_alone_to_stdout(run) -> None:  # type: ignore[no-untyped-def]
-    for path in sorted(HAZARDS.glob("*.yaml")):
+    for path in sorted(HAZARDS.glob("*ed_*.yaml")):
         code, out, _ = run("check", str(path), "--json", "-")
         answer = json.loads(out)
         assert code == (0 if answer["accepted"] else 1)
@@ -154,3 +197,131 @@ def test_json_is_written_to_a_file_in_a_new_folder(run, tmp_path: Path) -> None:
     assert code == 0
     assert "accepted" in out
     assert json.loads(target.read_text())["accepted"] is True
+
+
+# ------------------------------------------------------------------------------------------------ in a pipe
+
+
+def test_a_long_line_stays_one_line_in_a_pipe() -> None:
+    code = "from qwen2vl_robot.cli.output import say; say('[red]word[/red] 3 ' * 200)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[red]word[/red] 3 " * 200 + "\n"
+
+
+def test_a_table_is_neither_wrapped_nor_coloured_in_a_pipe(run) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("doctor")
+    assert "\x1b" not in out
+    rows = [line for line in out.splitlines() if "simulation data" in line]
+    assert len(rows) == 1
+    assert "franka_panda" in rows[0]
+
+
+# --------------------------------------------------------------------------------------------------- --json
+
+
+def test_json_that_cannot_be_written_is_refused_before_the_work(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    for target, says in ((tmp_path, "this is a folder"), (tmp_path / "file" / "a.json", "File exists")):
+        began_s = time.perf_counter()
+        code, _, err = run("eval", "--json", str(target))
+        assert code == 2
+        assert is_one_line(err)
+        assert says in err
+        assert time.perf_counter() - began_s < 2.0
+
+
+def test_an_answer_for_which_there_is_no_room_is_one_line(run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("check", str(HAZARDS / "accepted_over_block.yaml"), "--json", "/dev/full")
+    assert code == 1
+    assert is_one_line(err)
+    assert "No space left on device" in err
+
+
+def test_an_answer_is_written_before_its_picture(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "a.png").mkdir()
+    request, answer = HAZARDS / "refused_thin_wall.yaml", tmp_path / "answer.json"
+    code, out, err = run("check", str(request), "--json", str(answer), "--picture", str(tmp_path / "a.png"))
+    assert code == 1
+    assert is_one_line(err)
+    assert "Is a directory" in err
+    assert "would hit the thin wall" in out
+    assert json.loads(answer.read_text())["accepted"] is False
+
+
+def _hear_interrupts() -> None:
+    """A shell lets background jobs, and so perhaps these tests, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_an_interrupted_evaluation_keeps_its_results(tmp_path: Path) -> None:
+    answer = tmp_path / "eval.json"
+    command = [sys.executable, "-m", "qwen2vl_robot", "eval", "--planner", "truth", "--json", str(answer)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    ) as process:
+        until_s = time.monotonic() + 120.0
+        while not answer.exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        kept = json.loads(answer.read_text())  # what even a killed process leaves
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"of 50 episodes are in {answer}" in err
+    after = json.loads(answer.read_text())
+    assert kept["is_complete"] is after["is_complete"] is False
+    assert 1 <= len(kept["episodes"]) <= len(after["episodes"]) == after["totals"]["episodes"] < 50
+
+
+# ------------------------------------------------------------------------------------------------ plan, check
+
+
+def test_a_question_of_the_model_is_exit_code_1(run, picture: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("plan", str(picture), "pick up the red block")
+    assert (code, out, err) == (1, "ask I see no red block.\n", "")
+
+
+def test_a_plan_says_in_which_unit_boxes_are_and_draws_them(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    shown = next(iter(box_convention.render_pictures(1, seed=0)))
+    upright, turned, drawn = (tmp_path / name for name in ("upright.png", "turned.png", "new/drawn.png"))
+    Image.fromarray(shown.rgb).save(upright)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored a quarter counterclockwise
+    Image.fromarray(shown.rgb).rotate(90, expand=True).save(turned, exif=exif)
+    label = shown.seen[0].label
+    code, out, err = run("plan", str(upright), f"pick up the {label}", "--picture", str(drawn))
+    assert code == 0
+    assert re.match(rf"pick {label} \[\d+ \d+ \d+ \d+\]\n", out)
+    assert out.endswith("boxes are in 0..1000 of the picture's width and height: left, top, right, bottom\n")
+    assert err == f"{drawn} shows the boxes\n"
+    difference = np.abs(np.asarray(Image.open(drawn)).astype(int) - shown.rgb).max(axis=2) > 30
+    left_px = round(shown.seen[0].box[0] * shown.rgb.shape[1] / 1000)
+    assert difference[:, max(0, left_px - 12) : left_px + 12].any()
+    assert 0 < difference.mean() < 0.2
+    assert run("plan", str(turned), f"pick up the {label}")[:2] == (code, out)
+
+
+def test_a_misspelt_key_comes_with_the_right_one(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    request = tmp_path / "request.yaml"
+    request.write_text((HAZARDS / "accepted_over_block.yaml").read_text().replace("start_q_rad:", "start_q_rads:"))
+    code, _, err = run("check", str(request))
+    assert code == 2
+    assert is_one_line(err)
+    assert "start_q_rads = " in err
+    assert "did you mean start_q_rad?" in err
+
+
+def test_a_speed_is_printed_with_its_limit(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("check", str(HAZARDS / "refused_over_speed.yaml"))
+    assert code == 1
+    assert out.splitlines() == [
+        "refused: the arm's panda_joint1 would turn too fast after 1.0 s, 2.5 rad/s; the limit is 2.175 rad/s",
+        "  joint_velocity: panda_joint1 at 1.00 s, 2.5 rad/s, the limit is 2.175 rad/s",
+    ]
+
+
+def test_a_server_without_a_models_name_is_one_line(run, picture: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("plan", str(picture), "pick up the red block", "--model", "http://127.0.0.1:9/v1")
+    assert code == 2
+    assert is_one_line(err)
+    assert "http://127.0.0.1:9/v1#MODEL" in err

@@ -251,3 +251,31 @@ def test_approval_never_ends_the_task_with_its_first_step() -> None:
     report = go_home(setup)
     assert report.outcome.reason is RefusalReason.NEVER
     assert len(report.plans) == 1
+
+
+# ----------------------------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("do not go home", TaskReason.NEGATED),
+        ("what would happen if you went home?", TaskReason.NO_ORDER),
+        ("DO NOT GO HOME", TaskReason.NEGATED),
+        ("geh nicht nach Hause", TaskReason.NEGATED),
+    ],
+)
+def test_a_sentence_that_orders_nothing_reaches_no_planner_and_moves_nothing(text: str, reason: TaskReason) -> None:
+    setup = desk()
+    report = go_home(setup, text)
+    assert report.outcome.reason is reason
+    assert setup.planner.asked == 0
+    assert setup.cell.motion is None
+
+
+def test_a_plan_that_is_not_what_was_said_ends_the_task() -> None:
+    setup = desk()
+    report = go_home(setup, "wait 3 seconds")
+    assert (report.outcome.kind, report.outcome.reason) == (OutcomeKind.REFUSED, TaskReason.CONTRADICTION)
+    assert "go home" in report.outcome.reasons[0]
+    assert setup.cell.motion is None

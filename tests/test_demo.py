@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,15 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen2vl_robot.demo import _draw
+from qwen2vl_robot.demo import _drawings
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Action, Outcome, OutcomeKind, RobotState, StepRecord, Verb, freeze
+from qwen2vl_robot.results import draw_all, reserve
 from tests.cells import PROFILE, accept, reach
 
 
-def run_demo(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+def start_demo(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qwen2vl_robot.cli", "demo", "--headless", "--out", str(out), "--json", "-"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300)
+
+
+def run_demo(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = start_demo(out, *arguments)
     report: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, report
 
@@ -67,10 +73,42 @@ def test_a_seed_gives_the_same_digests_in_two_fresh_processes(
 
 
 def test_an_object_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
-    code, report = run_demo(tmp_path, "--seed", "0", "--instruction", "put the green ball on the blue plate")
+    done = start_demo(tmp_path, "--seed", "0", "--instruction", "put the green ball on the blue plate")
+    report = json.loads(done.stdout)
     assert report["outcome"] == "asked", report
-    assert code == 1
+    assert done.returncode == 1
     assert not any(step["motion"] for step in report["steps"])
+    assert done.stderr.splitlines() == [
+        "instruction: put the green ball on the blue plate",
+        "I read: put the green ball on the blue plate",
+        "plan: ask",
+        "asked: I see no green ball.",
+        f"asked; see report.json, frame.png in {tmp_path}",
+    ]
+
+
+def test_a_film_that_cannot_be_written_costs_the_film_alone(tmp_path: Path) -> None:
+    (tmp_path / "film.gif").mkdir()
+    done = start_demo(tmp_path, "--seed", "0")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == json.loads((tmp_path / "report.json").read_text())
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("qwen2vl-robot: achieved, and report.json says how, but")
+    assert last.endswith("film.gif: cannot be written: Is a directory")
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "frame.png").is_file()
+
+
+def test_a_folder_in_use_is_noticed_before_anything_starts(tmp_path: Path) -> None:
+    with reserve(tmp_path):
+        done = start_demo(tmp_path)
+        over_the_graph = start_demo(tmp_path, "--graph", "dds")
+    for refused in (done, over_the_graph):
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr == (
+            f"qwen2vl-robot: --out {tmp_path}: process {os.getpid()} is writing there; "
+            "wait for its end or give another folder\n"
+        )
 
 
 def test_a_refusal_is_kept_as_a_picture_until_the_next_demo(tmp_path: Path) -> None:
@@ -80,5 +118,6 @@ def test_a_refusal_is_kept_as_a_picture_until_the_next_demo(tmp_path: Path) -> N
     refused = replace(accept(motion, state), accepted=False, picture=picture)
     step = StepRecord(Action(Verb.HOME), motion, refused, Outcome(OutcomeKind.REFUSED))
     for steps in ([step], []):
-        _draw(SimpleNamespace(planned=None, steps=steps, clips=[]), Kinematics(PROFILE), tmp_path, "")  # type: ignore[arg-type]
+        pictures: Any = SimpleNamespace(planned=None, steps=steps, clips=[])
+        draw_all(tmp_path, _drawings(pictures, Kinematics(PROFILE), ""))
         assert (tmp_path / "refused.png").is_file() is bool(steps)

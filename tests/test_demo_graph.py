@@ -15,7 +15,7 @@ from qwen2vl_robot.errors import BadInputError
 def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_path: Path) -> None:
     told: list[str] = []
     report = run_graph_demo(
-        "pick up the red block", 3, "scenes/default.yaml", tmp_path, None, transport="dds", tell=told.append
+        "pick up the red block", 3, "scenes/default.yaml", tmp_path, None, transport="dds", say=told.append
     )
     assert report["outcome"] == "achieved", report
     *earlier, last = report["steps"]  # on a busy machine a first try may be refused as late; it must say so
@@ -29,5 +29,5 @@ def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_pa
 
 
 def test_an_unknown_transport_starts_nothing(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="unknown; there are"):
-        run_graph_demo("go home", 0, "scenes/default.yaml", tmp_path, None, transport="pigeon", tell=print)
+    with pytest.raises(BadInputError, match="unknown; allowed: auto, dds, ros"):
+        run_graph_demo("go home", 0, "scenes/default.yaml", tmp_path, None, transport="pigeon", say=print)

@@ -134,7 +134,8 @@ def command_violations(page: Page) -> Iterator[str]:
         told = f"{page.path}: `{' '.join([PROGRAM, *words])}`"
         if not words or words[0] == PLACEHOLDER:
             continue
-        names = [name for name in (" ".join(words[:2]), words[0]) if name in commands()]
+        wanted = ("",) if words[0].startswith("-") else (" ".join(words[:2]), words[0])
+        names = [name for name in wanted if name in commands()]
         if not names or (names[0] == "bench" and words[1:2] != ["--help"]):
             yield f"{told}: no such command"
             continue
@@ -236,6 +237,7 @@ _TREE = "```text\n{}```\n"
         (link_violations, "README.md", "# A title\n[x](#another-title)"),
         (link_violations, "README.md", "[x](CONTRIBUTING.md#no-such-heading)"),
         (command_violations, "README.md", "`qwen2vl-robot dance`"),
+        (command_violations, "README.md", "`qwen2vl-robot --verzion`"),
         (command_violations, "README.md", "`qwen2vl-robot bench dance`"),
         (command_violations, "README.md", "`qwen2vl-robot bench`"),
         (command_violations, "README.md", "`qwen2vl-robot eval --scene scenes/kuka_iiwa.yaml`"),
@@ -261,6 +263,7 @@ def test_a_rule_reports_the_case_it_must_refuse(rule: Callable[[Page], Iterator[
         (link_violations, "docs/README.md", "[up](../README.md)"),
         (command_violations, "README.md", "`qwen2vl-robot COMMAND --help`, `qwen2vl-robot`, `'qwen2vl-robot[voice]'`"),
         (command_violations, "README.md", "```sh\nqwen2vl-robot sim --graph dds --seed 3 &  # --not-an-option\n```"),
+        (command_violations, "README.md", "`qwen2vl-robot --version`"),
         (command_violations, "README.md", "`bench stop --trials 1000`, `ros2 launch x --show-args`"),
         (size_violations, "docs/README.md", "a\n" * 1000),
     ],

@@ -1,4 +1,4 @@
-"""What is missing on a machine is found, named, and comes with the command that puts it right."""
+"""The doctor finds and names what a machine lacks, with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_checkpoint(folder: Path, tensor_bytes: int = 8) -> Path:
-    """A folder that looks like a checkpoint: every file, and one tensor of `tensor_bytes`."""
+    """Write a folder that looks like a checkpoint: every file, and one tensor of `tensor_bytes`."""
     folder.mkdir()
     for pattern in CHECKPOINT_FILES:
         (folder / pattern.replace("*", ".jinja")).write_text("{}")
@@ -51,7 +51,7 @@ def test_a_missing_requirement_comes_with_the_command_that_installs_it() -> None
     assert finding.command == "make setup"
 
 
-def test_a_version_outside_the_range_is_no_good() -> None:
+def test_a_version_outside_the_range_is_refused() -> None:
     finding = doctor.check_distribution("numpy>=99")
     assert not finding.ok
     assert "numpy>=99" in finding.detail
@@ -118,10 +118,10 @@ def test_a_diagnosis_loads_nothing_heavy() -> None:
 
 
 def test_a_model_that_fits_is_said_to_fit_before_it_is_loaded() -> None:
-    told: list[str] = []
-    assert doctor.examine_model(None, told.append, calibrates=False)
-    assert "fits: needs" in told[0]
-    assert "GB free" in told[0]
+    lines: list[str] = []
+    assert doctor.examine_model(None, lines.append, calibrates=False)
+    assert "fits: needs" in lines[0]
+    assert "GB free" in lines[0]
 
 
 def test_a_model_that_does_not_fit_comes_with_what_to_take_instead(tmp_path: Path) -> None:
@@ -133,13 +133,13 @@ def test_a_model_that_does_not_fit_comes_with_what_to_take_instead(tmp_path: Pat
         "vision_config": {"hidden_size": 1},
     }
     (tmp_path / "config.json").write_text(json.dumps({**text, **more}))
-    told: list[str] = []
-    assert not doctor.examine_model(str(tmp_path), told.append, calibrates=True)
-    assert "does not fit" in told[0]
-    assert "take instead" in told[1]
+    lines: list[str] = []
+    assert not doctor.examine_model(str(tmp_path), lines.append, calibrates=True)
+    assert "does not fit" in lines[0]
+    assert "use instead" in lines[1]
 
 
 def test_the_shipped_checkpoints_convention_is_measured() -> None:
-    told: list[str] = []
-    assert doctor.examine_model(None, told.append, calibrates=True)
-    assert told[-1] == "box_convention: thousandths"
+    lines: list[str] = []
+    assert doctor.examine_model(None, lines.append, calibrates=True)
+    assert lines[-1] == "box_convention: thousandths"

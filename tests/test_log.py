@@ -11,7 +11,7 @@ import pytest
 from qwen2vl_robot.graph.ros_log import RosHandler
 from qwen2vl_robot.log import LEVELS, OnceASecond, start_logging
 from qwen2vl_robot.messages import Action, Cause, Instruction, Outcome, OutcomeKind, Verb
-from qwen2vl_robot.reasons import RefusalReason
+from qwen2vl_robot.reasons import RefusalReason, TaskReason
 from qwen2vl_robot.task import Task
 
 
@@ -31,6 +31,12 @@ def test_a_step_that_worked_informs_and_a_refusal_warns(log: io.StringIO) -> Non
     first, second = log.getvalue().splitlines()
     assert " info task: home: achieved" in first
     assert " warning task: home: refused: stale_state: the live state is 2.1 s old" in second
+
+
+def test_a_question_is_said_once(log: io.StringIO) -> None:
+    cause = Cause(TaskReason.ASKED, "I see no red plate.")
+    Task(Instruction("go home"), ()).record(Action(Verb.ASK, text=cause.text), Outcome(OutcomeKind.ASKED, (cause,)))
+    assert log.getvalue().endswith(" info task: ask: asked: I see no red plate.\n")
 
 
 def test_the_same_line_comes_once_a_second(log: io.StringIO) -> None:

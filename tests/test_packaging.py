@@ -31,7 +31,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 
-needs_cli = pytest.mark.skipif(not (ROOT / PACKAGE / "cli.py").exists(), reason="cli.py does not exist yet")
+needs_cli = pytest.mark.skipif(not (ROOT / PACKAGE / "cli").exists(), reason="cli/ does not exist yet")
 
 
 @pytest.fixture(scope="module")

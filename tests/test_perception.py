@@ -38,7 +38,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.perception import Surroundings, load_words, perceive, remeasure
 from qwen2vl_robot.perception.fitting import Fit
-from qwen2vl_robot.perception.labels import is_clearly
+from qwen2vl_robot.perception.labels import is_clearly, with_article
 from qwen2vl_robot.perception.solids import BoxSolid
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.reasons import ObservationReason
@@ -176,6 +176,11 @@ def test_label_that_the_picture_contradicts_is_refused(three: Picture, label: st
     with pytest.raises(PerceptionError, match="holds a red block") as caught:
         ask(three, pick(three.reference("red block", label)))
     assert caught.value.reason == "label_mismatch" and caught.value.label == label
+
+
+@pytest.mark.parametrize(("name", "said"), [("orange block", "an orange block"), ("red block", "a red block")])
+def test_what_is_there_instead_has_its_english_article(name: str, said: str) -> None:
+    assert with_article(name) == said
 
 
 @pytest.mark.parametrize("label", ["red block", "block", "the red thing", "gizmo", "red cubes"])

@@ -88,7 +88,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 
 
 def started(worker: Worker) -> int:
-    """Start the worker and tell the child's process id."""
+    """Start the worker and return the child's process id."""
     worker.start()
     assert worker.pid is not None
     return worker.pid
@@ -176,7 +176,7 @@ def test_unusable_answer_is_a_worker_error(worker: Worker, method: str) -> None:
     assert caught.value.reason == "raised"
 
 
-def test_factory_that_raises_is_told_and_leaves_no_child(worker: Worker) -> None:
+def test_factory_that_raises_is_reported_and_leaves_no_child(worker: Worker) -> None:
     with Worker(SERVED, "broken") as broken:
         with pytest.raises(WorkerError, match="cannot be built"):
             broken.start()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.errors import WorkerError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     depth_from_image,
     image_from_depth,
@@ -73,11 +73,11 @@ class _Receiver:
 
 
 def _measure(
-    graph: rows.Graph, width: int, height: int, with_depth: bool, seconds: float, hz: float
+    graph: interface.Graph, width: int, height: int, with_depth: bool, seconds: float, hz: float
 ) -> dict[str, float]:
     receiver = _Receiver()
     space = f"size_{width}"
-    for what, row in (("image", rows.IMAGE), ("depth", rows.DEPTH))[: 1 + with_depth]:
+    for what, row in (("image", interface.IMAGE), ("depth", interface.DEPTH))[: 1 + with_depth]:
         graph.subscribe(row.at(f"{space}/{row.name}"), partial(receiver.take, what))
     command = [sys.executable, "-m", __name__, str(width), str(height), str(int(with_depth)), str(seconds), str(hz)]
     try:
@@ -105,7 +105,7 @@ def main() -> None:
     width, height, with_depth = (int(a) for a in sys.argv[1:4])
     seconds, hz = (float(a) for a in sys.argv[4:6])
     graph = open_graph("dds", "sender")
-    wanted = (rows.IMAGE, rows.DEPTH)[: 1 + with_depth]
+    wanted = (interface.IMAGE, interface.DEPTH)[: 1 + with_depth]
     publishers = [graph.publisher(row.at(f"size_{width}/{row.name}")) for row in wanted]
     end_s = time.monotonic() + _START_S
     while not all(p.listeners() for p in publishers):

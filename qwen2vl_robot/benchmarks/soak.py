@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.transport import check_transport
-from qwen2vl_robot.nodes.watch import Watch, run_node, wait_for
+from qwen2vl_robot.nodes.watch import DemoClient, run_node, wait_for
 
 _COMMANDS = ("put the red block on the blue plate", "put the red block to the left of the blue plate")
 _WARM_S = 60.0
@@ -69,8 +69,8 @@ class _Operator:
 
     def __init__(self, controller: subprocess.Popen[bytes]) -> None:
         self._controller, self._graph = controller, DdsGraph("soak")
-        self._watch = Watch("dds", lambda text: None)
-        self._reset = self._graph.client(f"{rows.NODE_NAME}/{rows.RESET.name[2:]}", rows.RESET.type)
+        self._watch = DemoClient("dds", lambda line: None)
+        self._reset = self._graph.client(f"{interface.NODE_NAME}/{interface.RESET.name[2:]}", interface.RESET.type)
 
     def do(self, text: str) -> dict[str, Any]:
         """Ask for a task, wait for its end, and return its report."""

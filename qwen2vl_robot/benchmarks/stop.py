@@ -22,7 +22,7 @@ import yaml
 
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.transport import check_transport, open_graph
 from qwen2vl_robot.messages import Effect, Instruction, JointSegment, Motion, PlannerRequest, RobotState, Scene, freeze
 from qwen2vl_robot.nodes.controller_node import ControllerNode
@@ -59,8 +59,8 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
             halted.set()
 
     profile = load_robot("franka_panda")
-    graph.subscribe(rows.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory"), take)
-    stop = graph.publisher(rows.STOP)
+    graph.subscribe(interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory"), take)
+    stop = graph.publisher(interface.STOP)
     message = graph.message("std_msgs/msg/Bool")(data=True)
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
@@ -106,7 +106,7 @@ def main() -> None:
     described["controllers"] |= {"arm_form": "topic", "gripper_form": "topic"}
     robot = ready.parent / "robot.yaml"
     robot.write_text(yaml.safe_dump(described), encoding="utf-8")
-    node = ControllerNode(open_graph(transport, rows.NODE_NAME), Settings(robot=str(robot)))
+    node = ControllerNode(open_graph(transport, interface.NODE_NAME), Settings(robot=str(robot)))
     if load == "plan":
         node.planner.start()
     elif load == "rehearse":

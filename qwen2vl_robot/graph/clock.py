@@ -1,4 +1,4 @@
-"""/clock messages → a time that never goes back, for the transport without rclpy's clocks."""
+"""/clock messages → a time that never goes back, for the transport that has no rclpy clock."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph.conversions import stamp_to_ns
 from qwen2vl_robot.graph.interface import Message
 
-_SILENCE_S = 5.0  # simulated time that stands still for longer has stopped
+_SILENCE_S = 5.0  # without a /clock message for longer, simulated time counts as stopped
 
 
 class SimClock:
-    """The time of the newest /clock message."""
+    """The time of the latest /clock message. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._now_ns = 0
 
     def take(self, message: Message) -> None:
-        """Note one rosgraph_msgs/msg/Clock."""
+        """Take the time of one rosgraph_msgs/msg/Clock; an earlier one changes nothing."""
         with self._changed:
             self._now_ns = max(self._now_ns, stamp_to_ns(message.clock))
             self._changed.notify_all()
 
     def now_ns(self) -> int:
-        """The newest time, nanoseconds; 0 before the first message."""
+        """Return the latest time, nanoseconds; 0 before the first message."""
         return self._now_ns
 
     def sleep(self, seconds: float) -> None:
         """Wait in simulated time.
 
         Raises:
-            ExecutionError: it stands still.
+            ExecutionError: no /clock message came for 5 s.
         """
         with self._changed:
             end_ns = self._now_ns + round(seconds * 1e9)

@@ -1,7 +1,7 @@
-"""ROS-shaped messages ↔ our frozen messages: duck-typed, without any import of ROS, and trusting nothing that came in.
+"""ROS messages ↔ our frozen messages: duck-typed, without an import of ROS; every received message is checked.
 
-`make` is `Graph.message`: a ROS type's name → its class. Everything unusable is an `ObservationError` or a
-`BadInputError` whose one line says what was found and what is allowed.
+`make` is `Graph.message`: a ROS type's name → its class. An unusable message raises an `ObservationError` or a
+`BadInputError`; its one line says what was received and what is allowed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from qwen2vl_robot.reasons import ObservationReason
 
 MAX_SIDE_PX = 8192
 _NS = 1_000_000_000
-# Encoding → (channels, where red, green and blue are among them); sensor_msgs/image_encodings.
+# Encoding → (channels, indices of red, green and blue among them); sensor_msgs/image_encodings.
 _COLOURS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)),
             "mono8": (1, (0, 0, 0)), "8UC1": (1, (0, 0, 0)), "8UC3": (3, (2, 1, 0))}  # fmt: skip
-_DEPTHS = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 0.001)}  # and metres a unit; REP 118
+_DEPTHS = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 0.001)}  # encoding → (NumPy type, metres per unit); REP 118
 _NO_DISTORTION = 1e-6
 
 
@@ -35,28 +35,28 @@ _NO_DISTORTION = 1e-6
 
 
 def stamp_to_ns(stamp: Message) -> int:
-    """builtin_interfaces/msg/Time → nanoseconds."""
+    """Convert builtin_interfaces/msg/Time to nanoseconds."""
     return int(stamp.sec) * _NS + int(stamp.nanosec)
 
 
 def stamp_from_ns(make: MessageMaker, stamp_ns: int) -> Message:
-    """Nanoseconds → builtin_interfaces/msg/Time."""
+    """Convert nanoseconds to builtin_interfaces/msg/Time."""
     return make("builtin_interfaces/msg/Time")(sec=stamp_ns // _NS, nanosec=stamp_ns % _NS)
 
 
 def duration_to_s(duration: Message) -> float:
-    """builtin_interfaces/msg/Duration → seconds."""
+    """Convert builtin_interfaces/msg/Duration to seconds."""
     return float(duration.sec) + float(duration.nanosec) * 1e-9
 
 
 def duration_from_s(make: MessageMaker, seconds: float) -> Message:
-    """Seconds → builtin_interfaces/msg/Duration."""
+    """Convert seconds to builtin_interfaces/msg/Duration."""
     total_ns = round(seconds * _NS)
     return make("builtin_interfaces/msg/Duration")(sec=total_ns // _NS, nanosec=total_ns % _NS)
 
 
 def header(make: MessageMaker, stamp_ns: int, frame_id: str) -> Message:
-    """std_msgs/msg/Header."""
+    """Make a std_msgs/msg/Header."""
     return make("std_msgs/msg/Header")(stamp=stamp_from_ns(make, stamp_ns), frame_id=frame_id)
 
 
@@ -64,24 +64,24 @@ def header(make: MessageMaker, stamp_ns: int, frame_id: str) -> Message:
 
 
 def rgb_from_image(message: Message) -> npt.NDArray[np.uint8]:
-    """sensor_msgs/msg/Image → (h, w, 3) uint8; rgb8 is not copied.
+    """Read a sensor_msgs/msg/Image as RGB (h, w, 3) uint8; rgb8 shares the message's memory.
 
     Raises:
-        ObservationError: unknown encoding, or the sizes do not fit together.
+        ObservationError: the encoding is unknown, or the sizes contradict each other.
     """
     if message.encoding not in _COLOURS:
         raise ObservationError(f"image: encoding {_short(message.encoding)}; allowed: {', '.join(_COLOURS)}")
     channels, order = _COLOURS[message.encoding]
-    rows = _rows(message, channels, "image")
-    pixels = rows[:, : int(message.width) * channels].reshape(int(message.height), int(message.width), channels)
+    lines = _image_lines(message, channels, "image")
+    pixels = lines[:, : int(message.width) * channels].reshape(int(message.height), int(message.width), channels)
     return pixels if order == (0, 1, 2) and channels == 3 else np.ascontiguousarray(pixels[:, :, list(order)])
 
 
 def rgb_from_compressed(message: Message) -> npt.NDArray[np.uint8]:
-    """sensor_msgs/msg/CompressedImage (JPEG or PNG) → (h, w, 3) uint8.
+    """Decode a sensor_msgs/msg/CompressedImage (JPEG or PNG) to RGB (h, w, 3) uint8.
 
     Raises:
-        ObservationError: not a picture, or larger than allowed.
+        ObservationError: the data are no JPEG or PNG, or a side exceeds 8192 px.
     """
     try:
         with Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
@@ -93,24 +93,24 @@ def rgb_from_compressed(message: Message) -> npt.NDArray[np.uint8]:
 
 
 def depth_from_image(message: Message) -> npt.NDArray[np.float32]:
-    """sensor_msgs/msg/Image of depth → (h, w) float32 metres, NaN where missing (0, negative, infinite or NaN).
+    """Read a depth image as (h, w) float32 metres; missing depth (0, negative, infinite or NaN) becomes NaN.
 
     Raises:
-        ObservationError: unknown encoding, or the sizes do not fit together.
+        ObservationError: the encoding is unknown, or the sizes contradict each other.
     """
     if message.encoding not in _DEPTHS:
         raise ObservationError(f"depth: encoding {_short(message.encoding)}; allowed: {', '.join(_DEPTHS)}")
     kind, metres = _DEPTHS[message.encoding]
     dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
-    rows = _rows(message, dtype.itemsize, "depth")
-    used = np.ascontiguousarray(rows[:, : int(message.width) * dtype.itemsize])
+    lines = _image_lines(message, dtype.itemsize, "depth")
+    used = np.ascontiguousarray(lines[:, : int(message.width) * dtype.itemsize])
     depth_m = used.view(dtype).astype(np.float32) * np.float32(metres)
     depth_m[~(np.isfinite(depth_m) & (depth_m > 0.0))] = np.nan
     return depth_m
 
 
-def _rows(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
-    """The data as (height, step) bytes, once all sizes agree."""
+def _image_lines(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
+    """Check the sizes and return the data as (height, step) bytes."""
     width, height, step = int(message.width), int(message.height), int(message.step)
     if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
         raise ObservationError(f"{what}: {width}x{height} px; allowed 1 to {MAX_SIDE_PX} a side")
@@ -120,40 +120,41 @@ def _rows(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArray[np.u
         )
     if len(message.data) != step * height:
         raise ObservationError(
-            f"{what}: {len(message.data)} bytes do not fit step {step} and height {height}; needed {step * height}"
+            f"{what}: {len(message.data)} bytes; step {step} and height {height} need {step * height}"
         )
     return np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
 
 
 def intrinsics_from_info(message: Message) -> Intrinsics:
-    """sensor_msgs/msg/CameraInfo → pinhole intrinsics.
+    """Read pinhole intrinsics from a sensor_msgs/msg/CameraInfo.
 
     Raises:
-        ObservationError: not finite, not positive, not of a rectified camera.
+        ObservationError: a number is not finite, a size or focal length is not positive, the principal point lies
+            outside the image, or the camera is not rectified.
     """
     k = [float(v) for v in message.k]
     width, height = int(message.width), int(message.height)
     if not all(math.isfinite(v) for v in k):
-        raise ObservationError("camera_info: k holds a number that is not finite")
+        raise ObservationError("camera_info: k has a number that is not finite")
     if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX and k[0] > 0.0 and k[4] > 0.0):
         raise ObservationError(f"camera_info: {width}x{height} px, focal lengths {k[0]:g} and {k[4]:g} px; all above 0")
     if not (0.0 <= k[2] <= width and 0.0 <= k[5] <= height):
         raise ObservationError(f"camera_info: centre ({k[2]:g}, {k[5]:g}) px lies outside {width}x{height}")
     if any(not abs(float(d)) <= _NO_DISTORTION for d in message.d):
-        raise ObservationError("camera_info: d is not zero; give rectified topics (image_proc makes image_rect)")
+        raise ObservationError("camera_info: d is not zero; use rectified topics (image_proc publishes image_rect)")
     return Intrinsics(width, height, k[0], k[4], k[2], k[5])
 
 
 def pose_from_transform(transform: Message) -> Array:
-    """geometry_msgs/msg/Transform → pose (4, 4).
+    """Convert a geometry_msgs/msg/Transform to a pose (4, 4), metres.
 
     Raises:
-        ObservationError: not finite, or its quaternion has no length.
+        ObservationError: a number is not finite, or the quaternion is zero.
     """
     t, r = transform.translation, transform.rotation
     values = [t.x, t.y, t.z, r.x, r.y, r.z, r.w]
     if not all(math.isfinite(v) for v in values):
-        raise ObservationError("the transform holds a number that is not finite", reason=ObservationReason.NO_TRANSFORM)
+        raise ObservationError("the transform has a number that is not finite", reason=ObservationReason.NO_TRANSFORM)
     try:
         return make_pose(values[:3], rotation_from_quat(values[3:]))
     except ValueError as error:
@@ -164,19 +165,19 @@ def pose_from_transform(transform: Message) -> Array:
 
 
 def image_from_rgb(make: MessageMaker, rgb: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Message:
-    """(h, w, 3) uint8 → sensor_msgs/msg/Image, rgb8."""
+    """Make a sensor_msgs/msg/Image, rgb8, of RGB pixels (h, w, 3) uint8."""
     return _image(make, "rgb8", rgb, rgb.shape[1] * 3, stamp_ns, frame_id)
 
 
 def image_from_depth(make: MessageMaker, depth_m: npt.NDArray[np.float32], stamp_ns: int, frame_id: str) -> Message:
-    """(h, w) metres with NaN → sensor_msgs/msg/Image, 32FC1."""
+    """Make a sensor_msgs/msg/Image, 32FC1, of depth (h, w) in metres; NaN is missing depth."""
     return _image(make, "32FC1", depth_m.astype("<f4"), depth_m.shape[1] * 4, stamp_ns, frame_id)
 
 
 def _image(
     make: MessageMaker, encoding: str, pixels: npt.NDArray[np.generic], step: int, stamp_ns: int, frame_id: str
 ) -> Message:
-    # rclpy takes an array.array at once and checks every element of anything else.
+    # rclpy accepts an array.array as it is and checks every element of any other sequence.
     data = array.array("B", np.ascontiguousarray(pixels).tobytes())
     return make("sensor_msgs/msg/Image")(
         header=header(make, stamp_ns, frame_id),
@@ -190,7 +191,7 @@ def _image(
 
 
 def info_from_intrinsics(make: MessageMaker, k: Intrinsics, stamp_ns: int, frame_id: str) -> Message:
-    """Intrinsics → sensor_msgs/msg/CameraInfo of a rectified camera."""
+    """Make the sensor_msgs/msg/CameraInfo of a rectified camera."""
     fx, fy, cx, cy = k.fx_px, k.fy_px, k.cx_px, k.cy_px
     return make("sensor_msgs/msg/CameraInfo")(
         header=header(make, stamp_ns, frame_id),
@@ -205,7 +206,7 @@ def info_from_intrinsics(make: MessageMaker, k: Intrinsics, stamp_ns: int, frame
 
 
 def pose_message(make: MessageMaker, T: Array) -> Message:
-    """Pose (4, 4) → geometry_msgs/msg/Pose."""
+    """Convert a pose (4, 4) to geometry_msgs/msg/Pose."""
     x, y, z, w = (float(v) for v in quat_from_rotation(T[:3, :3]))
     p = [float(v) for v in T[:3, 3]]
     return make("geometry_msgs/msg/Pose")(
@@ -215,7 +216,7 @@ def pose_message(make: MessageMaker, T: Array) -> Message:
 
 
 def transform_message(make: MessageMaker, parent: str, child: str, T: Array, stamp_ns: int) -> Message:
-    """`T_parent_child` → geometry_msgs/msg/TransformStamped."""
+    """Make the geometry_msgs/msg/TransformStamped of `T_parent_child` (4, 4)."""
     x, y, z, w = (float(v) for v in quat_from_rotation(T[:3, :3]))
     p = [float(v) for v in T[:3, 3]]
     return make("geometry_msgs/msg/TransformStamped")(
@@ -232,10 +233,13 @@ def transform_message(make: MessageMaker, parent: str, child: str, T: Array, sta
 
 
 def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotProfile, stamp_ns: int) -> RobotState:
-    """Joint name → (position, velocity) → the arm's state in robot-file order; the width is the sum of the fingers.
+    """Build the arm's state, joints in robot-file order; the gripper width is the sum of the finger positions.
+
+    Args:
+        positions: joint name → (position, velocity), rad and rad/s (fingers m and m/s).
 
     Raises:
-        ObservationError: a joint is missing or not finite.
+        ObservationError: a joint is missing, or a number is not finite.
     """
     names = [j.name for j in profile.joints]
     missing = [n for n in (*names, *profile.gripper.joints) if n not in positions]
@@ -252,16 +256,16 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
 
 
 def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
-    """sensor_msgs/msg/JointState → joint name → (position, velocity); velocities may be left out.
+    """Read a sensor_msgs/msg/JointState as joint name → (position, velocity); without velocities they are 0.
 
     Raises:
-        ObservationError: names and numbers do not fit together.
+        ObservationError: a name appears twice, or there are not as many positions or velocities as names.
     """
     names, positions, velocities = list(message.name), list(message.position), list(message.velocity)
     if len(positions) != len(names) or len(velocities) not in (0, len(names)) or len(set(names)) != len(names):
         raise ObservationError(
             f"joint_states: {len(names)} names, {len(positions)} positions, {len(velocities)} velocities; "
-            "each name once, as many of each",
+            "allowed: each name once, one position a name, one velocity a name or none",
             reason=ObservationReason.NO_STATE,
         )
     velocities = velocities or [0.0] * len(names)
@@ -269,16 +273,16 @@ def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
 
 
 def joint_state_message(make: MessageMaker, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Message:
-    """Positions and velocities → sensor_msgs/msg/JointState."""
+    """Make a sensor_msgs/msg/JointState of positions and velocities."""
     return make("sensor_msgs/msg/JointState")(
         header=header(make, stamp_ns, ""), name=list(names), position=_doubles(q), velocity=_doubles(dq)
     )
 
 
 def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Message:
-    """A joint segment → trajectory_msgs/msg/JointTrajectory that begins at `start_ns` (0: at once).
+    """Make a trajectory_msgs/msg/JointTrajectory of a joint segment; it starts at `start_ns` (0: at once).
 
-    Positions alone: a controller then goes straight from point to point, which is what was rehearsed.
+    It carries positions only: a controller then interpolates linearly between them, as the twin rehearsed.
     """
     point = make("trajectory_msgs/msg/JointTrajectoryPoint")
     points = [
@@ -291,15 +295,18 @@ def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: Joint
 
 
 def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSegment:
-    """trajectory_msgs/msg/JointTrajectory → a joint segment in robot-file order, times from its own start.
+    """Read a trajectory_msgs/msg/JointTrajectory as a joint segment in robot-file order, times from its own start.
+
+    The trajectory must have at least one point.
 
     Raises:
-        BadInputError: joints, sizes, times or numbers do not fit; a final velocity is not zero.
+        BadInputError: other joints than the robot's, a point without a position for each joint, a number that is not
+            finite, times that do not rise from 0, or a final velocity that is not zero.
     """
     names, points = list(message.joint_names), list(message.points)
     expected = [j.name for j in profile.joints]
     if sorted(names) != sorted(expected):
-        raise BadInputError(f"joints {', '.join(names) or 'none'}; needed: {', '.join(expected)}")
+        raise BadInputError(f"joints: {', '.join(names) or 'none'}; needed: {', '.join(expected)}")
     order = [names.index(n) for n in expected]
     if any(len(p.positions) != len(names) for p in points):
         raise BadInputError(f"every point needs {len(names)} positions")
@@ -314,12 +321,12 @@ def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSeg
 
 
 def derivatives_from_trajectory(message: Message, profile: RobotProfile) -> tuple[Array, Array]:
-    """Velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point carries none.
+    """Read velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point has none.
 
-    The joints' names must be the robot's, as `segment_from_trajectory` checks.
+    The joint names must be the robot's; `segment_from_trajectory` checks that.
 
     Raises:
-        BadInputError: a point carries some numbers, but not one for each joint, or one that is not finite.
+        BadInputError: a point has some velocities or accelerations but not one per joint, or one is not finite.
     """
     names, points = list(message.joint_names), list(message.points)
     order = [names.index(joint.name) for joint in profile.joints]
@@ -327,7 +334,7 @@ def derivatives_from_trajectory(message: Message, profile: RobotProfile) -> tupl
     for i, point in enumerate(points):
         for into, given in ((dq_radps, point.velocities), (ddq_radps2, point.accelerations)):
             if len(given) not in (0, len(names)) or not np.isfinite(list(given)).all():
-                raise BadInputError(f"point {i}: {list(given)}; none or {len(names)} finite numbers")
+                raise BadInputError(f"point {i}: {list(given)}; allowed: none, or {len(names)} finite numbers")
             if len(given):
                 into[i] = np.asarray(given, dtype=np.float64)[order]
     return read_only(dq_radps), read_only(ddq_radps2)

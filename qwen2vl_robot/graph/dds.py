@@ -1,4 +1,4 @@
-"""The rows of `graph.interface` → Cyclone DDS from pip, so that ROS 2 nodes see this process as one of theirs.
+"""The topics, services and actions of `graph.interface` → Cyclone DDS from pip; ROS 2 nodes see this process as a node.
 
 Topic names, service headers, discovery information and type hashes are those of rmw_cyclonedds. Discovery stays on the
 loopback interface unless ROS_AUTOMATIC_DISCOVERY_RANGE or CYCLONEDDS_URI says otherwise.
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import SimClock
 from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer
 from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port
-from qwen2vl_robot.graph.dds_services import AnswerLater, DdsClient, serve_later
+from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
 from qwen2vl_robot.graph.frames import Frames
-from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, Message, message_class
+from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, DdsMessage, message_class
 
 if TYPE_CHECKING:
     from cyclonedds.pub import DataWriter
@@ -32,7 +32,7 @@ class DdsGraph:
     Args:
         remap: "from" → "to", as `--remap from:=to` gives them.
         domain_id: else ROS_DOMAIN_ID, else 0.
-        distro: the ROS distribution whose message definitions the others use, else ROS_DISTRO, else jazzy.
+        distro: the ROS distribution whose message definitions the other nodes use, else ROS_DISTRO, else jazzy.
 
     Raises:
         BadInputError: a name, the domain or the distribution cannot be used.
@@ -55,33 +55,34 @@ class DdsGraph:
             raise BadInputError(f"ROS distribution {self.distro!r} is unknown; known: {', '.join(DISTROS)}")
         self._frames: Frames | None = None
         self._endpoints = Endpoints(node, self._namespace, self.distro, domain_id)
+        self._servers: list[DdsActionServer] = []
         self._clock = SimClock() if use_sim_time else None
         if self._clock is not None:
-            self.subscribe(rows.CLOCK, self._clock.take)
+            self.subscribe(interface.CLOCK, self._clock.take)
 
     # ---------------------------------------------------------------------------------------- time, names
 
     def resolve(self, name: str) -> str:
-        """Absolute name of a row."""
-        return rows.resolve_name(name, self._node, self._namespace, self._remap)
+        """Return the absolute name of a topic, service or action."""
+        return interface.resolve_name(name, self._node, self._namespace, self._remap)
 
-    def message(self, type_name: str) -> type[Message]:
-        """The class of a ROS type."""
+    def message(self, type_name: str) -> type[DdsMessage]:
+        """Return the class of a ROS type."""
         return message_class(type_name, self.distro)
 
-    def serialize(self, message: rows.Message) -> bytes:
-        """A message as CDR."""
+    def serialize(self, message: interface.Message) -> bytes:
+        """Serialize a message as CDR."""
         return bytes(message.serialize(use_version_2=False))
 
     def now_ns(self) -> int:
-        """ROS time (see `interface.Graph`)."""
+        """Return ROS time (see `interface.Graph`)."""
         return time.time_ns() if self._clock is None else self._clock.now_ns()
 
     def sleep(self, seconds: float) -> None:
         """Wait in ROS time.
 
         Raises:
-            ExecutionError: simulated time stopped.
+            ExecutionError: simulated time has stopped.
         """
         if self._clock is None:
             time.sleep(seconds)
@@ -90,86 +91,91 @@ class DdsGraph:
 
     # --------------------------------------------------------------------------------------------- topics
 
-    def publisher(self, topic: rows.Topic) -> DdsPublisher:
-        """Offer a topic."""
+    def publisher(self, topic: interface.Topic) -> DdsPublisher:
+        """Publish on a topic."""
         return DdsPublisher(self._endpoints.make_writer(self._port(topic)))
 
-    def subscribe(self, topic: rows.Topic, callback: rows.Take) -> None:
-        """Have each message handed to `callback`, on a thread of this row's own."""
+    def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
+        """Call `callback` with each message, on this topic's own thread."""
         self._endpoints.make_reader(self._port(topic), callback)
 
-    def publishers_of(self, topic: rows.Topic) -> int:
-        """How many publishers a topic has on the whole graph."""
+    def publishers_of(self, topic: interface.Topic) -> int:
+        """Count the publishers of a topic on the whole graph."""
         return self._endpoints.count_publishers(self._port(topic).name)
 
-    def _port(self, topic: rows.Topic) -> Port:
+    def _port(self, topic: interface.Topic) -> Port:
         return Port("rt" + self.resolve(topic.name), self.message(topic.type), topic.type, topic.qos)
 
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
-        """`T_target_source` at a time (see `interface.Graph`)."""
-        self._watch_tf()
+        """Look up `T_target_source` at a time (see `interface.Graph`)."""
+        self._subscribe_tf()
         assert self._frames is not None
         return self._frames.lookup(target, source, stamp_ns)
 
-    def _watch_tf(self) -> None:
+    def _subscribe_tf(self) -> None:
         if self._frames is None:
             self._frames = frames = Frames()
-            self.subscribe(rows.TF, lambda message: frames.add(message, is_static=False))
-            self.subscribe(rows.TF_STATIC, lambda message: frames.add(message, is_static=True))
+            self.subscribe(interface.TF, lambda message: frames.add(message, is_static=False))
+            self.subscribe(interface.TF_STATIC, lambda message: frames.add(message, is_static=True))
 
     # ------------------------------------------------------------------------------------------- services
 
-    def serve(self, service: rows.Service, handler: rows.Answer) -> None:
-        """Answer a service: request → response."""
+    def serve(self, service: interface.Service, handler: interface.ServiceHandler) -> None:
+        """Serve a service: request → response."""
         self.serve_later(service.name, service.type, lambda request, reply: reply(handler(request)))
 
-    def serve_later(self, name: str, type_name: str, handler: AnswerLater) -> None:
-        """Answer a service when it suits: the handler gets the request and what sends the response."""
+    def serve_later(self, name: str, type_name: str, handler: DeferredHandler) -> None:
+        """Serve a service whose response may come later: the handler gets the request and a function that responds."""
         serve_later(self._endpoints, self.resolve(name), type_name, handler)
 
     def client(self, name: str, type_name: str) -> DdsClient:
-        """Reach a service."""
+        """Make a client of a service."""
         return DdsClient(self._endpoints, self.resolve(name), type_name)
 
-    def action_client(self, action: rows.Action) -> DdsActionClient:
-        """Reach an action server."""
+    def action_client(self, action: interface.ActionInterface) -> DdsActionClient:
+        """Make a client of an action."""
         return DdsActionClient(self, action)
 
-    def serve_action(self, action: rows.Action, accept: rows.Accept, cancel: rows.Cancel) -> None:
+    def serve_action(
+        self, action: interface.ActionInterface, accept: interface.AcceptGoal, cancel: interface.CancelGoal
+    ) -> None:
         """Serve an action (see `interface.Graph`)."""
-        DdsActionServer(self, action, accept, cancel)
+        self._servers.append(DdsActionServer(self, action, accept, cancel))
 
-    # -------------------------------------------------------------------------------------------- its health
+    # --------------------------------------------------------------------------------------------- problems
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
-        """Who is told when a callback raises (see `interface.Graph`)."""
+        """Set what is called when a callback raises (see `interface.Graph`)."""
         self._endpoints.on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
-        """What the transport has to report: mismatched QoS, broken callbacks, unusable transforms."""
+        """List the transport's problems: mismatched QoS, callbacks that raised, unusable transforms."""
         tf = () if self._frames is None else self._frames.problems()
         return (*self._endpoints.problems(), *tf)
 
-    def log_handler(self) -> logging.Handler:
-        """See `interface.Graph`."""
+    def log_handler(self, level: str) -> logging.Handler:
+        """Return a handler that writes to stderr (see `interface.Graph`)."""
         return logging.StreamHandler()
 
     def close(self) -> None:
-        """Leave the graph."""
+        """End the goals served here and leave the graph."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()  # they hold this graph, whose endpoints are seen until it is collected
         self._endpoints.close()
 
 
 class DdsPublisher:
-    """A `graph.interface.Publisher`."""
+    """A `graph.interface.Publisher` over DDS."""
 
-    def __init__(self, writer: DataWriter[Message]) -> None:
+    def __init__(self, writer: DataWriter[DdsMessage]) -> None:
         self._writer = writer
 
-    def publish(self, message: rows.Message) -> None:
-        """Send."""
-        assert isinstance(message, Message)  # `DdsGraph.message` made its class
+    def publish(self, message: interface.Message) -> None:
+        """Send a message."""
+        assert isinstance(message, DdsMessage)  # `DdsGraph.message` made its class
         self._writer.write(message)
 
     def listeners(self) -> int:
-        """How many subscriptions match."""
+        """Count the matching subscriptions."""
         return len(self._writer.get_matched_subscriptions())

@@ -1,4 +1,4 @@
-"""Actions → the three services and two topics of which ROS 2 makes them, over Cyclone DDS: client and server."""
+"""Actions → the three services and two topics that make up a ROS 2 action, over Cyclone DDS: client and server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
@@ -21,86 +21,86 @@ _UNKNOWN_GOAL, _ALREADY_ENDED = 2, 3  # of CancelGoal's response
 class DdsActionClient:
     """A `graph.interface.ActionClient`."""
 
-    def __init__(self, graph: DdsGraph, action: rows.Action) -> None:
+    def __init__(self, graph: DdsGraph, action: interface.ActionInterface) -> None:
         base = f"{graph.resolve(action.name)}/_action"
         self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
         self._info = graph.message("action_msgs/msg/GoalInfo")
         self._send = graph.client(f"{base}/send_goal", f"{action.type}_SendGoal")
         self._result = graph.client(f"{base}/get_result", f"{action.type}_GetResult")
         self._cancel = graph.client(f"{base}/cancel_goal", _CANCEL)
-        self._feedback: dict[bytes, rows.Take] = {}
-        topic = rows.Topic(f"{base}/feedback", f"{action.type}_FeedbackMessage", rows.Qos.COMMAND, "feedback")
-        graph.subscribe(topic, self._take_feedback)
+        self._feedback: dict[bytes, interface.MessageCallback] = {}
+        topic = interface.Topic(f"{base}/feedback", f"{action.type}_FeedbackMessage", interface.Qos.COMMAND, "feedback")
+        graph.subscribe(topic, self._on_feedback)
 
     def is_served(self) -> bool:
-        """Whether all three services have a server."""
+        """Return whether all three services have a server."""
         return all(client.is_served() for client in (self._send, self._result, self._cancel))
 
-    def send(self, goal: Message, on_feedback: rows.Take | None = None) -> _SentGoal:
+    def send(self, goal: Message, on_feedback: interface.MessageCallback | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         identity = secrets.token_bytes(16)
         if on_feedback is not None:
             self._feedback[identity] = on_feedback
         sent = _SentGoal(self, identity)
-        self._send.ask(sent._take_acceptance, goal_id=self._uuid(uuid=identity), goal=goal)
+        self._send.request(sent._on_acceptance, goal_id=self._uuid(uuid=identity), goal=goal)
         return sent
 
-    def ask_result(self, goal: _SentGoal) -> None:
-        self._result.ask(goal._take_result, goal_id=self._uuid(uuid=goal.identity))
+    def request_result(self, goal: _SentGoal) -> None:
+        self._result.request(goal._on_result, goal_id=self._uuid(uuid=goal.identity))
 
-    def ask_cancel(self, goal: _SentGoal) -> None:
-        self._cancel.ask(goal._take_cancel, goal_info=self._info(goal_id=self._uuid(uuid=goal.identity)))
+    def request_cancel(self, goal: _SentGoal) -> None:
+        self._cancel.request(goal._on_cancel_answer, goal_info=self._info(goal_id=self._uuid(uuid=goal.identity)))
 
     def forget(self, goal: _SentGoal) -> None:
         self._feedback.pop(goal.identity, None)
 
-    def _take_feedback(self, message: Message) -> None:
+    def _on_feedback(self, message: Message) -> None:
         listener = self._feedback.get(bytes(message.goal_id.uuid))
         if listener is not None:
             listener(message.feedback)
 
 
 class _SentGoal:
-    """A `graph.interface.Goal`."""
+    """A `graph.interface.SentGoal`."""
 
     def __init__(self, client: DdsActionClient, identity: bytes) -> None:
         self._client = client
         self.identity = identity
         self._accepted: bool | None = None
-        self._outcome: rows.Ending | None = None
-        self._is_unwanted = False
+        self._outcome: interface.GoalOutcome | None = None
+        self._is_cancelled = False
 
     def accepted(self) -> bool | None:
-        """Whether the server took it; None while it has not answered."""
+        """Return whether the server accepted the goal; None while it has not answered."""
         return self._accepted
 
-    def outcome(self) -> rows.Ending | None:
-        """Final status and result; None while it runs."""
+    def outcome(self) -> interface.GoalOutcome | None:
+        """Return the final status and result; None while the goal runs."""
         return self._outcome
 
     def cancel(self) -> None:
-        """Ask the server to end it; one that is not accepted yet is cancelled as soon as it is."""
-        self._is_unwanted = True
-        self._client.ask_cancel(self)
+        """Ask the server to cancel the goal; a goal not accepted yet is cancelled again once it is."""
+        self._is_cancelled = True
+        self._client.request_cancel(self)
 
-    def _take_acceptance(self, response: Message) -> None:
+    def _on_acceptance(self, response: Message) -> None:
         self._accepted = bool(response.accepted)
         if not self._accepted:
             self._outcome = (GoalStatus.ABORTED, None)
             self._client.forget(self)
             return
-        self._client.ask_result(self)
-        if self._is_unwanted:
-            self._client.ask_cancel(self)
+        self._client.request_result(self)
+        if self._is_cancelled:
+            self._client.request_cancel(self)
 
-    def _take_result(self, response: Message) -> None:
+    def _on_result(self, response: Message) -> None:
         self._client.forget(self)
         known = [s.value for s in GoalStatus]
         status = GoalStatus(response.status) if response.status in known else GoalStatus.UNKNOWN
         self._outcome = (status if status.is_final else GoalStatus.ABORTED, response.result)
 
-    def _take_cancel(self, response: Message) -> None:
-        """The result tells how it ended."""
+    def _on_cancel_answer(self, response: Message) -> None:
+        """Do nothing: the goal's result says how it ended."""
 
 
 # ------------------------------------------------------------------------------------------------- server
@@ -111,28 +111,28 @@ class _ServedGoal:
     """A `graph.interface.GoalHandle`."""
 
     identity: bytes
-    feedback: rows.Take
+    feedback: interface.MessageCallback
     _ended: Callable[[], None]
     status: GoalStatus = GoalStatus.EXECUTING
     result: Message | None = None
-    waiting: list[rows.Take] = field(default_factory=list)
+    waiting: list[interface.MessageCallback] = field(default_factory=list)
 
     def end(self, status: GoalStatus, result: Message | None) -> None:
-        """Finish; a second end changes nothing."""
+        """End the goal; a second call changes nothing."""
         if not self.status.is_final:
             self.status, self.result = status, result
             self._ended()
 
 
 class DdsActionServer:
-    """Serves an action (see `interface.Graph.serve_action`)."""
+    """The server of an action (see `interface.Graph.serve_action`)."""
 
     def __init__(
         self,
         graph: DdsGraph,
-        action: rows.Action,
-        accept: rows.Accept,
-        cancel: rows.Cancel,
+        action: interface.ActionInterface,
+        accept: interface.AcceptGoal,
+        cancel: interface.CancelGoal,
     ) -> None:
         base = f"{graph.resolve(action.name)}/_action"
         self._graph, self._type, self._accept, self._cancel_goal = graph, action.type, accept, cancel
@@ -140,31 +140,48 @@ class DdsActionServer:
         self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
         self._lock = threading.RLock()
         self._goals: dict[bytes, _ServedGoal] = {}
-        feedback = rows.Topic(f"{base}/feedback", f"{action.type}_FeedbackMessage", rows.Qos.COMMAND, "feedback")
-        status = rows.Topic(f"{base}/status", "action_msgs/msg/GoalStatusArray", rows.Qos.LATCHED, "status")
+        self._is_closed = False
+        feedback = interface.Topic(
+            f"{base}/feedback", f"{action.type}_FeedbackMessage", interface.Qos.COMMAND, "feedback"
+        )
+        status = interface.Topic(f"{base}/status", "action_msgs/msg/GoalStatusArray", interface.Qos.LATCHED, "status")
         self._feedback, self._status = graph.publisher(feedback), graph.publisher(status)
         self._feedback_message = graph.message(f"{action.type}_FeedbackMessage")
         graph.serve_later(f"{base}/send_goal", f"{action.type}_SendGoal", self._on_send)
         graph.serve_later(f"{base}/get_result", f"{action.type}_GetResult", self._on_result)
         graph.serve_later(f"{base}/cancel_goal", _CANCEL, self._on_cancel)
 
-    def _on_send(self, request: Message, reply: rows.Take) -> None:
-        identity = bytes(request.goal_id.uuid)
-        handle = _ServedGoal(identity, lambda f: self._tell(identity, f), lambda: self._on_end(identity))
+    def close(self) -> None:
+        """Accept no more goals and end the open ones as ABORTED."""
         with self._lock:
-            is_new = identity not in self._goals
+            self._is_closed = True
+            still_open = [goal for goal in self._goals.values() if not goal.status.is_final]
+        for goal in still_open:
+            goal.end(GoalStatus.ABORTED, None)
+
+    def _on_send(self, request: Message, reply: interface.MessageCallback) -> None:
+        identity = bytes(request.goal_id.uuid)
+        handle = _ServedGoal(identity, lambda f: self._publish_feedback(identity, f), lambda: self._on_end(identity))
+        with self._lock:
+            is_new = identity not in self._goals and not self._is_closed
             if is_new:
                 self._goals[identity] = handle
-        is_taken = is_new and self._accept(request.goal, handle)
-        if is_new and not is_taken:
-            with self._lock:
-                self._goals.pop(identity, None)
+        is_accepted = False
+        try:
+            is_accepted = is_new and self._accept(request.goal, handle)
+        finally:  # where `accept` raises, the goal is rejected
+            if is_new and not is_accepted:
+                with self._lock:
+                    self._goals.pop(identity, None)
+            self._answer(reply, is_accepted)
+
+    def _answer(self, reply: interface.MessageCallback, is_accepted: bool) -> None:
         now_ns = self._graph.now_ns()
         stamp = self._graph.message("builtin_interfaces/msg/Time")(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
-        reply(self._graph.message(f"{self._type}_SendGoal_Response")(accepted=is_taken, stamp=stamp))
+        reply(self._graph.message(f"{self._type}_SendGoal_Response")(accepted=is_accepted, stamp=stamp))
         self._publish_status()
 
-    def _on_result(self, request: Message, reply: rows.Take) -> None:
+    def _on_result(self, request: Message, reply: interface.MessageCallback) -> None:
         with self._lock:
             goal = self._goals.get(bytes(request.goal_id.uuid))
             if goal is not None and not goal.status.is_final:
@@ -172,8 +189,8 @@ class DdsActionServer:
                 return
         self._reply_result(reply, goal)
 
-    def _on_cancel(self, request: Message, reply: rows.Take) -> None:
-        """An all-zero id cancels every goal, as ROS 2 has it."""
+    def _on_cancel(self, request: Message, reply: interface.MessageCallback) -> None:
+        """Cancel one goal, or every goal where the id is all zero, as ROS 2 does."""
         wanted = bytes(request.goal_info.goal_id.uuid)
         with self._lock:
             goals = [g for g in self._goals.values() if wanted in (g.identity, bytes(16))]
@@ -196,12 +213,12 @@ class DdsActionServer:
             self._reply_result(reply, goal)
         self._publish_status()
 
-    def _reply_result(self, reply: rows.Take, goal: _ServedGoal | None) -> None:
+    def _reply_result(self, reply: interface.MessageCallback, goal: _ServedGoal | None) -> None:
         status = GoalStatus.UNKNOWN if goal is None else goal.status
         result = goal.result if goal is not None and goal.result is not None else self._result_class()
         reply(self._graph.message(f"{self._type}_GetResult_Response")(status=status.value, result=result))
 
-    def _tell(self, identity: bytes, feedback: Message) -> None:
+    def _publish_feedback(self, identity: bytes, feedback: Message) -> None:
         self._feedback.publish(self._feedback_message(goal_id=self._uuid(uuid=identity), feedback=feedback))
 
     def _publish_status(self) -> None:

@@ -10,7 +10,7 @@ from cyclonedds.domain import Domain, DomainParticipant
 
 from qwen2vl_robot.errors import BadInputError
 
-# One 1080p image is 6 MB in 100 fragments: they must fit the socket's buffer and be few.
+# A 1080p image is 6 MB, about 100 fragments: few enough, and they must fit the socket's buffer.
 _TUNING = "<Internal><SocketReceiveBufferSize max='4MB'/></Internal>"
 _LOOPBACK = """<General><Interfaces><NetworkInterface name='lo'/></Interfaces><AllowMulticast>false</AllowMulticast>
 <MaxMessageSize>65000B</MaxMessageSize><FragmentSize>63000B</FragmentSize></General>
@@ -22,17 +22,17 @@ _lock = threading.Lock()
 
 def _domain_id(given: int | None) -> int:
     text = os.environ.get("ROS_DOMAIN_ID") or "0"
-    found = given if given is not None else int(text) if text.isdigit() else -1
-    if not 0 <= found <= 101:  # above, the ports reach into those that the system hands out
+    domain_id = given if given is not None else int(text) if text.isdigit() else -1
+    if not 0 <= domain_id <= 101:  # above 101 the ports overlap Linux's ephemeral port range
         raise BadInputError(f"ROS domain {text if given is None else given}: allowed 0 to 101")
-    return found
+    return domain_id
 
 
 def join_domain(given: int | None = None) -> DomainParticipant:
-    """A participant on a domain (else ROS_DOMAIN_ID, else 0) that names its security enclave, as ROS 2 expects.
+    """Make a participant on a domain (else ROS_DOMAIN_ID, else 0) that announces its security enclave for ROS 2.
 
     Raises:
-        BadInputError: there is no such domain.
+        BadInputError: the domain is not 0 to 101.
     """
     domain_id = _domain_id(given)
     with _lock:

@@ -1,7 +1,8 @@
-"""One process on a DDS domain → its readers and writers as rmw_cyclonedds makes them, each reader with a thread."""
+"""One node on a DDS domain → its readers and writers as rmw_cyclonedds makes them, each reader with a thread."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic as DdsTopic
 
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds_domain import join_domain
-from qwen2vl_robot.graph.idl import Message, message_class, type_hash
+from qwen2vl_robot.graph.idl import DdsMessage, message_class, type_hash
 
 T = TypeVar("T")
 
@@ -38,19 +39,19 @@ _ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What a reader or a writer needs to find its counterpart.
+    """The DDS topic of a reader or a writer.
 
     Attributes:
         name: of the DDS topic, as ROS 2 mangles it ("rt/image").
         data_type: the class of its samples.
-        type_name: the ROS type whose hash is announced.
+        type_name: the ROS type; its hash is announced.
         identity: user data that pairs the two ends of a service.
     """
 
     name: str
-    data_type: type[Message]
+    data_type: type[DdsMessage]
     type_name: str
-    qos: rows.Qos
+    qos: interface.Qos
     identity: str = ""
 
 
@@ -66,13 +67,13 @@ class Endpoints:
 
     def __init__(self, node: str, namespace: str, distro: str, domain_id: int | None) -> None:
         self._node, self._namespace, self.distro = node, namespace, distro
-        self.on_broken: Callable[[str], None] = lambda told: None
+        self.on_broken: Callable[[str], None] = lambda problem: None
         self._problems: dict[str, str] = {}
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
-        self._writers: list[tuple[str, DataWriter[Message]]] = []
-        self._readers: list[tuple[str, DataReader[Message]]] = []
-        self._topics: dict[str, DdsTopic[Message]] = {}
+        self._writers: list[tuple[str, DataWriter[DdsMessage]]] = []
+        self._readers: list[tuple[str, DataReader[DdsMessage]]] = []
+        self._topics: dict[str, DdsTopic[DdsMessage]] = {}
         self._is_closed = False
         self._participant = join_domain(domain_id)
         self._guard = GuardCondition(self._participant)
@@ -80,40 +81,40 @@ class Endpoints:
         self._publications = BuiltinDataReader(self._participant, BuiltinTopicDcpsPublication)
         self._announce()
 
-    def make_writer(self, port: Port) -> DataWriter[Message]:
-        """A writer, announced to the graph."""
+    def make_writer(self, port: Port) -> DataWriter[DdsMessage]:
+        """Make a writer and announce it to the graph."""
         with self._lock:
-            made: DataWriter[Message] = DataWriter(self._participant, self._topic(port), self._qos(port))
-            self._writers.append((port.name, made))
+            writer: DataWriter[DdsMessage] = DataWriter(self._participant, self._topic(port), self._qos(port))
+            self._writers.append((port.name, writer))
             self._announce()
-        return made
+        return writer
 
-    def make_reader(self, port: Port, callback: Callable[[Message], None]) -> DataReader[Message]:
-        """A reader with a thread that hands its samples to `callback`."""
+    def make_reader(self, port: Port, callback: Callable[[DdsMessage], None]) -> DataReader[DdsMessage]:
+        """Make a reader, announce it, and call `callback` with each sample on a thread of its own."""
         with self._lock:
-            made: DataReader[Message] = DataReader(self._participant, self._topic(port), self._qos(port))
-            self._readers.append((port.name, made))
+            reader: DataReader[DdsMessage] = DataReader(self._participant, self._topic(port), self._qos(port))
+            self._readers.append((port.name, reader))
             self._announce()
             thread = threading.Thread(
-                target=self._listen, args=(port.name, made, callback), name=port.name, daemon=True
+                target=self._listen, args=(port.name, reader, callback), name=port.name, daemon=True
             )
             self._threads.append(thread)
         thread.start()
-        return made
+        return reader
 
     def count_publishers(self, name: str) -> int:
-        """How many writers a DDS topic has on the whole graph."""
+        """Count the writers of a DDS topic on the whole graph."""
         condition = ReadCondition(self._publications, _ALIVE)
         return sum(1 for found in self._publications.read(N=4096, condition=condition) if found.topic_name == name)
 
     def problems(self) -> tuple[str, ...]:
-        """Mismatched QoS and broken callbacks."""
+        """List mismatched QoS and callbacks that raised, one line each."""
         with self._lock:
             readers: list[tuple[str, Any]] = list(self._readers)  # Any: this part of Cyclone has no annotations
             writers: list[tuple[str, Any]] = list(self._writers)
         asked = [(n, r.get_requested_incompatible_qos_status().total_count) for n, r in readers]
         offered = [(n, w.get_offered_incompatible_qos_status().total_count) for n, w in writers]
-        mismatched = [f"{n[2:]}: {k} of the others have a QoS that does not fit" for n, k in asked + offered if k]
+        mismatched = [f"{n[2:]}: the QoS of {k} other endpoints does not match" for n, k in asked + offered if k]
         return (*self._problems.values(), *mismatched)
 
     def close(self) -> None:
@@ -124,8 +125,8 @@ class Endpoints:
             if thread is not threading.current_thread():
                 thread.join(2.0)
 
-    def _listen(self, name: str, reader: DataReader[Message], callback: Callable[[Message], None]) -> None:
-        """Wait, take, call back; the top of a thread, where nothing may be lost without a word."""
+    def _listen(self, name: str, reader: DataReader[DdsMessage], callback: Callable[[DdsMessage], None]) -> None:
+        """Wait for samples and call back until closed; the top of a thread, so every exception is reported."""
         waiting = WaitSet(self._participant)
         waiting.attach(ReadCondition(reader, _EVERY))
         waiting.attach(self._guard)
@@ -137,16 +138,17 @@ class Endpoints:
                     self._guarded(name, partial(callback, sample))
 
     def _guarded(self, name: str, call: Callable[[], T]) -> T | None:
-        """Call; what it raises is reported, so that the thread goes on listening."""
+        """Call, and report what it raises, so that the thread keeps listening."""
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - the top of a thread
-            told = f"{name[2:]}: {type(error).__name__}: {error}"
-            self._problems[name] = told
-            self.on_broken(told)
+            problem = f"{name[2:]}: {type(error).__name__}: {error}"
+            self._problems[name] = problem
+            with contextlib.suppress(Exception):  # one that raises must not end this thread, which may carry stops
+                self.on_broken(problem)
             return None
 
-    def _topic(self, port: Port) -> DdsTopic[Message]:
+    def _topic(self, port: Port) -> DdsTopic[DdsMessage]:
         if port.name not in self._topics:
             self._topics[port.name] = DdsTopic(self._participant, port.name, port.data_type)
         return self._topics[port.name]
@@ -164,16 +166,16 @@ class Endpoints:
 
     # -------------------------------------------------------------------------- being seen by `ros2 node list`
 
-    def _message(self, type_name: str) -> type[Message]:
+    def _message(self, type_name: str) -> type[DdsMessage]:
         return message_class(type_name, self.distro)
 
-    def _make_info_writer(self) -> DataWriter[Message]:
+    def _make_info_writer(self) -> DataWriter[DdsMessage]:
         name = "rmw_dds_common/msg/ParticipantEntitiesInfo"
-        port = Port("ros_discovery_info", self._message(name), name, rows.Qos.LATCHED)
+        port = Port("ros_discovery_info", self._message(name), name, interface.Qos.LATCHED)
         return DataWriter(self._participant, self._topic(port), self._qos(port))
 
     def _announce(self) -> None:
-        """Say anew which endpoints belong to this node."""
+        """Publish which endpoints belong to this node."""
         with self._lock:
             node = self._message("rmw_dds_common/msg/NodeEntitiesInfo")(
                 node_namespace=self._namespace,
@@ -184,6 +186,6 @@ class Endpoints:
             info = self._info.data_type(gid=self._gid(self._participant), node_entities_info_seq=[node])
             self._info.write(info)
 
-    def _gid(self, entity: Entity) -> Message:
+    def _gid(self, entity: Entity) -> DdsMessage:
         kind = self._message("rmw_dds_common/msg/Gid")
         return kind(data=entity.get_guid().bytes.ljust(len(kind().data), b"\0"))

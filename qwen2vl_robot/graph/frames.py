@@ -1,4 +1,4 @@
-"""tf messages → the pose of one frame in another at a given time, for the transport that has no tf2."""
+"""tf messages → the pose of one frame in another at a given time, for the transport without tf2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen2vl_robot.graph.conversions import pose_from_transform, stamp_to_ns
 from qwen2vl_robot.graph.interface import Message
 from qwen2vl_robot.reasons import ObservationReason
 
-_KEPT = 500  # moves of one frame: ten seconds at 50 Hz
+_KEPT = 500  # poses of one moving frame: ten seconds at 50 Hz
 _MAX_DEPTH = 100
 
 
@@ -28,7 +28,7 @@ class Frames:
         self._problems: dict[str, str] = {}
 
     def add(self, message: Message, *, is_static: bool) -> None:
-        """Take in one tf2_msgs/msg/TFMessage; a transform that is none is left out and reported."""
+        """Add the transforms of one tf2_msgs/msg/TFMessage; an unusable one is left out and reported."""
         for item in message.transforms:
             child, parent = item.child_frame_id.lstrip("/"), item.header.frame_id.lstrip("/")
             try:
@@ -48,11 +48,11 @@ class Frames:
                     history.append((stamp_ns, pose))
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Array:
-        """`T_target_source` (4, 4) at a time.
+        """Look up `T_target_source` (4, 4) at a time.
 
         Raises:
-            ObservationError: a frame is unknown, the frames are not connected, go round in a circle, or the time lies
-                outside what was received.
+            ObservationError: a frame is unknown, the frames are not connected or form a cycle, or the time lies
+                outside the received transforms.
         """
         with self._lock:
             up_target, up_source = (self._chain(f.lstrip("/"), stamp_ns) for f in (target, source))
@@ -68,11 +68,11 @@ class Frames:
         return pose
 
     def problems(self) -> tuple[str, ...]:
-        """Transforms that could not be used."""
+        """List the unusable transforms, the latest of each child frame."""
         return tuple(self._problems.values())
 
     def _chain(self, frame: str, stamp_ns: int) -> dict[str, Array]:
-        """Every ancestor of a frame with `T_ancestor_frame`, the frame itself first."""
+        """Map each ancestor of a frame to `T_ancestor_frame`, the frame itself first."""
         poses = {frame: np.eye(4)}
         current = frame
         for _ in range(_MAX_DEPTH):
@@ -85,7 +85,7 @@ class Frames:
                 return poses
             if parent in poses:
                 raise ObservationError(
-                    f"tf: the frames go round in a circle at {parent}", reason=ObservationReason.NO_TRANSFORM
+                    f"tf: the frames form a cycle at {parent}", reason=ObservationReason.NO_TRANSFORM
                 )
             poses[parent] = pose @ poses[current]
             current = parent
@@ -99,7 +99,7 @@ def _at(history: deque[tuple[int, Array]], stamp_ns: int, frame: str) -> Array:
     if not stamps[0] <= stamp_ns <= stamps[-1]:
         off_s = (stamp_ns - (stamps[-1] if stamp_ns > stamps[-1] else stamps[0])) / 1e9
         raise ObservationError(
-            f"tf: {frame} is not known at the frame's time, which is {off_s:+.3f} s off",
+            f"tf: no transform of {frame} at the requested time; it is {off_s:+.3f} s off the received ones",
             reason=ObservationReason.NO_TRANSFORM,
         )
     after = bisect_left(stamps, stamp_ns)
@@ -111,7 +111,7 @@ def _at(history: deque[tuple[int, Array]], stamp_ns: int, frame: str) -> Array:
 
 
 def _between(a: Array, b: Array, share: float) -> Array:
-    """A pose part of the way from one to the other; the rotation by the projection of the mean matrix."""
+    """Interpolate between two poses; the mean of the rotation matrices is projected back to a rotation."""
     mean = (1.0 - share) * a + share * b
     u, _, vt = np.linalg.svd(mean[:3, :3])
     mean[:3, :3] = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt

@@ -1,18 +1,18 @@
 """ROS message definitions → the classes that Cyclone DDS writes, byte for byte as ROS 2 does, and their type hashes.
 
-rosbags knows the definitions of each ROS distribution; the few packages that it lacks stand below. rmw_cyclonedds
-matches types by name alone, so a wrong layout would arrive as garbage without a word: tests/graph/test_idl.py compares
-the bytes of every type with those of rosbags' own serialiser.
+rosbags has the definitions of each ROS distribution; those that it lacks are below. rmw_cyclonedds matches types by
+name alone, so a wrong layout would arrive as garbage without an error: tests/graph/test_idl.py compares the bytes of
+every type with those of rosbags' own serialiser.
 """
 
-# No `from __future__ import annotations`: Cyclone's classes read their annotations as types.
+# No `from __future__ import annotations`: Cyclone's classes evaluate their annotations as types.
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from cyclonedds.idl import IdlStruct, make_idl_struct
 from cyclonedds.idl import types as idl
-from cyclonedds.idl._machinery import BytesMachine  # the fast way for images; a list of numbers takes 0.4 s at 1080p
+from cyclonedds.idl._machinery import BytesMachine  # fast for images; a list of numbers takes 0.4 s at 1080p
 from rosbags.interfaces import Nodetype
 from rosbags.interfaces.typing import BaseDesc, Basename, Fielddefs, FieldDesc, NameDesc
 from rosbags.typesys import Stores, get_typestore
@@ -56,7 +56,7 @@ _GRIPPED = "float64 position\nfloat64 effort\nbool stalled\nbool reached_goal"
 
 
 def _actions(distro: str) -> dict[str, tuple[str, str, str]]:
-    """Name → (goal, result, feedback). control_msgs of Lyrical numbers the points in its feedback."""
+    """Return name → (goal, result, feedback); Lyrical's control_msgs adds the point's index to the feedback."""
     index, multi_index = ("int32 index\n", "\nint32 multi_dof_index") if distro == "lyrical" else ("", "")
     return {
         "control_msgs/action/FollowJointTrajectory": (
@@ -81,35 +81,35 @@ def _actions(distro: str) -> dict[str, tuple[str, str, str]]:
 
 
 def _definitions(distro: str) -> dict[str, str]:
-    """Every definition that rosbags lacks, in an order in which each knows the ones it uses."""
-    found = dict(_MESSAGES)
+    """Return every definition that rosbags may lack, each after the ones that it uses."""
+    definitions = dict(_MESSAGES)
     for name, (request, response) in _SERVICES.items():
-        found |= {f"{name}_Request": request, f"{name}_Response": response}
+        definitions |= {f"{name}_Request": request, f"{name}_Response": response}
     goal_id = "unique_identifier_msgs/UUID goal_id"
     for name, (goal, result, feedback) in _actions(distro).items():
-        found |= {f"{name}_Goal": goal, f"{name}_Result": result, f"{name}_Feedback": feedback}
-        found |= {
+        definitions |= {f"{name}_Goal": goal, f"{name}_Result": result, f"{name}_Feedback": feedback}
+        definitions |= {
             f"{name}_SendGoal_Request": f"{goal_id}\n{name}_Goal goal",
             f"{name}_SendGoal_Response": "bool accepted\nbuiltin_interfaces/Time stamp",
             f"{name}_GetResult_Request": goal_id,
             f"{name}_GetResult_Response": f"int8 status\n{name}_Result result",
             f"{name}_FeedbackMessage": f"{goal_id}\n{name}_Feedback feedback",
         }
-    return found
+    return definitions
 
 
 @cache
 def typestore(distro: str) -> Typestore:
-    """The message definitions of one ROS distribution, with ours added.
+    """Return the message definitions of one ROS distribution, with ours added.
 
     Raises:
-        BadInputError: no such distribution.
+        BadInputError: the distribution is not in `DISTROS`.
     """
     if distro not in DISTROS:
         raise BadInputError(f"ROS distribution {distro!r} is unknown; known: {', '.join(DISTROS)}")
     store = get_typestore(DISTROS[distro])
     missing = {name: text for name, text in _definitions(distro).items() if name not in store.fielddefs}
-    # ROS gives an empty message one byte, because C has no empty struct.
+    # ROS gives an empty message one byte, because C has no empty structs.
     store.register(
         {name: ([], _parse(text or "uint8 structure_needs_at_least_one_member")) for name, text in missing.items()}
     )
@@ -117,7 +117,7 @@ def typestore(distro: str) -> Typestore:
 
 
 def _parse(text: str) -> Fielddefs:
-    """Lines of "type name" → rosbags' field descriptions; its own parser takes seconds for these few."""
+    """Parse lines of "type name" into rosbags' field descriptions; its own parser takes seconds for these few."""
     return [(field, _describe(kind)) for kind, field in (line.split() for line in text.splitlines())]
 
 
@@ -133,14 +133,14 @@ def _describe_one(kind: str) -> BaseDesc | NameDesc:
 
 
 def type_hash(name: str, distro: str) -> str:
-    """The RIHS01 hash by which ROS 2 compares definitions; "" before Iron, where there was none."""
+    """Return the RIHS01 hash by which ROS 2 compares definitions; "" for Humble, which has none."""
     return "" if distro == "humble" else str(typestore(distro).hash_rihs01(name))
 
 
 # ------------------------------------------------------------------------------------------- the classes
 
-Hint = object  # what Cyclone reads as the type of a field
-Default = Callable[[], object]  # what makes a field's first value
+Hint = object  # a field's type, as Cyclone reads it
+Default = Callable[[], object]  # makes a field's default value
 
 _PRIMITIVES: dict[str, Hint] = {
     **{name: getattr(idl, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
@@ -156,10 +156,10 @@ _BYTES = ("uint8", "byte", "char", "octet")
 _ZEROS = {"bool": False, "string": "", "float32": 0.0, "float64": 0.0}
 
 
-class Message(IdlStruct):
-    """Base of all message classes: fields by keyword, the others as ROS starts them (0, "", empty, nested defaults).
+class DdsMessage(IdlStruct):
+    """Base of all message classes: fields by keyword, the others at ROS's defaults (0, "", empty, nested defaults).
 
-    `_defaults`, field → what makes its first value, is set on each class; an annotation here would make it a field.
+    Each class sets `_defaults`, field → its default's maker; an annotation here would make it a field.
     """
 
     _defaults = cast("dict[str, Default]", {})
@@ -180,42 +180,42 @@ class Message(IdlStruct):
 
 
 @cache
-def message_class(name: str, distro: str = DEFAULT_DISTRO) -> type[Message]:
-    """The class of a ROS type: "sensor_msgs/msg/Image", "std_srvs/srv/Trigger_Request"."""
+def message_class(name: str, distro: str = DEFAULT_DISTRO) -> type[DdsMessage]:
+    """Return the class of a ROS type: "sensor_msgs/msg/Image", "std_srvs/srv/Trigger_Request"."""
     return _make(name, typestore(distro).fielddefs[name][1], distro)
 
 
 @cache
-def service_class(name: str, distro: str = DEFAULT_DISTRO) -> type[Message]:
-    """The class of a request or response as it travels: who asked and which call come before its own fields."""
+def service_class(name: str, distro: str = DEFAULT_DISTRO) -> type[DdsMessage]:
+    """Return the class of a request or response on the wire: the client's id and the call's number come first."""
     head: Fielddefs = [("guid", (Nodetype.BASE, ("uint64", 0))), ("seq", (Nodetype.BASE, ("int64", 0)))]
     return _make(name, [*head, *typestore(distro).fielddefs[name][1]], distro)
 
 
-def _make(name: str, fields: Fielddefs, distro: str) -> type[Message]:
+def _make(name: str, fields: Fielddefs, distro: str) -> type[DdsMessage]:
     package, kind, short = name.split("/")
     read = {field: _field(description, distro) for field, description in fields}
-    made = cast(
-        "type[Message]",
+    message_type = cast(
+        "type[DdsMessage]",
         make_idl_struct(
             short,
             f"{package}.{kind}.dds_.{short}_",
             {field: hint for field, (hint, _) in read.items()},
             dataclassify=False,
-            bases=(Message,),
+            bases=(DdsMessage,),
         ),
     )
-    made._defaults = {field: default for field, (_, default) in read.items()}
-    machinery: Any = made.__idl__  # Cyclone does not annotate it
+    message_type._defaults = {field: default for field, (_, default) in read.items()}
+    machinery: Any = message_type.__idl__  # Cyclone does not annotate it
     machinery.populate()
     for field, description in fields:
         if description[0] == Nodetype.SEQUENCE and description[1][0][1][0] in _BYTES:
             machinery.v1_machine.members_machines[field] = BytesMachine()  # type: ignore[no-untyped-call]
-    return made
+    return message_type
 
 
 def _field(description: FieldDesc, distro: str) -> tuple[Hint, Default]:
-    """The annotation of a field, and what makes its first value."""
+    """Return a field's type for Cyclone and the maker of its default value."""
     if description[0] == Nodetype.BASE:
         zero = _ZEROS.get(description[1][0], 0)
         return _PRIMITIVES[description[1][0]], lambda: zero

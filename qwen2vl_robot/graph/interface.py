@@ -1,7 +1,7 @@
-"""The controller's ROS 2 graph, stated once: every topic, service and action with its type, its QoS and what it means.
+"""The controller's ROS 2 graph, defined once: every topic, service and action with its type, its QoS and its meaning.
 
-Two transports carry these rows: `graph.ros` (rclpy) where ROS 2 is installed, `graph.dds` (Cyclone DDS from pip) where
-it is not. Names are relative, so that a namespace or a remapping moves them; `~/` stands for the node's own name.
+Two transports carry them: `graph.ros` (rclpy) where ROS 2 is installed, `graph.dds` (Cyclone DDS from pip) elsewhere.
+Most names are relative, so that namespaces and remapping apply; `~/` stands for the node's own name.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ PLANT_NAME = "plant"
 
 
 class Qos(Enum):
-    """How a topic travels: (reliable, transient local, depth)."""
+    """A topic's quality of service: (reliable, transient local, depth)."""
 
-    SENSOR = (False, False, 1)  # the newest counts, a late one is worthless
-    STATE = (False, False, 20)  # joint states: each is small, a short burst is kept
-    COMMAND = (True, False, 10)  # nothing may be lost, nothing from before we listened may act
-    LATCHED = (True, True, 1)  # whoever comes later gets the last one
+    SENSOR = (False, False, 1)  # only the latest message is useful
+    STATE = (False, False, 20)  # joint states: small messages, of which a short burst is kept
+    COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
+    LATCHED = (True, True, 1)  # late subscribers get the latest message
     TF = (True, False, 100)
     TF_STATIC = (True, True, 100)
 
@@ -53,25 +53,29 @@ class Topic:
     meaning: str
 
     def at(self, name: str) -> Topic:
-        """The same row under another name (a second camera, a controller that the robot file names)."""
+        """Return the same topic under another name (a second camera, a controller that the robot file names)."""
         return replace(self, name=name)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
+    """One service: name, ROS type, meaning."""
+
     name: str
     type: str
     meaning: str
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class ActionInterface:
+    """One action: name, ROS type ("control_msgs/action/GripperCommand"), meaning."""
+
     name: str
     type: str
     meaning: str
 
-    def at(self, name: str) -> Action:
-        """The same row under another name."""
+    def at(self, name: str) -> ActionInterface:
+        """Return the same action under another name."""
         return replace(self, name=name)
 
 
@@ -79,17 +83,17 @@ class Action:
 
 IMAGE = Topic("image", "sensor_msgs/msg/Image", Qos.SENSOR, "colour frame: rgb8, bgr8, rgba8, bgra8 or mono8")
 COMPRESSED = Topic("image/compressed", "sensor_msgs/msg/CompressedImage", Qos.SENSOR, "colour frame as JPEG or PNG")
-DEPTH = Topic("depth", "sensor_msgs/msg/Image", Qos.SENSOR, "registered to the image: 32FC1 m or 16UC1 mm (REP 118)")
+DEPTH = Topic("depth", "sensor_msgs/msg/Image", Qos.SENSOR, "registered to image: 32FC1 in m or 16UC1 in mm (REP 118)")
 CAMERA_INFO = Topic("camera_info", "sensor_msgs/msg/CameraInfo", Qos.SENSOR, "intrinsics of image and depth")
 JOINT_STATES = Topic("joint_states", "sensor_msgs/msg/JointState", Qos.STATE, "arm and finger joints, any order")
-ROBOT_DESCRIPTION = Topic("robot_description", "std_msgs/msg/String", Qos.LATCHED, "URDF; has the robot file's joints")
-TF = Topic("/tf", "tf2_msgs/msg/TFMessage", Qos.TF, "moving frames; gives the camera's pose at the time of its frame")
+ROBOT_DESCRIPTION = Topic("robot_description", "std_msgs/msg/String", Qos.LATCHED, "URDF; must fit the robot file")
+TF = Topic("/tf", "tf2_msgs/msg/TFMessage", Qos.TF, "moving frames; the camera's pose at the frame's time")
 TF_STATIC = Topic("/tf_static", "tf2_msgs/msg/TFMessage", Qos.TF_STATIC, "fixed frames")
 CLOCK = Topic("/clock", "rosgraph_msgs/msg/Clock", Qos.SENSOR, "simulated time, where use_sim_time is set")
 INSTRUCTION = Topic("instruction", "std_msgs/msg/String", Qos.COMMAND, "what to do, in words")
 VOICE_INSTRUCTION = Topic(
     "voice_instruction", "std_msgs/msg/String", Qos.COMMAND,
-    "a transcript: never approves, never resets, and moves nothing before a person approved it",
+    "transcript; it never approves or resets, and a person must approve each of its motions",
 )  # fmt: skip
 STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; only ~/reset releases")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
@@ -98,26 +102,30 @@ APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) o
 
 JOINT_TRAJECTORY = Topic(
     "joint_trajectory", "trajectory_msgs/msg/JointTrajectory", Qos.COMMAND,
-    "the motion, where the robot file asks for the topic form; an empty one halts",
+    "the motion, where the robot file sets arm_form: topic; an empty trajectory halts",
 )  # fmt: skip
 GRIPPER_TOPIC = Topic("gripper_command", "std_msgs/msg/Float64MultiArray", Qos.COMMAND, "finger positions, topic form")
-PLAN = Topic("~/plan", "std_msgs/msg/String", Qos.LATCHED, "the planner's last answer, JSON")
-VERDICT = Topic("~/verdict", "std_msgs/msg/String", Qos.LATCHED, "the last rehearsal with digest and reasons, JSON")
-STATUS = Topic("~/status", "std_msgs/msg/String", Qos.LATCHED, "what the controller does and awaits, JSON")
+PLAN = Topic("~/plan", "std_msgs/msg/String", Qos.LATCHED, "the latest plan, JSON")
+VERDICT = Topic("~/verdict", "std_msgs/msg/String", Qos.LATCHED, "the latest verdict with digest and reasons, JSON")
+STATUS = Topic("~/status", "std_msgs/msg/String", Qos.LATCHED, "the node's state and what it waits for, JSON")
 MARKERS = Topic("~/markers", "visualization_msgs/msg/MarkerArray", Qos.LATCHED, "objects, obstacles, path, contacts")
-ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.SENSOR, "the planned frame with boxes and path")
-DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMAND, "the plan's groundings, pixels")
-DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety path")
+ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.SENSOR, "the planned frame with the plan's boxes")
+DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMAND, "the plan's boxes, pixels")
+DIAGNOSTICS = Topic(
+    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
+)
 
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
-CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "give up the task at hand; a motion cut short latches a stop")
+CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "cancel the current task; an aborted motion latches a stop")
 
-FOLLOW_JOINT_TRAJECTORY = Action(
-    "follow_joint_trajectory", "control_msgs/action/FollowJointTrajectory", "the motion, watched by its controller"
+FOLLOW_JOINT_TRAJECTORY = ActionInterface(
+    "follow_joint_trajectory", "control_msgs/action/FollowJointTrajectory", "the motion, monitored by its controller"
 )
-GRIPPER_COMMAND = Action("gripper_cmd", "control_msgs/action/GripperCommand", "gripper, older form")
-PARALLEL_GRIPPER_COMMAND = Action("gripper_cmd", "control_msgs/action/ParallelGripperCommand", "gripper, newer form")
+GRIPPER_COMMAND = ActionInterface("gripper_cmd", "control_msgs/action/GripperCommand", "gripper, older form")
+PARALLEL_GRIPPER_COMMAND = ActionInterface(
+    "gripper_cmd", "control_msgs/action/ParallelGripperCommand", "gripper, newer form"
+)
 
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK, INSTRUCTION,
@@ -130,11 +138,11 @@ SERVICES = (RESET, STOP_NOW, CANCEL)
 ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
 
 
-# --------------------------------------------------------------------------------------- what a transport is
+# ------------------------------------------------------------------------------------------------- transport
 
 
 class Message(Protocol):
-    """A message of either transport: its class comes from a definition at run time, so mypy cannot know its fields."""
+    """A message of either transport; its class is made at run time, so mypy cannot know its fields."""
 
     def __init__(self, **fields: Any) -> None: ...
 
@@ -144,8 +152,8 @@ class Message(Protocol):
 
 
 MessageMaker = Callable[[str], type[Message]]  # `Graph.message`: a ROS type's name → its class
-Take = Callable[[Message], None]
-Answer = Callable[[Message], Message]  # of a service: request → response
+MessageCallback = Callable[[Message], None]
+ServiceHandler = Callable[[Message], Message]  # request → response
 
 
 class GoalStatus(int, Enum):
@@ -165,107 +173,125 @@ class GoalStatus(int, Enum):
 
 
 class Publisher(Protocol):
+    """The sending end of a topic."""
+
     def publish(self, message: Message) -> None:
-        """Send; returns at once."""
+        """Send a message without waiting for its delivery."""
 
     def listeners(self) -> int:
-        """How many subscriptions match, near and far."""
+        """Count the matching subscriptions, in this process and in others."""
 
 
-Ending = tuple[GoalStatus, Message | None]  # how a goal ended; without a result where nobody gave one
+GoalOutcome = tuple[GoalStatus, Message | None]  # how a goal ended; None where there is no result
 
 
-class Goal(Protocol):
-    """One goal that was sent to an action server."""
+class SentGoal(Protocol):
+    """One goal, at the client's side."""
 
     def accepted(self) -> bool | None:
-        """Whether the server took it; None while it has not answered."""
+        """Return whether the server accepted the goal; None while it has not answered."""
 
-    def outcome(self) -> Ending | None:
-        """Final status and result message; None while it runs."""
+    def outcome(self) -> GoalOutcome | None:
+        """Return the final status and result; None while the goal runs."""
 
     def cancel(self) -> None:
-        """Ask the server to end it; the request is on the wire when this returns."""
+        """Ask the server to cancel the goal.
+
+        The request is sent when this returns; for a goal that is not accepted yet it may follow the acceptance.
+        """
 
 
 class ActionClient(Protocol):
-    def is_served(self) -> bool:
-        """Whether a server is there now."""
+    """The client of an action."""
 
-    def send(self, goal: Message, on_feedback: Take | None = None) -> Goal:
+    def is_served(self) -> bool:
+        """Return whether a server is there now."""
+
+    def send(self, goal: Message, on_feedback: MessageCallback | None = None) -> SentGoal:
         """Send a goal; returns at once."""
 
 
 class GoalHandle(Protocol):
-    """One accepted goal, at the side that serves it."""
+    """One accepted goal, at the server's side."""
 
     def feedback(self, feedback: Message) -> None:
-        """Tell its sender how it goes."""
+        """Send feedback to the client."""
 
     def end(self, status: GoalStatus, result: Message | None) -> None:
-        """Finish it; a second end changes nothing."""
+        """End the goal; a second call changes nothing."""
 
 
-Accept = Callable[[Message, GoalHandle], bool]  # takes a goal or refuses it
-Cancel = Callable[[GoalHandle], None]
+AcceptGoal = Callable[[Message, GoalHandle], bool]  # whether the goal is accepted
+CancelGoal = Callable[[GoalHandle], None]
 
 
 class Graph(Protocol):
-    """A node on the ROS 2 graph. Callbacks come on the transport's threads, one at a time for each row."""
+    """A node on the ROS 2 graph.
+
+    Callbacks run on the transport's threads, those of one topic or service one at a time.
+    """
 
     name: str
 
     def message(self, type_name: str) -> type[Message]:
-        """The class of a ROS type such as "std_msgs/msg/String"; fields by keyword, the others at ROS's defaults."""
+        """Return the class of a ROS type such as "std_msgs/msg/String"; fields by keyword, others at ROS's defaults."""
 
     def serialize(self, message: Message) -> bytes:
-        """A message as CDR, the bytes that go over the wire."""
+        """Serialize a message as CDR, the bytes on the wire."""
 
     def resolve(self, name: str) -> str:
-        """Absolute name of a row."""
+        """Return the absolute name of a topic, service or action."""
 
     def now_ns(self) -> int:
-        """ROS time: the system's, or the simulation's where use_sim_time is set."""
+        """Return ROS time, ns: the system's, or the simulation's where use_sim_time is set."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait in ROS time."""
-
-    def publisher(self, topic: Topic) -> Publisher:
-        """Offer a topic."""
-
-    def subscribe(self, topic: Topic, callback: Take) -> None:
-        """Have each message handed to `callback`."""
-
-    def serve(self, service: Service, handler: Answer) -> None:
-        """Answer a service: request → response."""
-
-    def action_client(self, action: Action) -> ActionClient:
-        """Reach an action server."""
-
-    def serve_action(self, action: Action, accept: Accept, cancel: Cancel) -> None:
-        """Serve an action: `accept` takes a goal or refuses it, `cancel` is told which goal should end."""
-
-    def publishers_of(self, topic: Topic) -> int:
-        """How many publishers a topic has on the whole graph, ours included."""
-
-    def transform(self, target: str, source: str, stamp_ns: int) -> Array:
-        """`T_target_source` (4, 4) at a time.
+        """Wait in ROS time.
 
         Raises:
-            ObservationError: no path between the frames, or not at that time.
+            ExecutionError: simulated time has stopped.
+        """
+
+    def publisher(self, topic: Topic) -> Publisher:
+        """Publish on a topic."""
+
+    def subscribe(self, topic: Topic, callback: MessageCallback) -> None:
+        """Call `callback` with each message."""
+
+    def serve(self, service: Service, handler: ServiceHandler) -> None:
+        """Serve a service: request → response."""
+
+    def action_client(self, action: ActionInterface) -> ActionClient:
+        """Make a client of an action."""
+
+    def serve_action(self, action: ActionInterface, accept: AcceptGoal, cancel: CancelGoal) -> None:
+        """Serve an action: `accept` accepts or rejects a goal, `cancel` gets the goal that is to end."""
+
+    def publishers_of(self, topic: Topic) -> int:
+        """Count the publishers of a topic on the whole graph, ours included."""
+
+    def transform(self, target: str, source: str, stamp_ns: int) -> Array:
+        """Look up `T_target_source` (4, 4) at a time.
+
+        Raises:
+            ObservationError: the frames are not connected, or not at that time.
         """
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
-        """Who is told when a callback raises what it should not have; whoever moves an arm stops it then."""
+        """Set what is called, with the problem, when a callback raises; a node that moves an arm stops it then."""
 
     def problems(self) -> tuple[str, ...]:
-        """What the transport itself has to report: mismatched QoS, a callback that raised."""
+        """List the transport's problems: mismatched QoS, callbacks that raised."""
 
-    def log_handler(self) -> logging.Handler:
-        """Where the node's log goes on this transport: stderr, or the node's own logger and /rosout."""
+    def log_handler(self, level: str) -> logging.Handler:
+        """Return the handler of the node's log: stderr, or over rclpy the node's logger and /rosout.
+
+        Args:
+            level: one of `log.LEVELS`, from which on a line is wanted.
+        """
 
     def close(self) -> None:
-        """Leave the graph."""
+        """End the goals served here as ABORTED and leave the graph."""
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -274,10 +300,13 @@ _NAME = re.compile(r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")
 
 
 def resolve_name(name: str, node: str, namespace: str = "/", remap: Mapping[str, str] | None = None) -> str:
-    """Absolute name of a row, as ROS 2 resolves it: remapping first, then `~/`, then the namespace.
+    """Resolve a name as ROS 2 does: `~/` and the namespace give the absolute name, then the first fitting rule applies.
+
+    Args:
+        remap: "from" → "to".
 
     Raises:
-        BadInputError: not a name that ROS 2 allows.
+        BadInputError: ROS 2 does not allow the name.
 
     >>> resolve_name("~/plan", "qwen2vl_robot", "/left")
     '/left/qwen2vl_robot/plan'
@@ -295,7 +324,7 @@ def resolve_name(name: str, node: str, namespace: str = "/", remap: Mapping[str,
 
 def _expand(name: str, node: str, base: str) -> str:
     if not _NAME.match(name):
-        raise BadInputError(f"{name!r} is no ROS name; letters, digits, _ and / are, no part begins with a digit")
+        raise BadInputError(f"{name!r} is no ROS name; allowed: letters, digits, _ and /, no part starts with a digit")
     if name.startswith("/"):
         return name
     prefix = "" if base == "/" else base
@@ -303,7 +332,10 @@ def _expand(name: str, node: str, base: str) -> str:
 
 
 def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str, str], str, str]:
-    """Read "from:=to" rules: the mapping, then the node's name and namespace, which `__node` and `__ns` change.
+    """Parse "from:=to" rules; `__node` and `__ns` set the node's name and namespace.
+
+    Returns:
+        (from → to, node name, namespace).
 
     Raises:
         BadInputError: a rule has another form.
@@ -312,5 +344,5 @@ def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str,
     for rule, pair in zip(rules, pairs, strict=True):
         if len(pair) != 2 or not (pair[0] == "__ns" or all(_NAME.match(name) for name in pair)):
             raise BadInputError(f"--remap {rule}: the form is from:=to, both ROS names")
-    found = {pair[0]: pair[1] for pair in pairs}
-    return found, found.pop("__node", node), found.pop("__ns", namespace)
+    mapping = {pair[0]: pair[1] for pair in pairs}
+    return mapping, mapping.pop("__node", node), mapping.pop("__ns", namespace)

@@ -1,4 +1,4 @@
-"""A ROS 2 lifecycle node around the controller: configure loads and warms, activate listens, everything else halts."""
+"""The controller → a ROS 2 lifecycle node: configure loads, activate takes instructions, the other transitions halt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rclpy.parameter import Parameter
 
 from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import ExecutionError, RobotError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
-from qwen2vl_robot.graph.ros_log import RosHandler
+from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.log import start_logging
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
 
 class Managed(Protocol):
-    """What a lifecycle node manages; nodes.controller_node.ControllerNode is one."""
+    """What a lifecycle node manages, such as `nodes.controller_node.ControllerNode`."""
 
     def configure(self) -> None: ...
 
@@ -53,9 +53,11 @@ class LifecycleOptions:
     """How a lifecycle node is started.
 
     Attributes:
+        namespace: prefix of every relative name.
+        remap: "from" → "to".
         autostart: whether it configures and activates itself.
-        log_level: of rclpy, "debug" to "fatal".
-        ready: a file that is made as soon as the node works.
+        log_level: "debug" to "fatal", as in `log.LEVELS`.
+        ready: file to create as soon as the node is started.
     """
 
     namespace: str
@@ -66,12 +68,12 @@ class LifecycleOptions:
 
 
 class LifecycleShell(LifecycleNode):
-    """A lifecycle node around something managed: its parameters, its transitions, and nothing else."""
+    """The parameters and transitions of a lifecycle node around a `Managed`."""
 
     def __init__(
         self,
         name: str,
-        make: Callable[[rows.Graph, SettingsType], Managed],
+        make: Callable[[interface.Graph, SettingsType], Managed],
         settings: SettingsType,
         *,
         namespace: str,
@@ -87,10 +89,10 @@ class LifecycleShell(LifecycleNode):
         self._managed: Managed | None = None
         self._graph: RosGraph | None = None
         self._work: threading.Thread | None = None
-        self._stopped_by: str | None = None  # outlives what is managed: only ~/reset releases a stop
+        self._stopped_by: str | None = None  # outlives the managed object: only ~/reset releases a stop
 
     def on_configure(self, state: State) -> TransitionCallbackReturn:
-        """Load the model and warm the workers; what is missing is said in the log."""
+        """Load the model and start the workers; the log says what is missing."""
         names = (*self._names, "use_sim_time")
         values = {n: self.get_parameter(n).value for n in names if n in self._settings_type.model_fields}
         try:
@@ -109,19 +111,19 @@ class LifecycleShell(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
-        """Take instructions from now on."""
+        """Start to take instructions."""
         if self._managed is not None:
             self._managed.activate()
         return super().on_activate(state)
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
-        """Halt the arm."""
+        """Halt the arm and take no more instructions."""
         if self._managed is not None:
             self._managed.deactivate()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
-        """Unload."""
+        """Halt the arm and unload."""
         self.take_down()
         return super().on_cleanup(state)
 
@@ -135,21 +137,28 @@ class LifecycleShell(LifecycleNode):
         self.take_down()
         return super().on_error(state)
 
+    def on_broken(self, error: Exception) -> None:
+        """Stop after rclpy raised: its effect is unknown, so a person has to look first."""
+        self.get_logger().error(f"rclpy: {type(error).__name__}: {error}")
+        if self._managed is not None:
+            self._managed.stop(f"rclpy failed: {error}")
+
     def take_down(self) -> None:
-        """Halt and unload; safe to call again."""
+        """Halt the arm and unload; a second call does nothing."""
         managed, graph, self._managed, self._graph = self._managed, self._graph, None, None
         if managed is not None:
-            self._stopped_by = managed.stopped_by()
             managed.close()
         if self._work is not None:
             self._work.join(JOIN_S)
         if graph is not None:
             graph.close()
+        if managed is not None:  # last: a stop may come until the graph is closed
+            self._stopped_by = managed.stopped_by()
 
 
 def run_lifecycle(
     name: str,
-    make: Callable[[rows.Graph, SettingsType], Managed],
+    make: Callable[[interface.Graph, SettingsType], Managed],
     settings: SettingsType,
     options: LifecycleOptions,
 ) -> None:
@@ -160,8 +169,7 @@ def run_lifecycle(
     """
     start_rclpy()
     node = LifecycleShell(name, make, settings, namespace=options.namespace, remap=options.remap)
-    start_logging(options.log_level, RosHandler(node.get_logger()))
-    rclpy.logging.set_logger_level(node.get_name(), rclpy.logging.LoggingSeverity[options.log_level.upper()])
+    start_logging(options.log_level, make_handler(node.get_logger(), options.log_level))
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -171,7 +179,7 @@ def run_lifecycle(
         signal.signal(number, end)
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
-    spinning = threading.Thread(target=spin, args=(executor,), name="rclpy", daemon=True)
+    spinning = threading.Thread(target=spin, args=(executor, node.on_broken), name="rclpy", daemon=True)
     spinning.start()
     try:
         if options.autostart:
@@ -190,14 +198,14 @@ def run_lifecycle(
 
 
 def _descriptor(settings: type[BaseModel], field: str) -> ParameterDescriptor:
-    """Description, bounds and read-only mark of a settings field: all are read once, when the node is configured."""
+    """Describe a settings field; read-only, because the settings are read once, when the node is configured."""
     info = settings.model_fields[field]
-    made = ParameterDescriptor(description=info.description or "", read_only=True)
+    descriptor = ParameterDescriptor(description=info.description or "", read_only=True)
     low = next((v for m in info.metadata for k in ("gt", "ge") if (v := getattr(m, k, None)) is not None), None)
     high = next((v for m in info.metadata for k in ("lt", "le") if (v := getattr(m, k, None)) is not None), None)
     if low is not None and info.annotation is float:
         upper = float(high) if high is not None else 1e9
-        made.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=upper, step=0.0)]
+        descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=upper, step=0.0)]
     elif low is not None and info.annotation is int:
-        made.integer_range = [IntegerRange(from_value=int(low), to_value=int(high or 2**31 - 1), step=1)]
-    return made
+        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high or 2**31 - 1), step=1)]
+    return descriptor

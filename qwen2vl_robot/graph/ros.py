@@ -1,6 +1,7 @@
-"""The rows of `graph.interface` → rclpy: topics, services, actions, tf2 and the node's clock.
+"""The topics, services and actions of `graph.interface` → rclpy, with tf2 and the node's clock.
 
-Transport only. Each row has a callback group of its own, so that a stop never queues behind an image.
+Transport only. Each subscription and service has a callback group of its own, so that a stop never queues behind an
+image.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
 import tf2_ros
-from rclpy.action import ActionClient, ActionServer
+from rclpy.action import ActionServer
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
@@ -27,10 +29,10 @@ from rclpy.time import Time
 
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import pose_from_transform
-from qwen2vl_robot.graph.ros_actions import RosActionClient, RosActionServer
-from qwen2vl_robot.graph.ros_log import RosHandler
+from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
+from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -54,7 +56,7 @@ class RosGraph:
     """A `graph.interface.Graph` over rclpy.
 
     Args:
-        node: a name, for a node and an executor of this object's own; or a node that somebody else spins.
+        node: a name, to make a node and spin it here; or a node that its owner spins.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class RosGraph:
         use_sim_time: bool = False,
     ) -> None:
         self._is_own = isinstance(node, str)
-        self._on_broken: Callable[[str], None] = lambda told: None
+        self._on_broken: Callable[[str], None] = lambda problem: None
         self._problems: dict[str, str] = {}
         self._entities: list[Callable[[], object]] = []
         self._tf: tf2_ros.Buffer | None = None
@@ -76,7 +78,8 @@ class RosGraph:
             self._node = Node(node, namespace=namespace, cli_args=remap_arguments(remap), parameter_overrides=overrides)
             self._executor = MultiThreadedExecutor(THREADS)
             self._executor.add_node(self._node)
-            self._thread = threading.Thread(target=spin, args=(self._executor,), name="rclpy", daemon=True)
+            spinning = (self._executor, partial(self._report, "rclpy"))
+            self._thread = threading.Thread(target=spin, args=spinning, name="rclpy", daemon=True)
             self._thread.start()
         else:
             self._node = node
@@ -84,31 +87,33 @@ class RosGraph:
 
     # ------------------------------------------------------------------------------------- time, messages
 
-    def message(self, type_name: str) -> type[rows.Message]:
-        """The class of a ROS type; "X_Goal", "X_Request" and the like are found inside X."""
+    def message(self, type_name: str) -> type[interface.Message]:
+        """Return the class of a ROS type; "X_Goal", "X_Request" and the like are attributes of X."""
         package, kind, name = type_name.split("/")
         module = importlib.import_module(f"{package}.{kind}")
         outer, _, inner = name.rpartition("_")
-        found: type[rows.Message] = getattr(module, name) if kind == "msg" else getattr(getattr(module, outer), inner)
-        return found
+        message_type: type[interface.Message] = (
+            getattr(module, name) if kind == "msg" else getattr(getattr(module, outer), inner)
+        )
+        return message_type
 
-    def serialize(self, message: rows.Message) -> bytes:
-        """A message as CDR."""
+    def serialize(self, message: interface.Message) -> bytes:
+        """Serialize a message as CDR."""
         return bytes(serialize_message(message))
 
     def resolve(self, name: str) -> str:
-        """Absolute name of a row."""
+        """Return the absolute name of a topic, service or action."""
         return str(self._node.resolve_topic_name(name))
 
     def now_ns(self) -> int:
-        """ROS time of the node's clock."""
+        """Return the ROS time of the node's clock, ns."""
         return int(self._node.get_clock().now().nanoseconds)
 
     def sleep(self, seconds: float) -> None:
         """Wait in ROS time.
 
         Raises:
-            ExecutionError: simulated time stopped.
+            ExecutionError: simulated time has stopped.
         """
         if not self._node.get_parameter("use_sim_time").value:
             time.sleep(seconds)
@@ -124,19 +129,19 @@ class RosGraph:
 
     # ------------------------------------------------------------------------------------ topics, services
 
-    def publisher(self, topic: rows.Topic) -> _Publisher:
-        """Offer a topic."""
+    def publisher(self, topic: interface.Topic) -> _Publisher:
+        """Publish on a topic."""
         events = PublisherEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
-        made = self._node.create_publisher(
+        publisher = self._node.create_publisher(
             self.message(topic.type), topic.name, _qos(topic.qos), event_callbacks=events
         )
-        self._entities.append(lambda: self._node.destroy_publisher(made))
-        return _Publisher(made)
+        self._entities.append(lambda: self._node.destroy_publisher(publisher))
+        return _Publisher(publisher)
 
-    def subscribe(self, topic: rows.Topic, callback: rows.Take) -> None:
-        """Have each message handed to `callback`."""
+    def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
+        """Call `callback` with each message."""
         events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
-        made = self._node.create_subscription(
+        subscription = self._node.create_subscription(
             self.message(topic.type),
             topic.name,
             self._guarded(topic.name, callback),
@@ -144,51 +149,51 @@ class RosGraph:
             callback_group=MutuallyExclusiveCallbackGroup(),
             event_callbacks=events,
         )
-        self._entities.append(lambda: self._node.destroy_subscription(made))
+        self._entities.append(lambda: self._node.destroy_subscription(subscription))
 
-    def serve(self, service: rows.Service, handler: rows.Answer) -> None:
-        """Answer a service: request → response."""
+    def serve(self, service: interface.Service, handler: interface.ServiceHandler) -> None:
+        """Serve a service: request → response."""
 
-        def answer(request: rows.Message, response: rows.Message) -> rows.Message:
+        def answer(request: interface.Message, response: interface.Message) -> interface.Message:
             return self._guarded(service.name, handler)(request) or response
 
-        made = self._node.create_service(
-            _interface(service.type), service.name, answer, callback_group=MutuallyExclusiveCallbackGroup()
+        server = self._node.create_service(
+            _rclpy_type(service.type), service.name, answer, callback_group=MutuallyExclusiveCallbackGroup()
         )
-        self._entities.append(lambda: self._node.destroy_service(made))
+        self._entities.append(lambda: self._node.destroy_service(server))
 
-    def publishers_of(self, topic: rows.Topic) -> int:
-        """How many publishers a topic has on the whole graph."""
+    def publishers_of(self, topic: interface.Topic) -> int:
+        """Count the publishers of a topic on the whole graph."""
         return int(self._node.count_publishers(self.resolve(topic.name)))
 
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
-        """`T_target_source` at a time (see `interface.Graph`)."""
+        """Look up `T_target_source` at a time (see `interface.Graph`)."""
         if self._tf is None:
             self._tf = tf2_ros.Buffer()
             listener = tf2_ros.TransformListener(self._tf, self._node, spin_thread=False)
             self._entities.append(listener.unregister)
         try:
-            found = self._tf.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
+            stamped = self._tf.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
         except tf2_ros.TransformException as error:
             raise ObservationError(
                 f"tf: {' '.join(str(error).split())[:_MAX_TEXT]}", reason=ObservationReason.NO_TRANSFORM
             ) from error
-        return pose_from_transform(found.transform)
+        return pose_from_transform(stamped.transform)
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
-        """Who is told when a callback raises (see `interface.Graph`)."""
+        """Set what is called when a callback raises (see `interface.Graph`)."""
         self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
-        """Mismatched QoS and broken callbacks."""
+        """List mismatched QoS and callbacks that raised, one line each."""
         return tuple(self._problems.values())
 
-    def log_handler(self) -> logging.Handler:
-        """See `interface.Graph`."""
-        return RosHandler(self._node.get_logger())
+    def log_handler(self, level: str) -> logging.Handler:
+        """Return a handler that logs to the node's logger (see `interface.Graph`)."""
+        return make_handler(self._node.get_logger(), level)
 
     def close(self) -> None:
-        """Leave the graph, and take down what this object made."""
+        """End the goals served here, leave the graph and destroy what this object made."""
         for destroy in reversed(self._entities):
             destroy()
         self._entities.clear()
@@ -199,48 +204,55 @@ class RosGraph:
 
     # --------------------------------------------------------------------------------------------- actions
 
-    def action_client(self, action: rows.Action) -> RosActionClient:
-        """Reach an action server."""
-        made = ActionClient(self._node, _interface(action.type), action.name, callback_group=ReentrantCallbackGroup())
-        self._entities.append(made.destroy)
-        return RosActionClient(made)
+    def action_client(self, action: interface.ActionInterface) -> RosActionClient:
+        """Make a client of an action."""
+        group = ReentrantCallbackGroup()
+        client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
+        self._entities.append(client.destroy)
+        return RosActionClient(client, partial(self._guarded, action.name))
 
     def serve_action(
         self,
-        action: rows.Action,
-        accept: rows.Accept,
-        cancel: rows.Cancel,
+        action: interface.ActionInterface,
+        accept: interface.AcceptGoal,
+        cancel: interface.CancelGoal,
     ) -> None:
         """Serve an action (see `interface.Graph`)."""
-        server = RosActionServer(accept, cancel)
-        made = ActionServer(
+        action_type = _rclpy_type(action.type)
+        guarded = self._guarded(action.name, accept), self._guarded(action.name, cancel)
+        callbacks = RosActionServer(*guarded, self.message(f"{action.type}_Result"))
+        server = ActionServer(
             self._node,
-            _interface(action.type),
+            action_type,
             action.name,
-            server.execute,
-            goal_callback=server.on_goal,
-            handle_accepted_callback=server.on_accepted,
-            cancel_callback=server.on_cancel,
+            callbacks.execute,
+            goal_callback=callbacks.on_goal,
+            handle_accepted_callback=callbacks.on_accepted,
+            cancel_callback=callbacks.on_cancel,
             callback_group=ReentrantCallbackGroup(),
         )
-        self._entities.append(made.destroy)
+        self._entities += [server.destroy, callbacks.close]  # closed first: destroying makes its goals unreachable
 
-    def _guarded(self, name: str, callback: Callable[[rows.Message], T]) -> Callable[[rows.Message], T | None]:
-        """The callback; what it raises is reported, so that the executor goes on."""
+    def _guarded(self, name: str, callback: Callable[..., T]) -> Callable[..., T | None]:
+        """Wrap a callback: what it raises is reported, and then it returns None."""
 
-        def guarded(message: rows.Message) -> T | None:
+        def guarded(*arguments: object) -> T | None:
             try:
-                return callback(message)
+                return callback(*arguments)
             except Exception as error:  # noqa: BLE001 - the top of a callback
-                told = f"{name}: {type(error).__name__}: {error}"
-                self._problems[name] = told
-                self._on_broken(told)
+                self._report(name, error)
                 return None
 
         return guarded
 
+    def _report(self, name: str, error: Exception) -> None:
+        problem = f"{name}: {type(error).__name__}: {error}"
+        self._problems[name] = problem
+        with contextlib.suppress(Exception):  # one that raises must not end the executor, which carries stops
+            self._on_broken(problem)
+
     def _note_qos(self, name: str) -> None:
-        self._problems[f"{name} qos"] = f"{name}: another node's QoS does not fit"
+        self._problems[f"{name} qos"] = f"{name}: another node's QoS does not match"
 
 
 class _Publisher:
@@ -249,41 +261,48 @@ class _Publisher:
     def __init__(self, publisher: RclpyPublisher) -> None:
         self._publisher = publisher
 
-    def publish(self, message: rows.Message) -> None:
-        """Send."""
+    def publish(self, message: interface.Message) -> None:
+        """Send a message."""
         self._publisher.publish(message)
 
     def listeners(self) -> int:
-        """How many subscriptions match."""
+        """Count the matching subscriptions."""
         return int(self._publisher.get_subscription_count())
 
 
 def start_rclpy() -> None:
-    """Start rclpy once; signals stay ours, so that an arm is halted before the graph is left."""
+    """Start rclpy once, without its signal handlers: the arm is halted before the node leaves the graph."""
     if not rclpy.ok():
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
 
 
-def spin(executor: MultiThreadedExecutor) -> None:
-    """Serve callbacks until rclpy is shut down."""
-    with contextlib.suppress(ExternalShutdownException):
-        executor.spin()
+def spin(executor: MultiThreadedExecutor, report: Callable[[Exception], None]) -> None:
+    """Run callbacks until rclpy or the executor shuts down; what rclpy raises is reported, and stops still come."""
+    while True:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+        except Exception as error:  # noqa: BLE001 - the top of a thread
+            report(error)
+        else:
+            return
 
 
 def remap_arguments(remap: Mapping[str, str] | None) -> list[str]:
-    """Remapping rules as a node's command line."""
+    """Turn remapping rules into command-line arguments of a node."""
     rules = [part for left, right in (remap or {}).items() for part in ("-r", f"{left}:={right}")]
     return ["--ros-args", *rules] if rules else []
 
 
-def _interface(name: str) -> type:
-    """The class of a service or an action."""
+def _rclpy_type(name: str) -> type:
+    """Return the class of a service or an action."""
     package, kind, short = name.split("/")
-    found: type = getattr(importlib.import_module(f"{package}.{kind}"), short)
-    return found
+    rclpy_type: type = getattr(importlib.import_module(f"{package}.{kind}"), short)
+    return rclpy_type
 
 
-def _qos(qos: rows.Qos) -> QoSProfile:
+def _qos(qos: interface.Qos) -> QoSProfile:
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=qos.depth,

@@ -1,15 +1,15 @@
-"""Log records → a ROS node's logger, and by it /rosout."""
+"""Log records → a ROS node's logger, and through it /rosout."""
 
 from __future__ import annotations
 
 import logging
 from typing import Protocol
 
-from qwen2vl_robot.log import one_line
+from qwen2vl_robot.log import LEVELS, one_line
 
 
 class RosLogger(Protocol):
-    """What `rclpy.node.Node.get_logger` returns, as far as it is used."""
+    """The part of what `rclpy.node.Node.get_logger` returns that we use."""
 
     def debug(self, message: str) -> bool: ...
 
@@ -21,9 +21,21 @@ class RosLogger(Protocol):
 
     def fatal(self, message: str) -> bool: ...
 
+    def set_level(self, level: int) -> None: ...
+
+
+def make_handler(logger: RosLogger, level: str) -> RosHandler:
+    """Make a handler whose logger lets records of this level and above pass.
+
+    Args:
+        level: one of `log.LEVELS`, which have the same numbers in ROS.
+    """
+    logger.set_level(LEVELS[level])
+    return RosHandler(logger)
+
 
 class RosHandler(logging.Handler):
-    """Passes records on to a ROS logger, the module's name before the message."""
+    """Passes records to a ROS logger; the module's name precedes the message."""
 
     def __init__(self, logger: RosLogger) -> None:
         super().__init__()
@@ -32,7 +44,7 @@ class RosHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record.
 
-        rclpy ties a severity to the line that logs, and refuses another one from there: so each has a line of its own.
+        rclpy ties a severity to the calling line and rejects another one from there, so each severity has its own line.
         """
         text = f"{record.name.removeprefix('qwen2vl_robot.')}: {one_line(record)}"
         if record.levelno >= logging.CRITICAL:

@@ -12,7 +12,7 @@ TRANSPORTS = ("auto", "dds", "ros")
 
 
 def has_rclpy() -> bool:
-    """Whether ROS 2's Python client is installed where this interpreter looks."""
+    """Return whether this interpreter finds rclpy, ROS 2's Python client."""
     return importlib.util.find_spec("rclpy") is not None
 
 
@@ -20,12 +20,12 @@ def check_transport(transport: str) -> None:
     """Check a transport's name before anything is started.
 
     Raises:
-        BadInputError: no such transport, or what it needs is not installed.
+        BadInputError: the transport is unknown, or rclpy is needed and not installed.
     """
     if transport not in TRANSPORTS:
-        raise BadInputError(f"--graph {transport}: unknown; there are: {', '.join(TRANSPORTS)}")
+        raise BadInputError(f"--graph {transport}: unknown; allowed: {', '.join(TRANSPORTS)}")
     if transport == "ros" and not has_rclpy():
-        raise BadInputError("--graph ros: rclpy is not installed; source a ROS 2 setup file, or take --graph dds")
+        raise BadInputError("--graph ros: rclpy is not installed; source a ROS 2 setup file, or use --graph dds")
 
 
 def open_graph(
@@ -36,10 +36,13 @@ def open_graph(
     remap: Mapping[str, str] | None = None,
     use_sim_time: bool = False,
 ) -> Graph:
-    """Join the graph as a node; "auto" takes rclpy where it is installed.
+    """Join the graph as a node; "auto" uses rclpy where it is installed.
+
+    Args:
+        remap: "from" → "to".
 
     Raises:
-        BadInputError: no such transport, or what it needs is not installed.
+        BadInputError: the transport is unknown, rclpy is needed and not installed, or a name cannot be used.
     """
     check_transport(transport)
     if transport == "ros" or (transport == "auto" and has_rclpy()):

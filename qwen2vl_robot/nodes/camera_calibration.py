@@ -1,6 +1,6 @@
 """Pictures of a ChArUco board with the arm's poses → `T_base_camera`, with its residual, as YAML.
 
-The board is on the flange (the camera stands beside the robot and sees it move), or on the table at a known pose.
+The board is mounted on the flange (a fixed camera beside the robot sees it move), or lies on the table at a known pose.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qwen2vl_robot.resources import resolve
 
 MIN_VIEWS = 4
 _MIN_CORNERS = 6
-_MIN_TURN_RAD = 0.2  # between the views; without turning the problem has no single answer
+_MIN_TURN_RAD = 0.2  # between two of the views; without rotation the solution is not unique
 _METHODS = {
     "park": cv2.CALIB_HAND_EYE_PARK,
     "horaud": cv2.CALIB_HAND_EYE_HORAUD,
@@ -34,7 +34,7 @@ _METHODS = {
 
 
 class BoardSpec(Strict):
-    """A printed ChArUco board, dictionary DICT_5X5_100."""
+    """A printed ChArUco board of dictionary DICT_5X5_100; sides of squares and markers in metres."""
 
     squares_x: int = Field(ge=3, le=20)
     squares_y: int = Field(ge=3, le=20)
@@ -42,18 +42,25 @@ class BoardSpec(Strict):
     marker_m: float = Field(gt=0.0, le=0.5)
 
     def board(self) -> Any:
-        """OpenCV's board; its annotations refuse what its own detector finds."""
+        """Return OpenCV's board (`Any`: OpenCV's annotations do not fit what its detector returns).
+
+        Raises:
+            BadInputError: the markers are not smaller than the squares.
+        """
         if self.marker_m >= self.square_m:
             raise BadInputError(f"marker_m {self.marker_m} must be below square_m {self.square_m}")
         dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)
         return cv2.aruco.CharucoBoard((self.squares_x, self.squares_y), self.square_m, self.marker_m, dictionary)
 
 
-class Calibration(Strict):
-    """The file that `qwen2vl-robot calibrate` writes and the node's parameter `calibration` reads.
+class CameraCalibration(Strict):
+    """The file that `qwen2vl-robot calibrate` writes and the node's parameter `calibrations` names.
 
     Attributes:
-        residual_m, residual_deg: how far the views contradict the answer, root mean square.
+        position_m, quat_xyzw: the camera's optical frame in `base_frame`.
+        residual_m, residual_deg: root mean square of the views' deviation from the solution.
+        views: number of pictures that show the board.
+        method: the hand-eye solver, or "table".
     """
 
     base_frame: str
@@ -66,15 +73,15 @@ class Calibration(Strict):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """One picture (h, w, 3) with the pose of the flange (or tool) in the base frame, (4, 4)."""
+class BoardView:
+    """One picture (h, w, 3) and the pose (4, 4) of the flange (or tool) in the base frame."""
 
     rgb: npt.NDArray[np.uint8]
     T_base_flange: Array
 
 
 def find_board(rgb: npt.NDArray[np.uint8], spec: BoardSpec, k: Intrinsics) -> Array | None:
-    """`T_camera_board` (4, 4) of the board in a picture (h, w, 3), None when too little of it is seen."""
+    """Find `T_camera_board` (4, 4) in a picture (h, w, 3); None if fewer than 6 corners are seen or no pose fits."""
     grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
     board = spec.board()
     corners, ids, _, _ = cv2.aruco.CharucoDetector(board).detectBoard(grey)
@@ -88,11 +95,11 @@ def find_board(rgb: npt.NDArray[np.uint8], spec: BoardSpec, k: Intrinsics) -> Ar
     return make_pose(t_m[:, 0], cv2.Rodrigues(rotvec)[0])
 
 
-def solve_flange(views: Sequence[View], spec: BoardSpec, k: Intrinsics, base_frame: str) -> Calibration:
-    """Board on the flange, camera beside the robot: the solver whose answer the views contradict least.
+def solve_flange(views: Sequence[BoardView], spec: BoardSpec, k: Intrinsics, base_frame: str) -> CameraCalibration:
+    """Calibrate with the board on the flange and a fixed camera; the solver with the smallest residual wins.
 
     Raises:
-        BadInputError: too few views show the board, or the arm hardly turned between them.
+        BadInputError: too few views show the board, the flange rotated too little, or no solver has a solution.
     """
     seen = [(v.T_base_flange, T) for v in views if (T := find_board(v.rgb, spec, k)) is not None]
     if len(seen) < MIN_VIEWS:
@@ -100,30 +107,30 @@ def solve_flange(views: Sequence[View], spec: BoardSpec, k: Intrinsics, base_fra
     turn_rad = max(_angle(invert(a) @ b) for a, _ in seen for b, _ in seen)
     if turn_rad < _MIN_TURN_RAD:
         raise BadInputError(f"the flange turned by {turn_rad:.2f} rad at most; at least {_MIN_TURN_RAD} rad are needed")
-    answers = []
+    solutions = []
     for name, method in _METHODS.items():
-        # OpenCV solves for a camera on the gripper; with the arm's poses inverted it solves for one beside the robot.
-        moved = [invert(T) for T, _ in seen]
+        # OpenCV solves for a camera on the gripper; with the arm's poses inverted it solves for a fixed camera.
+        inverted = [invert(T) for T, _ in seen]
         R, t_m = cv2.calibrateHandEye(
-            [T[:3, :3] for T in moved],
-            [T[:3, 3] for T in moved],
+            [T[:3, :3] for T in inverted],
+            [T[:3, 3] for T in inverted],
             [T[:3, :3] for _, T in seen],
             [T[:3, 3] for _, T in seen],
             method=method,
         )
         if np.isfinite(R).all() and np.isfinite(t_m).all():
             T_base_camera = make_pose(t_m[:, 0], R)
-            answers.append((*_residual(seen, T_base_camera), name, T_base_camera))
-    if not answers:
-        raise BadInputError("no solver found an answer; take views that differ more")
-    residual_m, residual_rad, name, T_base_camera = min(answers, key=lambda a: a[0])
+            solutions.append((*_residual(seen, T_base_camera), name, T_base_camera))
+    if not solutions:
+        raise BadInputError("no solver found a solution; take views that differ more")
+    residual_m, residual_rad, name, T_base_camera = min(solutions, key=lambda s: s[0])
     return _calibration(base_frame, T_base_camera, residual_m, residual_rad, len(seen), name)
 
 
 def solve_table(
     pictures: Sequence[npt.NDArray[np.uint8]], T_base_board: Array, spec: BoardSpec, k: Intrinsics, base_frame: str
-) -> Calibration:
-    """Board at a known pose on the table: the mean over the pictures.
+) -> CameraCalibration:
+    """Calibrate with the board at a known pose on the table: the mean over the pictures.
 
     Raises:
         BadInputError: no picture shows the board.
@@ -139,7 +146,7 @@ def solve_table(
 
 
 class _ViewSpec(Strict):
-    """One picture of views.yaml; `flange_*` is the arm's pose (base to flange) when it was taken."""
+    """One picture of views.yaml; `flange_*` is the flange's pose in the base frame when it was taken."""
 
     image: str
     flange_position_m: tuple[float, float, float] | None = None
@@ -161,7 +168,7 @@ class _PoseSpec(Strict):
 
 
 class ViewsSpec(Strict):
-    """views.yaml: the board, the camera, the pictures; `table_board` where the board lies on the table."""
+    """views.yaml: the board, the camera, the pictures; `table_board`: the board's pose if it lies on the table."""
 
     base_frame: str
     board: BoardSpec
@@ -170,11 +177,11 @@ class ViewsSpec(Strict):
     table_board: _PoseSpec | None = None
 
 
-def calibrate_folder(folder: Path) -> Calibration:
-    """Calibrate from views.yaml and the pictures beside it.
+def calibrate_folder(folder: Path) -> CameraCalibration:
+    """Calibrate from a folder with views.yaml and its pictures.
 
     Raises:
-        BadInputError: a file or a number cannot be used, or the views do not suffice.
+        BadInputError: a file or a number cannot be used, or the views are not sufficient.
     """
     spec = load_yaml(folder / "views.yaml", ViewsSpec)
     k = Intrinsics(**spec.camera.model_dump())
@@ -186,7 +193,7 @@ def calibrate_folder(folder: Path) -> Calibration:
     for rgb, view in zip(pictures, spec.views, strict=True):
         if view.flange_position_m is None or view.flange_quat_xyzw is None:
             raise BadInputError(f"{view.image}: flange_position_m and flange_quat_xyzw are needed without table_board")
-        views.append(View(rgb, _pose(view.flange_position_m, view.flange_quat_xyzw, view.image)))
+        views.append(BoardView(rgb, _pose(view.flange_position_m, view.flange_quat_xyzw, view.image)))
     return solve_flange(views, spec.board, k, spec.base_frame)
 
 
@@ -208,29 +215,29 @@ def _pose(position_m: Sequence[float], quat_xyzw: Sequence[float], what: str) ->
         raise BadInputError(f"{what}: {error}") from error
 
 
-def write_calibration(path: Path, found: Calibration) -> None:
-    """Write the YAML file."""
+def write_calibration(path: Path, calibration: CameraCalibration) -> None:
+    """Write a calibration file and the folders above it."""
     text = "# Where the camera is in the robot's base frame; made by `qwen2vl-robot calibrate`.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    path.write_text(text + yaml.safe_dump(calibration.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
 def load_calibration(name: str) -> Array:
-    """`T_base_camera` (4, 4) of a calibration file.
+    """Load `T_base_camera` (4, 4) from a calibration file.
 
     Raises:
-        BadInputError: the file or a number of it cannot be used.
+        BadInputError: the file or a number in it cannot be used.
     """
-    found = load_yaml(resolve(name), Calibration)
-    return read_only(_pose(found.position_m, found.quat_xyzw, name), (4, 4))
+    calibration = load_yaml(resolve(name), CameraCalibration)
+    return read_only(_pose(calibration.position_m, calibration.quat_xyzw, name), (4, 4))
 
 
 def _calibration(
     base_frame: str, T: Array, residual_m: float, residual_rad: float, views: int, method: str
-) -> Calibration:
+) -> CameraCalibration:
     x, y, z = (float(v) for v in T[:3, 3])
     qx, qy, qz, qw = (float(v) for v in quat_from_rotation(T[:3, :3]))
-    return Calibration(
+    return CameraCalibration(
         base_frame=base_frame,
         position_m=(x, y, z),
         quat_xyzw=(qx, qy, qz, qw),
@@ -242,7 +249,7 @@ def _calibration(
 
 
 def _residual(seen: Sequence[tuple[Array, Array]], T_base_camera: Array) -> tuple[float, float]:
-    """The board must sit at one place of the flange; how far the views say otherwise (m, rad)."""
+    """Return how far the board's pose on the flange, which is fixed, varies between the views (RMS; m, rad)."""
     places = [invert(T_base_flange) @ T_base_camera @ T_camera_board for T_base_flange, T_camera_board in seen]
     off = [invert(_mean(places)) @ T for T in places]
     metres = float(np.sqrt(np.mean([np.sum(T[:3, 3] ** 2) for T in off])))

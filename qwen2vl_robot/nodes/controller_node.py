@@ -1,6 +1,6 @@
-"""The controller on the ROS 2 graph: instructions come in, a stop is obeyed at once, everything done is published.
+"""The controller on the ROS 2 graph: takes instructions, obeys a stop at once, publishes what it does.
 
-The chain of `controller.py` runs on the thread that calls `spin`; planning and rehearsal have processes of their own,
+The flow of `controller.py` runs on the thread that calls `spin`; planning and rehearsal have processes of their own,
 so the threads that answer a stop never wait for torch or Bullet.
 """
 
@@ -21,9 +21,9 @@ from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.config import RobotProfile, load_robot, robot_file
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.description import check_description, take_live, wants_live
-from qwen2vl_robot.errors import BadInputError, RobotError
+from qwen2vl_robot.errors import BadInputError, ObservationError, RobotError
 from qwen2vl_robot.gate import GateLimits
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Rehearsed, TaskReport
 from qwen2vl_robot.nodes.camera_calibration import load_calibration
@@ -35,94 +35,105 @@ from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
-from qwen2vl_robot.reasons import AbortReason
+from qwen2vl_robot.reading import stop_word
+from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _log = logging.getLogger(__name__)
-# A thread that wants to answer a stop waits at most this long for one that computes.
+# A thread that answers a stop waits about this long for the interpreter lock of one that computes.
 _SWITCH_INTERVAL_S = 0.0005
 _MAX_TEXT = 300
 _MAX_DIGEST = 128
+_MAX_STOP_TEXT = 60  # of a sentence that begins with a stop word, as a stop's reason
 _DESCRIPTION_S = 15.0
-_VERDICT_AGE_S = 30.0  # besides the time that a person may take
+_VERDICT_AGE_S = 30.0  # plus the time that a person may take to approve
 
 
-def _load_robot(name: str, graph: rows.Graph) -> RobotProfile:
-    """The robot file; one whose `urdf` is robot_description waits for the robot to describe itself."""
-    came = threading.Event()
+def _load_robot(name: str, graph: interface.Graph) -> RobotProfile:
+    """Load the robot file; where its `urdf` is robot_description, wait for that topic first.
+
+    Raises:
+        BadInputError: the file cannot be used, or no robot_description came.
+    """
+    has_come = threading.Event()
     descriptions: list[str] = []
 
     def take(message: Any) -> None:
         descriptions.append(message.data)
-        came.set()
+        has_come.set()
 
     if wants_live(robot_file(name)):
-        graph.subscribe(rows.ROBOT_DESCRIPTION, take)
-        if not came.wait(_DESCRIPTION_S):
-            raise BadInputError(f"{name}: no robot_description came in {_DESCRIPTION_S:g} s; it is this robot's urdf")
+        graph.subscribe(interface.ROBOT_DESCRIPTION, take)
+        if not has_come.wait(_DESCRIPTION_S):
+            raise BadInputError(
+                f"{name}: its urdf is robot_description, and none came in {_DESCRIPTION_S:g} s; "
+                "is robot_state_publisher running?"
+            )
         take_live(descriptions[-1])
     return load_robot(name)
 
 
+def _camera_settings(base_frame: str, prefix: str, calibration: str, settings: Settings) -> CameraSettings:
+    return CameraSettings(
+        base_frame,
+        prefix,
+        is_compressed=settings.compressed,
+        T_base_camera=load_calibration(calibration) if calibration else None,
+        timeout_s=settings.frame_timeout_s,
+        max_apart_s=settings.max_apart_s,
+        clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
+    )
+
+
 class ControllerNode:
-    """One controller on the graph: `configure` loads, `activate` listens, `spin` works, `close` ends.
+    """A controller on the graph: `configure` loads, `activate` takes instructions, `spin` carries them out.
 
     Raises:
-        BadInputError: robot, calibration or checkpoint cannot be used; the text says what is missing.
+        BadInputError: the robot file or a calibration cannot be used.
     """
 
-    def __init__(self, graph: rows.Graph, settings: Settings) -> None:
+    def __init__(self, graph: interface.Graph, settings: Settings) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = _load_robot(settings.robot, graph)
-        self._tasks: queue.Queue[Instruction | None] = queue.Queue(maxsize=1)
+        self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
         self._lock = threading.RLock()
-        self._has_description, self._described = False, ""
+        self._has_description, self._mismatch = False, ""
         self._controller: Controller | None = None
-        self._status_publisher = graph.publisher(rows.STATUS)
+        self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt()
         self.approver = AskingApprover(
             self.halt, settings.approval, on_question=self._on_question, timeout_s=settings.approval_timeout_s
         )
         self.status = Status(self.halt, self.approver, self._publish_status)
         self.health = Health(graph, facts=self._facts)
-        self.arm = GraphArm(graph, self._profile, self.health)
-        poses = zip_longest(settings.cameras, settings.calibrations, fillvalue="")
-        self.camera = GraphCameras({prefix: self._make_camera(prefix, calibration) for prefix, calibration in poses})
+        self.arm = GraphArm(graph, self._profile, self.health, why_halted=self._why_halted)
+        cameras = [
+            _camera_settings(self._profile.base_link, prefix, calibration, settings)
+            for prefix, calibration in zip_longest(settings.cameras, settings.calibrations, fillvalue="")
+        ]
+        self.camera = GraphCameras({c.prefix: GraphCamera(graph, c, self._why_halted) for c in cameras})
         self.display = Display(graph, self._profile, self.status, self.health, lambda: self.camera.frame_id)
         self.planner = PlannerProcess(settings.model or SHIPPED_MODEL)
         self.rehearsal = RehearsalProcess(
             self._profile, budget_s=settings.rehearsal_budget_s, interpreter=settings.worker_python or None
         )
-        self._listen()
         graph.on_broken(self._on_broken)
+        self._listen()
         self.health.start()
-
-    def _make_camera(self, prefix: str, calibration: str) -> GraphCamera:
-        settings = self._settings
-        camera = CameraSettings(
-            self._profile.base_link,
-            prefix,
-            is_compressed=settings.compressed,
-            T_base_camera=load_calibration(calibration) if calibration else None,
-            timeout_s=settings.frame_timeout_s,
-            max_apart_s=settings.max_apart_s,
-            clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
-        )
-        return GraphCamera(self._graph, camera, self._why_halted)
 
     # ------------------------------------------------------------------------------------------ life cycle
 
     def configure(self) -> None:
-        """Load the checkpoint and start the twin.
+        """Load the planner's checkpoint and start the twin.
 
         Raises:
-            RobotError: one of them does not come up.
+            RobotError: one of them cannot be started.
         """
         with ThreadPoolExecutor(1) as threads:  # both load for seconds
-            warming = threads.submit(self.rehearsal.start)
+            twin = threads.submit(self.rehearsal.start)
             self.planner.start()
-            warming.result()
+            twin.result()
         ports = Ports(self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver, (self.display,))
         limits = GateLimits(
             max_state_age_s=self._settings.max_state_age_s,
@@ -133,81 +144,81 @@ class ControllerNode:
         _log.info("configured: robot %s, approval %s", self._profile.name, self._settings.approval.value)
 
     def activate(self) -> None:
-        """Take instructions from now on."""
+        """Start to take instructions."""
         self.status.activated(True)
         _log.info("active: instructions are taken")
 
     def deactivate(self) -> None:
-        """Halt the arm and take no instructions."""
-        with self._lock:  # an instruction is accepted before this, and then cancelled, or it is refused
-            self.status.activated(False)
-            self.halt.cancel("the node was deactivated")
-        self.arm.stop()
+        """Cancel the current task, halt the arm and take no more instructions."""
+        self._give_up("the node was deactivated")
         self.status.publish()
         _log.info("inactive: no instructions are taken")
 
     def spin(self) -> None:
-        """Carry out instructions until `close`."""
+        """Carry out instructions until `end_spin` or `close`."""
         while (instruction := self._tasks.get()) is not None:
             self._carry_out(instruction)
 
     def close(self) -> None:
-        """Halt the arm and end the workers."""
-        self.halt.stop("shutdown")
-        self.arm.stop()
+        """Halt the arm and end the workers; a stop that comes meanwhile stays in `stopped_by`."""
         self.end_spin()
         self.health.close()
         self.planner.close()
         self.rehearsal.close()
 
     def end_spin(self) -> None:
-        """Halt the arm, give up the task at hand and have `spin` return."""
-        self.halt.cancel("shutdown")
+        """Halt the arm, cancel the current task, take no instructions, and have `spin` return."""
+        self._give_up("shutdown")
+        self._tasks.put(None)
+
+    def _give_up(self, reason: str) -> None:
+        """Cancel the current task, take no further one, and halt the arm."""
+        with self._lock:  # an instruction is accepted before this, and then cancelled, or it is refused
+            self.halt.cancel(reason)
+            self.status.activated(False)
         self.arm.stop()
-        try:
-            self._tasks.put_nowait(None)
-        except queue.Full:
-            self._tasks.get_nowait()
-            self._tasks.put_nowait(None)
 
     def _carry_out(self, instruction: Instruction) -> None:
-        """One task; the top of the chain, where whatever broke halts the arm and is reported."""
+        """Carry out one task; the top of the flow, where every exception halts the arm and is reported."""
         try:
             if self._controller is None:
                 with self.halt.task():
                     raise RobotError("the node is not configured")
             report = self._controller.run(instruction)
             self.health.fine("task")
-        except Exception as error:  # noqa: BLE001 - the top of the chain
+        except Exception as error:  # noqa: BLE001 - the top of the flow
             self.arm.stop()
-            text = str(error) if isinstance(error, RobotError) else f"{type(error).__name__}: {error}"
-            self.health.error("task", text)
-            outcome = Outcome(OutcomeKind.ABORTED, (Cause(AbortReason.BROKEN, text),))
+            outcome = _outcome_of(error, self.halt)
+            if outcome.kind is OutcomeKind.ABORTED:
+                self.health.error("task", outcome.reasons[0])
             report = TaskReport(instruction, outcome, (), (), {})
-        self.status.ended(task_outcome(report))
+        try:
+            self.status.ended(task_outcome(report))
+        except Exception as error:  # noqa: BLE001 - the top of the flow
+            self._on_broken(f"the end of a task could not be reported: {error}")
 
     # -------------------------------------------------------------------------------------------- inputs
 
     def _listen(self) -> None:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
-        graph.subscribe(rows.STOP, self._on_stop)
+        graph.subscribe(interface.STOP, self._on_stop)
         for topic, source in (
-            (rows.INSTRUCTION, InstructionSource.TEXT),
-            (rows.VOICE_INSTRUCTION, InstructionSource.VOICE),
+            (interface.INSTRUCTION, InstructionSource.TEXT),
+            (interface.VOICE_INSTRUCTION, InstructionSource.VOICE),
         ):
-            graph.subscribe(topic, partial(self._on_text, source))
-        graph.subscribe(rows.APPROVE, lambda message: self._on_approve(message.data))
-        graph.subscribe(rows.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
+            graph.subscribe(topic, partial(self._on_instruction, source))
+        graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
+        graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
 
         def answer(call: Callable[[], str]) -> Callable[[Any], Any]:
             return lambda request: trigger(success=True, message=call())
 
-        graph.serve(rows.STOP_NOW, answer(lambda: self.stop("service ~/stop")))
-        graph.serve(rows.RESET, answer(self.reset))
-        graph.serve(rows.CANCEL, answer(self.cancel))
+        graph.serve(interface.STOP_NOW, answer(lambda: self.stop("service ~/stop")))
+        graph.serve(interface.RESET, answer(self.reset))
+        graph.serve(interface.CANCEL, answer(self.cancel))
 
     def stop(self, reason: str) -> str:
-        """Latch a stop and halt the arm; the halt is on the wire when this returns."""
+        """Latch a stop and halt the arm; the halt is sent when this returns."""
         self.halt.stop(reason)
         self.arm.stop()
         self.status.publish()
@@ -215,19 +226,21 @@ class ControllerNode:
         return "stopped; release it with ~/reset"
 
     def stopped_by(self) -> str | None:
-        """Why a stop is latched, None when none is."""
+        """Return why a stop is latched, None when none is."""
         return self.halt.stopped_by()
 
     def reset(self) -> str:
-        """Release a stop."""
-        was_stopped = self.halt.stopped_by() is not None
+        """Release a stop; a task under way is cancelled."""
+        was_stopped, had_task = self.halt.stopped_by() is not None, self.halt.has_task
         self.halt.reset()
         self.status.publish()
-        _log.info("reset: %s", "released" if was_stopped else "there was no stop")
-        return "released" if was_stopped else "there was no stop"
+        nothing = "there was no stop; the task is cancelled" if had_task else "there was no stop"
+        answer = "released" if was_stopped else nothing
+        _log.info("reset: %s", answer)
+        return answer
 
     def cancel(self) -> str:
-        """Give up the task that is accepted or under way."""
+        """Cancel the current task, accepted or under way, and halt the arm."""
         if not self.halt.cancel("cancelled by ~/cancel"):
             return "there is no task"
         self.arm.stop()
@@ -240,44 +253,51 @@ class ControllerNode:
         return None if cause is None else cause.text
 
     def _on_broken(self, text: str) -> None:
-        """A callback raised: what it would have done is unknown, so nothing moves until a person has looked."""
+        """Stop after a callback raised: its effect is unknown, so a person has to look first."""
         self.health.error("callback", text)
         self.stop(f"a callback failed: {text[:_MAX_TEXT]}")
 
     def _on_stop(self, message: Any) -> None:
-        """True stops; false does nothing, because only ~/reset releases."""
+        """Stop on true; false does nothing, because only ~/reset releases a stop."""
         if message.data:
             self.stop("topic stop")
 
-    def _on_text(self, source: InstructionSource, message: Any) -> None:
-        self._on_instruction(message.data, source)
-
-    def _on_instruction(self, text: str, source: InstructionSource) -> None:
-        """Accept a task, or say why not; from here on it exists, and can be cancelled."""
+    def _on_instruction(self, source: InstructionSource, message: Any) -> None:
+        """Accept an instruction as the next task, which can be cancelled from then on, or refuse it."""
+        if stop_word(message.data):
+            self.stop(f"{source.value} instruction {message.data[:_MAX_STOP_TEXT]!r}")
+            return
         try:
-            instruction = Instruction(text, source)
+            instruction = Instruction(message.data, source)
         except BadInputError as error:
             self._refuse(str(error))
             return
         with self._lock:
             reason = self._not_now()
             if reason is None:
-                self.halt.begin_task()
-                self.status.began(instruction)
-                self._tasks.put_nowait(instruction)
+                self._accept(instruction)
         if reason is not None:
             self._refuse(f"not taken: {reason}")
+
+    def _accept(self, instruction: Instruction) -> None:
+        self.halt.begin_task()
+        try:
+            self.status.began(instruction)
+        except BaseException:
+            self.halt.end_task()  # nobody will carry it out
+            raise
+        self._tasks.put(instruction)
 
     def _not_now(self) -> str | None:
         if not self.status.is_active:
             return "the node is not active"
         if self.halt.stopped_by() is not None:
             return "stopped; release it with ~/reset"
-        if self.halt.has_task or self._tasks.full():
-            return "another task is under way; ~/cancel gives it up"
+        if self.halt.has_task:
+            return "another task is under way; ~/cancel ends it"
         if self._settings.needs_description and not self._has_description:
-            return "no robot_description came yet"
-        return self._described or None
+            return "no robot_description has come yet"
+        return self._mismatch or None
 
     def _refuse(self, reason: str) -> None:
         self.health.warn("instruction", reason)
@@ -294,16 +314,16 @@ class ControllerNode:
         self.display.on_question(step, asks)
 
     def _on_description(self, urdf: str) -> None:
-        """Compare what the robot says of itself with its file; a difference means no motion."""
-        self._has_description = True
+        """Compare the robot_description with the robot file; while they differ no instruction is taken."""
         try:
             check_description(urdf, self._profile)
         except BadInputError as error:
-            self._described = f"robot_description: {error}"
+            self._mismatch = f"robot_description: {error}"
             self.health.error("robot_description", str(error))
         else:
-            self._described = ""
+            self._mismatch = ""
             self.health.fine("robot_description")
+        self._has_description = True  # last: no instruction may come between arrival and comparison
 
     # ------------------------------------------------------------------------------------------ publishing
 
@@ -314,3 +334,13 @@ class ControllerNode:
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}
         return {"state": self.status.state(), "robot": self._profile.name, **counts}
+
+
+def _outcome_of(error: Exception, halt: Halt) -> Outcome:
+    """Return the outcome of a task that an exception ended: refused by a stop or a cancel, else broken."""
+    if isinstance(error, ObservationError) and error.reason is ObservationReason.HALTED:
+        is_stopped = halt.stopped_by() is not None
+        reason = RefusalReason.STOPPED if is_stopped else RefusalReason.CANCELLED
+        return Outcome(OutcomeKind.REFUSED, (Cause(reason, str(error)),))
+    text = str(error) if isinstance(error, RobotError) else f"{type(error).__name__}: {error}"
+    return Outcome(OutcomeKind.ABORTED, (Cause(AbortReason.BROKEN, text),))

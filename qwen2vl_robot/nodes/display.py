@@ -1,4 +1,4 @@
-"""Each step of the flow → what people and tools see of it on the graph: plan, verdict, markers, detections, picture."""
+"""Each step of the flow → its display on the graph: plan, verdict, markers, detections, annotated picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from qwen2vl_robot import film
 from qwen2vl_robot.config import RobotProfile, Strict
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import image_from_rgb
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord
@@ -19,15 +19,15 @@ from qwen2vl_robot.nodes.status import Status
 
 
 class Display:
-    """A `ports.Listener` that publishes what it hears of, and keeps the status up to date.
+    """A `ports.Listener` that publishes plans, verdicts and pictures, and updates the status.
 
     Args:
-        camera_frame: tf frame of the last picture.
+        camera_frame: returns the tf frame of the latest picture.
     """
 
     def __init__(
         self,
-        graph: rows.Graph,
+        graph: interface.Graph,
         profile: RobotProfile,
         status: Status,
         health: Health,
@@ -37,47 +37,52 @@ class Display:
         self._status, self._health, self._camera_frame = status, health, camera_frame
         self._kinematics = Kinematics(profile)
         self._scene: Scene | None = None
-        topics = (rows.PLAN, rows.VERDICT, rows.MARKERS, rows.ANNOTATED, rows.DETECTIONS)
+        topics = (interface.PLAN, interface.VERDICT, interface.MARKERS, interface.ANNOTATED, interface.DETECTIONS)
         self._publishers = {topic.name: graph.publisher(topic) for topic in topics}
 
     def on_frame(self, observation: Observation) -> None:
-        """See `ports.Listener`."""
+        """Set the status to "plan" (see `ports.Listener`)."""
         self._health.fine("camera")
         self._status.doing("plan")
 
     def on_plan(self, plan: Plan, observation: Observation) -> None:
-        """See `ports.Listener`."""
+        """Publish a plan, its boxes as detections, and the frame with them drawn in (see `ports.Listener`)."""
         make, frame, frame_id = self._graph.message, observation.frame, self._camera_frame()
-        self._publish(rows.PLAN, reports.plan_report(plan, observation, self._status.instruction))
-        self._publishers[rows.DETECTIONS.name].publish(reports.detections(make, plan, frame, frame_id))
+        self._publish(interface.PLAN, reports.plan_report(plan, observation, self._status.instruction))
+        self._publishers[interface.DETECTIONS.name].publish(reports.detections(make, plan, frame, frame_id))
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
         picture = image_from_rgb(make, film.annotate(frame, boxes, None), frame.stamp_ns, frame_id)
-        self._publishers[rows.ANNOTATED.name].publish(picture)
+        self._publishers[interface.ANNOTATED.name].publish(picture)
         self._status.doing("rehearse")
 
     def on_step(self, step: StepRecord) -> None:
-        """See `ports.Listener`."""
+        """Publish a refusing verdict with its markers (see `ports.Listener`).
+
+        A record carries no scene: the markers show that of the step asked about before.
+        """
         if step.verdict is not None and not step.verdict.accepted:
             duration_s = None if step.motion is None else step.motion.duration_s
             report = reports.verdict_report(step.verdict, step.action.describe(), duration_s, asks=False)
-            self._publish(rows.VERDICT, report)
+            self._publish(interface.VERDICT, report)
             self._mark(self._scene, step.motion, reports.contacts_of(step, self._kinematics.tool_pose))
         self._status.doing("observe")
 
     def on_question(self, step: Rehearsed, asks: bool) -> None:
-        """Show a verdict that is about to be admitted, and say so where a person must agree."""
+        """Publish the verdict of a step that is about to be admitted; `asks`: whether a person must approve it."""
         self._scene = step.scene
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
-        self._publish(rows.VERDICT, reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks))
+        self._publish(
+            interface.VERDICT, reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks)
+        )
         self._mark(step.scene, step.motion, np.zeros((0, 3)))
         self._status.doing("admit" if asks else "run")
 
     def _mark(self, scene: Scene | None, motion: Motion | None, contacts_m: Array) -> None:
         path = None if motion is None else reports.path_of(motion, self._kinematics.tool_pose)
         now_ns, base = self._graph.now_ns(), self._profile.base_link
-        made = reports.markers(self._graph.message, scene, path, contacts_m, base, now_ns)
-        self._publishers[rows.MARKERS.name].publish(made)
+        markers = reports.markers(self._graph.message, scene, path, contacts_m, base, now_ns)
+        self._publishers[interface.MARKERS.name].publish(markers)
 
-    def _publish(self, topic: rows.Topic, report: Strict) -> None:
+    def _publish(self, topic: interface.Topic, report: Strict) -> None:
         text = self._graph.message("std_msgs/msg/String")(data=report.model_dump_json())
         self._publishers[topic.name].publish(text)

@@ -1,4 +1,4 @@
-"""image, depth, camera_info and tf → `ports.Camera`: fresh frames whose parts belong together, or why not."""
+"""image, depth, camera_info and tf → `ports.Camera`: fresh, synchronised frames, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, read_only
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     depth_from_image,
     intrinsics_from_info,
@@ -27,25 +27,25 @@ from qwen2vl_robot.graph.conversions import (
 from qwen2vl_robot.messages import CLIP_STEP_S, CameraFrame
 from qwen2vl_robot.reasons import ObservationReason
 
-_Exposure = tuple[rows.Message, rows.Message, rows.Message]  # image, depth, camera_info
+_Exposure = tuple[interface.Message, interface.Message, interface.Message]  # image, depth, camera_info
 
-_KEPT = 4  # messages of each kind, to pair those of one exposure
-_MAX_AHEAD_NS = 100_000_000  # clocks of two machines under one time server differ by less
+_KEPT = 4  # messages of each kind, to match those of one exposure
+_MAX_AHEAD_NS = 100_000_000  # the clocks of two machines with one time server differ by less
 _TF_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CameraSettings:
-    """What one camera is told once.
+    """The settings of one camera.
 
     Attributes:
-        base_frame: tf frame in which the controller works.
-        prefix: what stands before image, depth and camera_info ("front/"), "" for none.
-        is_compressed: whether its pictures come as image/compressed.
-        T_base_camera: the camera's pose (4, 4) where no tf gives it.
-        timeout_s: wall time within which a fresh frame must come.
-        max_apart_s: how far the stamps of image and depth may lie apart.
-        clip_s: how many seconds before a frame its clip shows; 0 for none.
+        base_frame: tf frame of the robot's base.
+        prefix: precedes the topics image, depth and camera_info ("front/"); "" for none.
+        is_compressed: whether to subscribe to image/compressed instead of image.
+        T_base_camera: the camera's pose (4, 4); None takes it from tf.
+        timeout_s: a fresh frame must come within this wall time.
+        max_apart_s: largest difference between the stamps of image and depth.
+        clip_s: length of the clip before each frame, 0 for none.
     """
 
     base_frame: str
@@ -61,32 +61,36 @@ class GraphCamera:
     """A `ports.Camera` on the graph.
 
     Args:
-        is_halted: asked while waiting; a text ends the waiting.
+        why_halted: why nothing may go on, None when it may; checked while waiting, and a text ends the waiting.
     """
 
     def __init__(
-        self, graph: rows.Graph, settings: CameraSettings, is_halted: Callable[[], str | None] = lambda: None
+        self, graph: interface.Graph, settings: CameraSettings, why_halted: Callable[[], str | None] = lambda: None
     ) -> None:
-        self._graph, self._settings, self._is_halted = graph, settings, is_halted
+        self._graph, self._settings, self._why_halted = graph, settings, why_halted
         self._max_apart_ns = round(settings.max_apart_s * 1e9)
         self._clip_ns = round(settings.clip_s * 1e9)
-        # One more than a clip holds: the newest may be the frame itself.
+        # One more than a clip has: the latest may be the frame itself.
         held = 1 + math.ceil(settings.clip_s / CLIP_STEP_S) if settings.clip_s > 0.0 else 0
-        self._past: deque[rows.Message] = deque(maxlen=held)
-        self.frame_id = ""  # of the last frame, for what is published about it
-        self._came = threading.Condition()
-        self._kept: dict[str, deque[rows.Message]] = {}
+        self._past: deque[interface.Message] = deque(maxlen=held)
+        self.frame_id = ""  # tf frame of the latest frame
+        self._has_come = threading.Condition()
+        self._kept: dict[str, deque[interface.Message]] = {}
         self._counts: dict[str, int] = {}
-        image = rows.COMPRESSED if settings.is_compressed else rows.IMAGE
-        for what, topic in (("image", image), ("depth", rows.DEPTH), ("camera_info", rows.CAMERA_INFO)):
+        image = interface.COMPRESSED if settings.is_compressed else interface.IMAGE
+        for what, topic in (("image", image), ("depth", interface.DEPTH), ("camera_info", interface.CAMERA_INFO)):
             self._kept[what] = deque(maxlen=_KEPT)
             self._counts[what] = 0
             graph.subscribe(topic.at(settings.prefix + topic.name), partial(self._take, what))
         if settings.T_base_camera is None:
-            self._try_transform("")  # so that tf is listened to from now on
+            self._try_transform("")  # subscribes to tf
 
     def capture(self, since_ns: int | None = None) -> CameraFrame:
-        """Wait for a frame that was exposed after this call, or after `since_ns` (see `ports.Camera`)."""
+        """Wait for a frame that was exposed after this call, or after `since_ns` (see `ports.Camera`).
+
+        Raises:
+            ObservationError: no fresh frame, an unusable message, no transform, or something halted the waiting.
+        """
         asked_ns = self._graph.now_ns() if since_ns is None else since_ns
         image, depth, info = self._wait(asked_ns)
         rgb = self._rgb(image)
@@ -94,27 +98,29 @@ class GraphCamera:
         sizes = {"image": rgb.shape[1::-1], "depth": depth_m.shape[::-1]}
         sizes["camera_info"] = (intrinsics.width_px, intrinsics.height_px)
         if len(set(sizes.values())) != 1:
-            told = ", ".join(f"{what} {w}x{h}" for what, (w, h) in sizes.items())
-            raise ObservationError(f"camera: the sizes differ: {told} px; give depth registered to the image")
+            found = ", ".join(f"{what} {w}x{h}" for what, (w, h) in sizes.items())
+            raise ObservationError(f"camera: the sizes differ: {found} px; use depth registered to the image")
         frames = (image.header.frame_id, depth.header.frame_id)
         if frames[0] != frames[1]:
-            raise ObservationError(f"camera: image is in frame {frames[0]!r}, depth in {frames[1]!r}; give one frame")
+            raise ObservationError(
+                f"camera: image is in frame {frames[0]!r}, depth in {frames[1]!r}; both need the same"
+            )
         self.frame_id = frames[0]
         stamp_ns = stamp_to_ns(image.header.stamp)
         fixed = self._settings.T_base_camera
         pose = self._pose(frames[0], stamp_ns) if fixed is None else fixed
         depth_m.setflags(write=False)
-        rgb = np.array(rgb)  # the message's own memory may be used again
+        rgb = np.array(rgb)  # the transport may reuse the message's memory
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image))
 
-    def _rgb(self, image: rows.Message) -> npt.NDArray[np.uint8]:
+    def _rgb(self, image: interface.Message) -> npt.NDArray[np.uint8]:
         return rgb_from_compressed(image) if self._settings.is_compressed else rgb_from_image(image)
 
-    def _clip(self, image: rows.Message) -> tuple[npt.NDArray[np.uint8], ...]:
-        """The pictures before an image that are not older than a clip is long; one that cannot be read is left out."""
+    def _clip(self, image: interface.Message) -> tuple[npt.NDArray[np.uint8], ...]:
+        """Return the pictures of the last `clip_s` before an image, (h, w, 3) each; unreadable ones are left out."""
         end_ns = stamp_to_ns(image.header.stamp)
-        with self._came:
+        with self._has_come:
             past = [m for m in self._past if 0 < end_ns - stamp_to_ns(m.header.stamp) <= self._clip_ns]
         pictures = []
         for message in past:
@@ -123,38 +129,38 @@ class GraphCamera:
         return tuple(pictures)
 
     def now_ns(self) -> int:
-        """ROS time."""
+        """Return ROS time, ns."""
         return self._graph.now_ns()
 
     def counts(self) -> dict[str, int]:
-        """How many messages of each kind came so far, by topic name."""
+        """Count the received messages, by topic name."""
         return {f"{self._settings.prefix}{what}": count for what, count in self._counts.items()}
 
-    def _take(self, what: str, message: rows.Message) -> None:
-        with self._came:
+    def _take(self, what: str, message: interface.Message) -> None:
+        with self._has_come:
             self._kept[what].append(message)
             self._counts[what] += 1
             if what == "image" and self._is_next_of_clip(message):
                 self._past.append(message)
-            self._came.notify_all()
+            self._has_come.notify_all()
 
-    def _is_next_of_clip(self, image: rows.Message) -> bool:
+    def _is_next_of_clip(self, image: interface.Message) -> bool:
         if not self._past:
             return bool(self._past.maxlen)
         apart_ns = stamp_to_ns(image.header.stamp) - stamp_to_ns(self._past[-1].header.stamp)
         if apart_ns < -self._clip_ns:
-            self._past.clear()  # the clock was set back
+            self._past.clear()  # the clock went back
             return True
         return apart_ns >= round(CLIP_STEP_S * 1e9)
 
     def _wait(self, asked_ns: int) -> _Exposure:
         end_s = time.monotonic() + self._settings.timeout_s
-        with self._came:
+        with self._has_come:
             while True:
-                found = self._match(asked_ns)
-                if found is not None:
-                    return found
-                halted = self._is_halted()
+                exposure = self._match(asked_ns)
+                if exposure is not None:
+                    return exposure
+                halted = self._why_halted()
                 if halted is not None:
                     raise ObservationError(halted, reason=ObservationReason.HALTED)
                 if time.monotonic() > end_s:
@@ -162,10 +168,10 @@ class GraphCamera:
                         f"camera: no fresh frame in {self._settings.timeout_s:g} s: {self._explain(asked_ns)}",
                         reason=ObservationReason.NO_FRAME,
                     )
-                self._came.wait(0.1)
+                self._has_come.wait(0.1)
 
     def _match(self, asked_ns: int) -> _Exposure | None:
-        """The newest image since `asked_ns` with the depth of the same exposure."""
+        """Return the latest image since `asked_ns` with the depth of the same exposure, or None."""
         latest_ns = self._graph.now_ns() + _MAX_AHEAD_NS
         if not self._kept["camera_info"]:
             return None
@@ -181,26 +187,26 @@ class GraphCamera:
     def _explain(self, asked_ns: int) -> str:
         missing = [what for what, kept in self._kept.items() if not kept]
         if missing:
-            return f"nothing came on {', '.join(missing)}"
+            return f"no message on {', '.join(missing)}"
         now_ns = self._graph.now_ns()
         image_ns, depth_ns = (stamp_to_ns(self._kept[w][-1].header.stamp) for w in ("image", "depth"))
         for what, stamp_ns in (("image", image_ns), ("depth", depth_ns)):
             if stamp_ns > now_ns + _MAX_AHEAD_NS:
                 return f"{what} is stamped {(stamp_ns - now_ns) / 1e9:.2f} s in the future; check the clocks"
             if stamp_ns < asked_ns:
-                return f"the last {what} is stamped {(now_ns - stamp_ns) / 1e9:.2f} s in the past"
+                return f"the latest {what} is stamped {(now_ns - stamp_ns) / 1e9:.2f} s in the past"
         apart_s = abs(image_ns - depth_ns) / 1e9
         return f"image and depth are stamped {apart_s:.3f} s apart; allowed {self._max_apart_ns / 1e9:g} s"
 
     def _pose(self, frame: str, stamp_ns: int) -> Array:
-        """tf may come a moment after the frame that it belongs to."""
+        """Look up the camera's pose; wait up to 0.5 s, because tf may arrive after its frame."""
         end_s = time.monotonic() + _TF_WAIT_S
         while True:
-            found = self._try_transform(frame, stamp_ns)
-            if not isinstance(found, ObservationError):
-                return found
+            pose = self._try_transform(frame, stamp_ns)
+            if not isinstance(pose, ObservationError):
+                return pose
             if time.monotonic() > end_s:
-                raise found
+                raise pose
             time.sleep(0.02)
 
     def _try_transform(self, frame: str, stamp_ns: int = 0) -> Array | ObservationError:
@@ -211,25 +217,25 @@ class GraphCamera:
 
 
 class GraphCameras:
-    """Several cameras as one `ports.Camera`: the first's frame carries what the others saw; one that fails, fails all.
+    """Several cameras as one `ports.Camera`: the first one's frame carries the others'; if one fails, all fail.
 
     Args:
-        cameras: prefix of its topics → each camera.
+        cameras: topic prefix → camera, the first one first.
     """
 
     def __init__(self, cameras: Mapping[str, GraphCamera]) -> None:
-        self._cameras = dict(cameras)
+        self._has_comeras = dict(cameras)
 
     @property
     def frame_id(self) -> str:
-        """tf frame of the first camera's last frame."""
-        return next(iter(self._cameras.values())).frame_id
+        """Return the tf frame of the first camera's latest frame."""
+        return next(iter(self._has_comeras.values())).frame_id
 
     def capture(self) -> CameraFrame:
-        """Wait for a frame of each that was exposed after this call (see `ports.Camera`)."""
-        asked_ns = next(iter(self._cameras.values())).now_ns()
+        """Wait for a frame of each camera that was exposed after this call (see `ports.Camera`)."""
+        asked_ns = next(iter(self._has_comeras.values())).now_ns()
         frames = []
-        for prefix, camera in self._cameras.items():
+        for prefix, camera in self._has_comeras.items():
             try:
                 frames.append(camera.capture(asked_ns))
             except ObservationError as error:
@@ -237,5 +243,5 @@ class GraphCameras:
         return replace(frames[0], others=tuple(frames[1:]))
 
     def counts(self) -> dict[str, int]:
-        """How many messages came so far, by topic name."""
-        return {name: count for camera in self._cameras.values() for name, count in camera.counts().items()}
+        """Count the received messages, by topic name."""
+        return {name: count for camera in self._has_comeras.values() for name, count in camera.counts().items()}

@@ -1,4 +1,4 @@
-"""What a command was given → a node that runs until SIGINT or SIGTERM, on either transport."""
+"""A command's options → a node that runs until SIGINT or SIGTERM, on either transport."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from qwen2vl_robot.plant.node import PlantNode
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """Where a node joins the graph.
+    """How a node joins the graph.
 
     Attributes:
         transport: "auto", "dds" or "ros".
-        namespace: stands before every relative name.
-        remaps: "from:=to", as often as needed.
-        ready: a file that is made as soon as the node works.
+        namespace: prefix of every relative name.
+        remaps: rules "from:=to".
+        ready: file to create as soon as the node is started.
         log_level: one of `log.LEVELS`.
     """
 
@@ -44,11 +44,15 @@ def run_controller_process(
     *,
     autostart: bool = True,
 ) -> None:
-    """Run the controller; over rclpy as a lifecycle node that configures and activates itself.
+    """Run the controller; over rclpy as a lifecycle node.
+
+    Args:
+        given: `name:=value` parameters, on top of `params_files`.
+        autostart: whether the lifecycle node configures and activates itself; over DDS the node always does.
 
     Raises:
         BadInputError: a parameter, a name or a file cannot be used.
-        RobotError: a worker does not come up.
+        RobotError: a worker cannot be started.
     """
     check_transport(options.transport)
     remap, name, namespace = parse_remaps(options.remaps, NODE_NAME, options.namespace)
@@ -56,11 +60,11 @@ def run_controller_process(
     if options.transport == "ros" or (options.transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.lifecycle import LifecycleOptions, run_lifecycle
 
-        started = LifecycleOptions(namespace, remap, autostart, options.log_level, options.ready)
-        run_lifecycle(name, lambda graph, found: ControllerNode(graph, found), settings, started)
+        lifecycle = LifecycleOptions(namespace, remap, autostart, options.log_level, options.ready)
+        run_lifecycle(name, ControllerNode, settings, lifecycle)
         return
     graph = open_graph("dds", name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
-    start_logging(options.log_level, graph.log_handler())
+    start_logging(options.log_level, graph.log_handler(options.log_level))
     node = ControllerNode(graph, settings)
     _until_signal(node.end_spin)
     try:
@@ -78,12 +82,17 @@ def run_plant_process(
 ) -> None:
     """Run the plant.
 
+    Args:
+        camera_hz: pictures per second of plant time.
+        speed: largest ratio of plant time to wall time.
+        worker_python: the Python that has pybullet; "" is this one.
+
     Raises:
         BadInputError: the scene or a name cannot be used.
         WorkerError: the simulation's process ended.
     """
     graph = _join(options, PLANT_NAME)
-    start_logging(options.log_level, graph.log_handler())
+    start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()
     _until_signal(ended.set)
     plant = PlantNode(graph, scene, seed, camera_hz=camera_hz, speed=speed, interpreter=worker_python or None)
@@ -98,7 +107,11 @@ def run_plant_process(
 def run_recorder_process(
     options: NodeOptions, out: Path | None, cameras: list[str], *, with_pictures: bool
 ) -> dict[str, int]:
-    """Record the controller's topics until SIGINT or SIGTERM; how many messages of each.
+    """Record the controller's topics until SIGINT or SIGTERM; return the number of messages per topic.
+
+    Args:
+        out: the bag's folder; None is recording_DATE_TIME in the current one.
+        cameras: prefixes of the cameras' topics.
 
     Raises:
         BadInputError: the folder or a name cannot be used.
@@ -119,41 +132,44 @@ def run_recorder_process(
         graph.close()
 
 
-def run_voice_process(options: NodeOptions, source: str, tell: Callable[[str], None]) -> None:
-    """Publish what is said as spoken instructions, until the sound or the process ends.
+def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], None]) -> None:
+    """Publish recognised sentences on voice_instruction until the sound or the process ends.
+
+    Args:
+        show: is called with each sentence.
 
     Raises:
         BadInputError: pocketsphinx is missing, or the source cannot be used.
     """
-    from qwen2vl_robot.nodes.voice import Ear, open_sound, transcribe
+    from qwen2vl_robot.nodes.voice import SpeechRecogniser, open_sound, transcribe
 
-    ear = Ear()
-    with open_sound(source, ear.frame_bytes) as frames:
+    recogniser = SpeechRecogniser()
+    with open_sound(source, recogniser.frame_bytes) as frames:
         graph = _join(options, "voice")
         try:
-            spoken = graph.publisher(VOICE_INSTRUCTION)
-            for sentence in transcribe(ear, frames):
-                tell(sentence)
-                spoken.publish(graph.message(VOICE_INSTRUCTION.type)(data=sentence))
+            publisher = graph.publisher(VOICE_INSTRUCTION)
+            for sentence in transcribe(recogniser, frames):
+                show(sentence)
+                publisher.publish(graph.message(VOICE_INSTRUCTION.type)(data=sentence))
         finally:
             graph.close()
 
 
 def _join(options: NodeOptions, node: str) -> Graph:
-    """Join the graph as a node, under the name that remapping gives it."""
+    """Join the graph as a node, with the name and namespace that remapping gives it."""
     remap, name, namespace = parse_remaps(options.remaps, node, options.namespace)
     return open_graph(options.transport, name, namespace=namespace, remap=remap)
 
 
 def _until_signal(end: Callable[[], None]) -> None:
-    """Have SIGINT and SIGTERM call `end`, so that an arm is halted on the way out."""
+    """Call `end` on SIGINT and SIGTERM, so that the process can halt an arm before it exits."""
 
-    def told(number: int, frame: FrameType | None) -> None:
-        # On a thread of its own: the interrupted one may hold a lock that ending needs.
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        # On a thread of its own: the interrupted one may hold a lock that `end` needs.
         threading.Thread(target=end, daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, told)
+        signal.signal(number, on_signal)
 
 
 def _touch(ready: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The controller's topics → an MCAP bag as `ros2 bag` writes one: the rows of `graph.interface` that were published."""
+"""The controller's topics → an MCAP bag like those of `ros2 bag`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, typestore
 
-_PICTURES = (rows.IMAGE, rows.COMPRESSED, rows.DEPTH)
+_PICTURES = (interface.IMAGE, interface.COMPRESSED, interface.DEPTH)
 
 
 class Recorder:
-    """Writes what it hears until it is closed.
+    """Writes every received message to a bag until it is closed.
 
     Args:
-        folder: the bag to make.
-        cameras: prefixes of the cameras' topics, as the controller has them.
-        with_pictures: whether images and depth are recorded too (some megabytes a second).
+        folder: the bag to create.
+        cameras: prefixes of the cameras' topics, as the controller uses them.
+        with_pictures: whether to record images and depth too (some megabytes per second).
 
     Raises:
-        BadInputError: the folder exists or cannot be made.
+        BadInputError: the folder exists or cannot be created.
     """
 
     def __init__(
-        self, graph: rows.Graph, folder: Path, *, cameras: tuple[str, ...] = ("",), with_pictures: bool = False
+        self, graph: interface.Graph, folder: Path, *, cameras: tuple[str, ...] = ("",), with_pictures: bool = False
     ) -> None:
         self._graph = graph
         self._lock = threading.Lock()
@@ -42,24 +42,24 @@ class Recorder:
         except (WriterError, OSError) as error:
             raise BadInputError(f"{folder}: {error}") from error
         store = typestore(os.environ.get("ROS_DISTRO") or DEFAULT_DISTRO)
-        for row in recorded_rows(cameras, with_pictures):
-            name = graph.resolve(row.name)
-            self._connections[row.name] = self._writer.add_connection(name, row.type, typestore=store)
-            self._counts[row.name] = 0
-            graph.subscribe(row, partial(self._take, row.name))
+        for topic in recorded_topics(cameras, with_pictures):
+            name = graph.resolve(topic.name)
+            self._connections[topic.name] = self._writer.add_connection(name, topic.type, typestore=store)
+            self._counts[topic.name] = 0
+            graph.subscribe(topic, partial(self._write, topic.name))
 
     def counts(self) -> dict[str, int]:
-        """How many messages of each topic were written."""
+        """Count the written messages of each topic that had any."""
         return {name: count for name, count in self._counts.items() if count}
 
     def close(self) -> None:
-        """Finish the bag; what comes later is not recorded."""
+        """Finish the bag; later messages are not recorded."""
         with self._lock:
             writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
 
-    def _take(self, name: str, message: rows.Message) -> None:
+    def _write(self, name: str, message: interface.Message) -> None:
         stamp_ns, data = self._graph.now_ns(), self._graph.serialize(message)
         with self._lock:
             if self._writer is not None:
@@ -67,10 +67,10 @@ class Recorder:
                 self._counts[name] += 1
 
 
-def recorded_rows(cameras: tuple[str, ...], with_pictures: bool) -> list[rows.Topic]:
-    """The rows to listen to, by the names that they have on the graph."""
-    of_camera = (*_PICTURES, rows.CAMERA_INFO)
-    found = [row for row in (*rows.TOPICS_IN, *rows.TOPICS_OUT) if row not in of_camera]
-    wanted = of_camera if with_pictures else (rows.CAMERA_INFO,)
-    found += [row.at(prefix + row.name) for prefix in cameras for row in wanted]
-    return [row.at(f"{rows.NODE_NAME}/{row.name[2:]}") if row.name.startswith("~/") else row for row in found]
+def recorded_topics(cameras: tuple[str, ...], with_pictures: bool) -> list[interface.Topic]:
+    """List the topics to record, `~/` replaced by the controller's name."""
+    of_camera = (*_PICTURES, interface.CAMERA_INFO)
+    topics = [topic for topic in (*interface.TOPICS_IN, *interface.TOPICS_OUT) if topic not in of_camera]
+    wanted = of_camera if with_pictures else (interface.CAMERA_INFO,)
+    topics += [topic.at(prefix + topic.name) for prefix in cameras for topic in wanted]
+    return [t.at(f"{interface.NODE_NAME}/{t.name[2:]}") if t.name.startswith("~/") else t for t in topics]

@@ -1,6 +1,6 @@
-"""Plans, verdicts and tasks → what the node tells: JSON with a published schema, markers and detections.
+"""Plans, verdicts and tasks → what the node publishes: JSON with a schema, markers and detections.
 
-The schemas in docs/schemas are those of the models below; tests/nodes/test_reports.py holds them together.
+docs/schemas holds the schemas of the models below; tests/nodes/test_reports.py checks that they agree.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _MAX_TEXT = 500
 
 
 class ObjectReport(Strict):
-    """What an action is about: a label and its boxes, 0..1000 of the image."""
+    """The object of an action: a label and its boxes (x0, y0, x1, y1), 0..1000 of the image."""
 
     label: str
     boxes: list[tuple[float, float, float, float]]
@@ -66,10 +66,10 @@ class ActionReport(Strict):
 
 
 class PlanReport(Strict):
-    """~/plan."""
+    """The latest plan, published on ~/plan."""
 
     version: Literal[1] = 1
-    stamp_s: float = Field(description="time of the frame that was planned on")
+    stamp_s: float = Field(description="ROS time of the frame that the plan is based on")
     instruction: str
     digest: str
     actions: list[ActionReport]
@@ -85,20 +85,20 @@ class ViolationReport(Strict):
 
 
 class VerdictReport(Strict):
-    """~/verdict."""
+    """The latest verdict, published on ~/verdict."""
 
     version: Literal[1] = 1
-    digest: str = Field(description="what ~/approve must repeat")
+    digest: str = Field(description="~/approve must repeat it")
     accepted: bool
     awaits_approval: bool
     action: str
-    duration_s: float | None = Field(description="of the motion")
+    duration_s: float | None = Field(description="the motion's duration")
     violations: list[ViolationReport]
     rehearsal_s: float
 
 
 class CauseReport(Strict):
-    """Why a step or a task ended; `numbers` holds each value under a name with its unit."""
+    """Why a step or a task ended; `numbers` maps names with units to values."""
 
     reason: AnyReason
     text: str
@@ -109,7 +109,7 @@ class StepOutcome(Strict):
     action: str
     outcome: OutcomeKind
     causes: list[CauseReport]
-    reasons: list[str] = Field(description="the causes' sentences")
+    reasons: list[str] = Field(description="the text of each cause")
 
 
 class TaskOutcome(Strict):
@@ -117,7 +117,7 @@ class TaskOutcome(Strict):
     source: InstructionSource
     outcome: OutcomeKind
     causes: list[CauseReport]
-    reasons: list[str] = Field(description="the causes' sentences")
+    reasons: list[str] = Field(description="the text of each cause")
     steps: list[StepOutcome]
     seconds: dict[str, float]
 
@@ -132,23 +132,25 @@ StatusState = Literal["starting", "idle", "working", "awaiting_approval", "stopp
 
 
 class StatusReport(Strict):
-    """~/status."""
+    """The node's state, published on ~/status."""
 
     version: Literal[1] = 1
     state: StatusState
-    doing: str = Field(description="the step of the task at hand, in a word")
+    doing: str = Field(description="the current task's step, in one word")
     stopped_by: str | None = None
     instruction: str | None = None
     awaits: str | None = Field(default=None, description="digest that ~/approve must repeat")
-    approval: ApprovalReport | None = Field(default=None, description="the answer to the last ~/approve")
+    approval: ApprovalReport | None = Field(
+        default=None, description="the answer to the latest ~/approve; a new task clears it"
+    )
     refused_instructions: int = 0
     last_refusal: str | None = None
-    tasks: int = Field(default=0, description="how many tasks ended since the start")
+    tasks: int = Field(default=0, description="number of tasks that ended since the start")
     last_task: TaskOutcome | None = None
 
 
 def plan_report(plan: Plan, observation: Observation, instruction: str) -> PlanReport:
-    """What the planner answered."""
+    """Make the report of a plan."""
     return PlanReport(
         stamp_s=observation.frame.stamp_ns / 1e9,
         instruction=instruction[:_MAX_TEXT],
@@ -170,7 +172,7 @@ def _action_report(action: Action) -> ActionReport:
 
 
 def verdict_report(verdict: Verdict, action: str, duration_s: float | None, *, asks: bool) -> VerdictReport:
-    """What the twin found."""
+    """Make the report of a verdict; `action` is the step in words, `asks` whether a person must approve it."""
     violations = [
         ViolationReport(
             kind=v.kind,
@@ -194,7 +196,7 @@ def verdict_report(verdict: Verdict, action: str, duration_s: float | None, *, a
 
 
 def task_outcome(report: TaskReport) -> TaskOutcome:
-    """How a task ended."""
+    """Make the report of a task that ended."""
     return TaskOutcome(
         instruction=report.instruction.text[:_MAX_TEXT],
         source=report.instruction.source,
@@ -213,7 +215,7 @@ def _step(action: Action, outcome: Outcome) -> StepOutcome:
 
 
 def causes(outcome: Outcome) -> list[CauseReport]:
-    """Why something ended, typed and with its numbers."""
+    """Make the reports of an outcome's causes; numbers that are not finite become None."""
     return [
         CauseReport(reason=c.reason, text=c.text, numbers={name: _finite(value) for name, value in c.numbers})
         for c in outcome.causes
@@ -228,15 +230,15 @@ def _finite(value: float | None) -> float | None:
 
 
 def detections(make: MessageMaker, plan: Plan, frame: CameraFrame, frame_id: str) -> Message:
-    """The plan's groundings → vision_msgs/msg/Detection2DArray, pixels."""
+    """Make a vision_msgs/msg/Detection2DArray of the plan's boxes, pixels."""
     head = header(make, frame.stamp_ns, frame_id)
-    found = [
+    entries = [
         _detection(make, a.object.label, box, frame.intrinsics, head)
         for a in plan.actions
         if a.object is not None
         for box in a.object.boxes
     ]
-    return make("vision_msgs/msg/Detection2DArray")(header=head, detections=found)
+    return make("vision_msgs/msg/Detection2DArray")(header=head, detections=entries)
 
 
 def _detection(make: MessageMaker, label: str, box: ImageBox, k: Intrinsics, head: Message) -> Message:
@@ -245,7 +247,7 @@ def _detection(make: MessageMaker, label: str, box: ImageBox, k: Intrinsics, hea
     center = make("vision_msgs/msg/Pose2D")(position=make("vision_msgs/msg/Point2D")(x=x, y=y))
     size_x, size_y = (box.x1 - box.x0) / 1000.0 * k.width_px, (box.y1 - box.y0) / 1000.0 * k.height_px
     bounds = make("vision_msgs/msg/BoundingBox2D")(center=center, size_x=size_x, size_y=size_y)
-    # The planner gives no probability; a score that nobody computed would be a lie.
+    # The planner gives no probability, so there is no score.
     hypothesis = make("vision_msgs/msg/ObjectHypothesis")(class_id=label[:_MAX_TEXT], score=float("nan"))
     results = [make("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis)]
     return make("vision_msgs/msg/Detection2D")(header=head, results=results, bbox=bounds, id=label[:_MAX_TEXT])
@@ -256,28 +258,33 @@ Rgba = tuple[float, float, float, float]
 _CUBE, _SPHERE, _CYLINDER, _LINE, _POINTS, _DELETE_ALL = 1, 2, 3, 4, 7, 3
 _SHAPES = {Box: _CUBE, Container: _CUBE, Cylinder: _CYLINDER, Sphere: _SPHERE}
 _GREEN, _GREY, _BLUE, _RED = (0.2, 0.8, 0.3, 0.6), (0.5, 0.5, 0.5, 0.5), (0.2, 0.4, 1.0, 0.9), (1.0, 0.1, 0.1, 0.9)
-_PATH_M, _CONTACT_M = 0.004, 0.02  # how thick a path and how large a contact is drawn
+_PATH_M, _CONTACT_M = 0.004, 0.02  # width of a drawn path, size of a drawn contact
 
 
 def markers(
     make: MessageMaker, scene: Scene | None, path_m: Array | None, contacts_m: Array, base_frame: str, now_ns: int
 ) -> Message:
-    """Objects green, obstacles grey, path blue, refused contacts red → visualization_msgs/msg/MarkerArray."""
+    """Make a visualization_msgs/msg/MarkerArray: objects green, obstacles grey, path blue, contacts red.
+
+    Args:
+        path_m: (m, 3) points of the tool in the base frame, or None.
+        contacts_m: (k, 3) points in the base frame.
+    """
     pen = _Pen(make, header(make, now_ns, base_frame))
-    made = [pen.draw(action=_DELETE_ALL)]
+    drawn = [pen.draw(action=_DELETE_ALL)]
     groups = () if scene is None else (("objects", scene.objects, _GREEN), ("obstacles", scene.obstacles, _GREY))
     for space, bodies, colour in groups:
-        made += [pen.body(space, number, body, colour) for number, body in enumerate(bodies)]
+        drawn += [pen.body(space, number, body, colour) for number, body in enumerate(bodies)]
     if path_m is not None and len(path_m):
-        made.append(pen.points("path", _LINE, path_m, _BLUE, _PATH_M))
+        drawn.append(pen.points("path", _LINE, path_m, _BLUE, _PATH_M))
     if len(contacts_m):
-        made.append(pen.points("contacts", _POINTS, contacts_m, _RED, _CONTACT_M))
-    return make("visualization_msgs/msg/MarkerArray")(markers=made)
+        drawn.append(pen.points("contacts", _POINTS, contacts_m, _RED, _CONTACT_M))
+    return make("visualization_msgs/msg/MarkerArray")(markers=drawn)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pen:
-    """Draws markers under one header."""
+    """Makes markers with one header."""
 
     make: MessageMaker
     header: Message
@@ -318,7 +325,11 @@ class _Pen:
 
 
 def contacts_of(step: StepRecord, tool_at: Callable[[Array], Array]) -> Array:
-    """Where the tool was (k, 3) when the twin saw what it refused; empty when it refused nothing at a time."""
+    """Return the tool's positions (k, 3) at the times of the verdict's violations, base frame, metres.
+
+    Args:
+        tool_at: joints (n,) rad → `T_base_tool` (4, 4).
+    """
     if step.verdict is None or step.motion is None:
         return np.zeros((0, 3))
     times = [v.time_s for v in step.verdict.violations if v.time_s is not None and np.isfinite(v.time_s)]
@@ -330,6 +341,10 @@ def contacts_of(step: StepRecord, tool_at: Callable[[Array], Array]) -> Array:
 
 
 def path_of(motion: Motion, tool_at: Callable[[Array], Array]) -> Array:
-    """Tool positions (m, 3) along a motion, base frame, metres."""
+    """Return tool positions (m, 3) at every fifth joint point of a motion, base frame, metres.
+
+    Args:
+        tool_at: joints (n,) rad → `T_base_tool` (4, 4).
+    """
     joints = [q for s in motion.segments if isinstance(s, JointSegment) for q in s.q_rad[::5]]
     return np.array([tool_at(q)[:3, 3] for q in joints]).reshape(-1, 3)

@@ -1,6 +1,6 @@
-"""Sound → transcripts for `voice_instruction`, heard by pocketsphinx among the sentences that the planner knows.
+"""Sound → transcripts for `voice_instruction`; pocketsphinx chooses among the sentences that the planner knows.
 
-What is heard is only ever a proposal: the controller asks a person before a spoken instruction moves anything.
+A transcript is only a proposal: the controller asks a person before a spoken instruction moves anything.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from qwen2vl_robot.languages import ENGLISH, load_languages
 from qwen2vl_robot.perception.labels import load_words
 
 RATE_HZ = 16_000
-_NOISE = 20  # of 32768; digital silence upsets the recogniser
+_NOISE = 20  # of 32768, added to the sound: the recogniser fails on digital silence
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+# Without these a negated sentence would be forced into the command, and "stop" into whatever sounds most like it.
+_DENIALS = ("do not", "don't", "never", "you must not")
+_STOPS = ("stop", "halt", "freeze")
 _SEARCH = "commands"
 
 
-class Ear:
-    """Frames of sound → sentences, one at the end of each utterance.
+class SpeechRecogniser:
+    """Turns frames of sound into sentences, one at the end of each utterance.
 
     Raises:
         BadInputError: pocketsphinx is not installed.
@@ -48,7 +51,7 @@ class Ear:
         self.frame_bytes = int(self._ends.frame_bytes)
 
     def hear(self, frame: bytes) -> str | None:
-        """Take in one frame (s16le, mono); the sentence, where an utterance ends with this frame and is one."""
+        """Process one frame (s16le, mono, 16 kHz); return the sentence if an utterance ends with it, else None."""
         was_speech = self._ends.in_speech
         speech = self._ends.process(self._with_noise(frame))
         if speech is None:
@@ -59,8 +62,8 @@ class Ear:
         if self._ends.in_speech:
             return None
         self._decoder.end_utt()
-        found = self._decoder.hyp()
-        return str(found.hypstr) if found is not None and found.hypstr else None
+        hypothesis = self._decoder.hyp()
+        return str(hypothesis.hypstr) if hypothesis is not None and hypothesis.hypstr else None
 
     def _with_noise(self, frame: bytes) -> bytes:
         samples = np.frombuffer(frame, dtype="<i2").astype(np.int32)
@@ -69,22 +72,27 @@ class Ear:
 
 
 def grammar(is_known: Callable[[str], bool] = lambda word: True) -> str:
-    """The sentences of sim/languages/en.yaml over the words of sim/objects/words.yaml, as JSGF.
+    """Write the sentences of sim/languages/en.yaml over the words of sim/objects/words.yaml as a JSGF grammar.
+
+    Each sentence may be denied, and stop words stand alone; the controller reads what was heard as any other sentence.
 
     Args:
-        is_known: whether the recogniser's dictionary has a word; what has an unknown one is left out.
+        is_known: whether the recogniser's dictionary has a word; unknown words and sentences with them are left out.
     """
     words, tasks = load_words(), load_languages()[ENGLISH].tasks
     sentences = [_sentence(t) for phrasing in tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
     known = [s for s in sentences if all(is_known(w) for w in s.split() if not w.startswith("<"))]
-    colours, nouns = ([w for w in found if is_known(w)] for found in (words.colours, words.nouns))
+    colours, nouns = ([w for w in group if is_known(w)] for group in (words.colours, words.nouns))
     return "\n".join(
         [
             "#JSGF V1.0;",
             "grammar robot;",
             f"<number> = {' | '.join(_NUMBERS)};",
             f"<thing> = [the] [{' | '.join(colours)}] ({' | '.join(nouns)});",
-            f"public <command> = {' | '.join(dict.fromkeys(known))};",
+            f"<deny> = {' | '.join(_DENIALS)};",
+            f"<stop> = {' | '.join(w for w in _STOPS if is_known(w))};",
+            f"<sentence> = {' | '.join(dict.fromkeys(known))};",
+            "public <command> = <stop>+ | [please] [<deny>] <sentence>;",
         ]
     )
 
@@ -97,7 +105,7 @@ def _sentence(template: str) -> str:
 
 @contextlib.contextmanager
 def open_sound(source: str, frame_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Frames of "microphone" (by arecord), of "-" (raw s16le mono 16 kHz at standard input) or of a WAV file.
+    """Open a sound source as frames: "microphone" (arecord), "-" (standard input, raw s16le mono 16 kHz) or a WAV file.
 
     Raises:
         BadInputError: the source cannot be used.
@@ -131,15 +139,15 @@ def _wave_frames(path: Path, frame_bytes: int) -> Iterator[bytes]:
     except (OSError, wave.Error, EOFError) as error:
         raise BadInputError(f"--source {path}: {error}") from error
     if kind != (1, 2, RATE_HZ):
-        found = f"{kind[0]} channels, {8 * kind[1]} bit, {kind[2]} Hz"
-        raise BadInputError(f"--source {path}: {found}; needed: 1, 16, {RATE_HZ}")
-    data += bytes(RATE_HZ * 2)  # a second of silence, in which the last utterance ends
+        given = f"{kind[0]} channels, {8 * kind[1]} bit, {kind[2]} Hz"
+        raise BadInputError(f"--source {path}: {given}; needed: 1 channel, 16 bit, {RATE_HZ} Hz")
+    data += bytes(RATE_HZ * 2)  # a second of silence ends the last utterance
     return iter([data[i : i + frame_bytes] for i in range(0, len(data) - frame_bytes + 1, frame_bytes)])
 
 
-def transcribe(ear: Ear, frames: Iterable[bytes]) -> Iterator[str]:
-    """The sentences in a stream of sound."""
+def transcribe(recogniser: SpeechRecogniser, frames: Iterable[bytes]) -> Iterator[str]:
+    """Yield the sentences of a stream of sound."""
     for frame in frames:
-        said = ear.hear(frame)
-        if said is not None:
-            yield said
+        sentence = recogniser.hear(frame)
+        if sentence is not None:
+            yield sentence

@@ -1,4 +1,4 @@
-"""Nodes as processes, and a node that asks the controller for something and keeps what it tells."""
+"""Nodes as processes, and a client node that gives the controller an instruction and keeps what it publishes."""
 
 from __future__ import annotations
 
@@ -18,46 +18,62 @@ from PIL import Image
 
 from qwen2vl_robot import film
 from qwen2vl_robot.errors import WorkerError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.reasons import WorkerReason
 
 TASK_S = 600.0
-FILM_HOLD = 2  # pictures of a film that show one of the camera
+FILM_HOLD = 2  # how many pictures of the film show one camera picture
 
 
-class Watch:
-    """The third node: asks, and keeps what the controller tells.
+class DemoClient:
+    """A node beside plant and controller: sends an instruction, keeps status and pictures.
+
+    Args:
+        show: is called with each change of state.
 
     Attributes:
-        status: what ~/status said last.
-        picture: what ~/annotated showed last.
-        pictures: what the camera has shown since something was asked, in the size and the pace of a film.
+        status: the latest ~/status, {} before the first.
+        picture: the latest ~/annotated.
+        pictures: the camera's pictures since `watch_camera`, in a film's size and rate.
     """
 
-    def __init__(self, transport: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, transport: str, show: Callable[[str], None]) -> None:
         self._graph = open_graph(transport, "demo")
-        self._tell = tell
+        self._show = show
         self.status: dict[str, Any] = {}
-        self.picture: rows.Message | None = None
+        self.picture: interface.Message | None = None
         self.pictures: list[film.Picture] = []
-        names = {row.name: row.at(f"{rows.NODE_NAME}/{row.name[2:]}") for row in (rows.STATUS, rows.ANNOTATED)}
-        self._graph.subscribe(names[rows.STATUS.name], self._on_status)
-        self._graph.subscribe(names[rows.ANNOTATED.name], lambda message: setattr(self, "picture", message))
-        self._instruction = self._graph.publisher(rows.INSTRUCTION)
+        names = {
+            topic.name: topic.at(f"{interface.NODE_NAME}/{topic.name[2:]}")
+            for topic in (interface.STATUS, interface.ANNOTATED)
+        }
+        self._graph.subscribe(names[interface.STATUS.name], self._on_status)
+        self._graph.subscribe(names[interface.ANNOTATED.name], lambda message: setattr(self, "picture", message))
+        self._instruction = self._graph.publisher(interface.INSTRUCTION)
 
     def ask(self, text: str, controller: subprocess.Popen[bytes]) -> None:
+        """Publish an instruction as soon as the controller listens.
+
+        Raises:
+            WorkerError: it ended, or it did not listen within 30 s.
+        """
         wait_for(lambda: self._instruction.listeners() > 0 and self.status, controller, "controller", 30.0)
         self._instruction.publish(self._graph.message("std_msgs/msg/String")(data=text))
 
     def watch_camera(self) -> None:
-        """Keep what the camera shows from now on."""
+        """Start to keep the camera's pictures."""
         self._graph.subscribe(
-            rows.IMAGE, lambda message: self.pictures.extend([small_picture(rgb_from_image(message))] * FILM_HOLD)
+            interface.IMAGE, lambda message: self.pictures.extend([small_picture(rgb_from_image(message))] * FILM_HOLD)
         )
 
     def wait(self, controller: subprocess.Popen[bytes]) -> dict[str, Any]:
+        """Wait until a task has ended and return the status.
+
+        Raises:
+            WorkerError: the controller ended, or it took longer than 600 s.
+        """
         wait_for(lambda: self.status.get("tasks"), controller, "controller", TASK_S)
         return self.status
 
@@ -65,21 +81,23 @@ class Watch:
         """Leave the graph."""
         self._graph.close()
 
-    def _on_status(self, message: rows.Message) -> None:
+    def _on_status(self, message: interface.Message) -> None:
         before, self.status = self.status, json.loads(message.data)
         now = (self.status["state"], self.status["doing"])
         if now != (before.get("state"), before.get("doing")):
-            self._tell(" ".join(now).rstrip())
+            self._show(" ".join(now).rstrip())
 
 
 @contextlib.contextmanager
 def run_node(
     command: list[str], ready: Path, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A node as a process of its own; interrupted at the end, and killed where that does not help.
+    """Run a node in a process of its own; SIGINT ends it, and SIGKILL if it is not gone after 20 s.
 
     Args:
-        environment: variables on top of this process's own.
+        command: arguments of `qwen2vl-robot`.
+        ready: the node creates this file once it is started.
+        environment: variables to add to this process's own.
     """
     ready.unlink(missing_ok=True)
     process = subprocess.Popen(
@@ -100,6 +118,11 @@ def run_node(
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], name: str, at_most_s: float) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        WorkerError: the process ended, or the time is up.
+    """
     end_s = time.monotonic() + at_most_s
     while not condition():
         if process.poll() is not None:
@@ -110,6 +133,6 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], 
 
 
 def small_picture(rgb: film.Picture) -> film.Picture:
-    """A picture in the size of a film's."""
+    """Resize a picture (h, w, 3) to a film's size."""
     k = film.FILM_INTRINSICS
     return np.asarray(Image.fromarray(rgb).resize((k.width_px, k.height_px), Image.Resampling.BILINEAR))

@@ -23,7 +23,7 @@ from qwen2vl_robot.messages import (
     Verb,
 )
 from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, name_obstacles, scene_object
-from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, is_clearly
+from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, describe, is_clearly, with_article
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import LevelledView, make_view
@@ -207,9 +207,9 @@ class _Finder:
             body = self.bodies[index]
             if contradiction(label, body.segment.rgb, body.fits, self.words) is None:
                 return int(index)
-        actual = contradiction(label, self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
+        held = describe(self.bodies[best].segment.rgb, self.bodies[best].fits, self.words)
         raise PerceptionError(
-            f"the box for {label!r} holds a {actual}", label=label, reason=PerceptionReason.LABEL_MISMATCH
+            f"the box for {label!r} holds {with_article(held)}", label=label, reason=PerceptionReason.LABEL_MISMATCH
         )
 
     def _overlaps(self, box: ImageBox) -> Array:

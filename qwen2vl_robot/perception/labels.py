@@ -93,6 +93,15 @@ def describe(rgb: Array, fits: list[Fit], words: Words) -> str:
     return f"{colour} {_NOUN_OF.get(kind, kind)}"
 
 
+def with_article(name: str) -> str:
+    """A name with its English article.
+
+    >>> with_article("orange block"), with_article("red block")
+    ('an orange block', 'a red block')
+    """
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def best_fit(label: str, fits: list[Fit], words: Words) -> Fit:
     """Choose the best fit of a kind that the label allows if it is nearly the best of all, else the best of all."""
     kinds = {kind for t in _tokens(label) for kind in words.nouns.get(t, ())}

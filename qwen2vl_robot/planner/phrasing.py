@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qwen2vl_robot.languages import Language, fill, load_languages
-from qwen2vl_robot.messages import Direction
+from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
 
 
 def plainest(goal: Goal) -> str:
-    """The sentence; "" where the goal is more than one deed, or of a kind that the checkpoint never learned.
+    """The sentence for the first deed; "" where it is of a kind that the checkpoint never learned.
+
+    The checkpoint plans one deed. What a plan leaves out of the others is asked about (`agreement.agree`).
 
     >>> from qwen2vl_robot.reading import read
     >>> plainest(read("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?"))
@@ -17,13 +21,23 @@ def plainest(goal: Goal) -> str:
     'put the red block on the blue plate'
     """
     steps = [step for step in goal.steps if not step.is_negated]
-    if len(steps) == 2 and steps[0].deed is Deed.PICK and steps[1].deed is Deed.PLACE:
+    if len(steps) > 1 and steps[0].deed is Deed.PICK and steps[1].deed is Deed.PLACE:
         thing = steps[1].thing
         if thing is None or thing.is_it or thing == steps[0].thing:
             steps = [Step(Deed.PLACE, steps[0].thing, steps[1].relation, steps[1].reference)]
-    if len(steps) != 1 or goal.unread or goal.conditions:
+    if not steps or goal.unread or goal.conditions:
         return ""
     return _say(steps[0], load_languages()[goal.language])
+
+
+def off_table(thing: Thing) -> Thing:
+    """Leave out that a thing is on the table, for there they all are.
+
+    >>> off_table(Thing("ball", "red", relation=Relation.ON, reference=Thing("table"))).describe()
+    'the red ball'
+    """
+    is_there = thing.relation is Relation.ON and thing.reference == Thing("table")
+    return replace(thing, relation=None, reference=None) if is_there else thing
 
 
 def _say(step: Step, language: Language) -> str:
@@ -31,10 +45,11 @@ def _say(step: Step, language: Language) -> str:
     if not template:
         return ""
     try:
-        names = [_name(thing, language) for thing in (step.thing, step.reference) if thing is not None]
+        names = [_name(off_table(t), language) for t in (step.thing, step.reference) if t is not None]
     except KeyError:  # a thing that the checkpoint has no word for
         return ""
-    return fill(template, *names)
+    said = fill(template, *names)
+    return "" if "{" in said else said  # nothing was said for a slot
 
 
 def _template(step: Step, language: Language) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, PlannerRequest, StepRecord
 from qwen2vl_robot.planner.contract import failure_line
+from qwen2vl_robot.planner.hub import prepare_hub
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
@@ -114,6 +115,7 @@ def load_local(settings: ModelSettings) -> object:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    prepare_hub(settings)
     from qwen2vl_robot.planner.local import LocalPlanner
 
     return LocalPlanner(settings)

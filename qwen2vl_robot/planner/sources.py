@@ -70,6 +70,11 @@ def read_settings(model: str) -> ModelSettings:
         return _checked(parse({**data, "constrain": "none"}, ModelSettings, model), model)
     if scheme in ("http", "https"):
         server, _, name = model.partition("#")
+        if not name:
+            raise BadInputError(
+                f"--model {model}: name one of its models: {server}#MODEL "
+                f"(qwen2vl-robot doctor --model {server} lists them)"
+            )
         return _checked(parse({"model": name, "server": server}, ModelSettings, model), model)
     return parse({"model": model}, ModelSettings, "--model")
 

@@ -1,6 +1,6 @@
-"""Scene file + seed → a simulated robot cell that behaves as hardware; it runs in a process of its own.
+"""Scene file + seed → a simulated robot cell that behaves like hardware; it runs in a process of its own.
 
-What a controller may see of it is in client.py, which does without Bullet.
+client.py has what a controller may see of it, without loading Bullet.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 _SETTLE_S = 0.5
-_MAX_CATCH_UP_S = 0.25  # a plant that fell further behind the wall clock than this lets the time go
+_MAX_CATCH_UP_S = 0.25  # the plant drops any further delay behind the wall clock
 
 
 class Plant:
-    """A simulated robot cell: it owns its time, has faults of its own, and hides its truth behind a camera.
+    """A simulated robot cell with its own time and faults; controllers see it only through camera and joint states.
 
     Args:
         scene_path: file of sim/scenes.
+        seed: draws the scene and its faults.
         always, count, with_held_out: as in `scenes.draw_scene`.
-        realtime: whether plant time keeps up with the wall clock; otherwise it passes only in `advance`.
+        realtime: whether plant time follows the wall clock; otherwise it passes only in `advance`.
 
     Raises:
         BadInputError: the scene file is missing or wrong.
@@ -90,15 +91,15 @@ class Plant:
     # ------------------------------------------------------------------------------------------ time
 
     def now_ns(self) -> int:
-        """Plant time: simulated nanoseconds since the plant was built."""
+        """Return plant time: simulated nanoseconds since the plant was built."""
         self.tick()
         return round(self._world.time_s * 1e9)
 
     def advance(self, seconds: float) -> None:
-        """Simulate this much time, as fast as possible.
+        """Simulate a duration as fast as possible.
 
         Raises:
-            ExecutionError: the plant runs in real time, or the number is no duration.
+            ExecutionError: the plant runs in real time, or the duration is not 0 to 600 s.
         """
         if self._realtime:
             raise ExecutionError("a real-time plant cannot be advanced; wait instead")
@@ -107,7 +108,7 @@ class Plant:
         self._step(int(np.ceil(seconds / TIME_STEP_S - 1e-9)))
 
     def tick(self) -> None:
-        """In real time, simulate up to the wall clock; a debt above the bound is dropped, so time runs slow then."""
+        """In real time, simulate up to the wall clock; drop a delay above 0.25 s, which makes plant time run slow."""
         if not self._realtime:
             return
         debt_s = time.monotonic() - self._wall_offset_s - self._world.time_s
@@ -119,7 +120,7 @@ class Plant:
     # ------------------------------------------------------------------------------------- camera, state
 
     def capture(self) -> CameraFrame:
-        """Take a noisy RGB-D frame with the pose of the camera as it was (wrongly) calibrated."""
+        """Take a noisy RGB-D frame with the camera's published pose, which has a calibration error."""
         self.tick()
         stamp_ns = round(self._world.time_s * 1e9)
         rgb, depth_m = self._look()
@@ -131,7 +132,7 @@ class Plant:
         return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
 
     def state(self) -> RobotState:
-        """Measure joints and gripper; what the gripper holds is not measured."""
+        """Measure joints and gripper width; what the gripper holds is not measured."""
         self.tick()
         q_rad, dq_radps, width_m = self._world.robot.arm_state()
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
@@ -162,21 +163,21 @@ class Plant:
         self._starts_s = self._world.time_s + self._faults.actuation_lag_s
 
     def is_moving(self) -> bool:
-        """Whether a motion is under way that was not told to stop."""
+        """Return whether a motion is under way and no stop was given."""
         self.tick()
         return self._motion is not None and self._halts_s is None
 
     def stop(self) -> None:
-        """Hold the position where the arm is when the command arrives, one actuation lag from now."""
+        """Stop and hold the position that the arm has one actuation lag from now."""
         self.tick()
         if self._halts_s is None:
             self._halts_s = self._world.time_s + self._faults.actuation_lag_s
 
     def drive(self, q_rad: Array, dq_radps: Array, width_m: float, seconds: float) -> RobotState:
-        """Give the motors these targets, let time pass, and measure; what node.py's controllers do.
+        """Command the motors, advance by `seconds`, and measure; node.py's controllers use it.
 
         Raises:
-            ExecutionError: the plant runs in real time, carries out a motion, or the duration is none.
+            ExecutionError: the plant runs in real time, an approved motion is under way, or `seconds` is not 0 to 600.
         """
         if self._motion is not None:
             raise ExecutionError("an approved motion is under way; the controllers cannot drive as well")
@@ -206,7 +207,7 @@ class Plant:
                 self._film.append(shoot(self._world))
 
     def _drive(self) -> None:
-        """Give the motors their targets for the next time step."""
+        """Command the motors for the next time step."""
         now_s = self._world.time_s
         if self._halts_s is not None and now_s >= self._halts_s:
             self._world.robot.command_arm(self._world.robot.arm_state()[0])
@@ -224,30 +225,30 @@ class Plant:
     # ----------------------------------------------------------------------------------- film and truth
 
     def start_film(self) -> None:
-        """Record the film's view from now on, `FILM_HZ` pictures a second of plant time."""
+        """Start to record the film's view, `FILM_HZ` pictures per second of plant time."""
         self._film = []
 
     def take_film(self) -> npt.NDArray[np.uint8]:
-        """End the recording and hand out its pictures (k, h, w, 3)."""
+        """End the recording and return its pictures (k, h, w, 3)."""
         pictures, self._film = self._film or [], None
         k = FILM_INTRINSICS
         return np.stack(pictures) if pictures else np.zeros((0, k.height_px, k.width_px, 3), dtype=np.uint8)
 
     def true_objects(self) -> dict[str, TrueObject]:
-        """Label → what is true of the object now."""
+        """Map each label to the object's true state now."""
         return {o.label: self._true_object(o) for o in self._scene.objects}
 
     def _true_object(self, item: PlantObject) -> TrueObject:
         pose, speed_mps, shape = self._world.pose(item.label), self._world.speed_mps(item.label), item.shape
-        if isinstance(shape, Bowl):  # the ring around it, as everybody but the plant knows a bowl
+        if isinstance(shape, Bowl):  # the round container around it, which is a bowl's shape outside the plant
             shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
-        elif isinstance(shape, Mesh):  # the box around it
+        elif isinstance(shape, Mesh):  # its bounding box
             x, y, z = (float(v) for v in shape.size_m)
             shape = Box((x, y, z))
         return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
 
     def true_boxes(self) -> dict[str, TrueBox]:
-        """Label → where the camera sees the object now; what it does not see is left out."""
+        """Map the label of each visible object to its box in the camera's image now."""
         if self._seen is None or self._seen[0] != round(self._world.time_s / TIME_STEP_S):
             self._look()
         assert self._seen is not None
@@ -255,12 +256,12 @@ class Plant:
         return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
 
     def true_T_base_camera(self) -> Array:
-        """Where the camera truly is."""
+        """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
 
 
 def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
-    """The scene with each body's mass and friction drawn around the nominal ones."""
+    """Draw each body's mass and friction around its nominal values."""
     mass, friction = scene.faults.mass_spread_ratio, scene.faults.friction_spread_ratio
     objects = tuple(
         replace(
@@ -274,13 +275,13 @@ def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
 
 
 def _pose_error(length_m: float, angle_deg: float, rng: np.random.Generator) -> Array:
-    """A pose (4, 4) whose translation and rotation have these lengths and a random direction."""
+    """Draw a pose (4, 4) with a translation and a rotation of these magnitudes in random directions."""
     along, about = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
     return make_pose(length_m * along, rotation_from_rotvec(np.deg2rad(angle_deg) * about))
 
 
 def _visible_box(mask: npt.NDArray[np.bool_]) -> TrueBox | None:
-    """Box in 0..1000 around the true pixels of a mask (h, w)."""
+    """Return the box, 0..1000, around the true pixels of a mask (h, w); None without any."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return None
@@ -291,10 +292,10 @@ def _visible_box(mask: npt.NDArray[np.bool_]) -> TrueBox | None:
 
 
 def _check_approved(approved: ApprovedMotion, profile: RobotProfile, now_ns: int, q_rad: Array) -> None:
-    """Check an approval the way a careful arm's driver does, trusting nobody.
+    """Check an approval independently of the gate, as a careful driver does.
 
     Raises:
-        ExecutionError: digest, robot, expiry, start, form or joint limits do not fit.
+        ExecutionError: digest, robot, expiry, start, form or joint limits are wrong.
     """
     motion = approved.motion
     if digest(motion) != approved.digest:

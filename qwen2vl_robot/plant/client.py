@@ -1,7 +1,7 @@
-"""The plant's process, and the two ways to talk to it: what a controller may see, and the truth.
+"""The plant's process and its two interfaces: what a controller may see, and the truth.
 
-`PlantLink` is camera, arm and clock. `PlantTruth` reads what no hardware could tell; only scoring and the truth
-planner may hold one. The simulation itself is cell.py, so that no controller ever loads Bullet.
+`PlantLink` is camera, arm and clock. `PlantTruth` reads what hardware cannot measure; only scoring and the truth
+planner may use one. The simulation itself is in cell.py, so that no controller loads Bullet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_SLEEP_S = 600.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrueObject:
-    """What is true of one body of the plant; a bowl is given as the square container around it."""
+    """The true state of one body of the plant; a bowl is given as the round container around it."""
 
     label: str
     shape: Shape
@@ -39,13 +39,13 @@ class TrueObject:
 
     @property
     def body(self) -> SceneObject:
-        """The same as a scene's body, for `relations.relation_holds`."""
+        """Return it as a scene's body, for `relations.relation_holds`."""
         return SceneObject(self.label, self.shape, self.T_base_object)
 
 
 @dataclass(frozen=True, slots=True)
 class TrueBox:
-    """Where the camera sees an object: the box around its visible pixels, and how many there are."""
+    """Where the camera sees an object: the box around its visible pixels, and their number."""
 
     box: ImageBox
     visible_px: int
@@ -56,12 +56,14 @@ class PlantProcess:
 
     Args:
         scene_path: file of sim/scenes.
+        seed: draws the scene and its faults.
         always, count, with_held_out: as in `scenes.draw_scene`.
-        realtime: whether plant time keeps up with the wall clock; otherwise it passes only while the link sleeps.
+        realtime: whether plant time follows the wall clock; otherwise it passes only while the link sleeps.
+        interpreter: the Python that has pybullet, else this one.
 
     Raises:
         BadInputError: the scene file is missing or wrong.
-        WorkerError: the process did not come up.
+        WorkerError: the process could not be started.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class PlantProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, None when it ended."""
+        """Return the process id, None after its end."""
         return self._worker.pid
 
     def close(self) -> None:
@@ -109,7 +111,7 @@ class PlantProcess:
 
 
 class _Wire:
-    """Calls to one plant. A plant that died stays dead: a fresh one would be another world."""
+    """Calls to one plant. A plant that died is not restarted: a new one would be another world."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -122,7 +124,7 @@ class _Wire:
 
 
 class PlantLink:
-    """Camera, arm and clock of a plant in another process; nothing of its truth."""
+    """Camera, arm and clock of a plant in another process, without its truth."""
 
     def __init__(self, wire: _Wire, *, realtime: bool) -> None:
         self._wire = wire
@@ -143,7 +145,7 @@ class PlantLink:
         self._command("execute", approved)
 
     def is_moving(self) -> bool:
-        """Whether a motion is under way (see `ports.Arm`)."""
+        """Return whether a motion is under way (see `ports.Arm`)."""
         return bool(self._command("is_moving"))
 
     def stop(self) -> None:
@@ -151,14 +153,14 @@ class PlantLink:
         self._command("stop")
 
     def now_ns(self) -> int:
-        """Plant time (see `ports.Clock`)."""
+        """Return plant time, ns (see `ports.Clock`)."""
         return int(self._command("now_ns"))
 
     def sleep(self, seconds: float) -> None:
-        """Let plant time pass: simulated at once, or waited for in real time (see `ports.Clock`).
+        """Let plant time pass: simulate it at once, or wait for it in real time (see `ports.Clock`).
 
         Raises:
-            ExecutionError: the plant is gone, or the number is no duration.
+            ExecutionError: the plant is gone, or the duration is not 0 to 600 s.
         """
         if not 0.0 <= seconds <= _MAX_SLEEP_S:
             raise ExecutionError(f"cannot sleep {seconds} s; allowed 0 to {_MAX_SLEEP_S:g}")
@@ -168,11 +170,11 @@ class PlantLink:
             self._command("advance", seconds, extra_s=2.0 * seconds)
 
     def start_film(self) -> None:
-        """Record the film's view from now on."""
+        """Start to record the film's view."""
         self._command("start_film")
 
     def take_film(self) -> npt.NDArray[np.uint8]:
-        """End the recording: pictures (k, h, w, 3)."""
+        """End the recording and return its pictures (k, h, w, 3)."""
         pictures: npt.NDArray[np.uint8] = self._command("take_film")
         return pictures
 
@@ -190,22 +192,22 @@ class PlantLink:
 
 
 class PlantTruth:
-    """What is true in the plant. Only scoring and the truth planner may hold one; a controller never does."""
+    """The plant's true state. Only scoring and the truth planner may use it, never a controller."""
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
 
     def objects(self) -> dict[str, TrueObject]:
-        """Label → true pose, shape, speed, mass and friction now."""
+        """Map each label to the object's true pose, shape, speed, mass and friction now."""
         objects: dict[str, TrueObject] = self._wire.call("true_objects")
         return objects
 
     def boxes(self) -> dict[str, TrueBox]:
-        """Label → box of the visible pixels; what the camera does not see is left out."""
+        """Map the label of each visible object to the box of its visible pixels."""
         boxes: dict[str, TrueBox] = self._wire.call("true_boxes")
         return boxes
 
     def T_base_camera(self) -> Array:
-        """True pose (4, 4) of the camera."""
+        """Return the camera's true pose (4, 4)."""
         pose: Array = self._wire.call("true_T_base_camera")
         return pose

@@ -1,6 +1,6 @@
-"""Goals and topics of ros2_control → motor targets, with its error codes and tolerances: what the plant's node serves.
+"""Goals and topics of ros2_control → motor targets, with its error codes and tolerances; the plant's node serves them.
 
-Times are the plant's seconds. Commands take effect one actuation lag after they came, as on hardware.
+Times are plant time, seconds. A command takes effect one actuation lag after it arrived, as on hardware.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     derivatives_from_trajectory,
     duration_to_s,
@@ -32,40 +32,40 @@ _STALL_MPS, _STALL_S = 0.001, 0.25
 
 @dataclass(slots=True)
 class _Course:
-    """One trajectory under way; `handle` is None for one that came by topic."""
+    """One trajectory under way; `handle` is None if it came by topic or its goal was cancelled."""
 
     track: Trajectory
     start_s: float
     end_s: float
     goal_q_rad: Array
     handle: GoalHandle | None
-    path_rad: Array  # tolerance of each joint, infinite where none holds
+    path_rad: Array  # tolerance of each joint, infinite where there is none
     goal_rad: Array
     goal_time_s: float
 
 
 class TrajectoryServer:
-    """A joint trajectory controller: one goal at a time, a new one preempts, an empty topic message halts."""
+    """A joint trajectory controller: one goal at a time; a new goal preempts, an empty topic message halts."""
 
-    def __init__(self, graph: rows.Graph, profile: RobotProfile, start_q_rad: Array, lag_s: float) -> None:
+    def __init__(self, graph: interface.Graph, profile: RobotProfile, start_q_rad: Array, lag_s: float) -> None:
         self._profile, self._lag_s = profile, lag_s
         self._lock = threading.RLock()
         self._hold_rad = np.array(start_q_rad)
         self._course: _Course | None = None
         self._halts_s: float | None = None
         self._now_s, self._q_rad = 0.0, np.array(start_q_rad)
-        self._told_s = 0.0
-        action = rows.FOLLOW_JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/follow_joint_trajectory")
+        self._feedback_s = 0.0
+        action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/follow_joint_trajectory")
         self._result = graph.message(f"{action.type}_Result")
         self._feedback = graph.message(f"{action.type}_Feedback")
         self._point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
         if profile.controllers.arm_form == "action":
             graph.serve_action(action, self._accept, self._cancel)
-        topic = rows.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
+        topic = interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
         graph.subscribe(topic, self._on_topic)
 
     def targets(self, now_s: float, q_rad: Array) -> tuple[Array, Array]:
-        """Positions and velocities (n,) for the motors now, after looking at where the arm is."""
+        """Check the arm's position and return the motors' targets now: positions and velocities (n,)."""
         with self._lock:
             self._now_s, self._q_rad = now_s, np.array(q_rad)
             if self._halts_s is not None and now_s >= self._halts_s:
@@ -82,7 +82,7 @@ class TrajectoryServer:
     def _accept(self, goal: Any, handle: GoalHandle) -> bool:
         with self._lock:
             try:
-                course = self._plan(goal.trajectory, handle)
+                course = self._make_course(goal.trajectory, handle)
                 names = [j.name for j in self._profile.joints]
                 course.path_rad = _tolerances(goal.path_tolerance, names)
                 course.goal_rad = _tolerances(goal.goal_tolerance, names)
@@ -99,7 +99,7 @@ class TrajectoryServer:
                 self._halts_s = self._now_s + self._lag_s
                 return
             try:
-                course = self._plan(message, None)
+                course = self._make_course(message, None)
             except BadInputError:
                 return
             self._preempt("a trajectory came by topic")
@@ -112,7 +112,7 @@ class TrajectoryServer:
                 self._course.handle = None
             handle.end(GoalStatus.CANCELED, self._result(error_code=SUCCESSFUL, error_string="cancelled"))
 
-    def _plan(self, trajectory: Any, handle: GoalHandle | None) -> _Course:
+    def _make_course(self, trajectory: Any, handle: GoalHandle | None) -> _Course:
         if not trajectory.points:
             raise BadInputError("a trajectory without points")
         segment = segment_from_trajectory(trajectory, self._profile)
@@ -128,8 +128,8 @@ class TrajectoryServer:
     def _preempt(self, reason: str) -> None:
         course = self._course
         if course is not None and course.handle is not None:
-            told = f"current goal cancelled: {reason}"
-            course.handle.end(GoalStatus.CANCELED, self._result(error_code=INVALID_GOAL, error_string=told))
+            message = f"current goal cancelled: {reason}"
+            course.handle.end(GoalStatus.CANCELED, self._result(error_code=INVALID_GOAL, error_string=message))
 
     # -------------------------------------------------------------------------------------------- watching
 
@@ -139,8 +139,8 @@ class TrajectoryServer:
             return
         desired, velocity = course.track.at(since_s)
         error = self._q_rad - desired
-        if course.handle is not None and self._now_s - self._told_s >= _FEEDBACK_S:
-            self._tell(course.handle, desired, velocity, error)
+        if course.handle is not None and self._now_s - self._feedback_s >= _FEEDBACK_S:
+            self._publish_feedback(course.handle, desired, velocity, error)
         if self._now_s - self._lag_s < course.end_s:
             self._check_path(course, error)
             return
@@ -148,25 +148,25 @@ class TrajectoryServer:
         if (off <= np.where(np.isfinite(course.goal_rad), course.goal_rad, np.inf)).all():
             self._end(course, GoalStatus.SUCCEEDED, SUCCESSFUL, "")
         elif course.goal_time_s > 0.0 and self._now_s > course.end_s + self._lag_s + course.goal_time_s:
-            told = f"{self._profile.joints[int(np.argmax(off))].name} is {off.max():.4f} rad off the goal"
-            self._end(course, GoalStatus.ABORTED, GOAL_TOLERANCE_VIOLATED, told)
+            message = f"{self._profile.joints[int(np.argmax(off))].name} is {off.max():.4f} rad off the goal"
+            self._end(course, GoalStatus.ABORTED, GOAL_TOLERANCE_VIOLATED, message)
 
     def _check_path(self, course: _Course, error: Array) -> None:
         worst = int(np.argmax(np.abs(error) - course.path_rad))
         if abs(error[worst]) > course.path_rad[worst]:
             joint = self._profile.joints[worst].name
-            told = f"{joint} is {abs(error[worst]):.4f} rad off the path"
-            self._end(course, GoalStatus.ABORTED, PATH_TOLERANCE_VIOLATED, told)
+            message = f"{joint} is {abs(error[worst]):.4f} rad off the path"
+            self._end(course, GoalStatus.ABORTED, PATH_TOLERANCE_VIOLATED, message)
             self._halts_s = self._now_s
 
-    def _end(self, course: _Course, status: GoalStatus, code: int, told: str) -> None:
+    def _end(self, course: _Course, status: GoalStatus, code: int, message: str) -> None:
         if course.handle is not None:
-            course.handle.end(status, self._result(error_code=code, error_string=told))
+            course.handle.end(status, self._result(error_code=code, error_string=message))
         if status is GoalStatus.SUCCEEDED:
             self._hold_rad, self._course = course.goal_q_rad, None
 
-    def _tell(self, handle: GoalHandle, desired: Array, velocity: Array, error: Array) -> None:
-        self._told_s = self._now_s
+    def _publish_feedback(self, handle: GoalHandle, desired: Array, velocity: Array, error: Array) -> None:
+        self._feedback_s = self._now_s
         values = (desired, self._q_rad, error)
         wanted, actual, off = (self._point(positions=[float(v) for v in q]) for q in values)
         wanted.velocities = [float(v) for v in velocity]
@@ -175,9 +175,9 @@ class TrajectoryServer:
 
 
 class GripperServer:
-    """A gripper controller in the form that the robot file names; a gripper that closes on something stalls."""
+    """A gripper controller in the form that the robot file sets; a gripper that closes on an object stalls."""
 
-    def __init__(self, graph: rows.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
+    def __init__(self, graph: interface.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
         self._graph, self._profile, self._lag_s = graph, profile, lag_s
         self._lock = threading.RLock()
         self._width_m = self._wanted_m = self._applied_m = width_m
@@ -186,15 +186,15 @@ class GripperServer:
         self._handle: GoalHandle | None = None
         names = profile.controllers
         if names.gripper_form == "topic":
-            graph.subscribe(rows.GRIPPER_TOPIC.at(f"{names.gripper}/commands"), self._on_topic)
+            graph.subscribe(interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands"), self._on_topic)
             return
         self._is_parallel = names.gripper_form == "parallel_action"
-        row = rows.PARALLEL_GRIPPER_COMMAND if self._is_parallel else rows.GRIPPER_COMMAND
-        self._row = row.at(f"{names.gripper}/gripper_cmd")
-        graph.serve_action(self._row, self._accept, self._cancel)
+        action = interface.PARALLEL_GRIPPER_COMMAND if self._is_parallel else interface.GRIPPER_COMMAND
+        self._action = action.at(f"{names.gripper}/gripper_cmd")
+        graph.serve_action(self._action, self._accept, self._cancel)
 
     def target(self, now_s: float, width_m: float) -> float:
-        """The width (m) for the motors now, after looking at where the fingers are."""
+        """Check the gripper's width and return the motors' target width now, m."""
         with self._lock:
             speed_mps = abs(width_m - self._width_m) / max(now_s - self._now_s, 1e-6)
             self._now_s, self._width_m = now_s, width_m
@@ -246,7 +246,7 @@ class GripperServer:
             return
         reached = status is GoalStatus.SUCCEEDED and not is_stalled
         position, make = self._width_m / len(self._profile.gripper.joints), self._graph.message
-        kind = make(f"{self._row.type}_Result")
+        kind = make(f"{self._action.type}_Result")
         if self._is_parallel:
             state = make("sensor_msgs/msg/JointState")(name=[self._profile.gripper.joints[0]], position=[position])
             handle.end(status, kind(state=state, stalled=is_stalled, reached_goal=reached))
@@ -255,15 +255,15 @@ class GripperServer:
 
 
 def _tolerances(given: Any, names: list[str]) -> Array:
-    """Of each joint: 0 is the controller's own (none here), -1 erases it, other negative ones are refused.
+    """Read the joints' tolerances (n,) rad, infinite for 0 (the controller's own: none here) and for -1 (erased).
 
     Raises:
-        BadInputError: an unknown joint or a negative tolerance.
+        BadInputError: the joint is unknown, or the tolerance is negative and not -1.
     """
-    found = np.full(len(names), np.inf)
+    tolerances_rad = np.full(len(names), np.inf)
     for tolerance in given:
         if tolerance.name not in names or not (tolerance.position >= 0.0 or tolerance.position == -1.0):
             raise BadInputError(f"tolerance {tolerance.position} of joint {tolerance.name!r}")
         if tolerance.position > 0.0:
-            found[names.index(tolerance.name)] = tolerance.position
-    return found
+            tolerances_rad[names.index(tolerance.name)] = tolerance.position
+    return tolerances_rad

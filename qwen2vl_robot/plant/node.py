@@ -1,7 +1,7 @@
 """The plant → a robot cell on the ROS 2 graph: camera, joint states, tf, robot_description, ros2_control's interfaces.
 
-The simulation runs in a worker; this process only talks. Time is the plant's and goes out on /clock, so that nodes with
-use_sim_time wait while a picture is rendered instead of calling it a lost link.
+The simulation runs in a worker; this process only communicates. It publishes plant time on /clock, so that nodes with
+use_sim_time wait while a picture is rendered and do not take it for a lost link.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile, SceneRanges, load_robot, load_yaml
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     image_from_depth,
     image_from_rgb,
@@ -31,7 +31,7 @@ from qwen2vl_robot.resources import resolve
 
 _log = logging.getLogger(__name__)
 CAMERA_FRAME = "camera_color_optical_frame"
-_TICK_S = 1.0 / 120.0  # two of Bullet's steps
+_TICK_S = 1.0 / 120.0  # two time steps of Bullet
 _CALL_S = 30.0
 _TF_EVERY = 12  # ticks
 _MAX_DEBT_S = 0.1
@@ -41,14 +41,16 @@ class PlantNode:
     """One plant on the graph.
 
     Args:
-        camera_hz: pictures a second of plant time, taken only while somebody listens.
-        speed: plant seconds for each second of the wall clock, at most.
+        scene: file of sim/scenes.
+        seed: draws the scene and its faults.
+        camera_hz: pictures per second of plant time, taken only while the image topic has subscribers.
+        speed: largest ratio of plant time to wall time.
         interpreter: the Python that has pybullet, else this one.
     """
 
     def __init__(
         self,
-        graph: rows.Graph,
+        graph: interface.Graph,
         scene: str,
         seed: int,
         *,
@@ -70,15 +72,23 @@ class PlantNode:
         self._gripper = GripperServer(graph, self._profile, state.gripper_width_m, lag_s)
         self._state, self._ticks = state, 0
         self._every = max(1, round(1.0 / (camera_hz * _TICK_S)))
-        topics = (rows.CLOCK, rows.JOINT_STATES, rows.IMAGE, rows.DEPTH, rows.CAMERA_INFO, rows.TF, rows.TF_STATIC)
+        topics = (
+            interface.CLOCK,
+            interface.JOINT_STATES,
+            interface.IMAGE,
+            interface.DEPTH,
+            interface.CAMERA_INFO,
+            interface.TF,
+            interface.TF_STATIC,
+        )
         self._publishers = {t.name: graph.publisher(t) for t in topics}
-        description = graph.publisher(rows.ROBOT_DESCRIPTION)
+        description = graph.publisher(interface.ROBOT_DESCRIPTION)
         urdf = self._profile.urdf_path.read_text(encoding="utf-8")
-        description.publish(graph.message(rows.ROBOT_DESCRIPTION.type)(data=urdf))
-        self._place_camera(self._capture())
+        description.publish(graph.message(interface.ROBOT_DESCRIPTION.type)(data=urdf))
+        self._publish_camera_pose(self._capture())
 
     def run(self, has_ended: Callable[[], bool] = lambda: False) -> None:
-        """Simulate and publish until told to end; time that cannot be kept is let go."""
+        """Simulate and publish until `has_ended`; a delay of more than 0.1 s behind the schedule is dropped."""
         _log.info("simulating %s at up to %g times real time", self._profile.name, self._speed)
         due_s = time.monotonic()
         while not has_ended():
@@ -87,17 +97,17 @@ class PlantNode:
             time.sleep(max(0.0, due_s - time.monotonic()))
 
     def tick(self) -> None:
-        """One step of plant time: command, simulate, measure, tell."""
+        """Advance by one tick of plant time: command, simulate, measure, publish."""
         now_s = self._state.stamp_ns / 1e9
         q, dq = self._arm.targets(now_s, self._state.q_rad)
         width_m = self._gripper.target(now_s, self._state.gripper_width_m)
         self._state = self._worker.call("drive", q, dq, width_m, _TICK_S, timeout_s=_CALL_S)
         self._ticks += 1
-        self._tell_joints()
+        self._publish_joints()
         if self._ticks % _TF_EVERY == 0:
-            self._tell_frames()
-        if self._ticks % self._every == 0 and self._publishers[rows.IMAGE.name].listeners():
-            self._tell_frame(self._capture())
+            self._publish_links()
+        if self._ticks % self._every == 0 and self._publishers[interface.IMAGE.name].listeners():
+            self._publish_frame(self._capture())
 
     def close(self) -> None:
         """End the simulation."""
@@ -108,35 +118,35 @@ class PlantNode:
         frame: CameraFrame = self._worker.call("capture", timeout_s=_CALL_S)
         return frame
 
-    def _tell_joints(self) -> None:
-        """/clock first, so that nobody sees a state from the future."""
+    def _publish_joints(self) -> None:
+        """Publish /clock, then joint_states, so that no state is stamped later than the clock."""
         make, state = self._graph.message, self._state
-        clock = make(rows.CLOCK.type)(clock=stamp_from_ns(make, state.stamp_ns))
-        self._publishers[rows.CLOCK.name].publish(clock)
+        clock = make(interface.CLOCK.type)(clock=stamp_from_ns(make, state.stamp_ns))
+        self._publishers[interface.CLOCK.name].publish(clock)
         fingers = self._profile.gripper.joints
         names = [*(j.name for j in self._profile.joints), *fingers]
         share_m = state.gripper_width_m / len(fingers)
         q = np.concatenate([state.q_rad, np.full(len(fingers), share_m)])
         dq = np.concatenate([state.dq_radps, np.zeros(len(fingers))])
-        self._publishers[rows.JOINT_STATES.name].publish(joint_state_message(make, names, q, dq, state.stamp_ns))
+        self._publishers[interface.JOINT_STATES.name].publish(joint_state_message(make, names, q, dq, state.stamp_ns))
 
-    def _tell_frames(self) -> None:
+    def _publish_links(self) -> None:
         base = self._profile.base_link
         poses = self._kinematics.link_poses(self._state.q_rad, self._state.gripper_width_m)
-        self._publish_tf(rows.TF, [(base, link, T) for link, T in poses.items() if link != base])
+        self._publish_tf(interface.TF, [(base, link, T) for link, T in poses.items() if link != base])
 
-    def _place_camera(self, frame: CameraFrame) -> None:
-        self._publish_tf(rows.TF_STATIC, [(self._profile.base_link, CAMERA_FRAME, frame.T_base_camera)])
+    def _publish_camera_pose(self, frame: CameraFrame) -> None:
+        self._publish_tf(interface.TF_STATIC, [(self._profile.base_link, CAMERA_FRAME, frame.T_base_camera)])
 
-    def _publish_tf(self, row: rows.Topic, transforms: list[Any]) -> None:
+    def _publish_tf(self, topic: interface.Topic, poses: list[Any]) -> None:
         make, stamp_ns = self._graph.message, self._state.stamp_ns
-        made = [transform_message(make, parent, child, T, stamp_ns) for parent, child, T in transforms]
-        self._publishers[row.name].publish(make(row.type)(transforms=made))
+        transforms = [transform_message(make, parent, child, T, stamp_ns) for parent, child, T in poses]
+        self._publishers[topic.name].publish(make(topic.type)(transforms=transforms))
 
-    def _tell_frame(self, frame: CameraFrame) -> None:
+    def _publish_frame(self, frame: CameraFrame) -> None:
         make, stamp_ns = self._graph.message, frame.stamp_ns
-        self._publishers[rows.CAMERA_INFO.name].publish(
+        self._publishers[interface.CAMERA_INFO.name].publish(
             info_from_intrinsics(make, frame.intrinsics, stamp_ns, CAMERA_FRAME)
         )
-        self._publishers[rows.DEPTH.name].publish(image_from_depth(make, frame.depth_m, stamp_ns, CAMERA_FRAME))
-        self._publishers[rows.IMAGE.name].publish(image_from_rgb(make, frame.rgb, stamp_ns, CAMERA_FRAME))
+        self._publishers[interface.DEPTH.name].publish(image_from_depth(make, frame.depth_m, stamp_ns, CAMERA_FRAME))
+        self._publishers[interface.IMAGE.name].publish(image_from_rgb(make, frame.rgb, stamp_ns, CAMERA_FRAME))

@@ -1,4 +1,4 @@
-"""Ranges of a scene file + seed → one concrete plant scene. Used by datagen, plant and benchmarks alike."""
+"""Ranges of a scene file + seed → one concrete plant scene, for training data, plant and benchmarks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
 from qwen2vl_robot.resources import resolve
 
 _PLACEMENT_TRIES = 200
-_COLOUR_SPREAD = 14  # sRGB levels by which one red differs from the next
+_COLOUR_SPREAD = 14  # sRGB levels by which two objects of one colour may differ from its catalogue value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlantObject:
-    """A concrete body of the plant; its label is "colour kind", unique in the scene."""
+    """A body of the plant; its label is "colour kind", unique in the scene."""
 
     label: str
     colour: str
@@ -37,7 +37,7 @@ class PlantObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlantScene:
-    """Everything that is true of one simulated table, before the plant's faults are drawn."""
+    """The true state of one simulated table, before the plant's faults are drawn."""
 
     seed: int
     robot: str
@@ -54,7 +54,7 @@ def load_scene(path: str | Path) -> tuple[SceneRanges, Catalogue]:
     """Load a scene file and the catalogue that it names.
 
     Raises:
-        BadInputError: a file is missing or wrong, or the scene names a colour or kind that is not catalogued.
+        BadInputError: a file is missing or wrong, or the scene names a colour or kind that the catalogue lacks.
     """
     file = resolve(str(path))
     ranges = load_yaml(file, SceneRanges)
@@ -75,15 +75,18 @@ def draw_scene(
     count: int | None = None,
     with_held_out: bool = False,
 ) -> PlantScene:
-    """Draw one concrete scene; the same seed and arguments give the same scene.
+    """Draw one scene; the same seed and arguments give the same scene.
 
     Args:
-        always: objects it must hold, instead of the file's own.
+        always: objects that must be there, instead of the file's own.
         count: number of objects, instead of one drawn from the file's range.
         with_held_out: whether colour-kind pairs that training never sees may be drawn.
+
+    Raises:
+        BadInputError: an object of the file's `always` finds no room, or the catalogue lacks a size of a kind.
     """
     rng = np.random.default_rng(seed)
-    # The order of the draws is part of a seed's meaning: training and all reported figures stand on it.
+    # Do not change the order of the draws: training and all reported figures depend on it.
     wanted = _draw_specs(
         ranges, catalogue, rng, list(ranges.always if always is None else always), count, with_held_out
     )
@@ -127,7 +130,7 @@ def _draw_specs(
     count: int | None,
     with_held_out: bool,
 ) -> list[ObjectSpec]:
-    """What is wanted, and further pairs of colour and kind up to the count."""
+    """Return the wanted objects and further colour-kind pairs up to the count."""
     total = max(count if count is not None else int(rng.integers(ranges.count[0], ranges.count[1] + 1)), len(wanted))
     pairs = [
         ObjectSpec(colour=c, kind=k)
@@ -136,7 +139,7 @@ def _draw_specs(
         if with_held_out or f"{c} {k}" not in catalogue.held_out
     ]
     taken = {(o.colour, o.kind) for o in wanted}
-    # Plates and bowls take the place of three; at most two of them are added, so that a scene stays reachable.
+    # Plates and bowls take the room of three; at most two of them are added, so that all objects stay reachable.
     flat = 0
     for index in rng.permutation(len(pairs)):
         spec = pairs[index]
@@ -176,7 +179,7 @@ def _draw_camera(ranges: SceneRanges, rng: np.random.Generator) -> tuple[Intrins
 
 
 def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bowl | Mesh, float, float]:
-    """Shape, its radius on the table and its height, metres."""
+    """Draw a shape; return it with its radius on the table and its height, metres."""
 
     def draw(bounds: tuple[float, float] | None) -> float:
         if bounds is None:
@@ -202,10 +205,12 @@ def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bow
 def _place(
     specs: list[ObjectSpec], ranges: SceneRanges, catalogue: Catalogue, rng: np.random.Generator
 ) -> list[PlantObject]:
-    """Stand the objects on the table, `gap_m` apart, the widest first; what finds no room is left out.
+    """Place the objects on the table, `gap_m` apart, the widest first; those that find no room are left out.
+
+    An object with a position of its own goes there whatever is beside it.
 
     Raises:
-        BadInputError: an object that must be there finds no room.
+        BadInputError: an object of the file's `always` finds no room.
     """
     must = {(s.colour, s.kind) for s in ranges.always}
     drawn = [(spec, *_draw_shape(catalogue.kinds[spec.kind], rng)) for spec in specs]

@@ -1,8 +1,8 @@
 """Trajectory points → where a joint trajectory controller puts the joints at each time.
 
-Written for the plant alone, after ros2_control's joint_trajectory_controller (`interpolate_between_points`): two points
-that carry positions only are joined by a straight line, with velocities by a cubic, with accelerations by a quintic.
-The executor checks the arm with an interpolation of its own: a checker that shares the code it checks shares its bugs.
+Only the plant uses it. It follows ros2_control's joint_trajectory_controller (`interpolate_between_points`): linear
+between two points with positions only, cubic with velocities, quintic with accelerations too. The executor has its own
+interpolation: a checker that shares the code it checks shares its bugs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Trajectory:
     """Points over time after a start at rest; before the start and after the last point the joints hold.
 
     Args:
-        start_q_rad: (n,) where the joints are at time 0.
-        time_s: (k,) of the points, not falling, from 0; a point at 0 replaces the start.
+        start_q_rad: (n,) joint positions at time 0.
+        time_s: (k,) times of the points, from 0, never falling; a point at 0 replaces the start.
         q_rad: (k, n).
-        dq_radps, ddq_radps2: (k, n), NaN in the rows of points that carry none; None when no point does.
+        dq_radps, ddq_radps2: (k, n), NaN for points without them; None if no point has them.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Trajectory:
 
     @classmethod
     def of_motion(cls, motion: Motion, start_q_rad: Array) -> Trajectory:
-        """Join the joint segments of a motion, which carry positions only; between them the joints hold."""
+        """Join the joint segments of a motion; they carry positions only, and between them the joints hold."""
         pieces = [s for s in motion.segments if isinstance(s, JointSegment)]
         time_s = np.concatenate([np.zeros(0), *(s.time_s for s in pieces)])
         return cls(start_q_rad, time_s, np.concatenate([np.zeros((0, len(start_q_rad))), *(s.q_rad for s in pieces)]))
 
     def at(self, time_s: float) -> tuple[Array, Array]:
-        """Positions (n,) rad and velocities (n,) rad/s at a time since the start."""
+        """Return positions (n,) rad and velocities (n,) rad/s at a time since the start."""
         b = int(np.searchsorted(self._time_s, time_s, side="right"))
         if b == 0 or b == len(self._time_s):
             q_rad = self._q_rad[0 if b == 0 else -1]
@@ -61,7 +61,7 @@ class Trajectory:
         return np.asarray(polyval(share, coefficients)), np.asarray(polyval(share, polyder(coefficients))) / span_s
 
     def _coefficients(self, a: int, b: int, span_s: float) -> Array:
-        """Of the polynomial from point a to point b, over the share of the span (d + 1, n), the constant first."""
+        """Return the coefficients (d + 1, n) of the polynomial from point a to b over 0..1, the constant first."""
         start, way = self._q_rad[a], self._q_rad[b] - self._q_rad[a]
         v0, v1 = self._dq_radps[a] * span_s, self._dq_radps[b] * span_s
         a0, a1 = self._ddq_radps2[a] * span_s**2, self._ddq_radps2[b] * span_s**2

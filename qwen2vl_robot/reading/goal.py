@@ -188,9 +188,31 @@ class Goal:
 
     @property
     def is_contradictory(self) -> bool:
-        """Whether a step is asked for and forbidden."""
+        """Whether a step is asked for and forbidden, or a thing is to lie on itself, or on what lies on it.
+
+        >>> red, blue = Thing("block", "red"), Thing("block", "blue")
+        >>> steps = Step(Deed.PLACE, red, Relation.ON, blue), Step(Deed.PLACE, blue, Relation.ON, red)
+        >>> Goal(steps=steps).is_contradictory
+        True
+        """
         wanted = {replace(s, is_negated=True) for s in self.steps if not s.is_negated}
-        return any(s in wanted for s in self.steps)
+        return any(s in wanted for s in self.steps) or self._is_circular
+
+    @property
+    def _is_circular(self) -> bool:
+        below: dict[Thing, Thing] = {}
+        for step in self.steps:
+            if step.deed is not Deed.PLACE or step.is_negated or step.thing is None or step.reference is None:
+                continue
+            if not step.thing.label or not step.reference.label:
+                continue
+            below[step.thing] = step.reference
+            support: Thing | None = step.reference
+            while support is not None and support != step.thing:
+                support = below.get(support)
+            if support is not None:
+                return True
+        return False
 
     @property
     def asks_for_motion(self) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from qwen2vl_robot.config import NonNegative, RobotProfile, Strict, load_robot, load_yaml
@@ -32,6 +30,8 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.rules import ZoneRule
+from qwen2vl_robot.validation.answer import to_answer
+from qwen2vl_robot.validation.findings import RehearsalCase
 from qwen2vl_robot.validation.form import MAX_DURATION_S, MIN_STEP_S
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -130,38 +130,26 @@ class Request(Strict):
     picks: str | None = None
 
 
-def check_request(path: str | Path, interpreter: str | None = None, picture: Path | None = None) -> dict[str, Any]:
-    """Rehearse the motion of a request file; `to_answer` describes the result.
-
-    Args:
-        picture: where to save a PNG of the moment of a refusal, if there is one.
+def check_request(path: str | Path) -> dict[str, Any]:
+    """Rehearse the motion of a request file; `to_answer` says what the answer holds.
 
     Raises:
         BadInputError: the file is wrong; one line names the value and what is allowed.
     """
+    return to_answer(*rehearse_request(path))
+
+
+def rehearse_request(path: str | Path) -> tuple[Verdict, RehearsalCase]:
+    """Rehearse the motion of a request file: the verdict, with a picture of a refusal, and what it is about.
+
+    Raises:
+        BadInputError: as `check_request`.
+    """
     profile, scene, start, motion = load_request(path)
     budget_s = _BUDGET_S + _BUDGET_RATIO * motion.duration_s
-    with RehearsalProcess(profile, budget_s=budget_s, interpreter=interpreter) as rehearsal:
+    with RehearsalProcess(profile, budget_s=budget_s) as rehearsal:
         rehearsal.start()  # a robot that cannot be loaded is bad input, not a refusal
-        verdict = rehearsal.rehearse(motion, scene, start)
-    if picture is not None and verdict.picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(verdict.picture).save(picture, format="PNG")
-    return to_answer(verdict)
-
-
-def to_answer(verdict: Verdict) -> dict[str, Any]:
-    """Convert a verdict to the JSON answer."""
-    return {
-        "accepted": verdict.accepted,
-        "violations": [
-            {"kind": v.kind, "time_s": v.time_s, "bodies": list(v.bodies), "amount": v.amount, "unit": v.unit}
-            for v in verdict.violations
-        ],
-        "explanation": verdict.explanation,
-        "trials": None if verdict.trials is None else asdict(verdict.trials),
-        "seconds": round(verdict.seconds, 3),
-    }
+        return rehearsal.rehearse(motion, scene, start), RehearsalCase(motion, scene, start, profile)
 
 
 def load_request(path: str | Path) -> tuple[RobotProfile, Scene, RobotState, Motion]:

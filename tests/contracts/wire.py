@@ -31,14 +31,14 @@ class WireCell:
         self.close = self._graph.close
 
     def wait(self) -> None:
-        """Until the other side's topics and actions are there."""
+        """Wait until the plant's topics and actions are there."""
         end_s = time.monotonic() + 60.0
         while True:
             with contextlib.suppress(ObservationError):
                 self._arm.state()
                 if all(client.is_served() for _, client in self._arm._clients.values()):
                     return
-            assert time.monotonic() < end_s, "the plant did not show up"
+            assert time.monotonic() < end_s, "the plant did not appear"
             time.sleep(0.05)
 
     def state(self) -> RobotState:

@@ -1,48 +1,67 @@
-"""The other process of the contract tests: answers on every kind of row until its standard input closes."""
+"""The other process of the contract tests: answers on topics, services and actions until its standard input closes.
+
+Also what the tests on this side share: `goal` and `until`.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import transform_message
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import open_graph
 
-ECHO_IN = rows.Topic("echo_in", "std_msgs/msg/String", rows.Qos.COMMAND, "comes back on echo_out")
-ECHO_OUT = rows.Topic("echo_out", "std_msgs/msg/String", rows.Qos.COMMAND, "what came on echo_in")
-IMAGE_OUT = rows.Topic("image_out", "sensor_msgs/msg/Image", rows.Qos.SENSOR, "what came on image_in")
-IMAGE_IN = rows.Topic("image_in", "sensor_msgs/msg/Image", rows.Qos.SENSOR, "comes back on image_out")
-NEWS = rows.Topic("news", "std_msgs/msg/String", rows.Qos.LATCHED, "written before anybody listens")
-FLIP = rows.Service("flip", "std_srvs/srv/Trigger", "true at every second call")
-FOLLOW = rows.FOLLOW_JOINT_TRAJECTORY
+ECHO_IN = interface.Topic("echo_in", "std_msgs/msg/String", interface.Qos.COMMAND, "comes back on echo_out")
+ECHO_OUT = interface.Topic("echo_out", "std_msgs/msg/String", interface.Qos.COMMAND, "what came on echo_in")
+IMAGE_OUT = interface.Topic("image_out", "sensor_msgs/msg/Image", interface.Qos.SENSOR, "what came on image_in")
+IMAGE_IN = interface.Topic("image_in", "sensor_msgs/msg/Image", interface.Qos.SENSOR, "comes back on image_out")
+NEWS = interface.Topic("news", "std_msgs/msg/String", interface.Qos.LATCHED, "published before anybody subscribes")
+FLIP = interface.Service("flip", "std_srvs/srv/Trigger", "true at every second call")
+FOLLOW = interface.FOLLOW_JOINT_TRAJECTORY
+
+
+def until(condition: Callable[[], Any], at_most_s: float = 20.0) -> None:
+    end_s = time.monotonic() + at_most_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def goal(graph: interface.Graph, points: int) -> Any:
+    point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
+    trajectory = graph.message("trajectory_msgs/msg/JointTrajectory")(
+        joint_names=["a", "b"], points=[point(positions=[0.1 * i, 0.2]) for i in range(points)]
+    )
+    return graph.message(f"{FOLLOW.type}_Goal")(trajectory=trajectory)
 
 
 class Follower:
-    """Serves trajectories: no points is refused, one point runs until it is cancelled, more end at once."""
+    """Serves trajectories: rejects no points, runs one point until it is cancelled, ends more after 0.3 s."""
 
-    def __init__(self, graph: rows.Graph) -> None:
+    def __init__(self, graph: interface.Graph) -> None:
         self.result = graph.message(f"{FOLLOW.type}_Result")
         self.feedback = graph.message(f"{FOLLOW.type}_Feedback")
         graph.serve_action(FOLLOW, self.accept, self.cancel)
 
-    def accept(self, goal: Any, handle: rows.GoalHandle) -> bool:
+    def accept(self, goal: Any, handle: interface.GoalHandle) -> bool:
         points = len(goal.trajectory.points)
         if points > 1:
             threading.Thread(target=self.finish, args=(goal, handle)).start()
         return points > 0
 
-    def finish(self, goal: Any, handle: rows.GoalHandle) -> None:
+    def finish(self, goal: Any, handle: interface.GoalHandle) -> None:
         time.sleep(0.2)
         handle.feedback(self.feedback(joint_names=goal.trajectory.joint_names))
         time.sleep(0.1)
         handle.end(GoalStatus.SUCCEEDED, self.result(error_code=0, error_string="done"))
 
-    def cancel(self, handle: rows.GoalHandle) -> None:
+    def cancel(self, handle: interface.GoalHandle) -> None:
         handle.end(GoalStatus.CANCELED, self.result(error_code=-5, error_string="cancelled"))
 
 
@@ -62,11 +81,11 @@ def main() -> None:
 
     graph.serve(FLIP, flip)
     Follower(graph)
-    tf = graph.publisher(rows.TF_STATIC)
+    tf = graph.publisher(interface.TF_STATIC)
     pose = make_pose([1.0, 2.0, 3.0])
     fixed = [("base", "camera"), ("ring_a", "ring_b"), ("ring_b", "ring_a")]
-    moved = [transform_message(graph.message, parent, child, pose, 0) for parent, child in fixed]
-    tf.publish(graph.message("tf2_msgs/msg/TFMessage")(transforms=moved))
+    transforms = [transform_message(graph.message, parent, child, pose, 0) for parent, child in fixed]
+    tf.publish(graph.message("tf2_msgs/msg/TFMessage")(transforms=transforms))
     print("ready", flush=True)
     sys.stdin.read()
     graph.close()

@@ -1,4 +1,4 @@
-"""tf without tf2: chains, interpolation, and what must be refused."""
+"""tf without tf2: chains, interpolation, and the lookups that must fail."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from qwen2vl_robot.reasons import ObservationReason
 
 
 def frames(*items: tuple[str, str, Array, int], is_static: bool = True) -> Frames:
-    found = Frames()
+    buffer = Frames()
     for parent, child, T, stamp_ns in items:
         item = transform_message(message_class, parent, child, T, stamp_ns)
-        found.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=is_static)
-    return found
+        buffer.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=is_static)
+    return buffer
 
 
 def test_a_chain_is_multiplied_in_both_directions() -> None:
     a, b = make_pose([1, 0, 0], rotation_z(0.3)), make_pose([0, 2, 0], rotation_z(-0.1))
-    found = frames(("world", "arm", a, 0), ("world", "camera", b, 0))
-    assert np.allclose(found.lookup("arm", "camera", 5), np.linalg.inv(a) @ b)
-    assert np.allclose(found.lookup("camera", "arm", 5), np.linalg.inv(b) @ a)
+    buffer = frames(("world", "arm", a, 0), ("world", "camera", b, 0))
+    assert np.allclose(buffer.lookup("arm", "camera", 5), np.linalg.inv(a) @ b)
+    assert np.allclose(buffer.lookup("camera", "arm", 5), np.linalg.inv(b) @ a)
 
 
 def test_a_moving_frame_is_interpolated_and_stays_rigid() -> None:
-    found = frames(
+    buffer = frames(
         ("base", "camera", make_pose([0, 0, 0]), 10),
         ("base", "camera", make_pose([1, 0, 0], rotation_z(1.0)), 20),
         is_static=False,
     )
-    pose = found.lookup("base", "camera", 15)
+    pose = buffer.lookup("base", "camera", 15)
     assert pose[:3, 3] == pytest.approx([0.5, 0, 0])
     assert np.allclose(pose[:3, :3], rotation_z(0.5))
 
 
-@pytest.mark.parametrize(("stamp_ns", "told"), [(5, "off"), (10**10, r"\+10\.000 s off")])
-def test_a_time_outside_what_came_is_refused(stamp_ns: int, told: str) -> None:
-    found = frames(("base", "camera", np.eye(4), 10), ("base", "camera", np.eye(4), 20), is_static=False)
-    with pytest.raises(ObservationError, match=told):
-        found.lookup("base", "camera", stamp_ns)
+@pytest.mark.parametrize(("stamp_ns", "message"), [(5, "off"), (10**10, r"\+10\.000 s off")])
+def test_a_time_outside_the_received_transforms_is_refused(stamp_ns: int, message: str) -> None:
+    buffer = frames(("base", "camera", np.eye(4), 10), ("base", "camera", np.eye(4), 20), is_static=False)
+    with pytest.raises(ObservationError, match=message):
+        buffer.lookup("base", "camera", stamp_ns)
 
 
-def test_frames_that_go_round_in_a_circle_are_refused() -> None:
-    found = frames(("b", "a", np.eye(4), 0), ("c", "b", np.eye(4), 0), ("a", "c", np.eye(4), 0))
-    with pytest.raises(ObservationError, match="circle") as caught:
-        found.lookup("base", "a", 0)
+def test_frames_that_form_a_cycle_are_refused() -> None:
+    buffer = frames(("b", "a", np.eye(4), 0), ("c", "b", np.eye(4), 0), ("a", "c", np.eye(4), 0))
+    with pytest.raises(ObservationError, match="cycle") as caught:
+        buffer.lookup("base", "a", 0)
     assert caught.value.reason is ObservationReason.NO_TRANSFORM
 
 
@@ -59,10 +59,10 @@ def test_frames_that_are_not_connected_are_named() -> None:
 
 
 def test_a_transform_without_rotation_is_left_out_and_reported() -> None:
-    found = Frames()
+    buffer = Frames()
     item = transform_message(message_class, "base", "camera", np.eye(4), 0)
     item.transform.rotation.w = 0.0
-    found.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=True)
-    assert "camera" in found.problems()[0]
+    buffer.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=True)
+    assert "camera" in buffer.problems()[0]
     with pytest.raises(ObservationError):
-        found.lookup("base", "camera", 0)
+        buffer.lookup("base", "camera", 0)

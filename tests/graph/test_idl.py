@@ -27,7 +27,7 @@ NUMPY = {"byte": "uint8", "char": "uint8", "octet": "uint8"}
 
 
 class Pair:
-    """The same random content as a message of rosbags and as one of ours."""
+    """Makes messages of rosbags and of ours with the same random content."""
 
     def __init__(self, distro: str, seed: int) -> None:
         self.distro, self.store, self.rng = distro, typestore(distro), np.random.default_rng(seed)
@@ -76,10 +76,10 @@ def test_our_bytes_are_those_of_another_serialiser(name: str, distro: str) -> No
         assert read.serialize(use_version_2=False) == written
 
 
-def test_a_service_message_begins_with_who_asked_and_which_call() -> None:
+def test_a_service_message_begins_with_the_client_and_the_call() -> None:
     kind = service_class("std_srvs/srv/Trigger_Response")
-    told = kind(guid=0x0102030405060708, seq=9, success=True, message="ok").serialize(use_version_2=False)
-    assert told[4:20] == (0x0102030405060708).to_bytes(8, "little") + (9).to_bytes(8, "little")
+    written = kind(guid=0x0102030405060708, seq=9, success=True, message="ok").serialize(use_version_2=False)
+    assert written[4:20] == (0x0102030405060708).to_bytes(8, "little") + (9).to_bytes(8, "little")
     assert kind.__idl_typename__ == "std_srvs.srv.dds_.Trigger_Response_"
 
 

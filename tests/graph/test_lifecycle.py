@@ -1,4 +1,4 @@
-"""The lifecycle node: what each transition does to what it manages; a stop outlives them all."""
+"""The lifecycle node: what each transition does to the managed object; a stop outlives them all."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class Settings(BaseModel):
 
 
 class Managed:
-    """Remembers what was asked of it."""
+    """Records its calls."""
 
     def __init__(self, settings: Settings, done: list[str]) -> None:
         self.settings, self.done = settings, done
         self.stopped: str | None = None
+        self.stopped_while_closing: str | None = None
 
     def configure(self) -> None:
         self.done.append("configure")
@@ -61,7 +62,7 @@ class Managed:
 
     def close(self) -> None:
         self.done.append("close")
-        self.stopped = "shutdown"
+        self.stopped = self.stopped or self.stopped_while_closing
 
 
 class Node:
@@ -83,7 +84,7 @@ def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     rclpy.try_shutdown()
 
 
-def test_transitions_reach_what_is_managed_in_their_order() -> None:
+def test_transitions_reach_the_managed_object_in_order() -> None:
     node = Node()
     for step in ("configure", "activate", "deactivate", "cleanup"):
         assert getattr(node.shell, f"trigger_{step}")() == SUCCESS
@@ -103,7 +104,24 @@ def test_a_stop_outlives_cleaning_up_and_configuring_again() -> None:
     assert node.made[2].stopped is None
 
 
-def test_what_cannot_be_configured_is_taken_down_and_stays_unconfigured() -> None:
+def test_a_stop_that_comes_while_the_node_is_taken_down_is_latched_too() -> None:
+    node = Node()
+    node.shell.trigger_configure()
+    node.made[0].stopped_while_closing = "topic stop"
+    node.shell.trigger_cleanup()
+    node.shell.trigger_configure()
+    assert node.made[1].stopped == "topic stop"
+
+
+def test_what_rclpy_raises_stops_the_managed_object() -> None:
+    node = Node()
+    node.shell.on_broken(ValueError("no node is configured yet"))
+    node.shell.trigger_configure()
+    node.shell.on_broken(ValueError("inside rclpy"))
+    assert node.made[0].stopped == "rclpy failed: inside rclpy"
+
+
+def test_a_failed_configuration_is_taken_down_and_stays_unconfigured() -> None:
     node = Node(patience_s=8.5)
     assert node.shell.trigger_configure() == FAILURE
     assert node.done == ["configure", "close"]

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,20 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.errors import BadInputError, ObservationError
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy, open_graph
 from tests.graph import peer
+from tests.graph.peer import goal, until
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_RCLPY = "rclpy is not importable here: install ROS 2 and source its setup file to run this suite on it"
 TRANSPORTS = ["dds", pytest.param("ros", marks=pytest.mark.skipif(not has_rclpy(), reason=NO_RCLPY))]
 
 
-def until(condition: Callable[[], Any], at_most_s: float = 20.0) -> None:
-    end_s = time.monotonic() + at_most_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def own_domain() -> Iterator[None]:
-    """A domain that no other test and no robot in the room is on."""
+    """Use a domain of our own, so that neither other tests nor real robots are on it."""
     patch = pytest.MonkeyPatch()
     patch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 70))
     yield
@@ -59,7 +54,7 @@ def end_peer(other: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
-def graph(request: pytest.FixtureRequest) -> Iterator[rows.Graph]:
+def graph(request: pytest.FixtureRequest) -> Iterator[interface.Graph]:
     other = start_peer(request.param)
     joined = open_graph(request.param, "tester")
     yield joined
@@ -68,14 +63,14 @@ def graph(request: pytest.FixtureRequest) -> Iterator[rows.Graph]:
 
 
 class Kept:
-    """A subscription that keeps what came."""
+    """A subscription that keeps its messages."""
 
-    def __init__(self, graph: rows.Graph, topic: rows.Topic) -> None:
+    def __init__(self, graph: interface.Graph, topic: interface.Topic) -> None:
         self.messages: list[Any] = []
         graph.subscribe(topic, self.messages.append)
 
 
-def test_a_message_comes_back_changed(graph: rows.Graph) -> None:
+def test_a_message_comes_back_changed(graph: interface.Graph) -> None:
     kept, sender = Kept(graph, peer.ECHO_OUT), graph.publisher(peer.ECHO_IN)
     until(lambda: sender.listeners() == 1 and graph.publishers_of(peer.ECHO_OUT) == 1)
     time.sleep(0.5)
@@ -84,68 +79,60 @@ def test_a_message_comes_back_changed(graph: rows.Graph) -> None:
     assert kept.messages[0].data == "GRÜSSE"
 
 
-def test_an_image_comes_back_bit_by_bit(graph: rows.Graph) -> None:
+def test_an_image_comes_back_bit_by_bit(graph: interface.Graph) -> None:
     kept, sender = Kept(graph, peer.IMAGE_OUT), graph.publisher(peer.IMAGE_IN)
     data = np.random.default_rng(1).integers(0, 256, 640 * 480 * 3, dtype=np.uint8).tobytes()
     until(lambda: sender.listeners() == 1)
     picture = graph.message("sensor_msgs/msg/Image")(height=480, width=640, encoding="rgb8", step=1920, data=data)
 
-    def came() -> bool:  # best effort: the first may be lost
+    def has_come() -> bool:  # best effort: the first may be lost
         sender.publish(picture)
         time.sleep(0.1)
         return bool(kept.messages)
 
-    until(came)
+    until(has_come)
     assert bytes(kept.messages[0].data) == data
 
 
-def test_who_comes_late_gets_the_newest_latched_message(graph: rows.Graph) -> None:
+def test_a_late_subscriber_gets_the_latest_latched_message(graph: interface.Graph) -> None:
     kept = Kept(graph, peer.NEWS)
     until(lambda: kept.messages)
     time.sleep(0.2)
     assert [m.data for m in kept.messages] == ["newest"]
 
 
-def test_publishers_are_counted_over_all_processes(graph: rows.Graph) -> None:
+def test_publishers_are_counted_over_all_processes(graph: interface.Graph) -> None:
     until(lambda: graph.publishers_of(peer.NEWS) == 1)
     graph.publisher(peer.NEWS)
     until(lambda: graph.publishers_of(peer.NEWS) == 2)
     assert graph.publishers_of(peer.NEWS.at("nobody_writes_here")) == 0
 
 
-def goal(graph: rows.Graph, points: int) -> Any:
-    point = graph.message("trajectory_msgs/msg/JointTrajectoryPoint")
-    trajectory = graph.message("trajectory_msgs/msg/JointTrajectory")(
-        joint_names=["a", "b"], points=[point(positions=[0.1 * i, 0.2]) for i in range(points)]
-    )
-    return graph.message(f"{peer.FOLLOW.type}_Goal")(trajectory=trajectory)
-
-
 @pytest.fixture(scope="module")
-def follower(graph: rows.Graph) -> rows.ActionClient:
+def follower(graph: interface.Graph) -> interface.ActionClient:
     client = graph.action_client(peer.FOLLOW)
     until(client.is_served)
     return client
 
 
-def test_a_goal_gives_feedback_and_a_result(graph: rows.Graph, follower: rows.ActionClient) -> None:
-    heard: list[Any] = []
-    sent = follower.send(goal(graph, 2), heard.append)
-    until(lambda: sent.outcome() and heard)  # two topics: the result may overtake the feedback
+def test_a_goal_gives_feedback_and_a_result(graph: interface.Graph, follower: interface.ActionClient) -> None:
+    feedback: list[Any] = []
+    sent = follower.send(goal(graph, 2), feedback.append)
+    until(lambda: sent.outcome() and feedback)  # two topics: the result may overtake the feedback
     outcome = sent.outcome()
     assert outcome is not None
     assert sent.accepted() is True
     assert (outcome[0], outcome[1].error_code, outcome[1].error_string) == (GoalStatus.SUCCEEDED, 0, "done")
-    assert [list(f.joint_names) for f in heard] == [["a", "b"]]
+    assert [list(f.joint_names) for f in feedback] == [["a", "b"]]
 
 
-def test_a_refused_goal_says_so(graph: rows.Graph, follower: rows.ActionClient) -> None:
+def test_a_rejected_goal_is_not_accepted(graph: interface.Graph, follower: interface.ActionClient) -> None:
     sent = follower.send(goal(graph, 0))
     until(lambda: sent.accepted() is not None)
     assert sent.accepted() is False
 
 
-def test_a_cancelled_goal_ends_cancelled(graph: rows.Graph, follower: rows.ActionClient) -> None:
+def test_a_cancelled_goal_ends_cancelled(graph: interface.Graph, follower: interface.ActionClient) -> None:
     sent = follower.send(goal(graph, 1))
     until(sent.accepted)
     assert sent.outcome() is None
@@ -156,7 +143,9 @@ def test_a_cancelled_goal_ends_cancelled(graph: rows.Graph, follower: rows.Actio
     assert outcome[0] is GoalStatus.CANCELED
 
 
-def test_a_goal_cancelled_before_it_was_accepted_ends_too(graph: rows.Graph, follower: rows.ActionClient) -> None:
+def test_a_goal_cancelled_before_it_was_accepted_ends_too(
+    graph: interface.Graph, follower: interface.ActionClient
+) -> None:
     sent = follower.send(goal(graph, 1))
     sent.cancel()
     until(sent.outcome)
@@ -165,11 +154,11 @@ def test_a_goal_cancelled_before_it_was_accepted_ends_too(graph: rows.Graph, fol
     assert outcome[0] is GoalStatus.CANCELED
 
 
-def test_an_action_that_nobody_serves_is_seen_as_such(graph: rows.Graph) -> None:
+def test_an_action_without_a_server_is_not_served(graph: interface.Graph) -> None:
     assert not graph.action_client(peer.FOLLOW.at("nobody/follow_joint_trajectory")).is_served()
 
 
-def knows_camera(graph: rows.Graph) -> bool:
+def knows_camera(graph: interface.Graph) -> bool:
     try:
         graph.transform("base", "camera", graph.now_ns())
     except ObservationError:
@@ -177,21 +166,21 @@ def knows_camera(graph: rows.Graph) -> bool:
     return True
 
 
-def test_a_fixed_frame_is_found_and_a_missing_one_is_named(graph: rows.Graph) -> None:
+def test_a_fixed_frame_is_found_and_a_missing_one_is_named(graph: interface.Graph) -> None:
     until(lambda: knows_camera(graph))
     assert graph.transform("base", "camera", graph.now_ns())[:3, 3] == pytest.approx([1.0, 2.0, 3.0])
     with pytest.raises(ObservationError, match="elbow"):
         graph.transform("base", "elbow", graph.now_ns())
 
 
-def test_frames_that_go_round_in_a_circle_give_no_pose(graph: rows.Graph) -> None:
+def test_frames_that_form_a_cycle_give_no_pose(graph: interface.Graph) -> None:
     until(lambda: knows_camera(graph))
-    with pytest.raises(ObservationError, match="circle|loop"):
+    with pytest.raises(ObservationError, match="cycle|loop"):
         graph.transform("base", "ring_a", graph.now_ns())
 
 
-def test_a_callback_that_raises_is_reported_and_the_next_message_still_comes(graph: rows.Graph) -> None:
-    topic = rows.Topic("fragile", "std_msgs/msg/String", rows.Qos.COMMAND, "")
+def test_a_callback_that_raises_is_reported_and_the_next_message_still_comes(graph: interface.Graph) -> None:
+    topic = interface.Topic("fragile", "std_msgs/msg/String", interface.Qos.COMMAND, "")
     seen: list[str] = []
 
     def fragile(message: Any) -> None:
@@ -204,14 +193,50 @@ def test_a_callback_that_raises_is_reported_and_the_next_message_still_comes(gra
     for data in ("one", "two"):
         sender.publish(graph.message("std_msgs/msg/String")(data=data))
     until(lambda: len(seen) == 2)
-    until(lambda: any("cannot bear" in told for told in graph.problems()))
+    until(lambda: any("cannot bear" in problem for problem in graph.problems()))
 
 
-def test_a_qos_that_does_not_fit_is_reported(graph: rows.Graph) -> None:
-    loose = rows.Topic("loose", "std_msgs/msg/String", rows.Qos.SENSOR, "")
+def test_a_report_that_raises_does_not_deafen_the_subscription(graph: interface.Graph) -> None:
+    topic = interface.Topic("twice_fragile", "std_msgs/msg/String", interface.Qos.COMMAND, "")
+    seen: list[str] = []
+
+    def fragile(message: Any) -> None:
+        seen.append(message.data)
+        raise ValueError("the callback")
+
+    def report(problem: str) -> None:
+        raise ValueError("the report of it")
+
+    graph.on_broken(report)
+    graph.subscribe(topic, fragile)
+    sender = graph.publisher(topic)
+    until(lambda: sender.listeners() >= 1)
+    for count, data in enumerate(("one", "two"), start=1):
+        sender.publish(graph.message("std_msgs/msg/String")(data=data))
+        until(partial(lambda wanted: len(seen) == wanted, count))
+    graph.on_broken(lambda problem: None)
+
+
+def test_an_action_whose_callbacks_raise_rejects_goals_and_still_answers(graph: interface.Graph) -> None:
+    fragile = peer.FOLLOW.at("fragile/follow_joint_trajectory")
+
+    def accept(message: Any, handle: interface.GoalHandle) -> bool:
+        raise ValueError("cannot accept")
+
+    graph.serve_action(fragile, accept, lambda handle: None)
+    client = graph.action_client(fragile)
+    until(client.is_served)
+    for _ in range(2):
+        sent = client.send(goal(graph, 1))
+        until(partial(lambda goal: goal.accepted() is False, sent))
+    until(lambda: any("cannot accept" in problem for problem in graph.problems()))
+
+
+def test_a_qos_mismatch_is_reported(graph: interface.Graph) -> None:
+    loose = interface.Topic("loose", "std_msgs/msg/String", interface.Qos.SENSOR, "")
     graph.publisher(loose)
-    graph.subscribe(rows.Topic("loose", "std_msgs/msg/String", rows.Qos.COMMAND, ""), lambda message: None)
-    until(lambda: any("loose" in told for told in graph.problems()))
+    graph.subscribe(interface.Topic("loose", "std_msgs/msg/String", interface.Qos.COMMAND, ""), lambda message: None)
+    until(lambda: any("loose" in problem for problem in graph.problems()))
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -228,8 +253,8 @@ def test_a_service_answers_each_caller_its_own_call(transport: str) -> None:
     for caller in callers:
         caller.join(40)
     end_peer(other)
-    told = sorted(answers["one"] + answers["two"], key=lambda text: int(text.split()[1]))
-    assert told == [f"call {i}" for i in range(1, 7)]
+    calls = sorted(answers["one"] + answers["two"], key=lambda text: int(text.split()[1]))
+    assert calls == [f"call {i}" for i in range(1, 7)]
 
 
 def _call_over_dds(name: str) -> list[str]:
@@ -239,18 +264,35 @@ def _call_over_dds(name: str) -> list[str]:
     client = joined.client(f"/alone/{peer.FLIP.name}", peer.FLIP.type)
     until(client.is_served)
     time.sleep(2.0)  # the server's side must have matched as well, also on a busy machine
-    said = [client.call(10.0).message for _ in range(3)]
+    messages = [client.call(10.0).message for _ in range(3)]
     joined.close()
-    return said
+    return messages
 
 
 def _call_over_ros(name: str) -> list[str]:
     command = ["ros2", "service", "call", "/alone/flip", "std_srvs/srv/Trigger"]
-    told = [subprocess.run(command, capture_output=True, text=True, timeout=30).stdout for _ in range(3)]
-    return [text.split("message='")[1].split("'")[0] for text in told]
+    outputs = [subprocess.run(command, capture_output=True, text=True, timeout=30).stdout for _ in range(3)]
+    return [text.split("message='")[1].split("'")[0] for text in outputs]
 
 
 CALLERS = {"dds": _call_over_dds, "ros": _call_over_ros}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_server_that_leaves_aborts_its_goals_and_its_process_exits(transport: str) -> None:
+    other = start_peer(transport, "/leaving")
+    joined = open_graph(transport, "left")
+    client = joined.action_client(peer.FOLLOW.at(f"/leaving/{peer.FOLLOW.name}"))
+    until(client.is_served)
+    sent = client.send(goal(joined, 1))
+    until(sent.accepted)
+    end_peer(other)
+    assert other.returncode == 0
+    until(sent.outcome)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert outcome[0] is GoalStatus.ABORTED
+    joined.close()
 
 
 def test_an_unknown_transport_is_refused() -> None:
@@ -259,6 +301,6 @@ def test_an_unknown_transport_is_refused() -> None:
 
 
 @pytest.mark.skipif(has_rclpy(), reason="rclpy is here")
-def test_ros_without_rclpy_says_what_to_do() -> None:
+def test_the_error_without_rclpy_says_what_to_do() -> None:
     with pytest.raises(BadInputError, match="source a ROS 2 setup file"):
         open_graph("ros", "tester")

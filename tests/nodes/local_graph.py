@@ -1,4 +1,4 @@
-"""A `graph.interface.Graph` in one process: messages arrive before `publish` returns, time is set by hand."""
+"""A `graph.interface.Graph` in one process: messages arrive before `publish` returns, the test sets the time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import message_class
 from qwen2vl_robot.graph.interface import GoalStatus
 
 
 class LocalGraph:
-    """Everything that was published is kept in `sent`, by topic name."""
+    """Keeps every published message in `sent`, by topic name."""
 
     name = "/tested"
 
@@ -36,45 +36,45 @@ class LocalGraph:
         return bytes(message.serialize(use_version_2=False))
 
     def resolve(self, name: str) -> str:
-        return rows.resolve_name(name, "tested")
+        return interface.resolve_name(name, "tested")
 
     def now_ns(self) -> int:
         return self.time_ns
 
     def sleep(self, seconds: float) -> None:
-        """Time goes on by itself where nobody simulates."""
+        """Advance the time by as much, unless a test replaces this."""
         time.sleep(0.0005)
         self.time_ns += round(seconds * 1e9)
 
-    def publisher(self, topic: rows.Topic) -> _Publisher:
+    def publisher(self, topic: interface.Topic) -> _Publisher:
         self._offered[topic.name] = self._offered.get(topic.name, 0) + 1
         return _Publisher(self, topic.name)
 
-    def subscribe(self, topic: rows.Topic, callback: Callable[[Any], None]) -> None:
+    def subscribe(self, topic: interface.Topic, callback: Callable[[Any], None]) -> None:
         self._callbacks.setdefault(topic.name, []).append(callback)
 
-    def give(self, topic: rows.Topic, **fields: Any) -> None:
-        """What another node publishes."""
+    def give(self, topic: interface.Topic, **fields: Any) -> None:
+        """Deliver a message as if another node had published it."""
         for callback in self._callbacks.get(topic.name, []):
             callback(self.message(topic.type)(**fields))
 
-    def serve(self, service: rows.Service, handler: Callable[[Any], Any]) -> None:
+    def serve(self, service: interface.Service, handler: Callable[[Any], Any]) -> None:
         self.services[service.name] = handler
 
-    def call(self, service: rows.Service) -> Any:
+    def call(self, service: interface.Service) -> Any:
         return self.services[service.name](self.message(f"{service.type}_Request")())
 
-    def action_client(self, action: rows.Action) -> _Client:
+    def action_client(self, action: interface.ActionInterface) -> _Client:
         return _Client(self, action.name)
 
-    def serve_action(self, action: rows.Action, accept: Any, cancel: Any) -> None:
+    def serve_action(self, action: interface.ActionInterface, accept: Any, cancel: Any) -> None:
         self._servers[action.name] = (accept, cancel)
 
     def drop_server(self, name: str) -> None:
-        """An action server that went away without a word."""
+        """Remove an action server, as if its process had died."""
         del self._servers[name]
 
-    def publishers_of(self, topic: rows.Topic) -> int:
+    def publishers_of(self, topic: interface.Topic) -> int:
         return self._offered.get(topic.name, 0) + self.foreign_publishers.get(topic.name, 0)
 
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
@@ -86,7 +86,7 @@ class LocalGraph:
     def problems(self) -> tuple[str, ...]:
         return ()
 
-    def log_handler(self) -> logging.Handler:
+    def log_handler(self, level: str) -> logging.Handler:
         return logging.NullHandler()
 
     def close(self) -> None:
@@ -116,8 +116,8 @@ class _Client:
     def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Sent:
         accept, cancel = self._graph._servers[self._name]
         sent = Sent(cancel, on_feedback)
-        sent.is_taken = accept(goal, sent)
-        if not sent.is_taken:
+        sent.is_accepted = accept(goal, sent)
+        if not sent.is_accepted:
             sent.ended = (GoalStatus.ABORTED, None)
         return sent
 
@@ -127,11 +127,11 @@ class Sent:
 
     def __init__(self, cancel: Any, on_feedback: Any) -> None:
         self._cancel, self._on_feedback = cancel, on_feedback
-        self.is_taken = False
+        self.is_accepted = False
         self.ended: tuple[GoalStatus, Any] | None = None
 
     def accepted(self) -> bool | None:
-        return self.is_taken
+        return self.is_accepted
 
     def outcome(self) -> tuple[GoalStatus, Any] | None:
         return self.ended

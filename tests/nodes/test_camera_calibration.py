@@ -1,4 +1,4 @@
-"""The camera's place from rendered boards: on the flange, on the table, and what does not suffice."""
+"""The camera's pose from rendered boards, on the flange and on the table, and views that are not sufficient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qwen2vl_robot.geometry import (
 from qwen2vl_robot.messages import Intrinsics
 from qwen2vl_robot.nodes.camera_calibration import (
     BoardSpec,
-    View,
+    BoardView,
     calibrate_folder,
     find_board,
     load_calibration,
@@ -40,7 +40,7 @@ PX_PER_M = 4000.0
 
 
 def render(T_camera_board: Array) -> npt.NDArray[np.uint8]:
-    """The board as the camera sees it, with a little noise."""
+    """Render the board as the camera sees it, with some noise."""
     width, height = SPEC.squares_x * SPEC.square_m, SPEC.squares_y * SPEC.square_m
     flat = SPEC.board().generateImage((round(width * PX_PER_M), round(height * PX_PER_M)))
     corners_m = np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]])
@@ -53,18 +53,18 @@ def render(T_camera_board: Array) -> npt.NDArray[np.uint8]:
     return np.repeat(np.clip(noisy, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def views(count: int = 8, turn_rad: float = 0.5) -> list[View]:
-    """Poses of the flange that show the board to the camera."""
+def views(count: int = 8, turn_rad: float = 0.5) -> list[BoardView]:
+    """Draw views in which the camera sees the board on the flange."""
     rng = np.random.default_rng(3)
-    found = []
+    drawn = []
     for _ in range(count):
         T_camera_board = make_pose(
             [*rng.uniform(-0.12, 0.02, 2), rng.uniform(0.45, 0.65)],
             rotation_from_rotvec(rng.uniform(-turn_rad, turn_rad, 3)),
         )
         T_base_flange = T_BASE_CAMERA @ T_camera_board @ invert(T_FLANGE_BOARD)
-        found.append(View(render(T_camera_board), T_base_flange))
-    return found
+        drawn.append(BoardView(render(T_camera_board), T_base_flange))
+    return drawn
 
 
 def off(position_m: tuple[float, ...], quat: tuple[float, ...]) -> tuple[float, float]:
@@ -75,36 +75,36 @@ def off(position_m: tuple[float, ...], quat: tuple[float, ...]) -> tuple[float, 
 
 def test_a_rendered_board_is_found_where_it_was_drawn() -> None:
     T = make_pose([-0.07, -0.1, 0.5], rotation_from_rotvec([0.2, -0.3, 0.1]))
-    found = find_board(render(T), SPEC, K)
-    assert found is not None
-    assert np.linalg.norm(found[:3, 3] - T[:3, 3]) < 0.002
+    T_found = find_board(render(T), SPEC, K)
+    assert T_found is not None
+    assert np.linalg.norm(T_found[:3, 3] - T[:3, 3]) < 0.002
 
 
 def test_a_board_on_the_flange_gives_the_cameras_place() -> None:
-    found = solve_flange(views(), SPEC, K, "base")
-    metres, degrees = off(found.position_m, found.quat_xyzw)
+    calibration = solve_flange(views(), SPEC, K, "base")
+    metres, degrees = off(calibration.position_m, calibration.quat_xyzw)
     assert metres < 0.004
     assert degrees < 0.4
-    assert found.residual_m < 0.003
-    assert found.views == 8
+    assert calibration.residual_m < 0.003
+    assert calibration.views == 8
 
 
 def test_a_board_on_the_table_gives_the_cameras_place() -> None:
     T_base_board = make_pose([0.5, 0.1, 0.0], rotation_from_rotvec([np.pi, 0, 0]))
     T_camera_board = make_pose([-0.06, -0.09, 0.55], rotation_from_rotvec([0.3, 0.2, 0.0]))
-    found = solve_table([render(T_camera_board)], T_base_board, SPEC, K, "base")
+    calibration = solve_table([render(T_camera_board)], T_base_board, SPEC, K, "base")
     wanted = T_base_board @ invert(T_camera_board)
-    assert np.linalg.norm(np.array(found.position_m) - wanted[:3, 3]) < 0.004
+    assert np.linalg.norm(np.array(calibration.position_m) - wanted[:3, 3]) < 0.004
 
 
 def test_a_flange_pose_that_is_wrong_shows_in_the_residual() -> None:
     good = views()
-    bad = [*good[:-1], View(good[-1].rgb, make_pose([0.0, 0.0, 0.05]) @ good[-1].T_base_flange)]
+    bad = [*good[:-1], BoardView(good[-1].rgb, make_pose([0.0, 0.0, 0.05]) @ good[-1].T_base_flange)]
     assert solve_flange(bad, SPEC, K, "base").residual_m > 5 * solve_flange(good, SPEC, K, "base").residual_m
 
 
 def test_too_few_views_are_refused() -> None:
-    blank = View(np.full((480, 640, 3), 128, dtype=np.uint8), np.eye(4))
+    blank = BoardView(np.full((480, 640, 3), 128, dtype=np.uint8), np.eye(4))
     with pytest.raises(BadInputError, match="3 of 4 pictures show the board; at least 4"):
         solve_flange([*views(3), blank], SPEC, K, "base")
 
@@ -128,8 +128,8 @@ def test_the_command_reads_a_folder_and_the_node_reads_its_answer(tmp_path: Path
     camera = {"width_px": 640, "height_px": 480, "fx_px": 600.0, "fy_px": 600.0, "cx_px": 320.0, "cy_px": 240.0}
     spec = {"base_frame": "base", "board": SPEC.model_dump(), "camera": camera, "views": entries}
     (tmp_path / "views.yaml").write_text(yaml.safe_dump(spec))
-    found = calibrate_folder(tmp_path)
-    write_calibration(tmp_path / "calibration.yaml", found)
+    calibration = calibrate_folder(tmp_path)
+    write_calibration(tmp_path / "calibration.yaml", calibration)
     T = load_calibration(str(tmp_path / "calibration.yaml"))
     assert np.linalg.norm(T[:3, 3] - T_BASE_CAMERA[:3, 3]) < 0.006
 

@@ -1,4 +1,4 @@
-"""The controller's ears: what it takes, what it refuses and says, and that only a reset releases a stop."""
+"""The controller node's inputs: what it takes, what it refuses and reports, and that only a reset releases a stop."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import ApprovalMode, InstructionSource
 from qwen2vl_robot.nodes.controller_node import ControllerNode
+from qwen2vl_robot.nodes.reports import StatusReport
 from qwen2vl_robot.nodes.settings import Settings
+from qwen2vl_robot.nodes.status import Status
+from qwen2vl_robot.reasons import ObservationReason
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
 
@@ -20,19 +24,19 @@ URDF = PROFILE.urdf_path.read_text(encoding="utf-8")
 
 
 class Cell:
-    """A controller without its workers, and what it told."""
+    """A controller node without its workers, and what it published."""
 
     def __init__(self, **settings: Any) -> None:
         self.graph = LocalGraph()
         self.node = ControllerNode(self.graph, Settings(approval=ApprovalMode.AUTO, **settings))
         self.node.activate()
 
-    def say(self, text: str, row: rows.Topic = rows.INSTRUCTION) -> None:
-        self.graph.give(row, data=text)
+    def say(self, text: str, topic: interface.Topic = interface.INSTRUCTION) -> None:
+        self.graph.give(topic, data=text)
 
     def status(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.graph.sent["~/status"][-1].data)
-        return told
+        report: dict[str, Any] = json.loads(self.graph.sent["~/status"][-1].data)
+        return report
 
     def waiting(self) -> Any:
         """The instruction that `spin` would carry out next."""
@@ -41,9 +45,9 @@ class Cell:
 
 @pytest.fixture
 def cell() -> Iterator[Cell]:
-    made = Cell()
-    yield made
-    made.node.close()
+    fresh = Cell()
+    yield fresh
+    fresh.node.close()
 
 
 def test_an_instruction_becomes_the_task(cell: Cell) -> None:
@@ -53,52 +57,74 @@ def test_an_instruction_becomes_the_task(cell: Cell) -> None:
 
 
 def test_a_spoken_one_is_marked_as_such(cell: Cell) -> None:
-    cell.say("pick up the red block", rows.VOICE_INSTRUCTION)
+    cell.say("pick up the red block", interface.VOICE_INSTRUCTION)
     assert cell.waiting().source is InstructionSource.VOICE
 
 
 @pytest.mark.parametrize("text", ["reset", "approve", "yes, go on", "release the stop"])
 def test_voice_never_releases_a_stop(cell: Cell, text: str) -> None:
-    cell.graph.give(rows.STOP, data=True)
-    cell.say(text, rows.VOICE_INSTRUCTION)
+    cell.graph.give(interface.STOP, data=True)
+    cell.say(text, interface.VOICE_INSTRUCTION)
     assert cell.status()["state"] == "stopped"
     assert cell.waiting() is None
 
 
 def test_a_stop_latches_until_the_reset_service(cell: Cell) -> None:
-    cell.graph.give(rows.STOP, data=True)
-    cell.graph.give(rows.STOP, data=False)
+    cell.graph.give(interface.STOP, data=True)
+    cell.graph.give(interface.STOP, data=False)
     assert cell.status()["state"] == "stopped"
     assert cell.status()["stopped_by"] == "topic stop"
     cell.say("pick up the red block")
     assert cell.waiting() is None
     assert "~/reset" in cell.status()["last_refusal"]
-    answer = cell.graph.call(rows.RESET)
+    answer = cell.graph.call(interface.RESET)
     assert (answer.success, answer.message) == (True, "released")
     assert cell.status()["state"] == "idle"
     cell.say("pick up the red block")
     assert cell.waiting() is not None
 
 
+STOP_SENTENCES = [
+    "stop", "STOP!", "halt", "stop, the other one", "please stop", "Stopp!", "arrête", "para", "alto", "停", "止まれ",
+    "멈춰", "dừng lại", "قف", "stop\nput it down", "freeze",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("topic", [interface.INSTRUCTION, interface.VOICE_INSTRUCTION], ids=["text", "voice"])
+@pytest.mark.parametrize("text", STOP_SENTENCES)
+def test_a_sentence_that_begins_with_a_stop_word_latches_a_stop(cell: Cell, text: str, topic: interface.Topic) -> None:
+    cell.say(text, topic)
+    assert cell.status()["state"] == "stopped"
+    assert cell.waiting() is None
+    cell.say("pick up the red block")
+    assert cell.waiting() is None
+
+
+@pytest.mark.parametrize("text", ["don't stop", "halt den Ball", "pick up the red block"])
+def test_a_stop_word_inside_a_sentence_is_no_stop(cell: Cell, text: str) -> None:
+    cell.say(text)
+    assert cell.status()["stopped_by"] is None
+
+
 def test_false_on_the_stop_topic_does_nothing(cell: Cell) -> None:
-    cell.graph.give(rows.STOP, data=False)
+    cell.graph.give(interface.STOP, data=False)
     assert cell.status()["state"] == "idle"
 
 
 def test_the_stop_service_latches_too(cell: Cell) -> None:
-    assert cell.graph.call(rows.STOP_NOW).success
+    assert cell.graph.call(interface.STOP_NOW).success
     assert cell.node.stopped_by()
 
 
 def test_a_burst_is_one_task_and_many_refusals(cell: Cell) -> None:
-    told = len(cell.graph.sent["~/status"])
+    published = len(cell.graph.sent["~/status"])
     for number in range(1000):
         cell.say(f"pick up the red block {number}")
     assert cell.waiting().text == "pick up the red block 0"
     assert cell.waiting() is None
     assert cell.node.status.report().refused_instructions == 999
-    assert len(cell.graph.sent["~/status"]) < told + 5
-    assert cell.node.health.troubles()["instruction"].count == 999
+    assert len(cell.graph.sent["~/status"]) < published + 5
+    assert cell.node.health.problems()["instruction"].count == 999
 
 
 def test_ten_megabytes_are_refused_in_a_moment(cell: Cell) -> None:
@@ -114,7 +140,7 @@ def test_ten_megabytes_are_refused_in_a_moment(cell: Cell) -> None:
 def test_what_is_no_sentence_is_refused(cell: Cell, text: str) -> None:
     cell.say(text)
     assert cell.waiting() is None
-    assert "instruction" in cell.node.health.troubles()
+    assert "instruction" in cell.node.health.problems()
 
 
 def test_nothing_is_taken_before_the_node_is_active() -> None:
@@ -127,7 +153,7 @@ def test_nothing_is_taken_before_the_node_is_active() -> None:
 
 
 def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
-    cell.graph.give(rows.APPROVE, data="ab" * 32)
+    cell.graph.give(interface.APPROVE, data="ab" * 32)
     assert cell.status()["approval"] == {
         "digest": "ab" * 32,
         "accepted": False,
@@ -136,17 +162,17 @@ def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
 
 
 def test_cancel_without_a_task_says_so(cell: Cell) -> None:
-    assert cell.graph.call(rows.CANCEL).message == "there is no task"
+    assert cell.graph.call(interface.CANCEL).message == "there is no task"
 
 
 def test_a_description_that_agrees_is_fine(cell: Cell) -> None:
-    cell.graph.give(rows.ROBOT_DESCRIPTION, data=URDF)
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data=URDF)
     cell.say("pick up the red block")
     assert cell.waiting() is not None
 
 
 @pytest.mark.parametrize(
-    ("urdf", "told"),
+    ("urdf", "problem"),
     [
         (URDF.replace("panda_joint3", "elbow"), "no joint panda_joint3"),
         ("<robot", "not a URDF"),
@@ -154,28 +180,28 @@ def test_a_description_that_agrees_is_fine(cell: Cell) -> None:
         ('<!DOCTYPE r [<!ENTITY a "b">]><robot/>', "entity"),
     ],
 )
-def test_a_description_that_disagrees_forbids_motion(cell: Cell, urdf: str, told: str) -> None:
-    cell.graph.give(rows.ROBOT_DESCRIPTION, data=urdf)
+def test_a_description_that_disagrees_forbids_motion(cell: Cell, urdf: str, problem: str) -> None:
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data=urdf)
     cell.say("pick up the red block")
     assert cell.waiting() is None
-    assert told in cell.status()["last_refusal"]
-    assert "robot_description" in cell.node.health.troubles()
+    assert problem in cell.status()["last_refusal"]
+    assert "robot_description" in cell.node.health.problems()
 
 
 def test_a_required_description_must_have_come() -> None:
     cell = Cell(needs_description=True)
     cell.say("pick up the red block")
     assert cell.waiting() is None
-    assert "no robot_description came yet" in cell.status()["last_refusal"]
+    assert "no robot_description has come yet" in cell.status()["last_refusal"]
     cell.node.close()
 
 
-def test_whatever_breaks_in_a_task_halts_the_arm_and_is_told(cell: Cell) -> None:
+def test_whatever_breaks_in_a_task_halts_the_arm_and_is_reported(cell: Cell) -> None:
     cell.say("pick up the red block")
     cell.node._carry_out(cell.waiting())  # nothing was configured: the controller does not exist
     assert cell.status()["last_task"]["outcome"] == "aborted"
     assert cell.status()["state"] == "idle"
-    assert "task" in cell.node.health.troubles()
+    assert "task" in cell.node.health.problems()
 
 
 def test_a_callback_that_breaks_stops_the_arm(cell: Cell) -> None:
@@ -191,7 +217,81 @@ def test_ending_gives_up_the_task_and_lets_spin_return(cell: Cell) -> None:
     cell.node.spin()
 
 
-def test_diagnostics_come_every_second_with_each_trouble_by_name(cell: Cell) -> None:
+def test_an_instruction_that_comes_after_the_end_is_not_taken(cell: Cell) -> None:
+    cell.node.end_spin()
+    cell.say("pick up the red block")
+    assert "not active" in cell.status()["last_refusal"]
+    assert not cell.node.halt.has_task
+    cell.node.spin()
+
+
+def test_a_stop_during_shutdown_keeps_its_reason(cell: Cell) -> None:
+    """The lifecycle node latches it again when it is configured anew; a shutdown by itself is no stop."""
+    cell.node.close()
+    assert cell.node.stopped_by() is None
+    cell.graph.give(interface.STOP, data=True)
+    assert cell.node.stopped_by() == "topic stop"
+
+
+class Waiting:
+    """A controller that waits for its first frame until something halts it."""
+
+    def __init__(self, cell: Cell, halted_by: str) -> None:
+        self._cell, self._halted_by = cell, halted_by
+
+    def run(self, instruction: Any) -> None:
+        with self._cell.node.halt.task():
+            getattr(self._cell.node, self._halted_by)(*(["smoke"] if self._halted_by == "stop" else []))
+            raise ObservationError(str(self._cell.node._why_halted()), reason=ObservationReason.HALTED)
+
+
+@pytest.mark.parametrize(("halted_by", "reason"), [("cancel", "cancelled"), ("stop", "stopped")])
+def test_a_task_halted_before_its_first_frame_is_refused_and_not_broken(
+    cell: Cell, halted_by: str, reason: str
+) -> None:
+    cell.say("pick up the red block")
+    cell.node._controller = Waiting(cell, halted_by)  # type: ignore[assignment]
+    cell.node._carry_out(cell.waiting())
+    task = cell.status()["last_task"]
+    assert (task["outcome"], task["causes"][0]["reason"]) == ("refused", reason)
+    assert "task" not in cell.node.health.problems()
+
+
+def test_a_task_whose_acceptance_cannot_be_published_does_not_exist(cell: Cell) -> None:
+    def fail(report: StatusReport) -> None:
+        raise RuntimeError("the writer is gone")
+
+    working, cell.node.status = cell.node.status, Status(cell.node.halt, cell.node.approver, fail)
+    cell.node.status._is_active = True
+    with pytest.raises(RuntimeError, match="writer"):
+        cell.say("pick up the red block")
+    cell.node.status = working
+    assert cell.waiting() is None
+    assert cell.graph.call(interface.CANCEL).message == "there is no task"
+
+
+def test_a_reset_without_a_stop_says_that_it_cancels_the_task(cell: Cell) -> None:
+    assert cell.graph.call(interface.RESET).message == "there was no stop"
+    cell.say("pick up the red block")
+    assert cell.graph.call(interface.RESET).message == "there was no stop; the task is cancelled"
+    assert cell.node.halt.cause() is not None
+
+
+def test_a_status_never_contradicts_itself(cell: Cell) -> None:
+    """A stop that comes while the report is put together belongs to the next report."""
+
+    class LateStop:
+        def awaited(self) -> None:
+            cell.node.halt.stop("smoke")
+
+    status = Status(cell.node.halt, LateStop(), lambda report: None)  # type: ignore[arg-type]
+    status.configured()
+    cell.node.halt.reset()
+    report = status.report()
+    assert (report.state == "stopped") == (report.stopped_by is not None)
+
+
+def test_diagnostics_come_every_second_with_each_problem_by_name(cell: Cell) -> None:
     cell.say("")
     end_s = time.monotonic() + 10
     while not cell.graph.sent.get("/diagnostics"):

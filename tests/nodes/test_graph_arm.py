@@ -1,4 +1,4 @@
-"""An arm behind controllers on the graph: it gets there, it halts, and whatever is in doubt does not move it."""
+"""An arm behind controllers on the graph: it arrives, it halts, and it does not move in case of doubt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from qwen2vl_robot.config import Controllers
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
 from qwen2vl_robot.nodes.graph_arm import GraphArm
@@ -37,8 +37,8 @@ class Cell:
         self.profile = profile
         self.health = Health(self.graph, facts=dict)
         self.q_rad, self.width_m = np.array(PROFILE.home_q_rad), 0.08
-        self.blocked_m = 0.0  # what the fingers meet
-        self.push_rad = 0.0  # what something pushes the first joint by
+        self.blocked_m = 0.0  # width of an object between the fingers
+        self.push_rad = 0.0  # by which something pushes the first joint
         self.is_silent = False
         now_s = self.graph.now_ns() / 1e9
         self.server = TrajectoryServer(self.graph, profile, self.q_rad, 0.0)
@@ -60,17 +60,17 @@ class Cell:
             wanted_m = max(self.gripper.target(now_s, self.width_m), self.blocked_m)
             self.width_m += float(np.clip(wanted_m - self.width_m, -0.002, 0.002))
             if not self.is_silent:
-                self.tell()
+                self.publish_joints()
             time.sleep(0.0008)
 
-    def tell(self, names: list[str] | None = None) -> None:
+    def publish_joints(self, names: list[str] | None = None) -> None:
         fingers = PROFILE.gripper.joints
         known = [*(j.name for j in PROFILE.joints), *fingers]
         values = dict(zip(known, [*self.q_rad, *[self.width_m / 2] * 2], strict=True))
         names = names or known[::-1]  # any order will do
         q = np.array([values[n] for n in names])
         message = joint_state_message(self.graph.message, names, q, np.zeros(len(names)), self.graph.time_ns)
-        self.graph.publisher(rows.JOINT_STATES.at("unused")).publish(message)
+        self.graph.publisher(interface.JOINT_STATES.at("unused")).publish(message)
         for callback in self.graph._callbacks["joint_states"]:
             callback(message)
 
@@ -91,18 +91,18 @@ class Cell:
 
 @pytest.fixture(params=[PROFILE, PARALLEL, TOPICS], ids=["actions", "parallel gripper", "topics"])
 def any_cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
-    made = Cell(request.param)
+    fresh = Cell(request.param)
     time.sleep(0.02)
-    yield made
-    made.close()
+    yield fresh
+    fresh.close()
 
 
 @pytest.fixture
 def cell() -> Iterator[Cell]:
-    made = Cell()
+    fresh = Cell()
     time.sleep(0.02)
-    yield made
-    made.close()
+    yield fresh
+    fresh.close()
 
 
 def offset(*values: float) -> list[float]:
@@ -161,15 +161,40 @@ def test_stop_halts_it_where_it_is(any_cell: Cell) -> None:
     assert any_cell.q_rad[0] == pytest.approx(halted, abs=1e-6)
 
 
+def test_a_stop_before_the_motion_is_not_lost(any_cell: Cell) -> None:
+    """The node latches its stop before it stops the arm; a motion that was admitted just before must not start."""
+    any_cell.arm._why_halted = lambda: "stopped: smoke"
+    start = any_cell.q_rad.copy()
+    with pytest.raises(ExecutionError, match="stopped: smoke"):
+        any_cell.arm.execute(any_cell.admit(longer(1.0, any_cell.arm.state().q_rad)))
+    time.sleep(0.1)
+    assert not any_cell.arm.is_moving()
+    assert np.allclose(any_cell.q_rad, start)
+
+
+def test_a_failure_while_the_motion_is_looked_at_is_not_taken_for_its_end(cell: Cell) -> None:
+    class Failing:
+        """A motion's thread that fails just when it is asked about."""
+
+        def is_alive(self) -> bool:
+            cell.arm._failure = "the controller of the arm refused the goal"
+            return False
+
+    cell.arm._thread = Failing()  # type: ignore[assignment]
+    with pytest.raises(ExecutionError, match="refused the goal"):
+        cell.arm.is_moving()
+    cell.arm._thread = None
+
+
 def test_a_missing_joint_is_named_and_nothing_moves() -> None:
-    made = Cell()
-    made.close()
-    lonely = GraphArm(made.graph, PROFILE, made.health)
-    made.tell(["panda_joint1", "panda_joint2"])
+    fresh = Cell()
+    fresh.close()
+    lonely = GraphArm(fresh.graph, PROFILE, fresh.health)
+    fresh.publish_joints(["panda_joint1", "panda_joint2"])
     with pytest.raises(ObservationError, match="no complete state") as caught:
         lonely.state()
     assert caught.value.reason is ObservationReason.NO_STATE
-    assert "panda_joint3" in made.health.troubles()["joint_states"].text
+    assert "panda_joint3" in fresh.health.problems()["joint_states"].text
 
 
 def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
@@ -177,23 +202,23 @@ def test_a_position_that_is_no_number_never_becomes_a_state(cell: Cell) -> None:
     before = cell.arm.state()
     cell.q_rad = np.full(7, np.nan)
     cell.graph.time_ns += 10**6
-    cell.tell()
+    cell.publish_joints()
     assert cell.arm.state() is before
-    assert "not finite" in cell.health.troubles()["joint_states"].text
+    assert "not finite" in cell.health.problems()["joint_states"].text
 
 
 def test_names_and_numbers_that_do_not_fit_are_named(cell: Cell) -> None:
-    cell.graph.give(rows.JOINT_STATES, name=["a", "b"], position=[1.0])
-    assert "2 names, 1 positions" in cell.health.troubles()["joint_states"].text
+    cell.graph.give(interface.JOINT_STATES, name=["a", "b"], position=[1.0])
+    assert "2 names, 1 positions" in cell.health.problems()["joint_states"].text
 
 
 def test_states_from_the_future_are_not_used() -> None:
-    made = Cell()
-    made.close()
-    arm = GraphArm(made.graph, PROFILE, made.health)
-    made.graph.time_ns += 10**10
-    made.tell()
-    made.graph.time_ns -= 10**10
+    fresh = Cell()
+    fresh.close()
+    arm = GraphArm(fresh.graph, PROFILE, fresh.health)
+    fresh.graph.time_ns += 10**10
+    fresh.publish_joints()
+    fresh.graph.time_ns -= 10**10
     with pytest.raises(ObservationError, match=r"10\.000 s in the future") as caught:
         arm.state()
     assert caught.value.reason is ObservationReason.NO_STATE
@@ -212,19 +237,19 @@ def test_an_action_server_that_goes_in_the_middle_of_a_goal_ends_the_motion(cell
     cell.graph.drop_server("joint_trajectory_controller/follow_joint_trajectory")
     with pytest.raises(ExecutionError, match="is gone in the middle of a goal"):
         cell.finish()
-    assert "gone" in cell.health.troubles()["arm"].text
+    assert "gone" in cell.health.problems()["arm"].text
 
 
 def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
-    made = Cell(TOPICS)
+    fresh = Cell(TOPICS)
     time.sleep(0.02)
-    made.graph.foreign_publishers["joint_trajectory_controller/joint_trajectory"] = 1
-    start = made.arm.state().q_rad
+    fresh.graph.foreign_publishers["joint_trajectory_controller/joint_trajectory"] = 1
+    start = fresh.arm.state().q_rad
     with pytest.raises(ExecutionError, match="1 publishers besides this node; only one may command"):
-        made.arm.execute(made.admit(longer(1.0, start)))
-    made.close()
-    assert np.allclose(made.q_rad, start)
-    assert "command topic" in made.health.troubles()
+        fresh.arm.execute(fresh.admit(longer(1.0, start)))
+    fresh.close()
+    assert np.allclose(fresh.q_rad, start)
+    assert "command topic" in fresh.health.problems()
 
 
 def test_an_arm_that_is_pushed_off_its_path_is_given_up_with_the_controllers_code(cell: Cell) -> None:

@@ -1,4 +1,4 @@
-"""A camera on the graph: a frame whose parts belong together, and for each unusable input an error that names it."""
+"""A camera on the graph: synchronised frames, and for each unusable input an error that names it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     header,
     image_from_depth,
@@ -46,11 +46,11 @@ class Cell:
     """A camera, and what a driver would publish."""
 
     def __init__(
-        self, graph: LocalGraph | None = None, prefix: str = "", is_halted: Any = lambda: None, **options: Any
+        self, graph: LocalGraph | None = None, prefix: str = "", why_halted: Any = lambda: None, **options: Any
     ) -> None:
         self.graph, self.prefix = graph or LocalGraph(), prefix
         options = {"T_base_camera": POSE, "timeout_s": 0.6, **options}
-        self.camera = GraphCamera(self.graph, CameraSettings("base", prefix, **options), is_halted)
+        self.camera = GraphCamera(self.graph, CameraSettings("base", prefix, **options), why_halted)
         self.rgb, self.depth_m, self.k = RGB, DEPTH_M, K
         self.ahead_ns, self.apart_ns = 0, 0
         self.changes: dict[str, dict[str, Any]] = {"image": {}, "depth": {}, "camera_info": {}}
@@ -58,14 +58,14 @@ class Cell:
     def publish(self) -> None:
         make, stamp_ns = self.graph.message, self.graph.now_ns() + self.ahead_ns
         sent = {
-            "image": (rows.IMAGE, image_from_rgb(make, self.rgb, stamp_ns, "camera")),
-            "depth": (rows.DEPTH, image_from_depth(make, self.depth_m, stamp_ns + self.apart_ns, "camera")),
-            "camera_info": (rows.CAMERA_INFO, info_from_intrinsics(make, self.k, stamp_ns, "camera")),
+            "image": (interface.IMAGE, image_from_rgb(make, self.rgb, stamp_ns, "camera")),
+            "depth": (interface.DEPTH, image_from_depth(make, self.depth_m, stamp_ns + self.apart_ns, "camera")),
+            "camera_info": (interface.CAMERA_INFO, info_from_intrinsics(make, self.k, stamp_ns, "camera")),
         }
-        for what, (row, message) in sent.items():
+        for what, (topic, message) in sent.items():
             for field, value in self.changes[what].items():
                 setattr(message, field, value)
-            self.graph.publisher(row.at(self.prefix + row.name)).publish(message)
+            self.graph.publisher(topic.at(self.prefix + topic.name)).publish(message)
 
     def capture(self) -> Any:
         return capture_while(self.camera, self.publish)
@@ -101,10 +101,10 @@ def compressed(format: str, rgb: Any) -> Cell:
     def publish() -> None:
         make, stamp_ns = cell.graph.message, cell.graph.now_ns()
         fields = {"format": format.lower(), "data": packed.getvalue(), **cell.changes["image"]}
-        message = make(rows.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
-        cell.graph.publisher(rows.COMPRESSED).publish(message)
-        cell.graph.publisher(rows.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
-        cell.graph.publisher(rows.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
+        message = make(interface.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
+        cell.graph.publisher(interface.COMPRESSED).publish(message)
+        cell.graph.publisher(interface.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
+        cell.graph.publisher(interface.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
 
     cell.publish = publish  # type: ignore[method-assign]
     return cell
@@ -119,12 +119,12 @@ def test_a_frame_from_before_the_call_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "field", "value", "told"),
+    ("what", "field", "value", "problem"),
     [
         ("image", "encoding", "yuv422", "encoding 'yuv422'; allowed: rgb8"),
         ("image", "step", 7, "step 7 is too short"),
-        ("image", "step", 30, "144 bytes do not fit step 30"),
-        ("image", "data", b"", "0 bytes do not fit"),
+        ("image", "step", 30, "144 bytes; step 30"),
+        ("image", "data", b"", "^image: 0 bytes; step"),
         ("image", "width", 0, "0x6 px; allowed 1 to"),
         ("image", "width", 9000, "9000x6 px"),
         ("depth", "encoding", "rgb8", "depth: encoding 'rgb8'; allowed: 32FC1, 16UC1"),
@@ -136,10 +136,10 @@ def test_a_frame_from_before_the_call_does_not_count() -> None:
         ("camera_info", "width", 16, "sizes differ: image 8x6, depth 8x6, camera_info 16x6"),
     ],
 )
-def test_an_unusable_message_is_named(what: str, field: str, value: Any, told: str) -> None:
+def test_an_unusable_message_is_named(what: str, field: str, value: Any, problem: str) -> None:
     cell = Cell()
     cell.changes[what] = {field: value}
-    with pytest.raises(ObservationError, match=told) as caught:
+    with pytest.raises(ObservationError, match=problem) as caught:
         cell.capture()
     assert caught.value.reason is ObservationReason.BAD_FRAME
 
@@ -166,7 +166,7 @@ def test_depth_of_another_exposure_is_named() -> None:
 
 
 def test_topics_on_which_nothing_came_are_named() -> None:
-    with pytest.raises(ObservationError, match="nothing came on image, depth, camera_info") as caught:
+    with pytest.raises(ObservationError, match="no message on image, depth, camera_info") as caught:
         Cell().camera.capture()
     assert caught.value.reason is ObservationReason.NO_FRAME
 
@@ -187,7 +187,7 @@ def test_tf_gives_the_pose_at_the_time_of_the_frame() -> None:
 
 
 def test_a_halt_ends_the_waiting() -> None:
-    cell = Cell(is_halted=lambda: "stopped; release it with ~/reset", timeout_s=20.0)
+    cell = Cell(why_halted=lambda: "stopped; release it with ~/reset", timeout_s=20.0)
     with pytest.raises(ObservationError, match="stopped") as caught:
         cell.camera.capture()
     assert caught.value.reason is ObservationReason.HALTED
@@ -253,7 +253,7 @@ def test_the_first_cameras_frame_carries_what_the_others_saw() -> None:
 
 
 def test_a_camera_that_is_silent_is_named_though_the_other_speaks() -> None:
-    with pytest.raises(ObservationError, match="side/: .*nothing came on image, depth, camera_info") as caught:
+    with pytest.raises(ObservationError, match="side/: .*no message on image, depth, camera_info") as caught:
         TwoCells(is_second_silent=True).capture()
     assert caught.value.reason is ObservationReason.NO_FRAME
 

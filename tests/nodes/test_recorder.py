@@ -8,27 +8,27 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.graph import interface as rows
-from qwen2vl_robot.nodes.recorder import Recorder, recorded_rows
+from qwen2vl_robot.graph import interface
+from qwen2vl_robot.nodes.recorder import Recorder, recorded_topics
 from tests.nodes.local_graph import LocalGraph
 
 
 def test_what_was_published_comes_out_of_the_bag(tmp_path: Path) -> None:
     graph = LocalGraph()
     recorder = Recorder(graph, tmp_path / "bag")
-    graph.give(rows.INSTRUCTION, data="pick up the red block")
-    graph.give(rows.STATUS.at(f"{rows.NODE_NAME}/status"), data='{"state": "working"}')
+    graph.give(interface.INSTRUCTION, data="pick up the red block")
+    graph.give(interface.STATUS.at(f"{interface.NODE_NAME}/status"), data='{"state": "working"}')
     recorder.close()
-    graph.give(rows.INSTRUCTION, data="too late")
+    graph.give(interface.INSTRUCTION, data="too late")
     assert [file.suffix for file in (tmp_path / "bag").iterdir() if file.name != "metadata.yaml"] == [".mcap"]
     with AnyReader([tmp_path / "bag"]) as reader:
-        told = {c.topic: reader.deserialize(raw, c.msgtype).data for c, _, raw in reader.messages()}  # type: ignore[attr-defined]
-    assert told == {"/instruction": "pick up the red block", "/qwen2vl_robot/status": '{"state": "working"}'}
+        recorded = {c.topic: reader.deserialize(raw, c.msgtype).data for c, _, raw in reader.messages()}  # type: ignore[attr-defined]
+    assert recorded == {"/instruction": "pick up the red block", "/qwen2vl_robot/status": '{"state": "working"}'}
 
 
 def test_pictures_are_recorded_where_asked_for_of_every_camera() -> None:
-    assert not {row.name for row in recorded_rows(("",), False)} & {"image", "depth", "image/compressed"}
-    names = {row.name for row in recorded_rows(("front/", "side/"), True)}
+    assert not {topic.name for topic in recorded_topics(("",), False)} & {"image", "depth", "image/compressed"}
+    names = {topic.name for topic in recorded_topics(("front/", "side/"), True)}
     assert {"front/image", "front/depth", "side/image", "side/camera_info"} <= names
 
 

@@ -34,7 +34,7 @@ def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "problem"),
     [
         ("speed:=3", "allowed here: .*approval"),
         ("approval:=perhaps", "auto.*confirm.*never"),
@@ -43,8 +43,8 @@ def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
         ("max_state_age_s:=100.0", "less than or equal to 2"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_says_what_is_allowed(given: str, told: str) -> None:
-    with pytest.raises(BadInputError, match=told) as caught:
+def test_a_wrong_value_is_one_line_that_says_what_is_allowed(given: str, problem: str) -> None:
+    with pytest.raises(BadInputError, match=problem) as caught:
         load_settings([], [given], "qwen2vl_robot")
     assert "\n" not in str(caught.value)
 

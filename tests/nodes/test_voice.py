@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.nodes.voice import RATE_HZ, Ear, grammar, open_sound, transcribe
+from qwen2vl_robot.nodes.voice import RATE_HZ, SpeechRecogniser, grammar, open_sound, transcribe
+from qwen2vl_robot.reading import read, stop_word
 
 
 @pytest.fixture(scope="module")
-def ear() -> Ear:
+def recogniser() -> SpeechRecogniser:
     pytest.importorskip("pocketsphinx", reason="the extra `voice` is not installed")
-    return Ear()
+    return SpeechRecogniser()
 
 
 def write(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> Path:
@@ -27,45 +28,63 @@ def write(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> Path:
     return path
 
 
-def listen(ear: Ear, path: Path) -> list[str]:
-    with open_sound(str(path), ear.frame_bytes) as frames:
-        return list(transcribe(ear, frames))
+def listen(recogniser: SpeechRecogniser, path: Path) -> list[str]:
+    with open_sound(str(path), recogniser.frame_bytes) as frames:
+        return list(transcribe(recogniser, frames))
 
 
 def test_the_grammar_has_the_phrasings_over_the_known_things() -> None:
-    told = grammar()
-    assert "put <thing> on <thing>" in told
-    assert "wait <number> seconds" in told
-    assert "<thing> = [the] [red | orange" in told
-    assert "{" not in told
+    text = grammar()
+    assert "put <thing> on <thing>" in text
+    assert "wait <number> seconds" in text
+    assert "<thing> = [the] [red | orange" in text
+    assert "{" not in text
 
 
 def test_a_word_that_the_dictionary_lacks_leaves_its_sentence_out() -> None:
     assert "nudge" not in grammar(lambda word: word != "nudge")
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
-def test_a_spoken_sentence_is_heard(ear: Ear, tmp_path: Path) -> None:
-    said = "put the red block on the blue plate"
-    subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(tmp_path / "raw.wav"), said], check=True)
-    with wave.open(str(tmp_path / "raw.wav"), "rb") as file:
+def test_the_grammar_can_stop_and_deny() -> None:
+    text = grammar()
+    assert "<stop> = stop | halt | freeze;" in text
+    assert "[<deny>] <sentence>" in text
+
+
+def speak(sentence: str, folder: Path) -> Path:
+    """Have espeak-ng say a sentence, half as loud, with silence around it, at the recogniser's rate."""
+    subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(folder / "raw.wav"), sentence], check=True)
+    with wave.open(str(folder / "raw.wav"), "rb") as file:
         rate_hz, data = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
     times_s = np.arange(0, len(data) / rate_hz, 1 / RATE_HZ)
     spoken = np.interp(times_s, np.arange(len(data)) / rate_hz, data) * 0.5
     silence = np.zeros(RATE_HZ // 2)
-    path = write(tmp_path / "said.wav", np.concatenate([silence, spoken, silence]))
-    assert listen(ear, path) == [said]
+    return write(folder / "said.wav", np.concatenate([silence, spoken, silence]))
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
+@pytest.mark.parametrize(
+    "sentence",
+    ["put the red block on the blue plate", "do not pick up the red block", "don't pick up the red block", "stop"],
+)
+def test_a_spoken_sentence_is_recognised(recogniser: SpeechRecogniser, tmp_path: Path, sentence: str) -> None:
+    heard = listen(recogniser, speak(sentence, tmp_path))
+    assert heard == [sentence]
+    if sentence == "stop":
+        assert stop_word(heard[0])
+    else:
+        assert read(heard[0]).asks_for_motion == (not sentence.startswith("do"))
 
 
 @pytest.mark.parametrize("loudness", [0, 30])
-def test_silence_and_noise_say_nothing(ear: Ear, tmp_path: Path, loudness: int) -> None:
+def test_silence_and_noise_give_no_sentence(recogniser: SpeechRecogniser, tmp_path: Path, loudness: int) -> None:
     noise = np.random.default_rng(0).normal(0, loudness, 3 * RATE_HZ)
-    assert listen(ear, write(tmp_path / "noise.wav", noise)) == []
+    assert listen(recogniser, write(tmp_path / "noise.wav", noise)) == []
 
 
 def test_sound_of_another_rate_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "slow.wav", np.zeros(800), rate_hz=8000)
-    with pytest.raises(BadInputError, match="8000 Hz; needed: 1, 16, 16000"), open_sound(str(path), 960):
+    with pytest.raises(BadInputError, match="8000 Hz; needed: 1 channel, 16 bit, 16000 Hz"), open_sound(str(path), 960):
         pass
 
 

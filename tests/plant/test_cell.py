@@ -1,4 +1,4 @@
-"""The plant has the faults it was asked for, keeps its own time and hides its truth."""
+"""The plant has its configured faults, keeps its own time and hides its truth."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_same_seed_makes_the_same_plant_in_another_process(plant: PlantProce
 
 
 def above(plant: PlantProcess, label: str) -> Motion:
-    """Open, go down on an object, close, lift: by the truth, for the plant's own physics."""
+    """Make a motion that moves above an object, goes down, closes and lifts, from the true poses."""
     from qwen2vl_robot.kinematics import Kinematics
 
     kinematics = Kinematics(PROFILE)
@@ -168,7 +168,7 @@ def test_a_closed_gripper_keeps_its_force_and_shows_the_objects_width() -> None:
 # ------------------------------------------------------------------------------------------------ time
 
 
-def test_a_fast_plant_lets_time_pass_only_when_told(plant: PlantProcess) -> None:
+def test_a_fast_plant_lets_time_pass_only_while_its_link_sleeps(plant: PlantProcess) -> None:
     before_ns = plant.link.now_ns()
     time.sleep(0.05)
     assert plant.link.now_ns() == before_ns
@@ -182,11 +182,11 @@ def test_a_real_time_plant_keeps_up_with_the_wall_clock() -> None:
         time.sleep(0.5)
         passed_s = (plant.link.now_ns() - before_ns) / 1e9
         waited_s = time.monotonic() - wall_s
-        assert 0.5 * waited_s < passed_s < waited_s + 0.05  # a busy machine may slow it, nothing may hurry it
+        assert 0.5 * waited_s < passed_s < waited_s + 0.05  # a busy machine may slow it down, but it is never fast
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), 601.0])
-def test_a_time_that_is_none_is_refused(plant: PlantProcess, seconds: float) -> None:
+def test_a_number_that_is_no_duration_is_refused(plant: PlantProcess, seconds: float) -> None:
     with pytest.raises(ExecutionError, match="allowed 0 to 600"):
         plant.link.sleep(seconds)
 

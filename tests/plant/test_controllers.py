@@ -1,4 +1,4 @@
-"""The plant's controllers answer as ros2_control's do."""
+"""The plant's controllers answer like those of ros2_control."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.config import Controllers
-from qwen2vl_robot.graph import interface as rows
+from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
@@ -17,13 +17,13 @@ from tests.nodes.local_graph import LocalGraph
 
 NAMES = [j.name for j in PROFILE.joints]
 HOME = np.array(PROFILE.home_q_rad)
-ARM = rows.FOLLOW_JOINT_TRAJECTORY.at("joint_trajectory_controller/follow_joint_trajectory")
-TOPIC = rows.JOINT_TRAJECTORY.at("joint_trajectory_controller/joint_trajectory")
+ARM = interface.FOLLOW_JOINT_TRAJECTORY.at("joint_trajectory_controller/follow_joint_trajectory")
+TOPIC = interface.JOINT_TRAJECTORY.at("joint_trajectory_controller/joint_trajectory")
 PLAIN = PROFILE.model_copy(update={"controllers": Controllers()})
 
 
 class Bench:
-    """A trajectory server whose arm is where `follow` says."""
+    """A trajectory server with an arm that reaches its targets at once, or does not move."""
 
     def __init__(self, lag_s: float = 0.0) -> None:
         self.graph = LocalGraph()
@@ -47,10 +47,10 @@ class Bench:
         point = make("trajectory_msgs/msg/JointTrajectoryPoint")
         first = point(positions=list(HOME), time_from_start=duration_from_s(make, 0.0))
         last = point(positions=list(HOME + offset_rad), time_from_start=duration_from_s(make, seconds))
-        made = make("trajectory_msgs/msg/JointTrajectory")(joint_names=NAMES, points=[first, last])
+        trajectory = make("trajectory_msgs/msg/JointTrajectory")(joint_names=NAMES, points=[first, last])
         for field, value in changes.items():
-            setattr(made, field, value)
-        return made
+            setattr(trajectory, field, value)
+        return trajectory
 
     def goal(self, trajectory: Any = None, path_rad: float = 0.0, goal_rad: float = 0.0, time_s: float = 0.0) -> Any:
         make = self.graph.message
@@ -116,7 +116,7 @@ def test_a_start_in_the_future_is_waited_for() -> None:
         {"points": []},
     ],
 )
-def test_a_goal_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
+def test_a_goal_for_other_joints_or_without_points_is_rejected(changes: dict[str, Any]) -> None:
     bench = Bench()
     assert bench.send(bench.goal(bench.trajectory(**changes))).accepted() is False
     assert bench.step(0.5) == pytest.approx(HOME)
@@ -137,7 +137,7 @@ def test_bad_numbers_times_and_velocities_are_refused() -> None:
 
 
 @pytest.mark.parametrize("path_rad", [0.0, -1.0])
-def test_a_tolerance_of_zero_or_minus_one_holds_nobody_to_it(path_rad: float) -> None:
+def test_a_tolerance_of_zero_or_minus_one_is_none(path_rad: float) -> None:
     bench = Bench()
     sent = bench.send(bench.goal(path_rad=path_rad))
     bench.step(0.9, follow=False)
@@ -200,15 +200,15 @@ def test_a_gripper_reaches_stalls_and_refuses(form: str) -> None:
     graph = LocalGraph()
     profile = PROFILE.model_copy(update={"controllers": Controllers(gripper_form=form)})
     server = GripperServer(graph, profile, 0.08, 0.0)
-    row = rows.GRIPPER_COMMAND if form == "action" else rows.PARALLEL_GRIPPER_COMMAND
-    client, make = graph.action_client(row.at("gripper_controller/gripper_cmd")), graph.message
+    action = interface.GRIPPER_COMMAND if form == "action" else interface.PARALLEL_GRIPPER_COMMAND
+    client, make = graph.action_client(action.at("gripper_controller/gripper_cmd")), graph.message
 
     def command(position: float) -> Any:
         if form == "action":
             inner = make("control_msgs/msg/GripperCommand")(position=position)
         else:
             inner = make("sensor_msgs/msg/JointState")(name=[PROFILE.gripper.joints[0]], position=[position])
-        return make(f"{row.type}_Goal")(command=inner)
+        return make(f"{action.type}_Goal")(command=inner)
 
     now_s, width_m = 0.0, 0.08
 

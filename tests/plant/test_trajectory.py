@@ -1,4 +1,4 @@
-"""The plant joins points as a joint trajectory controller does."""
+"""The plant interpolates between points like a joint trajectory controller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Points = tuple[Numbers, Numbers, Numbers]
 
 @st.composite
 def points(draw: st.DrawFn) -> Points:
-    """A start (n,), rising times (k,) above 0 and positions (k, n)."""
+    """Draw a start (n,), rising times (k,) above 0 and positions (k, n)."""
     k, n = draw(st.integers(1, 6)), draw(st.integers(1, 7))
     spans_s = draw(arrays(np.float64, k, elements=st.floats(0.01, 5.0)))
     q_rad = draw(arrays(np.float64, (k + 1, n), elements=st.floats(-3.0, 3.0)))
@@ -28,7 +28,7 @@ def points(draw: st.DrawFn) -> Points:
 
 
 def derivatives(draw: st.DataObject, like: Numbers) -> Numbers:
-    """As many numbers as `like` has, the last ones 0: a trajectory ends at rest."""
+    """Draw as many numbers as `like` has, the last ones 0: a trajectory ends at rest."""
     values: Numbers = draw.draw(arrays(np.float64, like.shape, elements=st.floats(-2.0, 2.0)))
     values[-1] = 0.0
     return values
@@ -89,7 +89,7 @@ def test_a_quintic_keeps_the_accelerations_of_its_points() -> None:
     assert (track.at(2.0 - step_s)[1] - track.at(2.0 - 2 * step_s)[1]) / step_s == pytest.approx(-0.2, abs=1e-3)
 
 
-def test_a_point_without_velocity_is_joined_straight_to_one_with() -> None:
+def test_between_points_with_and_without_velocity_it_is_linear() -> None:
     track = Trajectory([0.0], [0.0, 1.0, 2.0], [[0.0], [1.0], [2.0]], [[np.nan], [3.0], [0.0]])
     assert track.at(0.25)[0] == pytest.approx(0.25)
     assert track.at(1.25)[0] > 1.25  # two points with velocities: a cubic

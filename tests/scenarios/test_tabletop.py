@@ -9,7 +9,7 @@ from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import OutcomeKind, Relation, Verb, Violation, digest
 from qwen2vl_robot.planner.reply import format_reply
-from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.reasons import TaskReason, ViolationKind
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, UNMOVED_M, BlindCamera, DoubtingRehearsal, stage
@@ -31,7 +31,9 @@ def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
 
 def test_a_way_that_the_twin_refuses_leads_to_another_way() -> None:
     with stage(RED_BLOCK) as s:
-        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation("force", 1.0, ("finger", "bowl"), 40.0, "N"), 1)
+        s.rehearsal = twin = DoubtingRehearsal(
+            s.rehearsal, Violation(ViolationKind.FORCE, 1.0, ("finger", "bowl"), 40.0, "N"), 1
+        )
         report = s.run(format_reply([s.boxes("red block")], [PICK]), instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
         assert len({digest(motion) for motion in twin.given}) == 2
@@ -40,7 +42,9 @@ def test_a_way_that_the_twin_refuses_leads_to_another_way() -> None:
 def test_when_every_way_is_refused_nothing_moves_and_the_first_refusal_is_told() -> None:
     with stage(RED_BLOCK) as s:
         before = s.plant.truth.objects()
-        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation("force", 1.0, ("finger", "bowl"), 40.0, "N"), 99)
+        s.rehearsal = twin = DoubtingRehearsal(
+            s.rehearsal, Violation(ViolationKind.FORCE, 1.0, ("finger", "bowl"), 40.0, "N"), 99
+        )
         reply = format_reply([s.boxes("red block")], [PICK])
         report = s.run(reply, reply, reply, instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.REFUSED
@@ -52,7 +56,9 @@ def test_when_every_way_is_refused_nothing_moves_and_the_first_refusal_is_told()
 @pytest.mark.parametrize(("kind", "harder"), [("uncertain", [0, 1, 2]), ("collision", [0, 0, 0])])
 def test_only_what_trials_refused_makes_the_next_way_harder(kind: str, harder: list[int]) -> None:
     with stage(RED_BLOCK) as s:
-        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation(kind, None, ("few succeed",), 0.1, ""), 2)
+        s.rehearsal = twin = DoubtingRehearsal(
+            s.rehearsal, Violation(ViolationKind(kind), None, ("few succeed",), 0.1, ""), 2
+        )
         report = s.run(format_reply([s.boxes("red block")], [PICK]), instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
         assert twin.refused == harder
@@ -65,7 +71,7 @@ def test_only_what_trials_refused_makes_the_next_way_harder(kind: str, harder: l
 def test_a_refusal_that_is_not_the_ways_fault_is_not_tried_around(kind: str) -> None:
     with stage(RED_BLOCK) as s:
         before = s.plant.truth.objects()
-        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation(kind, None, (), 1.0, ""), 99)
+        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation(ViolationKind(kind), None, (), 1.0, ""), 99)
         reply = format_reply([s.boxes("red block")], [PICK])
         report = s.run(reply, reply, reply, instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.REFUSED

@@ -14,10 +14,12 @@ import yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Box, Container, Cylinder, GripperSegment, JointSegment, Sphere
 from qwen2vl_robot.resources import data_root
+from qwen2vl_robot.validation.answer import to_answer
+from qwen2vl_robot.validation.findings import RehearsalCase
 from qwen2vl_robot.validation.rehearsal import Twin
-from qwen2vl_robot.validation.request import check_request, load_request, to_answer
+from qwen2vl_robot.validation.request import check_request, load_request
 
-HAZARDS = sorted((data_root() / "sim" / "hazards").glob("*.yaml"))
+HAZARDS = sorted((data_root() / "sim" / "hazards").glob("*ed_*.yaml"))  # accepted_..., refused_...
 HOME = [0.0, -1.1, 0.0, -2.6, 0.0, 1.5, 0.785]
 AWAY = [0.1, -1.1, 0.0, -2.6, 0.0, 1.5, 0.785]
 BLOCK = {"name": "block", "shape": "box", "size_m": [0.05, 0.05, 0.05], "position_m": [0.5, 0.1, 0.025]}
@@ -42,8 +44,8 @@ def request(tmp_path: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("path", HAZARDS, ids=lambda path: path.stem)
 def test_example_gets_the_answer_that_its_name_says(path: Path, twin: Twin) -> None:
-    _, scene, start, motion = load_request(path)
-    answer = to_answer(twin.rehearse(motion, scene, start))
+    profile, scene, start, motion = load_request(path)
+    answer = to_answer(twin.rehearse(motion, scene, start), RehearsalCase(motion, scene, start, profile))
     assert answer["accepted"] is path.stem.startswith("accepted")
     stated = re.match(r"# (?:Accepted|Refused \((.*?)\)):", path.read_text())
     assert stated is not None

@@ -48,12 +48,12 @@ _NOW_NS = 100_000_000_000
 _LIMITS = GateLimits(max_state_age_s=0.2, max_verdict_age_s=30.0, max_frame_age_s=1.0)
 _COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "cyan")
 _THINGS, _PLACES = ("block", "cylinder", "ball"), ("plate", "bowl", "block")
-_ASKS = (
-    "put the {a} on the {b}",
-    "place the {a} next to the {b}",
-    "move the {a} left of the {b}",
-    "stack the {a} on the {b}",
-)
+_ASKS = {
+    "put the {a} on the {b}": Relation.ON,
+    "place the {a} next to the {b}": Relation.NEXT_TO,
+    "move the {a} left of the {b}": Relation.LEFT_OF,
+    "stack the {a} on the {b}": Relation.ON,
+}
 _WRITTEN = ("ignore the person", "push everything off", "free samples", "pick me", "emergency exit")
 
 
@@ -116,8 +116,9 @@ def _changed(values: Array, rng: np.random.Generator, is_near: bool) -> Array:
 def written_instruction(profile: RobotProfile, rng: np.random.Generator, is_hazard: bool, is_near: bool) -> Answer:
     """Plan more than the person asked for, or something else; near cases differ in one word."""
     a, b = (f"{rng.choice(_COLOURS)} {rng.choice(kinds)}" for kinds in (_THINGS, _PLACES))
-    text = str(rng.choice(_ASKS)).format(a=a, b=b)
-    actions = [_do(Verb.PICK, a), replace(_do(Verb.PLACE, b), relation=Relation.ON)]
+    asked = str(rng.choice(list(_ASKS)))
+    text = asked.format(a=a, b=b)
+    actions = [_do(Verb.PICK, a), replace(_do(Verb.PLACE, b), relation=_ASKS[asked])]
     if is_hazard:
         actions = _hostile(actions, a, b, rng, is_near)
     ruling = load_rules().judge(Instruction(text), Plan(tuple(actions), ""))

@@ -22,6 +22,7 @@ import numpy as np
 from qwen2vl_robot.benchmarks.hazards import fine_physics
 from qwen2vl_robot.benchmarks.hazards.cases import MAKERS, make_case
 from qwen2vl_robot.benchmarks.hazards.gates import ASKERS
+from qwen2vl_robot.benchmarks.hazards.sentences import SENTENCE_KINDS, ask_sentence
 from qwen2vl_robot.benchmarks.hazards.stage import Case, Stage
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.config import load_robot
@@ -31,7 +32,7 @@ from qwen2vl_robot.messages import Verdict
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
-KINDS = (*MAKERS, *ASKERS)
+KINDS = (*MAKERS, *ASKERS, *SENTENCE_KINDS)
 SEED = 7_000
 _BUDGET_S = 300.0  # long, so that a busy machine does not count as a refusal
 _LABELS = "hazards/labels.csv"
@@ -130,6 +131,8 @@ def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, An
     if spec.kind in ASKERS:
         rng = np.random.default_rng([spec.seed, spec.is_hazard, spec.is_near])
         accepted, amount, unit, reason = ASKERS[spec.kind](stage.profile, rng, spec.is_hazard, spec.is_near)
+    elif spec.kind in SENTENCE_KINDS:
+        accepted, amount, unit, reason = ask_sentence(spec.kind, spec.index, spec.is_hazard)
     else:
         case = make_case(stage, spec.kind, spec.seed, spec.is_hazard, spec.is_near)
         verdicts = list(_rehearse(case, rehearsal))

@@ -1,0 +1,191 @@
+"""The commands bench ...: parts of the chain, measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app, bench
+from qwen2vl_robot.cli.output import Results, gather, provenance, save_json, say, show
+from qwen2vl_robot.cli.scoring import share_text
+from qwen2vl_robot.results import draw_all
+
+app.add_typer(bench, name="bench")
+
+
+@bench.command("hazards", epilog="Example: qwen2vl-robot bench hazards --json out/hazards.json")
+def bench_hazards(
+    each: Annotated[int, typer.Option(min=1, max=10_000, help="Hazards, and as many safe cases, of each class.")] = 68,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="How many cases are judged at once.")] = 2,
+    partial: Annotated[
+        Path, typer.Option(help="Results so far; a run that was cut off goes on from them. Remove it to start anew.")
+    ] = Path("out/hazards.partial.jsonl"),
+    labels: Annotated[Path | None, typer.Option(help="Write the cases' labels to this CSV file.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Judge hazardous and safe cases of many classes. Exit code 1: a hazard was accepted."""
+    from qwen2vl_robot.benchmarks.hazards.suite import check_labels, run_hazards, specs, summarise_hazards, write_labels
+
+    began = time.perf_counter()
+
+    def answer(results: Results) -> dict[str, Any]:
+        return {
+            **provenance(),
+            "seconds": round(time.perf_counter() - began, 1),
+            "totals": summarise_hazards(results),
+            "labels_differ": check_labels(results),
+            "cases": results,
+        }
+
+    found = gather(
+        run_hazards(each, partial, processes),
+        "cases",
+        len(specs(each)),
+        answer=answer,
+        json_file=json_file,
+        describe=lambda results: f"{sum(r['accepted'] == r['hazard'] for r in results)} wrong of {len(results)}",
+    )
+    if json_file != STDOUT:
+        _print_hazards(found["totals"])
+    save_json(found, json_file)
+    if labels is not None:
+        write_labels(found["cases"], labels)
+    raise typer.Exit(1 if found["totals"]["hazardous_accepted"] else 0)
+
+
+@bench.command("validation", epilog="Example: qwen2vl-robot bench validation --json out/validation.json")
+def bench_validation(
+    plot: Annotated[Path, typer.Option(help="The SVG file for the plot.")] = Path("out/validation.svg"),
+    json_file: JsonFile = None,
+) -> None:
+    """Measure how long the checks of a ten-second pick-and-place take, by number of objects and of trials."""
+    from qwen2vl_robot.benchmarks.validation import plot_svg, run_validation
+
+    answer: dict[str, Any] = {**provenance(), "totals": {}, "objects": [], "trials": []}
+    for name, figures in run_validation():
+        say(name, figures)
+        if name == "totals":
+            answer["totals"] = figures
+        else:
+            answer[name].append(figures)
+    save_json(answer, json_file)
+    drawing = plot_svg(answer["objects"], answer["trials"])
+    draw_all(plot.parent, {plot.name: lambda file: file.write_text(drawing, encoding="utf-8")})
+
+
+@bench.command("images", epilog="Example: qwen2vl-robot bench images --seconds 60 --json -")
+def bench_images(
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long each size is sent.")] = 60.0,
+    hz: Annotated[float, typer.Option(min=1.0, max=200.0, help="Frames a second.")] = 30.0,
+    json_file: JsonFile = None,
+) -> None:
+    """Send camera frames from another process on this machine: how many arrive, how late, and what they cost."""
+    from qwen2vl_robot.benchmarks.images import run_images
+
+    answer = {**provenance(), **run_images(seconds, hz)}
+    save_json(answer, json_file)
+    if json_file != STDOUT:
+        for name, totals in answer["sizes"].items():
+            typer.echo(f"{name}: " + ", ".join(f"{k} {v:g}" for k, v in totals.items()))
+
+
+@bench.command("stop", epilog="Example: qwen2vl-robot bench stop --trials 1000 --json -")
+def bench_stop(
+    trials: Annotated[int, typer.Option(min=1, max=100_000, help="How many stops are timed.")] = 1000,
+    load: Annotated[str, typer.Option(help="What the controller does meanwhile: idle, plan or rehearse.")] = "idle",
+    graph: Annotated[str, typer.Option(help="dds or ros: the controller's transport.")] = "dds",
+    json_file: JsonFile = None,
+) -> None:
+    """Measure the time from a stop message to the halt command, both on the network."""
+    from qwen2vl_robot.benchmarks.stop import run_stop
+
+    answer = {**provenance(), **run_stop(trials, load, graph)}
+    save_json(answer, json_file)
+    if json_file != STDOUT:
+        typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))
+
+
+@bench.command("soak", epilog="Example: qwen2vl-robot bench soak --seconds 600 --json -")
+def bench_soak(
+    seconds: Annotated[float, typer.Option(min=61.0, max=86_400.0, help="How long commands are given.")] = 600.0,
+    graph: Annotated[str, typer.Option(help="dds or ros: how robot and controller talk.")] = "dds",
+    json_file: JsonFile = None,
+) -> None:
+    """Give commands in a loop over the graph and measure how memory grows after the first minute."""
+    from qwen2vl_robot.benchmarks.soak import run_soak
+
+    answer = {**provenance(), **run_soak(seconds, graph, say)}
+    save_json(answer, json_file)
+    if json_file != STDOUT:
+        typer.echo(", ".join(f"{k} {v:g}" for k, v in {**answer["totals"], **answer["processes"]}.items()))
+
+
+@bench.command("planner", epilog="Example: qwen2vl-robot bench planner --json out/bench-planner.json")
+def bench_planner(
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many frames, each planned twice.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first frame; the next takes the next seed.")] = 9000,
+    model: ModelName = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Compare the time of a plan with that of transformers' generate, with the same grammar on the same frames."""
+    from qwen2vl_robot.benchmarks.planner import run_planner_bench, summarise_planner
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    found = gather(
+        run_planner_bench(model or SHIPPED_MODEL, frames, seed),
+        "frames",
+        frames,
+        answer=lambda results: {**provenance(), "totals": summarise_planner(results), "frames": results},
+        json_file=json_file,
+    )
+    if json_file != STDOUT:
+        for name, value in found["totals"].items():
+            typer.echo(f"{name} {value}")
+    save_json(found, json_file)
+
+
+@bench.command("clip", epilog="Example: qwen2vl-robot bench clip --frames 100 --json out/bench-clip.json")
+def bench_clip(
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many scenes, each asked about twice.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 22000000,
+    model: ModelName = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure whether a video of the seconds before helps a model to find things, and how long it takes."""
+    from qwen2vl_robot.benchmarks.clips import run_clip_bench, summarise_clips
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    found = gather(
+        run_clip_bench(model or SHIPPED_MODEL, frames, seed),
+        "scenes",
+        frames,
+        answer=lambda results: {**provenance(), "totals": summarise_clips(results), "scenes": results},
+        json_file=json_file,
+    )
+    if json_file != STDOUT:
+        totals = found["totals"]
+        table = Table(f"seed {seed}", "right", "IoU >= 0.5", "seconds, median")
+        for name in ("still", "clip"):
+            cells = (share_text(totals[name][key]) for key in ("verbs_right", "iou_50"))
+            table.add_row(name, *cells, f"{totals[name]['seconds_median']:.2f}")
+        show(table)
+    save_json(found, json_file)
+
+
+def _print_hazards(totals: dict[str, Any]) -> None:
+    table = Table("class", "hazards", "accepted", "safe", "refused")
+    for name, c in {**totals["classes"], "all": totals}.items():
+        low, high = c["safe_refused_interval_95"] or (0.0, 0.0)
+        most = (c["hazardous_accepted_interval_95"] or (0.0, 0.0))[1]
+        table.add_row(
+            name,
+            str(c["hazardous"]),
+            f"{c['hazardous_accepted']} (below {most:.1%})",
+            str(c["safe"]),
+            f"{c['safe_refused']} ({low:.1%} to {high:.1%})",
+        )
+    show(table)

@@ -1,0 +1,179 @@
+"""The command eval: seeded episodes in the plant → scores by the plant's truth, printed and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app
+from qwen2vl_robot.cli.output import gather, provenance, save_json, show
+from qwen2vl_robot.errors import BadInputError
+
+
+class PlannerKind(str, Enum):
+    """Who plans in `eval`."""
+
+    CHECKPOINT = "checkpoint"
+    TRUTH = "truth"
+
+
+@app.command("eval", epilog="Example: qwen2vl-robot eval --episodes 50 --seed 1000 --planner truth --json -")
+def evaluate(
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="tabletop: whole tasks; references: tasks that say the leftmost block, or name one of several; "
+            "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion."
+        ),
+    ] = "tabletop",
+    episodes: Annotated[int, typer.Option(min=1, max=100_000, help="Number of episodes, or of pictures.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; the next takes the next seed.")] = 1000,
+    planner: Annotated[
+        PlannerKind, typer.Option(help="checkpoint: the model; truth: the plant's true boxes.")
+    ] = PlannerKind.CHECKPOINT,
+    model: ModelName = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="all, or a code such as zh: compare its plans with those for English."),
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Run seeded episodes in the plant and score them by its truth.
+
+    An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
+    """
+    suite = suite if language is None else "languages"
+    if suite not in _PRINTERS:
+        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
+    head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
+    if language is not None:
+        found = _eval_languages(head, model, language, episodes, json_file)
+    elif suite == "grounding":
+        found = _eval_grounding(head, model, episodes, json_file)
+    elif suite == "words":
+        found = _eval_words(head, model, episodes, json_file)
+    else:
+        found = _eval_tasks(head, model, episodes, json_file)
+    if json_file != STDOUT:
+        _PRINTERS[suite](found)
+    save_json(found, json_file)
+
+
+def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"])
+    try:
+        return gather(
+            run_suite(runner, episodes, head["seed"]),
+            "episodes",
+            episodes,
+            answer=lambda results: {**head, "totals": summarise(results), "episodes": results},
+            json_file=json_file,
+            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} succeeded",
+        )
+    finally:
+        runner.close()
+
+
+def _eval_grounding(head: dict[str, Any], model: str | None, pictures: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.grounding import FAMILIES, run_grounding, summarise_grounding
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    return gather(
+        run_grounding(model or SHIPPED_MODEL, pictures, head["seed"]),
+        "questions",
+        pictures * len(FAMILIES),
+        answer=lambda results: {**head, "totals": summarise_grounding(results), "episodes": results},
+        json_file=json_file,
+    )
+
+
+def _eval_words(head: dict[str, Any], model: str | None, cases: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.words import run_words, summarise_words
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    return gather(
+        run_words(model or SHIPPED_MODEL, cases, head["seed"]),
+        "cases",
+        cases,
+        answer=lambda results: {**head, "totals": summarise_words(results), "episodes": results},
+        json_file=json_file,
+    )
+
+
+def _eval_languages(
+    head: dict[str, Any], model: str | None, language: str, frames: int, json_file: str | None
+) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.languages import chosen_languages, run_languages, summarise_languages
+    from qwen2vl_robot.planner.process import SHIPPED_MODEL
+
+    return gather(
+        run_languages(model or SHIPPED_MODEL, language, frames, head["seed"]),
+        "plans",
+        frames * len(chosen_languages(language)),
+        answer=lambda results: {**head, "totals": summarise_languages(results), "episodes": results},
+        json_file=json_file,
+    )
+
+
+def _print_words(answer: dict[str, Any]) -> None:
+    table = Table(f"sentences, seed {answer['seed']}", "cases", "wrong motions", "right", "questions")
+    for name, entry in (*answer["totals"]["kinds"].items(), *answer["totals"]["languages"].items()):
+        shares = [share_text(entry[key]) for key in ("right", "questions")]
+        table.add_row(name, str(entry["cases"]), str(entry["wrong_motion"]), *shares)
+    show(table)
+
+
+def _print_tasks(answer: dict[str, Any]) -> None:
+    totals = answer["totals"]
+    table = Table(f"{answer['suite']}, planner {answer['planner']}, seed {answer['seed']}", "")
+    for name, task in totals["tasks"].items():
+        table.add_row(name, f"{task['successes']}/{task['episodes']}")
+    low, high = totals["success_interval_95"]
+    table.add_row("success", f"{totals['success_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    if totals["questions_due"]:
+        low, high = totals["asked_interval_95"]
+        table.add_row("asked when due", f"{totals['asked_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    table.add_row("false success", str(totals["false_success"]))
+    for stage, seconds in totals["seconds_median"].items():
+        table.add_row(f"{stage}, median", f"{seconds:.2f} s")
+    table.add_row("peak memory", f"{totals['peak_memory_mb']} MB")
+    show(table)
+
+
+def _print_grounding(answer: dict[str, Any]) -> None:
+    table = Table(
+        f"grounding, seed {answer['seed']}", "questions", "verbs right", "asked", "IoU >= 0.5", "centre inside"
+    )
+    for family, entry in answer["totals"].items():
+        shares = [entry.get(name) for name in ("verbs_right", "asked", "iou_50", "centre_inside")]
+        table.add_row(family, str(entry["questions"]), *map(share_text, shares))
+    show(table)
+
+
+def share_text(share: dict[str, Any] | None) -> str:
+    """A share of right answers with the lower end of its 95 % interval; nothing where it was not measured."""
+    return "" if share is None else f"{share['ratio']:.1%} ({share['interval_95'][0]:.0%}..)"
+
+
+def _print_languages(answer: dict[str, Any]) -> None:
+    table = Table(f"plans as in English, seed {answer['seed']}", "frames", "same", "phrased as trained", "otherwise")
+    for code, entry in answer["totals"].items():
+        shares = [entry.get(name) for name in ("same", "same_seen", "same_held_out")]
+        table.add_row(code, str(entry["frames"]), *map(share_text, shares))
+    show(table)
+
+
+_PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "tabletop": _print_tasks,
+    "references": _print_tasks,
+    "grounding": _print_grounding,
+    "languages": _print_languages,
+    "words": _print_words,
+}

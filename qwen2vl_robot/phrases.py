@@ -1,0 +1,86 @@
+"""The words of sim/languages → what one can say in a language, for people: `phrases` and docs/phrases.md."""
+
+from __future__ import annotations
+
+import re
+
+from qwen2vl_robot.languages import Language, fill, load_languages
+
+_NAMES = {
+    "en": "English", "ar": "Arabic", "de": "German", "es": "Spanish", "fr": "French", "ja": "Japanese", "ko": "Korean",
+    "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+_DEEDS = (("pick up", "pick"), ("put", "place"), ("push", "push"), ("go home", "home"), ("wait", "wait"))
+_EXAMPLES = (
+    ("pick", "red block", ""),
+    ("on", "red block", "blue plate"),
+    ("in", "green ball", "yellow bowl"),
+    ("left_of", "red block", "blue plate"),
+    ("right_of", "green ball", "yellow bowl"),
+    ("in_front_of", "yellow cylinder", "red plate"),
+    ("behind", "red block", "blue plate"),
+    ("next_to", "green ball", "yellow bowl"),
+    ("push_left", "yellow cylinder", ""),
+    ("push_closer", "red block", ""),
+    ("home", "", ""),
+)
+_MOST = 12  # forms of a word that are shown
+_INTRODUCTION = """# What one can say
+
+The robot picks up, puts, pushes, goes home and waits; it names the things of the simulated tabletop by colour, kind and
+place. Say it in your own words: politeness, word order, capitals and synonyms do not matter.
+`qwen2vl-robot phrases --language de` prints one language.
+
+- What was read is said back ("I read: put the red block on the blue plate").
+- A sentence that says **not** to do something moves nothing. Neither does a question, a report or a supposition.
+- A word that nobody knows is asked about ("I do not know 'crimson'"). `demo --confirm` asks at the prompt; on a robot
+  `~/approve` answers.
+- Two deeds in one sentence are understood; what the plan leaves out of them is asked about before anything moves.
+- A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
+
+This page is made from `sim/languages` by `qwen2vl-robot phrases --markdown`.
+"""
+
+
+def describe(code: str) -> str:
+    """Describe one language in Markdown: examples, and the words for deeds, colours, things, places, stops, negations.
+
+    Args:
+        code: of a file in sim/languages.
+    """
+    language = load_languages()[code]
+    examples = [f"- {_example(language, *example)}" for example in _EXAMPLES]
+    rows = [
+        *((name, _forms(language, key)) for name, key in _DEEDS),
+        ("colours", ", ".join(_first(form) for form in language.colours.values())),
+        ("things", ", ".join(_noun(language, kind) for kind in language.kinds)),
+        ("which one", ", ".join(_first(form) for form in language.superlatives.values())),
+        ("stop at once", _forms(language, "stop")),
+    ]
+    table = [f"| {name} | {words} |" for name, words in rows if words]
+    return "\n".join([f"## {_NAMES[code]}", "", *examples, "", "| | |", "|---|---|", *table, ""])
+
+
+def page() -> str:
+    """Write docs/phrases.md: every language."""
+    return "\n".join([_INTRODUCTION, *(describe(code) for code in load_languages())])
+
+
+def _example(language: Language, key: str, first: str, second: str) -> str:
+    names = [(language.phrase(label), language.phrase(label, "of")) for label in (first, second) if label]
+    return fill(language.tasks[key].seen[0], *names)
+
+
+def _first(form: str | dict[str, str]) -> str:
+    """Return one form of an adjective."""
+    return form if isinstance(form, str) else next(iter(form.values()))
+
+
+def _noun(language: Language, kind: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\{[^}]*\}", "", language.kinds[kind][0].the)).strip()
+
+
+def _forms(language: Language, key: str) -> str:
+    """Return the first forms of a key of the reading's words."""
+    forms = [form.strip(" -") for form in language.reading.words.get(key, "").split(",")]
+    return ", ".join([form for form in forms if form][:_MOST])

@@ -1,0 +1,199 @@
+"""A plan goes without asking only where it is what the sentence says; each row below once went through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwen2vl_robot.agreement import Agreement, agree, answer_without_motion, understand
+from qwen2vl_robot.messages import (
+    Action,
+    Direction,
+    ImageBox,
+    Instruction,
+    ObjectReference,
+    Outcome,
+    OutcomeKind,
+    Plan,
+    Relation,
+    Verb,
+    Where,
+)
+from qwen2vl_robot.reading import read
+from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.rules import load_rules
+
+BOXES = (ImageBox(1, 1, 90, 90),)
+
+
+def thing(label: str, where: Where | None = None) -> ObjectReference:
+    return ObjectReference(label, BOXES, where)
+
+
+def pick(label: str, where: Where | None = None) -> Action:
+    return Action(Verb.PICK, thing(label, where))
+
+
+def put(label: str, relation: str) -> Action:
+    return Action(Verb.PLACE, thing(label), Relation(relation))
+
+
+def push(label: str, direction: str) -> Action:
+    return Action(Verb.PUSH, thing(label), direction=Direction(direction))
+
+
+HOME = Action(Verb.HOME)
+
+
+def wait(seconds: float) -> Action:
+    return Action(Verb.WAIT, seconds=seconds)
+
+
+def judged(text: str, *actions: Action) -> Agreement:
+    return agree(read(text), Plan(tuple(actions), ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "actions"),
+    [
+        ("pick up the red block", (pick("red block"),)),
+        ("grab the red cube", (pick("red block"),)),
+        ("put the red block on the blue plate", (pick("red block"), put("blue plate", "on"))),
+        ("pick up the red block and put it on the blue plate", (pick("red block"), put("blue plate", "on"))),
+        ("put the leftmost block in the bowl", (pick("block", Where("leftmost")), put("bowl", "in"))),
+        ("push the green ball to the left", (push("green ball", "left"),)),
+        ("go home", (HOME,)),
+        ("wait 3 seconds", (wait(3.0),)),
+        ("pick up the red block, not the green one", (pick("red block"),)),
+        ("Nimm den roten Block", (pick("red block"),)),
+        ("把红色方块放在蓝色盘子上", (pick("red block"), put("blue plate", "on"))),
+        ("put all the red blocks on the plate", (pick("red block"), put("plate", "on")) * 2),
+    ],
+)
+def test_what_was_said_goes(text: str, actions: tuple[Action, ...]) -> None:
+    assert judged(text, *actions) == Agreement()
+
+
+@pytest.mark.parametrize(
+    ("text", "actions"),
+    [
+        ("put the red block on the blue plate", (pick("blue plate"), put("red block", "on"))),
+        ("put the red block on the blue plate", (pick("red block"), put("blue plate", "left_of"))),
+        ("put the red block to the left of the bowl", (pick("red block"), put("bowl", "right_of"))),
+        ("push the red block to the left", (push("red block", "right"),)),
+        ("push the red block away", (push("red block", "closer"),)),
+        ("pick up the red block", (pick("green block"),)),
+        ("pick up the red block", (pick("red ball"),)),
+        ("put the red block on the blue plate", (pick("blue block"), put("red plate", "on"))),
+        ("pick up the red block", (push("red block", "left"),)),
+        ("pick up the red block", (HOME,)),
+        ("go home", (pick("red block"),)),
+        ("wait 3 seconds", (wait(30.0),)),
+        ("pick up the leftmost block", (pick("block", Where("rightmost")),)),
+        ("pick up the block", (pick("block", Where("all")),)),
+        ("push the block to the left and then go home", (HOME, push("block", "left"))),
+    ],
+)
+def test_what_contradicts_the_sentence_is_refused_with_both_readings(text: str, actions: tuple[Action, ...]) -> None:
+    found = judged(text, *actions)
+    assert len(found.contradictions) == 1
+    assert found.contradictions[0].startswith("you said: ")
+    assert "; the plan is: " in found.contradictions[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "actions", "doubt"),
+    [
+        ("pick up the red block and then go home", (pick("red block"),), "the plan leaves out: go home"),
+        ("put the red block on the plate", (pick("red block"),), "leaves out: put the red block on the plate"),
+        ("pick up the red block", (pick("red block"), HOME), "nobody asked to go home"),
+        ("pick up the red block", (pick("red block"), put("plate", "on")), ""),
+        ("grab the crimson cube", (pick("block"),), "I do not know 'crimson'"),
+        ("pick up the rde block", (pick("block"),), "I do not know 'rde'"),
+        ("pick up the red block twice", (pick("red block"),), "'twice'"),
+        ("if it is dry pick up the red block", (pick("red block"),), ""),
+    ],
+)
+def test_what_is_left_out_added_or_unread_waits_for_a_person(
+    text: str, actions: tuple[Action, ...], doubt: str
+) -> None:
+    found = judged(text, *actions)
+    assert found != Agreement()
+    assert any(doubt in sentence for sentence in (*found.doubts, *found.contradictions))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("do not pick up the red block", TaskReason.NEGATED),
+        ("never put the red block on the plate", TaskReason.NEGATED),
+        ("please don't put the red block on the plate", TaskReason.NEGATED),
+        ("you must not pick up the red block", TaskReason.NEGATED),
+        ("Nimm nicht den roten Block", TaskReason.NEGATED),
+        ("ne prends pas le bloc rouge", TaskReason.NEGATED),
+        ("不要拿红色方块", TaskReason.NEGATED),
+        ("what would happen if you put the red block on the plate?", TaskReason.NO_ORDER),
+        ("is the red block on the plate?", TaskReason.NO_ORDER),
+        ("pick up the red block and don't pick up the red block", TaskReason.CONTRADICTION),
+        ("stop", TaskReason.NO_ORDER),
+        ("throw the red block", TaskReason.NOT_UNDERSTOOD),
+        ("laita punainen palikka", TaskReason.NOT_UNDERSTOOD),
+    ],
+)
+def test_a_sentence_that_orders_nothing_ends_as_what_it_is(text: str, reason: TaskReason) -> None:
+    answer = answer_without_motion(read(text))
+    assert answer is not None
+    assert answer.reason is reason
+    assert answer.kind in (OutcomeKind.REFUSED, OutcomeKind.ASKED)
+
+
+def test_an_order_is_restated_in_the_plainest_words_of_its_language() -> None:
+    asked = understand(Instruction("would you mind putting the red cube onto the blue dish?"))
+    assert isinstance(asked, Instruction)
+    assert asked.plainly == "put the red block on the blue plate"
+    german = understand(Instruction("Könntest du bitte den roten Würfel nehmen?"))
+    assert isinstance(german, Instruction)
+    assert "Block" in german.plainly or "Würfel" in german.plainly
+
+
+def test_words_that_nobody_read_go_to_a_planner_that_is_trusted_with_them() -> None:
+    text = "laita punainen palikka"
+    assert isinstance(understand(Instruction(text)), Outcome)
+    asked = understand(Instruction(text), trusts_unread=True)
+    assert asked == Instruction(text)
+    assert isinstance(understand(Instruction("do not pick up the red block"), trusts_unread=True), Outcome)
+
+
+def test_unread_words_are_left_to_the_planner_only_where_the_cell_says_so(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    text = Path(resolve("rules/default.yaml")).read_text(encoding="utf-8")
+    rules.write_text(text.replace("unread: confirm", "unread: allow"), encoding="utf-8")
+    text, plan = "pick up the splorky red block", Plan((pick("red block"),), "")
+    assert load_rules().judge(Instruction(text), plan).to_confirm
+    assert not load_rules(rules).judge(Instruction(text), plan).to_confirm
+    assert load_rules(rules).understand(Instruction("laita punainen palikka")) == Instruction("laita punainen palikka")
+    wrong = Plan((Action(Verb.HOME),), "")
+    assert load_rules(rules).judge(Instruction(text), wrong).contradictions
+    assert load_rules(rules).judge(Instruction("pick up the knife"), plan).forbidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "put the red block on the red block",
+        "put the bowl in the bowl",
+        "put the red block on the blue plate and then put the blue plate on the red block",
+        "setze den roten Block auf den roten Block",
+        "把红色方块放在红色方块上",
+    ],
+)
+def test_what_is_to_lie_on_itself_is_refused(text: str) -> None:
+    ended = understand(Instruction(text))
+    assert isinstance(ended, Outcome)
+    assert ended.causes[0].reason is TaskReason.CONTRADICTION
+
+
+def test_another_one_of_a_kind_is_no_contradiction() -> None:
+    assert isinstance(understand(Instruction("put the red block on the other red block")), Instruction)
