@@ -158,6 +158,14 @@ def test_an_order_is_restated_in_the_plainest_words_of_its_language() -> None:
     assert "Block" in german.plainly or "Würfel" in german.plainly
 
 
+def test_what_the_robot_cannot_keep_to_is_not_restated_but_asked_about() -> None:
+    asked = understand(Instruction("pick up the red block twice"))
+    assert isinstance(asked, Instruction)
+    assert asked.plainly == "pick up the red block"
+    plan = Plan((pick("red block"),), "")
+    assert any("twice" in doubt for doubt in agree(read(asked.text), plan).doubts)
+
+
 def test_words_that_nobody_read_go_to_a_planner_that_is_trusted_with_them() -> None:
     text = "laita punainen palikka"
     assert isinstance(understand(Instruction(text)), Outcome)

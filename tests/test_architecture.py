@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "validation",
         "reading",
         "families",
+        "cell",
         "rules",
         "halt",
         "approval",

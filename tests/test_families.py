@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qwen2vl_robot.cell import CellRules, Vocabulary
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.families import FamilyWords, load_families
 from qwen2vl_robot.languages import load_languages
@@ -11,7 +12,7 @@ from qwen2vl_robot.messages import Instruction, Outcome, Plan
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.rules import CellRules, RuleBook, Ruling, Vocabulary, load_rules
+from qwen2vl_robot.rules import RuleBook, Ruling, load_rules
 
 BOOK = load_rules()
 FAMILIES = load_families()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qwen2vl_robot.cell import CellRules
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.languages import fill, load_languages
 from qwen2vl_robot.messages import Box, Instruction, Plan, Scene, SceneObject, Verb
 from qwen2vl_robot.planner.reply import parse_reply
-from qwen2vl_robot.rules import CellRules, Ruling, load_rules
+from qwen2vl_robot.rules import Ruling, load_rules
 
 BOOK = load_rules()
 BOX = "[[100,100,200,200]]"

@@ -12,7 +12,7 @@ from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
 def plainest(goal: Goal) -> str:
     """The sentence for the first deed; "" where it is of a kind that the checkpoint never learned.
 
-    The checkpoint plans one deed. What a plan leaves out of the others is asked about (`agreement.agree`).
+    The checkpoint plans one deed. What a plan leaves out of the others, and conditions, are asked about (`agreement.agree`).
 
     >>> from qwen2vl_robot.reading import read
     >>> plainest(read("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?"))
@@ -25,7 +25,7 @@ def plainest(goal: Goal) -> str:
         thing = steps[1].thing
         if thing is None or thing.is_it or thing == steps[0].thing:
             steps = [Step(Deed.PLACE, steps[0].thing, steps[1].relation, steps[1].reference)]
-    if not steps or goal.unread or goal.conditions:
+    if not steps or goal.unread:
         return ""
     return _say(steps[0], load_languages()[goal.language])
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from qwen2vl_robot.cell import ZoneRule
 from qwen2vl_robot.config import NonNegative, RobotProfile, Strict, load_robot, load_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, make_pose, rotation_from_quat
@@ -29,7 +30,6 @@ from qwen2vl_robot.messages import (
     freeze,
     shape_size_m,
 )
-from qwen2vl_robot.rules import ZoneRule
 from qwen2vl_robot.validation.answer import to_answer
 from qwen2vl_robot.validation.findings import RehearsalCase
 from qwen2vl_robot.validation.form import MAX_DURATION_S, MIN_STEP_S
