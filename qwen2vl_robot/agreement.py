@@ -11,10 +11,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from qwen2vl_robot.messages import Action, Cause, Direction, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
+from qwen2vl_robot.messages import Action, Cause, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
 from qwen2vl_robot.planner.phrasing import off_table, plainest
-from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Thing, read
-from qwen2vl_robot.reading import Step as Said
+from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
 
 _log = logging.getLogger(__name__)
@@ -41,21 +40,6 @@ class Agreement:
 
     contradictions: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One deed with its roles, as both sides can say it: "put A on B" is one, though a plan picks before it places."""
-
-    deed: Deed
-    thing: Thing | None = None
-    relation: Relation | None = None
-    reference: Thing | None = None
-    direction: Direction | None = None
-    seconds: float | None = None
-
-    def describe(self) -> str:
-        return Said(self.deed, self.thing, self.relation, self.reference, self.direction, self.seconds).describe()
 
 
 def agree(goal: Goal, plan: Plan, *, trusts_unread: bool = False) -> Agreement:
@@ -140,7 +124,7 @@ def _conditions(goal: Goal) -> Iterator[str]:
         yield f"I cannot keep to {condition!r}"
 
 
-def _unsaid(said: list[_Task]) -> Iterator[str]:
+def _unsaid(said: list[Step]) -> Iterator[str]:
     """What is asked for without a thing: the planner would choose one."""
     for task in said:
         if task.deed in (Deed.PICK, Deed.PLACE, Deed.PUSH) and (task.thing is None or task.thing.is_it):
@@ -150,17 +134,17 @@ def _unsaid(said: list[_Task]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------- what was said
 
 
-def _said(goal: Goal) -> list[_Task]:
-    """The motions of a goal; a pick that only serves the place after it is part of the place."""
-    tasks: list[_Task] = []
+def _said(goal: Goal) -> list[Step]:
+    """The motions of a goal; a pick that only serves the place after it is part of the place, as in a plan."""
+    tasks: list[Step] = []
     for step in goal.steps:
         if step.is_negated or step.deed in (Deed.STOP, Deed.OTHER):
             continue
         thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
-        task = _Task(step.deed, thing, step.relation, reference, step.direction, step.seconds)
+        task = Step(step.deed, thing, step.relation, reference, step.direction, step.seconds)
         last = tasks[-1] if tasks else None
         if task.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(task.thing, last.thing):
-            tasks[-1] = _Task(Deed.PLACE, last.thing, task.relation, task.reference, task.direction)
+            tasks[-1] = Step(Deed.PLACE, last.thing, task.relation, task.reference, task.direction)
         else:
             tasks.append(task)
     return tasks
@@ -174,9 +158,9 @@ def _is_it(thing: Thing | None, before: Thing | None) -> bool:
 # ----------------------------------------------------------------------------------------- what is planned
 
 
-def _planned(plan: Plan) -> list[_Task]:
+def _planned(plan: Plan) -> list[Step]:
     """The motions of a plan in the same form."""
-    tasks: list[_Task] = []
+    tasks: list[Step] = []
     for action in plan.actions:
         deed = _DEEDS.get(action.verb)
         if deed is None:
@@ -185,9 +169,9 @@ def _planned(plan: Plan) -> list[_Task]:
         last = tasks[-1] if tasks else None
         if deed is Deed.PLACE:
             held = tasks.pop().thing if last is not None and last.deed is Deed.PICK else None
-            tasks.append(_Task(Deed.PLACE, held, action.relation, thing))
+            tasks.append(Step(Deed.PLACE, held, action.relation, thing))
         else:
-            tasks.append(_Task(deed, thing, None, None, action.direction, action.seconds))
+            tasks.append(Step(deed, thing, None, None, action.direction, action.seconds))
     return tasks
 
 
@@ -216,11 +200,11 @@ def _named(label: str) -> Thing:
     return Thing(noun, " ".join(rest))
 
 
-def _collapse(tasks: list[_Task], goal: Goal) -> list[_Task]:
+def _collapse(tasks: list[Step], goal: Goal) -> list[Step]:
     """Where "all" was said, the same task for one thing after the other is one task."""
     if not any(s.thing is not None and s.thing.quantity is not Quantity.ONE for s in goal.steps):
         return tasks
-    kept: list[_Task] = []
+    kept: list[Step] = []
     for task in tasks:
         if not kept or task != kept[-1]:
             kept.append(task)
@@ -230,7 +214,7 @@ def _collapse(tasks: list[_Task], goal: Goal) -> list[_Task]:
 # ------------------------------------------------------------------------------------------- do they agree
 
 
-def _fits(said: _Task, planned: _Task) -> bool:
+def _fits(said: Step, planned: Step) -> bool:
     return (
         said.deed is planned.deed
         and _names(said.thing, planned.thing)
@@ -241,7 +225,7 @@ def _fits(said: _Task, planned: _Task) -> bool:
     )
 
 
-def _is_excluded(said: _Task, planned: _Task, goal: Goal) -> bool:
+def _is_excluded(said: Step, planned: Step, goal: Goal) -> bool:
     """Whether a plan's thing is one that was named as not meant: "the block, but not the red one"."""
     pairs = [(said.thing, planned.thing), (said.reference, planned.reference)]
     plain = [thing for thing in goal.exclusions if thing.relation is None and not thing.superlative]
@@ -257,7 +241,7 @@ def _covers(words: Thing, thing: Thing) -> bool:
     return bool(words.label) and words.noun in ("", thing.noun) and words.colour in ("", thing.colour)
 
 
-def _places_alike(said: _Task, planned: _Task) -> bool:
+def _places_alike(said: Step, planned: Step) -> bool:
     """Whether two relations are one; on and in a plate are, for Spanish has one word and a plate no inside."""
     if said.relation is planned.relation:
         return True
@@ -265,7 +249,7 @@ def _places_alike(said: _Task, planned: _Task) -> bool:
     return is_flat and {said.relation, planned.relation} == {Relation.ON, Relation.IN}
 
 
-def _starts(said: _Task, planned: _Task) -> bool:
+def _starts(said: Step, planned: Step) -> bool:
     """Whether a pick is the first half of the place that was asked for."""
     return said.deed is Deed.PLACE and _names(said.thing, planned.thing)
 
