@@ -12,7 +12,8 @@ from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
 def plainest(goal: Goal) -> str:
     """The sentence for the first deed; "" where it is of a kind that the checkpoint never learned.
 
-    The checkpoint plans one deed. The others, where a plan leaves them out, and conditions are asked about (see agreement.py).
+    The checkpoint plans one deed. The others, where a plan leaves them out, and conditions are asked about (see
+    agreement.py).
 
     >>> from qwen2vl_robot.reading import read
     >>> plainest(read("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?"))
