@@ -37,6 +37,7 @@ from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.reading import stop_word
 from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
+from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _log = logging.getLogger(__name__)
@@ -128,18 +129,18 @@ class ControllerNode:
         """Load the planner's checkpoint and start the twin.
 
         Raises:
-            RobotError: one of them cannot be started.
+            RobotError: one of them cannot be started, or the cell's rules cannot be used.
         """
+        settings = self._settings
+        cell = load_rules(settings.rules)
         with ThreadPoolExecutor(1) as threads:  # both load for seconds
             twin = threads.submit(self.rehearsal.start)
             self.planner.start()
             twin.result()
         ports = Ports(self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver, (self.display,))
-        limits = GateLimits(
-            max_state_age_s=self._settings.max_state_age_s,
-            max_verdict_age_s=_VERDICT_AGE_S + self._settings.approval_timeout_s,
-        )
-        self._controller = assemble(self._profile, ports, halt=self.halt, limits=limits, seed=self._settings.seed)
+        verdict_age_s = _VERDICT_AGE_S + settings.approval_timeout_s
+        limits = GateLimits(max_state_age_s=settings.max_state_age_s, max_verdict_age_s=verdict_age_s)
+        self._controller = assemble(self._profile, ports, halt=self.halt, cell=cell, limits=limits, seed=settings.seed)
         self.status.configured()
         _log.info("configured: robot %s, approval %s", self._profile.name, self._settings.approval.value)
 

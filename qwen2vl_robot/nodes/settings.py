@@ -20,6 +20,7 @@ class Settings(Strict):
     """The controller node's parameters; they are read once, when the node is configured."""
 
     robot: str = Field(default="franka_panda", description="a robot of sim/robots, or the path of a robot.yaml")
+    rules: str = Field(default="rules/default.yaml", description="the cell's rules: a file of sim, or the path of one")
     model: str = Field(default="", description="checkpoint folder or hub name; empty: the shipped checkpoint")
     approval: ApprovalMode = Field(
         default=ApprovalMode.CONFIRM, description="auto, confirm (a person approves each step) or never"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.errors import BadInputError, ObservationError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.messages import ApprovalMode, InstructionSource
+from qwen2vl_robot.messages import ApprovalMode, Instruction, InstructionSource
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.reports import StatusReport
 from qwen2vl_robot.nodes.settings import Settings
@@ -186,6 +187,25 @@ def test_a_description_that_disagrees_forbids_motion(cell: Cell, urdf: str, prob
     assert cell.waiting() is None
     assert problem in cell.status()["last_refusal"]
     assert "robot_description" in cell.node.health.problems()
+
+
+def test_the_cells_own_rules_are_those_that_the_controller_gets(tmp_path: Path, monkeypatch: Any) -> None:
+    rules = tmp_path / "cell.yaml"
+    rules.write_text("never_touch: [block]\n", encoding="utf-8")
+    own = Cell(rules=str(rules))
+    for worker in (own.node.planner, own.node.rehearsal):
+        monkeypatch.setattr(worker, "start", lambda: None)
+    own.node.configure()
+    assert own.node._controller is not None
+    assert own.node._controller._parts.cell.forbid(Instruction("pick up the red block"))
+    own.node.close()
+
+
+def test_a_cell_without_its_rules_is_not_configured() -> None:
+    lost = Cell(rules="nowhere.yaml")
+    with pytest.raises(BadInputError, match="nowhere.yaml"):
+        lost.node.configure()
+    lost.node.close()
 
 
 def test_a_required_description_must_have_come() -> None:
