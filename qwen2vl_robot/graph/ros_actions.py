@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _CANCEL_S, _POLL_S = 1.0, 0.002
 _CLOSE_S = 2.0  # open goals must have ended within this time
-_SEND_S = 0.1  # for rclpy's tasks that send the results, which it lets nobody wait for
+_SEND_S = 0.5  # for rclpy's tasks that send the results, which it lets nobody wait for
 
 
 class OrderedActionClient(ActionClient):
