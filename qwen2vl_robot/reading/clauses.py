@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from qwen2vl_robot.reading.goal import Mood
 from qwen2vl_robot.reading.letters import END, PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.things import number_of
 from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _LINKS = ("and", "then", "but")
+_EXACT = ("on", "in", "in_front_of", "behind", "next_to")
 _LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
 
 
@@ -42,13 +44,41 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
         if {"filler", "right"} <= tags:  # "Right, push the ball" and "push the ball right"
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
-            tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
+            is_exact = follows is not None and not follows.gap and follows.has(*_EXACT)  # "right behind the bowl"
+            tags = frozenset({"filler"}) if is_lone or is_exact else tags - {"filler"}
         if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
             tags -= {"except", "correct"}  # "ولا تدفع"
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
+        if "second" in tags and follows is not None and follows.verbs and not (before and number_of(before)):
+            tags = frozenset({"then"})  # "first take it, second ..."
+        if "light" in tags and before is not None and _is_put_verb(before) and not token.gap:
+            tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
-    return settled
+    return _join_given(settled)
+
+
+def _is_put_verb(token: Token) -> bool:
+    return any(verb.startswith(("place", "push", "move")) for verb in token.verbs)
+
+
+def _join_given(tokens: list[Token]) -> list[Token]:
+    """ "give it a push" is "push it"."""
+    given = [k for k, t in enumerate(tokens) if t.has("given") and k > 0 and tokens[k - 1].has("the", "1", "filler")]
+    joined = list(tokens)
+    for at in given:
+        give = next((k for k in range(at - 1, -1, -1) if tokens[k].has("give")), None)
+        if give is not None:
+            joined[give] = replace(tokens[give], tags=frozenset({"push"}))
+            has_to = at + 1 < len(tokens) and tokens[at + 1].has("to") and _is_small(tokens[give + 1 : at])
+            end = at + 1 + has_to
+            joined[at - 1 : end] = [replace(t, tags=frozenset({"filler"})) for t in tokens[at - 1 : end]]
+    return [t if t.tags - {"give", "given"} else replace(t, tags=frozenset()) for t in joined]
+
+
+def _is_small(tokens: list[Token]) -> bool:
+    """Whether nothing but an article stands here: "give a push to the block" says behind it what is pushed."""
+    return all(token.has("the", "1", "it", "filler") for token in tokens)
 
 
 def _is_indefinite(token: Token | None, lexicon: Lexicon) -> bool:
@@ -171,6 +201,8 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     """ "クマはそのままで、アヒルを取って": words that negate end before a pause, where a verb ends what is said."""
     tokens = clause.tokens
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
+        return _cut_unwanted(clause, verb_at, lexicon)
     for at in range(1, verb_at if lexicon.grammar.verb == "last" else 0):
         if tokens[at].gap < PAUSE:
             continue
@@ -179,6 +211,20 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
         ends = next((t for t in reversed(head) if not t.has("filler", "object", "to") or t.has("not")), head[0])
         if is_told and ends.has("not") and not ends.has("correct", "except after"):
             return [Clause(head), replace(clause, tokens=tokens[at:])]
+    return [clause]
+
+
+def _cut_unwanted(clause: Clause, verb_at: int, lexicon: Lexicon) -> list[Clause]:
+    """ "不要红球，我要你拿起蓝球": what is not wanted ends at the pause, if the verb has a thing of its own."""
+    tokens, known = clause.tokens, lexicon.kinds | lexicon.colours | {"thing"}
+    for at in range(1, verb_at + 1):
+        head, rest = tokens[:at], tokens[at:]
+        is_unwanted = tokens[at].gap >= PAUSE and head[0].has("not") and any(t.tags & known for t in head[1:])
+        if not is_unwanted or any(t.has("marks object") for t in head) or any(t.has("not") for t in rest):
+            continue
+        first = next((k for k, t in enumerate(rest) if t.tags & known), None)
+        if first is not None and not any(t.has("toward", "case at") for t in rest[:first]):
+            return [Clause(head), replace(clause, tokens=rest)]
     return [clause]
 
 

@@ -16,8 +16,9 @@ from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
 _RUN = re.compile(r"(.)\1+")
-_LONGEST = 7  # words of a phrase
-_NO_FORMS = ("joins", "stop word", "stop tail")  # keys of the data whose forms mean nothing by themselves
+_LONGEST = 10  # words of a phrase
+_NO_FORMS = ("joins", "stop word", "stop tail", "wish", "alarm")  # keys whose forms mean nothing by themselves
+_WISHED = "wished "  # begins the keys of past forms that are orders behind a wish: "it would be great if you took"
 
 
 class Lexicon:
@@ -74,7 +75,11 @@ class Lexicon:
         """(form, tag) of everything, each as often as it means something."""
         for tag, forms in self.grammar.words.items():
             for form in forms.split(",") if tag not in _NO_FORMS else ():
-                yield form.strip(), tag
+                if not tag.startswith(_WISHED):
+                    yield form.strip(), tag
+                    continue
+                for wish in self.grammar.words.get("wish", "").split(","):
+                    yield f"{wish.strip()} {form.strip()}", tag.removeprefix(_WISHED)
         known = self.kinds | self.colours | self.superlatives
         small = [f.strip() for tag in ("of", "the") for f in self.grammar.words.get(tag, "").split(",") if f.strip()]
         every = tuple(f"{f.strip()} " for f in self.grammar.words.get("all", "").split(","))
@@ -117,6 +122,8 @@ class Lexicon:
         tokens, gap, has_glue = list[Token](), 0, False
         for token in found:
             gap = max(gap, token.gap)
+            if token.has("unread"):  # a word that only looks like others: "赤ちゃん" is not "red"
+                token = replace(token, tags=frozenset())
             if not token.has("glue"):
                 is_defined = token.tags & named and (has_glue or token.text.startswith(self._glue))
                 tags = token.tags | {"defined"} if is_defined else token.tags

@@ -101,7 +101,7 @@ def _is_told_behind(tokens: list[Token], at: int, nodes: list[Node], lexicon: Le
     """Whether "is" stands between a thing and what is said of it, in a language that needs no "which"."""
     is_behind = bool(nodes) and nodes[-1].kind in ("thing", "place") and nodes[-1].end == at
     is_told = at + 1 < len(tokens) and not tokens[at + 1].tags.isdisjoint(lexicon.superlatives)
-    return is_behind and is_told and lexicon.grammar.adjectives == "after"
+    return is_behind and is_told
 
 
 def _until(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> list[Token]:

@@ -33,6 +33,7 @@ _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
     "stop": (Deed.STOP, None, None),
 }
 _HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
+_STACKED = ("block", "brick", "plate", "bowl", "cup", "cylinder")  # what may stand on one of its own kind
 _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
@@ -54,6 +55,8 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
         unused = [n for n in unused if n.kind != "relation"]
         nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
     nodes = [refer(node, last) for node in nodes]
+    if tag == "wait" and _is_rest(clause, nodes, reading):
+        tag = ""
     if tag in ("home", "go", "wait", "stop"):
         steps, left = _standing(tag, nodes)
     elif tag:
@@ -69,6 +72,13 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
     spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
     reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
+
+
+def _is_rest(clause: Clause, nodes: list[Node], reading: Reading) -> bool:
+    """Whether "rest" only says what the robot goes home for."""
+    is_home = bool(reading.steps) and reading.steps[-1].deed is Deed.HOME and not reading.steps[-1].is_negated
+    is_rest = clause.verb is not None and clause.verb.has("rest")
+    return is_home and is_rest and not any(node.kind == "seconds" for node in nodes)
 
 
 def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Reading) -> tuple[list[Node], bool]:
@@ -103,9 +113,17 @@ def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
         return "home"
+    if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
+        return "move" if any(_is_aside(node) for node in nodes) else "pick"
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _is_aside(node: Node) -> bool:
+    """Whether a place is where a thing that is brought goes: beside another, or where the words say so."""
+    is_to = node.is_to or (node.is_to is None and node.relation not in (None, Relation.ON, Relation.IN))
+    return node.kind == "place" and not node.is_which and is_to
 
 
 def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
@@ -228,6 +246,8 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     if deed is Deed.PICK:
         return _picks(tuple(things) or (last,), group.ways, vague)
     relation = None if reference is None or goal is None else _relation(goal, usual, reference, tag)
+    if reference is not None and len(things) == 1:
+        reference = _shared_noun(things[0], relation, reference)
     direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
     word = tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
     steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in tuple(things) or (last,)]
@@ -238,6 +258,14 @@ def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) ->
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
     return said or usual or (Relation.IN if reference.noun in _HOLLOW and tag != "move" else Relation.ON)
+
+
+def _shared_noun(thing: Thing, relation: Relation | None, reference: Thing) -> Thing:
+    """ "the white block on the black one": a thing that only its colour names is of the kind of the one that is put."""
+    is_elided = bool(reference.colour) and not (reference.noun or reference.superlative or reference.relation)
+    carriers = {Relation.ON: _STACKED, Relation.IN: _HOLLOW}.get(relation, (thing.noun,)) if relation else ()
+    is_alike = thing.noun in carriers and reference.colour != thing.colour
+    return replace(reference, noun=thing.noun) if is_elided and is_alike else reference
 
 
 def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]) -> tuple[list[Step], list[Node]]:

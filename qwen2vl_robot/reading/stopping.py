@@ -22,6 +22,7 @@ _ROOMS = {  # key of the data → where its forms may stand: "please stop", "rob
         "self": "before",
         "correct": "denial",
         "enough": "enough",
+        "alarm": "before",
     }
 }
 
