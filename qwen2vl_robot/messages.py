@@ -492,7 +492,7 @@ class Violation:
 
     Attributes:
         time_s: moment in the motion, None when it has none.
-        bodies: links, joints or objects concerned.
+        bodies: links, joints or objects concerned; for a wrong effect the object and what is wrong with it.
         amount, unit: how much ("m" of penetration, "rad/s" over the limit ...).
     """
 
@@ -507,9 +507,11 @@ class Violation:
 
         >>> Violation(ViolationKind.COLLISION, 1.82, ("left finger", "bowl"), 0.004, "m").describe()
         'collision: left finger with bowl at 1.82 s, 4.0 mm'
+        >>> Violation(ViolationKind.WRONG_EFFECT, 5.0, ("red block", "is not lifted"), 0.004, "m").describe()
+        'wrong_effect: red block is not lifted at 5.00 s, 4.0 mm'
         """
         amount = f"{self.amount * 1000:.1f} mm" if self.unit == "m" else f"{self.amount:.3g} {self.unit}".strip()
-        bodies = " with ".join(self.bodies)
+        bodies = (" " if self.kind is ViolationKind.WRONG_EFFECT else " with ").join(self.bodies)
         when = "" if self.time_s is None else f" at {self.time_s:.2f} s"
         return f"{self.kind}: {bodies}{when}, {amount}" if bodies else f"{self.kind}{when}, {amount}"
 

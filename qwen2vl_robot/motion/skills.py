@@ -18,6 +18,7 @@ from qwen2vl_robot.motion.push import push
 from qwen2vl_robot.motion.timeline import PathFinder
 
 _LONGEST_WAIT_S = 60.0
+_AT_HOME_RAD, _AT_HOME_S = 0.005, 0.5  # an arm that is at home already stays there for a moment
 
 
 class MotionMaker:
@@ -43,6 +44,10 @@ class MotionMaker:
 
 
 def _go_home(job: Job) -> Iterator[Motion]:
+    if np.abs(job.state.q_rad - job.robot.home_rad).max() <= _AT_HOME_RAD:
+        builder = job.builder()
+        builder.hold(_AT_HOME_S)
+        return iter([builder.motion(Effect("none"))])
     scene, held = job.scene, None
     if scene.held is not None and scene.T_tool_held is not None:
         held = (job.find(scene.held, "carry"), scene.T_tool_held)

@@ -198,8 +198,11 @@ def test_a_wait_stands_still_for_as_long_as_asked(maker: MotionMaker) -> None:
     assert np.all(segment.q_rad == HOME)
 
 
-def test_home_from_home_moves_nothing(maker: MotionMaker) -> None:
-    assert best(maker, GroundedAction(Verb.HOME), Scene((), ()), at_home()).segments == ()
+def test_home_from_home_stays_there(maker: MotionMaker) -> None:
+    """A motion without segments would be refused as malformed, and the person with it."""
+    (segment,) = best(maker, GroundedAction(Verb.HOME), Scene((), ()), at_home()).segments
+    assert isinstance(segment, JointSegment)
+    assert np.all(segment.q_rad == HOME)
 
 
 def test_ways_are_many_and_all_different(maker: MotionMaker) -> None:

@@ -29,6 +29,12 @@ def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
         assert relation_holds(Relation.ON, true["red block"].body, true["blue plate"].body, rules)
 
 
+def test_an_arm_that_is_at_home_can_be_sent_home() -> None:
+    with stage(RED_BLOCK) as s:
+        report = s.run(format_reply([], [{"do": "home"}]), instruction="go home")
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+
+
 def test_a_way_that_the_twin_refuses_leads_to_another_way() -> None:
     with stage(RED_BLOCK) as s:
         s.rehearsal = twin = DoubtingRehearsal(
