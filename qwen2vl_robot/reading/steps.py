@@ -115,6 +115,8 @@ def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         return "home"
     if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
         return "move" if any(_is_aside(node) for node in nodes) else "pick"
+    if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
+        return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
@@ -233,7 +235,7 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
     goal = None if way is not None else _destination(deed, group)
     deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
-    vague = [p for p in group.places if p is not goal and p.relation is None and p.is_to is not False]
+    vague = [p for p in group.places if p is not goal and p.relation is None and _is_vague(p, group)]
     things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
     if deed is Deed.OTHER and not things:
         vague = []
@@ -252,6 +254,13 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     word = tag.removeprefix(OTHER) if deed is Deed.OTHER else ""
     steps = [Step(deed, thing, relation, reference, direction, word=word) for thing in tuple(things) or (last,)]
     return steps, [*vague, *(node for node in group.ways if node.way is not direction)]
+
+
+def _is_vague(place: Node, group: _Group) -> bool:
+    """Whether what a place is to the thing was not read: "closest to it", or where nothing is named beside it."""
+    things = [node.thing for node in group.things if node.thing is not None]
+    is_apart = any(thing.superlative in _FAR.values() for thing in things)
+    return place.is_to is not False or not things or is_apart
 
 
 def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) -> Relation:
