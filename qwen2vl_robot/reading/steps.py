@@ -124,7 +124,7 @@ def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
 
 def _is_aside(node: Node) -> bool:
     """Whether a place is where a thing that is brought goes: beside another, or where the words say so."""
-    is_to = node.is_to or (node.is_to is None and node.relation not in (None, Relation.ON, Relation.IN))
+    is_to = node.is_to or (node.is_to is None and node.relation not in (Relation.ON, Relation.IN))
     return node.kind == "place" and not node.is_which and is_to
 
 
@@ -216,7 +216,8 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
         if node.kind not in ("thing", "place", "way"):
             continue
         group = groups[-1]
-        is_whole = bool(group.things and (group.places or group.ways))
+        has_goal = any(place.is_to is not False for place in group.places) or node.kind != "place"
+        is_whole = bool(group.things and ((group.places and has_goal) or group.ways))
         is_next = node.kind == "thing" or lexicon.grammar.order == "after"
         follows_and = at > 0 and nodes[at - 1].kind == "and"
         if (
@@ -247,7 +248,9 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
         deed = Deed.PUSH
     if deed is Deed.PICK:
         return _picks(tuple(things) or (last,), group.ways, vague)
-    relation = None if reference is None or goal is None else _relation(goal, usual, reference, tag)
+    if tag == "push closer" and len(ways) == 1 and ways[0] in _SIDES:
+        way = ways[0]  # "pull it to the right"
+    relation = None if reference is None or goal is None else _relation(goal, usual, reference)
     if reference is not None and len(things) == 1:
         reference = _shared_noun(things[0], relation, reference)
     direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
@@ -263,10 +266,10 @@ def _is_vague(place: Node, group: _Group) -> bool:
     return place.is_to is not False or not things or is_apart
 
 
-def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) -> Relation:
+def _relation(goal: Node, usual: Relation | None, reference: Thing) -> Relation:
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
-    return said or usual or (Relation.IN if reference.noun in _HOLLOW and tag != "move" else Relation.ON)
+    return said or usual or (Relation.IN if reference.noun in _HOLLOW else Relation.ON)
 
 
 def _shared_noun(thing: Thing, relation: Relation | None, reference: Thing) -> Thing:
