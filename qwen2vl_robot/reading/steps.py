@@ -235,6 +235,8 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
 def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step], list[Node]]:
     deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
     goal = None if way is not None else _destination(deed, group)
+    if tag == "move" and goal is not None and goal.relation is None and not group.things and last is None:
+        goal = None  # "拿到红球": to where, or what, was not read
     deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
     vague = [p for p in group.places if p is not goal and p.relation is None and _is_vague(p, group)]
     things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
