@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qwen2vl_robot.languages import ENGLISH, Language, Phrasing, fill, load_languages, normalise
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading import Deed, Goal, Mood, Polarity, Quantity, Reader, Step, Thing, read, stop_word, stopping
-from qwen2vl_robot.reading.letters import Word, split_words
+from qwen2vl_robot.reading.letters import MAX_CHARS, Word, split_words
 
 LANGUAGES = load_languages()
 SENTENCES = yaml.safe_load((Path(__file__).parent / "reading_sentences.yaml").read_text(encoding="utf-8"))
@@ -63,12 +63,20 @@ def draw_thing(speech: Language, rng: np.random.Generator, *, may_be_all: bool) 
     return the.removeprefix("的"), of.removeprefix("的"), thing
 
 
+def share_noun(step: Step) -> Step:
+    """The step with the noun that "the blue one" takes over from the thing that is put."""
+    a, b = step.thing, step.reference
+    if step.deed is not Deed.PLACE or a is None or b is None or not b.colour or b.noun or b.superlative or b.relation:
+        return step
+    carriers = {Relation.ON: STACKED, Relation.IN: ("bowl", "cup")}.get(step.relation or Relation.ON, (a.noun,))
+    is_alike = a.noun in carriers and a.colour != b.colour
+    return replace(step, reference=replace(b, noun=a.noun)) if is_alike else step
+
+
 def expect(task: str, a: Thing, b: Thing) -> Step:
     """The step that a task's template asks for."""
     if task in RELATIONS:
-        is_elided = b.colour and not b.noun and a.noun and b.colour != a.colour
-        is_alike = task not in ("on", "in") or a.noun in (("bowl", "cup") if task == "in" else STACKED)
-        return Step(Deed.PLACE, a, Relation(task), replace(b, noun=a.noun) if is_elided and is_alike else b)
+        return share_noun(Step(Deed.PLACE, a, Relation(task), b))
     if task.startswith("push_"):
         return Step(Deed.PUSH, a, direction=Direction(task.removeprefix("push_")))
     if task == "wait":
@@ -276,7 +284,7 @@ def test_every_key_of_the_data_is_known() -> None:
     known = {*english.reading.words, *english.colours, *english.kinds, *english.superlatives}
     known |= {"glue", "many", "joins", "object", "toward", "marks object", "can", "ask last", "did last"}
     known |= {"talk", "enough", "neither", "nor", "except after", "if after", "push left", "push right", "push away"}
-    known |= {"unread", "light"}
+    known |= {"unread", "light", "move + toward"}
     assert {key for speech in LANGUAGES.values() for key in speech.reading.words} <= known
 
 
@@ -314,7 +322,8 @@ def steps() -> st.SearchStrategy[Step]:
 @given(st.lists(steps(), min_size=1, max_size=3))
 def test_what_is_said_back_is_read_as_the_same_goal(said: list[Step]) -> None:
     goal = Goal(steps=tuple(said))
-    assert read(goal.describe()) == goal
+    assume(len(goal.describe()) <= MAX_CHARS)
+    assert read(goal.describe()) == Goal(steps=tuple(share_noun(step) for step in said))
 
 
 WORDS = [w for speech in LANGUAGES.values() for forms in speech.reading.words.values() for w in forms.split(", ")]

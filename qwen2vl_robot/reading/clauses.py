@@ -50,16 +50,37 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags -= {"except", "correct"}  # "ولا تدفع"
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
+        if {"filler", "it", "thing"} <= tags:  # "那个，拿球" and "拿那个"
+            is_lone = before is None and follows is not None and follows.gap >= PAUSE
+            tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
+        if {"filler", "go"} <= tags and _is_back(settled, tokens[at:], ("place", "push", "move")):
+            tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
+        if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
+            is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
+            is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
+            tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
         if "second" in tags and follows is not None and follows.verbs and not (before and number_of(before)):
             tags = frozenset({"then"})  # "first take it, second ..."
-        if "light" in tags and before is not None and _is_put_verb(before) and not token.gap:
+        if "light" in tags and _is_back(settled, tokens[at : at + 1], ("place", "push", "move")) and settled[-1].verbs:
             tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return _join_given(settled)
 
 
-def _is_put_verb(token: Token) -> bool:
-    return any(verb.startswith(("place", "push", "move")) for verb in token.verbs)
+def _is_back(before: list[Token], rest: list[Token], deeds: tuple[str, ...]) -> bool:
+    """Whether "back" belongs to a verb of putting before it, and does not say that the robot goes home."""
+    for token in rest[1:]:
+        if token.gap >= PAUSE or token.verbs:
+            break
+        if token.has("start"):
+            return False
+    for at in range(len(before) - 1, -1, -1):
+        follows = before[at + 1] if at + 1 < len(before) else rest[0]
+        if follows.gap >= PAUSE or before[at].has("then", "and"):
+            return False
+        if before[at].verbs:
+            return any(verb.startswith(deeds) for verb in before[at].verbs)
+    return False
 
 
 def _join_given(tokens: list[Token]) -> list[Token]:

@@ -18,6 +18,7 @@ from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 _RUN = re.compile(r"(.)\1+")
 _LONGEST = 10  # words of a phrase
 _NO_FORMS = ("joins", "stop word", "stop tail", "wish", "alarm")  # keys whose forms mean nothing by themselves
+_JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb and "toward"
 _WISHED = "wished "  # begins the keys of past forms that are orders behind a wish: "it would be great if you took"
 
 
@@ -33,7 +34,7 @@ class Lexicon:
         self._shared: dict[Entry, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
         forms = list(self._forms(language))
         for form, tag in forms:
-            self._add(form, (frozenset({tag}),))
+            self._add(form, tuple(frozenset({part}) for part in tag.split(_JOINED)))
         said = set(self.entries)
         for form, tag in forms:
             for ending in self._endings(tag):

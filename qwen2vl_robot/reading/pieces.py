@@ -140,8 +140,9 @@ def _tokens(forms: Forms, run: _Run, pieces: list[tuple[int, int, str]]) -> Iter
                 end += 1
             yield Token(run.text[begin:end], _spell(run, begin, end), frozenset(), gap, _before(run, begin))
         else:
-            tags = forms.entries[form].tags[0]
-            yield Token(run.text[begin:end], _spell(run, begin, end), tags, gap, _before(run, begin))
+            first, *more = forms.entries[form].tags
+            yield Token(run.text[begin:end], _spell(run, begin, end), first, gap, _before(run, begin))
+            yield from (Token(run.text[begin:end], "", tags, before="") for tags in more)
         at, gap = end, NO_GAP
 
 

@@ -36,7 +36,7 @@ _HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _STACKED = ("block", "brick", "plate", "bowl", "cup", "cylinder")  # what may stand on one of its own kind
 _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
-_STRAY = frozenset({"relation", "other"})  # what must not be dropped in silence where no step uses it
+_STRAY = frozenset({"relation", "other", "except"})  # what must not be dropped in silence where no step uses it
 _SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
 _FAR = {Direction.AWAY: "farthest", Direction.CLOSER: "nearest"}
 _SIDES = {Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"}
@@ -115,6 +115,8 @@ def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         return "home"
     if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
         return "move" if any(_is_aside(node) for node in nodes) else "pick"
+    if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
+        return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
@@ -122,7 +124,7 @@ def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
 
 def _is_aside(node: Node) -> bool:
     """Whether a place is where a thing that is brought goes: beside another, or where the words say so."""
-    is_to = node.is_to or (node.is_to is None and node.relation not in (None, Relation.ON, Relation.IN))
+    is_to = node.is_to or (node.is_to is None and node.relation not in (Relation.ON, Relation.IN))
     return node.kind == "place" and not node.is_which and is_to
 
 
@@ -214,7 +216,8 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
         if node.kind not in ("thing", "place", "way"):
             continue
         group = groups[-1]
-        is_whole = bool(group.things and (group.places or group.ways))
+        has_goal = any(place.is_to is not False for place in group.places) or node.kind != "place"
+        is_whole = bool(group.things and ((group.places and has_goal) or group.ways))
         is_next = node.kind == "thing" or lexicon.grammar.order == "after"
         follows_and = at > 0 and nodes[at - 1].kind == "and"
         if (
@@ -232,8 +235,10 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
 def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step], list[Node]]:
     deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
     goal = None if way is not None else _destination(deed, group)
+    if tag == "move" and goal is not None and goal.relation is None and not group.things and last is None:
+        goal = None  # "拿到红球": to where, or what, was not read
     deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
-    vague = [p for p in group.places if p is not goal and p.relation is None and p.is_to is not False]
+    vague = [p for p in group.places if p is not goal and p.relation is None and _is_vague(p, group)]
     things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
     if deed is Deed.OTHER and not things:
         vague = []
@@ -245,7 +250,9 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
         deed = Deed.PUSH
     if deed is Deed.PICK:
         return _picks(tuple(things) or (last,), group.ways, vague)
-    relation = None if reference is None or goal is None else _relation(goal, usual, reference, tag)
+    if tag == "push closer" and len(ways) == 1 and ways[0] in _SIDES:
+        way = ways[0]  # "pull it to the right"
+    relation = None if reference is None or goal is None else _relation(goal, usual, reference)
     if reference is not None and len(things) == 1:
         reference = _shared_noun(things[0], relation, reference)
     direction = way or next((w for w in ways if deed is not Deed.PLACE or w in _SIDES), None)
@@ -254,10 +261,17 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     return steps, [*vague, *(node for node in group.ways if node.way is not direction)]
 
 
-def _relation(goal: Node, usual: Relation | None, reference: Thing, tag: str) -> Relation:
+def _is_vague(place: Node, group: _Group) -> bool:
+    """Whether what a place is to the thing was not read: "closest to it", or where nothing is named beside it."""
+    things = [node.thing for node in group.things if node.thing is not None]
+    is_apart = any(thing.superlative in _FAR.values() for thing in things)
+    return place.is_to is not False or not things or is_apart
+
+
+def _relation(goal: Node, usual: Relation | None, reference: Thing) -> Relation:
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
-    return said or usual or (Relation.IN if reference.noun in _HOLLOW and tag != "move" else Relation.ON)
+    return said or usual or (Relation.IN if reference.noun in _HOLLOW else Relation.ON)
 
 
 def _shared_noun(thing: Thing, relation: Relation | None, reference: Thing) -> Thing:
