@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.messages import Action, Cause, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
+from qwen2vl_robot.naming import covers, is_surely, may_be, names
 from qwen2vl_robot.planner.phrasing import off_table, plainest
 from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
@@ -24,6 +25,8 @@ _DEEDS = {
     Verb.HOME: Deed.HOME,
     Verb.WAIT: Deed.WAIT,
 }
+_HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH)
+_ALONE = (Deed.PUSH, Deed.HOME, Deed.WAIT)  # that one of these is forbidden says nothing about the other deeds
 
 
 _EXAMPLES = 'I understand: "pick up the red block", "put the red block on the blue plate".'
@@ -42,20 +45,24 @@ class Agreement:
     doubts: tuple[str, ...] = ()
 
 
-def agree(goal: Goal, plan: Plan, *, trusts_unread: bool = False) -> Agreement:
+def agree(goal: Goal, plan: Plan, *, held: str = "", trusts_unread: bool = False) -> Agreement:
     """Hold a plan to a sentence that orders a motion.
 
     Args:
+        held: what the gripper holds before the plan; a plan that only places, places that.
         trusts_unread: whether words that nobody could read are left to the planner, instead of being asked about.
 
     >>> from qwen2vl_robot.reading import read
     >>> agree(read("pick up the red block"), Plan((Action(Verb.HOME),), "")).contradictions
     ('you said: pick up the red block; the plan is: go home',)
     """
-    said, planned = _said(goal), _collapse(_planned(plan), goal)
-    doubts = (*(() if trusts_unread else _unread(goal)), *_conditions(goal), *_unsaid(said))
-    if not said:
-        return Agreement((), doubts)
+    said, planned = _said(goal), _planned(plan, held)
+    broken, in_doubt = _forbidden(goal, planned)
+    doubts = (*(() if trusts_unread else _unread(goal)), *_conditions(goal), *_unsaid(said), *in_doubt)
+    if not said or broken:
+        return Agreement(broken, doubts)
+    planned, miscounted = _collapse(planned, said)
+    doubts = (*doubts, *miscounted)
     fits = [_fits(a, b) and not _is_excluded(a, b, goal) for a, b in zip(said, planned, strict=False)]
     if all(fits) and len(said) == len(planned):
         return Agreement((), doubts)
@@ -127,7 +134,7 @@ def _conditions(goal: Goal) -> Iterator[str]:
 def _unsaid(said: list[Step]) -> Iterator[str]:
     """What is asked for without a thing: the planner would choose one."""
     for task in said:
-        if task.deed in (Deed.PICK, Deed.PLACE, Deed.PUSH) and (task.thing is None or task.thing.is_it):
+        if task.deed in _HANDLING and (task.thing is None or task.thing.is_it):
             yield f"you did not say what to {task.deed.value}"
 
 
@@ -158,20 +165,23 @@ def _is_it(thing: Thing | None, before: Thing | None) -> bool:
 # ----------------------------------------------------------------------------------------- what is planned
 
 
-def _planned(plan: Plan) -> list[Step]:
-    """The motions of a plan in the same form."""
+def _planned(plan: Plan, held: str) -> list[Step]:
+    """The motions of a plan in the same form; a place without a pick before it places what is held."""
     tasks: list[Step] = []
+    carried = _named(held) if held else None
     for action in plan.actions:
         deed = _DEEDS.get(action.verb)
         if deed is None:
             continue
         thing = _thing(action)
-        last = tasks[-1] if tasks else None
         if deed is Deed.PLACE:
-            held = tasks.pop().thing if last is not None and last.deed is Deed.PICK else None
-            tasks.append(Step(Deed.PLACE, held, action.relation, thing))
+            if tasks and tasks[-1].deed is Deed.PICK:
+                tasks.pop()
+            tasks.append(Step(Deed.PLACE, carried, action.relation, thing))
+            carried = None
         else:
             tasks.append(Step(deed, thing, None, None, action.direction, action.seconds))
+            carried = thing if deed is Deed.PICK else carried
     return tasks
 
 
@@ -200,15 +210,67 @@ def _named(label: str) -> Thing:
     return Thing(noun, " ".join(rest))
 
 
-def _collapse(tasks: list[Step], goal: Goal) -> list[Step]:
-    """Where "all" was said, the same task for one thing after the other is one task."""
-    if not any(s.thing is not None and s.thing.quantity is not Quantity.ONE for s in goal.steps):
-        return tasks
+def _collapse(planned: list[Step], said: list[Step]) -> tuple[list[Step], tuple[str, ...]]:
+    """Where more than one thing was said, the same step for one thing after the other is one step.
+
+    Returns:
+        The steps, and what to ask about: other numbers than were said.
+    """
     kept: list[Step] = []
-    for task in tasks:
-        if not kept or task != kept[-1]:
-            kept.append(task)
-    return kept
+    doubts: list[str] = []
+    rest = list(planned)
+    for asked in said:
+        if not rest:
+            break
+        kept.append(first := rest.pop(0))
+        thing = asked.thing
+        if thing is None or thing.quantity not in (Quantity.ALL, Quantity.NUMBER):
+            continue
+        count = 1
+        while rest and rest[0] == first:
+            rest.pop(0)
+            count += 1
+        handles_all = first.thing is not None and first.thing.quantity is Quantity.ALL
+        if thing.quantity is Quantity.NUMBER and (handles_all or count != thing.count):
+            doubts.append(f"you said {thing.describe()}; the plan handles {'all' if handles_all else count}")
+        if thing.quantity is Quantity.ALL and not handles_all and count == 1:
+            doubts.append(f"you said {thing.describe()}; the plan handles one")
+    return [*kept, *rest], tuple(doubts)
+
+
+def _forbidden(goal: Goal, planned: list[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of a plan a negated half of the sentence forbids: "do not touch the red block, pick up a block".
+
+    Returns:
+        What contradicts it, and what may: a thing that is named less closely than the forbidden one can be that one.
+    """
+    broken: list[str] = []
+    doubts: list[str] = []
+    for no in (step for step in goal.steps if step.is_negated):
+        for mine in planned:
+            sure, possible = _is_forbidden(no, mine)
+            if sure and goal.is_understood:  # an unread word may be the thing that is forbidden
+                broken.append(f"you said: {goal.describe()}; the plan is: {mine.describe()}")
+            elif sure or possible:
+                doubts.append(f"you also said: {no.describe()}")
+    return tuple(broken), tuple(dict.fromkeys(doubts))
+
+
+def _is_forbidden(no: Step, mine: Step) -> tuple[bool, bool]:
+    """Whether a negated step surely, or possibly, forbids a planned one."""
+    # what may not be touched, moved or picked up may not be handled at all
+    related = no.deed is mine.deed if no.deed in _ALONE else mine.deed in _HANDLING
+    if not related or (no.thing is not None and no.thing.quantity is Quantity.ANOTHER):
+        return False, False
+    if no.deed is Deed.PLACE and no.reference is not None:  # "but do not put it on the blue plate"
+        if mine.deed is not Deed.PLACE:
+            return False, False
+        pairs = [(no.thing, mine.thing), (no.reference, mine.reference)]
+        sure = no.relation is mine.relation and all(is_surely(a, b) for a, b in pairs)
+        return sure, all(may_be(a, b) for a, b in pairs)
+    touched = (mine.thing, mine.reference) if no.deed is Deed.OTHER else (mine.thing,)
+    sure = no.deed is not Deed.PLACE and no.thing is not None and is_surely(no.thing, mine.thing)
+    return sure, any(may_be(no.thing, thing) for thing in touched) or no.thing is None
 
 
 # ------------------------------------------------------------------------------------------- do they agree
@@ -217,9 +279,9 @@ def _collapse(tasks: list[Step], goal: Goal) -> list[Step]:
 def _fits(said: Step, planned: Step) -> bool:
     return (
         said.deed is planned.deed
-        and _names(said.thing, planned.thing)
+        and names(said.thing, planned.thing)
         and _places_alike(said, planned)
-        and _names(said.reference, planned.reference)
+        and names(said.reference, planned.reference)
         and said.direction is planned.direction
         and (said.seconds is None or planned.seconds is None or abs(said.seconds - planned.seconds) < 0.05)
     )
@@ -230,15 +292,10 @@ def _is_excluded(said: Step, planned: Step, goal: Goal) -> bool:
     pairs = [(said.thing, planned.thing), (said.reference, planned.reference)]
     plain = [thing for thing in goal.exclusions if thing.relation is None and not thing.superlative]
     return any(
-        mine is not None and _covers(thing, mine) and not (asked is not None and _covers(thing, asked))
+        mine is not None and covers(thing, mine) and not (asked is not None and covers(thing, asked))
         for thing in plain
         for asked, mine in pairs
     )
-
-
-def _covers(words: Thing, thing: Thing) -> bool:
-    """Whether the words fit a thing; those without noun and colour fit none."""
-    return bool(words.label) and words.noun in ("", thing.noun) and words.colour in ("", thing.colour)
 
 
 def _places_alike(said: Step, planned: Step) -> bool:
@@ -251,17 +308,4 @@ def _places_alike(said: Step, planned: Step) -> bool:
 
 def _starts(said: Step, planned: Step) -> bool:
     """Whether a pick is the first half of the place that was asked for."""
-    return said.deed is Deed.PLACE and _names(said.thing, planned.thing)
-
-
-def _names(said: Thing | None, planned: Thing | None) -> bool:
-    """Whether a plan's thing is the one that was said, or fills in what the sentence leaves open."""
-    if said is None or planned is None or said.is_it:
-        return True
-    return (
-        said.noun in ("", planned.noun)
-        and said.colour in ("", planned.colour)
-        and said.superlative == planned.superlative
-        and (said.relation is None or said.relation is planned.relation)
-        and (planned.quantity is not Quantity.ALL or said.quantity is not Quantity.ONE)
-    )
+    return said.deed is Deed.PLACE and names(said.thing, planned.thing)

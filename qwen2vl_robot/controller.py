@@ -39,7 +39,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import perceive, remeasure
-from qwen2vl_robot.policy import Response, respond, respond_to
+from qwen2vl_robot.policy import Response, respond, respond_to, twice
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task
@@ -145,7 +145,8 @@ class Controller:
 
     def _rule(self, task: Task, plan: Plan) -> Ruling:
         """Hold the plan to the cell's rules and to the person's words."""
-        ruling = self._parts.cell.judge(task.instruction, plan)
+        held = None if self._belief.scene is None else self._belief.scene.held
+        ruling = self._parts.cell.judge(task.instruction, plan, held=held)
         _log.debug("ruling: forbidden %s, a person must confirm %s", ruling.forbidden, ruling.to_confirm)
         if ruling.causes:
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.causes))
@@ -232,8 +233,13 @@ class Controller:
     def _run(self, task: Task, step: Step, approved: ApprovedMotion) -> None:
         """Have the arm do it; an aborted motion latches a stop, so that a person looks before anything goes on."""
         parts = self._parts
-        with task.timed("run"):
-            report = executor.run(approved, parts.arm, parts.clock, self._profile, parts.halt)
+        try:
+            with task.timed("run"):
+                report = executor.run(approved, parts.arm, parts.clock, self._profile, parts.halt)
+        except BaseException as error:
+            parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
+            raise
+        step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
             parts.halt.stop(f"the last motion was aborted: {report.reason}")
             raise self._end(task, step, Outcome(OutcomeKind.ABORTED, report.causes), step.rehearsed)
@@ -244,14 +250,15 @@ class Controller:
         rehearsed = _rehearsed(step)
         self._belief.expect(rehearsed)
         try:
-            observation = self._look_patiently(task)
+            observation = twice(lambda: step.shown_by(self._look(task)))
         except ObservationError as error:
             cause = _cause(error, f"the effect could not be measured: {error}")
             raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (cause,)), rehearsed) from error
         with task.timed("measure"):
             measured, problem = self._belief.measure(rehearsed, observation, self._surroundings)
-        effect, expected = rehearsed.motion.effect, rehearsed.verdict.scene_after
-        outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, self._surroundings.rules)
+        effect, verdict, rules = rehearsed.motion.effect, rehearsed.verdict, self._surroundings.rules
+        expected, predicted = verdict.scene_after, verdict.state_after
+        outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, rules, predicted)
         if problem is not None and outcome.causes:
             outcome = replace(outcome, causes=(*outcome.causes, problem))
         if outcome.kind is not OutcomeKind.ACHIEVED:
@@ -273,15 +280,6 @@ class Controller:
         for listener in self._parts.listeners:
             listener.on_frame(observation)
         return observation
-
-    def _look_patiently(self, task: Task) -> Observation:
-        """The same, tried again where a second look may come."""
-        try:
-            return self._look(task)
-        except ObservationError as error:
-            if respond(error.reason) is not Response.TRY_AGAIN:
-                raise
-            return self._look(task)
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)

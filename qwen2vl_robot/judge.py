@@ -25,6 +25,7 @@ def judge(
     measured: Scene | None,
     state: RobotState,
     rules: RelationRules,
+    predicted: RobotState | None = None,
 ) -> Outcome:
     """Say what a finished motion brought about, from measurements alone.
 
@@ -33,6 +34,7 @@ def judge(
         before: the scene that the motion was made for.
         measured: the scene measured afterwards, or None when it could not be measured.
         state: the arm's state afterwards.
+        predicted: the same in the twin, which says how far the fingers are open around what they hold.
 
     Returns:
         "achieved" only if the measurement shows the effect; "no_motion" if the object is where it was; otherwise
@@ -42,7 +44,10 @@ def judge(
         return Outcome(OutcomeKind.ACHIEVED)
     if measured is None:
         return _wrong("the scene could not be measured afterwards")
-    outcome = _judge_object(effect, before, measured, state, rules)
+    if effect.kind == "hold" and effect.name is not None:
+        outcome = _judge_hold(effect.name, before, measured, state, predicted)
+    else:
+        outcome = _judge_object(effect, before, measured, rules)
     moved = _moved_others(effect, expected, measured)
     if outcome.kind is OutcomeKind.ACHIEVED and moved:
         return _wrong(f"{', '.join(moved)} moved too", outcome.error_m)
@@ -57,15 +62,13 @@ def _moved_others(effect: Effect, expected: Scene | None, measured: Scene) -> li
     return [o.name for o, now in found if now is not None and not _distance_m(o, now) < _MOVED_OTHER_M]
 
 
-def _judge_object(effect: Effect, before: Scene, measured: Scene, state: RobotState, rules: RelationRules) -> Outcome:
-    if effect.kind == "hold" and effect.name is not None:
-        return _judge_hold(effect.name, before, measured, state)
+def _judge_object(effect: Effect, before: Scene, measured: Scene, rules: RelationRules) -> Outcome:
     if effect.kind in ("release", "push") and effect.name is not None and effect.T_base_object is not None:
         return _judge_place(effect, effect.name, effect.T_base_object, before, measured, rules)
     return _wrong(f"an effect {effect.kind!r} of {effect.name!r} cannot be measured")
 
 
-def _judge_hold(name: str, before: Scene, measured: Scene, state: RobotState) -> Outcome:
+def _judge_hold(name: str, before: Scene, measured: Scene, state: RobotState, predicted: RobotState | None) -> Outcome:
     """A hold shows as a gap of the object's size between the pads, and as nothing left where the object stood."""
     start, now = _find(before, name), _find(measured, name)
     if start is None:
@@ -73,8 +76,9 @@ def _judge_hold(name: str, before: Scene, measured: Scene, state: RobotState) ->
     if _stands_in_place_of(start, before, measured):
         return _unmoved(f"{name} is still where it was")
     size_m = shape_size_m(start.shape)
-    low_m = max(_CLOSED_WIDTH_M, min(size_m) - _GRASP_WIDTH_ERROR_M)
-    high_m = max(size_m) + _GRASP_WIDTH_ERROR_M
+    widths_m = size_m if predicted is None else (predicted.gripper_width_m,)
+    low_m = max(_CLOSED_WIDTH_M, min(widths_m) - _GRASP_WIDTH_ERROR_M)
+    high_m = max(widths_m) + _GRASP_WIDTH_ERROR_M
     if not low_m <= state.gripper_width_m <= high_m:
         return _wrong(
             f"the gripper is {state.gripper_width_m * 1000:.0f} mm open; "

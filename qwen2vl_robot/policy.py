@@ -6,9 +6,11 @@ plan; a model that is told of it changes what was right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
-from qwen2vl_robot.messages import Outcome
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.messages import Observation, Outcome
 from qwen2vl_robot.reasons import (
     MotionReason,
     ObservationReason,
@@ -75,3 +77,17 @@ def respond(reason: Reason) -> Response:
 def respond_to(outcome: Outcome) -> Response:
     """What follows a step or a plan that ended like this."""
     return max((respond(cause.reason) for cause in outcome.causes), default=Response.END)
+
+
+def twice(look: Callable[[], Observation]) -> Observation:
+    """Look, and look again where a second look may mend what was wrong with the first.
+
+    Raises:
+        ObservationError: the second look failed too, or could not have helped.
+    """
+    try:
+        return look()
+    except ObservationError as error:
+        if respond(error.reason) is not Response.TRY_AGAIN:
+            raise
+        return look()

@@ -102,8 +102,12 @@ class RuleBook:
         """The cell's own zones."""
         return tuple(zone.to_zone() for zone in self._cell.zones)
 
-    def judge(self, instruction: Instruction, plan: Plan) -> Ruling:
-        """Hold a plan to the rules and to what the person asked for."""
+    def judge(self, instruction: Instruction, plan: Plan, *, held: str | None = None) -> Ruling:
+        """Hold a plan to the rules and to what the person asked for.
+
+        Args:
+            held: the label of what the gripper holds before the plan.
+        """
         actions = [action for action in plan.actions if action.verb not in _TALK]
         text = self._in_known_words(instruction).text
         goal = read(text)
@@ -111,13 +115,15 @@ class RuleBook:
             *self._forbid_words(goal, text),
             *(objection for action in actions for objection in self._forbid(action)),
         ]
-        held: str | None = None
+        carried = held
         for action in actions:
             label = "" if action.object is None else action.object.label
-            if action.verb is Verb.PLACE and held is not None:
-                forbidden += self._forbid_pair(held, label)
-            held = label if action.verb is Verb.PICK else None
-        agreement = agree(goal, self._in_plain_nouns(plan), trusts_unread=self._trusts_unread)
+            if action.verb is Verb.PLACE and carried is not None:
+                forbidden += self._forbid_pair(carried, label)
+            if action.verb in (Verb.PICK, Verb.PLACE):
+                carried = label if action.verb is Verb.PICK else None
+        plain = self._in_plain_nouns(plan)
+        agreement = agree(goal, plain, held=self._plain_noun(held or ""), trusts_unread=self._trusts_unread)
         asked = list(agreement.doubts)
         if not goal.is_understood and not self._trusts_unread:  # the reader is not sure either: every word counts
             asked += [doubt for action in actions for doubt in self._doubt(action, text)]
@@ -136,7 +142,7 @@ class RuleBook:
 
     def understand(self, instruction: Instruction) -> Instruction | Outcome:
         """Read a sentence before anything is planned, as agreement.py does, with the words that only this cell uses."""
-        asked = understand(self._in_known_words(instruction), trusts_unread=self._trusts_unread)
+        asked = understand(self._in_known_words(instruction))
         if isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED:
             forbidden = self.forbid(instruction)
             return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else asked
@@ -159,11 +165,13 @@ class RuleBook:
         """The same in a plan's labels."""
         actions = []
         for action in plan.actions:
-            if action.object is not None and self._cell.known:
-                words = (self._cell.known.get(word, word) for word in action.object.label.split())
-                action = replace(action, object=replace(action.object, label=" ".join(words)))
+            if action.object is not None:
+                action = replace(action, object=replace(action.object, label=self._plain_noun(action.object.label)))
             actions.append(action)
         return replace(plan, actions=tuple(actions))
+
+    def _plain_noun(self, label: str) -> str:
+        return " ".join(self._cell.known.get(word, word) for word in label.split())
 
     # ------------------------------------------------------------------------------------------- forbidden
 

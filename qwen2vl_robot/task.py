@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import (
     Action,
     Cause,
     GroundedAction,
     Instruction,
+    Observation,
     Outcome,
     OutcomeKind,
     Plan,
@@ -21,6 +23,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.policy import Response, respond_to
 from qwen2vl_robot.ports import Listener
+from qwen2vl_robot.reasons import ObservationReason
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +34,25 @@ class Step:
     Attributes:
         rehearsed: what the twin accepted for it, once it did.
         is_fresh: whether that was rehearsed from a measured world, not from a predicted one.
+        ended_ns: the arm's clock, read when its motion had ended.
     """
 
     def __init__(self, action: Action, grounded: GroundedAction, *, is_fresh: bool) -> None:
         self.action, self.grounded, self.is_fresh = action, grounded, is_fresh
         self.rehearsed: Rehearsed | None = None
+        self.ended_ns = 0
+
+    def shown_by(self, observation: Observation) -> Observation:
+        """The observation, if it can show what the motion brought about.
+
+        Raises:
+            ObservationError: its frame was taken before the motion had ended.
+        """
+        late_s = (self.ended_ns - observation.frame.stamp_ns) / 1e9
+        if late_s > 0:
+            text = f"the frame is {late_s:.3f} s older than the end of the motion"
+            raise ObservationError(text, reason=ObservationReason.NO_FRAME)
+        return observation
 
 
 class Task:

@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "belief",
         "policy",
         "agreement",
+        "naming",
         "planner.phrasing",
         "task",
         "parts",

@@ -279,3 +279,44 @@ def test_a_plan_that_is_not_what_was_said_ends_the_task() -> None:
     assert (report.outcome.kind, report.outcome.reason) == (OutcomeKind.REFUSED, TaskReason.CONTRADICTION)
     assert "go home" in report.outcome.reasons[0]
     assert setup.cell.motion is None
+
+
+# ------------------------------------------------------------------------------------------- what breaks, what is old
+
+
+def test_a_frame_from_before_the_end_of_the_motion_is_no_evidence() -> None:
+    setup = desk()
+    setup.cell.spoils["frame"] = lambda frame, n: frame if setup.cell.motion is None else replace(frame, stamp_ns=1)
+    outcome = go_home(setup).outcome
+    assert outcome.kind is OutcomeKind.WRONG_EFFECT
+    assert outcome.causes[0].reason is ObservationReason.NO_FRAME
+
+
+def test_a_frame_that_was_late_once_is_looked_for_again() -> None:
+    setup, seen = desk(), []
+
+    def late(frame: Any, n: int) -> Any:
+        if setup.cell.motion is None:
+            return frame
+        seen.append(n)
+        return replace(frame, stamp_ns=1) if len(seen) == 1 else frame
+
+    setup.cell.spoils["frame"] = late
+    assert go_home(setup).outcome.kind is OutcomeKind.ACHIEVED
+
+
+@pytest.mark.parametrize("what", ["state", "moving", "now"])
+def test_what_breaks_during_a_motion_latches_a_stop(what: str) -> None:
+    setup = desk()
+
+    def breaks(value: Any, n: int) -> Any:
+        raise OSError("cable")
+
+    setup.cell.spoils[what] = breaks
+    with pytest.raises(OSError, match="cable"):
+        go_home(setup)
+    assert "cable" in str(setup.halt.stopped_by())
+    setup.cell.spoils.clear()
+    setup.cell.motion = None
+    assert go_home(setup).outcome.kind is OutcomeKind.REFUSED
+    assert setup.cell.motion is None

@@ -459,6 +459,14 @@ def test_a_believed_hold_does_not_hide_what_is_still_there() -> None:
     assert verdict_on(HOLD, measured) is OutcomeKind.NO_MOTION
 
 
+@pytest.mark.parametrize(("width_m", "kind"), [(0.04, OutcomeKind.ACHIEVED), (0.08, OutcomeKind.WRONG_EFFECT)])
+def test_fingers_that_are_open_wider_than_in_the_twin_hold_nothing(width_m: float, kind: OutcomeKind) -> None:
+    """The length of a tall block says nothing: it is gripped by its width."""
+    tall = replace(BLOCK, shape=Box((0.04, 0.04, 0.12)), T_base_object=make_pose([0.5, 0.1, 0.06]))
+    outcome = judge(HOLD, None, Scene((tall,), ()), Scene((), ()), gripped(width_m), RULES, gripped(0.04))
+    assert outcome.kind is kind
+
+
 def test_an_object_that_was_pushed_aside_is_no_grasp() -> None:
     assert verdict_on(HOLD, Scene((block_at([0.56, 0.1, 0.025]), PLATE), ())) is OutcomeKind.WRONG_EFFECT
 

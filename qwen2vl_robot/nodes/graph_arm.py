@@ -106,6 +106,9 @@ class GraphArm:
             self._health.warn("joint_states", str(error))
             return
         self._health.fine("joint_states")
+        if self._states and self._states[-1].stamp_ns > max(state.stamp_ns, self._graph.now_ns()):
+            # One message from the future would hide all that come after it.
+            self._states = deque((s for s in self._states if s.stamp_ns <= state.stamp_ns), maxlen=self._states.maxlen)
         if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
             self._states.append(state)
 

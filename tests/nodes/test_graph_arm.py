@@ -224,6 +224,17 @@ def test_states_from_the_future_are_not_used() -> None:
     assert caught.value.reason is ObservationReason.NO_STATE
 
 
+def test_one_state_from_the_future_does_not_hide_those_that_come_after_it() -> None:
+    fresh = Cell()
+    fresh.close()
+    arm = GraphArm(fresh.graph, PROFILE, fresh.health)
+    fresh.graph.time_ns += 10**17
+    fresh.publish_joints()
+    fresh.graph.time_ns -= 10**17
+    fresh.publish_joints()
+    assert arm.state().stamp_ns <= fresh.graph.time_ns
+
+
 def test_an_unknown_controller_is_named(cell: Cell) -> None:
     cell.graph.drop_server("joint_trajectory_controller/follow_joint_trajectory")
     with pytest.raises(ExecutionError, match="no action server joint_trajectory_controller/follow_joint_trajectory"):
