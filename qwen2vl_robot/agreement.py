@@ -39,10 +39,12 @@ class Agreement:
     Attributes:
         contradictions: sentences; with any of them the plan is refused.
         doubts: sentences; with any of them a person has to agree.
+        left_out: what the sentence asks for beyond the plan, which is one of the doubts.
     """
 
     contradictions: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    left_out: str = ""
 
 
 def agree(goal: Goal, plan: Plan, *, held: str = "", trusts_unread: bool = False) -> Agreement:
@@ -68,13 +70,13 @@ def agree(goal: Goal, plan: Plan, *, held: str = "", trusts_unread: bool = False
         return Agreement((), doubts)
     if all(fits) and len(planned) < len(said):
         left_out = " and then ".join(task.describe() for task in said[len(planned) :])
-        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"))
+        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"), left_out)
     if all(fits):
         extra = " and then ".join(task.describe() for task in planned[len(said) :])
         return Agreement((), (*doubts, f"nobody asked to {extra}"))
     if len(planned) == 1 and planned[0].deed is Deed.PICK and _starts(said[0], planned[0]):
         left_out = " and then ".join(task.describe() for task in said)
-        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"))
+        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"), left_out)
     mine = " and then ".join(task.describe() for task in planned) or "nothing"
     return Agreement((f"you said: {goal.describe()}; the plan is: {mine}",), doubts)
 
@@ -241,6 +243,8 @@ def _collapse(planned: list[Step], said: list[Step]) -> tuple[list[Step], tuple[
 def _forbidden(goal: Goal, planned: list[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What of a plan a negated half of the sentence forbids: "do not touch the red block, pick up a block".
 
+    What is excluded ("all but the red one") binds a plan that names its thing less closely, and so may mean that one.
+
     Returns:
         What contradicts it, and what may: a thing that is named less closely than the forbidden one can be that one.
     """
@@ -253,6 +257,9 @@ def _forbidden(goal: Goal, planned: list[Step]) -> tuple[tuple[str, ...], tuple[
                 broken.append(f"you said: {goal.describe()}; the plan is: {mine.describe()}")
             elif sure or possible:
                 doubts.append(f"you also said: {no.describe()}")
+    for thing in goal.exclusions:
+        if any(may_be(thing, t) for mine in planned for t in (mine.thing, mine.reference) if t is not None):
+            doubts.append(f"you said: not {thing.describe()}; the plan does not say which one it takes")
     return tuple(broken), tuple(dict.fromkeys(doubts))
 
 

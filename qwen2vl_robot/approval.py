@@ -28,6 +28,9 @@ class Unattended:
         return Approval(verdict_digest, secrets.token_hex(16), stops)
 
 
+_STEPS = {"hold": "pick up the {}", "release": "put the {} down", "push": "push the {}", "none": "move the arm"}
+
+
 class PromptingApprover:
     """Asks a person at a prompt about every step; whoever answers no, or nothing, keeps the step back.
 
@@ -42,8 +45,10 @@ class PromptingApprover:
         """Say yes where the person does (see `ports.Approver`)."""
         verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops
         effect = rehearsed.motion.effect
-        step = f"{effect.kind} {effect.name}" if effect.name else "move"
-        if self._ask("; ".join((*doubts, f"{step}, {rehearsed.motion.duration_s:.1f} s. Do it?"))):
+        step = _STEPS[effect.kind].format(effect.name) if effect.name else "move the arm"
+        seconds = rehearsed.motion.duration_s
+        doubt = "".join(f"{text[:1].upper()}{text[1:]}. " for text in doubts)
+        if self._ask(f"{doubt}I would {step}, in {seconds:.1f} s. Do it?"):
             return Approval(verdict_digest, secrets.token_hex(16), stops)
         return _nobody(verdict_digest, doubts)
 
@@ -118,6 +123,8 @@ class AskingApprover:
 
 def _nobody(verdict_digest: str, doubts: tuple[str, ...], timeout_s: float | None = None) -> Refusal:
     within = "" if timeout_s is None else f" within {timeout_s:g} s"
-    why = "".join(f"; {doubt}" for doubt in doubts)
+    why = "; ".join(doubts)
     numbers = () if timeout_s is None else (("allowed_s", timeout_s),)
-    return Refusal(RefusalReason.NOT_CONFIRMED, f"nobody confirmed verdict {verdict_digest[:12]}{within}{why}", numbers)
+    asked = f"a person has to confirm, for {why}; nobody did" if why else "nobody confirmed"
+    text = f"{asked}{within} (verdict {verdict_digest[:12]})"
+    return Refusal(RefusalReason.NOT_CONFIRMED, text, numbers)

@@ -81,7 +81,6 @@ class Controller:
         _log.info("task %r", instruction.text)
         with self._parts.halt.task():
             for _ in range(1 + MAX_REPLANS):
-                outcome = Outcome(OutcomeKind.ACHIEVED)
                 try:
                     observation = self._observe(task)
                     asked = self._read(task)
@@ -96,6 +95,7 @@ class Controller:
                         approved = self._admit(task, step, ruling)
                         self._run(task, step, approved)
                         self._judge(task, step)
+                    outcome = _done(ruling)
                 except _EndOfTry as end:
                     outcome = end.outcome
                 if respond_to(outcome) is not Response.PLAN_AGAIN:
@@ -311,6 +311,14 @@ def _rehearsed(step: Step) -> Rehearsed:
     if step.rehearsed is None:
         raise RuntimeError(f"{step.action.describe()} was never rehearsed")
     return step.rehearsed
+
+
+def _done(ruling: Ruling) -> Outcome:
+    """How a plan ends whose every step was achieved: one that leaves out a half of the sentence is not all of it."""
+    if not ruling.left_out:
+        return Outcome(OutcomeKind.ACHIEVED)
+    text = f"Done, but for this: {ruling.left_out}. Please say that by itself."
+    return Outcome(OutcomeKind.ASKED, (Cause(TaskReason.LEFT_OUT, text),))
 
 
 def _cause(error: PlannerError | PerceptionError | MotionError | ObservationError, text: str | None = None) -> Cause:

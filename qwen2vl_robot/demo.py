@@ -213,7 +213,10 @@ def _drawings(pictures: _Pictures, kinematics: Kinematics, title: str) -> dict[s
         drawings["refused.png"] = Image.fromarray(refused[-1]).save
     rehearsed, executed = film.join_clips(pictures.clips)
     if len(executed):
-        drawings["film.gif"] = partial(film.write_film, left=rehearsed, right=executed, title=title)
+        is_executed = any(len(shown) for _, shown in pictures.clips)
+        captions = ("rehearsal (twin)", "execution (plant)" if is_executed else "nothing was executed")
+        write = partial(film.write_film, left=rehearsed, right=executed, captions=captions, title=title)
+        drawings["film.gif"] = write
     return drawings
 
 

@@ -29,6 +29,7 @@ _SKY_RGB = ((226, 233, 240), (200, 212, 224))
 
 _SPEED = 2.0  # the film plays this much faster than the world
 _MAX_PICTURES = 150
+_GREY = 60  # of a side on which nothing was
 _MAX_BYTES = 3_000_000
 _PALETTE_COLOURS = 160
 _BOX_COLOURS = ((20, 120, 220), (220, 90, 20), (30, 150, 80), (150, 60, 190), (190, 150, 0), (0, 150, 160))
@@ -81,16 +82,19 @@ def draw_boxes(rgb: Picture, boxes: Sequence[tuple[str, ImageBox]]) -> Picture:
 def join_clips(clips: Sequence[tuple[Picture, Picture]]) -> tuple[Picture, Picture]:
     """Join the steps' pairs of films (k, h, w, 3); the shorter of a pair holds its last picture.
 
+    A step without a film on a side leaves that side as the step before left it, or grey: it shows nothing that was not.
+
     Returns:
         Left and right film of one length; both empty if there are no pictures.
     """
     sides: tuple[list[Picture], list[Picture]] = ([], [])
+    k = FILM_INTRINSICS
+    nothing = np.full((k.height_px, k.width_px, 3), _GREY, dtype=np.uint8)
     for clip in clips:
         longest = max(len(film) for film in clip)
-        for side, film, other in zip(sides, clip, reversed(clip), strict=True):
-            shown = film if len(film) else other  # a step without a film of its own shows the other's
+        for side, film in zip(sides, clip, strict=True):
+            shown = film if len(film) else side[-1:] or [nothing]
             side.extend(shown[min(i, len(shown) - 1)] for i in range(longest))
-    k = FILM_INTRINSICS
     left, right = (np.array(side, dtype=np.uint8).reshape(-1, k.height_px, k.width_px, 3) for side in sides)
     return left, right
 

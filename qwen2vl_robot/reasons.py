@@ -155,6 +155,7 @@ class TaskReason(Reason):
     NO_ORDER = "no_order", "the sentence is a question, a report or a supposition and asks for no motion"
     NOT_UNDERSTOOD = "not_understood", "nothing that the robot can do was read in the sentence"
     CONTRADICTION = "contradiction", "the plan is not what the person said, or the sentence contradicts itself"
+    LEFT_OUT = "left_out", "what was planned is done, and the sentence asks for more"
     FORBIDDEN = "forbidden", "the cell's rules forbid the plan"
     NO_PREDICTION = "no_prediction", "the twin gave no state after the step"
     NO_MOTION = "no_motion", "the object is where it was"

@@ -55,11 +55,13 @@ class Ruling:
         forbidden: sentences; any of them ends the plan.
         contradictions: sentences; any of them ends the plan: it is not what the person said.
         to_confirm: sentences; with any of them a person has to confirm every motion of the plan.
+        left_out: what the sentence asks for beyond the plan.
     """
 
     forbidden: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
     to_confirm: tuple[str, ...] = ()
+    left_out: str = ""
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -129,7 +131,8 @@ class RuleBook:
             asked += [doubt for action in actions for doubt in self._doubt(action, text)]
         if instruction.source is InstructionSource.VOICE:
             asked.append("the instruction came by voice, which may be anybody's")
-        return Ruling(tuple(dict.fromkeys(forbidden)), agreement.contradictions, tuple(dict.fromkeys(asked)))
+        once = tuple(dict.fromkeys(asked))
+        return Ruling(tuple(dict.fromkeys(forbidden)), agreement.contradictions, once, agreement.left_out)
 
     def restrict(self, scene: Scene) -> Scene:
         """The scene with the cell's zones, and with the space above what nothing may be moved over."""

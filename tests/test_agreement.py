@@ -232,6 +232,14 @@ def test_what_one_half_of_a_sentence_forbids_the_other_half_does_not_allow(text:
         ("put all the red blocks in the yellow bowl", (pick("red block"), put("yellow bowl", "in"))),
         ("put two red blocks in the yellow bowl", (pick("red block"), put("yellow bowl", "in"))),
         ("push two blocks to the left", (push("red block", "left"),) * 6),
+        ("pick up the block that is not red", (pick("block"),)),
+        ("put everything except the red block on the blue plate", (pick("block"), put("blue plate", "on"))),
+        (
+            "put all the blocks apart from the red one on the blue plate",
+            (pick("block", Where("all")), put("blue plate", "on")),
+        ),
+        ("grab anything but the red block", (pick("red block"),)),
+        ("leg alles außer dem roten Block auf den blauen Teller", (pick("block"), put("blue plate", "on"))),
         ("push another block to the left", (push("red block", "left"),) * 6),
     ],
 )
@@ -247,6 +255,8 @@ def test_what_may_be_forbidden_and_another_number_wait_for_a_person(text: str, a
         ("don't pick up the red block, pick up the green one", (pick("green block"),)),
         ("put the red block in the bowl but do not push the bowl", (pick("red block"), put("bowl", "in"))),
         ("put all the red blocks in the bowl", (pick("red block"), put("bowl", "in")) * 2),
+        ("pick up the red block, not the green one", (pick("red block"),)),
+        ("put the red block on the plate, not in the bowl", (pick("red block"), put("plate", "on"))),
     ],
 )
 def test_what_is_forbidden_of_other_things_keeps_nothing_back(text: str, actions: tuple[Action, ...]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from qwen2vl_robot.approval import PromptingApprover
+from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.errors import ObservationError, PlannerError
 from qwen2vl_robot.messages import (
     ApprovalMode,
@@ -32,6 +34,7 @@ from qwen2vl_robot.reasons import (
     TaskReason,
     ViolationKind,
 )
+from tests.cells import PROFILE
 from tests.scenarios.desk import Cell, Planner, Rehearsal, Setup
 
 PACKAGE = Path(__file__).resolve().parents[1] / "qwen2vl_robot"
@@ -320,3 +323,16 @@ def test_what_breaks_during_a_motion_latches_a_stop(what: str) -> None:
     setup.cell.motion = None
     assert go_home(setup).outcome.kind is OutcomeKind.REFUSED
     assert setup.cell.motion is None
+
+
+def test_half_of_a_sentence_is_not_achieved_even_if_a_person_lets_it_go() -> None:
+    setup = desk()
+    cell = setup.cell
+    approver = PromptingApprover(setup.halt, lambda question: True)
+    ports = Ports(cell, cell, cell, setup.planner, setup.rehearsal, approver)
+    controller = assemble(PROFILE, ports, halt=setup.halt)
+    outcome = controller.run(Instruction("go home and then pick up the red block")).outcome
+    assert cell.motion is not None
+    assert outcome.kind is OutcomeKind.ASKED
+    assert outcome.causes[0].reason is TaskReason.LEFT_OUT
+    assert "pick up the red block" in outcome.causes[0].text

@@ -115,6 +115,16 @@ def test_each_step_starts_on_both_sides_at_once() -> None:
     assert np.array_equal(right[3], pictures[6])
 
 
+def test_a_step_that_was_not_executed_shows_no_execution() -> None:
+    """The rehearsal shown twice would look like a motion of the plant."""
+    pictures, nothing = noise(9), noise(0)
+    left, right = join_clips([(pictures[0:3], nothing)])
+    assert len(left) == len(right) == 3
+    assert (right == right[0, 0, 0, 0]).all()
+    _, right = join_clips([(pictures[0:3], pictures[3:5]), (pictures[5:8], nothing)])
+    assert all(np.array_equal(picture, pictures[4]) for picture in right[2:])
+
+
 def test_a_small_bright_object_keeps_its_colour(tmp_path: Path) -> None:
     ramp = np.linspace(90, 200, 320).astype(np.uint8)
     film = np.broadcast_to(ramp[None, None, :, None], (3, 240, 320, 3)).copy()
