@@ -9,29 +9,42 @@ from qwen2vl_robot.messages import Cause, Observation, Rehearsed, RobotState, Sc
 from qwen2vl_robot.perception import Surroundings, remeasure
 from qwen2vl_robot.ports import Arm
 
+_GRIP_ERROR_M = 0.01  # fingers that are this much wider or narrower than when the hold was measured hold nothing
+
 
 class Belief:
-    """The last scene; None before anything was measured."""
+    """The last scene; None before anything was measured.
+
+    Attributes:
+        grip_width_m: how far the fingers were apart when the hold was measured, None where none was.
+    """
 
     def __init__(self) -> None:
         self.scene: Scene | None = None
+        self.grip_width_m: float | None = None
 
     def state_of(self, arm: Arm) -> RobotState:
         """The arm's state, with what it is believed to hold: hardware knows a width, not a name.
 
+        What was held is lost once the fingers are no longer as far apart as around it.
+
         Raises:
             ObservationError: no fresh state.
         """
-        return replace(arm.state(), held=None if self.scene is None else self.scene.held)
+        state = arm.state()
+        if self.grip_width_m is not None and abs(state.gripper_width_m - self.grip_width_m) > _GRIP_ERROR_M:
+            self.hold_nothing()
+        return replace(state, held=None if self.scene is None else self.scene.held)
 
     def hold_nothing(self) -> None:
         """Believe that the gripper is empty: a grasp that failed holds nothing that may be counted on."""
+        self.grip_width_m = None
         if self.scene is not None:
             self.scene = replace(self.scene, held=None, T_tool_held=None)
 
     def expect(self, step: Rehearsed) -> None:
         """Believe what the twin predicts, until it is measured."""
-        self.scene = step.verdict.scene_after
+        self.scene, self.grip_width_m = step.verdict.scene_after, None
 
     def measure(
         self, step: Rehearsed, observation: Observation, surroundings: Surroundings
@@ -48,6 +61,7 @@ class Belief:
             robot = replace(observation.robot, held=candidate.held)
             try:
                 self.scene = remeasure(candidate, replace(observation, robot=robot), surroundings)
+                self.grip_width_m = None if self.scene.held is None else observation.robot.gripper_width_m
                 return self.scene, None
             except (ObservationError, PerceptionError) as error:
                 problem = problem or Cause(error.reason, str(error))

@@ -397,10 +397,12 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
             allowed.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise BadInputError(f"{path}: not a file")
         data = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{str(path)[:200]}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise BadInputError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict):
         raise BadInputError(f"{path}: a mapping is needed, found {type(data).__name__}")

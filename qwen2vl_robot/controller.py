@@ -252,6 +252,7 @@ class Controller:
         try:
             observation = twice(lambda: step.shown_by(self._look(task)))
         except ObservationError as error:
+            self._belief.hold_nothing()  # nobody has seen that it holds anything
             cause = _cause(error, f"the effect could not be measured: {error}")
             raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (cause,)), rehearsed) from error
         with task.timed("measure"):

@@ -12,6 +12,7 @@ from qwen2vl_robot.errors import BadInputError
 
 PACKAGE = "qwen2vl_robot"
 _SHARE = Path("share") / PACKAGE
+_SHOWN = 200  # characters of a name in an error
 
 
 def data_root() -> Path:
@@ -53,7 +54,15 @@ def resolve(reference: str, folder: Path | None = None) -> Path:
         path = Path(reference)
         if not path.is_absolute():
             beside = (folder or Path.cwd()) / path
-            path = beside if beside.exists() else data_root() / "sim" / path
-    if not path.exists():
-        raise BadInputError(f"{reference}: no such file ({path})")
+            path = beside if _exists(beside) else data_root() / "sim" / path
+    if not _exists(path):
+        raise BadInputError(f"{reference[:_SHOWN]}: no such file ({str(path)[:_SHOWN]})")
     return path
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

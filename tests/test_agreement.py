@@ -12,6 +12,7 @@ from qwen2vl_robot.messages import (
     Direction,
     ImageBox,
     Instruction,
+    InstructionSource,
     ObjectReference,
     Outcome,
     OutcomeKind,
@@ -281,3 +282,20 @@ def test_a_forbidden_pair_is_seen_whatever_lies_between_pick_and_place() -> None
     wish = Instruction("put the water next to the laptop")
     for actions, held in (((pick("water"), wait, place), None), ((place,), "water")):
         assert any("never brought" in text for text in load_rules().judge(wish, Plan(actions, ""), held=held).forbidden)
+
+
+@pytest.mark.parametrize(
+    "text", ["لم تلتقط المكعب الأحمر", "لم تضع المكعب الأحمر على الطبق الأزرق", "لم يلتقط المكعب الأحمر"]
+)
+def test_an_arabic_denial_of_the_past_is_no_order(text: str) -> None:
+    assert isinstance(understand(Instruction(text)), Outcome)
+
+
+def test_an_excluded_thing_contradicts_a_plan_that_takes_it() -> None:
+    assert agree(read("pick up the block, not the red one"), Plan((pick("red block"),), "")).contradictions
+
+
+def test_what_came_by_voice_is_always_asked_about() -> None:
+    plan = Plan((pick("red block"),), "")
+    wish = Instruction("pick up the red block", InstructionSource.VOICE)
+    assert any("voice" in doubt for doubt in load_rules().judge(wish, plan).to_confirm)

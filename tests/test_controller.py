@@ -21,6 +21,7 @@ from qwen2vl_robot.messages import (
     OutcomeKind,
     Plan,
     Refusal,
+    Scene,
     StepRecord,
     TaskReport,
     Violation,
@@ -336,3 +337,37 @@ def test_half_of_a_sentence_is_not_achieved_even_if_a_person_lets_it_go() -> Non
     assert outcome.kind is OutcomeKind.ASKED
     assert outcome.causes[0].reason is TaskReason.LEFT_OUT
     assert "pick up the red block" in outcome.causes[0].text
+
+
+def test_doubts_reach_whoever_approves() -> None:
+    setup, questions = desk(), list[str]()
+
+    def no(question: str) -> bool:
+        questions.append(question)
+        return False
+
+    cell = setup.cell
+    ports = Ports(cell, cell, cell, setup.planner, setup.rehearsal, PromptingApprover(setup.halt, no))
+    outcome = assemble(PROFILE, ports, halt=setup.halt).run(Instruction("go home twice")).outcome
+    assert cell.motion is None
+    assert outcome.kind is OutcomeKind.REFUSED
+    assert "twice" in questions[0]
+    assert "twice" in outcome.causes[0].text
+
+
+def test_a_stopped_controller_does_not_even_look() -> None:
+    setup = desk()
+    setup.halt.stop("smoke")
+    assert go_home(setup).outcome.kind is OutcomeKind.REFUSED
+    assert setup.cell.frames == 0
+
+
+def test_a_grasp_that_nobody_saw_is_not_believed() -> None:
+    setup = desk()
+    controller = setup.controller()
+    setup.cell.spoils["frame"] = lambda frame, n: frame if setup.cell.motion is None else replace(frame, stamp_ns=1)
+    believed = replace(Scene((), ()), held="red block")
+    setup.rehearsal.spoil = lambda verdict, n: replace(verdict, scene_after=believed)
+    assert controller.run(Instruction("go home")).outcome.kind is OutcomeKind.WRONG_EFFECT
+    assert controller._belief.scene is not None
+    assert controller._belief.scene.held is None

@@ -362,6 +362,15 @@ def test_an_arm_that_cannot_be_stopped_is_said_so(link: PlantLink) -> None:
     assert "cable cut" in report.causes[1].text
 
 
+def test_a_halt_before_the_motion_keeps_it_from_the_arm(link: PlantLink) -> None:
+    class NewArm(FaultyArm):
+        def execute(self, approved: ApprovedMotion) -> None:
+            raise AssertionError("a halted motion was sent")
+
+    report = run(approve(link), NewArm(link, lambda state: state), link, PROFILE, stopped())
+    aborted(report, "stopped")
+
+
 def test_an_interrupt_stops_the_arm_and_goes_on(link: PlantLink) -> None:
     def interrupt(state: RobotState) -> RobotState:
         raise KeyboardInterrupt

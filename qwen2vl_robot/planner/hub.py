@@ -16,6 +16,7 @@ from qwen2vl_robot.planner.sources import ModelSettings
 _WITHIN_S = 1.0  # one round trip to the hub; its client alone would try for half a minute
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _OFFLINE = "HF_HUB_OFFLINE"
+_SHOWN = 200  # characters of a name in an error
 
 
 def prepare_hub(settings: ModelSettings) -> None:
@@ -27,8 +28,13 @@ def prepare_hub(settings: ModelSettings) -> None:
         BadInputError: it is not on this machine, and the hub cannot be reached.
     """
     name = settings.model
-    if settings.server is not None or Path(name).exists() or not _NAME.fullmatch(name):
+    if settings.server is not None or not _NAME.fullmatch(name):
         return
+    try:
+        if Path(name).exists():
+            return
+    except OSError as error:  # a name that no folder can have
+        raise BadInputError(f"model {name[:_SHOWN]}: {error.strerror}") from error
     problem = _why_unreachable()
     if problem is None:
         return

@@ -12,6 +12,7 @@ from qwen2vl_robot.reading.letters import LINE, split_words
 
 _HEAD = 60  # characters in which a stop word and what may stand around it find room
 _RUN = re.compile("[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # letters among which words end without a space
+_LEADING = re.compile(r"\A[\W_]{1,4000}")  # spaces and marks, behind which nothing hides
 _LONG = re.compile(r"(.)\1{2,}")
 _ROOMS = {  # key of the data → where its forms may stand: "please stop", "robot, stop", "no! stop!"
     **{
@@ -46,6 +47,7 @@ class StopWords:
 
     def begin(self, text: str) -> bool:
         """Whether a text begins with a stop word that ends there: at a pause, a line break, or the text's end."""
+        text = _LEADING.sub("", text, count=1)
         words = split_words(text[:_HEAD])
         letters = "".join(_shorten(word.text) for word in words)
         gaps: dict[int, int] = {}
@@ -70,12 +72,16 @@ class StopWords:
     def _skip(self, letters: str, gaps: dict[int, int]) -> tuple[int | None, bool]:
         """Where the first stop word begins, behind nothing but small words, and whether one of them was "enough"."""
         at: int | None = 0
-        is_enough = False
+        is_enough = was_denied = False
         while at is not None and at < len(letters) and self._match(letters, gaps, at, self.stops) is None:
             enough = self._match(letters, gaps, at, self.enough)
             denied = self._match(letters, gaps, at, self.denials)
-            is_denial = denied is not None and gaps.get(denied, 0) >= LINE
-            is_enough = is_enough or enough is not None
+            # A denial right before a stop word may belong to it ("no pares"); said twice, it does not ("no no stop").
+            is_again = denied is not None and (
+                was_denied or self._match(letters, gaps, denied, self.denials) is not None
+            )
+            is_denial = denied is not None and (is_again or gaps.get(denied, 0) >= LINE)
+            is_enough, was_denied = is_enough or enough is not None, is_again
             at = enough if enough is not None else denied if is_denial else self._match(letters, gaps, at, self.before)
         return at, is_enough
 

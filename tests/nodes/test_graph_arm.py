@@ -147,6 +147,16 @@ def test_segments_that_touch_travel_as_one_goal(cell: Cell) -> None:
     assert cell.q_rad[0] == pytest.approx(start[0] + 0.2, abs=0.003)
 
 
+def test_an_approval_moves_the_arm_once(cell: Cell) -> None:
+    """The motion ends where it began, so that only the token tells the second time from the first."""
+    start = cell.arm.state().q_rad
+    approved = cell.admit(reach(start, [0.0] * len(start), 0.5))
+    cell.arm.execute(approved)
+    cell.finish()
+    with pytest.raises(ExecutionError, match="used before"):
+        cell.arm.execute(approved)
+
+
 def test_stop_halts_it_where_it_is(any_cell: Cell) -> None:
     start = any_cell.arm.state().q_rad
     any_cell.arm.execute(any_cell.admit(longer(4.0, start)))
