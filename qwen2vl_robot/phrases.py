@@ -32,10 +32,11 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
 `qwen2vl-robot phrases --language de` prints one language.
 
 - What was read is said back ("I read: put the red block on the blue plate").
-- A sentence that says **not** to do something moves nothing. Neither does a question, a report or a supposition.
-- A word that nobody knows is asked about ("I do not know 'crimson'"). `demo --confirm` asks at the prompt; on a robot
-  `~/approve` answers.
-- Two deeds in one sentence are understood; what the plan leaves out of them is asked about before anything moves.
+- A sentence that says **not** to do something moves nothing. Neither does a question, a report or a
+  supposition. "The red block belongs in the bowl" counts as an order.
+- A word that nobody knows is asked about ("I do not know 'crimson'"), and nothing moves without a yes. `demo --confirm`
+  asks at the prompt; on a robot `~/approve` answers. Without a person who answers, the task ends there.
+- Of two deeds in one sentence the shipped model plans the first. That waits for a yes, and the task ends with what is left.
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 
 This page is made from `sim/languages` by `qwen2vl-robot phrases --markdown`.
