@@ -125,6 +125,6 @@ def _nobody(verdict_digest: str, doubts: tuple[str, ...], timeout_s: float | Non
     within = "" if timeout_s is None else f" within {timeout_s:g} s"
     why = "; ".join(doubts)
     numbers = () if timeout_s is None else (("allowed_s", timeout_s),)
-    asked = f"a person has to confirm, for {why}; nobody did" if why else "nobody confirmed"
+    asked = f"this needs a person's yes: {why}; nobody gave it" if why else "nobody confirmed"
     text = f"{asked}{within} (verdict {verdict_digest[:12]})"
     return Refusal(RefusalReason.NOT_CONFIRMED, text, numbers)

@@ -36,7 +36,8 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
   supposition. "The red block belongs in the bowl" counts as an order.
 - A word that nobody knows is asked about ("I do not know 'crimson'"), and nothing moves without a yes. `demo --confirm`
   asks at the prompt; on a robot `~/approve` answers. Without a person who answers, the task ends there.
-- Of two deeds in one sentence the shipped model plans the first. That waits for a yes, and the task ends with what is left.
+- Of two deeds in one sentence the shipped model plans the first. That waits for a yes, and the task ends by naming the
+  rest.
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 
 This page is made from `sim/languages` by `qwen2vl-robot phrases --markdown`.
