@@ -33,6 +33,7 @@ from qwen2vl_robot.messages import (
     Zone,
     shape_size_m,
 )
+from qwen2vl_robot.planner.contract import MAX_WAIT_S
 from qwen2vl_robot.reading import Deed, Goal, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
@@ -117,6 +118,9 @@ class RuleBook:
             *self._forbid_words(goal, text),
             *(objection for action in actions for objection in self._forbid(action)),
         ]
+        waits_s = sum(action.seconds or 0.0 for action in actions if action.verb is Verb.WAIT)
+        if waits_s > MAX_WAIT_S:
+            forbidden.append(f"the plan waits for {waits_s:g} s in all; allowed {MAX_WAIT_S:g} s")
         carried = held
         for action in actions:
             label = "" if action.object is None else action.object.label

@@ -31,6 +31,12 @@ def ruling(text: str, plan: Plan) -> Ruling:
     return BOOK.judge(Instruction(text), plan)
 
 
+@pytest.mark.parametrize(("waits", "is_taken"), [([30, 30], True), ([30, 31], False), ([60, 60, 60], False)])
+def test_all_waits_of_a_plan_together_are_bounded(waits: list[int], is_taken: bool) -> None:
+    plan = reply([], ",".join(f'{{"do":"wait","seconds":{seconds}}}' for seconds in waits))
+    assert any("allowed 60 s" in text for text in ruling("wait", plan).forbidden) != is_taken
+
+
 ASKED = "put the red block on the blue plate"
 
 
