@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from qwen2vl_robot.messages import Action, Cause, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
 from qwen2vl_robot.naming import covers, is_surely, may_be, names
-from qwen2vl_robot.planner.phrasing import off_table, plainest
-from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Step, Thing, read
+from qwen2vl_robot.planner.phrasing import motions, plainest
+from qwen2vl_robot.reading import HANDLING, Deed, Goal, Mood, Quantity, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
 
 _log = logging.getLogger(__name__)
@@ -25,10 +25,7 @@ _DEEDS = {
     Verb.HOME: Deed.HOME,
     Verb.WAIT: Deed.WAIT,
 }
-_HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH)
 _ALONE = (Deed.PUSH, Deed.HOME, Deed.WAIT)  # that one of these is forbidden says nothing about the other deeds
-
-
 _EXAMPLES = 'I understand: "pick up the red block", "put the red block on the blue plate".'
 
 
@@ -58,7 +55,7 @@ def agree(goal: Goal, plan: Plan, *, held: str = "", trusts_unread: bool = False
     >>> agree(read("pick up the red block"), Plan((Action(Verb.HOME),), "")).contradictions
     ('you said: pick up the red block; the plan is: go home',)
     """
-    said, planned = _said(goal), _planned(plan, held)
+    said, planned = motions(goal), _planned(plan, held)
     broken, in_doubt = _forbidden(goal, planned)
     doubts = (*(() if trusts_unread else _unread(goal)), *_conditions(goal), *_unsaid(said), *in_doubt)
     if not said or broken:
@@ -69,16 +66,21 @@ def agree(goal: Goal, plan: Plan, *, held: str = "", trusts_unread: bool = False
     if all(fits) and len(said) == len(planned):
         return Agreement((), doubts)
     if all(fits) and len(planned) < len(said):
-        left_out = " and then ".join(task.describe() for task in said[len(planned) :])
-        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"), left_out)
+        return _without(said[len(planned) :], doubts)
     if all(fits):
-        extra = " and then ".join(task.describe() for task in planned[len(said) :])
-        return Agreement((), (*doubts, f"nobody asked to {extra}"))
+        return Agreement((), (*doubts, f"nobody asked to {_describe(planned[len(said) :])}"))
     if len(planned) == 1 and planned[0].deed is Deed.PICK and _starts(said[0], planned[0]):
-        left_out = " and then ".join(task.describe() for task in said)
-        return Agreement((), (*doubts, f"the plan leaves out: {left_out}"), left_out)
-    mine = " and then ".join(task.describe() for task in planned) or "nothing"
-    return Agreement((f"you said: {goal.describe()}; the plan is: {mine}",), doubts)
+        return _without(said, doubts)
+    return Agreement((f"you said: {goal.describe()}; the plan is: {_describe(planned) or 'nothing'}",), doubts)
+
+
+def _without(rest: list[Step], doubts: tuple[str, ...]) -> Agreement:
+    left_out = _describe(rest)
+    return Agreement((), (*doubts, f"the plan leaves out: {left_out}"), left_out)
+
+
+def _describe(steps: list[Step]) -> str:
+    return " and then ".join(step.describe() for step in steps)
 
 
 def understand(instruction: Instruction, *, trusts_unread: bool = False) -> Instruction | Outcome:
@@ -136,32 +138,8 @@ def _conditions(goal: Goal) -> Iterator[str]:
 def _unsaid(said: list[Step]) -> Iterator[str]:
     """What is asked for without a thing: the planner would choose one."""
     for task in said:
-        if task.deed in _HANDLING and (task.thing is None or task.thing.is_it):
+        if task.deed in HANDLING and (task.thing is None or task.thing.is_it):
             yield f"you did not say what to {task.deed.value}"
-
-
-# ------------------------------------------------------------------------------------------- what was said
-
-
-def _said(goal: Goal) -> list[Step]:
-    """The motions of a goal; a pick that only serves the place after it is part of the place, as in a plan."""
-    tasks: list[Step] = []
-    for step in goal.steps:
-        if step.is_negated or step.deed in (Deed.STOP, Deed.OTHER):
-            continue
-        thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
-        task = Step(step.deed, thing, step.relation, reference, step.direction, step.seconds)
-        last = tasks[-1] if tasks else None
-        if task.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(task.thing, last.thing):
-            tasks[-1] = Step(Deed.PLACE, last.thing, task.relation, task.reference, task.direction)
-        else:
-            tasks.append(task)
-    return tasks
-
-
-def _is_it(thing: Thing | None, before: Thing | None) -> bool:
-    """Whether a thing is the one named just before: "it", nothing at all, or the same words again."""
-    return thing is None or thing.is_it or thing == before
 
 
 # ----------------------------------------------------------------------------------------- what is planned
@@ -266,7 +244,7 @@ def _forbidden(goal: Goal, planned: list[Step]) -> tuple[tuple[str, ...], tuple[
 def _is_forbidden(no: Step, mine: Step) -> tuple[bool, bool]:
     """Whether a negated step surely, or possibly, forbids a planned one."""
     # what may not be touched, moved or picked up may not be handled at all
-    related = no.deed is mine.deed if no.deed in _ALONE else mine.deed in _HANDLING
+    related = no.deed is mine.deed if no.deed in _ALONE else mine.deed in HANDLING
     if not related or (no.thing is not None and no.thing.quantity is Quantity.ANOTHER):
         return False, False
     if no.deed is Deed.PLACE and no.reference is not None:  # "but do not put it on the blue plate"

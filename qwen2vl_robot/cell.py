@@ -43,7 +43,8 @@ class CellRules(Strict):
     Attributes:
         scene_names: what the software calls parts of the scene and of the robot; no plan may name one.
         known: a word of this cell → the noun of the catalogue, or "thing", that it means.
-        unread: what words that nobody could read lead to: "confirm" asks a person; "allow" leaves them to the planner.
+        unread: what words that nobody could read lead to: "confirm" asks a person; "allow" leaves those beside
+            an order that was read to the planner.
     """
 
     zones: tuple[ZoneRule, ...] = ()

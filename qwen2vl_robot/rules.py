@@ -34,7 +34,7 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.planner.contract import MAX_WAIT_S
-from qwen2vl_robot.reading import Deed, Goal, Step, Thing, read
+from qwen2vl_robot.reading import HANDLING, Deed, Goal, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
 
@@ -44,7 +44,6 @@ _WORD = re.compile(r"[^\W\d_]+")
 _JOINS = re.compile("[\u0600-\u06ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _TALK = (Verb.ASK, Verb.REFUSE)
 _UPON = (Relation.ON, Relation.IN)
-_HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH)
 _GENERIC = ("thing", "object", "item", "one")  # nouns that any thing may have
 
 
@@ -190,7 +189,7 @@ class RuleBook:
         """
         if goal.exclusions or any(step.is_negated for step in goal.steps):
             return
-        wanted = [step for step in goal.steps if step.deed in _HANDLING]
+        wanted = [step for step in goal.steps if step.deed in HANDLING]
         named = [*self._families.suspects(text, goal.unread, goal.language), *_nouns(wanted)]
         if any(_is_open(step) for step in wanted):  # "pick up the arm": read as the robot's own, so as nothing to pick
             named.append(text)

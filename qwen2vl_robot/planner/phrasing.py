@@ -1,4 +1,4 @@
-"""A goal → the plainest sentence for it that the shipped checkpoint was trained on, in the person's language."""
+"""A goal → its motions, and the plainest sentence for the first that the shipped checkpoint was trained on."""
 
 from __future__ import annotations
 
@@ -21,14 +21,33 @@ def plainest(goal: Goal) -> str:
     >>> plainest(read("would you mind putting the red cube onto the blue plate"))
     'put the red block on the blue plate'
     """
-    steps = [step for step in goal.steps if not step.is_negated]
-    if len(steps) > 1 and steps[0].deed is Deed.PICK and steps[1].deed is Deed.PLACE:
-        thing = steps[1].thing
-        if thing is None or thing.is_it or thing == steps[0].thing:
-            steps = [Step(Deed.PLACE, steps[0].thing, steps[1].relation, steps[1].reference)]
-    if not steps or goal.unread:
-        return ""
-    return _say(steps[0], load_languages()[goal.language])
+    said = motions(goal)
+    return "" if goal.unread or not said else _say(said[0], load_languages()[goal.language])
+
+
+def motions(goal: Goal) -> list[Step]:
+    """The motions that a goal asks for; a pick that only serves the place after it is part of the place, as in a plan.
+
+    >>> from qwen2vl_robot.reading import read
+    >>> [step.describe() for step in motions(read("take the red block and put it on the blue plate, then go home"))]
+    ['put the red block on the blue plate', 'go home']
+    """
+    steps: list[Step] = []
+    for step in goal.steps:
+        if step.is_negated or step.deed in (Deed.STOP, Deed.OTHER):
+            continue
+        thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
+        last = steps[-1] if steps else None
+        if step.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(thing, last.thing):
+            steps[-1] = Step(Deed.PLACE, last.thing, step.relation, reference, step.direction)
+        else:
+            steps.append(Step(step.deed, thing, step.relation, reference, step.direction, step.seconds))
+    return steps
+
+
+def _is_it(thing: Thing | None, before: Thing | None) -> bool:
+    """Whether a thing is the one named just before: "it", nothing at all, or the same words again."""
+    return thing is None or thing.is_it or thing == before
 
 
 def off_table(thing: Thing) -> Thing:
@@ -46,7 +65,7 @@ def _say(step: Step, language: Language) -> str:
     if not template:
         return ""
     try:
-        names = [_name(off_table(t), language) for t in (step.thing, step.reference) if t is not None]
+        names = [_name(t, language) for t in (step.thing, step.reference) if t is not None]
     except KeyError:  # a thing that the checkpoint has no word for
         return ""
     said = fill(template, *names)

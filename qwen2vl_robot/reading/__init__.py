@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Polarity, Quantity, Step, Thing
+from qwen2vl_robot.reading.goal import HANDLING, Deed, Goal, Mood, Polarity, Quantity, Step, Thing
 from qwen2vl_robot.reading.reader import Reader, load_reader, read
 from qwen2vl_robot.reading.stopping import stop_word
 
 __all__ = [
+    "HANDLING",
     "Deed",
     "Goal",
     "Mood",

@@ -34,7 +34,8 @@ class Deed(str, Enum):
     OTHER = "other"
 
 
-_MOVING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.HOME)
+HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH)  # what is done to a thing
+_MOVING = (*HANDLING, Deed.HOME)
 
 
 class Quantity(str, Enum):

@@ -15,16 +15,14 @@ _RUN = re.compile("[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # letters among 
 _LEADING = re.compile(r"\A[\W_]{1,4000}")  # spaces and marks, behind which nothing hides
 _LONG = re.compile(r"(.)\1{2,}")
 _ROOMS = {  # key of the data → where its forms may stand: "please stop", "robot, stop", "no! stop!"
-    **{
-        "stop": "stop",
-        "stop word": "stop",
-        "stop tail": "behind",
-        "filler": "before",
-        "self": "before",
-        "correct": "denial",
-        "enough": "enough",
-        "alarm": "before",
-    }
+    "stop": "stop",
+    "stop word": "stop",
+    "stop tail": "behind",
+    "filler": "before",
+    "self": "before",
+    "correct": "denial",
+    "enough": "enough",
+    "alarm": "before",
 }
 
 
