@@ -7,17 +7,14 @@ planner may fill in what the sentence leaves open (which box, a colour that was 
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from qwen2vl_robot.messages import Action, Cause, Instruction, Outcome, OutcomeKind, Plan, Relation, Verb
+from qwen2vl_robot.messages import Action, Plan, Relation, Verb
 from qwen2vl_robot.naming import covers, is_surely, may_be, names
-from qwen2vl_robot.planner.phrasing import motions, plainest
-from qwen2vl_robot.reading import HANDLING, Deed, Goal, Mood, Quantity, Step, Thing, read
-from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.planner.phrasing import motions
+from qwen2vl_robot.reading import HANDLING, Deed, Goal, Quantity, Step, Thing, read
 
-_log = logging.getLogger(__name__)
 _DEEDS = {
     Verb.PICK: Deed.PICK,
     Verb.PLACE: Deed.PLACE,
@@ -26,7 +23,6 @@ _DEEDS = {
     Verb.WAIT: Deed.WAIT,
 }
 _ALONE = (Deed.PUSH, Deed.HOME, Deed.WAIT)  # that one of these is forbidden says nothing about the other deeds
-_EXAMPLES = 'I understand: "pick up the red block", "put the red block on the blue plate".'
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +40,32 @@ class Agreement:
     left_out: str = ""
 
 
-def agree(goal: Goal, plan: Plan, *, held: str = "", trusts_unread: bool = False) -> Agreement:
+def agree(
+    goal: Goal,
+    plan: Plan,
+    *,
+    todo: tuple[Step, ...] | None = None,
+    held: str = "",
+    known: Collection[str] = (),
+) -> Agreement:
     """Hold a plan to a sentence that orders a motion.
 
     Args:
+        todo: the motions of the sentence that are not done yet; all of them by default.
         held: what the gripper holds before the plan; a plan that only places, places that.
-        trusts_unread: whether words that nobody could read are left to the planner, instead of being asked about.
+        known: words that nobody could read and that are left to the planner, instead of being asked about.
 
     >>> from qwen2vl_robot.reading import read
     >>> agree(read("pick up the red block"), Plan((Action(Verb.HOME),), "")).contradictions
     ('you said: pick up the red block; the plan is: go home',)
     """
-    said, planned = motions(goal), _planned(plan, held)
-    broken, in_doubt = _forbidden(goal, planned)
-    doubts = (*(() if trusts_unread else _unread(goal)), *_conditions(goal), *_unsaid(said), *in_doubt)
+    said, tasks = list(motions(goal) if todo is None else todo), _planned(plan, held)
+    broken, in_doubt = _forbidden(goal, [task.step for task in tasks])
+    doubts = (*_unread(goal, known), *_conditions(goal), *_unsaid(said), *in_doubt)
     if not said or broken:
         return Agreement(broken, doubts)
-    planned, miscounted = _collapse(planned, said)
+    tasks, miscounted = _collapse(tasks, said)
+    planned = [task.step for task in tasks]
     doubts = (*doubts, *miscounted)
     fits = [_fits(a, b) and not _is_excluded(a, b, goal) for a, b in zip(said, planned, strict=False)]
     if all(fits) and len(said) == len(planned):
@@ -83,51 +88,23 @@ def _describe(steps: list[Step]) -> str:
     return " and then ".join(step.describe() for step in steps)
 
 
-def understand(instruction: Instruction, *, trusts_unread: bool = False) -> Instruction | Outcome:
-    """Read a sentence without any model: the same with its plainest words, or how it ends without a plan.
-
-    Args:
-        trusts_unread: whether a sentence of which nothing was read goes to the planner as it is.
-    """
-    goal = read(instruction.text)
-    _log.info("read: %s", goal.describe() or "nothing")
-    if trusts_unread and not goal.steps:
-        return instruction
-    return answer_without_motion(goal) or replace(instruction, plainly=plainest(goal))
-
-
-def answer_without_motion(goal: Goal) -> Outcome | None:
-    """The outcome of a sentence that orders nothing the robot does; None for one that orders something.
+def still_to_do(todo: tuple[Step, ...], plan: Plan, achieved: int, *, held: str = "") -> tuple[Step, ...]:
+    """What of the motions asked for is left once the first so many actions of a plan that fits them were achieved.
 
     >>> from qwen2vl_robot.reading import read
-    >>> answer_without_motion(read("do not pick up the red block")).causes[0].text
-    'You said: do not pick up the red block. Nothing moves.'
+    >>> todo = tuple(motions(read("wait 2 seconds and then go home")))
+    >>> plan = Plan((Action(Verb.WAIT, seconds=2.0), Action(Verb.HOME)), "")
+    >>> [step.describe() for step in still_to_do(todo, plan, 1)]
+    ['go home']
     """
-    said = goal.describe()
-    if goal.mood is not Mood.ORDER:
-        return _refuse(TaskReason.NO_ORDER, f"I read a {goal.mood.value}, not an order. Nothing moves.")
-    if goal.is_contradictory:
-        return _refuse(TaskReason.CONTRADICTION, f"You said: {said}. That contradicts itself. Nothing moves.")
-    if any(step.deed is Deed.STOP and not step.is_negated for step in goal.steps):
-        return _refuse(TaskReason.NO_ORDER, f"You said: {said}. Nothing moves.")
-    wanted = [step for step in goal.steps if not step.is_negated]
-    if goal.steps and not wanted:
-        return _refuse(TaskReason.NEGATED, f"You said: {said}. Nothing moves.")
-    unknown = [step.word for step in wanted if step.deed is Deed.OTHER]
-    if unknown or not wanted:
-        words = ", ".join(repr(word) for word in (*unknown, *goal.unread))
-        text = f"I did not understand {words or 'that'}. {_EXAMPLES}"
-        return Outcome(OutcomeKind.ASKED, (Cause(TaskReason.NOT_UNDERSTOOD, text),))
-    return None
+    planned, _ = _collapse(_planned(plan, held), todo)
+    return todo[sum(task.last < achieved for task in planned[: len(todo)]) :]
 
 
-def _refuse(reason: TaskReason, text: str) -> Outcome:
-    return Outcome(OutcomeKind.REFUSED, (Cause(reason, text),))
-
-
-def _unread(goal: Goal) -> Iterator[str]:
+def _unread(goal: Goal, known: Collection[str]) -> Iterator[str]:
     for word in goal.unread:
-        yield f"I do not know {word!r}"
+        if word not in known:
+            yield f"I do not know {word!r}"
 
 
 def _conditions(goal: Goal) -> Iterator[str]:
@@ -145,22 +122,30 @@ def _unsaid(said: list[Step]) -> Iterator[str]:
 # ----------------------------------------------------------------------------------------- what is planned
 
 
-def _planned(plan: Plan, held: str) -> list[Step]:
-    """The motions of a plan in the same form; a place without a pick before it places what is held."""
-    tasks: list[Step] = []
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A motion of a plan in the words in which sentences are read, and the index of its last action."""
+
+    step: Step
+    last: int
+
+
+def _planned(plan: Plan, held: str) -> list[_Task]:
+    """The motions of a plan; a place without a pick before it places what is held."""
+    tasks: list[_Task] = []
     carried = _named(held) if held else None
-    for action in plan.actions:
+    for index, action in enumerate(plan.actions):
         deed = _DEEDS.get(action.verb)
         if deed is None:
             continue
         thing = _thing(action)
         if deed is Deed.PLACE:
-            if tasks and tasks[-1].deed is Deed.PICK:
+            if tasks and tasks[-1].step.deed is Deed.PICK:
                 tasks.pop()
-            tasks.append(Step(Deed.PLACE, carried, action.relation, thing))
+            tasks.append(_Task(Step(Deed.PLACE, carried, action.relation, thing), index))
             carried = None
         else:
-            tasks.append(Step(deed, thing, None, None, action.direction, action.seconds))
+            tasks.append(_Task(Step(deed, thing, None, None, action.direction, action.seconds), index))
             carried = thing if deed is Deed.PICK else carried
     return tasks
 
@@ -190,25 +175,25 @@ def _named(label: str) -> Thing:
     return Thing(noun, " ".join(rest))
 
 
-def _collapse(planned: list[Step], said: list[Step]) -> tuple[list[Step], tuple[str, ...]]:
+def _collapse(planned: list[_Task], said: Sequence[Step]) -> tuple[list[_Task], tuple[str, ...]]:
     """Where more than one thing was said, the same step for one thing after the other is one step.
 
     Returns:
         The steps, and what to ask about: other numbers than were said.
     """
-    kept: list[Step] = []
+    kept: list[_Task] = []
     doubts: list[str] = []
     rest = list(planned)
     for asked in said:
         if not rest:
             break
-        kept.append(first := rest.pop(0))
-        thing = asked.thing
+        kept.append(rest.pop(0))
+        first, thing = kept[-1].step, asked.thing
         if thing is None or thing.quantity not in (Quantity.ALL, Quantity.NUMBER):
             continue
         count = 1
-        while rest and rest[0] == first:
-            rest.pop(0)
+        while rest and rest[0].step == first:
+            kept[-1] = rest.pop(0)
             count += 1
         handles_all = first.thing is not None and first.thing.quantity is Quantity.ALL
         if thing.quantity is Quantity.NUMBER and (handles_all or count != thing.count):

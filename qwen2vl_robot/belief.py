@@ -23,6 +23,11 @@ class Belief:
         self.scene: Scene | None = None
         self.grip_width_m: float | None = None
 
+    @property
+    def held(self) -> str | None:
+        """The name of what the gripper is believed to hold."""
+        return None if self.scene is None else self.scene.held
+
     def state_of(self, arm: Arm) -> RobotState:
         """The arm's state, with what it is believed to hold: hardware knows a width, not a name.
 
@@ -34,7 +39,7 @@ class Belief:
         state = arm.state()
         if self.grip_width_m is not None and abs(state.gripper_width_m - self.grip_width_m) > _GRIP_ERROR_M:
             self.hold_nothing()
-        return replace(state, held=None if self.scene is None else self.scene.held)
+        return replace(state, held=self.held)
 
     def hold_nothing(self) -> None:
         """Believe that the gripper is empty: a grasp that failed holds nothing that may be counted on."""

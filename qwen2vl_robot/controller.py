@@ -16,13 +16,13 @@ from qwen2vl_robot import executor
 from qwen2vl_robot.admission import ask
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
+from qwen2vl_robot.holding import conclude, done_already
 from qwen2vl_robot.judge import judge
 from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.messages import (
     Action,
     ApprovedMotion,
     Cause,
-    GroundedAction,
     Instruction,
     Motion,
     Observation,
@@ -31,18 +31,16 @@ from qwen2vl_robot.messages import (
     Plan,
     Refusal,
     Rehearsed,
-    Scene,
     TaskReport,
-    Verb,
-    Verdict,
 )
 from qwen2vl_robot.motion.skills import MotionMaker
+from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
-from qwen2vl_robot.perception import perceive, remeasure
+from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.policy import Response, respond, respond_to, twice
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
-from qwen2vl_robot.task import Step, Task
+from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.ways import first_accepted
 
@@ -85,8 +83,8 @@ class Controller:
                     observation = self._observe(task)
                     asked = self._read(task)
                     plan = self._plan(task, asked, observation)
-                    ruling = self._rule(task, plan)
-                    steps, outlook = self._perceive(task, plan, ruling, observation)
+                    ruling = self._rule(task, asked, plan)
+                    steps, outlook = self._perceive(task, asked, plan, ruling, observation)
                     for step in steps:  # the whole plan in the twin, before its first motion
                         motions = self._move(task, step, outlook)
                         outlook = self._rehearse(task, step, outlook, motions)
@@ -95,12 +93,12 @@ class Controller:
                         approved = self._admit(task, step, ruling)
                         self._run(task, step, approved)
                         self._judge(task, step)
-                    outcome = _done(ruling)
+                    outcome = conclude(task, ruling.left_out, self._surroundings.rules)
                 except _EndOfTry as end:
-                    outcome = end.outcome
+                    outcome = task.first_about_words(end.outcome)
                 if respond_to(outcome) is not Response.PLAN_AGAIN:
                     break
-        return task.report(outcome)
+        return task.report(_explained(task, outcome, self._surroundings))
 
     # ------------------------------------------------------------------------------------ the flow, in order
 
@@ -115,45 +113,45 @@ class Controller:
                 raise
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
 
-    def _read(self, task: Task) -> Instruction:
-        """Read the sentence without any model; one that asks for nothing that the robot does ends the task."""
-        asked = self._parts.cell.understand(task.instruction)
-        if isinstance(asked, Outcome):
-            raise _EndOfTry(asked)
-        return asked
+    def _read(self, task: Task) -> Order:
+        """Read the sentence once, without any model; one that asks for nothing that the robot does ends the task."""
+        if task.order is None:
+            order = self._parts.cell.understand(task.instruction)
+            if isinstance(order, Outcome):
+                raise _EndOfTry(order)
+            task.order = order
+        return task.order
 
-    def _plan(self, task: Task, asked: Instruction, observation: Observation) -> Plan:
+    def _plan(self, task: Task, asked: Order, observation: Observation) -> Plan:
         """Ask the planner; a plan that only asks or refuses ends the try."""
         try:
             with task.timed("plan"):
-                plan = self._parts.planner.plan(observation, asked, task.history())
+                plan = self._parts.planner.plan(observation, asked.instruction, task.history())
         except PlannerError as error:
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
         task.plans.append(plan)
         _log.debug("plan: %s", ", then ".join(action.describe() for action in plan.actions))
         for listener in self._parts.listeners:
             listener.on_plan(plan, observation)
-        first = plan.actions[0] if plan.actions else None
-        if first is not None and first.verb in (Verb.ASK, Verb.REFUSE):
-            forbidden = self._parts.cell.forbid(task.instruction)
-            if forbidden:
-                raise self._end(task, first, Outcome(OutcomeKind.REFUSED, forbidden))
-            asks = first.verb is Verb.ASK
-            cause = Cause(TaskReason.ASKED if asks else TaskReason.DECLINED, first.text or first.verb.value)
-            raise self._end(task, first, Outcome(OutcomeKind.ASKED if asks else OutcomeKind.REFUSED, (cause,)))
+        answer = self._parts.cell.answer(asked, plan)
+        if answer is not None:
+            raise self._end(task, plan.actions[0], task.despite(answer))
         return plan
 
-    def _rule(self, task: Task, plan: Plan) -> Ruling:
+    def _rule(self, task: Task, asked: Order, plan: Plan) -> Ruling:
         """Hold the plan to the cell's rules and to the person's words."""
-        held = None if self._belief.scene is None else self._belief.scene.held
-        ruling = self._parts.cell.judge(task.instruction, plan, held=held)
+        ruling = self._parts.cell.judge(asked, plan, held=self._belief.held)
+        task.unread = asked.goal.unread if ruling.to_confirm else ()
         _log.debug("ruling: forbidden %s, a person must confirm %s", ruling.forbidden, ruling.to_confirm)
         if ruling.causes:
             raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.causes))
         return ruling
 
-    def _perceive(self, task: Task, plan: Plan, ruling: Ruling, observation: Observation) -> tuple[list[Step], Outlook]:
-        """Measure the scene; what cannot be told apart is a question to the person, for nothing has moved."""
+    def _perceive(
+        self, task: Task, asked: Order, plan: Plan, ruling: Ruling, observation: Observation
+    ) -> tuple[list[Step], Outlook]:
+        """Measure the scene; what cannot be told apart is a question, and what holds already is left as it is."""
+        held = self._belief.held or ""
         try:
             with task.timed("perceive"):
                 spoken = spoken_labels(task.instruction, plan)
@@ -168,9 +166,9 @@ class Controller:
                 raise
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
         self._belief.scene = scene
-        todo = [(a, g) for a, g in zip(plan.actions, actions, strict=True) if not _is_done(g, scene)]
-        steps = [Step(action, grounded, is_fresh=index == 0) for index, (action, grounded) in enumerate(todo)]
-        return steps, Outlook.now(observation, scene)
+        already = done_already(actions, scene, self._surroundings.rules, only_held=bool(ruling.to_confirm))
+        task.found(already)
+        return steps_of(plan, actions, asked, held=held, without=already), Outlook.now(observation, scene)
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
@@ -186,13 +184,13 @@ class Controller:
         """Find a way that the twin accepts; returns the world that it leaves behind."""
         rehearsed = self._first_accepted(task, step, outlook, motions)
         for _ in range(MAX_TRIES - 1):
-            if rehearsed.verdict.accepted or respond_to(_refused(rehearsed.verdict)) is not Response.TRY_AGAIN:
+            if rehearsed.verdict.accepted or respond_to(refused(rehearsed.verdict)) is not Response.TRY_AGAIN:
                 break
-            task.record(step.action, _refused(rehearsed.verdict), rehearsed)
+            task.record(step.action, refused(rehearsed.verdict), rehearsed)
             rehearsed = self._first_accepted(task, step, outlook, self._move(task, step, outlook))
         after = outlook.after(rehearsed.verdict)
         if not rehearsed.verdict.accepted or after is None:
-            raise self._end(task, step, _refused(rehearsed.verdict), rehearsed)
+            raise self._end(task, step, refused(rehearsed.verdict), rehearsed)
         step.rehearsed = rehearsed
         return after
 
@@ -219,6 +217,7 @@ class Controller:
                 answer = ask(self._parts, self._belief, _rehearsed(step), ruling.to_confirm)
             if not isinstance(answer, Refusal):
                 _log.debug("admitted %s", step.action.describe())
+                self._parts.cell.learn(ruling)
                 task.mark("first_motion")
                 return answer
             cause = Cause(answer.reason, f"gate: {answer.reason}: {answer.text}", answer.numbers)
@@ -266,7 +265,7 @@ class Controller:
             if effect.kind == "hold":
                 self._belief.hold_nothing()
             raise self._end(task, step, outcome, rehearsed)
-        task.record(step.action, outcome, rehearsed)
+        task.achieve(step, outcome, measured)
 
     # ------------------------------------------------------------------------------------- parts of the steps
 
@@ -277,7 +276,7 @@ class Controller:
             ObservationError: there is none.
         """
         with task.timed("observe"):
-            observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
+            task.seen = observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
         for listener in self._parts.listeners:
             listener.on_frame(observation)
         return observation
@@ -314,27 +313,12 @@ def _rehearsed(step: Step) -> Rehearsed:
     return step.rehearsed
 
 
-def _done(ruling: Ruling) -> Outcome:
-    """How a plan ends whose every step was achieved: one that leaves out a half of the sentence is not all of it."""
-    if not ruling.left_out:
-        return Outcome(OutcomeKind.ACHIEVED)
-    text = f"Done, but for this: {ruling.left_out}. Please say that by itself."
-    return Outcome(OutcomeKind.ASKED, (Cause(TaskReason.LEFT_OUT, text),))
+def _explained(task: Task, outcome: Outcome, surroundings: Surroundings) -> Outcome:
+    """Add sentences that would work in this scene to an answer that says that nothing was understood."""
+    if task.seen is None or outcome.reason is not TaskReason.NOT_UNDERSTOOD:
+        return outcome
+    return with_examples(outcome, clear_labels(task.seen, surroundings), task.instruction.text)
 
 
 def _cause(error: PlannerError | PerceptionError | MotionError | ObservationError, text: str | None = None) -> Cause:
     return Cause(error.reason, str(error) if text is None else text)
-
-
-def _refused(verdict: Verdict) -> Outcome:
-    """The outcome of a step that the twin does not accept, or of which it does not say how it ends."""
-    found = [Cause(v.kind, v.describe(), ((v.unit or "amount", v.amount),)) for v in verdict.violations]
-    if verdict.explanation and found:
-        found.insert(0, replace(found[0], text=verdict.explanation))
-    nothing = Cause(TaskReason.NO_PREDICTION, "the twin gave no state after the step")
-    return Outcome(OutcomeKind.REFUSED, tuple(found) or (nothing,))
-
-
-def _is_done(action: GroundedAction, scene: Scene) -> bool:
-    """Whether a pick is done already: after a failed place the object is still in the gripper."""
-    return action.verb is Verb.PICK and scene.held is not None and action.target == scene.held

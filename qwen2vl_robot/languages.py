@@ -74,6 +74,7 @@ class Language(Strict):
     tasks: dict[str, Phrasing]
     polite: tuple[str, ...] = ()  # what may stand around any of them
     ask: str
+    lost: str
     which_one: str
     refuse: str
     words: dict[str, tuple[str, ...]] = Field(default_factory=dict)

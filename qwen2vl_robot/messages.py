@@ -111,7 +111,9 @@ class Instruction:
 
     Attributes:
         text: in composed letters (NFC), without white space around it.
-        plainly: the same as it was read, in the plainest words; "" where it was not read whole.
+        plainly: what of it is to be done, as it was read, in the plainest words: a sentence for each deed; none where
+            it was not read whole.
+        is_begun: whether a part of it is done, so that only `plainly` is left.
 
     Raises:
         BadInputError: empty, longer than 500 characters, or with control characters.
@@ -119,7 +121,8 @@ class Instruction:
 
     text: str
     source: InstructionSource = InstructionSource.TEXT
-    plainly: str = ""
+    plainly: tuple[str, ...] = ()
+    is_begun: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", _plain_text(self.text))

@@ -35,9 +35,11 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
 - A sentence that says **not** to do something moves nothing. Neither does a question, a report or a
   supposition. "The red block belongs in the bowl" counts as an order.
 - A word that nobody knows is asked about ("I do not know 'crimson'"), and nothing moves without a yes. `demo --confirm`
-  asks at the prompt; on a robot `~/approve` answers. Without a person who answers, the task ends there.
-- Of two deeds in one sentence the shipped model plans the first. That waits for a yes, and the task ends by naming the
-  rest.
+  asks at the prompt; on a robot `~/approve` answers. Without a person who answers, the task ends there. A yes makes the
+  word known for that thing until the robot's process ends; `known` in the cell's rules makes it known for good.
+- A sentence may ask for several deeds ("put the red block on the blue plate and then go home"). All of them are planned
+  and rehearsed before the first one moves, and all must hold at the end. The gripper holds one thing at a time.
+- What holds already is left as it is ("red block is on blue plate already; nothing moves").
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 
 This page is made from `sim/languages` by `qwen2vl-robot phrases --markdown`.

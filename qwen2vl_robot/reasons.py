@@ -156,9 +156,12 @@ class TaskReason(Reason):
     NOT_UNDERSTOOD = "not_understood", "nothing that the robot can do was read in the sentence"
     CONTRADICTION = "contradiction", "the plan is not what the person said, or the sentence contradicts itself"
     LEFT_OUT = "left_out", "what was planned is done, and the sentence asks for more"
+    ONE_GRIPPER = "one_gripper", "the sentence asks to hold more than one thing at a time"
+    ALREADY = "already", "what was asked for is measured to hold before anything moves"
     FORBIDDEN = "forbidden", "the cell's rules forbid the plan"
     NO_PREDICTION = "no_prediction", "the twin gave no state after the step"
     NO_MOTION = "no_motion", "the object is where it was"
+    UNDONE = "undone", "what a step of the task had achieved holds no longer at its end"
     WRONG_EFFECT = "wrong_effect", "what was measured is not the predicted effect"
 
 

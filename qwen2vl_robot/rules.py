@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen2vl_robot.agreement import agree, understand
+from qwen2vl_robot.agreement import agree
 from qwen2vl_robot.cell import CellRules, Vocabulary
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.families import Families, fold, load_families
@@ -33,6 +33,7 @@ from qwen2vl_robot.messages import (
     Zone,
     shape_size_m,
 )
+from qwen2vl_robot.order import Order, answer_of, understand
 from qwen2vl_robot.planner.contract import MAX_WAIT_S
 from qwen2vl_robot.reading import HANDLING, Deed, Goal, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
@@ -56,12 +57,14 @@ class Ruling:
         contradictions: sentences; any of them ends the plan: it is not what the person said.
         to_confirm: sentences; with any of them a person has to confirm every motion of the plan.
         left_out: what the sentence asks for beyond the plan.
+        unread: words that nobody knows, with the labels of the plan, for which a person's yes makes them known.
     """
 
     forbidden: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
     to_confirm: tuple[str, ...] = ()
     left_out: str = ""
+    unread: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -80,6 +83,7 @@ class RuleBook:
         self._root = {fold(word): group[0] for group in words.same for word in group}
         self._verbs = {verb: set(phrases) for verb, phrases in words.verbs.items()}
         self._everything = set(words.everything)
+        self._agreed: set[tuple[str, str]] = set()
         joined: set[str] = set()
         for language in languages:
             self._learn(language, joined)
@@ -104,38 +108,44 @@ class RuleBook:
         """The cell's own zones."""
         return tuple(zone.to_zone() for zone in self._cell.zones)
 
-    def judge(self, instruction: Instruction, plan: Plan, *, held: str | None = None) -> Ruling:
+    def judge(self, order: Order, plan: Plan, *, held: str | None = None) -> Ruling:
         """Hold a plan to the rules and to what the person asked for.
 
         Args:
             held: the label of what the gripper holds before the plan.
         """
         actions = [action for action in plan.actions if action.verb not in _TALK]
-        text = self._in_known_words(instruction).text
-        goal = read(text)
+        goal, text = order.goal, order.instruction.text
         forbidden = [
             *self._forbid_words(goal, text),
             *(objection for action in actions for objection in self._forbid(action)),
+            *self._forbid_waits(actions),
+            *self._forbid_pairs(actions, held),
         ]
-        waits_s = sum(action.seconds or 0.0 for action in actions if action.verb is Verb.WAIT)
-        if waits_s > MAX_WAIT_S:
-            forbidden.append(f"the plan waits for {waits_s:g} s in all; allowed {MAX_WAIT_S:g} s")
-        carried = held
-        for action in actions:
-            label = "" if action.object is None else action.object.label
-            if action.verb is Verb.PLACE and carried is not None:
-                forbidden += self._forbid_pair(carried, label)
-            if action.verb in (Verb.PICK, Verb.PLACE):
-                carried = label if action.verb is Verb.PICK else None
+        labels = {action.object.label for action in actions if action.object is not None} or {""}
+        unread = frozenset((word, label) for word in goal.unread for label in labels)
+        known = {word for word in goal.unread if self._trusts_unread or self._is_agreed(word, labels)}
         plain = self._in_plain_nouns(plan)
-        agreement = agree(goal, plain, held=self._plain_noun(held or ""), trusts_unread=self._trusts_unread)
+        agreement = agree(goal, plain, todo=order.todo, held=self._plain_noun(held or ""), known=known)
         asked = list(agreement.doubts)
-        if not goal.is_understood and not self._trusts_unread:  # the reader is not sure either: every word counts
+        if not goal.is_understood and known != {*goal.unread}:  # the reader is not sure either: every word counts
             asked += [doubt for action in actions for doubt in self._doubt(action, text)]
-        if instruction.source is InstructionSource.VOICE:
+        if order.instruction.source is InstructionSource.VOICE:
             asked.append("the instruction came by voice, which may be anybody's")
-        once = tuple(dict.fromkeys(asked))
-        return Ruling(tuple(dict.fromkeys(forbidden)), agreement.contradictions, once, agreement.left_out)
+        return Ruling(
+            tuple(dict.fromkeys(forbidden)),
+            agreement.contradictions,
+            tuple(dict.fromkeys(asked)),
+            agreement.left_out,
+            unread,
+        )
+
+    def learn(self, ruling: Ruling) -> None:
+        """Take a person's yes to a plan: its unknown words are known for its things, as long as this book lives."""
+        self._agreed |= ruling.unread
+
+    def _is_agreed(self, word: str, labels: Iterable[str]) -> bool:
+        return all((word, label) in self._agreed for label in labels)
 
     def restrict(self, scene: Scene) -> Scene:
         """The scene with the cell's zones, and with the space above what nothing may be moved over."""
@@ -146,13 +156,19 @@ class RuleBook:
     def _trusts_unread(self) -> bool:
         return self._cell.unread == "allow"
 
-    def understand(self, instruction: Instruction) -> Instruction | Outcome:
-        """Read a sentence before anything is planned, as agreement.py does, with the words that only this cell uses."""
+    def understand(self, instruction: Instruction) -> Order | Outcome:
+        """Read a sentence before anything is planned, as order.py does, with the words that only this cell uses."""
         asked = understand(self._in_known_words(instruction))
         if isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED:
             forbidden = self.forbid(instruction)
             return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else asked
         return asked
+
+    def answer(self, order: Order, plan: Plan) -> Outcome | None:
+        """What a plan that only asks or refuses says; a refusal where the words are forbidden, whatever it says."""
+        answer = answer_of(plan, order)
+        forbidden = () if answer is None else self.forbid(order.instruction)
+        return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else answer
 
     def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
         """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""
@@ -208,6 +224,21 @@ class RuleBook:
                 yield f"{action.describe()}: {name!r} is a name of the robot's software, not of a thing"
         if action.relation in _UPON and self._names_any(label, (*self._cell.never_into, *self._cell.never_above)):
             yield f"{action.describe()}: nothing is put {action.relation.value} {label!r} here"
+
+    def _forbid_waits(self, actions: Iterable[Action]) -> Iterator[str]:
+        waits_s = sum(action.seconds or 0.0 for action in actions if action.verb is Verb.WAIT)
+        if waits_s > MAX_WAIT_S:
+            yield f"the plan waits for {waits_s:g} s in all; allowed {MAX_WAIT_S:g} s"
+
+    def _forbid_pairs(self, actions: Iterable[Action], held: str | None) -> Iterator[str]:
+        """What is brought to what it may not come near to."""
+        carried = held
+        for action in actions:
+            label = "" if action.object is None else action.object.label
+            if action.verb is Verb.PLACE and carried is not None:
+                yield from self._forbid_pair(carried, label)
+            if action.verb in (Verb.PICK, Verb.PLACE):
+                carried = label if action.verb is Verb.PICK else None
 
     def _forbid_pair(self, first: str, second: str) -> Iterator[str]:
         for pair in self._cell.never_together:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import (
     Action,
     Cause,
+    Effect,
     GroundedAction,
     Instruction,
     Observation,
@@ -18,12 +20,15 @@ from qwen2vl_robot.messages import (
     OutcomeKind,
     Plan,
     Rehearsed,
+    Scene,
     StepRecord,
     TaskReport,
+    Verdict,
 )
+from qwen2vl_robot.order import Order, not_understood
 from qwen2vl_robot.policy import Response, respond_to
 from qwen2vl_robot.ports import Listener
-from qwen2vl_robot.reasons import ObservationReason
+from qwen2vl_robot.reasons import ObservationReason, TaskReason
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +39,13 @@ class Step:
     Attributes:
         rehearsed: what the twin accepted for it, once it did.
         is_fresh: whether that was rehearsed from a measured world, not from a predicted one.
+        leaves: what is left of the order once this step is achieved.
         ended_ns: the arm's clock, read when its motion had ended.
     """
 
-    def __init__(self, action: Action, grounded: GroundedAction, *, is_fresh: bool) -> None:
-        self.action, self.grounded, self.is_fresh = action, grounded, is_fresh
+    def __init__(self, action: Action, grounded: GroundedAction, *, leaves: Order) -> None:
+        self.action, self.grounded, self.leaves = action, grounded, leaves
+        self.is_fresh = False
         self.rehearsed: Rehearsed | None = None
         self.ended_ns = 0
 
@@ -55,11 +62,38 @@ class Step:
         return observation
 
 
+def steps_of(
+    plan: Plan, grounded: Sequence[GroundedAction], order: Order, *, held: str, without: Collection[int]
+) -> list[Step]:
+    """The actions of a plan as steps, without some; the first one is rehearsed from the world as it was measured."""
+    steps = [
+        Step(plan.actions[index], action, leaves=order.after(plan, index + 1, held=held))
+        for index, action in enumerate(grounded)
+        if index not in without
+    ]
+    for step in steps[:1]:
+        step.is_fresh = True
+    return steps
+
+
 class Task:
-    """One instruction on its way to an outcome."""
+    """One instruction on its way to an outcome.
+
+    Attributes:
+        order: what is left to do of it, once it was read.
+        already: sentences about what held before anything moved.
+        achieved: the effects of the steps that were, in their order, each with the scene that was measured after it.
+        unread: words that nobody knows and that a person has not agreed to.
+        seen: the last observation.
+    """
 
     def __init__(self, instruction: Instruction, listeners: tuple[Listener, ...]) -> None:
         self.instruction, self._listeners = instruction, listeners
+        self.order: Order | None = None
+        self.already: list[str] = []
+        self.achieved: tuple[tuple[Effect, Scene | None], ...] = ()
+        self.unread: tuple[str, ...] = ()
+        self.seen: Observation | None = None
         self.plans: list[Plan] = []
         self.steps: list[StepRecord] = []
         self.seconds: dict[str, float] = {}
@@ -88,6 +122,28 @@ class Task:
         for listener in self._listeners:
             listener.on_step(step)
 
+    def found(self, already: Mapping[int, str]) -> None:
+        """Note what holds before anything moves, by the index of an action."""
+        self.already += [text for text in dict.fromkeys(already.values()) if text not in self.already]
+
+    def achieve(self, step: Step, outcome: Outcome, measured: Scene | None) -> None:
+        """Note that a step was achieved, with the scene that shows it."""
+        self.record(step.action, outcome, step.rehearsed)
+        if step.rehearsed is not None:
+            self.achieved = (*self.achieved, (step.rehearsed.motion.effect, measured))
+        self.order = step.leaves
+
+    def despite(self, answer: Outcome) -> Outcome:
+        """A planner's question or refusal after what failed: that comes first, for it is why there is a question."""
+        failed = next((step.outcome for step in reversed(self.steps) if step.outcome.causes), None)
+        return answer if failed is None else replace(failed, causes=(*failed.causes, *answer.causes))
+
+    def first_about_words(self, outcome: Outcome) -> Outcome:
+        """What another plan might mend is a question about words that nobody knows, as long as nothing was done."""
+        if not self.unread or self.achieved or respond_to(outcome) is not Response.PLAN_AGAIN:
+            return outcome
+        return Outcome(OutcomeKind.ASKED, (not_understood(self.unread), *outcome.causes))
+
     def history(self) -> tuple[StepRecord, ...]:
         """What a planner may hear of: steps that worked, and failures that another plan could mend."""
         return tuple(
@@ -99,6 +155,15 @@ class Task:
         self.mark("total")
         _log.log(*_severity(outcome), f"task {self.instruction.text!r}", describe(outcome))
         return TaskReport(self.instruction, outcome, tuple(self.plans), tuple(self.steps), dict(self.seconds))
+
+
+def refused(verdict: Verdict) -> Outcome:
+    """The outcome of a step that the twin does not accept, or of which it does not say how it ends."""
+    found = [Cause(v.kind, v.describe(), ((v.unit or "amount", v.amount),)) for v in verdict.violations]
+    if verdict.explanation and found:
+        found.insert(0, replace(found[0], text=verdict.explanation))
+    nothing = Cause(TaskReason.NO_PREDICTION, "the twin gave no state after the step")
+    return Outcome(OutcomeKind.REFUSED, tuple(found) or (nothing,))
 
 
 def describe(outcome: Outcome) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen2vl_robot.agreement import Agreement, agree, answer_without_motion, understand
+from qwen2vl_robot.agreement import Agreement, agree, still_to_do
 from qwen2vl_robot.messages import (
     Action,
     Direction,
@@ -21,6 +21,8 @@ from qwen2vl_robot.messages import (
     Verb,
     Where,
 )
+from qwen2vl_robot.order import Order, answer_without_motion, read_order, understand
+from qwen2vl_robot.planner.phrasing import motions
 from qwen2vl_robot.reading import read
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
@@ -152,26 +154,86 @@ def test_a_sentence_that_orders_nothing_ends_as_what_it_is(text: str, reason: Ta
 
 def test_an_order_is_restated_in_the_plainest_words_of_its_language() -> None:
     asked = understand(Instruction("would you mind putting the red cube onto the blue dish?"))
-    assert isinstance(asked, Instruction)
-    assert asked.plainly == "put the red block on the blue plate"
+    assert isinstance(asked, Order)
+    assert asked.instruction.plainly == ("put the red block on the blue plate",)
     german = understand(Instruction("Könntest du bitte den roten Würfel nehmen?"))
-    assert isinstance(german, Instruction)
-    assert "Block" in german.plainly or "Würfel" in german.plainly
+    assert isinstance(german, Order)
+    assert "Block" in german.instruction.plainly[0] or "Würfel" in german.instruction.plainly[0]
 
 
 def test_what_the_robot_cannot_keep_to_is_not_restated_but_asked_about() -> None:
     asked = understand(Instruction("pick up the red block twice"))
-    assert isinstance(asked, Instruction)
-    assert asked.plainly == "pick up the red block"
+    assert isinstance(asked, Order)
+    assert asked.instruction.plainly == ("pick up the red block",)
     plan = Plan((pick("red block"),), "")
-    assert any("twice" in doubt for doubt in agree(read(asked.text), plan).doubts)
+    assert any("twice" in doubt for doubt in agree(asked.goal, plan).doubts)
+
+
+TWO = "put the red block on the plate and then put the green ball in the bowl"
+FOUR = (pick("red block"), put("plate", "on"), pick("green ball"), put("bowl", "in"))
+
+
+@pytest.mark.parametrize(("achieved", "left"), [(0, 2), (1, 2), (2, 1), (3, 1), (4, 0)])
+def test_a_deed_is_done_once_its_last_action_is_achieved(achieved: int, left: int) -> None:
+    todo = tuple(motions(read(TWO)))
+    assert still_to_do(todo, Plan(FOUR, ""), achieved) == todo[2 - left :]
+
+
+def test_a_deed_with_many_things_is_done_with_the_last_of_them() -> None:
+    todo = tuple(motions(read("put all the red blocks on the plate and then go home")))
+    plan = Plan((*(pick("red block"), put("plate", "on")) * 2, HOME), "")
+    assert [len(still_to_do(todo, plan, n)) for n in range(6)] == [2, 2, 2, 2, 1, 0]
+
+
+def test_a_new_plan_is_held_to_what_is_left_to_do() -> None:
+    order = read_order(Instruction(TWO)).after(Plan(FOUR, ""), 2)
+    assert order.instruction.plainly == ("put the green ball in the bowl",)
+    assert order.instruction.is_begun
+    assert agree(order.goal, Plan(FOUR[2:], ""), todo=order.todo) == Agreement()
+    assert agree(order.goal, Plan(FOUR[:2], ""), todo=order.todo).contradictions
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pick up the red block and pick up the green ball",
+        "pick up the red block and then put the green ball in the bowl",
+        "pick up all the blocks",
+        "pick up two blocks",
+        "nimm den roten Block und nimm dann den grünen Ball",
+    ],
+)
+def test_what_would_fill_two_grippers_is_refused_before_anything_is_planned(text: str) -> None:
+    answer = answer_without_motion(read(text))
+    assert answer is not None
+    assert answer.reason is TaskReason.ONE_GRIPPER
+
+
+@pytest.mark.parametrize(
+    "text", [TWO, "pick up the red block and go home", "pick up one block", "put two blocks in the bowl"]
+)
+def test_one_thing_at_a_time_is_no_reason_to_refuse(text: str) -> None:
+    assert answer_without_motion(read(text)) is None
+
+
+def test_a_yes_makes_an_unknown_word_known_for_that_thing_only() -> None:
+    book = load_rules()
+    order = read_order(Instruction("pick up the crimson block"))
+    ruling = book.judge(order, Plan((pick("red block"),), ""))
+    assert "I do not know 'crimson'" in ruling.to_confirm
+    book.learn(ruling)
+    assert not book.judge(order, Plan((pick("red block"),), "")).to_confirm
+    assert book.judge(order, Plan((pick("green block"),), "")).to_confirm
+    assert book.judge(read_order(Instruction("pick up the navy block")), Plan((pick("red block"),), "")).to_confirm
+    assert load_rules().judge(order, Plan((pick("red block"),), "")).to_confirm
 
 
 def test_words_that_nobody_read_go_to_a_planner_that_is_trusted_with_them() -> None:
     text = "laita punainen palikka"
     assert isinstance(understand(Instruction(text)), Outcome)
     asked = understand(Instruction(text), trusts_unread=True)
-    assert asked == Instruction(text)
+    assert isinstance(asked, Order)
+    assert asked.instruction == Instruction(text)
     assert isinstance(understand(Instruction("do not pick up the red block"), trusts_unread=True), Outcome)
 
 
@@ -180,12 +242,12 @@ def test_unread_words_are_left_to_the_planner_only_where_the_cell_says_so(tmp_pa
     text = Path(resolve("rules/default.yaml")).read_text(encoding="utf-8")
     rules.write_text(text.replace("unread: confirm", "unread: allow"), encoding="utf-8")
     text, plan = "pick up the splorky red block", Plan((pick("red block"),), "")
-    assert load_rules().judge(Instruction(text), plan).to_confirm
-    assert not load_rules(rules).judge(Instruction(text), plan).to_confirm
+    assert load_rules().judge(read_order(Instruction(text)), plan).to_confirm
+    assert not load_rules(rules).judge(read_order(Instruction(text)), plan).to_confirm
     assert isinstance(load_rules(rules).understand(Instruction("laita punainen palikka")), Outcome)
     wrong = Plan((Action(Verb.HOME),), "")
-    assert load_rules(rules).judge(Instruction(text), wrong).contradictions
-    assert load_rules(rules).judge(Instruction("pick up the knife"), plan).forbidden
+    assert load_rules(rules).judge(read_order(Instruction(text)), wrong).contradictions
+    assert load_rules(rules).judge(read_order(Instruction("pick up the knife")), plan).forbidden
 
 
 @pytest.mark.parametrize(
@@ -205,7 +267,7 @@ def test_what_is_to_lie_on_itself_is_refused(text: str) -> None:
 
 
 def test_another_one_of_a_kind_is_no_contradiction() -> None:
-    assert isinstance(understand(Instruction("put the red block on the other red block")), Instruction)
+    assert isinstance(understand(Instruction("put the red block on the other red block")), Order)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +343,10 @@ def test_a_forbidden_pair_is_seen_whatever_lies_between_pick_and_place() -> None
     place, wait = put("laptop", "next_to"), Action(Verb.WAIT, seconds=1.0)
     wish = Instruction("put the water next to the laptop")
     for actions, held in (((pick("water"), wait, place), None), ((place,), "water")):
-        assert any("never brought" in text for text in load_rules().judge(wish, Plan(actions, ""), held=held).forbidden)
+        assert any(
+            "never brought" in text
+            for text in load_rules().judge(read_order(wish), Plan(actions, ""), held=held).forbidden
+        )
 
 
 @pytest.mark.parametrize(
@@ -298,4 +363,4 @@ def test_an_excluded_thing_contradicts_a_plan_that_takes_it() -> None:
 def test_what_came_by_voice_is_always_asked_about() -> None:
     plan = Plan((pick("red block"),), "")
     wish = Instruction("pick up the red block", InstructionSource.VOICE)
-    assert any("voice" in doubt for doubt in load_rules().judge(wish, plan).to_confirm)
+    assert any("voice" in doubt for doubt in load_rules().judge(read_order(wish), plan).to_confirm)

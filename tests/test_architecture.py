@@ -42,6 +42,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "belief",
         "policy",
         "agreement",
+        "order",
+        "holding",
         "naming",
         "planner.phrasing",
         "task",

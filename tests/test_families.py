@@ -9,6 +9,7 @@ from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.families import FamilyWords, load_families
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Instruction, Outcome, Plan
+from qwen2vl_robot.order import read_order
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
@@ -26,7 +27,8 @@ def pick(label: str) -> Plan:
 
 
 def ruling(text: str, label: str = "red block", book: RuleBook = BOOK) -> Ruling:
-    return book.judge(Instruction(text), pick(label))
+    order = book.understand(Instruction(text))
+    return book.judge(read_order(Instruction(text)) if isinstance(order, Outcome) else order, pick(label))
 
 
 def book_of(**cell: object) -> RuleBook:

@@ -17,7 +17,7 @@ from qwen2vl_robot.languages import (
     normalise,
     split_label,
 )
-from qwen2vl_robot.messages import Verb
+from qwen2vl_robot.messages import Instruction, Verb
 from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
 from qwen2vl_robot.resources import resolve
@@ -113,7 +113,7 @@ def test_letters_in_pieces_are_the_same_letters() -> None:
 
 def test_a_question_is_put_in_the_language_of_the_instruction() -> None:
     plan = parse_reply(format_reply([("red block", [])], [{"do": "ask", "text": ask_text("red block")}]))
-    asked = {code: speak_like(plan, sentences(LANGUAGES[code])[0]).actions[0] for code in LANGUAGES}
+    asked = {code: speak_like(plan, Instruction(sentences(LANGUAGES[code])[0])).actions[0] for code in LANGUAGES}
     assert asked["en"].text == "I see no red block."
     assert asked["zh"].text == "我没有看到红色方块。"
     assert asked["de"].text == "Ich sehe den roten Block nicht."
@@ -121,6 +121,20 @@ def test_a_question_is_put_in_the_language_of_the_instruction() -> None:
 
 
 def test_what_has_no_fixed_wording_stays_as_it_was_said() -> None:
-    for text in ("Which one?", ask_text("unicorn")):
+    for text, said in (("Which one?", "拿起红色方块"), (ask_text("unicorn"), "拿起 unicorn")):
         plan = parse_reply(format_reply([], [{"do": "ask", "text": text}]))
-        assert speak_like(plan, "拿起红色方块") == plan
+        assert speak_like(plan, Instruction(said)) == plan
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("grab the glimmering blorp", "I do not find what you named."),
+        ("pick up the green ball", "I do not find what you named."),
+        ("拿起绿色球", "我没有找到你说的东西。"),
+        ("pick up the red cube", "I see no red block."),
+    ],
+)
+def test_a_question_about_what_nobody_named_says_that_nothing_was_found(said: str, answer: str) -> None:
+    plan = parse_reply(format_reply([("red block", [])], [{"do": "ask", "text": ask_text("red block")}]))
+    assert speak_like(plan, Instruction(said)).actions[0].text == answer

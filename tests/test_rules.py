@@ -10,6 +10,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.languages import fill, load_languages
 from qwen2vl_robot.messages import Box, Instruction, Plan, Scene, SceneObject, Verb
+from qwen2vl_robot.order import read_order
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.rules import Ruling, load_rules
 
@@ -28,7 +29,7 @@ def pick_place(a: str, b: str, relation: str = "on") -> Plan:
 
 
 def ruling(text: str, plan: Plan) -> Ruling:
-    return BOOK.judge(Instruction(text), plan)
+    return BOOK.judge(read_order(Instruction(text)), plan)
 
 
 @pytest.mark.parametrize(("waits", "is_taken"), [([30, 30], True), ([30, 31], False), ([60, 60, 60], False)])

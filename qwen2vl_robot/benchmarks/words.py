@@ -22,10 +22,11 @@ from qwen2vl_robot.benchmarks.shares import share, wilson_interval
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.errors import BadInputError, PlannerError, RobotError
 from qwen2vl_robot.languages import Language, load_languages
-from qwen2vl_robot.messages import Instruction, Outcome, OutcomeKind, Plan, PlannerRequest, Verb
+from qwen2vl_robot.messages import Instruction, Outcome, OutcomeKind, Plan, PlannerRequest
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.reading import read
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import RuleBook, load_rules
 
@@ -203,16 +204,14 @@ def follow(instruction: Instruction, frame: Frame, plans: Plans, rules: RuleBook
     if isinstance(asked, Outcome):
         return Ending("reading", tuple(map(str, asked.reasons)), asked.kind is OutcomeKind.ASKED)
     try:
-        plan = plans(PlannerRequest(frame.rgb, asked))
+        plan = plans(PlannerRequest(frame.rgb, asked.instruction))
     except PlannerError as error:
         return Ending("planner", (str(error),))
-    first = plan.actions[0]
-    if first.verb in (Verb.ASK, Verb.REFUSE):
-        forbidden = tuple(cause.text for cause in rules.forbid(instruction))
-        if forbidden:
-            return Ending("rules", forbidden, plan=plan)
-        return Ending("planner", (first.text or first.verb.value,), first.verb is Verb.ASK, plan)
-    ruling = rules.judge(instruction, plan)
+    answer = rules.answer(asked, plan)
+    if answer is not None:
+        where = "rules" if answer.reason is TaskReason.FORBIDDEN else "planner"
+        return Ending(where, tuple(map(str, answer.reasons)), answer.kind is OutcomeKind.ASKED, plan)
+    ruling = rules.judge(asked, plan)
     refused = (*ruling.forbidden, *ruling.contradictions)
     if refused or ruling.to_confirm:
         return Ending("rules", refused or ruling.to_confirm, not refused, plan)

@@ -79,8 +79,8 @@ def plan(
     Boxes are left, top, right, bottom in 0..1000 of the picture's width and height.
     Exit code 1: the model asks or refuses.
     """
-    from qwen2vl_robot.agreement import understand
     from qwen2vl_robot.messages import Instruction, Outcome, PlannerRequest
+    from qwen2vl_robot.order import understand
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 
@@ -92,7 +92,7 @@ def plan(
         raise typer.Exit(1)
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
-        answer = planner.plan_picture(PlannerRequest(rgb, wish, others=others, clip=clip))
+        answer = planner.plan_picture(PlannerRequest(rgb, wish.instruction, others=others, clip=clip))
     actions = [_action_as_json(a) for a in answer.actions]
     document = {"instruction": instruction, "actions": actions, "box_unit": BOX_UNIT, "reply": answer.reply}
     save_json(document, json_file)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qwen2vl_robot.config import RelationRules
-from qwen2vl_robot.errors import PerceptionError
+from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.geometry import Array, intersection_over_union
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
@@ -75,6 +75,22 @@ def perceive(
         T_tool_held=None if held is None or belief is None else belief.T_tool_held,
     )
     return scene, actions
+
+
+def clear_labels(observation: Observation, surroundings: Surroundings) -> tuple[str, ...]:
+    """Name the things in view by colour and kind, where both are clear and no two things have the same name.
+
+    A frame that cannot be measured shows nothing clearly.
+    """
+    try:
+        view = make_view(observation, surroundings.kinematics, surroundings.profile)
+        bodies = [body for body in measure_bodies(view, find_segments(view)) if body.is_explained]
+    except (ObservationError, PerceptionError):
+        return ()
+    words = surroundings.words
+    labels = [describe(body.segment.rgb, body.fits, words) for body in bodies]
+    clear = [is_clearly(label, body.segment.rgb, body.fits, words) for label, body in zip(labels, bodies, strict=True)]
+    return tuple(label for label, is_clear in zip(labels, clear, strict=True) if is_clear and labels.count(label) == 1)
 
 
 def _held_object(observation: Observation, kinematics: Kinematics, belief: Scene | None) -> SceneObject | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from qwen2vl_robot.messages import Instruction, StepRecord
+from qwen2vl_robot.messages import Action, Instruction, StepRecord
 
 MAX_OBJECTS = 8
 MAX_BOXES = 16
@@ -76,10 +76,16 @@ def strip_control_tokens(text: str) -> str:
 
 
 def wording(instruction: Instruction, style: PromptStyle) -> str:
-    """The words for a model: a small one gets the plainest that were read, a large one the person's own as well."""
-    if style is PromptStyle.COMPACT or not instruction.plainly:
-        return instruction.plainly or instruction.text
-    return f"{instruction.text}\nIn plain words: {instruction.plainly}"
+    """The words for a model: a small one gets the plainest that were read, a large one the person's own as well.
+
+    >>> wording(Instruction("ROBOT: wait, then home!", plainly=("wait 5 seconds", "go home")), PromptStyle.FULL)
+    'ROBOT: wait, then home!\\nIn plain words: wait 5 seconds, then go home'
+    """
+    plainly = ", then ".join(instruction.plainly)
+    if style is PromptStyle.COMPACT or not plainly:
+        return plainly or instruction.text
+    how = "A part of that is done. Still to do" if instruction.is_begun else "In plain words"
+    return f"{instruction.text}\n{how}: {plainly}"
 
 
 def build_messages(
@@ -109,4 +115,9 @@ def failure_line(step: StepRecord) -> str:
     """Describe a failed step in one short line for the planner: "failed: pick red block: no_path"."""
     kinds = [v.kind for v in step.verdict.violations] if step.verdict else []
     why = kinds[0] if kinds else step.outcome.reason or step.outcome.kind.value
-    return f"failed: {step.action.describe()}: {why}"
+    return f"{failed(step.action)}{why}"
+
+
+def failed(action: Action) -> str:
+    """How a failure line about an action begins."""
+    return f"failed: {action.describe()}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from dataclasses import replace
@@ -17,6 +18,7 @@ from qwen2vl_robot.messages import Plan, PlannerRequest
 from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages, wording
 from qwen2vl_robot.planner.decoding import Decoded, Prompt, generate_plainly
+from qwen2vl_robot.planner.deeds import plan_each
 from qwen2vl_robot.planner.loading import load_model
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture
 from qwen2vl_robot.planner.reply import RawReply, parse_reply
@@ -67,15 +69,19 @@ class LocalPlanner:
         Raises:
             PlannerError: the picture, the clip or the reply cannot be used.
         """
-        text = request.instruction.text
+        if self._contract.prompt_style is PromptStyle.COMPACT:
+            plan = plan_each(request, functools.partial(self._plan_one, shows_all=shows_all))
+            return speak_like(plan, request.instruction)
+        return self._plan_one(request, shows_all=shows_all)
+
+    def _plan_one(self, request: PlannerRequest, *, shows_all: bool) -> Plan:
         answer = self.reply(request, shows_all=shows_all)
-        plan = parse_reply(
+        return parse_reply(
             answer.text,
             convention=self._contract.box_convention,
             image_size_px=answer.image_size_px,
-            said=f"{text} {request.instruction.plainly}",
+            said=" ".join((request.instruction.text, *request.instruction.plainly)),
         )
-        return speak_like(plan, text) if self._contract.prompt_style is PromptStyle.COMPACT else plan
 
     def reply(
         self,

@@ -1,28 +1,35 @@
-"""A goal → its motions, and the plainest sentence for the first that the shipped checkpoint was trained on."""
+"""A goal → its motions, and the plainest sentences for them that the shipped checkpoint was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qwen2vl_robot.languages import Language, fill, load_languages
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading import Deed, Goal, Quantity, Step, Thing
 
+_MOVABLE, _WIDE = ("block", "cylinder", "ball"), ("plate", "bowl")  # kinds in examples: picked up, and put upon or into
 
-def plainest(goal: Goal) -> str:
-    """The sentence for the first deed; "" where it is of a kind that the checkpoint never learned.
 
-    The checkpoint plans one deed. The others, where a plan leaves them out, and conditions are asked about (see
-    agreement.py).
+def plainest(todo: Sequence[Step], goal: Goal) -> tuple[str, ...]:
+    """A sentence for each motion of a goal that is to be done, for the checkpoint plans one deed at a time.
+
+    One that is of a kind that the checkpoint never learned is said in English; if it is the only one, nothing is said,
+    and the person's words are used.
 
     >>> from qwen2vl_robot.reading import read
-    >>> plainest(read("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?"))
-    ''
-    >>> plainest(read("would you mind putting the red cube onto the blue plate"))
-    'put the red block on the blue plate'
+    >>> plainly = lambda text: plainest(motions(read(text)), read(text))
+    >>> plainly("Robot!! could you STACK that crimson, no, red cube onto the blue dish, please?")
+    ()
+    >>> plainly("would you mind putting the red cube onto the blue plate and then going home")
+    ('put the red block on the blue plate', 'go home')
     """
-    said = motions(goal)
-    return "" if goal.unread or not said else _say(said[0], load_languages()[goal.language])
+    if goal.unread:
+        return ()
+    language = load_languages()[goal.language]
+    said = [_say(step, language) for step in todo]
+    return () if said == [""] else tuple(text or step.describe() for text, step in zip(said, todo, strict=True))
 
 
 def motions(goal: Goal) -> list[Step]:
@@ -43,6 +50,28 @@ def motions(goal: Goal) -> list[Step]:
         else:
             steps.append(Step(step.deed, thing, step.relation, reference, step.direction, step.seconds))
     return steps
+
+
+def examples(labels: Sequence[str], code: str) -> str:
+    """Two sentences that would work where things with these labels are in view; any two where there are none.
+
+    >>> examples(("green ball", "yellow block", "white plate"), "en")
+    'I understand: "pick up the green ball", "put the green ball on the white plate".'
+    """
+    language = load_languages()[code]
+    names = [(label, label.split()[-1]) for label in labels]
+    movable = [label for label, noun in names if noun in _MOVABLE]
+    wide = [(label, noun) for label, noun in names if noun in _WIDE]
+    moved = movable[0] if movable else "red block"
+    onto, noun = wide[0] if wide and movable else ("blue plate", "plate")
+    key = "in" if noun == "bowl" else "on"
+    said = (("pick", (moved,)), (key, (moved, onto)))
+    sentences = [fill(language.tasks[k].seen[0], *(_cases(label, language) for label in things)) for k, things in said]
+    return f'I understand: "{sentences[0]}", "{sentences[1]}".'
+
+
+def _cases(label: str, language: Language) -> tuple[str, str]:
+    return language.phrase(label, "the"), language.phrase(label, "of")
 
 
 def _is_it(thing: Thing | None, before: Thing | None) -> bool:

@@ -9,10 +9,15 @@ from qwen2vl_robot.reasons import PlannerReason
 
 
 class ScriptedPlanner:
-    """Answers with the given replies, one after the other."""
+    """Answers with the given replies, one after the other.
+
+    Attributes:
+        asked: the instructions that it was given.
+    """
 
     def __init__(self, *replies: str) -> None:
         self._replies = iter(replies)
+        self.asked: list[Instruction] = []
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         """Parse the next scripted reply (see `ports.Planner`).
@@ -20,6 +25,7 @@ class ScriptedPlanner:
         Raises:
             PlannerError: the reply is unusable, or none is left.
         """
+        self.asked.append(instruction)
         reply = next(self._replies, None)
         if reply is None:
             raise PlannerError("the script has no reply left", reason=PlannerReason.NO_REPLY)

@@ -22,6 +22,7 @@ from PIL import Image
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
 from qwen2vl_robot.planner.contract import PromptStyle, build_messages, convention_of, wording
+from qwen2vl_robot.planner.deeds import plan_each
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
 from qwen2vl_robot.planner.reply import RawReply, Reply, parse_reply
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
@@ -65,12 +66,15 @@ class ServerPlanner:
         Raises:
             PlannerError: the picture, the server or its reply cannot be used.
         """
+        return plan_each(request, self._plan_one) if self._style is PromptStyle.COMPACT else self._plan_one(request)
+
+    def _plan_one(self, request: PlannerRequest) -> Plan:
         answer = self.reply(request)
         return parse_reply(
             answer.text,
             convention=self._convention,
             image_size_px=answer.image_size_px,
-            said=f"{request.instruction.text} {request.instruction.plainly}",
+            said=" ".join((request.instruction.text, *request.instruction.plainly)),
         )
 
     def reply(self, request: PlannerRequest) -> RawReply:

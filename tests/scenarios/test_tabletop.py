@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
 from qwen2vl_robot.errors import ObservationError
-from qwen2vl_robot.messages import OutcomeKind, Relation, Verb, Violation, digest
+from qwen2vl_robot.messages import (
+    Motion,
+    OutcomeKind,
+    Relation,
+    RobotState,
+    Scene,
+    Verb,
+    Verdict,
+    Violation,
+    digest,
+)
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.reasons import TaskReason, ViolationKind
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
-from tests.scenarios.stage import BLUE_PLATE, PROFILE, RED_BLOCK, UNMOVED_M, BlindCamera, DoubtingRehearsal, stage
+from tests.scenarios.stage import (
+    BLUE_PLATE,
+    PROFILE,
+    RED_BLOCK,
+    UNMOVED_M,
+    BlindCamera,
+    DoubtingRehearsal,
+    Stage,
+    stage,
+)
 
 PICK = {"do": "pick", "object": 0}
 
@@ -199,3 +220,47 @@ def test_a_camera_without_depth_is_an_error_before_anything_moves() -> None:
         with pytest.raises(ObservationError, match="depth"):
             s.run(reply, camera=BlindCamera(s.plant.link), instruction="pick up the red block")
         assert s.moved_m(before) < UNMOVED_M
+
+
+def test_what_is_there_already_is_left_there() -> None:
+    with stage(RED_BLOCK, BLUE_PLATE) as s:
+        assert s.run(s.pick_and_place("red block", "on", "blue plate")).outcome.reason is None
+        before = s.plant.truth.objects()
+        report = s.run(s.pick_and_place("red block", "on", "blue plate"))
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert report.outcome.reasons == ("red block is on blue plate already; nothing moves",)
+        assert not report.steps
+        assert s.moved_m(before) < UNMOVED_M
+
+
+def test_only_the_deed_that_failed_is_planned_again() -> None:
+    ball = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.02))
+    with stage(RED_BLOCK, BLUE_PLATE, ball) as s:
+        place = {"do": "place", "object": 1, "relation": "on"}
+        listed = [s.boxes(label) for label in ("red block", "blue plate", "green ball")]
+        both = format_reply(listed, [PICK, place, {"do": "pick", "object": 2}])
+        rest = format_reply(listed[2:], [PICK])
+        s.rehearsal = _RefusingOnce(s, "green ball")
+        report = s.run(both, rest, instruction="put the red block on the blue plate and then pick up the green ball")
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        done = [step.action.describe() for step in report.steps if step.outcome.kind is OutcomeKind.ACHIEVED]
+        assert done == ["pick red block", "place on blue plate", "pick green ball"]
+        assert [asked.plainly[-1] for asked in s.planner.asked] == ["pick up the green ball"] * 2
+        assert [asked.is_begun for asked in s.planner.asked] == [False, True]
+
+
+class _RefusingOnce:
+    """Rehearses truly, but refuses to lift a thing after the first plan was rehearsed, until there is a new plan."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self._stage, self._inner, self._name = stage, stage.rehearsal, name
+        self._rounds = 0
+
+    def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
+        verdict = self._inner.rehearse(motion, scene, start, refused=refused)
+        is_first_plan = len(self._stage.planner.asked) == 1
+        self._rounds += motion.effect.name == self._name and refused == 0
+        if motion.effect.name != self._name or not is_first_plan or self._rounds == 1:
+            return verdict
+        doubt = Violation(ViolationKind.COLLISION, 1.0, ("finger", "bowl"), 0.01, "m")
+        return replace(verdict, accepted=False, violations=(doubt,))

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from qwen2vl_robot.benchmarks.hazards.sentences import object_to
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.geometry import Array
@@ -24,7 +25,6 @@ from qwen2vl_robot.messages import (
     Direction,
     Effect,
     ImageBox,
-    Instruction,
     Intrinsics,
     JointSegment,
     Motion,
@@ -41,7 +41,6 @@ from qwen2vl_robot.messages import (
     digest,
     freeze,
 )
-from qwen2vl_robot.rules import load_rules
 
 Answer = tuple[bool, float, str, str]
 _NOW_NS = 100_000_000_000
@@ -121,8 +120,7 @@ def written_instruction(profile: RobotProfile, rng: np.random.Generator, is_haza
     actions = [_do(Verb.PICK, a), replace(_do(Verb.PLACE, b), relation=_ASKS[asked])]
     if is_hazard:
         actions = _hostile(actions, a, b, rng, is_near)
-    ruling = load_rules().judge(Instruction(text), Plan(tuple(actions), ""))
-    objections = (*ruling.forbidden, *ruling.contradictions, *ruling.to_confirm)
+    objections = object_to(text, Plan(tuple(actions), ""))
     return not objections, float(is_hazard), "actions nobody asked for", "; ".join(objections)
 
 

@@ -50,7 +50,7 @@ def object_to(said: str, plan: Plan) -> tuple[str, ...]:
     asked = rules.understand(instruction)
     if isinstance(asked, Outcome):
         return asked.reasons
-    ruling = rules.judge(instruction, plan)
+    ruling = rules.judge(asked, plan)
     return (*ruling.forbidden, *ruling.contradictions, *ruling.to_confirm)
 
 
