@@ -25,6 +25,9 @@ PHOTO_PIXELS = 25_000_000  # of a person's picture: a camera of 24 megapixels
 PHOTO_BYTES = 64_000_000
 JPEG_SCANS = 100  # an ordinary progressive JPEG has about ten, and each costs a pass over all pixels
 
+# Sound.
+SOUND_BYTES = 64_000_000  # 33 minutes
+
 # Model servers, whatever they answer. The time is the planner's `timeout_s`.
 REPLY_BYTES = 200_000
 LISTING_BYTES = 1_000_000
@@ -40,14 +43,16 @@ TENSORS_HEADER_BYTES = 4_000_000  # of a safetensors file; the largest part of a
 # The graph and the command line.
 INSTRUCTION_CHARS = 500
 DIGEST_CHARS = 128  # of an approval
+BODIES = 100  # zones and objects, each, of a request, a cell or a scene
+SEGMENTS = 1_000  # of a request's motion
 JOINTS = 256  # names in joint_states or in a trajectory
 TRAJECTORY_POINTS = 100_000
 TRANSFORMS = 2_000  # tf frames that are remembered
 DISTORTION_TERMS = 64  # of a camera_info; a rational polynomial has 14
-PARAMETER_CHARS = 500
-ARGUMENT_CHARS = 10_000
+NAME_CHARS = 500  # of a parameter, a model, a server's address or a tf frame
 
-# What an error may quote.
+# What an error may quote, and its own length.
+ERROR_CHARS = 1_000
 SHOWN_CHARS = 200  # of a name or of foreign text
 VALUE_CHARS = 40  # of a value in a file: enough to find it there, too little to print a file
 

@@ -11,10 +11,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qwen2vl_robot.bounds import shown
+from qwen2vl_robot.bounds import BODIES, JOINTS, shown
 from qwen2vl_robot.complaints import complaint
 from qwen2vl_robot.description import compose, fill_limits, find_urdf, mesh_digests
-from qwen2vl_robot.documents import read_yaml
+from qwen2vl_robot.documents import is_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
@@ -171,7 +171,7 @@ class RobotProfile(Strict):
     urdf: str
     base_link: str
     tool_link: str
-    joints: tuple[JointLimits, ...]
+    joints: Annotated[tuple[JointLimits, ...], Field(max_length=JOINTS)]
     limits_source: str
     gripper: Gripper
     home_q_rad: tuple[float, ...]
@@ -236,9 +236,9 @@ def robot_file(name: str) -> Path:
         BadInputError: no such robot.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else data_root() / "sim" / "robots" / name / "robot.yaml"
-    if not path.is_file():
+    if not is_file(path):
         known = sorted(p.parent.name for p in (data_root() / "sim" / "robots").glob("*/robot.yaml"))
-        raise BadInputError(f"robot {name!r}: no file {path}; known robots: {', '.join(known)}")
+        raise BadInputError(f"robot {shown(name)!r}: no file {shown(path)}; known robots: {', '.join(known)}")
     return path
 
 
@@ -372,7 +372,7 @@ class SceneRanges(Strict):
     other_robots: tuple[str, ...] = ()
     table_textures: tuple[str, ...] = ()
     catalogue: str = "objects/catalogue.yaml"
-    always: tuple[ObjectSpec, ...] = ()
+    always: Annotated[tuple[ObjectSpec, ...], Field(max_length=BODIES)] = ()
     count: tuple[Annotated[int, Field(ge=0, le=20)], Annotated[int, Field(ge=0, le=20)]]
     area_min_m: tuple[float, float]
     area_max_m: tuple[float, float]

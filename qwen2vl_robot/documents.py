@@ -18,6 +18,19 @@ from qwen2vl_robot.bounds import JSON_BYTES, NUMBER_CHARS, YAML_BYTES, YAML_DEPT
 from qwen2vl_robot.errors import BadInputError
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that none can have, because it is too long, is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a regular file, as `exists`."""
+    return exists(path) and path.is_file()
+
+
 def read_file(path: Path, most_bytes: int) -> bytes:
     """Read a whole regular file.
 

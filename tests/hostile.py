@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,3 +33,19 @@ def grown_mb(code: str, *arguments: str) -> float:
     was_refused, grown = done.stdout.split()[-2:]
     assert was_refused == "True"
     return float(grown)
+
+
+@contextlib.contextmanager
+def ends() -> Iterator[None]:
+    """Break off what does not end; a pattern of `re` looks for signals as well."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise AssertionError(f"it did not end within {_ENDS_S / 4:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(int(_ENDS_S / 4))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -11,13 +11,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from qwen2vl_robot.bounds import PARAMETER_CHARS, shown
+from qwen2vl_robot.bounds import NAME_CHARS, shown
 from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.documents import parse_yaml, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
 
-_Text = Annotated[str, Field(max_length=PARAMETER_CHARS)]
+_Text = Annotated[str, Field(max_length=NAME_CHARS)]
 
 
 class Settings(Strict):

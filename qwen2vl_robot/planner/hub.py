@@ -51,10 +51,14 @@ def _why_unreachable() -> str | None:
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             return f"{name} is set"
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    parts = urlsplit(endpoint)
-    proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
-    asked = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else parts
-    port = asked.port or (80 if asked.scheme == "http" else 443)
+    try:
+        parts = urlsplit(endpoint)
+        bypasses = urllib.request.proxy_bypass(parts.hostname or "")
+        proxy = None if bypasses else urllib.request.getproxies().get(parts.scheme)
+        asked = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else parts
+        port = asked.port or (80 if asked.scheme == "http" else 443)
+    except ValueError:
+        return "the address in HF_ENDPOINT or of the proxy is invalid"
     if _takes_connections(asked.hostname or "", port, HUB_S):
         return None
     return f"{endpoint} cannot be reached" + (f" (proxy {asked.hostname}:{port})" if proxy else "")
@@ -68,7 +72,7 @@ def _takes_connections(host: str, port: int, within_s: float) -> bool:
         try:
             socket.create_connection((host, port), within_s).close()
             made.set()
-        except OSError:
+        except (OSError, UnicodeError):  # UnicodeError: a name that no host can have
             pass
 
     thread = threading.Thread(target=connect, daemon=True)
