@@ -44,7 +44,6 @@ setup(
         "tokenizers>=0.21",
         "safetensors>=0.4.3",
         "llguidance>=1.3,<2",
-        "openai>=3,<4",
         "httpx2>=2.12,<3",
         "pillow>=10",
         "pydantic>=2.7,<3",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from qwen2vl_robot.bounds import BODIES
 from qwen2vl_robot.config import NonNegative, Strict, Vector3
 from qwen2vl_robot.messages import Zone
 
@@ -47,7 +48,7 @@ class CellRules(Strict):
             an order that was read to the planner.
     """
 
-    zones: tuple[ZoneRule, ...] = ()
+    zones: Annotated[tuple[ZoneRule, ...], Field(max_length=BODIES)] = ()
     never_touch: tuple[str, ...] = ()
     never_above: tuple[str, ...] = ()
     never_into: tuple[str, ...] = ()

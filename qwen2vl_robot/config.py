@@ -1,23 +1,23 @@
 """YAML files → frozen, bounded pydantic models; unknown fields, NaN and out-of-range values are refused.
 
-One clear line names the file, the field, the value and what is allowed.
+One clear line names the file, the field and what is allowed, and of a wrong value a short piece: the file may be one of
+secrets that was named by mistake.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qwen2vl_robot.bounds import BODIES, JOINTS, shown
+from qwen2vl_robot.complaints import complaint
 from qwen2vl_robot.description import compose, fill_limits, find_urdf, mesh_digests
+from qwen2vl_robot.documents import is_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe, and ten times as fast where libyaml was compiled in
 
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -171,7 +171,7 @@ class RobotProfile(Strict):
     urdf: str
     base_link: str
     tool_link: str
-    joints: tuple[JointLimits, ...]
+    joints: Annotated[tuple[JointLimits, ...], Field(max_length=JOINTS)]
     limits_source: str
     gripper: Gripper
     home_q_rad: tuple[float, ...]
@@ -236,9 +236,9 @@ def robot_file(name: str) -> Path:
         BadInputError: no such robot.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else data_root() / "sim" / "robots" / name / "robot.yaml"
-    if not path.is_file():
+    if not is_file(path):
         known = sorted(p.parent.name for p in (data_root() / "sim" / "robots").glob("*/robot.yaml"))
-        raise BadInputError(f"robot {name!r}: no file {path}; known robots: {', '.join(known)}")
+        raise BadInputError(f"robot {shown(name)!r}: no file {shown(path)}; known robots: {', '.join(known)}")
     return path
 
 
@@ -372,7 +372,7 @@ class SceneRanges(Strict):
     other_robots: tuple[str, ...] = ()
     table_textures: tuple[str, ...] = ()
     catalogue: str = "objects/catalogue.yaml"
-    always: tuple[ObjectSpec, ...] = ()
+    always: Annotated[tuple[ObjectSpec, ...], Field(max_length=BODIES)] = ()
     count: tuple[Annotated[int, Field(ge=0, le=20)], Annotated[int, Field(ge=0, le=20)]]
     area_min_m: tuple[float, float]
     area_max_m: tuple[float, float]
@@ -396,16 +396,9 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         BadInputError: the file is missing, unreadable or not YAML, or a field is wrong; one line says which and what is
             allowed.
     """
-    try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise BadInputError(f"{path}: not a file")
-        data = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
-    except OSError as error:
-        raise BadInputError(f"{str(path)[:200]}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise BadInputError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
+    data = read_yaml(path)
     if not isinstance(data, dict):
-        raise BadInputError(f"{path}: a mapping is needed, found {type(data).__name__}")
+        raise BadInputError(f"{shown(path)}: a mapping is needed, found {type(data).__name__}")
     return parse(data, model, str(path))
 
 
@@ -418,32 +411,4 @@ def parse(data: object, model: type[Model], origin: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        # A misspelt key first: that the right one is missing only follows from it.
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        value = repr(first.get("input"))
-        shown = value if len(value) <= 80 else value[:77] + "..."
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        allowed = ""
-        if first["type"] == "extra_forbidden":
-            known = _allowed_fields(model, first["loc"])
-            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-            allowed = "".join(f"; did you mean {name}?" for name in close) + f"; allowed here: {', '.join(known)}"
-        raise BadInputError(f"{origin}: {where} = {shown}: {first['msg']}{allowed}{more}") from error
-
-
-def _allowed_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the fields of the model at the parent of `location` (the root's if it cannot be found)."""
-    current: type[BaseModel] = model
-    for part in location[:-1]:
-        field = current.model_fields.get(str(part))
-        current = (_inner_model(field.annotation) if field else None) or current
-    return sorted(current.model_fields)
-
-
-def _inner_model(annotation: object) -> type[BaseModel] | None:
-    """Return the model inside an annotation such as a tuple, a dict or an optional, else None."""
-    parts = get_args(annotation)
-    if not parts and isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((inner for part in parts if (inner := _inner_model(part))), None)
+        raise BadInputError(f"{shown(origin)}: {complaint(error, data, model)}") from error

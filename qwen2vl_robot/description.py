@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen2vl_robot.bounds import MESH_BYTES, URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS, YAML_BYTES, shown
+from qwen2vl_robot.documents import is_file, read_file, read_text
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.resources import data_root, resolve
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 LIVE = "robot_description"  # a robot file's `urdf` where the robot publishes its own
 _LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # an environment variable, so that the workers see it too
-_MAX_CHARS = 5_000_000
 _SLACK = 1e-3  # files round their limits differently
 _MOVES = ("revolute", "prismatic")
 # Field of config.JointLimits → field of `UrdfJoint`.
@@ -58,14 +59,15 @@ def find_urdf(reference: str, robot: str) -> Path:
     if reference != LIVE:
         return resolve(reference, data_root() / "sim" / "robots" / robot)
     live = os.environ.get(_LIVE_PATH)
-    if not live or not Path(live).is_file():
+    if not live or not is_file(Path(live)):
         raise BadInputError(f"{robot}: its urdf is {LIVE}, and none was received; is robot_state_publisher running?")
     return Path(live)
 
 
 def wants_live(robot_file: Path) -> bool:
     """Return whether a robot file's `urdf` is robot_description."""
-    return any(line.split("#")[0].replace('"', "").split() == ["urdf:", LIVE] for line in robot_file.open("r"))
+    lines = read_text(robot_file, YAML_BYTES).splitlines()
+    return any(line.split("#")[0].replace('"', "").split() == ["urdf:", LIVE] for line in lines)
 
 
 def take_live(urdf: str) -> None:
@@ -92,10 +94,10 @@ def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
     short = [j for j in joints if isinstance(j, dict) and not _OF_URDF.keys() <= j.keys()]
     if not short:
         return data
-    known = read_joints(find_urdf(urdf, str(data.get("name", ""))).read_text(encoding="utf-8"))
+    known = read_joints(read_urdf(find_urdf(urdf, shown(data.get("name", "")))))
     missing = [str(j.get("name")) for j in short if j.get("name") not in known]
     if missing:
-        raise BadInputError(f"{urdf} has no joint {', '.join(missing)}; it has {', '.join(known)}")
+        raise BadInputError(f"{urdf} has no joint {shown(', '.join(missing))}; it has {shown(', '.join(known))}")
     filled = [
         {**{field: getattr(known[j["name"]], name) for field, name in _OF_URDF.items()}, **j} if j in short else j
         for j in joints
@@ -112,15 +114,17 @@ def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], 
     Raises:
         BadInputError: one of them is no URDF, a mesh is missing, or the arm lacks the link.
     """
-    root, hand = (_parse(path.read_text(encoding="utf-8")) for path in (arm, gripper))
+    root, hand = (_parse(read_urdf(path)) for path in (arm, gripper))
     for tree, path in ((root, arm), (hand, gripper)):
         for mesh in tree.iter("mesh"):
             mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), path.parent)))
     links = [item.get("name") for item in root.findall("link")]
     if parent_link not in links:
-        raise BadInputError(f"{arm} has no link {parent_link!r}; it has {', '.join(map(str, links))}")
+        raise BadInputError(f"{arm} has no link {parent_link!r}; it has {shown(', '.join(map(str, links)))}")
     children = {item.get("link") for item in hand.iter("child")}
-    base = next(item.get("name", "") for item in hand.findall("link") if item.get("name") not in children)
+    base = next((item.get("name", "") for item in hand.findall("link") if item.get("name") not in children), None)
+    if base is None:
+        raise BadInputError(f"{gripper}: it has no link to mount it by")
     joint = ElementTree.SubElement(root, "joint", name=f"{base}_mount", type="fixed")
     ElementTree.SubElement(joint, "parent", link=parent_link)
     ElementTree.SubElement(joint, "child", link=base)
@@ -134,9 +138,9 @@ def _mesh_path(reference: str, folder: Path) -> Path:
     name = reference.removeprefix("file://").removeprefix("package://")
     shares = [Path(p) / "share" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     for place in (folder, *shares):
-        if (place / name).is_file():
+        if is_file(place / name):
             return (place / name).resolve()
-    raise BadInputError(f"mesh {reference}: not found beside the URDF nor in {_shown(shares)}")
+    raise BadInputError(f"mesh {shown(reference)}: not found beside the URDF nor in {_shown(shares)}")
 
 
 def mesh_digests(urdf: Path) -> tuple[str, ...]:
@@ -153,13 +157,14 @@ def mesh_digests(urdf: Path) -> tuple[str, ...]:
 
 
 def check_meshes(urdf: Path) -> None:
-    """Check that every collision mesh of a URDF is there.
+    """Check a URDF, and that every collision mesh of it is there.
 
     Raises:
-        BadInputError: one is missing.
+        BadInputError: not a URDF within the bounds, or a mesh is missing or too large.
     """
     for reference in _collision_meshes(urdf):
-        _mesh_path(reference, urdf.parent)
+        if _mesh_path(reference, urdf.parent).stat().st_size > MESH_BYTES:
+            raise BadInputError(f"mesh {shown(reference)}: more than {MESH_BYTES} bytes")
 
 
 def _collision_meshes(urdf: Path) -> tuple[str, ...]:
@@ -172,13 +177,13 @@ def _collision_meshes(urdf: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=16)
 def _read_meshes(urdf: Path, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
-    tree = _parse(urdf.read_text(encoding="utf-8"))
+    tree = _parse(read_urdf(urdf))
     return tuple(mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh"))
 
 
 @functools.lru_cache(maxsize=256)
 def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(path, MESH_BYTES)).hexdigest()
 
 
 def _shown(shares: list[Path]) -> str:
@@ -210,7 +215,7 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
     missing += [f"link {n}" for n in sorted(needed) if n not in links]
     if missing:
-        raise BadInputError(f"it has no {', no '.join(missing)}; the robot file of {profile.name} needs them")
+        raise BadInputError(f"it has no {shown(', no '.join(missing))}; the robot file of {profile.name} needs them")
     for ours in profile.joints:
         theirs = joints[ours.name]
         for what, given, allowed in (
@@ -222,29 +227,68 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
                 raise BadInputError(f"{ours.name}: the robot file allows {what} {given:g}, the robot {allowed:g}")
 
 
+def read_urdf(path: Path) -> str:
+    """Read a URDF's text.
+
+    Raises:
+        BadInputError: it cannot be read, or is too large.
+    """
+    return read_text(path, URDF_CHARS)
+
+
+def links_with(urdf: Path, part: str) -> tuple[str, ...]:
+    """The names of a URDF's links that have a part such as "collision".
+
+    Raises:
+        BadInputError: not a URDF.
+    """
+    return tuple(str(link.get("name")) for link in _parse(read_urdf(urdf)).iter("link") if link.find(part) is not None)
+
+
 def _parse(urdf: str) -> ElementTree.Element:
-    if len(urdf) > _MAX_CHARS:
-        raise BadInputError(f"a URDF of {len(urdf)} characters; allowed up to {_MAX_CHARS}")
+    if len(urdf) > URDF_CHARS:
+        raise BadInputError(f"a URDF of {len(urdf)} characters; allowed up to {URDF_CHARS}")
     if "<!ENTITY" in urdf:
         raise BadInputError("a URDF must not have entity declarations")
     try:
-        root = ElementTree.fromstring(urdf)
+        root: ElementTree.Element = ElementTree.fromstring(urdf, ElementTree.XMLParser(target=_Tree()))
     except ElementTree.ParseError as error:
-        raise BadInputError(f"not a URDF: {error}") from error
+        line, column = error.position
+        raise BadInputError(f"not a URDF: no XML (line {line}, column {column})") from error
+    except ValueError as error:  # characters that no encoding has
+        raise BadInputError("not a URDF: no XML") from error
     if root.tag != "robot":
-        raise BadInputError(f"not a URDF: its root is <{root.tag}>, not <robot>")
+        raise BadInputError("not a URDF: its root is not <robot>")
     return root
+
+
+class _Tree(ElementTree.TreeBuilder):
+    """Builds a tree and gives up on a deep or a wide one while it grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = self._elements = 0
+
+    def start(self, tag: Any, attributes: Any, /) -> Any:
+        self._depth, self._elements = self._depth + 1, self._elements + 1
+        if self._depth > URDF_DEPTH or self._elements > URDF_ELEMENTS:
+            raise BadInputError(f"a URDF may have {URDF_ELEMENTS} elements, {URDF_DEPTH} deep")
+        return super().start(tag, attributes)
+
+    def end(self, tag: str, /) -> Any:
+        self._depth -= 1
+        return super().end(tag)
 
 
 def _joint(item: ElementTree.Element) -> UrdfJoint:
     name, limit = item.get("name", ""), item.find("limit")
     if limit is None:
-        raise BadInputError(f"joint {name}: no <limit>")
+        raise BadInputError(f"joint {shown(name)}: no <limit>")
     try:
         lower, upper = (float(limit.get(k, "0")) for k in ("lower", "upper"))
         velocity, effort = (float(limit.get(k, "nan")) for k in ("velocity", "effort"))
     except ValueError as error:
-        raise BadInputError(f"joint {name}: {error}") from error
+        raise BadInputError(f"joint {shown(name)}: {shown(error)}") from error
     if not all(math.isfinite(v) for v in (lower, upper, velocity, effort)):
-        raise BadInputError(f"joint {name}: lower, upper, velocity and effort must be finite numbers")
+        raise BadInputError(f"joint {shown(name)}: lower, upper, velocity and effort must be finite numbers")
     return UrdfJoint(name, lower, upper, velocity, effort)

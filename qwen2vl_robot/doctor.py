@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.folder import tensors_bytes
 from qwen2vl_robot.resources import PACKAGE, data_root
 
 PYTHON_RANGE = ((3, 10), (3, 12))
@@ -119,25 +118,11 @@ def check_checkpoint(folder: Path) -> Finding:
         return Finding(name, False, f"{folder} lacks {', '.join(missing)}", restore)
     weights = folder / "model.safetensors"
     size = weights.stat().st_size
-    expected = _safetensors_bytes(weights)
+    expected = tensors_bytes(weights)
     if size != expected:
         problem = "no safetensors header" if expected is None else f"its header says {expected}"
         return Finding(name, False, f"{weights} has {size} bytes, {problem}", restore)
     return Finding(name, True, f"{folder} ({size / 1e6:.0f} MB)")
-
-
-def _safetensors_bytes(path: Path) -> int | None:
-    """Return the file size that a safetensors header states; None without such a header."""
-    try:
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            if header_bytes > path.stat().st_size:
-                return None
-            tensors = json.loads(file.read(header_bytes))
-        ends = [int(entry["data_offsets"][1]) for key, entry in tensors.items() if key != "__metadata__"]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return None
-    return 8 + int(header_bytes) + max(ends, default=0)
 
 
 def check_simulation_data() -> Finding:

@@ -7,6 +7,7 @@ import numpy as np
 import pinocchio
 
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.description import check_meshes
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
 
@@ -30,6 +31,7 @@ class Kinematics:
             BadInputError: the URDF lacks a joint or link of the profile, or a joint is not of one coordinate.
         """
         path = profile.urdf_path
+        check_meshes(path)  # also that the file is within the bounds, before pinocchio reads it
         self.profile = profile
         self.dof = len(profile.joints)
         self.lower_rad = read_only([j.lower_rad for j in profile.joints])

@@ -17,6 +17,7 @@ from typing import Union
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bounds import INSTRUCTION_CHARS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, deproject, intersection_over_union, read_only, transform
 from qwen2vl_robot.reasons import AnyReason, ViolationKind
@@ -102,9 +103,6 @@ class InstructionSource(str, Enum):
     VOICE = "voice"
 
 
-MAX_INSTRUCTION_CHARS = 500
-
-
 @dataclass(frozen=True, slots=True)
 class Instruction:
     """What a person asked for, in the person's words: checked here, where it is made, and nowhere else.
@@ -129,11 +127,14 @@ class Instruction:
 
 
 def _plain_text(text: str) -> str:
+    # Before anything is done with it: composing letters takes time that grows with the square of their marks.
+    if len(text) > 4 * INSTRUCTION_CHARS:
+        raise BadInputError(f"the instruction has {len(text)} characters, at most {INSTRUCTION_CHARS} are allowed")
     plain = unicodedata.normalize("NFC", text).strip()
     if not plain:
         raise BadInputError("the instruction is empty; give a sentence such as: put the red block on the blue plate")
-    if len(plain) > MAX_INSTRUCTION_CHARS:
-        raise BadInputError(f"the instruction has {len(plain)} characters, at most {MAX_INSTRUCTION_CHARS} are allowed")
+    if len(plain) > INSTRUCTION_CHARS:
+        raise BadInputError(f"the instruction has {len(plain)} characters, at most {INSTRUCTION_CHARS} are allowed")
     if any((ord(c) < 32 and c not in "\n\t") or ord(c) in (0x7F, 0xFFFD) or 0xD800 <= ord(c) <= 0xDFFF for c in plain):
         raise BadInputError("the instruction holds control characters or binary data; plain text is needed")
     return plain

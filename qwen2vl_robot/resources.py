@@ -8,11 +8,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from qwen2vl_robot.bounds import shown
+from qwen2vl_robot.documents import exists
 from qwen2vl_robot.errors import BadInputError
 
 PACKAGE = "qwen2vl_robot"
 _SHARE = Path("share") / PACKAGE
-_SHOWN = 200  # characters of a name in an error
 
 
 def data_root() -> Path:
@@ -54,15 +55,7 @@ def resolve(reference: str, folder: Path | None = None) -> Path:
         path = Path(reference)
         if not path.is_absolute():
             beside = (folder or Path.cwd()) / path
-            path = beside if _exists(beside) else data_root() / "sim" / path
-    if not _exists(path):
-        raise BadInputError(f"{reference[:_SHOWN]}: no such file ({str(path)[:_SHOWN]})")
+            path = beside if exists(beside) else data_root() / "sim" / path
+    if not exists(path):
+        raise BadInputError(f"{shown(reference)}: no such file ({shown(path)})")
     return path
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is none."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False

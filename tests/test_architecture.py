@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own layer and the layers above it, never from one below. The longest prefix decides.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("reasons", "log"),
+    ("reasons", "log", "bounds"),
     ("errors",),
     ("geometry", "messages"),
+    ("documents", "complaints"),
     ("ports", "resources", "config", "process", "description", "languages", "phrases", "meshes", "results", "photos"),
     ("bullet",),
     (
@@ -89,7 +90,8 @@ CONFINED = {
         ("planner.loading", "planner.decoding", "planner.engines", "training"),
         "no other process pays for torch",
     ),
-    "openai": (("planner.server",), "one module speaks to servers"),
+    "httpx2": (("planner.exchange",), "one module speaks to servers, within its bounds"),
+    "yaml": (("documents", "nodes.camera_calibration", "benchmarks.stop"), "one module reads YAML, within its bounds"),
     "pinocchio": (("kinematics", "motion"), "validation has Bullet's kinematics"),
     "ompl": (("motion",), "paths are made in one place"),
     "ruckig": (("motion",), "timing is made in one place"),
@@ -104,7 +106,7 @@ CONFINED = {
 MAX_LINES = 350
 # Longer ones, with the reason and the length at which they have to be split; there may be six at most.
 LONG_MODULES = {
-    "config": (450, "every file format that people write, side by side"),
+    "config": (420, "every file format that people write, side by side"),
     "messages": (760, "the messages of the whole flow, read in flow order"),
 }
 MOST_LONG_MODULES = 6

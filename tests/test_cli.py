@@ -20,6 +20,7 @@ from PIL import Image
 
 from qwen2vl_robot import cli
 from qwen2vl_robot.benchmarks import box_convention
+from qwen2vl_robot.bounds import ERROR_CHARS
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.resources import data_root
 
@@ -307,7 +308,7 @@ def test_a_misspelt_key_comes_with_the_right_one(run, tmp_path: Path) -> None:  
     code, _, err = run("check", str(request))
     assert code == 2
     assert is_one_line(err)
-    assert "start_q_rads = " in err
+    assert "start_q_rads: " in err
     assert "did you mean start_q_rad?" in err
 
 
@@ -325,3 +326,55 @@ def test_a_server_without_a_models_name_is_one_line(run, picture: Path) -> None:
     assert code == 2
     assert is_one_line(err)
     assert "http://127.0.0.1:9/v1#MODEL" in err
+
+
+LONG = "a" * 100_000
+HOSTILE_ARGUMENTS = {
+    "a long instruction": ("demo", "--instruction", LONG),
+    "an instruction of control characters": ("demo", "--instruction", "pick\x1b[31m up\x07"),
+    "an instruction of half letters": ("demo", "--instruction", "\udcff" * 100),
+    "a long scene": ("demo", "--instruction", "go home", "--scene", LONG),
+    "a scene that is a device": ("demo", "--instruction", "go home", "--scene", "/dev/zero"),
+    "a long model": ("demo", "--model", LONG),
+    "a long address": ("demo", "--model", f"http://{LONG}/v1#m"),
+    "a model with control characters": ("demo", "--model", "\x1b[31m/no\x07"),
+    "a long folder": ("demo", "--out", LONG),
+    "a long answer": ("doctor", "--json", LONG),
+    "a model to examine": ("doctor", "--model", LONG),
+    "a long request": ("check", LONG),
+    "a request that is a device": ("check", "/dev/zero"),
+    "a request that is a folder": ("check", "/"),
+    "a long picture": ("plan", LONG, "pick up the red block"),
+    "a picture that is a device": ("plan", "/dev/zero", "pick up the red block"),
+    "a long parameter": ("run", "--graph", "dds", "-p", f"robot:={LONG}"),
+    "a parameter that is a bomb": ("run", "--graph", "dds", "-p", "robot:=[&a [*a]]"),
+    "a deep parameter": ("run", "--graph", "dds", "-p", "robot:=" + "[" * 50_000),
+    "a huge number": ("run", "--graph", "dds", "-p", "seed:=" + "9" * 50_000),
+    "parameters from a device": ("run", "--graph", "dds", "--params-file", "/dev/zero"),
+    "a long topic": ("run", "--graph", "dds", "-r", f"{LONG}:=x y"),
+    "a long sound": ("voice", "--graph", "dds", "--source", LONG),
+    "an option that does not exist": ("demo", f"--{LONG}"),
+    "a long option": ("demo", "--seed", "9" * 50_000),
+    "views that are not there": ("calibrate", LONG),
+}
+
+
+@pytest.mark.parametrize("arguments", HOSTILE_ARGUMENTS.values(), ids=HOSTILE_ARGUMENTS.keys())
+def test_a_hostile_argument_is_one_short_line(  # type: ignore[no-untyped-def]
+    run, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert is_one_line(err)
+    assert err.strip().isprintable()
+    assert len(err) <= ERROR_CHARS + 100
+
+
+@pytest.mark.parametrize("domain", ["²", "9" * 5000, "-1", "", "x\x1b", "102", "１２３４"])
+def test_a_domain_that_is_none_is_one_line(run, monkeypatch: pytest.MonkeyPatch, domain: str) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+    code, _, err = run("voice", "--graph", "dds", "--source", "/dev/zero")
+    assert code == 2
+    assert is_one_line(err)

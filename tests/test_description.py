@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from qwen2vl_robot.bounds import URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS
 from qwen2vl_robot.config import RobotProfile, load_robot, load_yaml, robot_file
 from qwen2vl_robot.description import check_description, mesh_digests, read_joints, take_live, wants_live
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
+from tests.hostile import MOST_MB, grown_mb
 
 ROBOTS = ("franka_panda", "kuka_iiwa", "xarm6")
 
@@ -110,3 +112,53 @@ def test_a_mesh_that_changed_makes_another_robot(tmp_path: Path) -> None:
     mesh.unlink()
     assert mesh_digests(urdf) == ("",)
     assert all(mesh_digests(source))
+
+
+HOSTILE = {
+    "entities": '<!DOCTYPE r [<!ENTITY a "x"><!ENTITY b "&a;&a;">]><robot>&b;</robot>',
+    "a deep one": "<robot>" + "<link>" * 100_000,
+    "a wide one": "<robot>" + "<link/>" * (URDF_ELEMENTS + 1) + "</robot>",
+    "a long one": "<robot>" + " " * URDF_CHARS + "</robot>",
+    "a cut one": "<robot><link",
+    "no XML": "machine example.org password hunter2",
+    "another document": "<hunter2/>",
+    "letters that no encoding has": "<robot name='\ud800'/>",
+    "a null": "<robot>\0</robot>",
+    "a wild limit": '<robot><joint name="j" type="revolute"><limit lower="hunter" velocity="nan"/></joint></robot>',
+}
+
+
+@pytest.mark.parametrize("urdf", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_description_is_one_line(urdf: str) -> None:
+    with pytest.raises(BadInputError) as refused:
+        read_joints(urdf)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_description_of_as_many_elements_as_allowed_is_read() -> None:
+    deep = "<link>" * (URDF_DEPTH - 1) + "</link>" * (URDF_DEPTH - 1)
+    wide = "<link/>" * (URDF_ELEMENTS - URDF_DEPTH)
+    assert read_joints(f"<robot>{deep}{wide}</robot>") == {}
+
+
+@pytest.mark.parametrize("name", ["a deep one", "a wide one", "a long one"])
+def test_the_worst_refused_descriptions_take_little_memory(name: str) -> None:
+    code = f"""
+from qwen2vl_robot.description import read_joints
+from qwen2vl_robot.errors import BadInputError
+from tests.test_description import HOSTILE
+def attack():
+    try:
+        read_joints(HOSTILE[{name!r}])
+    except BadInputError:
+        return True
+"""
+    assert grown_mb(code) < MOST_MB
+
+
+@pytest.mark.parametrize("urdf", ["/dev/zero", "a" * 300, "x\0y", "/"])
+def test_a_urdf_that_is_no_file_is_one_line(tmp_path: Path, urdf: str) -> None:
+    with pytest.raises(BadInputError):
+        load_yaml(short_file(tmp_path, urdf=urdf), RobotProfile)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qwen2vl_robot.bounds import IMAGE_SIDE_PX, JPEG_SCANS, PHOTO_BYTES, PHOTO_PIXELS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.photos import read_photo, write_photo
 from qwen2vl_robot.results import UnsavedError
+from tests.hostile import MOST_MB, grown_mb
 
 LEFT_IS_WHITE = np.zeros((40, 60, 3), np.uint8)
 LEFT_IS_WHITE[:, :30] = 255
@@ -70,3 +76,93 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     with pytest.raises(UnsavedError, match="Is a directory"):
         write_photo(tmp_path / "a.png", LEFT_IS_WHITE)
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def size(width: int, height: int, depth: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+
+
+def saved(width: int, height: int, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, kind)
+    return file.getvalue()
+
+
+PIXELS = (b"IDAT", zlib.compress(bytes(50_000_000)))
+SCAN = bytes.fromhex("ffda0008010100003f00 00")
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "a side beyond the largest": lambda: saved(IMAGE_SIDE_PX + 1, 1, "PNG"),
+    "many pixels": lambda: saved(5001, 5000, "PNG"),
+    "a header that claims a huge picture": lambda: png(size(2**31 - 1, 2**31 - 1), PIXELS),
+    "a header that claims nothing": lambda: png(size(0, 0), PIXELS),
+    "a depth that does not exist": lambda: png(size(8, 8, 77), PIXELS),
+    "pixels that are missing": lambda: png(size(5000, 5000), (b"IDAT", zlib.compress(b"x")), (b"IEND", b"")),
+    "no pixels": lambda: png(size(8, 8), (b"IEND", b"")),
+    "a text that grows as it is unpacked": lambda: png(
+        size(8, 8), (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000))), (b"IEND", b"")
+    ),
+    "a profile that grows as it is unpacked": lambda: png(
+        size(8, 8), (b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000))), (b"IEND", b"")
+    ),
+    "a cut JPEG": lambda: saved(100, 100, "JPEG")[:400],
+    "a JPEG of many scans": lambda: saved(100, 100, "JPEG").replace(b"\xff\xda", SCAN * (JPEG_SCANS + 1) + b"\xff\xda"),
+    "a huge TIFF": lambda: saved(6000, 6000, "TIFF"),
+    "a huge WebP": lambda: saved(16383, 1000, "WEBP"),
+    "PostScript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    "a picture of many pictures": lambda: saved(8, 8, "GIF"),
+    "a line of text": lambda: b"machine example.org password hunter2\n",
+    "nothing": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_picture_is_one_line(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    (tmp_path / "a.png").write_bytes(make())
+    with pytest.raises(BadInputError) as refused:
+        read_photo(tmp_path / "a.png", print)
+    assert str(refused.value).startswith(f"{tmp_path / 'a.png'}: ")
+    assert str(refused.value).isprintable()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_picture_of_as_many_pixels_as_allowed_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(saved(5000, PHOTO_PIXELS // 5000, "PNG"))
+    assert read_photo(tmp_path / "a.png", print).shape == (PHOTO_PIXELS // 5000, 5000, 3)
+
+
+def test_a_progressive_picture_is_read(tmp_path: Path) -> None:
+    Image.fromarray(LEFT_IS_WHITE).save(tmp_path / "a.jpg", progressive=True)
+    assert read_photo(tmp_path / "a.jpg", print).shape == LEFT_IS_WHITE.shape
+
+
+def test_a_file_longer_than_a_picture_may_be_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(PHOTO_BYTES + 1)
+    with pytest.raises(BadInputError, match=f"more than {PHOTO_BYTES} bytes"):
+        read_photo(tmp_path / "a.png", print)
+
+
+@pytest.mark.parametrize("name", ["many pixels", "a text that grows as it is unpacked", "a huge TIFF", "a huge WebP"])
+def test_the_worst_refused_pictures_take_little_memory(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(HOSTILE[name]())
+    code = """
+import sys
+from pathlib import Path
+from PIL import Image
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.photos import read_photo
+Image.init()
+def attack():
+    try:
+        read_photo(Path(sys.argv[1]), print)
+    except BadInputError:
+        return True
+"""
+    assert grown_mb(code, str(tmp_path / "a.png")) < MOST_MB

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from xml.etree import ElementTree
 
 from qwen2vl_robot.bullet.client import TABLE, Client, pybullet, silence
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.description import check_meshes
+from qwen2vl_robot.description import check_meshes, links_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ def load(client: Client, profile: RobotProfile) -> Loaded:
 
 
 def _load_body(client: Client, profile: RobotProfile) -> int:
+    check_meshes(profile.urdf_path)  # also that the file is within the bounds, before Bullet reads it
     try:
         with silence():
             body: int = pybullet.loadURDF(
@@ -53,7 +53,6 @@ def _load_body(client: Client, profile: RobotProfile) -> int:
                 physicsClientId=client.id,
             )
     except pybullet.error as error:
-        check_meshes(profile.urdf_path)
         raise ValueError(f"{profile.urdf_path}: Bullet cannot load it ({error})") from error
     return body
 
@@ -89,8 +88,7 @@ def _check_shapes(client: Client, robot: Loaded, profile: RobotProfile) -> None:
 @functools.cache
 def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
     """List the URDF's links with collision geometry."""
-    tree = ElementTree.parse(profile.urdf_path)
-    return tuple(str(link.get("name")) for link in tree.iter("link") if link.find("collision") is not None)
+    return links_with(profile.urdf_path, "collision")
 
 
 def _allow_contacts(client: Client, robot: Loaded, profile: RobotProfile) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+from qwen2vl_robot.bounds import ERROR_CHARS, shown
+
 # isort: off - imported for their commands, which --help lists in this order
 from qwen2vl_robot.cli import benches, graph, machine, scoring, single, training
 from qwen2vl_robot.cli.base import PROGRAM, app
@@ -44,5 +46,5 @@ def main() -> None:
 
 def _fail(problem: str, code: int) -> int:
     """Say in one line why the command ends; the exit code."""
-    print(f"{PROGRAM}: {' '.join(problem.split())}", file=sys.stderr)
+    print(f"{PROGRAM}: {shown(problem, ERROR_CHARS)}", file=sys.stderr)
     return code

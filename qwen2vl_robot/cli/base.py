@@ -60,9 +60,10 @@ def _check_json_file(context: typer.Context, value: str | None) -> str | None:
     file = Path(value)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        is_folder = file.is_dir()
     except OSError as error:
         raise BadInputError(f"--json {file}: {reason_of(error)}") from error
-    if file.is_dir():
+    if is_folder:
         raise BadInputError(f"--json {file}: this is a folder; name a file in it")
     if not os.access(file if file.exists() else file.parent, os.W_OK):
         raise BadInputError(f"--json {file}: Permission denied")

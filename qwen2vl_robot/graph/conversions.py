@@ -7,22 +7,29 @@
 from __future__ import annotations
 
 import array
-import io
 import math
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from qwen2vl_robot.bounds import (
+    DISTORTION_TERMS,
+    IMAGE_BYTES,
+    IMAGE_PIXELS,
+    IMAGE_SIDE_PX,
+    JOINTS,
+    VALUE_CHARS,
+    shown,
+)
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError, ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, read_only, rotation_from_quat
 from qwen2vl_robot.graph.interface import Message, MessageMaker
-from qwen2vl_robot.messages import Intrinsics, JointSegment, RobotState
+from qwen2vl_robot.messages import Intrinsics, RobotState
+from qwen2vl_robot.photos import open_picture
 from qwen2vl_robot.reasons import ObservationReason
 
-MAX_SIDE_PX = 8192
 _NS = 1_000_000_000
 # Encoding → (channels, indices of red, green and blue among them); sensor_msgs/image_encodings.
 _COLOURS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)),
@@ -70,26 +77,35 @@ def rgb_from_image(message: Message) -> npt.NDArray[np.uint8]:
         ObservationError: the encoding is unknown, or the sizes contradict each other.
     """
     if message.encoding not in _COLOURS:
-        raise ObservationError(f"image: encoding {_short(message.encoding)}; allowed: {', '.join(_COLOURS)}")
+        raise ObservationError(
+            f"image: encoding {shown(message.encoding, VALUE_CHARS)!r}; allowed: {', '.join(_COLOURS)}"
+        )
     channels, order = _COLOURS[message.encoding]
     lines = _image_lines(message, channels, "image")
     pixels = lines[:, : int(message.width) * channels].reshape(int(message.height), int(message.width), channels)
     return pixels if order == (0, 1, 2) and channels == 3 else np.ascontiguousarray(pixels[:, :, list(order)])
 
 
-def rgb_from_compressed(message: Message) -> npt.NDArray[np.uint8]:
+def rgb_from_compressed(message: Message, size_px: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Decode a sensor_msgs/msg/CompressedImage (JPEG or PNG) to RGB (h, w, 3) uint8.
 
+    Args:
+        size_px: (width, height) that the camera declares; a picture of another size is refused by its header.
+
     Raises:
-        ObservationError: the data are no JPEG or PNG, or a side exceeds 8192 px.
+        ObservationError: no JPEG or PNG of that size.
     """
+    if len(message.data) > IMAGE_BYTES:
+        raise ObservationError(f"image: {len(message.data)} bytes; allowed are {IMAGE_BYTES}")
+    what = f"image: format {shown(message.format, VALUE_CHARS)!r}"
     try:
-        with Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
-            if max(picture.size) > MAX_SIDE_PX:
-                raise ObservationError(f"image: {picture.size[0]}x{picture.size[1]} px; allowed up to {MAX_SIDE_PX}")
+        with open_picture(bytes(message.data), what, IMAGE_PIXELS, ("JPEG", "PNG")) as picture:
+            if picture.size != size_px:
+                found = "x".join(map(str, picture.size))
+                raise ObservationError(f"image: {found} px, camera_info says {size_px[0]}x{size_px[1]}")
             return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ObservationError(f"image: format {_short(message.format)} is no JPEG or PNG: {error}") from error
+    except BadInputError as error:
+        raise ObservationError(str(error)) from error
 
 
 def depth_from_image(message: Message) -> npt.NDArray[np.float32]:
@@ -99,7 +115,9 @@ def depth_from_image(message: Message) -> npt.NDArray[np.float32]:
         ObservationError: the encoding is unknown, or the sizes contradict each other.
     """
     if message.encoding not in _DEPTHS:
-        raise ObservationError(f"depth: encoding {_short(message.encoding)}; allowed: {', '.join(_DEPTHS)}")
+        raise ObservationError(
+            f"depth: encoding {shown(message.encoding, VALUE_CHARS)!r}; allowed: {', '.join(_DEPTHS)}"
+        )
     kind, metres = _DEPTHS[message.encoding]
     dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
     lines = _image_lines(message, dtype.itemsize, "depth")
@@ -112,8 +130,7 @@ def depth_from_image(message: Message) -> npt.NDArray[np.float32]:
 def _image_lines(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
     """Check the sizes and return the data as (height, step) bytes."""
     width, height, step = int(message.width), int(message.height), int(message.step)
-    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
-        raise ObservationError(f"{what}: {width}x{height} px; allowed 1 to {MAX_SIDE_PX} a side")
+    _check_size(width, height, what)
     if step < width * bytes_per_pixel:
         raise ObservationError(
             f"{what}: step {step} is too short for {width} px of {message.encoding}; at least {width * bytes_per_pixel}"
@@ -123,6 +140,12 @@ def _image_lines(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArr
             f"{what}: {len(message.data)} bytes; step {step} and height {height} need {step * height}"
         )
     return np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
+
+
+def _check_size(width: int, height: int, what: str) -> None:
+    if not (0 < width <= IMAGE_SIDE_PX and 0 < height <= IMAGE_SIDE_PX and width * height <= IMAGE_PIXELS):
+        allowed = f"allowed 1 to {IMAGE_SIDE_PX} a side and {IMAGE_PIXELS} pixels"
+        raise ObservationError(f"{what}: {width}x{height} px; {allowed}")
 
 
 def intrinsics_from_info(message: Message) -> Intrinsics:
@@ -136,11 +159,12 @@ def intrinsics_from_info(message: Message) -> Intrinsics:
     width, height = int(message.width), int(message.height)
     if not all(math.isfinite(v) for v in k):
         raise ObservationError("camera_info: k has a number that is not finite")
-    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX and k[0] > 0.0 and k[4] > 0.0):
-        raise ObservationError(f"camera_info: {width}x{height} px, focal lengths {k[0]:g} and {k[4]:g} px; all above 0")
+    _check_size(width, height, "camera_info")
+    if not (k[0] > 0.0 and k[4] > 0.0):
+        raise ObservationError(f"camera_info: focal lengths {k[0]:g} and {k[4]:g} px; both above 0")
     if not (0.0 <= k[2] <= width and 0.0 <= k[5] <= height):
         raise ObservationError(f"camera_info: centre ({k[2]:g}, {k[5]:g}) px lies outside {width}x{height}")
-    if any(not abs(float(d)) <= _NO_DISTORTION for d in message.d):
+    if len(message.d) > DISTORTION_TERMS or any(not abs(float(d)) <= _NO_DISTORTION for d in message.d):
         raise ObservationError("camera_info: d is not zero; use rectified topics (image_proc publishes image_rect)")
     return Intrinsics(width, height, k[0], k[4], k[2], k[5])
 
@@ -245,7 +269,7 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
     missing = [n for n in (*names, *profile.gripper.joints) if n not in positions]
     if missing:
         raise ObservationError(
-            f"joint_states: {', '.join(missing)} missing; received {', '.join(sorted(positions)) or 'none'}",
+            f"joint_states: {', '.join(missing)} missing; received {shown(', '.join(sorted(positions))) or 'none'}",
             reason=ObservationReason.NO_STATE,
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))
@@ -261,6 +285,8 @@ def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
     Raises:
         ObservationError: a name appears twice, or there are not as many positions or velocities as names.
     """
+    if max(len(message.name), len(message.position), len(message.velocity)) > JOINTS:
+        raise ObservationError(f"joint_states: more than {JOINTS} joints", reason=ObservationReason.NO_STATE)
     names, positions, velocities = list(message.name), list(message.position), list(message.velocity)
     if len(positions) != len(names) or len(velocities) not in (0, len(names)) or len(set(names)) != len(names):
         raise ObservationError(
@@ -275,74 +301,10 @@ def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
 def joint_state_message(make: MessageMaker, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Message:
     """Make a sensor_msgs/msg/JointState of positions and velocities."""
     return make("sensor_msgs/msg/JointState")(
-        header=header(make, stamp_ns, ""), name=list(names), position=_doubles(q), velocity=_doubles(dq)
+        header=header(make, stamp_ns, ""), name=list(names), position=doubles(q), velocity=doubles(dq)
     )
 
 
-def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Message:
-    """Make a trajectory_msgs/msg/JointTrajectory of a joint segment; it starts at `start_ns` (0: at once).
-
-    It carries positions only: a controller then interpolates linearly between them, as the twin rehearsed.
-    """
-    point = make("trajectory_msgs/msg/JointTrajectoryPoint")
-    points = [
-        point(positions=_doubles(q), time_from_start=duration_from_s(make, float(t - segment.start_s)))
-        for t, q in zip(segment.time_s, segment.q_rad, strict=True)
-    ]
-    return make("trajectory_msgs/msg/JointTrajectory")(
-        header=header(make, start_ns, ""), joint_names=[j.name for j in profile.joints], points=points
-    )
-
-
-def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSegment:
-    """Read a trajectory_msgs/msg/JointTrajectory as a joint segment in robot-file order, times from its own start.
-
-    The trajectory must have at least one point.
-
-    Raises:
-        BadInputError: other joints than the robot's, a point without a position for each joint, a number that is not
-            finite, times that do not rise from 0, or a final velocity that is not zero.
-    """
-    names, points = list(message.joint_names), list(message.points)
-    expected = [j.name for j in profile.joints]
-    if sorted(names) != sorted(expected):
-        raise BadInputError(f"joints: {', '.join(names) or 'none'}; needed: {', '.join(expected)}")
-    order = [names.index(n) for n in expected]
-    if any(len(p.positions) != len(names) for p in points):
-        raise BadInputError(f"every point needs {len(names)} positions")
-    time_s = np.array([duration_to_s(p.time_from_start) for p in points])
-    q_rad = np.array([p.positions for p in points], dtype=np.float64)[:, order]
-    if not (np.isfinite(q_rad).all() and np.isfinite(time_s).all() and (np.diff(time_s) > 0).all() and time_s[0] >= 0):
-        raise BadInputError("numbers must be finite, times must rise from 0")
-    last = list(points[-1].velocities)
-    if any(not abs(v) <= 1e-6 for v in last):
-        raise BadInputError(f"the final velocity {last} is not zero")
-    return JointSegment(read_only(time_s), read_only(q_rad))
-
-
-def derivatives_from_trajectory(message: Message, profile: RobotProfile) -> tuple[Array, Array]:
-    """Read velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point has none.
-
-    The joint names must be the robot's; `segment_from_trajectory` checks that.
-
-    Raises:
-        BadInputError: a point has some velocities or accelerations but not one per joint, or one is not finite.
-    """
-    names, points = list(message.joint_names), list(message.points)
-    order = [names.index(joint.name) for joint in profile.joints]
-    dq_radps, ddq_radps2 = (np.full((len(points), len(order)), np.nan) for _ in range(2))
-    for i, point in enumerate(points):
-        for into, given in ((dq_radps, point.velocities), (ddq_radps2, point.accelerations)):
-            if len(given) not in (0, len(names)) or not np.isfinite(list(given)).all():
-                raise BadInputError(f"point {i}: {list(given)}; allowed: none, or {len(names)} finite numbers")
-            if len(given):
-                into[i] = np.asarray(given, dtype=np.float64)[order]
-    return read_only(dq_radps), read_only(ddq_radps2)
-
-
-def _doubles(values: npt.ArrayLike) -> array.array[float]:
+def doubles(values: npt.ArrayLike) -> array.array[float]:
+    """Numbers as rclpy takes them without a look at each."""
     return array.array("d", np.asarray(values, dtype=np.float64).tobytes())
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")

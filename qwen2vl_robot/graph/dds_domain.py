@@ -8,6 +8,7 @@ import threading
 from cyclonedds.core import Policy, Qos
 from cyclonedds.domain import Domain, DomainParticipant
 
+from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.errors import BadInputError
 
 # A 1080p image is 6 MB, about 100 fragments: few enough, and they must fit the socket's buffer.
@@ -22,9 +23,9 @@ _lock = threading.Lock()
 
 def _domain_id(given: int | None) -> int:
     text = os.environ.get("ROS_DOMAIN_ID") or "0"
-    domain_id = given if given is not None else int(text) if text.isdigit() else -1
+    domain_id = given if given is not None else int(text) if text.isdecimal() and len(text) <= 3 else -1
     if not 0 <= domain_id <= 101:  # above 101 the ports overlap Linux's ephemeral port range
-        raise BadInputError(f"ROS domain {text if given is None else given}: allowed 0 to 101")
+        raise BadInputError(f"ROS domain {shown(text) if given is None else given}: allowed 0 to 101")
     return domain_id
 
 

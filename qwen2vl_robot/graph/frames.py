@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
+from typing import Any
 
 import numpy as np
 
+from qwen2vl_robot.bounds import NAME_CHARS, TRANSFORMS, shown
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.graph.conversions import pose_from_transform, stamp_to_ns
@@ -29,12 +31,14 @@ class Frames:
 
     def add(self, message: Message, *, is_static: bool) -> None:
         """Add the transforms of one tf2_msgs/msg/TFMessage; an unusable one is left out and reported."""
-        for item in message.transforms:
+        for item in message.transforms[:TRANSFORMS]:
             child, parent = item.child_frame_id.lstrip("/"), item.header.frame_id.lstrip("/")
+            if not self._has_room(child, parent):
+                continue
             try:
                 pose = pose_from_transform(item.transform)
             except ObservationError as error:
-                self._problems[child] = f"tf {parent} to {child}: {error}"
+                self._problems[child] = f"tf {shown(parent)} to {shown(child)}: {error}"
                 continue
             with self._lock:
                 if is_static:
@@ -47,6 +51,13 @@ class Frames:
                 if not history or stamp_ns > history[-1][0]:
                     history.append((stamp_ns, pose))
 
+    def _has_room(self, child: str, parent: str) -> bool:
+        """Whether a frame is known or may become so: whoever makes up names shall not fill the memory."""
+        if max(len(child), len(parent)) > NAME_CHARS:
+            return False
+        known: tuple[dict[str, Any], ...] = (self._static, self._moving, self._problems)
+        return any(child in names for names in known) or max(map(len, known)) < TRANSFORMS
+
     def lookup(self, target: str, source: str, stamp_ns: int) -> Array:
         """Look up `T_target_source` (4, 4) at a time.
 
@@ -58,9 +69,9 @@ class Frames:
             up_target, up_source = (self._chain(f.lstrip("/"), stamp_ns) for f in (target, source))
         roots = [frame for frame in up_target if frame in up_source]
         if not roots:
-            known = ", ".join(sorted({*self._static, *self._moving})[:12]) or "none"
+            known = shown(", ".join(sorted({*self._static, *self._moving})[:12])) or "none"
             raise ObservationError(
-                f"tf: no path from {source} to {target}; frames with a parent: {known}",
+                f"tf: no path from {shown(source)} to {shown(target)}; frames with a parent: {known}",
                 reason=ObservationReason.NO_TRANSFORM,
             )
         T_root_target, T_root_source = up_target[roots[0]], up_source[roots[0]]

@@ -8,22 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import yaml
-from PIL import Image
 from pydantic import Field
 
+from qwen2vl_robot.bounds import IMAGE_PIXELS, IMAGE_SIDE_PX, PHOTO_BYTES, shown
 from qwen2vl_robot.config import Strict, load_yaml
+from qwen2vl_robot.documents import read_file
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, invert, make_pose, quat_from_rotation, read_only, rotation_from_quat
 from qwen2vl_robot.messages import Intrinsics
+from qwen2vl_robot.photos import open_picture
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.results import draw_all
 
 MIN_VIEWS = 4
+_MOST_VIEWS = 100  # they are in memory together
 _MIN_CORNERS = 6
 _MIN_TURN_RAD = 0.2  # between two of the views; without rotation the solution is not unique
 _METHODS = {
@@ -154,8 +158,8 @@ class _ViewSpec(Strict):
 
 
 class _CameraSpec(Strict):
-    width_px: int = Field(ge=1, le=8192)
-    height_px: int = Field(ge=1, le=8192)
+    width_px: int = Field(ge=1, le=IMAGE_SIDE_PX)
+    height_px: int = Field(ge=1, le=IMAGE_SIDE_PX)
     fx_px: float = Field(gt=0.0)
     fy_px: float = Field(gt=0.0)
     cx_px: float
@@ -173,7 +177,7 @@ class ViewsSpec(Strict):
     base_frame: str
     board: BoardSpec
     camera: _CameraSpec
-    views: tuple[_ViewSpec, ...]
+    views: Annotated[tuple[_ViewSpec, ...], Field(max_length=_MOST_VIEWS)]
     table_board: _PoseSpec | None = None
 
 
@@ -198,14 +202,11 @@ def calibrate_folder(folder: Path) -> CameraCalibration:
 
 
 def _read(path: Path, k: Intrinsics) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as picture:
-            rgb = np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInputError(f"{path}: {error}") from error
-    if rgb.shape != (k.height_px, k.width_px, 3):
-        raise BadInputError(f"{path}: {rgb.shape[1]}x{rgb.shape[0]} px, camera says {k.width_px}x{k.height_px}")
-    return rgb
+    with open_picture(read_file(path, PHOTO_BYTES), shown(path), IMAGE_PIXELS) as picture:
+        if picture.size != (k.width_px, k.height_px):
+            found = "x".join(map(str, picture.size))
+            raise BadInputError(f"{shown(path)}: {found} px, camera says {k.width_px}x{k.height_px}")
+        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
 
 
 def _pose(position_m: Sequence[float], quat_xyzw: Sequence[float], what: str) -> Array:
@@ -216,10 +217,14 @@ def _pose(position_m: Sequence[float], quat_xyzw: Sequence[float], what: str) ->
 
 
 def write_calibration(path: Path, calibration: CameraCalibration) -> None:
-    """Write a calibration file and the folders above it."""
+    """Write a calibration file and the folders above it.
+
+    Raises:
+        UnsavedError: it cannot be written.
+    """
     text = "# Where the camera is in the robot's base frame; made by `qwen2vl-robot calibrate`.\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + yaml.safe_dump(calibration.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    text += yaml.safe_dump(calibration.model_dump(mode="json"), sort_keys=False)
+    draw_all(path.parent, {path.name: lambda file: file.write_text(text, encoding="utf-8")})
 
 
 def load_calibration(name: str) -> Array:

@@ -18,6 +18,7 @@ from typing import Any
 
 from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.bounds import DIGEST_CHARS
 from qwen2vl_robot.config import RobotProfile, load_robot, robot_file
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.description import check_description, take_live, wants_live
@@ -44,7 +45,6 @@ _log = logging.getLogger(__name__)
 # A thread that answers a stop waits about this long for the interpreter lock of one that computes.
 _SWITCH_INTERVAL_S = 0.0005
 _MAX_TEXT = 300
-_MAX_DIGEST = 128
 _MAX_STOP_TEXT = 60  # of a sentence that begins with a stop word, as a stop's reason
 _DESCRIPTION_S = 15.0
 _VERDICT_AGE_S = 30.0  # plus the time that a person may take to approve
@@ -57,10 +57,10 @@ def _load_robot(name: str, graph: interface.Graph) -> RobotProfile:
         BadInputError: the file cannot be used, or no robot_description came.
     """
     has_come = threading.Event()
-    descriptions: list[str] = []
+    latest: list[str] = []
 
     def take(message: Any) -> None:
-        descriptions.append(message.data)
+        latest[:] = [message.data]
         has_come.set()
 
     if wants_live(robot_file(name)):
@@ -70,7 +70,7 @@ def _load_robot(name: str, graph: interface.Graph) -> RobotProfile:
                 f"{name}: its urdf is robot_description, and none came in {_DESCRIPTION_S:g} s; "
                 "is robot_state_publisher running?"
             )
-        take_live(descriptions[-1])
+        take_live(latest[0])
     return load_robot(name)
 
 
@@ -305,7 +305,7 @@ class ControllerNode:
         self.status.refused(reason)
 
     def _on_approve(self, verdict_digest: str) -> None:
-        given = verdict_digest[:_MAX_DIGEST]
+        given = verdict_digest[:DIGEST_CHARS]
         accepted, reason = self.approver.answer(given)
         self.status.answered(given, accepted, reason)
         if not accepted:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qwen2vl_robot.bounds import JOINTS
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import read_only
@@ -22,9 +23,9 @@ from qwen2vl_robot.graph.conversions import (
     joints_from_message,
     stamp_to_ns,
     state_from_joints,
-    trajectory_message,
 )
 from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.trajectories import trajectory_message
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.reasons import ObservationReason
@@ -98,8 +99,10 @@ class GraphArm:
         """Merge the joints of one or several publishers into a state, stamped with its oldest part."""
         try:
             stamp_ns = stamp_to_ns(message.header.stamp)
-            self._joints |= {n: (stamp_ns, v) for n, v in joints_from_message(message).items()}
             needed = [*(j.name for j in self._profile.joints), *self._profile.gripper.joints]
+            for name, value in joints_from_message(message).items():
+                if name in needed or name in self._joints or len(self._joints) < JOINTS:  # names may be made up
+                    self._joints[name] = (stamp_ns, value)
             oldest_ns = min((self._joints[n][0] for n in needed if n in self._joints), default=stamp_ns)
             state = state_from_joints({n: v for n, (_, v) in self._joints.items()}, self._profile, oldest_ns)
         except ObservationError as error:

@@ -93,10 +93,11 @@ class GraphCamera:
         """
         asked_ns = self._graph.now_ns() if since_ns is None else since_ns
         image, depth, info = self._wait(asked_ns)
-        rgb = self._rgb(image)
-        depth_m, intrinsics = depth_from_image(depth), intrinsics_from_info(info)
+        intrinsics = intrinsics_from_info(info)
+        size_px = (intrinsics.width_px, intrinsics.height_px)
+        rgb, depth_m = self._rgb(image, size_px), depth_from_image(depth)
         sizes = {"image": rgb.shape[1::-1], "depth": depth_m.shape[::-1]}
-        sizes["camera_info"] = (intrinsics.width_px, intrinsics.height_px)
+        sizes["camera_info"] = size_px
         if len(set(sizes.values())) != 1:
             found = ", ".join(f"{what} {w}x{h}" for what, (w, h) in sizes.items())
             raise ObservationError(f"camera: the sizes differ: {found} px; use depth registered to the image")
@@ -112,12 +113,12 @@ class GraphCamera:
         depth_m.setflags(write=False)
         rgb = np.array(rgb)  # the transport may reuse the message's memory
         rgb.setflags(write=False)
-        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image))
+        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image, size_px))
 
-    def _rgb(self, image: interface.Message) -> npt.NDArray[np.uint8]:
-        return rgb_from_compressed(image) if self._settings.is_compressed else rgb_from_image(image)
+    def _rgb(self, image: interface.Message, size_px: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        return rgb_from_compressed(image, size_px) if self._settings.is_compressed else rgb_from_image(image)
 
-    def _clip(self, image: interface.Message) -> tuple[npt.NDArray[np.uint8], ...]:
+    def _clip(self, image: interface.Message, size_px: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], ...]:
         """Return the pictures of the last `clip_s` before an image, (h, w, 3) each; unreadable ones are left out."""
         end_ns = stamp_to_ns(image.header.stamp)
         with self._has_come:
@@ -125,7 +126,7 @@ class GraphCamera:
         pictures = []
         for message in past:
             with contextlib.suppress(ObservationError):
-                pictures.append(np.array(self._rgb(message)))
+                pictures.append(np.array(self._rgb(message, size_px)))
         return tuple(pictures)
 
     def now_ns(self) -> int:

@@ -7,35 +7,41 @@ explains each.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-import yaml
 from pydantic import Field, model_validator
 
+from qwen2vl_robot.bounds import NAME_CHARS, shown
 from qwen2vl_robot.config import Strict, parse
+from qwen2vl_robot.documents import parse_yaml, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
+
+_Text = Annotated[str, Field(max_length=NAME_CHARS)]
 
 
 class Settings(Strict):
     """The controller node's parameters; they are read once, when the node is configured."""
 
-    robot: str = Field(default="franka_panda", description="a robot of sim/robots, or the path of a robot.yaml")
-    rules: str = Field(default="rules/default.yaml", description="the cell's rules: a file of sim, or the path of one")
-    model: str = Field(default="", description="checkpoint folder or hub name; empty: the shipped checkpoint")
+    robot: _Text = Field(default="franka_panda", description="a robot of sim/robots, or the path of a robot.yaml")
+    rules: _Text = Field(
+        default="rules/default.yaml", description="the cell's rules: a file of sim, or the path of one"
+    )
+    model: _Text = Field(default="", description="checkpoint folder or hub name; empty: the shipped checkpoint")
     approval: ApprovalMode = Field(
         default=ApprovalMode.CONFIRM, description="auto, confirm (a person approves each step) or never"
     )
     approval_timeout_s: float = Field(
         default=60.0, gt=0.0, le=600.0, description="how long a person may take to approve"
     )
-    cameras: tuple[str, ...] = Field(
+    cameras: tuple[_Text, ...] = Field(
         default=("",),
         min_length=1,
         max_length=16,
         description="each camera's prefix of image, depth and camera_info, such as front/; the first one is planned on",
     )
     compressed: bool = Field(default=False, description="subscribe to image/compressed instead of image")
-    calibrations: tuple[str, ...] = Field(
+    calibrations: tuple[_Text, ...] = Field(
         default=("",),
         max_length=16,
         description="for each camera a file of qwen2vl-robot calibrate; empty: tf gives its pose",
@@ -56,7 +62,7 @@ class Settings(Strict):
     needs_description: bool = Field(
         default=False, description="take no instruction before a robot_description has come that fits the robot file"
     )
-    worker_python: str = Field(
+    worker_python: _Text = Field(
         default="", description="the Python that has pybullet, for the twin; empty: the node's own"
     )
     use_sim_time: bool = Field(default=False, description="take time from /clock")
@@ -83,23 +89,18 @@ def load_settings(params_files: list[str], given: list[str], node: str) -> Setti
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:
-            raise BadInputError(f"-p {pair}: the form is name:=value")
-        values[name] = yaml.safe_load(value)
+            raise BadInputError(f"-p {shown(pair)}: the form is name:=value")
+        values[name] = parse_yaml(value, f"-p {shown(name)}")
     return parse(values, Settings, ", ".join(params_files) or "parameters")
 
 
 def _from_file(path: Path, node: str) -> dict[str, object]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
+    data = read_yaml(path)
     values: dict[str, object] = {}
     sections = data.items() if isinstance(data, dict) else ()
     for name, section in sections:
         if name == "/**" or str(name).rpartition("/")[2] == node:
             if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
-                raise BadInputError(f"{path}: {name} needs ros__parameters: followed by names and values")
+                raise BadInputError(f"{path}: {shown(name)} needs ros__parameters: followed by names and values")
             values |= section["ros__parameters"]
     return values

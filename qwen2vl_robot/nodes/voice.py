@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import wave
@@ -18,6 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from qwen2vl_robot.bounds import SOUND_BYTES, VALUE_CHARS, shown
+from qwen2vl_robot.documents import read_file
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import ENGLISH, load_languages
 from qwen2vl_robot.perception.labels import load_words
@@ -133,16 +137,16 @@ def _frames(stream: IO[bytes], frame_bytes: int) -> Iterator[bytes]:
 
 def _wave_frames(path: Path, frame_bytes: int) -> Iterator[bytes]:
     try:
-        with wave.open(str(path), "rb") as file:
+        with wave.open(io.BytesIO(read_file(path, SOUND_BYTES)), "rb") as file:
             kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             data = file.readframes(file.getnframes())
-    except (OSError, wave.Error, EOFError) as error:
-        raise BadInputError(f"--source {path}: {error}") from error
+    except (wave.Error, EOFError, ValueError, ArithmeticError, struct.error) as error:
+        raise BadInputError(f"--source {shown(path)}: not a WAV file ({shown(error, VALUE_CHARS)})") from error
     if kind != (1, 2, RATE_HZ):
         given = f"{kind[0]} channels, {8 * kind[1]} bit, {kind[2]} Hz"
         raise BadInputError(f"--source {path}: {given}; needed: 1 channel, 16 bit, {RATE_HZ} Hz")
     data += bytes(RATE_HZ * 2)  # a second of silence ends the last utterance
-    return iter([data[i : i + frame_bytes] for i in range(0, len(data) - frame_bytes + 1, frame_bytes)])
+    return (data[i : i + frame_bytes] for i in range(0, len(data) - frame_bytes + 1, frame_bytes))
 
 
 def transcribe(recogniser: SpeechRecogniser, frames: Iterable[bytes]) -> Iterator[str]:

@@ -5,7 +5,6 @@ Counts weights, key-value cache and the picture's activations; downloads nothing
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen2vl_robot.bounds import CONFIG_BYTES, VALUE_CHARS, shown
+from qwen2vl_robot.documents import is_file, read_json
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
 
@@ -147,7 +148,7 @@ def memory() -> tuple[float, str]:
 def _shape_of(model: str) -> tuple[Shape, float]:
     """Find the shape and the bits per weight in a folder's config.json, or from the model's name."""
     config = Path(model) / "config.json"
-    if config.is_file():
+    if is_file(config):
         return _read_shape(config)
     if model.startswith(RANDOM) and model.removeprefix(RANDOM) in KNOWN:
         return KNOWN[model.removeprefix(RANDOM)], 16.0
@@ -155,7 +156,9 @@ def _shape_of(model: str) -> tuple[Shape, float]:
     size = re.search(r"vl-(\d+)b", name)
     if "qwen2-vl" not in name or size is None or f"{size[1]}B" not in KNOWN:
         known = ", ".join(f"Qwen/Qwen2-VL-{s}-Instruct" for s in KNOWN)
-        raise BadInputError(f"model {model}: its size is unknown; give a folder with a config.json, or one of {known}")
+        raise BadInputError(
+            f"model {shown(model)}: its size is unknown; give a folder with a config.json, or one of {known}"
+        )
     suffix = next((s for s in _BITS if s and name.endswith(s.lower())), "")
     return KNOWN[f"{size[1]}B"], _BITS[suffix]
 
@@ -167,9 +170,10 @@ def _read_shape(file: Path) -> tuple[Shape, float]:
         BadInputError: it is not the config.json of a Qwen-VL.
     """
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(file, CONFIG_BYTES)
         if not str(config["model_type"]).endswith("_vl"):
-            raise BadInputError(f"{file}: model_type is {config['model_type']!r}; a Qwen-VL is needed")
+            given = shown(config["model_type"], VALUE_CHARS)
+            raise BadInputError(f"{file}: model_type is {given!r}; a Qwen-VL is needed")
         text, vision = config.get("text_config", config), config["vision_config"]
         width = int(vision.get("embed_dim") or vision["hidden_size"])
         shape = Shape(
@@ -187,7 +191,8 @@ def _read_shape(file: Path) -> tuple[Shape, float]:
         )
         bits = config.get("quantization_config", {}).get("bits", 16)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInputError(f"{file}: not the config.json of a Qwen-VL: {type(error).__name__} {error}") from error
+        problem = f"{type(error).__name__} {shown(error, VALUE_CHARS)}"
+        raise BadInputError(f"{file}: not the config.json of a Qwen-VL: {problem}") from error
     if shape.width <= 512:  # loaded in float32 on a CPU, see loading.py
         return shape, 32.0
     return shape, {4: 4.25, 8: 8.25}.get(int(bits), 16.0)

@@ -10,13 +10,12 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from qwen2vl_robot.bounds import HUB_S, shown
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.sources import ModelSettings
 
-_WITHIN_S = 1.0  # one round trip to the hub; its client alone would try for half a minute
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _OFFLINE = "HF_HUB_OFFLINE"
-_SHOWN = 200  # characters of a name in an error
 
 
 def prepare_hub(settings: ModelSettings) -> None:
@@ -34,7 +33,7 @@ def prepare_hub(settings: ModelSettings) -> None:
         if Path(name).exists():
             return
     except OSError as error:  # a name that no folder can have
-        raise BadInputError(f"model {name[:_SHOWN]}: {error.strerror}") from error
+        raise BadInputError(f"model {shown(name)}: {error.strerror}") from error
     problem = _why_unreachable()
     if problem is None:
         return
@@ -52,11 +51,15 @@ def _why_unreachable() -> str | None:
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             return f"{name} is set"
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    parts = urlsplit(endpoint)
-    proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
-    asked = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else parts
-    port = asked.port or (80 if asked.scheme == "http" else 443)
-    if _takes_connections(asked.hostname or "", port, _WITHIN_S):
+    try:
+        parts = urlsplit(endpoint)
+        bypasses = urllib.request.proxy_bypass(parts.hostname or "")
+        proxy = None if bypasses else urllib.request.getproxies().get(parts.scheme)
+        asked = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else parts
+        port = asked.port or (80 if asked.scheme == "http" else 443)
+    except ValueError:
+        return "the address in HF_ENDPOINT or of the proxy is invalid"
+    if _takes_connections(asked.hostname or "", port, HUB_S):
         return None
     return f"{endpoint} cannot be reached" + (f" (proxy {asked.hostname}:{port})" if proxy else "")
 
@@ -69,7 +72,7 @@ def _takes_connections(host: str, port: int, within_s: float) -> bool:
         try:
             socket.create_connection((host, port), within_s).close()
             made.set()
-        except OSError:
+        except (OSError, UnicodeError):  # UnicodeError: a name that no host can have
             pass
 
     thread = threading.Thread(target=connect, daemon=True)

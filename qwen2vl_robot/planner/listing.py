@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 import time
 from collections.abc import Callable
 
-import httpx2
-
+from qwen2vl_robot.bounds import LISTING_BYTES, LISTING_S, shown
+from qwen2vl_robot.documents import parse_json
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.exchange import Failure, NoAnswerError, Request, ask
 from qwen2vl_robot.planner.sources import ModelSettings
 
-WITHIN_S = 2.0
-_MAX_BYTES = 1_000_000
 _MOST_SHOWN = 10
 
 
@@ -53,9 +51,9 @@ def examine_server(settings: ModelSettings, say: Callable[[str], object], *, nam
 
 
 def _judge(settings: ModelSettings, models: list[str], say: Callable[[str], object], *, named: bool) -> bool:
-    shown = ", ".join(models[:_MOST_SHOWN]) or "none"
+    listed = ", ".join(models[:_MOST_SHOWN]) or "none"
     more = f" and {len(models) - _MOST_SHOWN} more" if len(models) > _MOST_SHOWN else ""
-    say(f"its models: {shown}{more}")
+    say(f"its models: {listed}{more}")
     if named and settings.model in models:
         return True
     if models:
@@ -71,43 +69,20 @@ def _refused(status: int, key_name: str | None) -> str:
 
 
 def _get(url: str, key: str) -> tuple[int, bytes] | str:
-    """Status and body of an answer, or in a few words why there is none in time.
-
-    The client's limits count for each piece of an answer, and the look-up of a name has none: so a thread.
-    """
-    found: list[tuple[int, bytes] | str] = []
-
-    def ask() -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        body = b""
-        try:
-            with httpx2.stream("GET", url, headers=headers, timeout=WITHIN_S) as response:
-                for piece in response.iter_bytes():
-                    body += piece
-                    if len(body) > _MAX_BYTES:
-                        found.append(f"its answer is longer than {_MAX_BYTES} bytes")
-                        return
-                found.append((response.status_code, body))
-        except httpx2.TimeoutException:
-            pass  # said below
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-            found.append(f"cannot be reached: {_line(str(error)) or type(error).__name__}")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(WITHIN_S)
-    return found[0] if found else f"no answer within {WITHIN_S:g} s"
+    """Status and body of an answer, or in a few words why there is none in time."""
+    try:
+        answer = ask(Request(url, key), LISTING_S, LISTING_BYTES)
+    except NoAnswerError as error:
+        if error.failure is Failure.LATE:
+            return f"no answer within {LISTING_S:g} s"
+        return f"its answer is {error}" if error.failure is Failure.LONG else f"cannot be reached: {error}"
+    return answer.status, answer.body
 
 
 def _models(body: bytes) -> list[str] | None:
     """The names in {"data": [{"id": name}, ...]}, None where that is not what a body says."""
     try:
-        entries = json.loads(body)["data"]
-        return [_line(entry["id"]) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        entries = parse_json(body, "the list")["data"]
+        return [shown(entry["id"]) for entry in entries]
+    except (BadInputError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _line(text: str) -> str:
-    """Foreign text as one short line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:160]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +20,20 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
+from qwen2vl_robot.bounds import CONFIG_BYTES, shown
 from qwen2vl_robot.config import Strict, parse
+from qwen2vl_robot.documents import exists, read_json
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.contract import CONVENTIONS, BoxConvention, PromptStyle
 from qwen2vl_robot.planner.decoding import Decoder
 from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory, suggest
+from qwen2vl_robot.planner.folder import check_folder
 from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings
 
 _A, _B = ("red block", [(1, 2, 3, 4)]), ("blue plate", [(5, 6, 7, 8)])
+_SAFE = {"use_safetensors": True, "trust_remote_code": False}  # neither a pickle nor code of a model is ever run
 _PICK: dict[str, object] = {"do": "pick", "object": 0}
 # The two most common shapes of plans, to draft from.
 _EXAMPLES = (
@@ -75,8 +78,8 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     folder = Path(settings.model)
-    if folder.exists():
-        _check_folder(folder)
+    if exists(folder):
+        check_folder(folder)
     torch.manual_seed(0)
     try:
         with warnings.catch_warnings():
@@ -90,16 +93,16 @@ def load_model(settings: ModelSettings) -> LoadedModel:
 
 def _load(settings: ModelSettings) -> LoadedModel:
     name = _local_name(settings.model)
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type not in CONVENTIONS:
         raise ValueError(f"it is a {config.model_type}; a Qwen-VL is needed: {', '.join(CONVENTIONS)}")
     contract = _read_contract(Path(name), CONVENTIONS[config.model_type], settings)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     images = Qwen2VLImageProcessorPil.from_pretrained(name)
     size = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
     images.size = {**dict(images.size), **{k: v for k, v in size.items() if v}}
     model, info = AutoModelForImageTextToText.from_pretrained(
-        name, config=config, output_loading_info=True, **_how_to_load(config, settings)
+        name, config=config, output_loading_info=True, **_SAFE, **_how_to_load(config, settings)
     )
     if info["missing_keys"]:
         raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {sorted(info['missing_keys'])[0]}")
@@ -194,20 +197,6 @@ def _check_memory(settings: ModelSettings) -> None:
         raise ValueError(f"{fit.describe()}; fits: {suggest(fit.available_gb, fit.device)}")
 
 
-def _check_folder(folder: Path) -> None:
-    """Name the file that a checkpoint folder lacks, instead of a library's traceback.
-
-    Raises:
-        BadInputError: not a folder, or a needed file is missing.
-    """
-    if not folder.is_dir():
-        raise BadInputError(f"model {folder} is a file; give a folder with a checkpoint")
-    for pattern in ("config.json", "*.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        if not list(folder.glob(pattern)):
-            present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            raise BadInputError(f"model {folder}: {pattern} is missing; the folder holds {present}")
-
-
 def _local_name(model: str) -> str:
     """Find the folder or hub name to load from; ModelScope's own client fetches its models."""
     scheme, _, name = model.partition(":")
@@ -234,6 +223,8 @@ def _how_to_load(config: Any, settings: ModelSettings) -> dict[str, Any]:
 def _read_contract(folder: Path, convention: BoxConvention, settings: ModelSettings) -> ModelContract:
     """Read the contract from the settings, else from planner.json, else from the model family."""
     file = folder / "planner.json"
-    data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"box_convention": convention}
+    data = read_json(file, CONFIG_BYTES) if file.is_file() else {"box_convention": convention}
+    if not isinstance(data, dict):
+        raise BadInputError(f"{shown(file)}: a mapping is needed")
     chosen = settings.model_dump(include={"prompt_style", "box_convention"}, exclude_none=True)
     return parse({**data, **chosen}, ModelContract, str(file))

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bounds import IMAGE_SIDE_PX
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.reasons import PlannerReason
 
-MIN_SIDE_PX, MAX_SIDE_PX = 28, 8192
+MIN_SIDE_PX = 28
 MIN_CLIP_PIXELS, MAX_CLIP_PIXELS = 16 * 28 * 28, 128 * 28 * 28  # of each picture of a clip; two cost 128 tokens
 
 
@@ -25,9 +26,9 @@ def check_picture(rgb: npt.NDArray[np.uint8]) -> None:
         raise PlannerError(
             f"the picture is {actual}; (height, width, 3) uint8 is needed", reason=PlannerReason.BAD_REQUEST
         )
-    if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in rgb.shape[:2]):
+    if not all(MIN_SIDE_PX <= side <= IMAGE_SIDE_PX for side in rgb.shape[:2]):
         raise PlannerError(
-            f"the picture has {rgb.shape[1]}x{rgb.shape[0]} pixels; each side must be {MIN_SIDE_PX} to {MAX_SIDE_PX}",
+            f"the picture has {rgb.shape[1]}x{rgb.shape[0]} pixels; each side must be {MIN_SIDE_PX} to {IMAGE_SIDE_PX}",
             reason=PlannerReason.BAD_REQUEST,
         )
 

@@ -17,12 +17,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from qwen2vl_robot.bounds import REPLY_CHARS, shown
 from qwen2vl_robot.config import Strict
-from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.documents import parse_json
+from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import says
 from qwen2vl_robot.messages import Action, Direction, ImageBox, ObjectReference, Plan, Relation, Verb, Where
 from qwen2vl_robot.planner.contract import (
@@ -35,7 +37,8 @@ from qwen2vl_robot.planner.contract import (
     strip_control_tokens,
 )
 
-MAX_REPLY_CHARS = 20_000
+_FENCE = "```"
+_NO_FORM = "the reply is neither the JSON of the schema nor Qwen's box markup"
 MIN_BOX_SIDE = 1.0  # of 1000; a thinner box is too small to measure
 
 
@@ -138,8 +141,8 @@ def parse_reply(
     Raises:
         PlannerError: the reply breaks the schema or a limit; one line says how.
     """
-    if len(reply) > MAX_REPLY_CHARS:
-        raise PlannerError(f"the reply has {len(reply)} characters, at most {MAX_REPLY_CHARS} are read")
+    if len(reply) > REPLY_CHARS:
+        raise PlannerError(f"the reply has {len(reply)} characters, at most {REPLY_CHARS} are read")
     text = _unfence(reply)
     parsed = _parse_json(text) if text.startswith("{") else _parse_markup(text)
     references = [_reference(o, convention, image_size_px, said) for o in parsed.objects]
@@ -151,40 +154,29 @@ def parse_reply(
 def _unfence(reply: str) -> str:
     """Remove white space, an end-of-turn token and a Markdown code fence around the reply."""
     text = reply.replace("<|im_end|>", "").replace("<|endoftext|>", "").strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
-    return fenced.group(1) if fenced else text
+    if len(text) > 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE):
+        return text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
+    return text
 
 
 def _parse_json(text: str) -> Reply:
     try:
-        data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        return Reply.model_validate(data)
+        return Reply.model_validate(parse_json(text, "the reply"))
+    except BadInputError as error:
+        raise PlannerError(str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        where = shown(".".join(str(p) for p in first["loc"]))
         raise PlannerError(f"the reply does not fit the schema at {where or 'its root'}: {first['msg']}") from error
-    except RecursionError as error:
-        raise PlannerError("the reply is nested too deeply") from error
-    except ValueError as error:
-        raise PlannerError(f"the reply is not JSON: {error}") from error
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"a key appears twice among {keys[:8]}")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number here")
-
-
-_MARKUP = re.compile(
-    r"(?P<verb>pick|place|push)\s+(?:(?P<word>on|in|left_of|right_of|in_front_of|behind|next_to|left|right|away|closer)\s+)?"
-    r"(?:<\|object_ref_start\|>)?(?P<label>[^<>()\n]{1,80}?)(?:<\|object_ref_end\|>)?\s*"
-    r"(?:<\|box_start\|>)?\((?P<x0>\d{1,5}),\s*(?P<y0>\d{1,5})\),\s*\((?P<x1>\d{1,5}),\s*(?P<y1>\d{1,5})\)(?:<\|box_end\|>)?",
+# No white space is matched more than once: a pattern that gives some back tries every length of it at every place.
+_BOX = re.compile(
+    r"(?:<\|box_start\|>)?\((\d{1,5}),\s{0,4}(\d{1,5})\),\s{0,4}\((\d{1,5}),\s{0,4}(\d{1,5})\)(?:<\|box_end\|>)?"
 )
+_VERBS = ("pick", "place", "push")
+_WORDS = ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to", "left", "right", "away", "closer")
+_BETWEEN = " \n\t,;.0123456789-"  # separators, and the numbers of a list
 
 
 def _parse_markup(text: str) -> Reply:
@@ -194,23 +186,39 @@ def _parse_markup(text: str) -> Reply:
     """
     objects: list[dict[str, object]] = []
     actions: list[dict[str, object]] = []
-    rest = text
-    for match in _MARKUP.finditer(text):
-        rest = rest.replace(match.group(0), "", 1)
-        box = [int(match[k]) for k in ("x0", "y0", "x1", "y1")]
-        entry: dict[str, object] = {"label": match["label"].strip(), "boxes": [box]}
+    end = 0
+    for match in _BOX.finditer(text):
+        verb, word, label = _words_before(text[end : match.start()])
+        end = match.end()
+        entry: dict[str, object] = {"label": label, "boxes": [[int(number) for number in match.groups()]]}
         if entry not in objects:
             objects.append(entry)
-        action: dict[str, object] = {"do": match["verb"], "object": objects.index(entry)}
-        if match["word"]:
-            action["direction" if match["verb"] == "push" else "relation"] = match["word"]
+        action: dict[str, object] = {"do": verb, "object": objects.index(entry)}
+        if word:
+            action["direction" if verb == "push" else "relation"] = word
         actions.append(action)
-    if not actions or rest.strip(" \n\t,;.0123456789-"):
-        raise PlannerError("the reply is neither the JSON of the schema nor Qwen's box markup")
+    if not actions or text[end:].strip(_BETWEEN):
+        raise PlannerError(_NO_FORM)
     try:
         return Reply.model_validate({"objects": objects, "actions": actions})
     except ValidationError as error:
         raise PlannerError(f"the markup does not fit the schema: {error.errors()[0]['msg']}") from error
+
+
+def _words_before(text: str) -> tuple[str, str | None, str]:
+    """The verb, the relation or direction, and the label that stand before a box.
+
+    Raises:
+        PlannerError: something else does.
+    """
+    verb, *rest = text.lstrip(_BETWEEN).split(None, 1)[:2] or [""]
+    words = rest[0].split(None, 1) if rest else []
+    has_word = len(words) == 2 and words[0] in _WORDS
+    label = (words[1] if has_word else "".join(rest)).strip()
+    label = label.removeprefix("<|object_ref_start|>").removesuffix("<|object_ref_end|>").strip()
+    if verb not in _VERBS or not label or any(c in "<>()\n" for c in label):
+        raise PlannerError(_NO_FORM)
+    return verb, words[0] if has_word else None, label
 
 
 def _reference(

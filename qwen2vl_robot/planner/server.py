@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import time
 from typing import Any
 
-import httpx2  # the client's HTTP library; its errors arrive unwrapped while a body is read
 import numpy as np
 import numpy.typing as npt
-import openai
 from PIL import Image
 
+from qwen2vl_robot.bounds import REPLY_BYTES, shown
+from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
 from qwen2vl_robot.planner.contract import PromptStyle, build_messages, convention_of, wording
 from qwen2vl_robot.planner.deeds import plan_each
+from qwen2vl_robot.planner.exchange import Answer, Failure, NoAnswerError, Request, ask
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
 from qwen2vl_robot.planner.reply import RawReply, Reply, parse_reply
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
 from qwen2vl_robot.reasons import PlannerReason
 
 MAX_ATTEMPTS = 3
-MAX_BODY_BYTES = 200_000
-_CONNECT_S = 5.0
 _WAITS_S = (0.5, 1.0)
 _RETRIED = (408, 409, 429, *range(500, 600))
 _MAX_REPLY_TOKENS = 1024
@@ -50,13 +48,7 @@ class ServerPlanner:
         self._settings = settings
         self._convention = settings.box_convention or convention_of(settings.model)
         self._style = settings.prompt_style or PromptStyle.FULL
-        self._client = openai.OpenAI(
-            base_url=settings.server,
-            api_key=_key(settings),
-            organization="",  # send nothing else from the environment
-            project="",
-            max_retries=0,  # `_post` retries within the plan's time limit
-        )
+        self._key = _key(settings)
         self._failures = 0
         self._closed_until_s = -float("inf")
 
@@ -142,7 +134,7 @@ class ServerPlanner:
         question: dict[str, Any] = {"model": self._settings.model, "messages": messages}
         schema = Reply.model_json_schema()
         if self._settings.constrain == "structured_outputs":
-            question["extra_body"] = {"structured_outputs": {"json": schema}}
+            question["structured_outputs"] = {"json": schema}
         elif self._settings.constrain == "response_format":
             named = {"name": "plan", "schema": schema}
             question["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -154,37 +146,26 @@ class ServerPlanner:
         Raises:
             PlannerError: no answer in time, or the server refused the request.
         """
+        request = Request(f"{str(self._settings.server).rstrip('/')}/chat/completions", self._key, question)
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._read(question, deadline_s)
-            except openai.APIStatusError as error:
-                problem, wait_s = f"the server answered {error.status_code}", _retry_after_s(error, attempt)
-                if error.status_code not in _RETRIED:
-                    raise _no_reply(f"{problem}: {_line(error.message)}") from error
-            except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-                raise _no_reply(f"the server did not answer within {self._settings.timeout_s:g} s") from error
-            except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
-                problem, wait_s = f"no connection to {self._settings.server}: {_line(str(error))}", _WAITS_S[0]
-            except openai.OpenAIError as error:
-                raise PlannerError(f"the server's answer is unreadable: {_line(str(error))}") from error
+                answer = ask(request, max(deadline_s - time.monotonic(), 0.01), REPLY_BYTES)
+            except NoAnswerError as error:
+                if error.failure is Failure.LATE:
+                    raise _no_reply(f"the server did not answer within {self._settings.timeout_s:g} s") from error
+                if error.failure is Failure.LONG:
+                    raise PlannerError(f"the server's answer is {error}") from error
+                problem, wait_s = f"no connection to {self._settings.server}: {error}", _WAITS_S[0]
+            else:
+                if answer.is_success:
+                    return answer.body
+                problem, wait_s = f"the server answered {answer.status}", _retry_after_s(answer, attempt)
+                if answer.status not in _RETRIED:
+                    raise _no_reply(f"{problem}: {_why(answer)}")
             if attempt + 1 == MAX_ATTEMPTS or time.monotonic() + wait_s >= deadline_s:
                 raise _no_reply(f"{problem}, after {attempt + 1} of {MAX_ATTEMPTS} attempts")
             time.sleep(wait_s)
         raise _no_reply("no attempt was left")
-
-    def _read(self, question: dict[str, Any], deadline_s: float) -> bytes:
-        left_s = max(deadline_s - time.monotonic(), 0.01)
-        limits = openai.Timeout(left_s, connect=min(_CONNECT_S, left_s))
-        body = b""
-        completions = self._client.chat.completions.with_streaming_response
-        with completions.create(**question, timeout=limits) as response:
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise PlannerError(f"the server's answer is longer than {MAX_BODY_BYTES} bytes")
-                if time.monotonic() > deadline_s:
-                    raise _no_reply(f"the server did not finish its answer within {self._settings.timeout_s:g} s")
-        return body
 
 
 def _encoded(rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], kind: str, **how: int) -> str:
@@ -196,7 +177,7 @@ def _encoded(rgb: npt.NDArray[np.uint8], size_px: tuple[int, int], kind: str, **
 
 def _key(settings: ModelSettings) -> str:
     if settings.key_variable is None:
-        return "none"  # a private server needs no key, but the client requires a text
+        return "none"  # a private server needs no key
     key = os.environ.get(settings.key_variable, "").strip()
     if not key:
         raise BadInputError(f"model {settings.model}: the environment variable {settings.key_variable} holds no key")
@@ -212,11 +193,11 @@ def _content(body: bytes) -> str:
         PlannerError: the body is not a chat completion, or its text is missing or cut off.
     """
     try:
-        answer = json.loads(body)
+        answer = parse_json(body, "the answer")
         choice = answer["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        begins = _line(body[:80].decode("utf-8", "replace"))
+    except (BadInputError, KeyError, IndexError, TypeError, AttributeError) as error:
+        begins = shown(body[:80].decode("utf-8", "replace"))
         raise PlannerError(f"the server's answer is no chat completion; it begins with {begins!r}") from error
     if not isinstance(text, str) or not text.strip():
         raise PlannerError("the server's answer has no text")
@@ -229,16 +210,18 @@ def _no_reply(text: str) -> PlannerError:
     return PlannerError(text, reason=PlannerReason.NO_REPLY)
 
 
-def _retry_after_s(error: openai.APIStatusError, attempt: int) -> float:
+def _why(answer: Answer) -> str:
+    """What a server says about its refusal, or what to do about it."""
+    if 300 <= answer.status < 400:
+        return "redirects are not followed; give the address itself"
+    return shown(answer.body[:1000].decode("utf-8", "replace")) or "it does not say why"
+
+
+def _retry_after_s(answer: Answer, attempt: int) -> float:
     """Read how long the server asks us to wait; at least our own pause."""
     pause_s = _WAITS_S[min(attempt, len(_WAITS_S) - 1)]
     try:
-        wanted_s = float(error.response.headers.get("retry-after", pause_s))
+        wanted_s = float(answer.retry_after or pause_s)
     except ValueError:
         return pause_s
     return max(wanted_s, pause_s) if np.isfinite(wanted_s) else pause_s
-
-
-def _line(text: str) -> str:
-    """Turn foreign text into one short printable line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:160]

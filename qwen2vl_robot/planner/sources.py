@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from qwen2vl_robot.bounds import NAME_CHARS
 from qwen2vl_robot.config import Strict, load_yaml, parse
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle
@@ -25,6 +26,7 @@ SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "table
 DASHSCOPE_URL = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 PIXELS_A_TOKEN = 28 * 28
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PLAIN = r"^[^\x00-\x1f\x7f]*$"  # no control characters: it is printed
 _Pixels = Annotated[int, Field(ge=4 * PIXELS_A_TOKEN, le=16384 * PIXELS_A_TOKEN)]
 
 
@@ -42,12 +44,12 @@ class ModelSettings(Strict):
         prompt_style, box_convention: override the model's planner.json and family.
     """
 
-    model: Annotated[str, Field(min_length=1, max_length=500)]
-    server: str | None = None
+    model: Annotated[str, Field(min_length=1, max_length=NAME_CHARS, pattern=_PLAIN)]
+    server: Annotated[str, Field(max_length=NAME_CHARS, pattern=_PLAIN)] | None = None
     key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")] | None = None
     constrain: Literal["structured_outputs", "response_format", "none"] = "structured_outputs"
     timeout_s: Annotated[float, Field(gt=0.0, le=600.0)] = 60.0
-    device_map: str | None = None
+    device_map: Annotated[str, Field(max_length=NAME_CHARS)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     min_pixels: _Pixels | None = None

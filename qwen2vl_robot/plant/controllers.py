@@ -15,13 +15,9 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import (
-    derivatives_from_trajectory,
-    duration_to_s,
-    segment_from_trajectory,
-    stamp_to_ns,
-)
+from qwen2vl_robot.graph.conversions import duration_to_s, stamp_to_ns
 from qwen2vl_robot.graph.interface import GoalHandle, GoalStatus
+from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile, SceneRanges, load_robot, load_yaml
+from qwen2vl_robot.description import read_urdf
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     image_from_depth,
@@ -83,7 +84,7 @@ class PlantNode:
         )
         self._publishers = {t.name: graph.publisher(t) for t in topics}
         description = graph.publisher(interface.ROBOT_DESCRIPTION)
-        urdf = self._profile.urdf_path.read_text(encoding="utf-8")
+        urdf = read_urdf(self._profile.urdf_path)
         description.publish(graph.message(interface.ROBOT_DESCRIPTION.type)(data=urdf))
         self._publish_camera_pose(self._capture())
 

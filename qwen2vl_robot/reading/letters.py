@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAX_CHARS = 500  # of a text that is read; messages.Instruction refuses a longer one
+from qwen2vl_robot.bounds import INSTRUCTION_CHARS
+
+MAX_CHARS = INSTRUCTION_CHARS  # of a text that is read; messages.Instruction refuses a longer one
 NO_GAP, LINE, PAUSE, END = range(4)  # what stands before a word: nothing, a line break, a comma, a full stop
 
 # A letter of another alphabet, and the Latin one that it looks like.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from qwen2vl_robot.bounds import BODIES, SEGMENTS
 from qwen2vl_robot.cell import ZoneRule
 from qwen2vl_robot.config import NonNegative, RobotProfile, Strict, load_robot, load_yaml
 from qwen2vl_robot.errors import BadInputError
@@ -124,9 +125,9 @@ class Request(Strict):
     start_q_rad: tuple[float, ...]
     start_width_m: NonNegative | None = None
     table_height_m: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
-    objects: Annotated[tuple[ObjectRequest, ...], Field(max_length=100)] = ()
-    zones: Annotated[tuple[ZoneRule, ...], Field(max_length=100)] = ()
-    motion: Annotated[tuple[SegmentRequest, ...], Field(min_length=1, max_length=1000)]
+    objects: Annotated[tuple[ObjectRequest, ...], Field(max_length=BODIES)] = ()
+    zones: Annotated[tuple[ZoneRule, ...], Field(max_length=BODIES)] = ()
+    motion: Annotated[tuple[SegmentRequest, ...], Field(min_length=1, max_length=SEGMENTS)]
     picks: str | None = None
 
 

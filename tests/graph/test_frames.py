@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bounds import NAME_CHARS, TRANSFORMS
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, rotation_z
 from qwen2vl_robot.graph.conversions import transform_message
@@ -66,3 +67,26 @@ def test_a_transform_without_rotation_is_left_out_and_reported() -> None:
     assert "camera" in buffer.problems()[0]
     with pytest.raises(ObservationError):
         buffer.lookup("base", "camera", 0)
+
+
+def test_frames_that_somebody_makes_up_do_not_fill_the_memory_nor_hide_those_that_are_known() -> None:
+    buffer = frames(("base", "camera", np.eye(4), 10), is_static=False)
+    item = transform_message(message_class, "base", "x", np.eye(4), 10)
+    for number in range(TRANSFORMS + 100):
+        item.child_frame_id = f"made_up_{number}"
+        buffer.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=False)
+    buffer.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item] * 1_000_000), is_static=False)
+    with pytest.raises(ObservationError, match="no path"):
+        buffer.lookup("base", f"made_up_{TRANSFORMS + 50}", 10)
+    assert np.allclose(buffer.lookup("base", "made_up_5", 10), np.eye(4))
+    item.child_frame_id = "camera"
+    item.header.stamp.nanosec = 30
+    buffer.add(message_class("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=False)
+    assert np.allclose(buffer.lookup("base", "camera", 20), np.eye(4))
+
+
+def test_a_frame_with_a_name_without_end_is_left_out() -> None:
+    name = "x" * (NAME_CHARS + 1)
+    with pytest.raises(ObservationError, match="no path") as refused:
+        frames(("base", name, np.eye(4), 0)).lookup("base", name, 0)
+    assert len(str(refused.value)) < 600

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bounds import JOINTS
 from qwen2vl_robot.config import Controllers
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import joint_state_message
+from qwen2vl_robot.graph.conversions import joint_state_message, joints_from_message
 from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.health import Health
@@ -304,3 +305,17 @@ def test_a_second_motion_is_rejected_while_one_runs(cell: Cell) -> None:
     with pytest.raises(ExecutionError, match="moving"):
         cell.arm.execute(approved)
     cell.arm.stop()
+
+
+def test_joints_that_somebody_makes_up_neither_fill_the_memory_nor_hide_the_arm(cell: Cell) -> None:
+    take = cell.graph._callbacks["joint_states"][0]
+    zeros = np.zeros(JOINTS)
+    for wave in range(20):
+        names = [f"made_up_{wave}_{i}" for i in range(JOINTS)]
+        take(joint_state_message(cell.graph.message, names, zeros, zeros, cell.graph.time_ns))
+    assert len(cell.arm._joints) <= JOINTS + len(PROFILE.joints) + len(PROFILE.gripper.joints)
+    time.sleep(0.02)
+    assert cell.arm.state().q_rad == pytest.approx(cell.q_rad, abs=0.01)
+    more = [f"j{i}" for i in range(JOINTS + 1)]
+    with pytest.raises(ObservationError, match=f"more than {JOINTS} joints"):
+        joints_from_message(joint_state_message(cell.graph.message, more, np.zeros(len(more)), np.zeros(len(more)), 0))

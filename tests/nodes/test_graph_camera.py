@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qwen2vl_robot.bounds import DISTORTION_TERMS, IMAGE_PIXELS
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.graph import interface
@@ -24,6 +25,7 @@ from qwen2vl_robot.graph.conversions import (
 from qwen2vl_robot.messages import CameraFrame, Intrinsics
 from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera, GraphCameras
 from qwen2vl_robot.reasons import ObservationReason
+from tests.hostile import MOST_MB, grown_mb
 from tests.nodes.local_graph import LocalGraph
 
 K = Intrinsics(8, 6, 10.0, 10.0, 4.0, 3.0)
@@ -88,7 +90,47 @@ def test_a_compressed_frame_is_unpacked(format: str) -> None:
 def test_what_is_no_picture_is_named() -> None:
     cell = compressed("PNG", RGB)
     cell.changes["image"] = {"data": b"<svg/>", "format": "svg"}
-    with pytest.raises(ObservationError, match="format 'svg' is no JPEG or PNG"):
+    with pytest.raises(ObservationError, match="format 'svg': not a picture; allowed: JPEG, PNG"):
+        cell.capture()
+
+
+def test_a_compressed_frame_of_another_size_is_refused_by_its_header() -> None:
+    cell = compressed("PNG", np.zeros((6, 9, 3), dtype=np.uint8))
+    with pytest.raises(ObservationError, match=r"image: 9x6 px, camera_info says 8x6"):
+        cell.capture()
+
+
+def test_a_compressed_frame_with_a_lying_header_takes_little_memory() -> None:
+    code = """
+import io
+from types import SimpleNamespace
+import numpy as np
+from PIL import Image
+from qwen2vl_robot.bounds import DISTORTION_TERMS, IMAGE_PIXELS
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.graph.conversions import rgb_from_compressed
+def packed(side):
+    file = io.BytesIO()
+    Image.new("L", (side, side)).save(file, "PNG")
+    return file.getvalue()
+large, declared = packed(8192), (640, 480)
+def attack():
+    try:
+        rgb_from_compressed(SimpleNamespace(data=large, format="png"), declared)
+    except ObservationError:
+        return True
+"""
+    assert grown_mb(code) < MOST_MB / 10
+
+
+def test_numbers_of_a_frame_beyond_every_camera_are_refused() -> None:
+    cell = Cell()
+    cell.changes["camera_info"] = {"width": 8192, "height": 8192}
+    with pytest.raises(ObservationError, match=f"camera_info: 8192x8192 px; .* 8192 a side and {IMAGE_PIXELS} pixels"):
+        cell.capture()
+    cell = Cell()
+    cell.changes["camera_info"] = {"d": [0.0] * (DISTORTION_TERMS + 1)}
+    with pytest.raises(ObservationError, match="d is not zero"):
         cell.capture()
 
 

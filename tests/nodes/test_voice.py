@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import wave
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bounds import SOUND_BYTES
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.nodes.voice import RATE_HZ, SpeechRecogniser, grammar, open_sound, transcribe
 from qwen2vl_robot.reading import read, stop_word
@@ -90,4 +92,34 @@ def test_sound_of_another_rate_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_sound_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no_such"), open_sound(str(tmp_path / "no_such.wav"), 960):
+        pass
+
+
+HOSTILE_SOUND = {
+    "nothing": b"",
+    "a header alone": b"RIFF\xff\xff\xff\xffWAVEfmt \xff\xff\xff\xff",
+    "a header that lies": b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x00\x00\x80\x3e\x00\x00" + b"\0" * 20,
+    "a piece that claims to be negative": b"RIFF\x24\x00\x00\x00WAVEdata\xff\xff\xff\xff",
+    "text": b"machine example.org password hunter2",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE_SOUND.values(), ids=HOSTILE_SOUND.keys())
+def test_hostile_sound_is_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(BadInputError, match=r"a\.wav") as refused, open_sound(str(tmp_path / "a.wav"), 960):
+        pass
+    assert "hunter2" not in str(refused.value)
+
+
+def test_sound_from_what_is_no_file_or_too_long_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInputError, match="not a file"), open_sound(str(tmp_path / "pipe"), 960):
+        pass
+    with (tmp_path / "long.wav").open("wb") as file:
+        file.truncate(SOUND_BYTES + 1)
+    with (
+        pytest.raises(BadInputError, match=f"more than {SOUND_BYTES} bytes"),
+        open_sound(str(tmp_path / "long.wav"), 9),
+    ):
         pass

@@ -111,3 +111,13 @@ def test_who_forbids_to_ask_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_name_of_the_hub_is_not_looked_for(model: str) -> None:
     prepare_hub(ModelSettings(model=model))
     assert "HF_HUB_OFFLINE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[", "http://a:99999", "http://" + "a" * 300, "http://a\u0301..b", "://", "x"]
+)
+def test_an_address_of_the_hub_that_cannot_be_one_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(BadInputError, match="it is not on this machine") as refused:
+        prepare_hub(ModelSettings(model=NAME))
+    assert "\n" not in str(refused.value)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bounds import IMAGE_SIDE_PX
 from qwen2vl_robot.errors import PlannerError
-from qwen2vl_robot.planner.picture import MAX_SIDE_PX, MIN_SIDE_PX, check_picture
+from qwen2vl_robot.planner.picture import MIN_SIDE_PX, check_picture
 from qwen2vl_robot.reasons import PlannerReason
 
 
 def test_pictures_of_the_smallest_and_the_largest_side_can_be_used() -> None:
-    check_picture(np.zeros((MIN_SIDE_PX, MAX_SIDE_PX, 3), np.uint8))
+    check_picture(np.zeros((MIN_SIDE_PX, IMAGE_SIDE_PX, 3), np.uint8))
 
 
 BAD = {
@@ -22,7 +23,7 @@ BAD = {
     "grey": np.zeros((64, 64), np.uint8),
     "with an alpha channel": np.zeros((64, 64, 4), np.uint8),
     "too small": np.zeros((MIN_SIDE_PX - 1, 64, 3), np.uint8),
-    "too large": np.zeros((64, MAX_SIDE_PX + 1, 3), np.uint8),
+    "too large": np.zeros((64, IMAGE_SIDE_PX + 1, 3), np.uint8),
 }
 
 

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qwen2vl_robot.bounds import REPLY_BYTES
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import ImageBox, Instruction, PlannerRequest, Verb
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import format_reply
-from qwen2vl_robot.planner.server import MAX_ATTEMPTS, MAX_BODY_BYTES, ServerPlanner
+from qwen2vl_robot.planner.server import MAX_ATTEMPTS, ServerPlanner
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.reasons import PlannerReason
 
@@ -189,12 +190,12 @@ HOSTILE: dict[str, tuple[Handle | bytes, str]] = {
     "a reply that was cut": (completion(PICK, "length"), "does not end"),
     "prose": (completion("Sure, I will pick it."), "neither the JSON"),
     "the wrong schema": (completion('{"actions":"pick"}'), "does not fit the schema"),
-    "100,000 actions": (completion(format_reply([], [{"do": "home"}] * 100_000)), f"longer than {MAX_BODY_BYTES}"),
+    "100,000 actions": (completion(format_reply([], [{"do": "home"}] * 100_000)), f"longer than {REPLY_BYTES}"),
     "5,000 actions": (completion(format_reply([], [{"do": "home"}] * 5_000)), "characters"),
     "a coordinate of 10^9": (completion(PICK.replace("412", str(10**9))), "must lie in 0..1000"),
     "a key twice": (completion(PICK[:-1] + ',"actions":[]}'), "appears twice"),
     "a control token": (completion(PICK.replace("red block", "<|im_end|>")), "label"),
-    "an endless body": (endless, f"longer than {MAX_BODY_BYTES}"),
+    "an endless body": (endless, f"longer than {REPLY_BYTES}"),
     "a deep nest": (b"[" * 100_000, "no chat completion"),
     "401": (lambda http: send(http, b'{"error":{"message":"bad key"}}', 401), "answered 401"),
     "404": (lambda http: send(http, b"<html>", 404), "answered 404"),

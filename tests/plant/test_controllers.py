@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bounds import JOINTS, TRAJECTORY_POINTS
 from qwen2vl_robot.config import Controllers
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
 from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.trajectories import segment_from_trajectory
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
@@ -114,6 +117,8 @@ def test_a_start_in_the_future_is_waited_for() -> None:
         {"joint_names": [*NAMES[:-1], "elbow"]},
         {"joint_names": NAMES[:-1]},
         {"points": []},
+        {"joint_names": NAMES * 100_000},
+        {"joint_names": ["x" * 1_000_000, *NAMES[1:]]},
     ],
 )
 def test_a_goal_for_other_joints_or_without_points_is_rejected(changes: dict[str, Any]) -> None:
@@ -228,3 +233,11 @@ def test_a_gripper_reaches_stalls_and_refuses(form: str) -> None:
     assert (stalled.ended[1].stalled, stalled.ended[1].reached_goal) == (True, False)
     assert client.send(command(0.5)).accepted() is False
     assert client.send(command(float("nan"))).accepted() is False
+
+
+def test_a_million_points_are_rejected_before_they_are_looked_at() -> None:
+    bench = Bench()
+    trajectory = bench.trajectory()
+    trajectory.points = trajectory.points[:1] * 1_000_000
+    with pytest.raises(BadInputError, match=f"1000000 points; allowed are {JOINTS} and 1 to {TRAJECTORY_POINTS}"):
+        segment_from_trajectory(trajectory, PROFILE)

@@ -1,0 +1,76 @@
+"""trajectory_msgs/msg/JointTrajectory ↔ joint segments in robot-file order; every received one is checked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwen2vl_robot.bounds import JOINTS, TRAJECTORY_POINTS, shown
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.geometry import Array, read_only
+from qwen2vl_robot.graph.conversions import doubles, duration_from_s, duration_to_s, header
+from qwen2vl_robot.graph.interface import Message, MessageMaker
+from qwen2vl_robot.messages import JointSegment
+
+
+def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Message:
+    """Make a trajectory_msgs/msg/JointTrajectory of a joint segment; it starts at `start_ns` (0: at once).
+
+    It carries positions only: a controller then interpolates linearly between them, as the twin rehearsed.
+    """
+    point = make("trajectory_msgs/msg/JointTrajectoryPoint")
+    points = [
+        point(positions=doubles(q), time_from_start=duration_from_s(make, float(t - segment.start_s)))
+        for t, q in zip(segment.time_s, segment.q_rad, strict=True)
+    ]
+    return make("trajectory_msgs/msg/JointTrajectory")(
+        header=header(make, start_ns, ""), joint_names=[j.name for j in profile.joints], points=points
+    )
+
+
+def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSegment:
+    """Read a trajectory_msgs/msg/JointTrajectory as a joint segment in robot-file order, times from its own start.
+
+    Raises:
+        BadInputError: no point or too many, other joints than the robot's, a point without a position for each joint, a
+            number that is not finite, times that do not rise from 0, or a final velocity that is not zero.
+    """
+    if len(message.joint_names) > JOINTS or not 0 < len(message.points) <= TRAJECTORY_POINTS:
+        found = f"{len(message.joint_names)} joints, {len(message.points)} points"
+        raise BadInputError(f"{found}; allowed are {JOINTS} and 1 to {TRAJECTORY_POINTS}")
+    names, points = list(message.joint_names), list(message.points)
+    expected = [j.name for j in profile.joints]
+    if sorted(names) != sorted(expected):
+        raise BadInputError(f"joints: {shown(', '.join(names)) or 'none'}; needed: {', '.join(expected)}")
+    order = [names.index(n) for n in expected]
+    if any(len(p.positions) != len(names) for p in points):
+        raise BadInputError(f"every point needs {len(names)} positions")
+    time_s = np.array([duration_to_s(p.time_from_start) for p in points])
+    q_rad = np.array([p.positions for p in points], dtype=np.float64)[:, order]
+    if not (np.isfinite(q_rad).all() and np.isfinite(time_s).all() and (np.diff(time_s) > 0).all() and time_s[0] >= 0):
+        raise BadInputError("numbers must be finite, times must rise from 0")
+    last = list(points[-1].velocities)
+    if any(not abs(v) <= 1e-6 for v in last):
+        raise BadInputError(f"the final velocity {shown(last)} is not zero")
+    return JointSegment(read_only(time_s), read_only(q_rad))
+
+
+def derivatives_from_trajectory(message: Message, profile: RobotProfile) -> tuple[Array, Array]:
+    """Read velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point has none.
+
+    The joint names must be the robot's; `segment_from_trajectory` checks that.
+
+    Raises:
+        BadInputError: a point has some velocities or accelerations but not one per joint, or one is not finite.
+    """
+    names, points = list(message.joint_names), list(message.points)
+    order = [names.index(joint.name) for joint in profile.joints]
+    dq_radps, ddq_radps2 = (np.full((len(points), len(order)), np.nan) for _ in range(2))
+    for i, point in enumerate(points):
+        for into, given in ((dq_radps, point.velocities), (ddq_radps2, point.accelerations)):
+            if len(given) not in (0, len(names)) or not np.isfinite(list(given)).all():
+                found = shown(list(given[:JOINTS]))
+                raise BadInputError(f"point {i}: {found}; allowed: none, or {len(names)} finite numbers")
+            if len(given):
+                into[i] = np.asarray(given, dtype=np.float64)[order]
+    return read_only(dq_radps), read_only(ddq_radps2)
