@@ -280,7 +280,7 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
 
 
 def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
-    """Read a sensor_msgs/msg/JointState as joint name → (position, velocity); without velocities they are 0.
+    """Read a sensor_msgs/msg/JointState as joint name → (position, velocity); a velocity that is not given is NaN.
 
     Raises:
         ObservationError: a name appears twice, or there are not as many positions or velocities as names.
@@ -294,7 +294,7 @@ def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
             "allowed: each name once, one position a name, one velocity a name or none",
             reason=ObservationReason.NO_STATE,
         )
-    velocities = velocities or [0.0] * len(names)
+    velocities = velocities or [math.nan] * len(names)
     return {n: (float(p), float(v)) for n, p, v in zip(names, positions, velocities, strict=True)}
 
 

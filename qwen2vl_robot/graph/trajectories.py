@@ -10,7 +10,10 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.graph.conversions import doubles, duration_from_s, duration_to_s, header
 from qwen2vl_robot.graph.interface import Message, MessageMaker
-from qwen2vl_robot.messages import JointSegment
+from qwen2vl_robot.messages import JointSegment, RobotState
+
+_NO_VELOCITY = float(np.finfo(np.float32).eps)  # joint_trajectory_controller refuses a final velocity above it
+_MIN_HOLD_S = 0.05  # also a slow arm gets some cycles of its controller
 
 
 def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: JointSegment, start_ns: int) -> Message:
@@ -28,12 +31,36 @@ def trajectory_message(make: MessageMaker, profile: RobotProfile, segment: Joint
     )
 
 
+def hold_message(make: MessageMaker, profile: RobotProfile, state: RobotState, age_s: float) -> Message:
+    """Make a trajectory_msgs/msg/JointTrajectory of one point: where the arm comes to rest within its accelerations.
+
+    A controller refuses a trajectory without points, and one that ends in motion. A point with velocities is joined by
+    a cubic, so the arm slows down instead of jumping back to where it was measured.
+
+    Args:
+        state: the latest measured one.
+        age_s: by which it is older than now; the arm went on meanwhile.
+    """
+    speed, most = state.dq_radps, np.array([j.acceleration_radps2 for j in profile.joints])
+    slowing_s = max(float(np.max(np.abs(speed) / most)), _MIN_HOLD_S)
+    rest_rad = state.q_rad + speed * (age_s + slowing_s / 2)
+    rest_rad = np.clip(rest_rad, [j.lower_rad for j in profile.joints], [j.upper_rad for j in profile.joints])
+    point = make("trajectory_msgs/msg/JointTrajectoryPoint")(
+        positions=doubles(rest_rad),
+        velocities=doubles(np.zeros_like(rest_rad)),
+        time_from_start=duration_from_s(make, slowing_s),
+    )
+    return make("trajectory_msgs/msg/JointTrajectory")(
+        header=header(make, 0, ""), joint_names=[j.name for j in profile.joints], points=[point]
+    )
+
+
 def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSegment:
     """Read a trajectory_msgs/msg/JointTrajectory as a joint segment in robot-file order, times from its own start.
 
     Raises:
         BadInputError: no point or too many, other joints than the robot's, a point without a position for each joint, a
-            number that is not finite, times that do not rise from 0, or a final velocity that is not zero.
+            number that is not finite, times that do not rise from 0, a final velocity that is not zero, or efforts.
     """
     if len(message.joint_names) > JOINTS or not 0 < len(message.points) <= TRAJECTORY_POINTS:
         found = f"{len(message.joint_names)} joints, {len(message.points)} points"
@@ -50,8 +77,10 @@ def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSeg
     if not (np.isfinite(q_rad).all() and np.isfinite(time_s).all() and (np.diff(time_s) > 0).all() and time_s[0] >= 0):
         raise BadInputError("numbers must be finite, times must rise from 0")
     last = list(points[-1].velocities)
-    if any(not abs(v) <= 1e-6 for v in last):
+    if any(not abs(v) <= _NO_VELOCITY for v in last):
         raise BadInputError(f"the final velocity {shown(last)} is not zero")
+    if any(len(point.effort) for point in points):
+        raise BadInputError("efforts are for controllers with an effort interface")
     return JointSegment(read_only(time_s), read_only(q_rad))
 
 

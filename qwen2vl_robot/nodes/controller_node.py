@@ -106,9 +106,9 @@ class ControllerNode:
         self.approver = AskingApprover(
             self.halt, settings.approval, on_question=self._on_question, timeout_s=settings.approval_timeout_s
         )
-        self.status = Status(self.halt, self.approver, self._publish_status)
         self.health = Health(graph, facts=self._facts)
-        self.arm = GraphArm(graph, self._profile, self.health, why_halted=self._why_halted)
+        self.arm = GraphArm(graph, self._profile, self.health, self._why_halted, on_rest=lambda: self.status.publish())
+        self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
         cameras = [
             _camera_settings(self._profile.base_link, prefix, calibration, settings)
             for prefix, calibration in zip_longest(settings.cameras, settings.calibrations, fillvalue="")
@@ -224,7 +224,7 @@ class ControllerNode:
         self.arm.stop()
         self.status.publish()
         _log.warning("stopped: %s", reason)
-        return "stopped; release it with ~/reset"
+        return f"{'the arm comes to rest' if self.arm.is_halting else 'stopped'}; release it with ~/reset"
 
     def stopped_by(self) -> str | None:
         """Return why a stop is latched, None when none is."""

@@ -6,34 +6,31 @@ but success ends the motion. `stop` sends the halt before it returns.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
-from qwen2vl_robot.bounds import JOINTS
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import read_only
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import (
-    duration_from_s,
-    joints_from_message,
-    stamp_to_ns,
-    state_from_joints,
-)
+from qwen2vl_robot.graph.conversions import duration_from_s
 from qwen2vl_robot.graph.interface import GoalStatus
-from qwen2vl_robot.graph.trajectories import trajectory_message
+from qwen2vl_robot.graph.trajectories import hold_message, trajectory_message
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
 from qwen2vl_robot.nodes.health import Health
-from qwen2vl_robot.reasons import ObservationReason
+from qwen2vl_robot.nodes.joints import JointStates
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
 _END_S = 1.5  # a motion's last goals must end within this time after it
-_HALT_S = 1.0  # controllers must confirm a halt within this time
+_HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
+_REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
+_STANDS_RADPS = 0.02  # a joint that turns slower is taken to stand: 20 ms of an encoder's steps of 0.0004 rad
+_OLDEST_S = 0.2  # a state tells no further ahead where the arm is
 _GOAL_TIME_S = 1.0
 
 
@@ -42,6 +39,7 @@ class GraphArm:
 
     Args:
         why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost.
+        on_rest: called when the arm is measured at rest after a halt.
     """
 
     def __init__(
@@ -50,8 +48,10 @@ class GraphArm:
         profile: RobotProfile,
         health: Health,
         why_halted: Callable[[], str | None] = lambda: None,
+        on_rest: Callable[[], None] = lambda: None,
     ) -> None:
-        self._graph, self._profile, self._health, self._why_halted = graph, profile, health, why_halted
+        self._graph, self._profile, self._health = graph, profile, health
+        self._why_halted, self._on_rest = why_halted, on_rest
         names = profile.controllers
         self._arm_action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
         self._arm_topic = interface.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
@@ -67,53 +67,18 @@ class GraphArm:
             action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
             action = action.at(f"{names.gripper}/gripper_cmd")
             self._clients["gripper"] = (action, graph.action_client(action))
-        self._states: deque[RobotState] = deque(maxlen=40)
-        self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
+        self._joints = JointStates(graph, profile, health)
         self._goals: list[tuple[str, interface.SentGoal]] = []
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
-        self._is_halted = False
+        self._is_halted = self._is_halting = False
+        self._halts = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
-        graph.subscribe(interface.JOINT_STATES, self._take_joints)
-
-    # ---------------------------------------------------------------------------------------------- state
 
     def state(self) -> RobotState:
         """Return the latest state that is not from the future (see `ports.Arm`)."""
-        now_ns = self._graph.now_ns()
-        states = tuple(self._states)
-        for state in reversed(states):
-            if state.stamp_ns <= now_ns:
-                return state
-        if not states:
-            raise ObservationError(
-                "joint_states: no complete state of the arm came yet", reason=ObservationReason.NO_STATE
-            )
-        ahead_s = (states[0].stamp_ns - now_ns) / 1e9
-        raise ObservationError(
-            f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks", reason=ObservationReason.NO_STATE
-        )
-
-    def _take_joints(self, message: interface.Message) -> None:
-        """Merge the joints of one or several publishers into a state, stamped with its oldest part."""
-        try:
-            stamp_ns = stamp_to_ns(message.header.stamp)
-            needed = [*(j.name for j in self._profile.joints), *self._profile.gripper.joints]
-            for name, value in joints_from_message(message).items():
-                if name in needed or name in self._joints or len(self._joints) < JOINTS:  # names may be made up
-                    self._joints[name] = (stamp_ns, value)
-            oldest_ns = min((self._joints[n][0] for n in needed if n in self._joints), default=stamp_ns)
-            state = state_from_joints({n: v for n, (_, v) in self._joints.items()}, self._profile, oldest_ns)
-        except ObservationError as error:
-            self._health.warn("joint_states", str(error))
-            return
-        self._health.fine("joint_states")
-        if self._states and self._states[-1].stamp_ns > max(state.stamp_ns, self._graph.now_ns()):
-            # One message from the future would hide all that come after it.
-            self._states = deque((s for s in self._states if s.stamp_ns <= state.stamp_ns), maxlen=self._states.maxlen)
-        if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
-            self._states.append(state)
+        return self._joints.latest()
 
     # --------------------------------------------------------------------------------------------- motion
 
@@ -148,25 +113,51 @@ class GraphArm:
         return is_moving
 
     def stop(self) -> None:
-        """Halt now (see `ports.Arm`); the halt is sent when this returns."""
+        """Halt now (see `ports.Arm`); the halt is sent when this returns, and what follows is watched."""
         self._is_halted = True
-        goals = list(self._goals)
+        goals = [(what, goal) for what, goal in self._goals if goal.outcome() is None]
+        latest = self._joints.newest()
+        self._halts += 1
+        self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
         try:
-            _cancel_all([goal for _, goal in goals if goal.outcome() is None])
+            _cancel_all([goal for _, goal in goals])
         finally:
-            if "arm" not in self._clients:
-                self._arm_publisher.publish(self._graph.message(interface.JOINT_TRAJECTORY.type)())
-        if any(goal.outcome() is None for _, goal in goals):
-            threading.Thread(target=self._watch_halt, args=(goals,), name="halt", daemon=True).start()
+            if "arm" not in self._clients and latest is not None:
+                age_s = min(max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9), _OLDEST_S)
+                self._arm_publisher.publish(hold_message(self._graph.message, self._profile, latest, age_s))
+        if self._is_halting:
+            arguments = (goals, self._halts, self._graph.now_ns())
+            threading.Thread(target=self._watch_halt, args=arguments, name="halt", daemon=True).start()
 
-    def _watch_halt(self, goals: list[tuple[str, interface.SentGoal]]) -> None:
-        end_s = time.monotonic() + _HALT_S
-        while time.monotonic() < end_s:
-            if all(goal.outcome() is not None for _, goal in goals):
+    @property
+    def is_halting(self) -> bool:
+        """Whether a halt was sent, and no measured state has shown yet that the arm stands."""
+        return self._is_halting
+
+    def _watch_halt(self, goals: list[tuple[str, interface.SentGoal]], halt: int, since_ns: int) -> None:
+        """Wait until the controllers confirm a halt and the arm is measured at rest; say which of them did not come."""
+        limit_s = max(j.velocity_radps / j.acceleration_radps2 for j in self._profile.joints) + _REST_S
+        begins_s = time.monotonic()
+        while halt == self._halts:
+            late = sorted({what for what, goal in goals if goal.outcome() is None})
+            latest = self._joints.newest()
+            shows = latest is not None and latest.stamp_ns > since_ns
+            speed_radps = _speed_radps(latest) if latest is not None and shows else math.inf
+            if not late and speed_radps <= _STANDS_RADPS:
+                self._is_halting = False
+                self._on_rest()
                 return
-            time.sleep(_POLL_S)
-        late = ", ".join(sorted({what for what, goal in goals if goal.outcome() is None}))
-        self._health.error("arm", f"the controller of the {late} did not confirm a halt in {_HALT_S:g} s")
+            waited_s = time.monotonic() - begins_s
+            is_late = (self._graph.now_ns() - since_ns) / 1e9 > limit_s or waited_s > _HALT_S
+            if is_late and speed_radps > _STANDS_RADPS:
+                how = f"it moves at {speed_radps:.3f} rad/s" if shows else "no joint state shows that it stands"
+                self._health.error("arm", f"the arm did not stop within {limit_s:.2f} s: {how}")
+            if waited_s > _HALT_S:
+                if late:
+                    told = f"the controller of the {', '.join(late)} did not confirm a halt in {_HALT_S:g} s"
+                    self._health.error("arm", told)
+                return
+            time.sleep(_POLL_S if not is_late else 10 * _POLL_S)
 
     def _check(self, approved: ApprovedMotion) -> None:
         """Check approval, start and controllers; raises ExecutionError where one forbids the motion."""
@@ -286,6 +277,10 @@ class GraphArm:
             )
         self._goals = [(w, g) for w, g in self._goals if w != "gripper"]
         self._goals.append(("gripper", client.send(make(f"{action.type}_Goal")(command=command))))
+
+
+def _speed_radps(state: RobotState) -> float:
+    return float(np.max(np.abs(state.dq_radps), initial=0.0))
 
 
 def _cancel_all(goals: list[interface.SentGoal]) -> None:

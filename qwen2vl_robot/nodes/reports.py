@@ -128,7 +128,7 @@ class ApprovalReport(Strict):
     reason: str
 
 
-StatusState = Literal["starting", "idle", "working", "awaiting_approval", "stopped", "inactive"]
+StatusState = Literal["starting", "idle", "working", "awaiting_approval", "stopping", "stopped", "inactive"]
 
 
 class StatusReport(Strict):

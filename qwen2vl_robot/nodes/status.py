@@ -23,10 +23,17 @@ class Status:
 
     Args:
         publish: sends a report.
+        is_halting: whether the arm was told to halt and is not yet measured at rest.
     """
 
-    def __init__(self, halt: Halt, approver: AskingApprover, publish: Callable[[StatusReport], None]) -> None:
-        self._halt, self._approver, self._publish = halt, approver, publish
+    def __init__(
+        self,
+        halt: Halt,
+        approver: AskingApprover,
+        publish: Callable[[StatusReport], None],
+        is_halting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._halt, self._approver, self._publish, self._is_halting = halt, approver, publish, is_halting
         self._lock = threading.RLock()
         self._is_configured = self._is_active = False
         self._doing = ""
@@ -53,7 +60,7 @@ class Status:
 
     def _state(self, stopped_by: str | None, awaits: str | None) -> StatusState:
         if stopped_by is not None:
-            return "stopped"
+            return "stopping" if self._is_halting() else "stopped"
         if not self._is_configured:
             return "starting"
         if awaits is not None:

@@ -41,7 +41,7 @@ class _Course:
 
 
 class TrajectoryServer:
-    """A joint trajectory controller: one goal at a time; a new goal preempts, an empty topic message halts."""
+    """A joint trajectory controller: one goal at a time, a new one preempts; what a real one refuses is ignored."""
 
     def __init__(self, graph: interface.Graph, profile: RobotProfile, start_q_rad: Array, lag_s: float) -> None:
         self._profile, self._lag_s = profile, lag_s
@@ -49,7 +49,7 @@ class TrajectoryServer:
         self._hold_rad = np.array(start_q_rad)
         self._course: _Course | None = None
         self._halts_s: float | None = None
-        self._now_s, self._q_rad = 0.0, np.array(start_q_rad)
+        self._now_s, self._q_rad, self._dq_radps = 0.0, np.array(start_q_rad), np.zeros(len(start_q_rad))
         self._feedback_s = 0.0
         action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/follow_joint_trajectory")
         self._result = graph.message(f"{action.type}_Result")
@@ -63,6 +63,8 @@ class TrajectoryServer:
     def targets(self, now_s: float, q_rad: Array) -> tuple[Array, Array]:
         """Check the arm's position and return the motors' targets now: positions and velocities (n,)."""
         with self._lock:
+            if now_s > self._now_s:
+                self._dq_radps = (np.asarray(q_rad) - self._q_rad) / (now_s - self._now_s)
             self._now_s, self._q_rad = now_s, np.array(q_rad)
             if self._halts_s is not None and now_s >= self._halts_s:
                 self._hold_rad, self._course, self._halts_s = self._q_rad, None, None
@@ -91,9 +93,6 @@ class TrajectoryServer:
 
     def _on_topic(self, message: Any) -> None:
         with self._lock:
-            if not message.points:  # halts without ending the goal, as ros2_control does
-                self._halts_s = self._now_s + self._lag_s
-                return
             try:
                 course = self._make_course(message, None)
             except BadInputError:
@@ -118,7 +117,8 @@ class TrajectoryServer:
         if start_s + segment.end_s < self._now_s:
             raise BadInputError("the trajectory ended in the past")
         unlimited = np.full(len(self._profile.joints), np.inf)
-        track, goal = Trajectory(self._q_rad, segment.time_s, segment.q_rad, *derivatives), segment.q_rad[-1]
+        speed, goal = self._dq_radps, segment.q_rad[-1]
+        track = Trajectory(self._q_rad, segment.time_s, segment.q_rad, *derivatives, start_dq_radps=speed)
         return _Course(track, start_s, start_s + segment.end_s, goal, handle, unlimited, unlimited, 0.0)
 
     def _preempt(self, reason: str) -> None:

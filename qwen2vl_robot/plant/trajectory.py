@@ -16,10 +16,11 @@ from qwen2vl_robot.messages import JointSegment, Motion
 
 
 class Trajectory:
-    """Points over time after a start at rest; before the start and after the last point the joints hold.
+    """Points over time after a start; before the start and after the last point the joints hold.
 
     Args:
         start_q_rad: (n,) joint positions at time 0.
+        start_dq_radps: (n,) joint velocities at time 0; at rest by default.
         time_s: (k,) times of the points, from 0, never falling; a point at 0 replaces the start.
         q_rad: (k, n).
         dq_radps, ddq_radps2: (k, n), NaN for points without them; None if no point has them.
@@ -32,14 +33,17 @@ class Trajectory:
         q_rad: npt.ArrayLike,
         dq_radps: npt.ArrayLike | None = None,
         ddq_radps2: npt.ArrayLike | None = None,
+        *,
+        start_dq_radps: npt.ArrayLike | None = None,
     ) -> None:
         start_rad, points_rad = np.asarray(start_q_rad, dtype=np.float64), np.asarray(q_rad, dtype=np.float64)
         points_rad = points_rad.reshape(-1, len(start_rad))
         absent = np.full_like(points_rad, np.nan)
         at_rest = np.zeros((1, len(start_rad)))
+        start = at_rest if start_dq_radps is None else np.asarray(start_dq_radps, dtype=np.float64)[None, :]
         self._time_s = np.concatenate([[0.0], np.asarray(time_s, dtype=np.float64)])
         self._q_rad = np.concatenate([start_rad[None, :], points_rad])
-        self._dq_radps = np.concatenate([at_rest, absent if dq_radps is None else np.asarray(dq_radps)])
+        self._dq_radps = np.concatenate([start, absent if dq_radps is None else np.asarray(dq_radps)])
         self._ddq_radps2 = np.concatenate([at_rest, absent if ddq_radps2 is None else np.asarray(ddq_radps2)])
 
     @classmethod

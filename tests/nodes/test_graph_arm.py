@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,7 @@ class Cell:
         self.blocked_m = 0.0  # width of an object between the fingers
         self.push_rad = 0.0  # by which something pushes the first joint
         self.is_silent = False
+        self.says_it_rests = False  # else its hardware measures no speeds
         now_s = self.graph.now_ns() / 1e9
         self.server = TrajectoryServer(self.graph, profile, self.q_rad, 0.0)
         self.gripper = GripperServer(self.graph, profile, self.width_m, 0.0)
@@ -70,7 +71,9 @@ class Cell:
         values = dict(zip(known, [*self.q_rad, *[self.width_m / 2] * 2], strict=True))
         names = names or known[::-1]  # any order will do
         q = np.array([values[n] for n in names])
-        message = joint_state_message(self.graph.message, names, q, np.zeros(len(names)), self.graph.time_ns)
+        message = joint_state_message(
+            self.graph.message, names, q, np.full(len(names), 0.0 if self.says_it_rests else np.nan), self.graph.time_ns
+        )
         self.graph.publisher(interface.JOINT_STATES.at("unused")).publish(message)
         for callback in self.graph._callbacks["joint_states"]:
             callback(message)
@@ -170,6 +173,70 @@ def test_stop_halts_it_where_it_is(any_cell: Cell) -> None:
     assert halted < start[0] + 0.45
     time.sleep(0.1)
     assert any_cell.q_rad[0] == pytest.approx(halted, abs=1e-6)
+    wait_until(lambda: not any_cell.arm.is_halting)
+    assert "arm" not in any_cell.health.problems()
+
+
+def wait_until(holds: Callable[[], bool], at_most_s: float = 10.0) -> None:
+    end_s = time.monotonic() + at_most_s
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_a_stop_by_topic_is_a_point_that_a_real_controller_takes() -> None:
+    cell = Cell(TOPICS)
+    time.sleep(0.02)
+    start = cell.arm.state().q_rad
+    cell.arm.execute(cell.admit(longer(4.0, start)))
+    wait_until(lambda: bool(cell.q_rad[0] > start[0] + 0.1))
+    before = cell.arm.state()
+    cell.arm.stop()
+    (hold,) = [m for m in cell.graph.sent["joint_trajectory_controller/joint_trajectory"] if len(m.points) == 1]
+    assert list(hold.joint_names) == [joint.name for joint in PROFILE.joints]
+    assert list(hold.points[0].velocities) == [0.0] * 7
+    ahead_rad = hold.points[0].positions[0] - before.q_rad[0]
+    assert 0.0 <= ahead_rad <= before.dq_radps[0] * 0.3 + 0.01
+    cell.close()
+
+
+def test_an_arm_that_a_halt_does_not_stop_is_reported() -> None:
+    cell = Cell(TOPICS)
+    time.sleep(0.02)
+    cell.arm.execute(cell.admit(longer(8.0, cell.arm.state().q_rad)))
+    wait_until(lambda: bool(cell.arm.state().dq_radps[0] > 0.03))
+    cell.server._on_topic = lambda message: None  # type: ignore[method-assign]
+    cell.graph._callbacks["joint_trajectory_controller/joint_trajectory"] = []
+    cell.arm.stop()
+    wait_until(lambda: "arm" in cell.health.problems())
+    assert "the arm did not stop within" in cell.health.problems()["arm"].text
+    assert "rad/s" in cell.health.problems()["arm"].text
+    assert cell.arm.is_halting
+    cell.close()
+
+
+def test_a_velocity_that_nobody_gives_is_measured(cell: Cell) -> None:
+    cell.arm.execute(cell.admit(longer(2.0, cell.arm.state().q_rad)))
+    time.sleep(0.1)
+    first = cell.arm.state()
+    time.sleep(0.02)
+    second = cell.arm.state()
+    measured = (second.q_rad[0] - first.q_rad[0]) / (second.stamp_ns - first.stamp_ns) * 1e9
+    assert measured > 0.05
+    assert second.dq_radps[0] == pytest.approx(measured, rel=0.5)
+    assert second.dq_radps[1:] == pytest.approx(np.zeros(6), abs=1e-6)
+
+
+def test_one_position_without_a_velocity_is_no_state_yet() -> None:
+    fresh = Cell()
+    fresh.close()
+    arm = GraphArm(fresh.graph, PROFILE, fresh.health)
+    fresh.publish_joints()
+    with pytest.raises(ObservationError, match="no complete state"):
+        arm.state()
+    fresh.graph.time_ns += 10**7
+    fresh.publish_joints()
+    assert arm.state().dq_radps == pytest.approx(np.zeros(7))
 
 
 def test_a_stop_before_the_motion_is_not_lost(any_cell: Cell) -> None:
@@ -200,6 +267,7 @@ def test_a_failure_while_the_motion_is_looked_at_is_not_taken_for_its_end(cell: 
 def test_a_missing_joint_is_named_and_nothing_moves() -> None:
     fresh = Cell()
     fresh.close()
+    fresh.says_it_rests = True
     lonely = GraphArm(fresh.graph, PROFILE, fresh.health)
     fresh.publish_joints(["panda_joint1", "panda_joint2"])
     with pytest.raises(ObservationError, match="no complete state") as caught:
@@ -226,6 +294,7 @@ def test_names_and_numbers_that_do_not_fit_are_named(cell: Cell) -> None:
 def test_states_from_the_future_are_not_used() -> None:
     fresh = Cell()
     fresh.close()
+    fresh.says_it_rests = True
     arm = GraphArm(fresh.graph, PROFILE, fresh.health)
     fresh.graph.time_ns += 10**10
     fresh.publish_joints()
@@ -238,6 +307,7 @@ def test_states_from_the_future_are_not_used() -> None:
 def test_one_state_from_the_future_does_not_hide_those_that_come_after_it() -> None:
     fresh = Cell()
     fresh.close()
+    fresh.says_it_rests = True
     arm = GraphArm(fresh.graph, PROFILE, fresh.health)
     fresh.graph.time_ns += 10**17
     fresh.publish_joints()
@@ -313,7 +383,7 @@ def test_joints_that_somebody_makes_up_neither_fill_the_memory_nor_hide_the_arm(
     for wave in range(20):
         names = [f"made_up_{wave}_{i}" for i in range(JOINTS)]
         take(joint_state_message(cell.graph.message, names, zeros, zeros, cell.graph.time_ns))
-    assert len(cell.arm._joints) <= JOINTS + len(PROFILE.joints) + len(PROFILE.gripper.joints)
+    assert len(cell.arm._joints._joints) <= JOINTS + len(PROFILE.joints) + len(PROFILE.gripper.joints)
     time.sleep(0.02)
     assert cell.arm.state().q_rad == pytest.approx(cell.q_rad, abs=0.01)
     more = [f"j{i}" for i in range(JOINTS + 1)]

@@ -13,7 +13,8 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
 from qwen2vl_robot.graph.interface import GoalStatus
-from qwen2vl_robot.graph.trajectories import segment_from_trajectory
+from qwen2vl_robot.graph.trajectories import hold_message, segment_from_trajectory
+from qwen2vl_robot.messages import RobotState
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
@@ -185,13 +186,46 @@ def test_a_cancelled_goal_holds_where_the_arm_is() -> None:
     assert bench.step(1.0) == pytest.approx(halfway, abs=0.005)
 
 
-def test_an_empty_topic_message_halts_without_ending_the_goal() -> None:
+@pytest.mark.parametrize("empty", ["nothing at all", "no points", "no names"])
+def test_an_empty_topic_message_is_refused_and_halts_nothing(empty: str) -> None:
+    """As joint_trajectory_controller's validation does, whatever its documentation says of empty messages."""
     bench = Bench()
     sent = bench.send(bench.goal())
+    bench.step(0.5)
+    fields = {
+        "nothing at all": {},
+        "no points": {"joint_names": NAMES},
+        "no names": {"points": bench.trajectory().points},
+    }
+    bench.graph.give(TOPIC, **fields[empty])
+    assert bench.step(0.8) == pytest.approx(HOME + 0.2, abs=0.005)
+    assert sent.ended[0] is GoalStatus.SUCCEEDED
+
+
+def test_a_trajectory_with_efforts_or_a_final_velocity_is_refused() -> None:
+    bench = Bench()
+    forced, moving = bench.trajectory(), bench.trajectory()
+    forced.points[-1].effort = [1.0] * len(NAMES)
+    moving.points[-1].velocities = [0.0] * (len(NAMES) - 1) + [2e-7]
+    assert bench.send(bench.goal(forced)).accepted() is False
+    assert bench.send(bench.goal(moving)).accepted() is False
+
+
+def test_a_point_to_hold_slows_a_moving_arm_down_to_it() -> None:
+    bench = Bench()
+    bench.send(bench.goal(bench.trajectory(0.5, 1.0)))
     halfway = bench.step(0.5).copy()
-    bench.graph.give(TOPIC)
-    assert bench.step(0.4) == pytest.approx(halfway, abs=0.005)
-    assert sent.ended is None
+    state = RobotState(0, halfway, np.full(len(NAMES), 0.5), 0.0)
+    message = hold_message(bench.graph.message, PROFILE, state, 0.0)
+    for callback in bench.graph._callbacks[TOPIC.name]:
+        callback(message)
+    ways = np.array([bench.step(0.01).copy() for _ in range(30)])
+    rest_rad = np.array(message.points[0].positions)
+    assert (np.diff(ways, axis=0) >= -1e-9).all()
+    assert (ways <= rest_rad + 1e-9).all()
+    assert ways[-1] == pytest.approx(rest_rad, abs=1e-6)
+    slowest = min(joint.acceleration_radps2 for joint in PROFILE.joints)
+    assert rest_rad == pytest.approx(halfway + 0.5**2 / 2 / slowest)
 
 
 def test_commands_take_effect_after_the_lag() -> None:

@@ -1,0 +1,93 @@
+"""joint_states of one or several publishers → the arm's state; velocities that nobody gives are measured."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.conversions import joints_from_message, stamp_to_ns, state_from_joints
+from qwen2vl_robot.messages import RobotState
+from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.reasons import ObservationReason
+
+_WINDOW_NS = 20_000_000  # a velocity is measured over at least this long, or the steps of an encoder are speed
+_KEPT_NS = 500_000_000  # what is older says nothing about the speed now
+_STATES = 40
+
+
+class JointStates:
+    """The latest states of one arm, from every message on joint_states."""
+
+    def __init__(self, graph: interface.Graph, profile: RobotProfile, health: Health) -> None:
+        self._graph, self._profile, self._health = graph, profile, health
+        self._needed = (*(j.name for j in profile.joints), *profile.gripper.joints)
+        self._states: deque[RobotState] = deque(maxlen=_STATES)
+        self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
+        self._past: dict[str, deque[tuple[int, float]]] = {name: deque() for name in self._needed}
+        graph.subscribe(interface.JOINT_STATES, self._take)
+
+    def latest(self) -> RobotState:
+        """Return the latest state that is not from the future.
+
+        Raises:
+            ObservationError: there is none.
+        """
+        now_ns = self._graph.now_ns()
+        states = tuple(self._states)
+        for state in reversed(states):
+            if state.stamp_ns <= now_ns:
+                return state
+        if not states:
+            raise ObservationError(
+                "joint_states: no complete state of the arm came yet", reason=ObservationReason.NO_STATE
+            )
+        ahead_s = (states[0].stamp_ns - now_ns) / 1e9
+        raise ObservationError(
+            f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks", reason=ObservationReason.NO_STATE
+        )
+
+    def newest(self) -> RobotState | None:
+        """Return the newest state that came, None where none came: enough to halt by."""
+        states = tuple(self._states)
+        return states[-1] if states else None
+
+    def _take(self, message: interface.Message) -> None:
+        """Merge the joints of one or several publishers into a state, stamped with its oldest part."""
+        try:
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            known = {name: value for name, value in joints_from_message(message).items() if name in self._past}
+            moved = {name: self._with_velocity(name, stamp_ns, *value) for name, value in known.items()}
+            self._joints |= {name: (stamp_ns, value) for name, value in moved.items() if value is not None}
+            if None in moved.values():  # a second message tells the speed
+                return
+            oldest_ns = min((self._joints[n][0] for n in self._needed if n in self._joints), default=stamp_ns)
+            state = state_from_joints({n: v for n, (_, v) in self._joints.items()}, self._profile, oldest_ns)
+        except ObservationError as error:
+            self._health.warn("joint_states", str(error))
+            return
+        self._health.fine("joint_states")
+        if self._states and self._states[-1].stamp_ns > max(state.stamp_ns, self._graph.now_ns()):
+            # One message from the future would hide all that come after it.
+            self._states = deque((s for s in self._states if s.stamp_ns <= state.stamp_ns), maxlen=_STATES)
+        if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
+            self._states.append(state)
+
+    def _with_velocity(self, name: str, stamp_ns: int, position: float, velocity: float) -> tuple[float, float] | None:
+        """A joint's position and velocity; NaN is a velocity that its hardware does not measure.
+
+        Returns:
+            None where no earlier position tells the speed.
+        """
+        if not math.isnan(velocity) or not math.isfinite(position):
+            return position, velocity
+        past = self._past[name]
+        while past and not 0 < stamp_ns - past[0][0] <= _KEPT_NS:
+            past.popleft()
+        past.append((stamp_ns, position))
+        while len(past) > 2 and stamp_ns - past[1][0] >= _WINDOW_NS:
+            past.popleft()
+        since_ns = stamp_ns - past[0][0]
+        return None if since_ns <= 0 else (position, (position - past[0][1]) / since_ns * 1e9)
