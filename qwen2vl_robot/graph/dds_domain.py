@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 
 from cyclonedds.core import Policy, Qos
 from cyclonedds.domain import Domain, DomainParticipant
 
-from qwen2vl_robot.bounds import shown
+from qwen2vl_robot.bounds import YAML_BYTES, shown
+from qwen2vl_robot.documents import read_text
 from qwen2vl_robot.errors import BadInputError
 
 # A 1080p image is 6 MB, about 100 fragments: few enough, and they must fit the socket's buffer.
@@ -17,6 +21,8 @@ _LOOPBACK = """<General><Interfaces><NetworkInterface name='lo'/></Interfaces><A
 <MaxMessageSize>65000B</MaxMessageSize><FragmentSize>63000B</FragmentSize></General>
 <Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>
 <Peers><Peer address='localhost'/></Peers></Discovery>"""
+_BETWEEN_PARTS = re.compile(r",(?=\s*(?:<|file:|/|\.))")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _domains: dict[int, Domain] = {}  # Cyclone configures a domain once a process
 _lock = threading.Lock()
 
@@ -38,8 +44,32 @@ def join_domain(given: int | None = None) -> DomainParticipant:
     domain_id = _domain_id(given)
     with _lock:
         if domain_id not in _domains:
-            wide = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST").upper() != "LOCALHOST"
-            inner = _TUNING if wide or "CYCLONEDDS_URI" in os.environ else _LOOPBACK + _TUNING
-            config = f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
-            _domains[domain_id] = Domain(domain_id, ",".join(filter(None, [config, os.environ.get("CYCLONEDDS_URI")])))
+            _domains[domain_id] = Domain(domain_id, _configuration(os.environ))
     return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))
+
+
+def _configuration(environment: Mapping[str, str]) -> str:
+    """Cyclone's configuration: loopback only, unless somebody clearly asks for more.
+
+    That is ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET, spelt so, or a CYCLONEDDS_URI that names interfaces; and
+    ROS_LOCALHOST_ONLY=1 overrules the first.
+
+    Raises:
+        BadInputError: a file of CYCLONEDDS_URI cannot be read.
+    """
+    uri = environment.get("CYCLONEDDS_URI", "").strip()
+    is_wide = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "SUBNET"
+    is_wide = (is_wide and environment.get("ROS_LOCALHOST_ONLY", "0") != "1") or _names_interfaces(uri)
+    ours = "" if is_wide else _LOOPBACK  # behind theirs, because the last one counts
+    fragments = [f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>" for inner in (_TUNING, ours) if inner]
+    return ",".join([fragments[0], *([uri] if uri else []), *fragments[1:]])
+
+
+def _names_interfaces(uri: str) -> bool:
+    """Whether a configuration says which interfaces to use; its parts are XML, or files that hold it."""
+    parts = (part.strip() for part in _BETWEEN_PARTS.split(uri))
+    return any("<NetworkInterface" in _COMMENT.sub("", _text_of(part)) for part in parts if part)
+
+
+def _text_of(part: str) -> str:
+    return part if part.startswith("<") else read_text(Path(part.removeprefix("file://")), YAML_BYTES)

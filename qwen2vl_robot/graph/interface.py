@@ -26,6 +26,7 @@ class Qos(Enum):
     SENSOR = (False, False, 1)  # only the latest message is useful
     STATE = (False, False, 20)  # joint states: small messages, of which a short burst is kept
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
+    ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
     LATCHED = (True, True, 1)  # late subscribers get the latest message
     TF = (True, False, 100)
     TF_STATIC = (True, True, 100)
@@ -96,13 +97,14 @@ VOICE_INSTRUCTION = Topic(
     "transcript; it never approves or resets, and a person must approve each of its motions",
 )  # fmt: skip
 STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; only ~/reset releases")
+ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
 # ----------------------------------------------------------------------------------------------------- out
 
 JOINT_TRAJECTORY = Topic(
     "joint_trajectory", "trajectory_msgs/msg/JointTrajectory", Qos.COMMAND,
-    "the motion, where the robot file sets arm_form: topic; an empty trajectory halts",
+    "the motion, where the robot file sets arm_form: topic; one point with zero velocities halts",
 )  # fmt: skip
 GRIPPER_TOPIC = Topic("gripper_command", "std_msgs/msg/Float64MultiArray", Qos.COMMAND, "finger positions, topic form")
 PLAN = Topic("~/plan", "std_msgs/msg/String", Qos.LATCHED, "the latest plan, JSON")

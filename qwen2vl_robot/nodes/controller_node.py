@@ -202,7 +202,8 @@ class ControllerNode:
 
     def _listen(self) -> None:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
-        graph.subscribe(interface.STOP, self._on_stop)
+        for topic in (interface.STOP, interface.ANY_STOP):
+            graph.subscribe(topic, self._on_stop)
         for topic, source in (
             (interface.INSTRUCTION, InstructionSource.TEXT),
             (interface.VOICE_INSTRUCTION, InstructionSource.VOICE),

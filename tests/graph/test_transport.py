@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,18 @@ def test_an_unknown_transport_is_refused() -> None:
 def test_the_error_without_rclpy_says_what_to_do() -> None:
     with pytest.raises(BadInputError, match="source a ROS 2 setup file"):
         open_graph("ros", "tester")
+
+
+@pytest.mark.parametrize("qos", [interface.Qos.SENSOR, interface.Qos.COMMAND, interface.Qos.LATCHED])
+def test_a_stop_is_heard_from_every_publisher(graph: interface.Graph, qos: interface.Qos) -> None:
+    stop = replace(interface.STOP, name=f"stop_of_{qos.name.lower()}")
+    kept = Kept(graph, stop), Kept(graph, replace(interface.ANY_STOP, name=stop.name))
+    sender = graph.publisher(replace(stop, qos=qos))
+    until(lambda: sender.listeners() == 1 + qos.is_reliable)
+    time.sleep(0.5)
+    sender.publish(graph.message("std_msgs/msg/Bool")(data=True))
+    until(lambda: kept[1].messages)
+    if qos.is_reliable:
+        until(lambda: kept[0].messages)
+    else:
+        assert not kept[0].messages  # a reliable subscription alone never hears it
