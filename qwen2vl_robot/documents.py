@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from qwen2vl_robot.bounds import JSON_BYTES, NUMBER_CHARS, YAML_BYTES, YAML_DEPTH, YAML_NODES, shown
+from qwen2vl_robot.bounds import NUMBER_CHARS, YAML_BYTES, YAML_DEPTH, YAML_NODES, shown
 from qwen2vl_robot.errors import BadInputError
 
 
@@ -146,7 +146,7 @@ def _check_number(text: str) -> None:
 # -------------------------------------------------------------------------------------------------- JSON
 
 
-def read_json(path: Path, most_bytes: int = JSON_BYTES) -> Any:
+def read_json(path: Path, most_bytes: int) -> Any:
     """Read a JSON file.
 
     Raises:
