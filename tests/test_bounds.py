@@ -33,7 +33,7 @@ def test_every_row_names_files_that_exist() -> None:
 # What reads a format without bounds of its own, and where alone it may stand: by the bounded reader of that kind, or
 # where a process of ours wrote what is read.
 READERS = {
-    r"json\.loads?\(": ("documents.py", "nodes/watch.py", "training/", "benchmarks/"),
+    r"json\.loads?\(": ("documents.py", "training/", "benchmarks/"),
     r"yaml\.(safe_|full_|unsafe_)?load(_all)?\(": ("documents.py",),
     r"Image\.open\(|cv2\.im(read|decode)": ("photos.py",),
     r"ElementTree\.(parse|fromstring|XML)\(": ("description.py",),
