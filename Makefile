@@ -14,8 +14,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --prefer-binary 
 
 EPISODES ?= 50
 SEED ?= 1000
+FUZZ_SECONDS ?= 600
 
-.PHONY: help setup demo test lint format bench fuzz clean
+.PHONY: help setup demo test lint format bench fuzz atheris clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,8 +60,12 @@ bench: $(READY) ## the figures of README; writes out/eval-*.json (about 70 minut
 	$(ROBOT) bench hazards --json out/hazards.json
 	$(ROBOT) bench validation --json out/validation.json
 
-fuzz: $(READY) ## 100,000 malformed inputs against parser, validator and gate (about 5 minutes)
+fuzz: $(READY) ## 100,000 malformed inputs against everything that reads them, the validator and the gate (about 5 minutes)
 	$(BIN)/python -m tests.fuzz 100000
+
+atheris: $(READY) ## the same, guided by coverage: FUZZ_SECONDS for each kind; needs: pip install atheris
+	@for target in reply document picture messages description sound; do \
+		$(BIN)/python -m tests.guided $$target $(FUZZ_SECONDS) || exit 1; done
 
 clean: ## remove .venv, caches and what the commands wrote
 	rm -rf .venv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,12 +6,11 @@ choose (a time-out of a planner, a duration of a motion) stands with its field, 
 
 from __future__ import annotations
 
-# Files that people write: robots, scenes, rules, requests, settings, parameter files (YAML); small JSON of checkpoints.
+# Files that people write: robots, scenes, rules, requests, settings, parameter files.
 YAML_BYTES = 4_000_000
 YAML_NODES = 200_000  # an alias counts as all that it stands for: 20,000 points of seven joints are 180,000
 YAML_DEPTH = 32  # JSON too
 NUMBER_CHARS = 100  # of one number in YAML or JSON; making a long one takes time that grows with its square
-JSON_BYTES = 4_000_000
 URDF_CHARS = 5_000_000
 URDF_ELEMENTS = 50_000
 URDF_DEPTH = 32

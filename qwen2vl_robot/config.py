@@ -11,10 +11,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qwen2vl_robot.bounds import BODIES, JOINTS, shown
+from qwen2vl_robot.bounds import BODIES, JOINTS, URDF_CHARS, shown
 from qwen2vl_robot.complaints import complaint
 from qwen2vl_robot.description import compose, fill_limits, find_urdf, mesh_digests
-from qwen2vl_robot.documents import is_file, read_yaml
+from qwen2vl_robot.documents import is_file, read_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
@@ -217,7 +217,7 @@ class RobotProfile(Strict):
     @property
     def digest(self) -> str:
         """Compute the SHA-256 of the profile, its URDF and its collision meshes."""
-        return digest((self.model_dump_json(), self.urdf_path.read_bytes(), mesh_digests(self.urdf_path)))
+        return digest((self.model_dump_json(), read_file(self.urdf_path, URDF_CHARS), mesh_digests(self.urdf_path)))
 
 
 def load_robot(name: str) -> RobotProfile:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from qwen2vl_robot.bounds import JSON_BYTES, NUMBER_CHARS, YAML_BYTES, YAML_DEPTH, YAML_NODES, shown
+from qwen2vl_robot.bounds import NUMBER_CHARS, YAML_BYTES, YAML_DEPTH, YAML_NODES, shown
 from qwen2vl_robot.errors import BadInputError
 
 
@@ -66,7 +66,8 @@ def read_text(path: Path, most_bytes: int) -> str:
 # -------------------------------------------------------------------------------------------------- YAML
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe, and ten times as fast where libyaml was compiled in
-_OF_NUMBERS = "0123456789_abcdefABCDEFxXo:.+-"
+_OF_NUMBERS = "0123456789_:.beE+-"
+_OF_HEXADECIMALS = "0123456789_abcdefABCDEFxX+-"
 
 
 class _BeyondError(Exception):
@@ -139,14 +140,15 @@ def _measure(text: str) -> None:
 
 def _check_number(text: str) -> None:
     """Raises _BeyondError: a number so long that making it takes its time."""
-    if len(text) > NUMBER_CHARS and not text.strip(_OF_NUMBERS):
+    letters = _OF_HEXADECIMALS if "x" in text[:3].lower() else _OF_NUMBERS
+    if len(text) > NUMBER_CHARS and not text.strip(letters):
         raise _BeyondError(f"a number has {len(text)} characters; allowed are {NUMBER_CHARS}")
 
 
 # -------------------------------------------------------------------------------------------------- JSON
 
 
-def read_json(path: Path, most_bytes: int = JSON_BYTES) -> Any:
+def read_json(path: Path, most_bytes: int) -> Any:
     """Read a JSON file.
 
     Raises:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 
+from qwen2vl_robot.bounds import MESH_BYTES, shown
+from qwen2vl_robot.documents import read_text
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 
@@ -36,12 +39,12 @@ def triangles(file: str) -> tuple[Array, Array, list[int]]:
         BadInputError: pybullet_data has no such file, or it has no triangles.
     """
     try:
-        text = (resources.files("pybullet_data") / file).read_text(encoding="utf-8")
+        text = read_text(Path(str(resources.files("pybullet_data") / file)), MESH_BYTES)
         lines = [line.split() for line in text.splitlines()]
         points = np.array([[float(v) for v in line[1:4]] for line in lines if line[:1] == ["v"]]) @ _UPRIGHT.T
         faces = [[int(part.split("/")[0]) - 1 for part in line[1:]] for line in lines if line[:1] == ["f"]]
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        raise BadInputError(f"mesh {file}: pybullet_data has no such OBJ file ({error})") from error
+    except (BadInputError, ValueError, ModuleNotFoundError) as error:
+        raise BadInputError(f"mesh {shown(file)}: pybullet_data has no such OBJ file") from error
     if not faces:
         raise BadInputError(f"mesh {file}: it has no triangles")
     corners = np.array([[f[0], f[k], f[k + 1]] for f in faces for k in range(1, len(f) - 1)])

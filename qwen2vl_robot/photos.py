@@ -21,6 +21,8 @@ from qwen2vl_robot.results import draw_all
 
 Picture = npt.NDArray[np.uint8]
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow would print a warning of its own before `open_picture` refuses
+
 _STEP_16 = 257  # 65535 / 255: white stays white
 _SIXTEEN = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads more, some of them by starting other programs

@@ -1,4 +1,4 @@
-"""Seeded malformed plans, requests, motions, states and scenes for volume: none may pass, none may break anything.
+"""Seeded malformed input of every kind, for volume: none may pass, none may break anything.
 
 `make fuzz` runs 100,000 of them; `make test` a short stretch of the same stream.
 """
@@ -22,6 +22,7 @@ from qwen2vl_robot.messages import Box, JointSegment, Motion, Rehearsed, RobotSt
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.validation.limits import check
 from qwen2vl_robot.validation.request import Request, understand
+from tests import fuzz_inputs
 from tests.cells import PROFILE, SCENE, accept, approval_of, look, reach
 
 NOW_NS = 50_000_000_000
@@ -145,7 +146,10 @@ def _hit(values: Any, rng: np.random.Generator, bad: float) -> Any:
     return changed
 
 
-TARGETS: tuple[Callable[[np.random.Generator], bool], ...] = (bad_reply, bad_request, bad_motion, bad_admission)
+TARGETS: tuple[Callable[[np.random.Generator], bool], ...] = (
+    *(bad_reply, bad_request, bad_motion, bad_admission),
+    *(fuzz_inputs.bad_input(name) for name in fuzz_inputs.TARGETS),
+)
 
 
 def run(count: int, seed: int = 0) -> Counter[str]:

@@ -158,6 +158,15 @@ def attack():
     assert grown_mb(code) < MOST_MB
 
 
+def test_a_whole_robot_file_with_a_device_as_its_urdf_is_one_line(tmp_path: Path) -> None:
+    data = yaml.safe_load(robot_file("franka_panda").read_text(encoding="utf-8")) | {"urdf": "/dev/zero"}
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    profile = load_yaml(tmp_path / "robot.yaml", RobotProfile)
+    for read in (lambda: profile.digest, lambda: Kinematics(profile)):
+        with pytest.raises(BadInputError, match="not a file"):
+            read()
+
+
 @pytest.mark.parametrize("urdf", ["/dev/zero", "a" * 300, "x\0y", "/"])
 def test_a_urdf_that_is_no_file_is_one_line(tmp_path: Path, urdf: str) -> None:
     with pytest.raises(BadInputError):

@@ -28,6 +28,8 @@ HOSTILE = {
     "many texts": "[" + "x," * 1_000_000,
     "a huge integer": "a: " + "9" * 1_000_000,
     "a huge integer with a tag": f"a: !!int '{'9' * 1_000_000}'",
+    "a huge integer of base sixteen": "a: -0x" + "f" * 1_000_000,
+    "a huge integer of ones": "a: 0b" + "1" * 1_000_000,
     "a huge float": "a: " + "9" * 1_000_000 + ".0",
     "a number of minutes": "a: " + ":".join(["1"] * 1_000_000),
     "many directives": "".join(f"%TAG !{i}! x\n" for i in range(200_000)) + "--- a",
@@ -51,11 +53,20 @@ def test_hostile_yaml_ends_in_one_line(tmp_path: Path, text: str) -> None:
         ("[" * YAML_DEPTH + "]" * YAML_DEPTH, None),
         ("9" * NUMBER_CHARS, int("9" * NUMBER_CHARS)),
         ("'" + "9" * 1000 + "'", "9" * 1000),
+        ("f" * 128, "f" * 128),
         ("3 blocks " + "and so on " * 100, "3 blocks " + ("and so on " * 100).strip()),
         ("a: &a [1, 2]\nb: *a", {"a": [1, 2], "b": [1, 2]}),
         ("[" + "1," * (YAML_NODES - 1) + "]", [1] * (YAML_NODES - 1)),
     ],
-    ids=["as deep as allowed", "a long number", "a long text of digits", "a long text", "an alias", "many values"],
+    ids=[
+        "as deep as allowed",
+        "a long number",
+        "a long text of digits",
+        "a digest",
+        "a long text",
+        "an alias",
+        "many values",
+    ],
 )
 def test_what_is_just_within_the_bounds_is_read(text: str, value: object) -> None:
     read = parse_yaml(text, "a.yaml")

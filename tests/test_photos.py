@@ -101,6 +101,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a side beyond the largest": lambda: saved(IMAGE_SIDE_PX + 1, 1, "PNG"),
     "many pixels": lambda: saved(5001, 5000, "PNG"),
     "a header that claims a huge picture": lambda: png(size(2**31 - 1, 2**31 - 1), PIXELS),
+    "a header that claims a picture for which Pillow warns": lambda: png(size(8000, 16000), PIXELS),
     "a header that claims nothing": lambda: png(size(0, 0), PIXELS),
     "a depth that does not exist": lambda: png(size(8, 8, 77), PIXELS),
     "pixels that are missing": lambda: png(size(5000, 5000), (b"IDAT", zlib.compress(b"x")), (b"IEND", b"")),
@@ -122,6 +123,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_picture_is_one_line(tmp_path: Path, make: Callable[[], bytes]) -> None:
     (tmp_path / "a.png").write_bytes(make())

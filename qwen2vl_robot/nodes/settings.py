@@ -7,6 +7,7 @@ explains each.
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -96,9 +97,10 @@ def load_settings(params_files: list[str], given: list[str], node: str) -> Setti
 
 def _from_file(path: Path, node: str) -> dict[str, object]:
     data = read_yaml(path)
+    if not isinstance(data, dict | NoneType):
+        raise BadInputError(f"{shown(path)}: a mapping is needed, found {type(data).__name__}")
     values: dict[str, object] = {}
-    sections = data.items() if isinstance(data, dict) else ()
-    for name, section in sections:
+    for name, section in (data or {}).items():
         if name == "/**" or str(name).rpartition("/")[2] == node:
             if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
                 raise BadInputError(f"{path}: {shown(name)} needs ros__parameters: followed by names and values")

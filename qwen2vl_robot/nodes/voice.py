@@ -140,7 +140,7 @@ def _wave_frames(path: Path, frame_bytes: int) -> Iterator[bytes]:
         with wave.open(io.BytesIO(read_file(path, SOUND_BYTES)), "rb") as file:
             kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             data = file.readframes(file.getnframes())
-    except (wave.Error, EOFError, ValueError, ArithmeticError, struct.error) as error:
+    except (wave.Error, EOFError, ValueError, ArithmeticError, RuntimeError, struct.error) as error:
         raise BadInputError(f"--source {shown(path)}: not a WAV file ({shown(error, VALUE_CHARS)})") from error
     if kind != (1, 2, RATE_HZ):
         given = f"{kind[0]} channels, {8 * kind[1]} bit, {kind[2]} Hz"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from qwen2vl_robot import film
+from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import WorkerError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import rgb_from_image
@@ -82,7 +82,7 @@ class DemoClient:
         self._graph.close()
 
     def _on_status(self, message: interface.Message) -> None:
-        before, self.status = self.status, json.loads(message.data)
+        before, self.status = self.status, parse_json(message.data, "status")
         now = (self.status["state"], self.status["doing"])
         if now != (before.get("state"), before.get("doing")):
             self._show(" ".join(now).rstrip())

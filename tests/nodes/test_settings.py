@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qwen2vl_robot.bounds import NAME_CHARS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
 from qwen2vl_robot.nodes.settings import Settings, load_settings
@@ -54,3 +55,36 @@ def test_a_file_without_ros_parameters_is_named(tmp_path: Path) -> None:
     file.write_text("/**: {seed: 4}\n")
     with pytest.raises(BadInputError, match="ros__parameters"):
         load_settings([str(file)], [], "qwen2vl_robot")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "machine example.org password hunter2\n",
+        "- hunter2\n",
+        "/**: hunter2\n",
+        "/**:\n  ros__parameters: hunter2\n",
+        "/**:\n  ros__parameters: {password: hunter2}\n",
+        "/**:\n  ros__parameters: {seed: [hunter2]}\n",
+        "/**:\n  ros__parameters: {1: hunter2, [a]: hunter2}\n",
+        "a: &a [*a]\n",
+        "[" * 100_000,
+    ],
+)
+def test_a_file_that_holds_no_parameters_is_refused_and_not_printed(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInputError) as caught:
+        load_settings([str(file)], [], "qwen2vl_robot")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_parameter_is_as_long_as_allowed_and_no_letter_longer() -> None:
+    assert load_settings([], ["robot:=" + "a" * NAME_CHARS], "node").robot == "a" * NAME_CHARS
+    with pytest.raises(BadInputError, match=f"robot = 'aaa.*at most {NAME_CHARS} characters"):
+        load_settings([], ["robot:=" + "a" * (NAME_CHARS + 1)], "node")
+
+
+def test_an_empty_file_of_parameters_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").touch()
+    assert load_settings([str(tmp_path / "p.yaml")], [], "node") == load_settings([], [], "node")

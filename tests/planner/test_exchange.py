@@ -141,6 +141,17 @@ def test_an_answer_is_as_long_as_allowed_and_no_byte_longer(server: Server) -> N
     assert refused.value.failure is Failure.LONG
 
 
+def test_an_answer_in_slow_pieces_is_taken_when_it_ends_in_time(server: Server) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        for piece in (OK[:5], OK[5:] + b"X: y\r\n", OPEN[:3], OPEN[3:], b"ab", b"c"):
+            connection.sendall(piece)
+            time.sleep(0.05)
+
+    server.serve = serve
+    assert ask(Request(server.url), 5.0, 1000).body == b"abc"
+
+
 @pytest.mark.parametrize("status", [REFUSED, b"HTTP/1.1 500 Oops\r\n", b"HTTP/1.1 307 Go\r\nLocation: /elsewhere\r\n"])
 def test_a_refusal_with_a_body_without_end_is_its_status(server: Server, status: bytes) -> None:
     server.serve = flood(status + OPEN, b"no" * 30_000)
