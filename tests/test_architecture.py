@@ -18,11 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("reasons", "log"),
     ("errors",),
-    ("geometry", "messages"),
+    ("geometry", "messages", "sides"),
     ("ports", "resources", "config", "process", "description", "languages", "phrases", "meshes", "results", "photos"),
     ("bullet",),
     (
         "film",
+        "legend",
         "kinematics",
         "relations",
         "planner.contract",
