@@ -23,10 +23,11 @@ if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
 Picture = npt.NDArray[np.uint8]
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
-# Twin and plant share one view, from the front left above the table, so that the film's halves can be compared.
+# Twin and plant share one view, from the front left above the table, so that the film's halves can be compared. It
+# shows the arm at home and all of the table where things stand or are put.
 FILM_HZ = 5.0  # a picture takes about 70 ms of a core
 FILM_INTRINSICS = Intrinsics(320, 240, 345.0, 345.0, 159.5, 119.5)
-T_BASE_FILM: Array = look_at([1.15, 0.80, 0.66], [0.36, 0.0, 0.235])
+T_BASE_FILM: Array = look_at([1.43, 1.08, 0.94], [0.38, 0.0, 0.21])
 _SKY_RGB = ((226, 233, 240), (200, 212, 224))
 
 _SPEED = 2.0  # the film plays this much faster than the world
@@ -134,8 +135,8 @@ def write_film(
 ) -> None:
     """Write a GIF of two films side by side at twice the speed of the world.
 
-    The shorter film holds its last picture; a legend goes into a corner of both. Pictures are left out evenly until
-    there are at most 150 and the file has at most 3 MB or two pages.
+    The shorter film holds its last picture; a legend goes into the lower right corner of both. Pictures are left out
+    evenly until there are at most 150 and the file has at most 3 MB or two pages.
 
     Raises:
         ValueError: both films are empty.
@@ -233,7 +234,7 @@ def _page(
         if picture is not None:
             page.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, head_px))
             if legend is not None:
-                page.paste(legend, (x + w - legend.width - 3, head_px + 3), legend)
+                page.paste(legend, (x + w - legend.width - 3, head_px + h - legend.height - 3), legend)
         draw.text((x + 2, head_px + h + 4), caption, font=_font(13), fill=(190, 200, 210))
     bar_y = head_px + h + foot_px - 3
     draw.rectangle([gap_px, bar_y, gap_px + share * (page.width - 2 * gap_px), bar_y + 1], fill=_PATH_RGB)
