@@ -135,7 +135,7 @@ def run_demo(
     scene_file = resolve(scene.file)
     ranges = load_yaml(scene_file, SceneRanges)
     profile = load_robot(ranges.robot)
-    surroundings = Surroundings.of(profile, scene.seen_from)
+    surroundings = Surroundings.of(profile, scene.seen_from).heard(asked.text)
     with reserve(out), PlannerProcess(model or SHIPPED_MODEL, seen_from=scene.seen_from) as planner:
         say(f"instruction: {asked.text}")
         say(f"I read: {read(asked.text).describe() or 'nothing that I can do'}")

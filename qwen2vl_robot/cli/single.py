@@ -88,6 +88,7 @@ def plan(
     from qwen2vl_robot.messages import Instruction, Outcome, PlannerRequest
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+    from qwen2vl_robot.reading import whose_sides
     from qwen2vl_robot.relations import load_relations
 
     wish, rgb = understand(Instruction(instruction), trusts_unread=True), read_photo(image, say)
@@ -98,7 +99,7 @@ def plan(
         raise typer.Exit(1)
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
-        whose = load_relations().seen_from
+        whose = whose_sides(instruction, load_relations().seen_from)
         answer = planner.plan_picture(PlannerRequest(rgb, wish, others=others, clip=clip, seen_from=whose))
     actions = [_action_as_json(a) for a in answer.actions]
     document = {"instruction": instruction, "actions": actions, "box_unit": BOX_UNIT, "reply": answer.reply}

@@ -52,7 +52,8 @@ class Display:
         self._publish(interface.PLAN, reports.plan_report(plan, observation, self._status.instruction))
         self._publishers[interface.DETECTIONS.name].publish(reports.detections(make, plan, frame, frame_id))
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
-        sides = sides_seen_from(self._surroundings.rules.seen_from, frame.T_base_camera)
+        rules = self._surroundings.heard(self._status.instruction).rules
+        sides = sides_seen_from(rules.seen_from, frame.T_base_camera)
         picture = image_from_rgb(make, film.annotate(frame, boxes, None, sides), frame.stamp_ns, frame_id)
         self._publishers[interface.ANNOTATED.name].publish(picture)
         self._status.doing("rehearse")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.perception.labels import Words, load_words
+from qwen2vl_robot.reading import whose_sides
 from qwen2vl_robot.relations import load_relations
 from qwen2vl_robot.sides import SeenFrom
 
@@ -37,3 +38,8 @@ class Surroundings:
             BadInputError: one of them is missing or wrong.
         """
         return cls(profile, Kinematics(profile), load_relations(seen_from), load_words())
+
+    def heard(self, text: str) -> Surroundings:
+        """The same for one instruction: one that speaks from the robot's own place ("towards you") means its sides."""
+        whose = whose_sides(text, self.rules.seen_from)
+        return replace(self, rules=self.rules.model_copy(update={"seen_from": whose}))

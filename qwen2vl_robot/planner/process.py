@@ -16,6 +16,7 @@ from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.process import Worker
+from qwen2vl_robot.reading import whose_sides
 from qwen2vl_robot.reasons import PlannerReason
 from qwen2vl_robot.relations import load_relations
 from qwen2vl_robot.sides import SeenFrom
@@ -67,7 +68,7 @@ class PlannerProcess:
             failures=tuple(failure_line(step) for step in history if step.outcome.reasons),
             others=tuple(other.rgb for other in frame.others),
             clip=frame.clip,
-            seen_from=self._seen_from,
+            seen_from=whose_sides(instruction.text, self._seen_from),
         )
         return self.plan_picture(request)
 

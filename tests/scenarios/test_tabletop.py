@@ -37,6 +37,16 @@ def test_a_block_put_left_of_a_plate_is_left_of_it_in_the_picture() -> None:
         assert boxes["red block"].box.x1 < boxes["blue plate"].box.x0
 
 
+def test_what_is_pulled_towards_the_robot_comes_nearer_to_it_wherever_the_camera_stands() -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()["red block"].T_base_object
+        reply = format_reply([s.boxes("red block")], [{"do": "push", "object": 0, "direction": "closer"}])
+        report = s.run(reply, instruction="pull the red block towards you")
+        after = s.plant.truth.objects()["red block"].T_base_object
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert after[0, 3] < before[0, 3] - 0.03
+
+
 def test_an_arm_that_is_at_home_can_be_sent_home() -> None:
     with stage(RED_BLOCK) as s:
         report = s.run(format_reply([], [{"do": "home"}]), instruction="go home")
