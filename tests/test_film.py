@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_the_legend_points_along_the_pictures_sides_and_the_robots_as_they_are_s
     )
     assert np.allclose(robots["left"], np.array([u - u0, v - v0]) / np.hypot(u - u0, v - v0), atol=0.02)
     assert np.allclose(robots["right"], -robots["left"], atol=0.02)
+
+
+@pytest.mark.parametrize("height_m", [0.0, 0.3])
+def test_a_camera_that_looks_along_the_table_or_is_lost_still_gives_a_picture(height_m: float) -> None:
+    level = look_at([1.0, 0.0, height_m], [0.0, 0.0, height_m])
+    for T in (level, np.full((4, 4), np.nan)):
+        picture = annotate(replace(grey_frame(), T_base_camera=T), (), None, ROBOT_SIDES)
+        assert picture.shape == (120, 160, 3)
 
 
 def test_a_legend_stands_in_the_corner_where_no_box_is() -> None:

@@ -64,7 +64,7 @@ def perceive(
         hide_held(view, held)
     bodies = measure_bodies(view, find_segments(view))
     # Once for the whole plan: a camera that moves on does not turn what the person meant by left.
-    sides = sides_seen_from(surroundings.rules.seen_from, observation.frame.T_base_camera)
+    sides = sides_seen_from(surroundings.rules.seen_from, view.T_base_camera)
     finder = _Finder(view, bodies, surroundings.rules, sides, surroundings.words, held, spoken)
     for action in plan.actions:
         if action.object is not None:
