@@ -64,5 +64,5 @@ if __name__ == "__main__":  # planner and twin run in processes of their own
     robot, halt = qr.load_robot("franka_panda"), qr.Halt()  # halt.stop("why") from any thread stops the arm
     with qr.PlannerProcess() as planner, qr.RehearsalProcess(robot, budget_s=60.0) as rehearsal:
         ports = qr.Ports(Camera(), Arm(), Clock(), planner, rehearsal)
-        report = qr.assemble(robot, ports, halt=halt).run(qr.Instruction("pick up the red block"))
+        report = qr.assemble(qr.Surroundings.of(robot), ports, halt=halt).run(qr.Instruction("pick up the red block"))
     print(report.outcome.kind.value, *(cause.text for cause in report.outcome.causes), sep="; ")

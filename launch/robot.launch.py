@@ -20,6 +20,7 @@ ARGUMENTS = {
     "use_respawn": ("false", "restart the node when it ends"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "approval": ("confirm", "confirm (a person approves each step), never or auto"),
+    "seen_from": ("", "whose left and right count, picture or robot; empty: as the parameter file says"),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "image": ("image", "the camera's rectified colour topic"),
     "depth": ("depth", "its depth topic, registered to colour"),
@@ -54,6 +55,7 @@ def generate_launch_description() -> LaunchDescription:
             {
                 "use_sim_time": ParameterValue(value["use_sim_time"], value_type=bool),
                 "approval": ParameterValue(value["approval"], value_type=str),
+                "seen_from": ParameterValue(value["seen_from"], value_type=str),
             },
         ],
         remappings=[("/tf", "tf"), ("/tf_static", "tf_static"), *((name, value[name]) for name in REMAPPED)],

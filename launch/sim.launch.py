@@ -21,6 +21,7 @@ ARGUMENTS = {
     "use_respawn": ("false", "restart a node when it ends"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "approval": ("auto", "auto, confirm (a person approves each step) or never"),
+    "seen_from": ("", "whose left and right count, picture or robot; empty: as the parameter file says"),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "scene": ("scenes/default.yaml", "scene file, by its path or its path under sim/; the seed draws from its ranges"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
@@ -56,7 +57,7 @@ def generate_launch_description() -> LaunchDescription:
     parameters = [
         value["params_file"],
         {"use_sim_time": ParameterValue(value["use_sim_time"], value_type=bool)},
-        {name: ParameterValue(value[name], value_type=str) for name in ("approval", "worker_python")},
+        {name: ParameterValue(value[name], value_type=str) for name in ("approval", "seen_from", "worker_python")},
     ]
     given = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
     controller = Node(name=PACKAGE, arguments=["run", *given], parameters=parameters, **common)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwen2vl_robot.approval import Unattended
-from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.halt import Halt
@@ -34,7 +33,7 @@ class Ports:
 
 
 def assemble(
-    profile: RobotProfile,
+    surroundings: Surroundings,
     ports: Ports,
     *,
     halt: Halt | None = None,
@@ -46,6 +45,7 @@ def assemble(
     """Build a controller whose gate knows the zones of its cell's rules.
 
     Args:
+        surroundings: of the robot, as `Surroundings.of` loads them.
         halt: what stops and cancels it; to be given wherever anybody is to be able to stop it.
         cell: the cell's rules, else those of sim/rules/default.yaml.
         limits: how old what the gate sees may be.
@@ -60,9 +60,9 @@ def assemble(
         planner=ports.planner,
         rehearsal=ports.rehearsal,
         approver=ports.approver or Unattended(halt),
-        gate=gate or Gate(profile, cell.zones, limits),
+        gate=gate or Gate(surroundings.profile, cell.zones, limits),
         halt=halt,
-        surroundings=Surroundings.of(profile),
+        surroundings=surroundings,
         cell=cell,
         listeners=ports.listeners,
     )

@@ -18,6 +18,7 @@ from qwen2vl_robot.documents import is_file, read_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
+from qwen2vl_robot.sides import SeenFrom
 
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -249,7 +250,7 @@ class RelationRules(Strict):
     """sim/tasks/relations.yaml: what "left of", "on" and "in" mean, by geometry alone.
 
     Attributes:
-        seen_from: whose left and right count.
+        seen_from: whose left and right count, those of the planning camera's picture or the robot's own.
         gap_m: free space to leave between two objects placed beside each other.
         max_gap_m: with more free space than this, objects are not "beside" each other.
         max_angle_deg: largest angle between the direction from the reference and the requested one.
@@ -257,7 +258,7 @@ class RelationRules(Strict):
         rest_speed_mps: an object slower than this is at rest.
     """
 
-    seen_from: Literal["robot", "camera"] = "robot"
+    seen_from: SeenFrom = SeenFrom.PICTURE
     gap_m: Positive
     max_gap_m: Positive
     max_angle_deg: Positive

@@ -155,7 +155,8 @@ class Controller:
         try:
             with task.timed("perceive"):
                 spoken = spoken_labels(task.instruction, plan)
-                scene, actions = perceive(plan, observation, self._surroundings, self._belief.scene, spoken)
+                around = self._surroundings.heard(task.instruction.text)
+                scene, actions = perceive(plan, observation, around, self._belief.scene, spoken)
         except PerceptionError as error:
             speech = load_languages()[detect_language(task.instruction.text)]
             doubts = "".join(f" {doubt}." for doubt in ruling.to_confirm)

@@ -19,6 +19,7 @@ from qwen2vl_robot.config import SceneRanges, load_robot, load_yaml
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.legend import draw_legend
 from qwen2vl_robot.messages import (
     Action,
     Instruction,
@@ -31,11 +32,13 @@ from qwen2vl_robot.messages import (
     Verb,
     digest,
 )
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.reading import read
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.results import reserve, save_run
+from qwen2vl_robot.sides import SeenFrom, sides_seen_from
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _REHEARSAL_BUDGET_S = 60.0  # with its film
@@ -95,11 +98,13 @@ class DemoScene:
         file: a scene of sim/scenes.
         seed: draws poses, light, camera and the plant's faults.
         headless: simulate as fast as possible instead of in real time.
+        seen_from: whose left and right count; None leaves it to sim/tasks/relations.yaml.
     """
 
     file: str
     seed: int
     headless: bool
+    seen_from: SeenFrom | None = None
 
 
 def run_demo(
@@ -130,7 +135,8 @@ def run_demo(
     scene_file = resolve(scene.file)
     ranges = load_yaml(scene_file, SceneRanges)
     profile = load_robot(ranges.robot)
-    with reserve(out), PlannerProcess(model or SHIPPED_MODEL) as planner:
+    surroundings = Surroundings.of(profile, scene.seen_from).heard(asked.text)
+    with reserve(out), PlannerProcess(model or SHIPPED_MODEL, seen_from=scene.seen_from) as planner:
         say(f"instruction: {asked.text}")
         say(f"I read: {read(asked.text).describe() or 'nothing that I can do'}")
         planner.start()  # first, so that a model that cannot be loaded is reported at once
@@ -143,13 +149,13 @@ def run_demo(
             halt = Halt()
             approver = None if ask is None else PromptingApprover(halt, ask)
             ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, approver, (pictures,))
-            controller = assemble(profile, ports, halt=halt, seed=scene.seed)
+            controller = assemble(surroundings, ports, halt=halt, seed=scene.seed)
             started_s = time.perf_counter()
             task = controller.run(asked)
             report = _report(task, scene.seed, scene.file, started_s - began_s)
             report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
             steps = ", then ".join(step["action"] for step in report["steps"])
-            drawings = _drawings(pictures, Kinematics(profile), film.drawable(asked.text, steps))
+            drawings = _drawings(pictures, surroundings, film.drawable(asked.text, steps))
             files = save_run(out, report, drawings)
     if not task.steps:
         say(" ".join(task.outcome.reasons))
@@ -200,14 +206,19 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _drawings(pictures: _Pictures, kinematics: Kinematics, title: str) -> dict[str, Callable[[Path], object] | None]:
+def _drawings(
+    pictures: _Pictures, surroundings: Surroundings, title: str
+) -> dict[str, Callable[[Path], object] | None]:
     """What writes frame.png, film.gif where anything was rehearsed or executed, refused.png where the twin refused."""
     drawings: dict[str, Callable[[Path], object] | None] = dict.fromkeys(("frame.png", "film.gif", "refused.png"))
+    legend = None
     if pictures.planned is not None:
         plan, observation = pictures.planned
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
-        path = _tool_path(pictures.steps, kinematics)
-        drawings["frame.png"] = Image.fromarray(film.annotate(observation.frame, boxes, path)).save
+        path = _tool_path(pictures.steps, surroundings.kinematics)
+        sides = sides_seen_from(surroundings.rules.seen_from, observation.frame.T_base_camera)
+        drawings["frame.png"] = Image.fromarray(film.annotate(observation.frame, boxes, path, sides)).save
+        legend = None if sides is None else draw_legend(film.FILM_INTRINSICS, film.T_BASE_FILM, sides)
     refused = [s.verdict.picture for s in pictures.steps if s.verdict is not None and s.verdict.picture is not None]
     if refused:
         drawings["refused.png"] = Image.fromarray(refused[-1]).save
@@ -215,8 +226,9 @@ def _drawings(pictures: _Pictures, kinematics: Kinematics, title: str) -> dict[s
     if len(executed):
         is_executed = any(len(shown) for _, shown in pictures.clips)
         captions = ("rehearsal (twin)", "execution (plant)" if is_executed else "nothing was executed")
-        write = partial(film.write_film, left=rehearsed, right=executed, captions=captions, title=title)
-        drawings["film.gif"] = write
+        drawings["film.gif"] = partial(
+            film.write_film, left=rehearsed, right=executed, captions=captions, title=title, legend=legend
+        )
     return drawings
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from qwen2vl_robot import film
+from qwen2vl_robot.demo import DemoScene
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
@@ -25,8 +26,7 @@ _START_S = 180.0
 
 def run_graph_demo(
     instruction: str,
-    seed: int,
-    scene: str,
+    where: DemoScene,
     out: Path,
     model: str | None,
     *,
@@ -46,8 +46,8 @@ def run_graph_demo(
     began_s = time.perf_counter()
     with (
         reserve(out),
-        run_node(_plant_command(seed, scene, transport), out / "sim.ready") as plant,
-        run_node(_controller_command(seed, model, transport), out / "run.ready") as controller,
+        run_node(_plant_command(where, transport), out / "sim.ready") as plant,
+        run_node(_controller_command(where, model, transport), out / "run.ready") as controller,
     ):
         with contextlib.closing(DemoClient(transport, say)) as watch:
             wait_for((out / "sim.ready").exists, plant, "plant", _START_S)
@@ -57,20 +57,22 @@ def run_graph_demo(
             watch.watch_camera()
             watch.ask(text, controller)
             status = watch.wait(controller)
-        report = {**status["last_task"], "transport": transport, "seed": seed, "scene": scene}
+        report = {**status["last_task"], "transport": transport, "seed": where.seed, "scene": where.file}
         report["seconds"] |= {"start": round(started_s - began_s, 3), "all": round(time.perf_counter() - began_s, 3)}
         files = save_run(out, report, _drawings(watch, text, report))
     say(f"{report['outcome']}; see {', '.join(files)} in {out}")
     return report
 
 
-def _plant_command(seed: int, scene: str, transport: str) -> list[str]:
+def _plant_command(where: DemoScene, transport: str) -> list[str]:
     rate = str(film.FILM_HZ / FILM_HOLD)
-    return ["sim", "--scene", scene, "--seed", str(seed), "--camera-hz", rate, "--graph", transport]
+    return ["sim", "--scene", where.file, "--seed", str(where.seed), "--camera-hz", rate, "--graph", transport]
 
 
-def _controller_command(seed: int, model: str | None, transport: str) -> list[str]:
-    values = ["approval:=auto", "use_sim_time:=true", f"seed:={seed}", *([f"model:={model}"] if model else [])]
+def _controller_command(where: DemoScene, model: str | None, transport: str) -> list[str]:
+    values = ["approval:=auto", "use_sim_time:=true", f"seed:={where.seed}"]
+    values += [f"model:={model}"] if model else []
+    values += [f"seen_from:={where.seen_from.value}"] if where.seen_from else []
     return ["run", *(part for value in values for part in ("-p", value)), "--graph", transport]
 
 

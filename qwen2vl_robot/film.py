@@ -13,7 +13,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from qwen2vl_robot.geometry import Array, invert, look_at, project, shared_area, transform
+from qwen2vl_robot.legend import draw_legend
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
+from qwen2vl_robot.sides import Sides
 
 if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
     from qwen2vl_robot.bullet import BulletWorld
@@ -21,10 +23,11 @@ if TYPE_CHECKING:  # a controller that writes a film must not load Bullet
 Picture = npt.NDArray[np.uint8]
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
-# Twin and plant share one view, from the front left above the table, so that the film's halves can be compared.
+# Twin and plant share one view, from the front left above the table, so that the film's halves can be compared. It
+# shows the arm at home and all of the table where things stand or are put.
 FILM_HZ = 5.0  # a picture takes about 70 ms of a core
 FILM_INTRINSICS = Intrinsics(320, 240, 345.0, 345.0, 159.5, 119.5)
-T_BASE_FILM: Array = look_at([1.15, 0.80, 0.66], [0.36, 0.0, 0.235])
+T_BASE_FILM: Array = look_at([1.43, 1.08, 0.94], [0.38, 0.0, 0.21])
 _SKY_RGB = ((226, 233, 240), (200, 212, 224))
 
 _SPEED = 2.0  # the film plays this much faster than the world
@@ -46,21 +49,43 @@ def shoot(world: BulletWorld) -> Picture:
 
 
 def annotate(
-    frame: CameraFrame, boxes: Sequence[tuple[str, ImageBox]] = (), path_base_m: Array | None = None
+    frame: CameraFrame,
+    boxes: Sequence[tuple[str, ImageBox]] = (),
+    path_base_m: Array | None = None,
+    sides: Sides | None = None,
 ) -> Picture:
-    """Draw labelled boxes and the tool's path over a copy of a frame.
+    """Draw labelled boxes, the tool's path and which way left and behind are over a copy of a frame.
 
     Args:
         boxes: (label, box in 0..1000); each label has one colour.
         path_base_m: (m, 3) points of the tool in the base frame; points behind the camera are left out.
+        sides: for a legend in the corner where it covers least; None draws none.
 
     Returns:
         (h, w, 3) uint8.
     """
     picture = Image.fromarray(np.array(frame.rgb))
-    if path_base_m is not None and len(path_base_m) > 0:
-        _draw_path(ImageDraw.Draw(picture, "RGBA"), _pixels(frame, path_base_m))
+    path = np.zeros((0, 2)) if path_base_m is None or not len(path_base_m) else _pixels(frame, path_base_m)
+    _draw_path(ImageDraw.Draw(picture, "RGBA"), path)
+    if sides is not None:
+        legend = draw_legend(frame.intrinsics, frame.T_base_camera, sides)
+        picture.paste(legend, _free_corner(picture.size, legend.size, boxes, path), legend)
     return draw_boxes(np.asarray(picture), boxes)
+
+
+def _free_corner(
+    size_px: tuple[int, int], legend_px: tuple[int, int], boxes: Sequence[tuple[str, ImageBox]], path: Array
+) -> tuple[int, int]:
+    """Choose where a legend covers least of the boxes, and then of the path (m, 2)."""
+    (w, h), (wide, high) = size_px, legend_px
+    taken = [(b.x0 * w / 1000, b.y0 * h / 1000, b.x1 * w / 1000, b.y1 * h / 1000) for _, b in boxes]
+
+    def covered(at: tuple[int, int]) -> tuple[float, int]:
+        plate = np.array([*at, at[0] + wide, at[1] + high])
+        is_under = (path >= plate[:2]).all(axis=1) & (path <= plate[2:]).all(axis=1)
+        return sum(float(shared_area(plate, box)) for box in taken), int(is_under.sum())
+
+    return min(((4, h - high - 4), (w - wide - 4, h - high - 4), (4, 4), (w - wide - 4, 4)), key=covered)
 
 
 def draw_boxes(rgb: Picture, boxes: Sequence[tuple[str, ImageBox]]) -> Picture:
@@ -106,11 +131,12 @@ def write_film(
     captions: tuple[str, str] = ("rehearsal (twin)", "execution (plant)"),
     *,
     title: str = "",
+    legend: Image.Image | None = None,
 ) -> None:
     """Write a GIF of two films side by side at twice the speed of the world.
 
-    The shorter film holds its last picture. Pictures are left out evenly until there are at most 150 and the file has
-    at most 3 MB or two pages.
+    The shorter film holds its last picture; a legend goes into the lower right corner of both. Pictures are left out
+    evenly until there are at most 150 and the file has at most 3 MB or two pages.
 
     Raises:
         ValueError: both films are empty.
@@ -121,7 +147,7 @@ def write_film(
     stride = math.ceil(count / _MAX_PICTURES)
     while True:
         chosen = [*range(0, count - 1, stride), count - 1]
-        pages = [_page(_at(left, i), _at(right, i), captions, title, (i + 1) / count) for i in chosen]
+        pages = [_page((_at(left, i), _at(right, i)), captions, title, legend, (i + 1) / count) for i in chosen]
         data = _save_gif(path, pages, round(1000 * stride / FILM_HZ / _SPEED))
         if data <= _MAX_BYTES or len(pages) <= 2:
             return
@@ -189,21 +215,26 @@ def _at(pictures: Sequence[Picture] | Picture, index: int) -> Picture | None:
 
 
 def _page(
-    left: Picture | None, right: Picture | None, captions: tuple[str, str], title: str, share: float
+    halves: tuple[Picture | None, Picture | None],
+    captions: tuple[str, str],
+    title: str,
+    legend: Image.Image | None,
+    share: float,
 ) -> Image.Image:
     """Draw one page of the film: title, two captioned pictures, a progress bar."""
-    example = left if left is not None else right
-    assert example is not None
+    example = next(half for half in halves if half is not None)
     h, w = example.shape[:2]
     head_px, foot_px, gap_px = (26 if title else 6), 24, 6
     page = Image.new("RGB", (2 * w + 3 * gap_px, head_px + h + foot_px), (28, 32, 38))
     draw = ImageDraw.Draw(page)
     if title:
         draw.text((gap_px + 2, 5), title, font=_font(14), fill=(240, 240, 240))
-    for column, (picture, caption) in enumerate(zip((left, right), captions, strict=True)):
+    for column, (picture, caption) in enumerate(zip(halves, captions, strict=True)):
         x = gap_px + column * (w + gap_px)
         if picture is not None:
             page.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, head_px))
+            if legend is not None:
+                page.paste(legend, (x + w - legend.width - 3, head_px + h - legend.height - 3), legend)
         draw.text((x + 2, head_px + h + 4), caption, font=_font(13), fill=(190, 200, 210))
     bar_y = head_px + h + foot_px - 3
     draw.rectangle([gap_px, bar_y, gap_px + share * (page.width - 2 * gap_px), bar_y + 1], fill=_PATH_RGB)

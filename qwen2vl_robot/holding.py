@@ -97,7 +97,7 @@ def _broken(effect: Effect, then: Scene | None, now: Scene | None, rules: Relati
         reference = _find_again(effect.reference, then, now)
         if reference is None:
             return f"{effect.reference} was not found at the end"
-        is_there = relation_holds(effect.relation, body, reference, rules)
+        is_there = relation_holds(effect.relation, body, reference, rules, then.sides)
         return "" if is_there else f"{effect.name} no longer {_is(effect.relation)} {effect.reference}"
     before = _find(then, effect.name)
     off_m = np.inf if before is None else _distance_m(body, before)
@@ -118,7 +118,7 @@ def _surely_holds(action: GroundedAction, scene: Scene, rules: RelationRules) ->
     if moved is None or reference is None or action.relation is None:
         return False
     around = np.array([(0.0, 0.0), (_SURE_M, 0.0), (-_SURE_M, 0.0), (0.0, _SURE_M), (0.0, -_SURE_M)])
-    return all(relation_holds(action.relation, _shifted(moved, by), reference, rules) for by in around)
+    return all(relation_holds(action.relation, _shifted(moved, by), reference, rules, scene.sides) for by in around)
 
 
 def _shifted(body: SceneObject, by_m: np.ndarray) -> SceneObject:

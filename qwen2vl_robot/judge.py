@@ -121,7 +121,7 @@ def _judge_place(
         reference = None if effect.reference is None else _find(measured, effect.reference)
         if reference is None:
             return _wrong(f"{effect.reference} was not found afterwards", error_m)
-        if not relation_holds(effect.relation, now, reference, rules):
+        if not relation_holds(effect.relation, now, reference, rules, before.sides):
             return _wrong(f"{name} is not {effect.relation.value} {effect.reference}", error_m)
     return Outcome(OutcomeKind.ACHIEVED, (), error_m)
 

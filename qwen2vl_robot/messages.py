@@ -21,6 +21,7 @@ from qwen2vl_robot.bounds import INSTRUCTION_CHARS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, deproject, intersection_over_union, read_only, transform
 from qwen2vl_robot.reasons import AnyReason, ViolationKind
+from qwen2vl_robot.sides import SeenFrom, Sides
 
 # ---------------------------------------------------------------------------------------------- observe
 
@@ -149,6 +150,7 @@ class PlannerRequest:
         failures: one line a failed step, as `planner.contract.failure_line` writes it, the oldest first.
         others: pictures of further cameras at the same moment.
         clip: pictures of the seconds before, the oldest first, CLIP_STEP_S apart.
+        seen_from: whose left and right the plan has to mean.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -156,6 +158,7 @@ class PlannerRequest:
     failures: tuple[str, ...] = ()
     others: tuple[npt.NDArray[np.uint8], ...] = ()
     clip: tuple[npt.NDArray[np.uint8], ...] = ()
+    seen_from: SeenFrom = SeenFrom.PICTURE
 
 
 class Verb(str, Enum):
@@ -179,7 +182,7 @@ class Relation(str, Enum):
 
 
 class Direction(str, Enum):
-    """Ways to push, seen from the robot's base: left is +y, away is +x."""
+    """Ways to push; the scene's `sides` say which way each is: away is behind, closer is in front."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -367,6 +370,7 @@ class Scene:
         zones: where the cell's rules restrict the arm.
         unseen_m: (k, 2, 3) lowest and highest corners of boxes into which no camera has looked; None when the scene
             comes from no camera.
+        sides: which way left and behind are, in the picture of the plan; None where nothing is left of anything.
     """
 
     objects: tuple[SceneObject, ...]
@@ -376,6 +380,7 @@ class Scene:
     T_tool_held: Array | None = None
     zones: tuple[Zone, ...] = ()
     unseen_m: Array | None = None
+    sides: Sides | None = None
 
     def find(self, name: str) -> SceneObject:
         """The object or obstacle of that name.

@@ -1,6 +1,6 @@
 """Shapes and poses of two objects → whether a relation holds, and where to put an object so that it will.
 
-Pure geometry by the rules of sim/tasks/relations.yaml: left is +y and behind is +x, seen from the robot's base.
+Pure geometry by the rules of sim/tasks/relations.yaml; which way left and behind are is decided before, as `Sides`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qwen2vl_robot.config import RelationRules
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Box, Container, Relation, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.messages import Box, Container, Direction, Relation, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.sides import SeenFrom, Sides
 
-_DIRECTIONS: dict[Relation, tuple[float, float]] = {
-    Relation.LEFT_OF: (0.0, 1.0),
-    Relation.RIGHT_OF: (0.0, -1.0),
-    Relation.IN_FRONT_OF: (-1.0, 0.0),
-    Relation.BEHIND: (1.0, 0.0),
+# Relations and pushes with a side → the signs of left and behind in it.
+_SIGNS: dict[Relation | Direction, tuple[float, float]] = {
+    Relation.LEFT_OF: (1.0, 0.0),
+    Relation.RIGHT_OF: (-1.0, 0.0),
+    Relation.BEHIND: (0.0, 1.0),
+    Relation.IN_FRONT_OF: (0.0, -1.0),
+    Direction.LEFT: (1.0, 0.0),
+    Direction.RIGHT: (-1.0, 0.0),
+    Direction.AWAY: (0.0, 1.0),
+    Direction.CLOSER: (0.0, -1.0),
 }
 _BEARINGS = 2 * np.pi * np.arange(360) / 360
 _NORMALS = np.column_stack([np.cos(_BEARINGS), np.sin(_BEARINGS)])
@@ -33,11 +39,33 @@ _OFFSET_SHARES = (0.25, 0.45)  # on or in something wide whose middle is taken
 _ON_TOP_GAP_M = 0.012  # to whatever else stands on or in the same thing
 
 
-def relation_holds(relation: Relation, moved: SceneObject, reference: SceneObject, rules: RelationRules) -> bool:
-    """Decide whether `moved` stands in `relation` to `reference`; anything not finite holds no relation.
+def load_relations(seen_from: SeenFrom | None = None) -> RelationRules:
+    """Load sim/tasks/relations.yaml; `seen_from` replaces what the file says of whose left and right count.
 
     Raises:
-        BadInputError: the rules see the relation from the camera, which poses alone cannot answer.
+        BadInputError: the file is missing or wrong.
+    """
+    rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
+    return rules if seen_from is None else rules.model_copy(update={"seen_from": seen_from})
+
+
+def has_side(relation: Relation) -> bool:
+    """Return whether a relation depends on which way left and behind are."""
+    return relation in _SIGNS
+
+
+def toward(side: Relation | Direction, sides: Sides) -> Array:
+    """Compute the horizontal unit vector (2,), base frame, of a relation or push that has a side."""
+    left, behind = _SIGNS[side]
+    return left * np.array(sides.left_xy) + behind * np.array(sides.behind_xy)
+
+
+def relation_holds(
+    relation: Relation, moved: SceneObject, reference: SceneObject, rules: RelationRules, sides: Sides | None
+) -> bool:
+    """Decide whether `moved` stands in `relation` to `reference`.
+
+    Anything not finite holds no relation; without `sides` nothing is left of, right of, behind or in front of anything.
     """
     if not (np.isfinite(moved.T_base_object).all() and np.isfinite(reference.T_base_object).all()):
         return False
@@ -49,7 +77,9 @@ def relation_holds(relation: Relation, moved: SceneObject, reference: SceneObjec
     gap_m = free_gap_m(moved, reference)
     if not 0.0 < gap_m <= rules.max_gap_m:
         return False
-    return relation is Relation.NEXT_TO or _angle_off_deg(relation, moved, reference, rules) <= rules.max_angle_deg
+    if relation is Relation.NEXT_TO:
+        return True
+    return sides is not None and _angle_off_deg(toward(relation, sides), moved, reference) <= rules.max_angle_deg
 
 
 def free_gap_m(a: SceneObject, b: SceneObject) -> float:
@@ -95,22 +125,22 @@ def placements(
     reference: SceneObject,
     others: Sequence[SceneObject],
     rules: RelationRules,
+    sides: Sides | None,
     table_height_m: float = 0.0,
 ) -> list[Array]:
     """Centres (3,) in the base frame where an upright object of this shape would stand in the relation, best first.
 
     The heights are those at rest: beside means on the table. Places that leave the rules' gap to `others` come first,
-    those that leave half of it last, closer ones are left out; whether the arm reaches them is not asked here.
-
-    Raises:
-        BadInputError: the rules see the relation from the camera.
+    those that leave half of it last, closer ones are left out; whether the arm reaches them is not asked here. Without
+    `sides` there is no place left of, right of, behind or in front of anything.
     """
     if relation in (Relation.ON, Relation.IN):
         found = _places_upon(relation, shape, reference)
         gap_m, bottom_m = _ON_TOP_GAP_M, float(found[0][2]) - shape_size_m(shape)[2] / 2
         around = [body for body in others if body.top_m > bottom_m]
     else:
-        found = _places_beside(relation, shape, reference, others, rules, table_height_m)
+        bearings = _bearings(relation, rules, sides)
+        found = _places_beside(bearings, shape, reference, others, rules, table_height_m)
         gap_m, around = rules.gap_m, [*others]
     free_m = [min((_gap_to_point_m(body, p, shape) for body in around), default=np.inf) for p in found]
     roomy = [p for p, m in zip(found, free_m, strict=True) if m >= gap_m]
@@ -133,7 +163,7 @@ def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> li
 
 
 def _places_beside(
-    relation: Relation,
+    bearings: list[tuple[float, float]],
     shape: Shape,
     reference: SceneObject,
     others: Sequence[SceneObject],
@@ -144,7 +174,7 @@ def _places_beside(
     gaps_m = np.linspace(0.7 * rules.gap_m, 0.8 * rules.max_gap_m, _GAP_STEPS)
     middle = np.mean([body.T_base_object[:2, 3] for body in (reference, *others)], axis=0)
     ranked: list[tuple[float, int, Array]] = []
-    for bearing, turn in _bearings(relation, rules):
+    for bearing, turn in bearings:
         normal = np.array([np.cos(bearing), np.sin(bearing)])
         edge_m = reach_m(reference, normal)
         for gap_m in gaps_m:
@@ -157,24 +187,20 @@ def _places_beside(
     return [p for _, _, p in ranked]
 
 
-def _bearings(relation: Relation, rules: RelationRules) -> list[tuple[float, float]]:
+def _bearings(relation: Relation, rules: RelationRules, sides: Sides | None) -> list[tuple[float, float]]:
     """(bearing, share of the allowed turn away from the asked direction) to look along, radians."""
     if relation is Relation.NEXT_TO:
         return [(2 * np.pi * i / _NEXT_TO_BEARINGS, 0.0) for i in range(_NEXT_TO_BEARINGS)]
-    x, y = _direction(relation, rules)
+    if sides is None:
+        return []
+    x, y = toward(relation, sides)
     widest = np.deg2rad(rules.max_angle_deg)
     return [(float(np.arctan2(y, x) + share * widest), share) for share in _ANGLE_SHARES]
 
 
-def _direction(relation: Relation, rules: RelationRules) -> tuple[float, float]:
-    if rules.seen_from != "robot":
-        raise BadInputError(f"seen_from is {rules.seen_from!r}; relations of poses are judged from 'robot' only")
-    return _DIRECTIONS[relation]
-
-
-def _angle_off_deg(relation: Relation, moved: SceneObject, reference: SceneObject, rules: RelationRules) -> float:
+def _angle_off_deg(asked: Array, moved: SceneObject, reference: SceneObject) -> float:
     offset = moved.T_base_object[:2, 3] - reference.T_base_object[:2, 3]
-    cosine = float(offset @ _direction(relation, rules)) / max(float(np.linalg.norm(offset)), 1e-9)
+    cosine = float(offset @ asked) / max(float(np.linalg.norm(offset)), 1e-9)
     return float(np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 

@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("reasons", "log", "bounds"),
     ("errors",),
-    ("geometry", "messages"),
+    ("geometry", "messages", "sides"),
     ("documents", "complaints"),
     ("ports", "resources", "config", "process", "description", "languages", "phrases", "meshes", "results", "photos"),
     ("bullet",),
     (
         "film",
+        "legend",
         "kinematics",
         "relations",
         "planner.contract",

@@ -26,6 +26,7 @@ from qwen2vl_robot.messages import (
     TaskReport,
     Violation,
 )
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.reply import format_reply, parse_reply
 from qwen2vl_robot.reasons import (
     AbortReason,
@@ -331,7 +332,7 @@ def test_half_of_a_sentence_is_not_achieved_even_if_a_person_lets_it_go() -> Non
     cell = setup.cell
     approver = PromptingApprover(setup.halt, lambda question: True)
     ports = Ports(cell, cell, cell, setup.planner, setup.rehearsal, approver)
-    controller = assemble(PROFILE, ports, halt=setup.halt)
+    controller = assemble(Surroundings.of(PROFILE), ports, halt=setup.halt)
     outcome = controller.run(Instruction("go home and then pick up the red block")).outcome
     assert cell.motion is not None
     assert outcome.kind is OutcomeKind.ASKED
@@ -348,7 +349,7 @@ def test_doubts_reach_whoever_approves() -> None:
 
     cell = setup.cell
     ports = Ports(cell, cell, cell, setup.planner, setup.rehearsal, PromptingApprover(setup.halt, no))
-    outcome = assemble(PROFILE, ports, halt=setup.halt).run(Instruction("go home twice")).outcome
+    outcome = assemble(Surroundings.of(PROFILE), ports, halt=setup.halt).run(Instruction("go home twice")).outcome
     assert cell.motion is None
     assert outcome.kind is OutcomeKind.REFUSED
     assert "twice" in questions[0]

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from qwen2vl_robot.demo import DemoScene
 from qwen2vl_robot.demo_graph import run_graph_demo
 from qwen2vl_robot.errors import BadInputError
+
+SCENE = DemoScene("scenes/default.yaml", seed=3, headless=True)
 
 
 def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_path: Path) -> None:
     told: list[str] = []
-    report = run_graph_demo(
-        "pick up the red block", 3, "scenes/default.yaml", tmp_path, None, transport="dds", say=told.append
-    )
+    report = run_graph_demo("pick up the red block", SCENE, tmp_path, None, transport="dds", say=told.append)
     assert report["outcome"] == "achieved", report
     *earlier, last = report["steps"]  # on a busy machine a first try may be refused as late; it must say so
     assert (last["action"], last["outcome"]) == ("pick red block", "achieved")
@@ -30,4 +31,4 @@ def test_an_instruction_by_topic_moves_the_arm_and_its_effect_is_measured(tmp_pa
 
 def test_an_unknown_transport_starts_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="unknown; allowed: auto, dds, ros"):
-        run_graph_demo("go home", 0, "scenes/default.yaml", tmp_path, None, transport="pigeon", say=print)
+        run_graph_demo("go home", SCENE, tmp_path, None, transport="pigeon", say=print)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.executor import STOP_DEADLINE_S, ExecutionReport, JointTrack, run
-from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.geometry import look_at, make_pose
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.judge import judge
 from qwen2vl_robot.messages import (
@@ -34,6 +34,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.sides import ROBOT_SIDES, sides_in_picture
 from tests.cells import PROFILE, admit, grip, reach
 
 RULES = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
@@ -429,6 +430,18 @@ def verdict_on(
 
 def test_a_motion_without_effect_is_achieved_when_it_finished() -> None:
     assert verdict_on(Effect("none"), None) is OutcomeKind.ACHIEVED
+
+
+@pytest.mark.parametrize(("y_m", "in_picture"), [(-0.24, True), (0.04, False)])
+def test_a_release_beside_something_is_judged_by_the_sides_of_the_plan(y_m: float, in_picture: bool) -> None:
+    facing = look_at([1.4, 0.0, 0.6], [0.5, 0.0, 0.0])  # its left is -y, the robot's is +y
+    placed = make_pose([0.5, y_m, 0.025])
+    effect = Effect("release", "red block", placed, Relation.LEFT_OF, "blue plate")
+    for sides, is_left in ((sides_in_picture(facing), in_picture), (ROBOT_SIDES, not in_picture), (None, False)):
+        before = replace(BEFORE, sides=sides)
+        measured = replace(before, objects=(replace(BLOCK, T_base_object=placed), PLATE))
+        outcome = judge(effect, None, before, measured, gripped(0.08), RULES)
+        assert (outcome.kind is OutcomeKind.ACHIEVED) is is_left
 
 
 @pytest.mark.parametrize("effect", [HOLD, PLACE, PUSH], ids=lambda e: e.kind)

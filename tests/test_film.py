@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,16 @@ from PIL import Image
 
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.film import FILM_INTRINSICS, annotate, drawable, join_clips, shoot, write_film
-from qwen2vl_robot.geometry import look_at
+from qwen2vl_robot.film import FILM_INTRINSICS, T_BASE_FILM, annotate, drawable, join_clips, shoot, write_film
+from qwen2vl_robot.geometry import invert, look_at, project, transform
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.legend import arrows
 from qwen2vl_robot.messages import CameraFrame, ImageBox, Intrinsics
+from qwen2vl_robot.plant.scenes import load_scene
+from qwen2vl_robot.sides import ROBOT_SIDES, sides_in_picture
 
 _INTRINSICS = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
+PINHOLE = ("fx_px", "fy_px", "cx_px", "cy_px")
 
 
 def grey_frame() -> CameraFrame:
@@ -100,10 +106,65 @@ def test_the_films_view_shows_the_arm_before_a_plain_sky() -> None:
         world.add_table()
         world.add_robot(profile)
         picture = shoot(world)
-        _, _, names = world.render(FILM_INTRINSICS, look_at([1.15, 0.80, 0.66], [0.36, 0.0, 0.235]))
+        _, _, names = world.render(FILM_INTRINSICS, T_BASE_FILM)
     assert picture.shape == (240, 320, 3)
     assert (names == "robot").sum() > 3000
     assert (picture[0, 0] < 250).all()
+
+
+def test_the_films_view_shows_all_of_the_table_where_things_are_put_and_the_arm_above() -> None:
+    ranges, _ = load_scene("scenes/tabletop.yaml")
+    (x0, y0), (x1, y1), beside_m = ranges.area_min_m, ranges.area_max_m, 0.12
+    corners = [[x, y, 0.0] for x in (x0 - beside_m, x1 + beside_m) for y in (y0 - beside_m, y1 + beside_m)]
+    profile = load_robot("franka_panda")
+    hand_m = Kinematics(profile).tool_pose(np.array(profile.home_q_rad))[:3, 3]
+    k = FILM_INTRINSICS
+    points = transform(invert(T_BASE_FILM), np.array([*corners, hand_m]))
+    u, v = project(points, k.fx_px, k.fy_px, k.cx_px, k.cy_px).T
+    assert ((u >= 0) & (u < k.width_px)).all(), u
+    assert ((v >= 0) & (v < k.height_px)).all(), v
+
+
+@pytest.mark.parametrize("azimuth_deg", [-60, 0, 60])
+def test_the_legend_points_along_the_pictures_sides_and_the_robots_as_they_are_seen(azimuth_deg: float) -> None:
+    azimuth = np.deg2rad(azimuth_deg)
+    T = look_at([0.5 + 0.7 * np.cos(azimuth), 0.7 * np.sin(azimuth), 0.6], [0.5, 0.0, 0.0])
+    sides = sides_in_picture(T)
+    assert sides is not None
+    ways = arrows(_INTRINSICS, T, sides)
+    assert np.allclose(ways["left"], [-1.0, 0.0], atol=0.02)
+    assert np.allclose(ways["behind"], [0.0, -1.0], atol=0.02)
+    robots = arrows(_INTRINSICS, T, ROBOT_SIDES)
+    middle, aside = ([*xy, 0.0] for xy in ((0.5, 0.0), (0.5, 0.02)))  # the robot's left is +y
+    (u0, v0), (u, v) = project(
+        transform(invert(T), np.array([middle, aside])), *(getattr(_INTRINSICS, n) for n in PINHOLE)
+    )
+    assert np.allclose(robots["left"], np.array([u - u0, v - v0]) / np.hypot(u - u0, v - v0), atol=0.02)
+    assert np.allclose(robots["right"], -robots["left"], atol=0.02)
+
+
+@pytest.mark.parametrize("height_m", [0.0, 0.3])
+def test_a_camera_that_looks_along_the_table_or_is_lost_still_gives_a_picture(height_m: float) -> None:
+    level = look_at([1.0, 0.0, height_m], [0.0, 0.0, height_m])
+    for T in (level, np.full((4, 4), np.nan)):
+        picture = annotate(replace(grey_frame(), T_base_camera=T), (), None, ROBOT_SIDES)
+        assert picture.shape == (120, 160, 3)
+
+
+def test_a_legend_stands_in_the_corner_where_no_box_is() -> None:
+    rgb, depth_m = np.full((480, 640, 3), 128, np.uint8), np.ones((480, 640), np.float32)
+    k = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
+    frame = CameraFrame(0, rgb, depth_m, k, look_at([1.0, 0.0, 0.5], [0.5, 0.0, 0.0]))
+    sides = sides_in_picture(frame.T_base_camera)
+    boxes = [(str(i), ImageBox(*box)) for i, box in enumerate([(0, 0, 450, 1000), (550, 0, 1000, 450)])]
+    bare, picture = annotate(frame, boxes), annotate(frame, boxes, None, sides)
+    rows, columns = np.nonzero((bare != picture).any(axis=2))
+    assert rows.min() > 240
+    assert columns.min() > 320
+
+
+def test_a_picture_without_sides_has_no_legend() -> None:
+    assert np.array_equal(annotate(grey_frame(), (), None, None), grey_frame().rgb)
 
 
 def test_each_step_starts_on_both_sides_at_once() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from qwen2vl_robot.bullet import Bowl, BulletWorld, Friction, Light
-from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
+from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.geometry import Array, invert, look_at, make_pose, rotation_from_rotvec, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
@@ -34,6 +34,7 @@ from qwen2vl_robot.messages import (
     Sphere,
     Verb,
     Where,
+    digest,
     shape_size_m,
 )
 from qwen2vl_robot.perception import Surroundings, load_words, perceive, remeasure
@@ -42,13 +43,19 @@ from qwen2vl_robot.perception.labels import is_clearly, with_article
 from qwen2vl_robot.perception.solids import BoxSolid
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene, populate
 from qwen2vl_robot.reasons import ObservationReason
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.relations import load_relations
+from qwen2vl_robot.sides import ROBOT_SIDES, SeenFrom
 
 PROFILE = load_robot("franka_panda")
 KINEMATICS = Kinematics(PROFILE)
-RULES = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
 WORDS = load_words()
-SURROUNDINGS = Surroundings(PROFILE, KINEMATICS, RULES, WORDS)
+
+
+def surroundings(seen_from: SeenFrom) -> Surroundings:
+    return Surroundings(PROFILE, KINEMATICS, load_relations(seen_from), WORDS)
+
+
+SURROUNDINGS = surroundings(SeenFrom.PICTURE)
 HOME = np.array(PROFILE.home_q_rad)
 CAMERA = Intrinsics(640, 480, 620.0, 620.0, 319.5, 239.5)
 EYE = look_at([1.15, 0.25, 0.62], [0.52, 0.0, 0.02])
@@ -253,36 +260,66 @@ def two_blocks(world: BulletWorld) -> Picture:
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_near"),
+    ("kind", "in_picture", "of_robot"),
     [
-        ("nearest", True),
-        ("farthest", False),
-        ("leftmost", True),
-        ("rightmost", False),
-        ("largest", True),
-        ("smallest", False),
+        ("nearest", "far", "near"),  # the camera faces the robot: what is far from the one is near the other
+        ("farthest", "near", "far"),
+        ("leftmost", "far", "near"),
+        ("rightmost", "near", "far"),
+        ("largest", "near", "near"),
+        ("smallest", "far", "far"),
     ],
 )
-def test_superlative_is_resolved_by_geometry(world: BulletWorld, kind: str, is_near: bool) -> None:
+def test_superlative_is_resolved_by_geometry(world: BulletWorld, kind: str, in_picture: str, of_robot: str) -> None:
     picture = two_blocks(world)
     boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
-    scene, _ = ask(picture, pick(ObjectReference("red block", boxes, Where(kind))))
-    assert bool(scene.objects[0].T_base_object[0, 3] < 0.5) is is_near
+    plan = Plan((pick(ObjectReference("red block", boxes, Where(kind))),), "")
+    for seen_from, meant in ((SeenFrom.PICTURE, in_picture), (SeenFrom.ROBOT, of_robot)):
+        scene, _ = perceive(plan, picture.observation, surroundings(seen_from))
+        assert ("near" if scene.objects[0].T_base_object[0, 3] < 0.5 else "far") == meant
+
+
+def test_the_sides_of_the_plan_stay_when_the_camera_moves_on(world: BulletWorld) -> None:
+    picture = two_blocks(world)
+    near = pick(ObjectReference("red block", picture.reference("near").boxes, Where("rightmost")))
+    scene, _ = ask(picture, near, Action(Verb.PLACE, picture.reference("blue plate"), Relation.ON))
+    assert scene.sides is not None
+    moved = look(world, 4, T_base_camera=look_at([0.5, 0.75, 0.62], [0.52, 0.0, 0.02]))
+    after = remeasure(scene, moved.observation, SURROUNDINGS)
+    assert after.sides is scene.sides
+    assert digest(replace(scene, sides=ROBOT_SIDES)) != digest(scene)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "leftmost", "left_of"])
+def test_a_picture_that_is_turned_too_far_is_asked_about_and_still_good_for_what_has_no_side(
+    world: BulletWorld, kind: str
+) -> None:
+    two_blocks(world)
+    turned = look(world, 3, T_base_camera=EYE @ make_pose([0, 0, 0], rotation_z(np.pi / 2)))
+    boxes = (*turned.reference("near").boxes, *turned.reference("far").boxes)
+    where = Where(kind, "blue plate") if kind == "left_of" else Where(kind)
+    place = Action(Verb.PLACE, turned.reference("blue plate"), Relation.ON)
+    with pytest.raises(PerceptionError, match="turned so far") as caught:
+        ask(turned, pick(ObjectReference("red block", boxes, where)), place)
+    assert caught.value.reason == "ambiguous"
+    scene, _ = ask(turned, pick(ObjectReference("red block", boxes, Where("largest"))), place)
+    assert scene.find("red block").T_base_object[0, 3] < 0.5
 
 
 def test_relation_is_resolved_by_geometry(world: BulletWorld) -> None:
     picture = two_blocks(world)
     boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
-    wanted = ObjectReference("red block", boxes, Where("left_of", "blue plate"))
     place = Action(Verb.PLACE, picture.reference("blue plate"), Relation.ON)
-    scene, _ = ask(picture, pick(wanted), place)
-    assert scene.find("red block").T_base_object[0, 3] < 0.5
+    for seen_from, side in ((SeenFrom.PICTURE, "right_of"), (SeenFrom.ROBOT, "left_of")):
+        plan = Plan((pick(ObjectReference("red block", boxes, Where(side, "blue plate"))), place), "")
+        scene, _ = perceive(plan, picture.observation, surroundings(seen_from))
+        assert scene.find("red block").T_base_object[0, 3] < 0.5
 
 
 def test_a_relation_may_refer_to_what_nothing_is_done_to(world: BulletWorld) -> None:
     picture = two_blocks(world)
     boxes = (*picture.reference("near").boxes, *picture.reference("far").boxes)
-    wanted = ObjectReference("red block", boxes, Where("left_of", "blue plate"))
+    wanted = ObjectReference("red block", boxes, Where("right_of", "blue plate"))
     plan = Plan((pick(wanted),), "", (wanted, picture.reference("blue plate")))
     scene, _ = perceive(plan, picture.observation, SURROUNDINGS)
     assert scene.find("red block").T_base_object[0, 3] < 0.5
@@ -290,7 +327,7 @@ def test_a_relation_may_refer_to_what_nothing_is_done_to(world: BulletWorld) -> 
 
 def test_the_only_one_is_not_meant_when_it_does_not_stand_where_it_should(world: BulletWorld) -> None:
     picture = two_blocks(world)
-    wanted = ObjectReference("red block", picture.reference("near").boxes, Where("right_of", "blue plate"))
+    wanted = ObjectReference("red block", picture.reference("near").boxes, Where("left_of", "blue plate"))
     with pytest.raises(PerceptionError, match="none of 2 things"):
         ask(picture, pick(wanted), Action(Verb.PLACE, picture.reference("blue plate"), Relation.ON))
 
@@ -346,7 +383,7 @@ def test_all_of_them_without_one_of_them_is_a_question(world: BulletWorld) -> No
 
 def test_superlative_counts_what_the_plan_overlooks(world: BulletWorld) -> None:
     picture = two_blocks(world)
-    scene, _ = ask(picture, pick(ObjectReference("block", picture.reference("near").boxes, Where("farthest"))))
+    scene, _ = ask(picture, pick(ObjectReference("block", picture.reference("near").boxes, Where("nearest"))))
     assert scene.objects[0].T_base_object[0, 3] > 0.5
 
 

@@ -12,6 +12,7 @@ from qwen2vl_robot.config import ObjectSpec, Strict
 from qwen2vl_robot.messages import Outcome, Relation, shape_size_m
 from qwen2vl_robot.plant.client import TrueObject
 from qwen2vl_robot.reasons import PerceptionReason
+from qwen2vl_robot.sides import Sides, farness, leftness
 
 _BACKWARDS = ("farthest", "leftmost", "largest")
 _CLEAR_M, _CLEAR_SIDE_RATIO = 0.03, 1.1  # by how much the target must differ from the next candidate
@@ -76,22 +77,23 @@ def asks_rightly(episode: Episode, outcome: Outcome) -> bool:
     return not episode.task.is_bare or outcome.reason is PerceptionReason.AMBIGUOUS
 
 
-def _measure(where: str, item: TrueObject) -> float:
-    """Compute what a superlative compares, seen from the base: distance or y in metres, or the log of a volume."""
-    x, y = item.T_base_object[:2, 3]
+def _measure(where: str, item: TrueObject, sides: Sides) -> float:
+    """Compute what a superlative compares: how far away or left something is, metres, or the log of a volume."""
+    centre_m = item.T_base_object[:3, 3]
     if where in ("largest", "smallest"):
         return float(np.log(shape_size_m(item.shape)).sum())
-    return float(np.hypot(x, y)) if where in ("nearest", "farthest") else float(y)
+    return farness(sides, centre_m) if where in ("nearest", "farthest") else leftness(sides, centre_m)
 
 
-def ranked(episode: Episode, objects: dict[str, TrueObject]) -> list[str]:
+def ranked(episode: Episode, objects: dict[str, TrueObject], sides: Sides) -> list[str]:
     """Rank the objects that match the target's name, the meant one first."""
     sign = -1.0 if episode.where in _BACKWARDS else 1.0
-    return sorted(episode.bearers, key=lambda label: sign * _measure(episode.where, objects[label]))
+    return sorted(episode.bearers, key=lambda label: sign * _measure(episode.where, objects[label], sides))
 
 
-def margin(episode: Episode, objects: dict[str, TrueObject]) -> float:
+def margin(episode: Episode, objects: dict[str, TrueObject], sides: Sides) -> float:
     """Compute how clearly the first object stands out from the second; 1 is just clear."""
-    first, second = (_measure(episode.where, objects[label]) for label in ranked(episode, objects)[:2])
+    best = ranked(episode, objects, sides)[:2]
+    first, second = (_measure(episode.where, objects[label], sides) for label in best)
     clear = 3 * np.log(_CLEAR_SIDE_RATIO) if episode.where in ("largest", "smallest") else _CLEAR_M
     return float(abs(first - second) / clear)

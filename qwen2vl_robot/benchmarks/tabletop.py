@@ -20,7 +20,7 @@ from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.episodes import Episode, SuiteSpec, asks_rightly, margin, ranked
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.benchmarks.truth_planner import TruthPlanner
-from qwen2vl_robot.config import ObjectSpec, RelationRules, load_robot, load_yaml
+from qwen2vl_robot.config import ObjectSpec, load_robot, load_yaml
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
 from qwen2vl_robot.messages import (
@@ -30,6 +30,7 @@ from qwen2vl_robot.messages import (
     OutcomeKind,
     TaskReport,
 )
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.plant.client import PlantProcess, PlantTruth, TrueObject
 from qwen2vl_robot.plant.scenes import load_scene
@@ -39,6 +40,7 @@ from qwen2vl_robot.reasons import AbortReason
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
+from qwen2vl_robot.sides import Sides, sides_seen_from
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 REHEARSAL_BUDGET_S = 30.0
@@ -68,9 +70,10 @@ class Suite:
         self._spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
         self._ranges, self._catalogue = load_scene(self._spec.scene)
         self._english: Language = load_languages()[ENGLISH]
-        self._rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
         self._cell = load_rules()
         self._profile = load_robot(self._ranges.robot)
+        self._surroundings = Surroundings.of(self._profile)
+        self._rules = self._surroundings.rules
         self._planner = PlannerProcess(model) if planner == "checkpoint" else None
         self._rehearsal = RehearsalProcess(self._profile, budget_s=REHEARSAL_BUDGET_S)
         self._held_out = held_out
@@ -151,21 +154,32 @@ class Suite:
                 label in boxes and boxes[label].visible_px >= self._spec.min_visible_px
                 for label in (*episode.bearers, episode.reference)
             )
-            and (not episode.where or margin(episode, objects) >= 1.0)
+            and (not episode.where or margin(episode, objects, self._sides(truth)) >= 1.0)
         )
+
+    def _sides(self, truth: PlantTruth) -> Sides:
+        """Which way left and behind truly are in the picture of the plan: by the camera's true pose, not the published.
+
+        Raises:
+            RobotError: the scene file's camera is turned too far.
+        """
+        sides = sides_seen_from(self._rules.seen_from, truth.T_base_camera())
+        if sides is None:
+            raise RobotError(f"{self._spec.scene}: nothing is left or right in its camera's picture")
+        return sides
 
     def _run_in(self, episode: Episode, plant: PlantProcess) -> dict[str, Any]:
         planner: Planner = self._planner or TruthPlanner(episode, plant.truth)
         ports = Ports(plant.link, plant.link, plant.link, planner, self._rehearsal)
-        controller = assemble(self._profile, ports, cell=self._cell, seed=episode.seed)
-        before = plant.truth.objects()
+        controller = assemble(self._surroundings, ports, cell=self._cell, seed=episode.seed)
+        before, sides = plant.truth.objects(), self._sides(plant.truth)
         try:
             report = controller.run(Instruction(episode.instruction))
         except RobotError as error:
             broken = Cause(AbortReason.BROKEN, f"{type(error).__name__}: {error}")
             outcome = Outcome(OutcomeKind.REFUSED, (broken,))
             report = TaskReport(Instruction(episode.instruction), outcome, (), (), {})
-        is_success = self._is_success(episode, report.outcome, before, plant.truth.objects())
+        is_success = self._is_success(episode, report.outcome, before, plant.truth.objects(), sides)
         is_right = None if self._planner is None else self._names_right(report, plant.truth, episode)
         return {
             "seed": episode.seed,
@@ -183,7 +197,12 @@ class Suite:
         }
 
     def _is_success(
-        self, episode: Episode, outcome: Outcome, before: dict[str, TrueObject], after: dict[str, TrueObject]
+        self,
+        episode: Episode,
+        outcome: Outcome,
+        before: dict[str, TrueObject],
+        after: dict[str, TrueObject],
+        sides: Sides,
     ) -> bool:
         """Score by the truth: the relation holds and the target rests; or the robot asked rightly and nothing moved."""
         moved = {
@@ -193,12 +212,12 @@ class Suite:
         }
         if episode.task.is_question:
             return outcome.kind is OutcomeKind.ASKED and not moved and asks_rightly(episode, outcome)
-        meant, *others = ranked(episode, before)
+        meant, *others = ranked(episode, before, sides)
         target, reference = after[meant], after[episode.reference]
         return (
             moved.isdisjoint(others)
             and target.speed_mps <= self._rules.rest_speed_mps
-            and relation_holds(episode.task.relation, target.body, reference.body, self._rules)
+            and relation_holds(episode.task.relation, target.body, reference.body, self._rules, sides)
         )
 
     def _names_right(self, report: TaskReport, truth: PlantTruth, episode: Episode) -> bool | None:

@@ -10,6 +10,7 @@ import typer
 from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app
 from qwen2vl_robot.cli.output import save_json, saved_on_failure, say
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.sides import SeenFrom
 
 Scene = Annotated[str, typer.Option(help="A scene file; names under sim/ work too.")]
 
@@ -29,6 +30,10 @@ def demo(
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Ask at the prompt before each step, and about what was not understood.")
     ] = False,
+    seen_from: Annotated[
+        SeenFrom | None,
+        typer.Option(help="Whose left, right, front and behind count; else as sim/tasks/relations.yaml says."),
+    ] = None,
     graph: Annotated[
         str | None, typer.Option(help="dds or ros: robot and controller as two processes on the ROS 2 graph.")
     ] = None,
@@ -43,14 +48,14 @@ def demo(
             raise BadInputError(
                 "--confirm: not with --graph; there `ros2 topic pub` to ~/approve answers, see docs/robot.md"
             )
+        from qwen2vl_robot.demo import DemoScene, run_demo
+
+        where = DemoScene(scene, seed, headless, seen_from)
         if graph is not None:
             from qwen2vl_robot.demo_graph import run_graph_demo
 
-            report = run_graph_demo(instruction, seed, scene, out, model, transport=graph, say=say)
+            report = run_graph_demo(instruction, where, out, model, transport=graph, say=say)
         else:
-            from qwen2vl_robot.demo import DemoScene, run_demo
-
-            where = DemoScene(scene, seed, headless)
             report = run_demo(instruction, where, out, model, say=say, ask=_ask if confirm else None)
     save_json(report, json_file)
     film = out / "film.gif"
@@ -83,6 +88,8 @@ def plan(
     from qwen2vl_robot.order import understand
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+    from qwen2vl_robot.reading import whose_sides
+    from qwen2vl_robot.relations import load_relations
 
     wish, rgb = understand(Instruction(instruction), trusts_unread=True), read_photo(image, say)
     if isinstance(wish, Outcome):
@@ -92,7 +99,9 @@ def plan(
         raise typer.Exit(1)
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
-        answer = planner.plan_picture(PlannerRequest(rgb, wish.instruction, others=others, clip=clip))
+        whose = whose_sides(instruction, load_relations().seen_from)
+        request = PlannerRequest(rgb, wish.instruction, others=others, clip=clip, seen_from=whose)
+        answer = planner.plan_picture(request)
     actions = [_action_as_json(a) for a in answer.actions]
     document = {"instruction": instruction, "actions": actions, "box_unit": BOX_UNIT, "reply": answer.reply}
     save_json(document, json_file)

@@ -20,6 +20,7 @@ from qwen2vl_robot.motion.grasps import Hand, closing_yaw_rad, measure_hand
 from qwen2vl_robot.motion.path import Space, tool_line
 from qwen2vl_robot.motion.timeline import MotionBuilder
 from qwen2vl_robot.reasons import MotionReason
+from qwen2vl_robot.sides import Sides
 
 LINE_SPEED_RATIO = 0.5
 RISE_M = np.array([0.0, 0.0, 0.09])  # straight up and down over a grasp or a release
@@ -62,6 +63,17 @@ class Job:
     def current_yaw_rad(self) -> float:
         """Bearing along which the fingers close at the start."""
         return closing_yaw_rad(self.robot.kinematics.tool_pose(self.state.q_rad), self.robot.hand.closing_axis)
+
+    @property
+    def sides(self) -> Sides:
+        """Which way left and behind are.
+
+        Raises:
+            MotionError: the scene does not say.
+        """
+        if self.scene.sides is None:
+            raise unsupported("nothing is left, right, in front or behind: the camera's picture is turned too far")
+        return self.scene.sides
 
     def find(self, name: str | None, verb: str) -> SceneObject:
         """Find the body with a name; `verb` is for the message.

@@ -18,7 +18,7 @@ from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, Job, line_space, unsuppor
 from qwen2vl_robot.motion.path import check_line
 from qwen2vl_robot.motion.timeline import PathFinder
 from qwen2vl_robot.reasons import MotionReason
-from qwen2vl_robot.relations import extent_m, outline_radius_m, placements
+from qwen2vl_robot.relations import extent_m, has_side, outline_radius_m, placements
 
 _RELEASE_M = 0.004  # height of the object's bottom above its support when the fingers open
 _RIM_CLEARANCE_M = 0.005  # height of the fingertips above a container's rim
@@ -108,7 +108,8 @@ def _free_places(job: Job, placing: _Placing, others: list[SceneObject]) -> list
     held, reference = placing.held, placing.reference
     blockers = [body for body in others if body is not reference]
     table_m = job.scene.table_height_m
-    points = placements(placing.relation, held.shape, reference, blockers, job.rules, table_m)
+    sides = job.sides if has_side(placing.relation) else None
+    points = placements(placing.relation, held.shape, reference, blockers, job.rules, sides, table_m)
     points = [p for p in points if job.is_in_workspace(p)]
     if not points:
         across = f"{2000 * outline_radius_m(held.shape):.0f} mm across"

@@ -12,8 +12,9 @@ from qwen2vl_robot.messages import Direction, Effect, Motion, SceneObject
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, RISE_M, Job, line_space, unsupported
 from qwen2vl_robot.motion.path import tool_line
-from qwen2vl_robot.motion.pushes import PUSH_DIRECTIONS, PUSH_STANDOFF_M, push_starts, pushed
+from qwen2vl_robot.motion.pushes import PUSH_STANDOFF_M, push_starts, pushed
 from qwen2vl_robot.motion.timeline import PathFinder
+from qwen2vl_robot.relations import toward
 
 _PUSH_SPEED_RATIO = 0.15  # slow, so that the object does not roll or slide on
 _PUSH_TOLERANCE_M = 0.04
@@ -31,7 +32,7 @@ def push(job: Job) -> Iterator[Motion]:
     target = job.find(action.target, "push")
     if action.direction is None:
         raise unsupported(f"push needs a direction: {', '.join(d.value for d in Direction)}")
-    along = PUSH_DIRECTIONS[action.direction]
+    along = toward(action.direction, job.sides)
     moved = pushed(target, along, scene)
     job.check_workspace(moved.T_base_object[:3, 3])
     before = job.model(scene.bodies())

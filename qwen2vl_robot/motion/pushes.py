@@ -8,18 +8,12 @@ import numpy as np
 
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, make_pose, read_only
-from qwen2vl_robot.messages import Direction, Scene, SceneObject
+from qwen2vl_robot.messages import Scene, SceneObject
 from qwen2vl_robot.motion.grasps import PALM_CLEARANCE_M, TIP_CLEARANCE_M, Hand, by_turn, downward
 from qwen2vl_robot.reasons import MotionReason
 from qwen2vl_robot.relations import free_gap_m, reach_m
 
 PUSH_STANDOFF_M = 0.02  # free distance before the fingers touch
-PUSH_DIRECTIONS = {
-    Direction.LEFT: np.array([0.0, 1.0]),
-    Direction.RIGHT: np.array([0.0, -1.0]),
-    Direction.AWAY: np.array([1.0, 0.0]),
-    Direction.CLOSER: np.array([-1.0, 0.0]),
-}
 _LENGTHS_M = (0.09, 0.06)  # the shorter one if something stands in the way
 _GAP_M = 0.008  # to bodies beside and at the end of the path
 _TIPS_M = 0.012  # height of the fingertips above the support: low, so that nothing topples

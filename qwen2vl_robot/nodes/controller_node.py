@@ -35,6 +35,7 @@ from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.reading import stop_word
 from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
@@ -114,8 +115,9 @@ class ControllerNode:
             for prefix, calibration in zip_longest(settings.cameras, settings.calibrations, fillvalue="")
         ]
         self.camera = GraphCameras({c.prefix: GraphCamera(graph, c, self._why_halted) for c in cameras})
-        self.display = Display(graph, self._profile, self.status, self.health, lambda: self.camera.frame_id)
-        self.planner = PlannerProcess(settings.model or SHIPPED_MODEL)
+        self._around = Surroundings.of(self._profile, settings.whose_sides)
+        self.display = Display(graph, self._around, self.status, self.health, lambda: self.camera.frame_id)
+        self.planner = PlannerProcess(settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides)
         self.rehearsal = RehearsalProcess(
             self._profile, budget_s=settings.rehearsal_budget_s, interpreter=settings.worker_python or None
         )
@@ -140,7 +142,7 @@ class ControllerNode:
         ports = Ports(self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver, (self.display,))
         verdict_age_s = _VERDICT_AGE_S + settings.approval_timeout_s
         limits = GateLimits(max_state_age_s=settings.max_state_age_s, max_verdict_age_s=verdict_age_s)
-        self._controller = assemble(self._profile, ports, halt=self.halt, cell=cell, limits=limits, seed=settings.seed)
+        self._controller = assemble(self._around, ports, halt=self.halt, cell=cell, limits=limits, seed=settings.seed)
         self.status.configured()
         _log.info("configured: robot %s, approval %s", self._profile.name, self._settings.approval.value)
 
@@ -260,8 +262,7 @@ class ControllerNode:
         self.stop(f"a callback failed: {text[:_MAX_TEXT]}")
 
     def _on_stop(self, message: Any) -> None:
-        """Stop on true; false does nothing, because only ~/reset releases a stop."""
-        if message.data:
+        if message.data:  # false does nothing, because only ~/reset releases a stop
             self.stop("topic stop")
 
     def _on_instruction(self, source: InstructionSource, message: Any) -> None:

@@ -7,15 +7,16 @@ from collections.abc import Callable
 import numpy as np
 
 from qwen2vl_robot import film
-from qwen2vl_robot.config import RobotProfile, Strict
+from qwen2vl_robot.config import Strict
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import image_from_rgb
-from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord
 from qwen2vl_robot.nodes import reports
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.status import Status
+from qwen2vl_robot.perception import Surroundings
+from qwen2vl_robot.sides import sides_seen_from
 
 
 class Display:
@@ -28,14 +29,14 @@ class Display:
     def __init__(
         self,
         graph: interface.Graph,
-        profile: RobotProfile,
+        surroundings: Surroundings,
         status: Status,
         health: Health,
         camera_frame: Callable[[], str],
     ) -> None:
-        self._graph, self._profile = graph, profile
+        self._graph, self._surroundings = graph, surroundings
         self._status, self._health, self._camera_frame = status, health, camera_frame
-        self._kinematics = Kinematics(profile)
+        self._kinematics = surroundings.kinematics
         self._scene: Scene | None = None
         topics = (interface.PLAN, interface.VERDICT, interface.MARKERS, interface.ANNOTATED, interface.DETECTIONS)
         self._publishers = {topic.name: graph.publisher(topic) for topic in topics}
@@ -51,7 +52,9 @@ class Display:
         self._publish(interface.PLAN, reports.plan_report(plan, observation, self._status.instruction))
         self._publishers[interface.DETECTIONS.name].publish(reports.detections(make, plan, frame, frame_id))
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
-        picture = image_from_rgb(make, film.annotate(frame, boxes, None), frame.stamp_ns, frame_id)
+        rules = self._surroundings.heard(self._status.instruction).rules
+        sides = sides_seen_from(rules.seen_from, frame.T_base_camera)
+        picture = image_from_rgb(make, film.annotate(frame, boxes, None, sides), frame.stamp_ns, frame_id)
         self._publishers[interface.ANNOTATED.name].publish(picture)
         self._status.doing("rehearse")
 
@@ -79,7 +82,7 @@ class Display:
 
     def _mark(self, scene: Scene | None, motion: Motion | None, contacts_m: Array) -> None:
         path = None if motion is None else reports.path_of(motion, self._kinematics.tool_pose)
-        now_ns, base = self._graph.now_ns(), self._profile.base_link
+        now_ns, base = self._graph.now_ns(), self._surroundings.profile.base_link
         markers = reports.markers(self._graph.message, scene, path, contacts_m, base, now_ns)
         self._publishers[interface.MARKERS.name].publish(markers)
 

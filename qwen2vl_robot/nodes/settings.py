@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import NoneType
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.documents import parse_yaml, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
+from qwen2vl_robot.sides import SeenFrom
 
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
 
@@ -29,6 +30,9 @@ class Settings(Strict):
         default="rules/default.yaml", description="the cell's rules: a file of sim, or the path of one"
     )
     model: _Text = Field(default="", description="checkpoint folder or hub name; empty: the shipped checkpoint")
+    seen_from: Literal["", "picture", "robot"] = Field(
+        default="", description="whose left and right count, picture or robot; empty: as tasks/relations.yaml says"
+    )
     approval: ApprovalMode = Field(
         default=ApprovalMode.CONFIRM, description="auto, confirm (a person approves each step) or never"
     )
@@ -69,6 +73,11 @@ class Settings(Strict):
     use_sim_time: bool = Field(default=False, description="take time from /clock")
     seed: int = Field(default=0, ge=0, description="seed of the path planner")
 
+    @property
+    def whose_sides(self) -> SeenFrom | None:
+        """Return `seen_from`, None where it is left to tasks/relations.yaml."""
+        return SeenFrom(self.seen_from) if self.seen_from else None
+
     @model_validator(mode="after")
     def _check_cameras(self) -> Settings:
         if len(set(self.cameras)) != len(self.cameras):
@@ -81,12 +90,14 @@ class Settings(Strict):
 def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:
     """Read ROS parameter files, then `name:=value` pairs; later values replace earlier ones.
 
+    An empty `seen_from`, the launch files' default, replaces none: left and right must not turn where nobody said so.
+
     Raises:
         BadInputError: a file or a value cannot be used; one line says which and what is allowed.
     """
     values: dict[str, object] = {}
     for file in params_files:
-        values |= _from_file(Path(file), node)
+        values |= {k: v for k, v in _from_file(Path(file), node).items() if (k, v) != ("seen_from", "")}
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:

@@ -28,12 +28,14 @@ from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import LevelledView, make_view
 from qwen2vl_robot.reasons import PerceptionReason
-from qwen2vl_robot.relations import relation_holds
+from qwen2vl_robot.relations import has_side, relation_holds
+from qwen2vl_robot.sides import Sides, farness, leftness, sides_seen_from
 
 _MIN_IOU = 0.30  # a box with an error of 15 % on every side still reaches 0.5
 _RIVAL_RATIO = 0.6  # share of the best IoU that another body needs to replace a best body that contradicts the label
 _MIN_DEPTH_RATIO = 0.2
-_SUPERLATIVES = ("nearest", "farthest", "leftmost", "rightmost", "largest", "smallest")
+_BY_SIDE = ("nearest", "farthest", "leftmost", "rightmost")
+_SUPERLATIVES = (*_BY_SIDE, "largest", "smallest")
 _RELATIONS = tuple(r.value for r in Relation)
 
 
@@ -61,7 +63,9 @@ def perceive(
     if held is not None:
         hide_held(view, held)
     bodies = measure_bodies(view, find_segments(view))
-    finder = _Finder(view, bodies, surroundings.rules, surroundings.words, held, spoken)
+    # Once for the whole plan: a camera that moves on does not turn what the person meant by left.
+    sides = sides_seen_from(surroundings.rules.seen_from, view.T_base_camera)
+    finder = _Finder(view, bodies, surroundings.rules, sides, surroundings.words, held, spoken)
     for action in plan.actions:
         if action.object is not None:
             finder.resolve(action.object, plan)
@@ -73,6 +77,7 @@ def perceive(
         obstacles=obstacles,
         held=None if held is None else held.name,
         T_tool_held=None if held is None or belief is None else belief.T_tool_held,
+        sides=sides,
     )
     return scene, actions
 
@@ -127,6 +132,7 @@ class _Finder:
     view: LevelledView
     bodies: list[Body]
     rules: RelationRules
+    sides: Sides | None
     words: Words
     held: SceneObject | None
     spoken: frozenset[str]
@@ -252,6 +258,8 @@ class _Finder:
     def _choose(self, reference: ObjectReference, candidates: list[int], plan: Plan) -> int:
         """Choose among several bodies by the reference's `where`."""
         where, label = reference.where, reference.label
+        if where is not None:
+            self._check_side(where.kind, label)
         if where is not None and where.kind in _SUPERLATIVES:
             return min(candidates, key=lambda i: self._rank(where.kind, i))
         if where is not None and where.kind in _RELATIONS and where.reference is not None:
@@ -275,12 +283,18 @@ class _Finder:
         centre = body.best.solid.centre_m
         if kind in ("largest", "smallest"):
             return -body.volume_m3 if kind == "largest" else body.volume_m3
-        if self.rules.seen_from == "camera":
-            u = float(self.view.project(centre[None])[0, 0])
-            away, left = float(np.linalg.norm(centre - self.view.origin_m)), -u
-        else:
-            away, left = float(np.hypot(*centre[:2])), float(centre[1])
+        assert self.sides is not None  # _check_side
+        away, left = farness(self.sides, centre), leftness(self.sides, centre)
         return {"nearest": away, "farthest": -away, "leftmost": -left, "rightmost": left}[kind]
+
+    def _check_side(self, kind: str, label: str) -> None:
+        """Refuse to choose by left, right, near or far where the picture has no sides."""
+        if self.sides is None and (kind in _BY_SIDE or (kind in _RELATIONS and has_side(Relation(kind)))):
+            raise PerceptionError(
+                f"the camera is turned so far that nothing in its picture is {kind}; {label!r} may be any of them",
+                label=label,
+                reason=PerceptionReason.AMBIGUOUS,
+            )
 
     def _other(self, label: str, asking: ObjectReference, plan: Plan) -> SceneObject:
         """Find the reference object of a relation by its label; another entry of the plan names it."""
@@ -292,7 +306,7 @@ class _Finder:
         raise PerceptionError(f"the plan refers to {label!r} but gives no box for it", label=label)
 
     def _holds(self, relation: Relation, index: int, other: SceneObject) -> bool:
-        return relation_holds(relation, scene_object("candidate", self.bodies[index]), other, self.rules)
+        return relation_holds(relation, scene_object("candidate", self.bodies[index]), other, self.rules, self.sides)
 
 
 def _references(plan: Plan) -> list[ObjectReference]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from qwen2vl_robot.config import RelationRules, RobotProfile, load_yaml
+from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.perception.labels import Words, load_words
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.reading import whose_sides
+from qwen2vl_robot.relations import load_relations
+from qwen2vl_robot.sides import SeenFrom
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,11 +28,18 @@ class Surroundings:
     words: Words
 
     @classmethod
-    def of(cls, profile: RobotProfile) -> Surroundings:
+    def of(cls, profile: RobotProfile, seen_from: SeenFrom | None = None) -> Surroundings:
         """Load what the files under sim/ say of relations and words.
+
+        Args:
+            seen_from: whose left and right count; None leaves it to the file.
 
         Raises:
             BadInputError: one of them is missing or wrong.
         """
-        rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
-        return cls(profile, Kinematics(profile), rules, load_words())
+        return cls(profile, Kinematics(profile), load_relations(seen_from), load_words())
+
+    def heard(self, text: str) -> Surroundings:
+        """The same for one instruction: one that speaks from the robot's own place ("towards you") means its sides."""
+        whose = whose_sides(text, self.rules.seen_from)
+        return replace(self, rules=self.rules.model_copy(update={"seen_from": whose}))

@@ -72,6 +72,7 @@ def remeasure(expected: Scene, observation: Observation, surroundings: Surroundi
         table_height_m=expected.table_height_m,
         held=expected.held,
         T_tool_held=expected.T_tool_held,
+        sides=expected.sides,
     )
 
 

@@ -137,7 +137,12 @@ class LocalPlanner:
             )
         style, has_clip = self._contract.prompt_style, bool(request.clip)
         messages = build_messages(
-            wording(request.instruction, style), request.failures, style, len(seen), has_clip=has_clip
+            wording(request.instruction, style),
+            request.failures,
+            style,
+            len(seen),
+            has_clip=has_clip,
+            seen_from=request.seen_from,
         )
         return self._prompt(seen, messages, request.clip)
 

@@ -16,7 +16,10 @@ from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.process import Worker
+from qwen2vl_robot.reading import whose_sides
 from qwen2vl_robot.reasons import PlannerReason
+from qwen2vl_robot.relations import load_relations
+from qwen2vl_robot.sides import SeenFrom
 
 
 class PlannerProcess:
@@ -27,13 +30,17 @@ class PlannerProcess:
     Args:
         model: a model name as in sources.py.
         timeout_s: time limit of one plan; by default that of the model's settings.
+        seen_from: whose left and right a large model is told to mean; by default that of sim/tasks/relations.yaml.
 
     Raises:
         BadInputError: the model's settings cannot be used.
     """
 
-    def __init__(self, model: str = SHIPPED_MODEL, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, model: str = SHIPPED_MODEL, *, timeout_s: float | None = None, seen_from: SeenFrom | None = None
+    ) -> None:
         settings = read_settings(model)
+        self._seen_from = load_relations(seen_from).seen_from
         self._timeout_s = timeout_s or settings.timeout_s
         factory = f"{__name__}:load_local" if settings.server is None else "qwen2vl_robot.planner.server:ServerPlanner"
         self._worker = Worker(factory, settings)
@@ -61,6 +68,7 @@ class PlannerProcess:
             failures=tuple(failure_line(step) for step in history if step.outcome.reasons),
             others=tuple(other.rgb for other in frame.others),
             clip=frame.clip,
+            seen_from=whose_sides(instruction.text, self._seen_from),
         )
         return self.plan_picture(request)
 

@@ -127,6 +127,7 @@ class ServerPlanner:
             self._style,
             len(seen),
             has_clip=bool(request.clip),
+            seen_from=request.seen_from,
         )
         for message in messages:
             if isinstance(message["content"], list):

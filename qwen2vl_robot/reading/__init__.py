@@ -1,10 +1,11 @@
-"""A sentence → what it asks for (`read`), and whether to stop before anything else (`stop_word`)."""
+"""A sentence → what it asks for (`read`), whose left it means, and whether to stop before anything else."""
 
 from __future__ import annotations
 
 from qwen2vl_robot.reading.goal import HANDLING, Deed, Goal, Mood, Polarity, Quantity, Step, Thing
 from qwen2vl_robot.reading.reader import Reader, load_reader, read
 from qwen2vl_robot.reading.stopping import stop_word
+from qwen2vl_robot.reading.viewpoint import whose_sides
 
 __all__ = [
     "HANDLING",
@@ -19,4 +20,5 @@ __all__ = [
     "load_reader",
     "read",
     "stop_word",
+    "whose_sides",
 ]

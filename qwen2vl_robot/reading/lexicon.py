@@ -17,7 +17,8 @@ from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
 _RUN = re.compile(r"(.)\1+")
 _LONGEST = 10  # words of a phrase
-_NO_FORMS = ("joins", "stop word", "stop tail", "wish", "alarm")  # keys whose forms mean nothing by themselves
+# Keys whose forms mean nothing by themselves.
+_NO_FORMS = ("joins", "stop word", "stop tail", "wish", "alarm", "robots")
 _JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb and "toward"
 _WISHED = "wished "  # begins the keys of past forms that are orders behind a wish: "it would be great if you took"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Scene, Violation
 from qwen2vl_robot.reasons import ViolationKind
+from qwen2vl_robot.sides import Sides
 
 _JOINT_RATES = {
     ViolationKind.JOINT_POSITION: "go beyond its limit",
@@ -39,7 +42,7 @@ def explain(
     doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == ViolationKind.UNCERTAIN), "")
     more = ""
     if room_m is not None:
-        way = _way(room_m)
+        way = _way(room_m, scene.sides)
         more = f"; the nearest clear grasp is {way}" if is_grasp else f"; {way} there is room"
     return f"{event}{when}{_amount(first)}{doubt}{more}"
 
@@ -97,9 +100,12 @@ def _other(names: list[str], word: str) -> str:
     return next((n for n in names if word not in n), "the arm")
 
 
-def _way(room_m: Array) -> str:
-    """Describe a shift as seen from the robot's base: left is +y, away is +x."""
-    x_m, y_m = (float(v) for v in room_m)
-    parts = [f"{abs(y_m) * 100:.0f} cm to the {'left' if y_m > 0 else 'right'}"] if abs(y_m) >= 0.005 else []
-    parts += [f"{abs(x_m) * 100:.0f} cm {'farther away' if x_m > 0 else 'closer'}"] if abs(x_m) >= 0.005 else []
+def _way(room_m: Array, sides: Sides | None) -> str:
+    """Describe a shift (2,) by the scene's sides; where it has none, along the base frame's axes."""
+    if sides is None:
+        shifts = ((room_m[0], "along x", "against x"), (room_m[1], "along y", "against y"))
+    else:  # in the picture of a camera that hangs askew left and behind are not square to each other
+        left_m, away_m = np.linalg.solve(np.array([sides.left_xy, sides.behind_xy]).T, room_m)
+        shifts = ((left_m, "to the left", "to the right"), (away_m, "farther away", "closer"))
+    parts = [f"{abs(m) * 100:.0f} cm {more if m > 0 else less}" for m, more, less in shifts if abs(m) >= 0.005]
     return " and ".join(parts)

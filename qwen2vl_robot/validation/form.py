@@ -120,6 +120,8 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
         yield f"zone {zone.name}", (*zone.min_m, *zone.max_m, zone.speed_mps)
     if scene.unseen_m is not None:
         yield "unseen space", scene.unseen_m
+    if scene.sides is not None:
+        yield "sides", (*scene.sides.left_xy, *scene.sides.behind_xy)
     yield "start q_rad", start.q_rad
     yield "start dq_radps", start.dq_radps
     yield "start gripper_width_m", start.gripper_width_m

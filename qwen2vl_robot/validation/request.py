@@ -31,6 +31,7 @@ from qwen2vl_robot.messages import (
     freeze,
     shape_size_m,
 )
+from qwen2vl_robot.sides import ROBOT_SIDES
 from qwen2vl_robot.validation.answer import to_answer
 from qwen2vl_robot.validation.findings import RehearsalCase
 from qwen2vl_robot.validation.form import MAX_DURATION_S, MIN_STEP_S
@@ -250,7 +251,8 @@ def _scene(request: Request, file: Path) -> Scene:
     bodies = [body.to_object() for body in request.objects]
     loose = tuple(body for body in bodies if body.mass_kg != 0.0 and _stands(body, bodies, request.table_height_m))
     fixed = tuple(body for body in bodies if body not in loose)
-    return Scene(loose, fixed, request.table_height_m, zones=tuple(zone.to_zone() for zone in request.zones))
+    zones = tuple(zone.to_zone() for zone in request.zones)
+    return Scene(loose, fixed, request.table_height_m, zones=zones, sides=ROBOT_SIDES)
 
 
 def _stands(body: SceneObject, bodies: list[SceneObject], table_height_m: float) -> bool:

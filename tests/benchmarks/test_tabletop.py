@@ -10,10 +10,11 @@ import pytest
 from qwen2vl_robot.benchmarks.episodes import Episode
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.benchmarks.tabletop import Suite, summarise
-from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.geometry import look_at, make_pose
 from qwen2vl_robot.messages import Box, Cause, Cylinder, Outcome, OutcomeKind
 from qwen2vl_robot.plant.client import TrueObject
 from qwen2vl_robot.reasons import PerceptionReason, TaskReason
+from qwen2vl_robot.sides import ROBOT_SIDES, SeenFrom, sides_seen_from
 
 ACHIEVED = Outcome(OutcomeKind.ACHIEVED)
 
@@ -62,21 +63,21 @@ def world_of(episode: Episode, *, on: bool, speed_mps: float = 0.0) -> dict[str,
 def test_only_a_resting_object_where_it_was_asked_for_is_a_success(suite: Suite, episodes: list[Episode]) -> None:
     e = next(e for e in episodes if e.task.name == "on_plate")
     before = world_of(e, on=False)
-    assert suite._is_success(e, ACHIEVED, before, world_of(e, on=True))
-    assert not suite._is_success(e, ACHIEVED, before, before)
-    assert not suite._is_success(e, ACHIEVED, before, world_of(e, on=True, speed_mps=0.5))
+    assert suite._is_success(e, ACHIEVED, before, world_of(e, on=True), ROBOT_SIDES)
+    assert not suite._is_success(e, ACHIEVED, before, before, ROBOT_SIDES)
+    assert not suite._is_success(e, ACHIEVED, before, world_of(e, on=True, speed_mps=0.5), ROBOT_SIDES)
 
 
 def test_a_missing_task_succeeds_only_by_asking_with_nothing_touched(suite: Suite, episodes: list[Episode]) -> None:
     e = next(e for e in episodes if e.task.is_missing)
     before = world_of(e, on=False)
     asked = Outcome(OutcomeKind.ASKED, (Cause(TaskReason.ASKED, "?"),))
-    assert suite._is_success(e, asked, before, before)
-    assert not suite._is_success(e, ACHIEVED, before, before)
+    assert suite._is_success(e, asked, before, before, ROBOT_SIDES)
+    assert not suite._is_success(e, ACHIEVED, before, before, ROBOT_SIDES)
     nudged = {
         k: dataclasses.replace(o, T_base_object=o.T_base_object @ make_pose([0.02, 0, 0])) for k, o in before.items()
     }
-    assert not suite._is_success(e, asked, before, nudged)
+    assert not suite._is_success(e, asked, before, nudged, ROBOT_SIDES)
 
 
 def test_said_achieved_but_not_so_is_a_false_success() -> None:
@@ -108,10 +109,23 @@ def test_a_bare_name_is_borne_by_two_or_three(references: Suite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "meant"),
-    [("nearest", 0), ("farthest", 1), ("leftmost", 1), ("rightmost", 0), ("largest", 0), ("smallest", 1)],
+    ("where", "of_robot", "in_picture"),
+    [
+        ("nearest", 0, 1),
+        ("farthest", 1, 0),
+        ("leftmost", 1, 0),
+        ("rightmost", 0, 1),
+        ("largest", 0, 0),
+        ("smallest", 1, 1),
+    ],
 )
-def test_a_superlative_is_scored_by_what_is_true(references: Suite, where: str, meant: int) -> None:
+@pytest.mark.parametrize("seen_from", list(SeenFrom))
+def test_a_superlative_is_scored_by_what_is_true(
+    references: Suite, where: str, of_robot: int, in_picture: int, seen_from: SeenFrom
+) -> None:
+    sides = sides_seen_from(seen_from, look_at([1.4, 0.0, 0.6], [0.5, 0.0, 0.0]))
+    assert sides is not None
+    meant = of_robot if seen_from is SeenFrom.ROBOT else in_picture
     labels = ("red block", "blue block")
     e = dataclasses.replace(references.draw(2, 6002), target="block", bearers=labels, where=where)
     plate = TrueObject(e.reference, Cylinder(0.16, 0.014), make_pose([0.5, -0.1, 0.007]), 0.0, 0.3, 0.8, False)
@@ -125,10 +139,10 @@ def test_a_superlative_is_scored_by_what_is_true(references: Suite, where: str, 
             stands[label], T_base_object=make_pose([0.5, -0.1, 0.014 + (0.0275, 0.0225)[index]])
         )
         after = {**before, label: moved}
-        assert references._is_success(e, ACHIEVED, before, after) is (index == meant)
+        assert references._is_success(e, ACHIEVED, before, after, sides) is (index == meant)
         other = labels[1 - index]
         nudged = dataclasses.replace(stands[other], T_base_object=stands[other].T_base_object @ make_pose([0.02, 0, 0]))
-        assert not references._is_success(e, ACHIEVED, before, {**after, other: nudged})
+        assert not references._is_success(e, ACHIEVED, before, {**after, other: nudged}, sides)
 
 
 def test_a_bare_name_of_several_succeeds_only_by_asking(references: Suite) -> None:
@@ -137,9 +151,9 @@ def test_a_bare_name_of_several_succeeds_only_by_asking(references: Suite) -> No
     assert e.task.name == "ambiguous"
     which_one = Outcome(OutcomeKind.ASKED, (Cause(PerceptionReason.AMBIGUOUS, "2 things"),))
     unseen = Outcome(OutcomeKind.ASKED, (Cause(TaskReason.ASKED, "I see no block."),))
-    assert references._is_success(e, which_one, before, before)
-    assert not references._is_success(e, unseen, before, before)
-    assert not references._is_success(e, ACHIEVED, before, before)
+    assert references._is_success(e, which_one, before, before, ROBOT_SIDES)
+    assert not references._is_success(e, unseen, before, before, ROBOT_SIDES)
+    assert not references._is_success(e, ACHIEVED, before, before, ROBOT_SIDES)
 
 
 def world_of_one(label: str) -> TrueObject:

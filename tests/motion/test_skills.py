@@ -5,15 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from qwen2vl_robot.bullet import TIME_STEP_S, Bowl, BulletWorld, Friction
-from qwen2vl_robot.config import RelationRules, load_robot, load_yaml
+from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import MotionError
-from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z
+from qwen2vl_robot.geometry import Array, invert, look_at, make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
     Box,
@@ -37,11 +38,14 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.skills import MotionMaker
-from qwen2vl_robot.relations import relation_holds
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.relations import load_relations, relation_holds
+from qwen2vl_robot.sides import ROBOT_SIDES, sides_in_picture
 
 PROFILE = load_robot("franka_panda")
-RULES = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
+RULES = load_relations()
+# From the front and the side of the robot, so that the picture's sides are none of the robot's.
+T_BASE_CAMERA = look_at([1.05, 0.55, 0.7], [0.5, 0.0, 0.0])
+SIDES = sides_in_picture(T_BASE_CAMERA)
 HOME = np.array(PROFILE.home_q_rad)
 BLOCK, CYLINDER, BALL = Box((0.05, 0.045, 0.05)), Cylinder(0.05, 0.1), Sphere(0.055)
 PLATE, BOWL = Cylinder(0.16, 0.014), Container((0.15, 0.15, 0.05), 0.006)
@@ -58,7 +62,7 @@ def at_home(width_m: float = 0.08, held: str | None = None) -> RobotState:
 def holding(item: SceneObject, *others: SceneObject) -> Scene:
     """A scene with an object held by its middle at home, upright."""
     T_tool_held = np.diag([1.0, -1.0, -1.0, 1.0])
-    return Scene((item, *others), (), held=item.name, T_tool_held=T_tool_held)
+    return Scene((item, *others), (), held=item.name, T_tool_held=T_tool_held, sides=ROBOT_SIDES)
 
 
 def pick(name: str) -> GroundedAction:
@@ -90,6 +94,11 @@ def world() -> Iterator[BulletWorld]:
         yield bullet
 
 
+def in_camera(T_base_object: Array) -> Array:
+    """A pose's place in the camera's frame: right, down, ahead."""
+    return (invert(T_BASE_CAMERA) @ T_base_object)[:3, 3]
+
+
 def populate(world: BulletWorld, bodies: tuple[SceneObject, ...]) -> None:
     """Stand the bodies on the table; a container is built round, as the plant does it."""
     for item in bodies:
@@ -115,11 +124,12 @@ def replay(world: BulletWorld, motion: Motion) -> None:
 
 
 def seen(world: BulletWorld, bodies: tuple[SceneObject, ...], held: str | None = None) -> tuple[Scene, RobotState]:
-    """The scene and the state as they are in Bullet now."""
+    """The scene and the state as they are in Bullet now, with the sides of the camera's picture."""
     now = tuple(SceneObject(b.name, b.shape, world.pose(b.name)) for b in bodies)
     q_rad, dq_radps, width_m = world.robot.arm_state()
     T_tool_held = invert(world.robot.tool_pose()) @ world.pose(held) if held else None
-    return Scene(now, (), held=held, T_tool_held=T_tool_held), RobotState(0, q_rad, dq_radps, width_m, held)
+    scene = Scene(now, (), held=held, T_tool_held=T_tool_held, sides=SIDES)
+    return scene, RobotState(0, q_rad, dq_radps, width_m, held)
 
 
 @pytest.mark.parametrize(
@@ -142,18 +152,24 @@ def test_what_is_picked_and_placed_ends_where_it_was_asked(
     motion = best(maker, place(relation, "r"), *seen(world, bodies, held="a"))
     replay(world, motion)
     scene, _ = seen(world, bodies)
-    assert relation_holds(relation, scene.find("a"), scene.find("r"), RULES)
+    assert relation_holds(relation, scene.find("a"), scene.find("r"), RULES, SIDES)
     assert motion.effect.T_base_object is not None
     assert np.linalg.norm((world.pose("a") - motion.effect.T_base_object)[:3, 3]) < motion.effect.tolerance_m
     np.testing.assert_allclose(scene.find("r").T_base_object[:3, 3], reference.T_base_object[:3, 3], atol=0.01)
 
 
 @pytest.mark.parametrize("direction", list(Direction))
-def test_what_is_pushed_ends_where_predicted(maker: MotionMaker, world: BulletWorld, direction: Direction) -> None:
+def test_what_is_pushed_ends_where_predicted_and_on_that_side_of_the_picture(
+    maker: MotionMaker, world: BulletWorld, direction: Direction
+) -> None:
     bodies = (body("a", BLOCK, 0.5, 0.0, yaw_rad=0.2),)
     populate(world, bodies)
     motion = best(maker, GroundedAction(Verb.PUSH, target="a", direction=direction), *seen(world, bodies))
+    before = in_camera(world.pose("a"))
     replay(world, motion)
+    right_m, down_m, _ = in_camera(world.pose("a")) - before
+    wanted = {Direction.LEFT: -right_m, Direction.RIGHT: right_m, Direction.AWAY: -down_m, Direction.CLOSER: down_m}
+    assert wanted[direction] > 0.03
     assert motion.effect.T_base_object is not None
     assert np.linalg.norm((world.pose("a") - motion.effect.T_base_object)[:3, 3]) < motion.effect.tolerance_m
 
@@ -351,10 +367,23 @@ def test_a_full_gripper_picks_and_pushes_nothing(maker: MotionMaker) -> None:
 
 def test_a_push_that_would_topple_or_hit_a_neighbour_is_refused(maker: MotionMaker) -> None:
     push = GroundedAction(Verb.PUSH, target="a", direction=Direction.LEFT)
-    assert "would topple" in str(refused(maker, push, Scene((body("a", Cylinder(0.04, 0.105), 0.5, 0.0),), ())))
-    error = refused(maker, push, Scene((body("a", BLOCK, 0.5, 0.0), body("b", BLOCK, 0.5, 0.08)), ()))
+    tall = Scene((body("a", Cylinder(0.04, 0.105), 0.5, 0.0),), (), sides=ROBOT_SIDES)
+    assert "would topple" in str(refused(maker, push, tall))
+    beside = Scene((body("a", BLOCK, 0.5, 0.0), body("b", BLOCK, 0.5, 0.08)), (), sides=ROBOT_SIDES)
+    error = refused(maker, push, beside)
     assert error.reason == "no_space"
     assert "b is in the way of a" in str(error)
+
+
+def test_a_scene_without_sides_refuses_what_needs_one_and_nothing_else(maker: MotionMaker) -> None:
+    sideless = replace(holding(body("a", BLOCK, 0.3, -0.3), body("r", BLOCK, 0.5, 0.0)), sides=None)
+    for relation in (Relation.LEFT_OF, Relation.RIGHT_OF, Relation.IN_FRONT_OF, Relation.BEHIND):
+        error = refused(maker, place(relation, "r"), sideless, at_home(0.045, "a"))
+        assert error.reason == "unsupported"
+        assert "turned too far" in str(error)
+    push = GroundedAction(Verb.PUSH, target="a", direction=Direction.LEFT)
+    assert "turned too far" in str(refused(maker, push, Scene((body("a", BLOCK, 0.5, 0.0),), ())))
+    assert best(maker, place(Relation.NEXT_TO, "r"), sideless, at_home(0.045, "a")).effect.relation is Relation.NEXT_TO
 
 
 @pytest.mark.parametrize("bad_rad", [np.nan, 9.0])

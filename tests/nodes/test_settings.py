@@ -11,6 +11,7 @@ from qwen2vl_robot.bounds import NAME_CHARS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
 from qwen2vl_robot.nodes.settings import Settings, load_settings
+from qwen2vl_robot.sides import SeenFrom
 
 SHIPPED = Path(__file__).resolve().parents[2] / "launch" / "params.yaml"
 
@@ -34,11 +35,22 @@ def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
     assert (settings.seed, settings.approval, settings.use_sim_time) == (5, ApprovalMode.NEVER, True)
 
 
+def test_a_launch_argument_that_nobody_gave_does_not_turn_left_and_right(tmp_path: Path) -> None:
+    mine, launched = tmp_path / "mine.yaml", tmp_path / "launched.yaml"
+    mine.write_text("/**:\n  ros__parameters: {seen_from: robot}\n")
+    launched.write_text('/**:\n  ros__parameters: {seen_from: "", approval: auto}\n')
+    assert load_settings([str(mine), str(launched)], [], "qwen2vl_robot").whose_sides is SeenFrom.ROBOT
+    assert load_settings([str(launched)], [], "qwen2vl_robot").whose_sides is None
+    given = load_settings([str(mine), str(launched)], ["seen_from:=picture"], "qwen2vl_robot")
+    assert given.whose_sides is SeenFrom.PICTURE
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
         ("speed:=3", "allowed here: .*approval"),
         ("approval:=perhaps", "auto.*confirm.*never"),
+        ("seen_from:=camera", "picture.*robot"),
         ("seed", "the form is name:=value"),
         ("max_state_age_s:=.nan", "max_state_age_s"),
         ("max_state_age_s:=100.0", "less than or equal to 2"),

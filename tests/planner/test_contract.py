@@ -21,6 +21,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.planner.contract import PromptStyle, build_messages, failure_line, strip_control_tokens
 from qwen2vl_robot.reasons import MotionReason, RefusalReason, TaskReason
+from qwen2vl_robot.sides import SeenFrom
 
 
 @given(st.text(alphabet="<|>imendx_ ", max_size=60))
@@ -49,6 +50,14 @@ def test_a_failure_line_names_the_action_and_the_type_of_the_reason(causes: tupl
     action = Action(Verb.PICK, ObjectReference("red block", (ImageBox(0, 0, 9, 9),)))
     line = failure_line(StepRecord(action, None, None, Outcome(OutcomeKind.NO_MOTION, causes)))
     assert line == f"failed: pick red block: {reason}"
+
+
+@pytest.mark.parametrize(("seen_from", "said"), [(SeenFrom.PICTURE, "in the image"), (SeenFrom.ROBOT, "the robot's")])
+def test_a_large_model_is_told_whose_left_counts(seen_from: SeenFrom, said: str) -> None:
+    system = str(build_messages("pick it", (), PromptStyle.FULL, seen_from=seen_from)[0]["content"])
+    (line,) = [line for line in system.splitlines() if line.startswith("Left, right")]
+    assert said in line
+    assert "Left" not in str(build_messages("pick it", (), PromptStyle.COMPACT, seen_from=seen_from)[0]["content"])
 
 
 def test_the_last_three_failures_stand_in_the_prompt() -> None:

@@ -30,6 +30,7 @@ from qwen2vl_robot.messages import (
     Verdict,
     freeze,
 )
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.trajectory import Trajectory
 from tests.cells import PROFILE, accept
@@ -181,4 +182,4 @@ class Setup:
         cell = self.cell
         approver = AskingApprover(self.halt, self.approval, on_question=lambda step, asks: None)
         ports = Ports(cell, cell, cell, self.planner, self.rehearsal, approver)
-        return assemble(PROFILE, ports, halt=self.halt, gate=FaultyGate(self.spoil))
+        return assemble(Surroundings.of(PROFILE), ports, halt=self.halt, gate=FaultyGate(self.spoil))

@@ -22,6 +22,7 @@ from qwen2vl_robot.messages import (
     Verdict,
     Violation,
 )
+from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
@@ -61,7 +62,7 @@ class Stage:
         link = self.plant.link
         self.planner = ScriptedPlanner(*replies)
         ports = Ports(camera or link, link, link, self.planner, self.rehearsal)
-        return assemble(PROFILE, ports, halt=self.halt).run(Instruction(instruction))
+        return assemble(Surroundings.of(PROFILE), ports, halt=self.halt).run(Instruction(instruction))
 
     def run_to_question(self, *replies: str, instruction: str = INSTRUCTION) -> TaskReport:
         """Let a controller carry out the scripted replies; it must end with a question, and nothing may have moved."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qwen2vl_robot.config import ObjectSpec, RelationRules, load_yaml
+from qwen2vl_robot.config import ObjectSpec
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import (
     Motion,
@@ -22,8 +22,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.reasons import TaskReason, ViolationKind
-from qwen2vl_robot.relations import relation_holds
-from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.relations import load_relations, relation_holds
 from tests.scenarios.stage import (
     BLUE_PLATE,
     PROFILE,
@@ -46,8 +45,27 @@ def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
         assert [step.action.verb for step in report.steps] == [Verb.PICK, Verb.PLACE]
         assert all(step.verdict is not None and step.verdict.accepted for step in report.steps)
 
-        rules = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
-        assert relation_holds(Relation.ON, true["red block"].body, true["blue plate"].body, rules)
+        on = (Relation.ON, true["red block"].body, true["blue plate"].body)
+        assert relation_holds(*on, load_relations(), None)
+
+
+def test_a_block_put_left_of_a_plate_is_left_of_it_in_the_picture() -> None:
+    with stage(RED_BLOCK, BLUE_PLATE) as s:
+        reply = s.pick_and_place("red block", "left_of", "blue plate")
+        report = s.run(reply, instruction="put the red block to the left of the blue plate")
+        boxes = s.plant.truth.boxes()
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert boxes["red block"].box.x1 < boxes["blue plate"].box.x0
+
+
+def test_what_is_pulled_towards_the_robot_comes_nearer_to_it_wherever_the_camera_stands() -> None:
+    with stage(RED_BLOCK) as s:
+        before = s.plant.truth.objects()["red block"].T_base_object
+        reply = format_reply([s.boxes("red block")], [{"do": "push", "object": 0, "direction": "closer"}])
+        report = s.run(reply, instruction="pull the red block towards you")
+        after = s.plant.truth.objects()["red block"].T_base_object
+        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+        assert after[0, 3] < before[0, 3] - 0.03
 
 
 def test_an_arm_that_is_at_home_can_be_sent_home() -> None:

@@ -14,7 +14,7 @@ from qwen2vl_robot.messages import Verb
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, generate, load_shards, sample_of_seed, token_grid
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, generate, load_shards, sample_of_seed, token_grid
 from qwen2vl_robot.training.questions import Mix, QuestionMaker
 
 
@@ -75,6 +75,20 @@ def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> Non
                 if question is not None:
                     plan = parse_reply(question.reply)
                     assert not absent or plan.actions[0].verb is Verb.ASK
+
+
+def test_a_superlative_asks_for_every_box_so_that_geometry_decides_whose_left_it_is() -> None:
+    seen = [
+        SeenObject(f"{colour} block", (x, 100, x + 50, 150), (0,), 900)
+        for colour, x in (("red", 500), ("blue", 100), ("green", 800))
+    ]
+    maker = QuestionMaker(load_languages(), references=("superlative",))
+    drawn = [maker.draw(seen, np.random.default_rng(k), absent=False, task="pick", language="en") for k in range(40)]
+    plans = [parse_reply(question.reply) for question in drawn if question is not None]
+    wanted = [action.object for plan in plans for action in plan.actions if action.object is not None]
+    assert all([box.x0 for box in reference.boxes] == [100, 500, 800] for reference in wanted)
+    kinds = {reference.where.kind for reference in wanted if reference.where is not None}
+    assert {"leftmost", "rightmost", "nearest", "farthest"} <= kinds
 
 
 def test_the_wide_samples_show_what_the_languages_name() -> None:

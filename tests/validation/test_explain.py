@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.geometry import look_at, make_pose
 from qwen2vl_robot.messages import Box, Effect, RobotState, Scene, SceneObject, Violation, freeze
 from qwen2vl_robot.reasons import ViolationKind
+from qwen2vl_robot.sides import ROBOT_SIDES, Sides, sides_in_picture
 from qwen2vl_robot.validation.explain import explain
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -47,10 +49,19 @@ def test_no_kind_is_left_without_a_sentence(profile: RobotProfile, kind: Violati
     assert not sentence.startswith(kind.value)
 
 
-def test_the_sentence_says_where_there_is_room(profile: RobotProfile) -> None:
+@pytest.mark.parametrize(
+    ("sides", "room"),
+    [
+        (ROBOT_SIDES, "3 cm to the right and 1 cm farther away"),
+        (sides_in_picture(look_at([1.4, 0.0, 0.6], [0.5, 0.0, 0.0])), "3 cm to the left and 1 cm closer"),
+        (None, "1 cm along x and 3 cm against y"),
+    ],
+    ids=["robot", "picture of a camera that faces it", "no sides"],
+)
+def test_the_sentence_says_where_there_is_room(profile: RobotProfile, sides: Sides | None, room: str) -> None:
     hit = Violation("collision", 1.8, ("panda_leftfinger", "green bowl"), 0.012, "m")
-    sentence = explain((hit,), SCENE, profile, np.array([0.0, -0.03]))
-    assert sentence.endswith("3 cm to the right there is room")
+    sentence = explain((hit,), replace(SCENE, sides=sides), profile, np.array([0.01, -0.03]))
+    assert sentence.endswith(f"; {room} there is room")
 
 
 def test_doubt_is_told_with_what_it_rests_on(profile: RobotProfile) -> None:
@@ -81,6 +92,6 @@ def test_a_grasp_beside_which_there_is_room_is_told_as_the_nearest_clear_one(
     post = SceneObject("post", Box((0.03, 0.03, 0.2)), freeze(make_pose([0.532, -0.055, 0.1])))
     motion = hand.pick(block, lift_m=0.2).motion(Effect("hold", "red block"))
     with RehearsalProcess(profile, budget_s=60.0, workers=1) as rehearsal:
-        verdict = rehearsal.rehearse(motion, Scene((block, post), ()), start)
+        verdict = rehearsal.rehearse(motion, Scene((block, post), (), sides=ROBOT_SIDES), start)
     assert "would hit the post" in verdict.explanation
     assert re.search(r"the nearest clear grasp is \d cm", verdict.explanation), verdict.explanation
