@@ -52,8 +52,19 @@ def join_nodes(nodes: list[Node], *, is_behind: bool) -> list[Node]:
     Args:
         is_behind: whether a relation stands behind the thing that it refers to ("皿の上").
     """
-    nodes = _tell_which(nodes, is_before=is_behind)
+    nodes = _tell_which(_aim(nodes), is_before=is_behind)
     return _share_noun(_count(_join_after(nodes)) if is_behind else _join_before(nodes))
+
+
+def _aim(nodes: list[Node]) -> list[Node]:
+    """ "so that it is on the plate": what comes next is where it goes."""
+    aimed: list[Node] = []
+    for node in nodes:
+        if aimed and aimed[-1].kind == "so" and node.kind in ("relation", "to"):
+            aimed[-1] = replace(node, is_to=True)
+        else:
+            aimed.append(node)
+    return [replace(node, kind="other") if node.kind == "so" else node for node in aimed]
 
 
 def owner_of(nodes: list[Node]) -> Node | None:

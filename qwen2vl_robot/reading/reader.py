@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from qwen2vl_robot.languages import Language, load_languages, normalise
 from qwen2vl_robot.reading.changes import Reading
-from qwen2vl_robot.reading.clauses import drop_asking, find_mood, settle_tags, split_clauses, take_conditions
+from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.settling import settle_tags
 from qwen2vl_robot.reading.steps import read_clause
 from qwen2vl_robot.reading.talk import drop_talk
 from qwen2vl_robot.reading.tokens import Token, spell

@@ -13,6 +13,7 @@ from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.phrases import find_nodes
 from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import OTHER
+from qwen2vl_robot.reading.verbs import verb_of
 
 # Verb tag → (deed, relation where its words name none, direction).
 _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
@@ -34,7 +35,6 @@ _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
 }
 _HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _STACKED = ("block", "brick", "plate", "bowl", "cup", "cylinder")  # what may stand on one of its own kind
-_PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other", "except"})  # what must not be dropped in silence where no step uses it
 _SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
@@ -50,7 +50,7 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     nodes, is_negated = _settle(find_nodes(tokens, lexicon), clause, lexicon, reading)
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
     unused += [n for n in nodes if n.kind == "correct" and (reading.steps or n.begin > _first(nodes))]
-    tag = _verb_tag(clause, nodes, lexicon)
+    tag = verb_of(clause, nodes, lexicon)
     if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
         unused = [n for n in unused if n.kind != "relation"]
         nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
@@ -62,16 +62,24 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     elif tag:
         steps, left = _handling(tag, nodes, _verb_at(clause), last, lexicon)
     else:
-        steps, left = [], []
+        steps, left = [], [node for node in nodes if node.kind in _USED] if clause.verb is not None else []
     if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
         named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
+    if any(token.has("there") for token in tokens) and reading.steps:
+        steps = [step for step in steps if not _is_again(step, reading.steps[-1])]
     reading.steps += [replace(step, is_negated=is_negated) for step in steps]
     reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
     spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
     reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
+
+
+def _is_again(step: Step, before: Step) -> bool:
+    """Whether "put it there" says again what was just said: "the ball belongs in the bowl, so put it there"."""
+    is_open = step.deed is Deed.PLACE and step.relation is None and step.direction is None
+    return is_open and replace(before, relation=None, reference=None) == step
 
 
 def _is_rest(clause: Clause, nodes: list[Node], reading: Reading) -> bool:
@@ -99,53 +107,6 @@ def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Readin
 def _first(nodes: list[Node]) -> int:
     """Where the first thing, place or direction begins."""
     return next((node.begin for node in nodes if node.kind in _USED), MAX_CHARS)
-
-
-def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
-    """The one verb that is meant; "" without one. A word for "home" alone is one too."""
-    has_start = any(node.kind == "start" for node in nodes)
-    if clause.verb is None:
-        if _is_put(clause, nodes, lexicon):
-            return "place"
-        return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
-    tags = clause.verb.verbs
-    if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
-        tags = [tag for tag in tags if tag != "stop"]
-    if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
-        return "home"
-    if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
-        return "move" if any(_is_aside(node) for node in nodes) else "pick"
-    if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
-        return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
-    if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
-        return "leave"
-    return next((tag for tag in _PREFERRED if tag in tags), tags[0])
-
-
-def _is_aside(node: Node) -> bool:
-    """Whether a place is where a thing that is brought goes: beside another, or where the words say so."""
-    is_to = node.is_to or (node.is_to is None and node.relation not in (Relation.ON, Relation.IN))
-    return node.kind == "place" and not node.is_which and is_to
-
-
-def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
-    """ "red block on blue plate": without a verb, a thing and where it goes are an order.
-
-    "the red block on the plate" may only name a thing: where a language has articles, none may stand before it,
-    unless the words say that it goes somewhere ("onto the plate").
-    """
-    told = [node for node in nodes if node.kind in ("thing", "place", "way", "and", "not", "correct")]
-    if [node.kind for node in told] != ["thing", "place"] or told[1].is_which:
-        return False
-    if lexicon.grammar.order == "after":
-        thing, place = nodes.index(told[0]), nodes.index(told[1])
-        between, behind = nodes[thing + 1 : place], nodes[place + 1 :]
-        has_to = [n.kind for n in behind] == ["to"] * (told[1].relation is not None)
-        return [n.kind for n in between] == ["object"] and has_to
-    if told[1].relation is None:
-        return False
-    is_short = lexicon.grammar.articles and not clause.tokens[told[0].begin].has("the")
-    return bool(told[0].thing and told[0].thing.noun) and (is_short or told[1].is_to is True)
 
 
 def _verb_at(clause: Clause) -> int:
