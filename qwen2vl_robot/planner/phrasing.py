@@ -28,6 +28,8 @@ def plainest(goal: Goal) -> str:
 def motions(goal: Goal) -> list[Step]:
     """The motions that a goal asks for; a pick that only serves the place after it is part of the place, as in a plan.
 
+    What is picked twice in a row ("grab the block and lift it") is picked once.
+
     >>> from qwen2vl_robot.reading import read
     >>> [step.describe() for step in motions(read("take the red block and put it on the blue plate, then go home"))]
     ['put the red block on the blue plate', 'go home']
@@ -40,7 +42,7 @@ def motions(goal: Goal) -> list[Step]:
         last = steps[-1] if steps else None
         if step.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(thing, last.thing):
             steps[-1] = Step(Deed.PLACE, last.thing, step.relation, reference, step.direction)
-        else:
+        elif step.deed is not Deed.PICK or last is None or (last.deed, last.thing) != (Deed.PICK, thing):
             steps.append(Step(step.deed, thing, step.relation, reference, step.direction, step.seconds))
     return steps
 

@@ -19,11 +19,13 @@ class Clause:
 
     Attributes:
         verb: its token, None in a sentence without one.
+        is_part: whether others stand beside it, so that nothing of it may be left out in silence.
     """
 
     tokens: tuple[Token, ...]
     verb: Token | None = None
     is_negated: bool = False
+    is_part: bool = False
 
 
 def find_mood(tokens: list[Token]) -> Mood:
@@ -145,13 +147,18 @@ def _is_said(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
         end += 1
     while begin > 0 and lexicon.grammar.verb != "first" and tokens[begin].gap < END and not tokens[begin].has("then"):
         begin -= 1
-    return any(token.verbs and not token.has("want", "go") for token in tokens[begin : end + 1])
+    first = max(k for k in range(at, -1, -1) if k == 0 or tokens[k].gap >= END or tokens[k].has("then"))
+    is_again = any(token.has("want") for token in tokens[first:at])
+    return is_again or any(token.verbs and not token.has("want", "go") for token in tokens[begin : end + 1])
 
 
 def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     """ "クマはそのままで、アヒルを取って": words that negate end before a pause, where a verb ends what is said."""
     tokens = clause.tokens
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    then = next((k for k in range(verb_at, 0, -1) if tokens[k].has("then")), 0)
+    if then and any(t.tags & lexicon.kinds for t in tokens[:then]) and not tokens[then].has("the"):
+        return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
     if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
         return _cut_unwanted(clause, verb_at, lexicon)
     for at in range(1, verb_at if lexicon.grammar.verb == "last" else 0):

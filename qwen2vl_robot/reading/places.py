@@ -125,7 +125,7 @@ def _join_before(nodes: list[Node]) -> list[Node]:
         follows = nodes[behind] if behind < len(nodes) else None
         if node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
             is_which = bool(joined) and joined[-1].kind == "that"
-            is_to = node.is_to if node.is_to is not None else follows.is_to
+            is_to = node.is_to if node.is_to is not None else node.kind == "to" or follows.is_to
             relation = _settle(node, follows.thing)
             place = replace(follows, kind="place", relation=relation, is_which=is_which, is_to=is_to)
             joined.append(replace(place, begin=node.begin, is_either=node.is_either))

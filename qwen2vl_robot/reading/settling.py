@@ -46,6 +46,9 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
             is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
             tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+        if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
+            is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
+            tags = frozenset({"filler"}) if is_asked else tags - {"you"}
         if "second" in tags and follows is not None and follows.verbs and not (before and number_of(before)):
             tags = frozenset({"then"})  # "first take it, second ..."
         if "light" in tags and _is_back(settled, tokens[at : at + 1], ("place", "push", "move")) and settled[-1].verbs:
@@ -66,13 +69,14 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
             tags = (tags - {"did"}) | made if is_due or tags & made else tags | {"did"}
         if "aux" in tags:
             tags = (tags - {"did", "suppose", "aux"}) | {"filler"} if is_due else tags - {"aux"}
-        if is_due and "go" in tags:
-            tags = (tags - {"go"}) | {"want"}  # "the duck should go next to the bear"
+        if is_due and tags & {"go", "state"}:  # "the duck should go, or sit, next to the bear"
+            tags = (tags - {"go", "be", "not"}) | {"want"}
+        tags -= {"state"}
         if "may" in tags:
             tags = frozenset({"due"}) if _may_go(tokens, at) else tags - {"may"}
         if tags & {"due", "want"}:
             is_due = True
-            tags = tags - {"due"} | {"filler"} if "due" in tags else tags
+            tags = tags | {"filler"} if "due" in tags else tags
         settled.append(token if tags == token.tags else replace(token, tags=tags))
     return settled
 
@@ -107,6 +111,11 @@ def _begins_with_it(tokens: list[Token], known: frozenset[str] | set[str]) -> bo
     """Whether a sentence orders something, and names no other thing than "it"."""
     named = [token for token in tokens if token.tags & known]
     return any(token.verbs for token in tokens) and all(token.has("it") for token in named[:1])
+
+
+def _begins_thing(token: Token | None, lexicon: Lexicon) -> bool:
+    known = lexicon.kinds | lexicon.colours | lexicon.superlatives | {"the", "thing", "all", "filler"}
+    return token is not None and token.gap < PAUSE and bool(token.tags & known) and not token.has(*_EXACT)
 
 
 def _is_back(before: list[Token], rest: list[Token], deeds: tuple[str, ...]) -> bool:

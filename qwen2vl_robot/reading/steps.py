@@ -62,13 +62,14 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     elif tag:
         steps, left = _handling(tag, nodes, _verb_at(clause), last, lexicon)
     else:
-        steps, left = [], [node for node in nodes if node.kind in _USED] if clause.verb is not None else []
+        is_open = clause.verb is not None or clause.is_part
+        steps, left = [], [node for node in nodes if node.kind in _USED] if is_open else []
     if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
         named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
-    if any(token.has("there") for token in tokens) and reading.steps:
+    if any(token.has("there") for token in tokens) and reading.steps and not is_negated:
         steps = [step for step in steps if not _is_again(step, reading.steps[-1])]
     reading.steps += [replace(step, is_negated=is_negated) for step in steps]
     reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
@@ -157,7 +158,7 @@ def _handling(
 
 def _unlinked(nodes: list[Node], verb_at: int) -> list[Node]:
     """Things that stand behind another without a link or a pause: what they are to it was not read."""
-    told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "way")]
+    told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "then", "way")]
     stray: list[Node] = []
     has_thing = False
     kinds = [nodes[at].kind for at in told]
@@ -180,7 +181,7 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
         has_goal = any(place.is_to is not False for place in group.places) or node.kind != "place"
         is_whole = bool(group.things and ((group.places and has_goal) or group.ways))
         is_next = node.kind == "thing" or lexicon.grammar.order == "after"
-        follows_and = at > 0 and nodes[at - 1].kind == "and"
+        follows_and = at > 0 and nodes[at - 1].kind in ("and", "then")
         if (
             is_whole
             and is_next
@@ -198,7 +199,9 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     goal = None if way is not None else _destination(deed, group)
     if tag == "move" and goal is not None and goal.relation is None and not group.things and last is None:
         goal = None  # "拿到红球": to where, or what, was not read
-    deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
+    is_pushed_there = deed is Deed.PUSH and goal is not None and goal.relation is not None and not goal.way
+    if goal is not None and (deed is Deed.PICK or (is_pushed_there and group.things)):
+        deed = Deed.PLACE  # whatever moves a thing to a place puts it there
     vague = [p for p in group.places if p is not goal and p.relation is None and _is_vague(p, group)]
     things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
     if deed is Deed.OTHER and not things:

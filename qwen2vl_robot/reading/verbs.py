@@ -53,17 +53,19 @@ def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
     """ "red block on blue plate": without a verb, a thing and where it goes are an order.
 
     "the red block on the plate" may only name a thing: where a language has articles, none may stand before it,
-    unless the words say that it goes somewhere ("onto the plate").
+    unless the words say that it goes somewhere ("onto the plate", "should be beside the plate").
     """
     told = [node for node in nodes if node.kind in ("thing", "place", "way", "and", "not", "correct")]
-    if [node.kind for node in told] != ["thing", "place"] or told[1].is_which:
+    thing = next((node for node in told if node.kind == "thing"), None)
+    place = next((node for node in told if node.kind == "place"), None)
+    if thing is None or place is None or len(told) != 2 or place.is_which:
         return False
     if lexicon.grammar.order == "after":
-        thing, place = nodes.index(told[0]), nodes.index(told[1])
-        between, behind = nodes[thing + 1 : place], nodes[place + 1 :]
-        has_to = [n.kind for n in behind] == ["to"] * (told[1].relation is not None)
+        first, last = nodes.index(thing), nodes.index(place)
+        between, behind = nodes[first + 1 : last], nodes[last + 1 :]
+        has_to = [n.kind for n in behind] == ["to"] * (place.relation is not None)
         return [n.kind for n in between] == ["object"] and has_to
-    if told[1].relation is None:
-        return False
-    is_short = lexicon.grammar.articles and not clause.tokens[told[0].begin].has("the")
-    return bool(told[0].thing and told[0].thing.noun) and (is_short or told[1].is_to is True)
+    is_aimed = place.is_to is True or (place.relation is not None and any(t.has("due") for t in clause.tokens))
+    is_short = lexicon.grammar.articles and not clause.tokens[thing.begin].has("the")
+    is_short = is_short and thing is told[0] and place.relation is not None
+    return bool(thing.thing and (thing.thing.noun or is_aimed)) and (is_short or is_aimed)
