@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ ENGLISH = "en"
 _SLOT = re.compile(r"\{([a-z])\}")
 _LETTER = r"[^\W\d_]"
 _NAME = re.compile(r"\{[abn](?:\.of)?\}")
-_CHOICE = re.compile(r"\(([^)]*)\)")
+_CHOICE = re.compile(r"\(([^()]*)\)")
 _STEM = re.compile(r"~(\w+)")
 MADE = "made "  # begins the keys of participles: "made place" has "placed"
 
@@ -77,15 +76,23 @@ class Reading(Strict):
         """The forms that are written as one; with a mark only those whose ending begins with it."""
         if mark and _STEM.search(written) is None:
             return
-        parts = _CHOICE.split(written)
-        for chosen in itertools.product(*(part.split("|") if at % 2 else [part] for at, part in enumerate(parts))):
-            form = tidy("".join(chosen))
+        for form in map(tidy, _choose(written)):
             stem = _STEM.search(form)
             endings = self.inflections[stem[1]].split() if stem else ["_"]
             for ending in (e.removeprefix(mark) for e in endings if e.startswith("!") == bool(mark)):
                 found = _STEM.sub(ending.replace("_", ""), form)
                 if found:
                     yield found
+
+
+def _choose(written: str) -> Iterator[str]:
+    """Each choice of "(could|can) you (please|)"; a choice may stand in another."""
+    found = _CHOICE.search(written)
+    if found is None:
+        yield written
+        return
+    for part in found[1].split("|"):
+        yield from _choose(written[: found.start()] + part + written[found.end() :])
 
 
 class Language(Strict):

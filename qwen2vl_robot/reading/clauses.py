@@ -143,7 +143,7 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
 def _is_said(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     """Whether another verb says what is wished: "I want the block to be lifted" wishes for a deed, not for a state."""
     begin = end = at
-    while end + 1 < len(tokens) and tokens[end + 1].gap < END and not tokens[end + 1].has("then"):
+    while end + 1 < len(tokens) and not _begins_order(tokens[end + 1]):
         end += 1
     while begin > 0 and lexicon.grammar.verb != "first" and tokens[begin].gap < END and not tokens[begin].has("then"):
         begin -= 1
@@ -152,12 +152,17 @@ def _is_said(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     return is_again or any(token.verbs and not token.has("want", "go") for token in tokens[begin : end + 1])
 
 
+def _begins_order(token: Token) -> bool:
+    """Whether what is ordered next begins: "the ring should be on the plate, put it there"."""
+    return token.gap >= END or token.has("then") or (token.gap >= PAUSE and bool(token.verbs))
+
+
 def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     """ "クマはそのままで、アヒルを取って": words that negate end before a pause, where a verb ends what is said."""
     tokens = clause.tokens
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
     then = next((k for k in range(verb_at, 0, -1) if tokens[k].has("then")), 0)
-    if then and any(t.tags & lexicon.kinds for t in tokens[:then]) and not tokens[then].has("the"):
+    if then and any(t.tags & (lexicon.kinds | {"start"}) for t in tokens[:then]) and not tokens[then].has("the"):
         return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
     if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
         return _cut_unwanted(clause, verb_at, lexicon)

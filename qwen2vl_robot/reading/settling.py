@@ -46,6 +46,8 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
             is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
             tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+        if {"the", "it"} <= tags and token.before == "-" and before is not None and before.verbs:
+            tags -= {"the"}  # "repousse-la plus loin" is not about "la plus loin"
         if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
             is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
             tags = frozenset({"filler"}) if is_asked else tags - {"you"}
@@ -72,6 +74,8 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
         if is_due and tags & {"go", "state"}:  # "the duck should go, or sit, next to the bear"
             tags = (tags - {"go", "be", "not"}) | {"want"}
         tags -= {"state"}
+        if {"due", "if"} <= tags:  # "once you've put it down, go home" begins with what is done first
+            tags -= {"if"} if at == 0 or token.gap >= END else {"due"}
         if "may" in tags:
             tags = frozenset({"due"}) if _may_go(tokens, at) else tags - {"may"}
         if tags & {"due", "want"}:

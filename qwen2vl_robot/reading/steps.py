@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, refer, take_back
+from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, name_it, refer, take_back
 from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.goal import Deed, Quantity, Step, Thing
 from qwen2vl_robot.reading.letters import MAX_CHARS
@@ -69,7 +69,7 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
-    if any(token.has("there") for token in tokens) and reading.steps and not is_negated:
+    if reading.steps and not is_negated:
         steps = [step for step in steps if not _is_again(step, reading.steps[-1])]
     reading.steps += [replace(step, is_negated=is_negated) for step in steps]
     reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
@@ -78,7 +78,7 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
 
 
 def _is_again(step: Step, before: Step) -> bool:
-    """Whether "put it there" says again what was just said: "the ball belongs in the bowl, so put it there"."""
+    """Whether "put it" says again what was just said: "the ball should go in the bowl, so put it there"."""
     is_open = step.deed is Deed.PLACE and step.relation is None and step.direction is None
     return is_open and replace(before, relation=None, reference=None) == step
 
@@ -98,7 +98,7 @@ def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Readin
     was_negated = bool(reading.steps) and reading.steps[-1].is_negated and not is_then
     nodes = correct(take_back(nodes, reading), reading)
     nodes = exclude(nodes, verb_at, reading)
-    nodes = drop_topic(nodes, verb_at, may_be_last=lexicon.grammar.verb != "first")
+    nodes = drop_topic(nodes if last is not None else name_it(nodes), verb_at)
     is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
     if was_negated and last is not None and not is_negated:
         nodes = [carry_noun(node, last.noun) for node in nodes]
@@ -125,7 +125,7 @@ def _standing(tag: str, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
     seconds = next((node.seconds for node in nodes if node.kind == "seconds"), None)
     left = [n for n in nodes if n.kind in ("thing", "place", "way") and not (n.thing and n.thing.is_it)]
     if deed is Deed.WAIT:
-        return [Step(deed, seconds=seconds)], left
+        return [Step(deed, seconds=seconds)], left + [node for node in nodes if node.kind == "start"]
     if deed is Deed.STOP:
         thing = next((node.thing for node in left if node.kind == "thing"), None)
         return [Step(deed, thing)], [node for node in left if node.kind != "thing"]
@@ -164,7 +164,10 @@ def _unlinked(nodes: list[Node], verb_at: int) -> list[Node]:
     kinds = [nodes[at].kind for at in told]
     for place, (before, at) in enumerate(zip(told, told[1:], strict=False), 1):
         has_thing = has_thing or nodes[before].kind == "thing"
-        is_beside = nodes[before].kind in ("thing", "place") and not nodes[before].end <= verb_at < nodes[at].begin
+        is_across = nodes[before].end <= verb_at < nodes[at].begin
+        if is_across and nodes[before].kind == nodes[at].kind == "thing":
+            stray.append(nodes[before])  # "the red block, push the green one"
+        is_beside = nodes[before].kind in ("thing", "place") and not is_across
         is_listed = next((kind for kind in kinds[place:] if kind != "thing"), "") == "and"  # "A B and C"
         if has_thing and is_beside and nodes[at].kind == "thing" and not nodes[at].gap and not is_listed:
             stray.append(nodes[at])

@@ -65,7 +65,8 @@ def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
         between, behind = nodes[first + 1 : last], nodes[last + 1 :]
         has_to = [n.kind for n in behind] == ["to"] * (place.relation is not None)
         return [n.kind for n in between] == ["object"] and has_to
-    is_aimed = place.is_to is True or (place.relation is not None and any(t.has("due") for t in clause.tokens))
+    is_urged = clause.is_part or any(token.has("due", "urge") for token in clause.tokens)
+    is_aimed = place.is_to is True or (place.relation is not None and is_urged)
     is_short = lexicon.grammar.articles and not clause.tokens[thing.begin].has("the")
     is_short = is_short and thing is told[0] and place.relation is not None
     return bool(thing.thing and (thing.thing.noun or is_aimed)) and (is_short or is_aimed)
