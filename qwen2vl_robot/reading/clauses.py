@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from qwen2vl_robot.messages import Relation
 from qwen2vl_robot.reading.goal import Mood
 from qwen2vl_robot.reading.letters import END, PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.tokens import Token
 
 _LINKS = ("and", "then", "but")
+_RELATIONS = tuple(relation.value for relation in Relation)
 _LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
 
 
@@ -162,7 +164,8 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     tokens = clause.tokens
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
     then = next((k for k in range(verb_at, 0, -1) if tokens[k].has("then")), 0)
-    if then and any(t.tags & (lexicon.kinds | {"start"}) for t in tokens[:then]) and not tokens[then].has("the"):
+    has_place = any(t.has("start", *_RELATIONS) for t in tokens[:then])
+    if then and has_place and any(t.tags & (lexicon.kinds | {"start"}) for t in tokens[:then]):
         return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
     if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
         return _cut_unwanted(clause, verb_at, lexicon)

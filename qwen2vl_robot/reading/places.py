@@ -60,7 +60,7 @@ def _aim(nodes: list[Node]) -> list[Node]:
     """ "so that it is on the plate": what comes next is where it goes."""
     aimed: list[Node] = []
     for node in nodes:
-        if aimed and aimed[-1].kind == "so" and node.kind in ("relation", "to"):
+        if aimed and aimed[-1].kind == "so" and node.kind in ("relation", "to", "thing"):
             aimed[-1] = replace(node, is_to=True)
         else:
             aimed.append(node)

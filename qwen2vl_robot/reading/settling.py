@@ -25,6 +25,8 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         tags = token.tags
         if has_first and "nor" in tags:
             tags = tags | {"not"}
+        if "1" in tags and before and follows and before.verbs and before.text == follows.text:
+            tags = frozenset({"filler"})  # "推一推"
         if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
             tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
         if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
@@ -61,6 +63,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
 
 def _settle_due(tokens: list[Token]) -> list[Token]:
     """ "the block should be placed", "it would be great if you took it": behind what is due, participles are orders."""
+    last = next((k for k in range(len(tokens) - 1, -1, -1) if tokens[k].has("wished")), 0)
     settled = list[Token]()
     is_due = False
     for at, token in enumerate(tokens):
@@ -74,6 +77,8 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
         if is_due and tags & {"go", "state"}:  # "the duck should go, or sit, next to the bear"
             tags = (tags - {"go", "be", "not"}) | {"want"}
         tags -= {"state"}
+        if "if" in tags and at < last:
+            tags = frozenset({"want"})  # "要是球在碗里就好了"
         if {"due", "if"} <= tags:  # "once you've put it down, go home" begins with what is done first
             tags -= {"if"} if at == 0 or token.gap >= END else {"due"}
         if "may" in tags:

@@ -60,12 +60,15 @@ def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
     place = next((node for node in told if node.kind == "place"), None)
     if thing is None or place is None or len(told) != 2 or place.is_which:
         return False
+    is_urged = clause.is_part or any(token.has("due", "urge") for token in clause.tokens)
     if lexicon.grammar.order == "after":
         first, last = nodes.index(thing), nodes.index(place)
-        between, behind = nodes[first + 1 : last], nodes[last + 1 :]
-        has_to = [n.kind for n in behind] == ["to"] * (place.relation is not None)
-        return [n.kind for n in between] == ["object"] and has_to
-    is_urged = clause.is_part or any(token.has("due", "urge") for token in clause.tokens)
+        between = [n.kind for n in nodes[first + 1 : last]]
+        behind = [n for n in nodes[last + 1 :] if n.kind not in ("then", "small")]
+        ends = [n.kind for n in behind]
+        is_aimed = bool(place.is_to) or any(n.is_to for n in behind) or (is_urged and place.relation is not None)
+        is_shown = between == ["object"] and ends == ["to"] * (place.relation is not None)
+        return between in ([], ["object"]) and ends in ([], ["to"]) and (is_aimed or is_shown)
     is_aimed = place.is_to is True or (place.relation is not None and is_urged)
     is_short = lexicon.grammar.articles and not clause.tokens[thing.begin].has("the")
     is_short = is_short and thing is told[0] and place.relation is not None
