@@ -210,8 +210,11 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     if deed is Deed.OTHER and not things:
         vague = []
         things = [node.thing for node in group.places if node.thing is not None]  # "赤いブロックに触る"
-    if goal is not None and goal.way and deed is Deed.PUSH and not things and goal.thing is not None:
-        things, reference, way = [goal.thing], None, goal.way  # "블록 왼쪽으로 밀어": the thing has no particle
+    topic = next((p for p in group.places if p.thing is not None and p.way is not None and way in (None, p.way)), None)
+    if deed is Deed.PUSH and not things and topic is not None and topic.thing is not None:
+        things, reference, way = [topic.thing], None, topic.way  # "블록 왼쪽으로 밀어": the thing has no particle
+    elif not things:
+        vague = [p for p in group.places if p is not goal]
     ways = [n.way for n in group.ways if n.way is not None]
     if deed is Deed.PLACE and tag == "move" and goal is None and ways:
         deed = Deed.PUSH

@@ -24,6 +24,9 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
         return "home"
+    if {"push closer", "move"} <= set(tags):  # "皿の脇に寄せて" and "こっちに寄せて"
+        is_beside = any(n.kind == "place" and n.relation and not n.is_which for n in nodes)
+        return "move" if is_beside and any(n.kind == "thing" for n in nodes) else "push closer"
     if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
         return "move" if any(_is_aside(node) for node in nodes) else "pick"
     if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
@@ -38,7 +41,7 @@ def _wished_tag(tags: list[str], nodes: list[Node]) -> str:
     has_thing = any(node.kind == "thing" for node in nodes)
     if any(node.kind == "start" for node in nodes):
         return "" if has_thing else "home"
-    if has_thing and any(n.kind == "place" and not n.is_which and n.relation is not None for n in nodes):
+    if has_thing and any(n.kind == "place" and not n.is_which and (n.relation or n.is_to is not False) for n in nodes):
         return "place"
     return "pick" if "pick" in tags and has_thing and not any(n.kind in ("place", "way") for n in nodes) else ""
 
