@@ -12,6 +12,7 @@ from qwen2vl_robot.reading.tokens import Token
 
 _LINKS = ("and", "then", "but")
 _RELATIONS = tuple(relation.value for relation in Relation)
+_TELLING = ("place in", "place on", "push closer", "push away", "push", "place", "move", "pick", "home", "go", "wait")
 _LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
 
 
@@ -138,8 +139,22 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
                 continue
             if token.verbs == ["go"]:
                 continue
+            if lexicon.grammar.spacing == "loose" and _is_compound(tokens[found[-1] : at + 1]):
+                found[-1] = min(found[-1], at, key=lambda k: _rank(tokens[k]))  # "옮겨 담아" is one deed
+                continue
         found.append(at)
     return found
+
+
+def _is_compound(tokens: list[Token]) -> bool:
+    """Whether two verbs, with nothing but an ending between, are one deed: "밀어 넣어"."""
+    verbs = all(_rank(token) < len(_TELLING) for token in (tokens[0], tokens[-1]))
+    return verbs and all(t.has("filler") and not t.has("then", "thing", "object", "to") for t in tokens[1:-1])
+
+
+def _rank(token: Token) -> int:
+    """Of two joined verbs the one with the lower rank says more."""
+    return min((_TELLING.index(verb) for verb in token.verbs if verb in _TELLING), default=len(_TELLING))
 
 
 def _is_said(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:

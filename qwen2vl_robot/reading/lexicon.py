@@ -7,6 +7,7 @@ the file's section `reading` ("pick", "not", "filler"), where en.yaml explains t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -160,7 +161,7 @@ def squeeze(word: str) -> str:
 
 def _plain_words(form: str) -> list[str]:
     """The words of a form; one with nothing but letters needs no splitting, which saves most of the time."""
-    if form.replace(" ", "").isalpha():
+    if form.replace(" ", "").isalpha() and unicodedata.is_normalized("NFKC", form):
         return form.casefold().split()
     return [word.text for word in split_words(form)]
 

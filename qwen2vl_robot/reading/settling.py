@@ -11,6 +11,7 @@ from qwen2vl_robot.reading.things import number_of
 from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _ASKING = frozenset({"ask", "ask first", "ask last", "not", "did", "be", "suppose"})
+_SIDES = frozenset({"behind", "in_front_of"})
 _EXACT = ("on", "in", "in_front_of", "behind", "next_to")
 
 
@@ -27,6 +28,8 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = tags | {"not"}
         if "1" in tags and before and follows and before.verbs and before.text == follows.text:
             tags = frozenset({"filler"})  # "推一推"
+        if "then" in tags and tags & _SIDES:  # "놓은 뒤" and "접시 뒤"
+            tags = frozenset({"then"}) if before is not None and before.verbs else tags - {"then"}
         if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
             tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
         if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
@@ -53,8 +56,9 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
             is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
             tags = frozenset({"filler"}) if is_asked else tags - {"you"}
-        if "second" in tags and follows is not None and follows.verbs and not (before and number_of(before)):
-            tags = frozenset({"then"})  # "first take it, second ..."
+        if {"second", "then"} <= tags:  # "first take it, second ..." and "for a second"
+            is_then = follows is not None and follows.verbs and not (before and number_of(before))
+            tags = frozenset({"then"}) if is_then else tags - {"then"}
         if "light" in tags and _is_back(settled, tokens[at : at + 1], ("place", "push", "move")) and settled[-1].verbs:
             tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
