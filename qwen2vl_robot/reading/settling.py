@@ -34,10 +34,18 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
         if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
             tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
+        if {"filler", "to"} <= tags and "go" not in tags:  # "đặt xuống đĩa" and "đặt xuống"
+            tags -= {"filler"} if _begins_thing(follows, lexicon) and not follows.has("filler") else {"to"}
+        if {"filler", "ask"} <= tags:  # "Nào, đi nào" and "khối nào"
+            is_lone = before is None and follows is not None and follows.gap >= PAUSE
+            is_last = follows is None and before is not None and (before.verbs or before.has("filler"))
+            tags = frozenset({"filler"}) if is_lone or is_last else tags - {"filler"}
+        if {"filler", "right"} <= tags and follows is not None and not follows.gap and follows.verbs:
+            tags -= {"right"}  # "phải đặt"
         if {"filler", "right"} <= tags:  # "Right, push the ball" and "push the ball right"
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
             is_exact = follows is not None and not follows.gap and follows.has(*_EXACT)  # "right behind the bowl"
-            tags = frozenset({"filler"}) if is_lone or is_exact else tags - {"filler"}
+            tags = tags - {"right"} if is_lone or is_exact else tags - {"filler"}
         if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
             tags -= {"except", "correct"}  # "ولا تدفع"
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):

@@ -69,9 +69,9 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
-    if reading.steps and not is_negated:
-        steps = [step for step in steps if not _is_again(step, reading.steps[-1])]
-    reading.steps += [replace(step, is_negated=is_negated) for step in steps]
+    for step in steps:
+        if is_negated or not reading.steps or not _is_again(step, reading.steps[-1]):
+            reading.steps.append(replace(step, is_negated=is_negated))
     reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
     spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
     reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
@@ -150,7 +150,10 @@ def _handling(
     stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes, verb_at)
     left = [node for node in nodes if node.kind == "seconds"] + stray
     for group in _groups([node for node in nodes if node not in stray], lexicon):
-        made, unused = _group_steps(tag, group, last)
+        before = steps[-1].thing if steps else last
+        order = [refer(node, before) for node in group.order]
+        things = [node for node in order if node.kind == "thing"]
+        made, unused = _group_steps(tag, replace(group, things=things, order=order), before)
         steps += made
         left += unused
     return steps, left
