@@ -17,6 +17,9 @@ ENGLISH = "en"
 _SLOT = re.compile(r"\{([a-z])\}")
 _LETTER = r"[^\W\d_]"
 _NAME = re.compile(r"\{[abn](?:\.of)?\}")
+_CHOICE = re.compile(r"\(([^()]*)\)")
+_STEM = re.compile(r"~(\w+)")
+MADE = "made "  # begins the keys of participles: "made place" has "placed"
 
 
 class Noun(Strict):
@@ -48,7 +51,9 @@ class Reading(Strict):
         articles: whether a thing has an article, so that "red block on blue plate" is an order in haste.
         letters: a letter, and how it is written here: "üue".
         endings: of colours, kinds and verbs ("colour", "kind", "verb"); "it": pronouns that verbs take up.
-        words: key → forms, parted by commas.
+        inflections: name → endings: "pos~er" in the words is "pos" with each ending of "er". "_" is no ending; "!é"
+            makes a participle, which is a form of the key "made ..." ("made place").
+        words: key → forms, parted by commas. "(could|can) you (please|)" is each choice of them.
     """
 
     order: Literal["before", "after"] = "before"
@@ -58,7 +63,36 @@ class Reading(Strict):
     articles: bool = False
     letters: str = ""
     endings: dict[str, str] = Field(default_factory=dict)
+    inflections: dict[str, str] = Field(default_factory=dict)
     words: dict[str, str] = Field(default_factory=dict)
+
+    def forms(self, key: str) -> list[str]:
+        """Every form of a key, spelled out; those of "made place" are participles of "place", too."""
+        plain = [form for written in self.words.get(key, "").split(",") for form in self._spell_out(written)]
+        stems = self.words.get(key.removeprefix(MADE), "").split(",") if key.startswith(MADE) else []
+        return plain + [form for written in stems for form in self._spell_out(written, mark="!")]
+
+    def _spell_out(self, written: str, mark: str = "") -> Iterator[str]:
+        """The forms that are written as one; with a mark only those whose ending begins with it."""
+        if mark and _STEM.search(written) is None:
+            return
+        for form in map(tidy, _choose(written)):
+            stem = _STEM.search(form)
+            endings = self.inflections[stem[1]].split() if stem else ["_"]
+            for ending in (e.removeprefix(mark) for e in endings if e.startswith("!") == bool(mark)):
+                found = _STEM.sub(ending.replace("_", ""), form)
+                if found:
+                    yield found
+
+
+def _choose(written: str) -> Iterator[str]:
+    """Each choice of "(could|can) you (please|)"; a choice may stand in another."""
+    found = _CHOICE.search(written)
+    if found is None:
+        yield written
+        return
+    for part in found[1].split("|"):
+        yield from _choose(written[: found.start()] + part + written[found.end() :])
 
 
 class Language(Strict):

@@ -86,5 +86,5 @@ def _noun(language: Language, kind: str) -> str:
 
 def _forms(language: Language, key: str) -> str:
     """Return the first forms of a key of the reading's words."""
-    forms = [form.strip(" -") for form in language.reading.words.get(key, "").split(",")]
+    forms = [form.strip(" -") for form in language.reading.forms(key)]
     return ", ".join([form for form in forms if form][:_MOST])

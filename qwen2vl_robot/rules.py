@@ -318,7 +318,7 @@ def _is_open(step: Step) -> bool:
 def _plain_form(noun: str, speech: Language) -> str:
     """A noun of the catalogue, or "thing", as a language says it."""
     forms = [form for form, english in speech.lexicon() if english == noun]
-    return (forms or speech.reading.words.get(noun, noun).split(","))[0].strip()
+    return (forms or speech.reading.forms(noun) or [noun])[0]
 
 
 def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:

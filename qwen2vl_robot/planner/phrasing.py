@@ -35,6 +35,8 @@ def plainest(todo: Sequence[Step], goal: Goal) -> tuple[str, ...]:
 def motions(goal: Goal) -> list[Step]:
     """The motions that a goal asks for; a pick that only serves the place after it is part of the place, as in a plan.
 
+    What is picked twice in a row ("grab the block and lift it") is picked once.
+
     >>> from qwen2vl_robot.reading import read
     >>> [step.describe() for step in motions(read("take the red block and put it on the blue plate, then go home"))]
     ['put the red block on the blue plate', 'go home']
@@ -45,9 +47,9 @@ def motions(goal: Goal) -> list[Step]:
             continue
         thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
         last = steps[-1] if steps else None
-        if step.deed is Deed.PLACE and last is not None and last.deed is Deed.PICK and _is_it(thing, last.thing):
+        if step.deed is Deed.PLACE and last is not None and _only_lifts(last) and _is_it(thing, last.thing):
             steps[-1] = Step(Deed.PLACE, last.thing, step.relation, reference, step.direction)
-        else:
+        elif step.deed is not Deed.PICK or last is None or (last.deed, last.thing) != (Deed.PICK, thing):
             steps.append(Step(step.deed, thing, step.relation, reference, step.direction, step.seconds))
     return steps
 
@@ -72,6 +74,11 @@ def examples(labels: Sequence[str], code: str) -> str:
 
 def _cases(label: str, language: Language) -> tuple[str, str]:
     return language.phrase(label, "the"), language.phrase(label, "of")
+
+
+def _only_lifts(step: Step) -> bool:
+    """Whether a step takes a thing and does not say where it goes: "pick it up", "carry it"."""
+    return step.deed is Deed.PICK or (step.deed is Deed.PLACE and step.relation is None and step.direction is None)
 
 
 def _is_it(thing: Thing | None, before: Thing | None) -> bool:

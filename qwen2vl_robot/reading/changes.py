@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.reading.goal import Step, Thing
+from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import Token
 
@@ -36,7 +37,7 @@ def refer(node: Node, last: Thing | None) -> Node:
     return node if last is None or node.thing is None or not node.thing.is_it else replace(node, thing=last)
 
 
-def drop_topic(nodes: list[Node], verb_at: int, *, may_be_last: bool) -> list[Node]:
+def drop_topic(nodes: list[Node], verb_at: int) -> list[Node]:
     """ "the pink cup, pick it up": the pronoun is the thing that was named before the verb."""
     for at, node in enumerate(nodes):
         if node.kind == "and" or node.kind == "correct" or node.thing is None:
@@ -46,14 +47,26 @@ def drop_topic(nodes: list[Node], verb_at: int, *, may_be_last: bool) -> list[No
         if node.thing.is_it or node.kind != "thing":
             return nodes
         behind = next((k for k in range(at + 1, len(nodes)) if nodes[k].thing is not None), None)
-        is_topic = node.end <= verb_at and (may_be_last or (behind is not None and nodes[behind].begin > verb_at))
+        is_topic = node.end <= verb_at
         links = nodes[at + 1 : behind]
         if behind is None or not is_topic or any(n.kind in ("and", "correct", "rather") for n in links):
             return nodes
         found = nodes[behind].thing
         if found is None or not found.is_it:
             return nodes
-        return [*nodes[:at], *links, replace(nodes[behind], thing=node.thing), *nodes[behind + 1 :]]
+        return drop_topic(
+            [*nodes[:at], *links, replace(nodes[behind], thing=node.thing), *nodes[behind + 1 :]], verb_at
+        )
+    return nodes
+
+
+def name_it(nodes: list[Node]) -> list[Node]:
+    """ "put it, the pink cup, on the plate": the pronoun is the thing that is named right behind it."""
+    for at, (node, follows) in enumerate(zip(nodes, nodes[1:], strict=False)):
+        is_it = node.kind == "thing" and node.thing is not None and node.thing.is_it
+        is_beside = follows.gap == PAUSE or node.end == follows.begin
+        if is_it and follows.kind == "thing" and is_beside and follows.thing and not follows.thing.is_it:
+            return [*nodes[:at], *nodes[at + 1 :]]
     return nodes
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from qwen2vl_robot.messages import Relation
 from qwen2vl_robot.reading.goal import Mood
 from qwen2vl_robot.reading.letters import END, PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.things import number_of
-from qwen2vl_robot.reading.tokens import Token, is_verb
+from qwen2vl_robot.reading.tokens import Token
 
 _LINKS = ("and", "then", "but")
-_EXACT = ("on", "in", "in_front_of", "behind", "next_to")
+_RELATIONS = tuple(relation.value for relation in Relation)
+_TELLING = ("place in", "place on", "push closer", "push away", "push", "place", "move", "pick", "home", "go", "wait")
 _LIGHT = ("filler", "not", "ask", "i", "self", "the", "it", "be")  # what may stand between "and" and its verb
 
 
@@ -21,89 +22,13 @@ class Clause:
 
     Attributes:
         verb: its token, None in a sentence without one.
+        is_part: whether others stand beside it, so that nothing of it may be left out in silence.
     """
 
     tokens: tuple[Token, ...]
     verb: Token | None = None
     is_negated: bool = False
-
-
-def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
-    """Decide by its neighbours what a word of several meanings is: "noch" behind "weder" is "nor"."""
-    settled = list[Token]()
-    has_first = False
-    for at, token in enumerate(tokens):
-        has_first = (has_first and token.gap < END) or token.has("neither")
-        before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
-        tags = token.tags
-        if has_first and "nor" in tags:
-            tags = tags | {"not"}
-        if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
-            tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
-        if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
-            tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
-        if {"filler", "right"} <= tags:  # "Right, push the ball" and "push the ball right"
-            is_lone = before is None and follows is not None and follows.gap >= PAUSE
-            is_exact = follows is not None and not follows.gap and follows.has(*_EXACT)  # "right behind the bowl"
-            tags = frozenset({"filler"}) if is_lone or is_exact else tags - {"filler"}
-        if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
-            tags -= {"except", "correct"}  # "ولا تدفع"
-        if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
-            tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
-        if {"filler", "it", "thing"} <= tags:  # "那个，拿球" and "拿那个"
-            is_lone = before is None and follows is not None and follows.gap >= PAUSE
-            tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
-        if {"filler", "go"} <= tags and _is_back(settled, tokens[at:], ("place", "push", "move")):
-            tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
-        if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
-            is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
-            is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
-            tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
-        if "second" in tags and follows is not None and follows.verbs and not (before and number_of(before)):
-            tags = frozenset({"then"})  # "first take it, second ..."
-        if "light" in tags and _is_back(settled, tokens[at : at + 1], ("place", "push", "move")) and settled[-1].verbs:
-            tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
-        settled.append(token if tags is token.tags else replace(token, tags=tags))
-    return _join_given(settled)
-
-
-def _is_back(before: list[Token], rest: list[Token], deeds: tuple[str, ...]) -> bool:
-    """Whether "back" belongs to a verb of putting before it, and does not say that the robot goes home."""
-    for token in rest[1:]:
-        if token.gap >= PAUSE or token.verbs:
-            break
-        if token.has("start"):
-            return False
-    for at in range(len(before) - 1, -1, -1):
-        follows = before[at + 1] if at + 1 < len(before) else rest[0]
-        if follows.gap >= PAUSE or before[at].has("then", "and"):
-            return False
-        if before[at].verbs:
-            return any(verb.startswith(deeds) for verb in before[at].verbs)
-    return False
-
-
-def _join_given(tokens: list[Token]) -> list[Token]:
-    """ "give it a push" is "push it"."""
-    given = [k for k, t in enumerate(tokens) if t.has("given") and k > 0 and tokens[k - 1].has("the", "1", "filler")]
-    joined = list(tokens)
-    for at in given:
-        give = next((k for k in range(at - 1, -1, -1) if tokens[k].has("give")), None)
-        if give is not None:
-            joined[give] = replace(tokens[give], tags=frozenset({"push"}))
-            has_to = at + 1 < len(tokens) and tokens[at + 1].has("to") and _is_small(tokens[give + 1 : at])
-            end = at + 1 + has_to
-            joined[at - 1 : end] = [replace(t, tags=frozenset({"filler"})) for t in tokens[at - 1 : end]]
-    return [t if t.tags - {"give", "given"} else replace(t, tags=frozenset()) for t in joined]
-
-
-def _is_small(tokens: list[Token]) -> bool:
-    """Whether nothing but an article stands here: "give a push to the block" says behind it what is pushed."""
-    return all(token.has("the", "1", "it", "filler") for token in tokens)
-
-
-def _is_indefinite(token: Token | None, lexicon: Lexicon) -> bool:
-    return token is not None and token.has("thing", *lexicon.kinds) and not token.has("defined")
+    is_part: bool = False
 
 
 def find_mood(tokens: list[Token]) -> Mood:
@@ -205,7 +130,7 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
     """Where the verbs stand; of two that say the same ("집어 들어"), and of "go" with another, one counts."""
     found: list[int] = []
     for at, token in enumerate(tokens):
-        if not token.verbs or _is_noun(tokens, at):
+        if not token.verbs or _is_noun(tokens, at) or (token.has("want") and _is_said(tokens, at, lexicon)):
             continue
         if found and _is_light(tokens[found[-1] + 1 : at + 1], lexicon):
             earlier = tokens[found[-1]].verbs
@@ -214,14 +139,49 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
                 continue
             if token.verbs == ["go"]:
                 continue
+            if lexicon.grammar.spacing == "loose" and _is_compound(tokens[found[-1] : at + 1]):
+                found[-1] = min(found[-1], at, key=lambda k: _rank(tokens[k]))  # "옮겨 담아" is one deed
+                continue
         found.append(at)
     return found
+
+
+def _is_compound(tokens: list[Token]) -> bool:
+    """Whether two verbs, with nothing but an ending between, are one deed: "밀어 넣어"."""
+    verbs = all(_rank(token) < len(_TELLING) for token in (tokens[0], tokens[-1]))
+    return verbs and all(t.has("filler") and not t.has("then", "thing", "object", "to") for t in tokens[1:-1])
+
+
+def _rank(token: Token) -> int:
+    """Of two joined verbs the one with the lower rank says more."""
+    return min((_TELLING.index(verb) for verb in token.verbs if verb in _TELLING), default=len(_TELLING))
+
+
+def _is_said(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
+    """Whether another verb says what is wished: "I want the block to be lifted" wishes for a deed, not for a state."""
+    begin = end = at
+    while end + 1 < len(tokens) and not _begins_order(tokens[end + 1]):
+        end += 1
+    while begin > 0 and lexicon.grammar.verb != "first" and tokens[begin].gap < END and not tokens[begin].has("then"):
+        begin -= 1
+    first = max(k for k in range(at, -1, -1) if k == 0 or tokens[k].gap >= END or tokens[k].has("then"))
+    is_again = any(token.has("want") for token in tokens[first:at])
+    return is_again or any(token.verbs and not token.has("want", "go") for token in tokens[begin : end + 1])
+
+
+def _begins_order(token: Token) -> bool:
+    """Whether what is ordered next begins: "the ring should be on the plate, put it there"."""
+    return token.gap >= END or token.has("then") or (token.gap >= PAUSE and bool(token.verbs))
 
 
 def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     """ "クマはそのままで、アヒルを取って": words that negate end before a pause, where a verb ends what is said."""
     tokens = clause.tokens
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
+    then = next((k for k in range(verb_at, 0, -1) if tokens[k].has("then")), 0)
+    has_place = any(t.has("start", *_RELATIONS) for t in tokens[:then])
+    if then and has_place and any(t.tags & (lexicon.kinds | {"start"}) for t in tokens[:then]):
+        return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
     if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
         return _cut_unwanted(clause, verb_at, lexicon)
     for at in range(1, verb_at if lexicon.grammar.verb == "last" else 0):
@@ -286,9 +246,9 @@ def _boundary(tokens: list[Token], first: int, second: int, lexicon: Lexicon) ->
     at = second
     while at - 1 > first and tokens[at - 1].has(*_LIGHT) and tokens[at].gap < PAUSE:
         at -= 1
-    if tokens[at].gap >= PAUSE or tokens[at - 1].has(*_LINKS) or lexicon.grammar.verb == "first":
-        return at
     marks = range(first + 1, second)
+    if tokens[at].gap >= PAUSE or tokens[at - 1].has(*_LINKS) or lexicon.grammar.verb == "first":
+        return next((k for k in reversed(marks) if tokens[k].gap >= END), at)  # "Push it. The bear goes on the plate"
     strong = next((k for k in marks if tokens[k].has("then", "but", "marks object") or tokens[k].gap >= END), None)
     if strong is not None:
         return strong

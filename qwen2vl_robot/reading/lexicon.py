@@ -7,10 +7,11 @@ the file's section `reading` ("pick", "not", "filler"), where en.yaml explains t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from qwen2vl_robot.languages import Language
+from qwen2vl_robot.languages import MADE, Language
 from qwen2vl_robot.reading.letters import Word, split_words
 from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
@@ -18,9 +19,8 @@ from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 _RUN = re.compile(r"(.)\1+")
 _LONGEST = 10  # words of a phrase
 # Keys whose forms mean nothing by themselves.
-_NO_FORMS = ("joins", "stop word", "stop tail", "wish", "alarm", "robots")
+_NO_FORMS = ("joins", "stop word", "stop tail", "alarm", "robots")
 _JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb and "toward"
-_WISHED = "wished "  # begins the keys of past forms that are orders behind a wish: "it would be great if you took"
 
 
 class Lexicon:
@@ -48,8 +48,8 @@ class Lexicon:
             self.entries.setdefault(self.fold(form), entry)
         fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
         self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
-        glue = self.grammar.words.get("glue", "").split(", ")
-        self._glue = tuple(form[:-1] for form in glue if form.endswith("-"))  # the Arabic article
+        self._glue = tuple(form[:-1] for form in self.grammar.forms("glue") if form.endswith("-"))  # the Arabic article
+        self._joins = self.grammar.forms("joins")
         self._cutting = self._make_forms() if self.is_joined else None
 
     def _make_forms(self) -> Forms:
@@ -75,16 +75,12 @@ class Lexicon:
 
     def _forms(self, language: Language) -> Iterator[tuple[str, str]]:
         """(form, tag) of everything, each as often as it means something."""
-        for tag, forms in self.grammar.words.items():
-            for form in forms.split(",") if tag not in _NO_FORMS else ():
-                if not tag.startswith(_WISHED):
-                    yield form.strip(), tag
-                    continue
-                for wish in self.grammar.words.get("wish", "").split(","):
-                    yield f"{wish.strip()} {form.strip()}", tag.removeprefix(_WISHED)
+        made = [f"{MADE}{tag}" for tag in self.grammar.words if is_verb(tag)]
+        for tag in dict.fromkeys((*self.grammar.words, *made)):
+            yield from ((form, tag) for form in self.grammar.forms(tag) if tag not in _NO_FORMS)
         known = self.kinds | self.colours | self.superlatives
-        small = [f.strip() for tag in ("of", "the") for f in self.grammar.words.get(tag, "").split(",") if f.strip()]
-        every = tuple(f"{f.strip()} " for f in self.grammar.words.get("all", "").split(","))
+        small = [form for tag in ("of", "the") for form in self.grammar.forms(tag)]
+        every = tuple(f"{form} " for form in self.grammar.forms("all"))
         for form, tag in language.lexicon():
             if tag in known and not (tag in self.kinds and self.is_joined):
                 yield next((form[len(word) :] for word in every if form.startswith(word)), form), tag
@@ -152,7 +148,7 @@ class Lexicon:
 
     def _compound(self, word: str) -> Entry | None:
         """A noun behind a word that may be joined to it: "Holzwürfel"."""
-        for before in filter(None, self.grammar.words.get("joins", "").split(", ")):
+        for before in self._joins:
             rest = self.entries.get(word[len(self.fold(before)) :]) if word.startswith(self.fold(before)) else None
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
@@ -166,7 +162,7 @@ def squeeze(word: str) -> str:
 
 def _plain_words(form: str) -> list[str]:
     """The words of a form; one with nothing but letters needs no splitting, which saves most of the time."""
-    if form.replace(" ", "").isalpha():
+    if form.replace(" ", "").isalpha() and unicodedata.is_normalized("NFKC", form):
         return form.casefold().split()
     return [word.text for word in split_words(form)]
 

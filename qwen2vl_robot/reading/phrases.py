@@ -28,6 +28,7 @@ _SMALL = (
     "from",
     "object",
     "and",
+    "then",
     "start",
     "self",
 )
@@ -78,6 +79,11 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     if token.has("not") and lexicon.grammar.order == "after" and not is_behind:
         return Node("not", at, at + 1)
     is_to = True if token.has("case to") else False if token.has("case at") else None
+    is_last = at + 1 == len(tokens) or tokens[at + 1].gap >= PAUSE
+    if token.has("filler") and token.has(*_RELATIONS) and is_last and lexicon.grammar.order == "before":
+        return None  # "heb die Dose auf, die rote"
+    if token.has("so"):
+        return Node("so", at, at + 1)
     if token.has("toward"):
         return Node("toward", at, at + 1, relation=relation, is_to=is_to)
     if relation is not None:

@@ -52,7 +52,9 @@ def cut(forms: Forms, words: list[Word]) -> Iterator[Token]:
             if waiting:
                 yield from _cut_run(forms, _join(waiting))
                 waiting = []
-            yield Token(word.text, word.spelling, frozenset({"number"} if is_number(word.text) else ()), word.gap)
+            entry = forms.entries.get(word.text)  # "ok"
+            tags = entry.tags[0] if entry else frozenset({"number"} if is_number(word.text) else ())
+            yield Token(word.text, word.spelling, tags, word.gap)
         else:
             waiting.append(word)
     if waiting:

@@ -52,8 +52,19 @@ def join_nodes(nodes: list[Node], *, is_behind: bool) -> list[Node]:
     Args:
         is_behind: whether a relation stands behind the thing that it refers to ("皿の上").
     """
-    nodes = _tell_which(nodes, is_before=is_behind)
+    nodes = _tell_which(_aim(nodes), is_before=is_behind)
     return _share_noun(_count(_join_after(nodes)) if is_behind else _join_before(nodes))
+
+
+def _aim(nodes: list[Node]) -> list[Node]:
+    """ "so that it is on the plate": what comes next is where it goes."""
+    aimed: list[Node] = []
+    for node in nodes:
+        if aimed and aimed[-1].kind == "so" and node.kind in ("relation", "to", "thing"):
+            aimed[-1] = replace(node, is_to=True)
+        else:
+            aimed.append(node)
+    return [replace(node, kind="other") if node.kind == "so" else node for node in aimed]
 
 
 def owner_of(nodes: list[Node]) -> Node | None:
@@ -114,7 +125,7 @@ def _join_before(nodes: list[Node]) -> list[Node]:
         follows = nodes[behind] if behind < len(nodes) else None
         if node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
             is_which = bool(joined) and joined[-1].kind == "that"
-            is_to = node.is_to if node.is_to is not None else follows.is_to
+            is_to = node.is_to if node.is_to is not None else node.kind == "to" or follows.is_to
             relation = _settle(node, follows.thing)
             place = replace(follows, kind="place", relation=relation, is_which=is_which, is_to=is_to)
             joined.append(replace(place, begin=node.begin, is_either=node.is_either))

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from qwen2vl_robot.languages import Language, load_languages, normalise
 from qwen2vl_robot.reading.changes import Reading
-from qwen2vl_robot.reading.clauses import drop_asking, find_mood, settle_tags, split_clauses, take_conditions
+from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.settling import settle_tags
 from qwen2vl_robot.reading.steps import read_clause
 from qwen2vl_robot.reading.talk import drop_talk
 from qwen2vl_robot.reading.tokens import Token, spell
@@ -65,7 +66,7 @@ def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: l
     told = [*(" ".join(t.text for t in group) for group in conditions), *(t.text for t in unread)]
     return Goal(
         mood,
-        _fill_forward(reading.steps),
+        _fill_forward(_drop_hesitation(reading.steps)),
         tuple(reading.exclusions),
         tuple(reading.corrections),
         tuple(spell(group) for group in conditions),
@@ -73,6 +74,12 @@ def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: l
         tuple(told),
         code,
     )
+
+
+def _drop_hesitation(steps: list[Step]) -> list[Step]:
+    """ "wait, stop" is a stop."""
+    is_stop = any(step.deed is Deed.STOP and not step.is_negated for step in steps)
+    return [step for step in steps if not (is_stop and step.deed is Deed.WAIT and step.seconds is None)]
 
 
 def _fill_forward(steps: list[Step]) -> tuple[Step, ...]:

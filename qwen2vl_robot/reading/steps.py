@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, refer, take_back
+from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, name_it, refer, take_back
 from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.goal import Deed, Quantity, Step, Thing
 from qwen2vl_robot.reading.letters import MAX_CHARS
@@ -13,6 +13,7 @@ from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.phrases import find_nodes
 from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import OTHER
+from qwen2vl_robot.reading.verbs import verb_of
 
 # Verb tag → (deed, relation where its words name none, direction).
 _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
@@ -34,7 +35,6 @@ _MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
 }
 _HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _STACKED = ("block", "brick", "plate", "bowl", "cup", "cylinder")  # what may stand on one of its own kind
-_PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other", "except"})  # what must not be dropped in silence where no step uses it
 _SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
@@ -50,7 +50,7 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     nodes, is_negated = _settle(find_nodes(tokens, lexicon), clause, lexicon, reading)
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
     unused += [n for n in nodes if n.kind == "correct" and (reading.steps or n.begin > _first(nodes))]
-    tag = _verb_tag(clause, nodes, lexicon)
+    tag = verb_of(clause, nodes, lexicon)
     if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
         unused = [n for n in unused if n.kind != "relation"]
         nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
@@ -62,16 +62,25 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     elif tag:
         steps, left = _handling(tag, nodes, _verb_at(clause), last, lexicon)
     else:
-        steps, left = [], []
+        is_open = clause.verb is not None or clause.is_part
+        steps, left = [], [node for node in nodes if node.kind in _USED] if is_open else []
     if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
         named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
-    reading.steps += [replace(step, is_negated=is_negated) for step in steps]
+    for step in steps:
+        if is_negated or not reading.steps or not _is_again(step, reading.steps[-1]):
+            reading.steps.append(replace(step, is_negated=is_negated))
     reading.last_count, reading.is_then = len(steps), bool(tokens) and tokens[-1].has("then")
     spans = (k for node in (*unused, *left) for k in range(node.begin, node.end))
     reading.unread += [tokens[k] for k in spans if not tokens[k].tags <= _SMALL]
+
+
+def _is_again(step: Step, before: Step) -> bool:
+    """Whether "put it" says again what was just said: "the ball should go in the bowl, so put it there"."""
+    is_open = step.deed is Deed.PLACE and step.relation is None and step.direction is None
+    return is_open and replace(before, relation=None, reference=None) == step
 
 
 def _is_rest(clause: Clause, nodes: list[Node], reading: Reading) -> bool:
@@ -89,7 +98,7 @@ def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Readin
     was_negated = bool(reading.steps) and reading.steps[-1].is_negated and not is_then
     nodes = correct(take_back(nodes, reading), reading)
     nodes = exclude(nodes, verb_at, reading)
-    nodes = drop_topic(nodes, verb_at, may_be_last=lexicon.grammar.verb != "first")
+    nodes = drop_topic(nodes if last is not None else name_it(nodes), verb_at)
     is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
     if was_negated and last is not None and not is_negated:
         nodes = [carry_noun(node, last.noun) for node in nodes]
@@ -99,53 +108,6 @@ def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Readin
 def _first(nodes: list[Node]) -> int:
     """Where the first thing, place or direction begins."""
     return next((node.begin for node in nodes if node.kind in _USED), MAX_CHARS)
-
-
-def _verb_tag(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
-    """The one verb that is meant; "" without one. A word for "home" alone is one too."""
-    has_start = any(node.kind == "start" for node in nodes)
-    if clause.verb is None:
-        if _is_put(clause, nodes, lexicon):
-            return "place"
-        return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
-    tags = clause.verb.verbs
-    if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
-        tags = [tag for tag in tags if tag != "stop"]
-    if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
-        return "home"
-    if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
-        return "move" if any(_is_aside(node) for node in nodes) else "pick"
-    if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
-        return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
-    if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
-        return "leave"
-    return next((tag for tag in _PREFERRED if tag in tags), tags[0])
-
-
-def _is_aside(node: Node) -> bool:
-    """Whether a place is where a thing that is brought goes: beside another, or where the words say so."""
-    is_to = node.is_to or (node.is_to is None and node.relation not in (Relation.ON, Relation.IN))
-    return node.kind == "place" and not node.is_which and is_to
-
-
-def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
-    """ "red block on blue plate": without a verb, a thing and where it goes are an order.
-
-    "the red block on the plate" may only name a thing: where a language has articles, none may stand before it,
-    unless the words say that it goes somewhere ("onto the plate").
-    """
-    told = [node for node in nodes if node.kind in ("thing", "place", "way", "and", "not", "correct")]
-    if [node.kind for node in told] != ["thing", "place"] or told[1].is_which:
-        return False
-    if lexicon.grammar.order == "after":
-        thing, place = nodes.index(told[0]), nodes.index(told[1])
-        between, behind = nodes[thing + 1 : place], nodes[place + 1 :]
-        has_to = [n.kind for n in behind] == ["to"] * (told[1].relation is not None)
-        return [n.kind for n in between] == ["object"] and has_to
-    if told[1].relation is None:
-        return False
-    is_short = lexicon.grammar.articles and not clause.tokens[told[0].begin].has("the")
-    return bool(told[0].thing and told[0].thing.noun) and (is_short or told[1].is_to is True)
 
 
 def _verb_at(clause: Clause) -> int:
@@ -163,7 +125,7 @@ def _standing(tag: str, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
     seconds = next((node.seconds for node in nodes if node.kind == "seconds"), None)
     left = [n for n in nodes if n.kind in ("thing", "place", "way") and not (n.thing and n.thing.is_it)]
     if deed is Deed.WAIT:
-        return [Step(deed, seconds=seconds)], left
+        return [Step(deed, seconds=seconds)], left + [node for node in nodes if node.kind == "start"]
     if deed is Deed.STOP:
         thing = next((node.thing for node in left if node.kind == "thing"), None)
         return [Step(deed, thing)], [node for node in left if node.kind != "thing"]
@@ -188,7 +150,10 @@ def _handling(
     stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes, verb_at)
     left = [node for node in nodes if node.kind == "seconds"] + stray
     for group in _groups([node for node in nodes if node not in stray], lexicon):
-        made, unused = _group_steps(tag, group, last)
+        before = steps[-1].thing if steps else last
+        order = [refer(node, before) for node in group.order]
+        things = [node for node in order if node.kind == "thing"]
+        made, unused = _group_steps(tag, replace(group, things=things, order=order), before)
         steps += made
         left += unused
     return steps, left
@@ -196,13 +161,16 @@ def _handling(
 
 def _unlinked(nodes: list[Node], verb_at: int) -> list[Node]:
     """Things that stand behind another without a link or a pause: what they are to it was not read."""
-    told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "way")]
+    told = [k for k, node in enumerate(nodes) if node.kind in ("thing", "place", "and", "then", "way")]
     stray: list[Node] = []
     has_thing = False
     kinds = [nodes[at].kind for at in told]
     for place, (before, at) in enumerate(zip(told, told[1:], strict=False), 1):
         has_thing = has_thing or nodes[before].kind == "thing"
-        is_beside = nodes[before].kind in ("thing", "place") and not nodes[before].end <= verb_at < nodes[at].begin
+        is_across = nodes[before].end <= verb_at < nodes[at].begin
+        if is_across and nodes[before].kind == nodes[at].kind == "thing":
+            stray.append(nodes[before])  # "the red block, push the green one"
+        is_beside = nodes[before].kind in ("thing", "place") and not is_across
         is_listed = next((kind for kind in kinds[place:] if kind != "thing"), "") == "and"  # "A B and C"
         if has_thing and is_beside and nodes[at].kind == "thing" and not nodes[at].gap and not is_listed:
             stray.append(nodes[at])
@@ -219,7 +187,7 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
         has_goal = any(place.is_to is not False for place in group.places) or node.kind != "place"
         is_whole = bool(group.things and ((group.places and has_goal) or group.ways))
         is_next = node.kind == "thing" or lexicon.grammar.order == "after"
-        follows_and = at > 0 and nodes[at - 1].kind == "and"
+        follows_and = at > 0 and nodes[at - 1].kind in ("and", "then")
         if (
             is_whole
             and is_next
@@ -237,14 +205,19 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     goal = None if way is not None else _destination(deed, group)
     if tag == "move" and goal is not None and goal.relation is None and not group.things and last is None:
         goal = None  # "拿到红球": to where, or what, was not read
-    deed = Deed.PLACE if deed is Deed.PICK and goal is not None else deed
+    is_pushed_there = deed is Deed.PUSH and goal is not None and goal.relation is not None and not goal.way
+    if goal is not None and (deed is Deed.PICK or (is_pushed_there and group.things)):
+        deed = Deed.PLACE  # whatever moves a thing to a place puts it there
     vague = [p for p in group.places if p is not goal and p.relation is None and _is_vague(p, group)]
     things, reference = _attach(replace(group, order=[node for node in group.order if node not in vague]), goal)
     if deed is Deed.OTHER and not things:
         vague = []
         things = [node.thing for node in group.places if node.thing is not None]  # "赤いブロックに触る"
-    if goal is not None and goal.way and deed is Deed.PUSH and not things and goal.thing is not None:
-        things, reference, way = [goal.thing], None, goal.way  # "블록 왼쪽으로 밀어": the thing has no particle
+    topic = next((p for p in group.places if p.thing is not None and p.way is not None and way in (None, p.way)), None)
+    if deed is Deed.PUSH and not things and topic is not None and topic.thing is not None:
+        things, reference, way = [topic.thing], None, topic.way  # "블록 왼쪽으로 밀어": the thing has no particle
+    elif not things:
+        vague = [p for p in group.places if p is not goal]
     ways = [n.way for n in group.ways if n.way is not None]
     if deed is Deed.PLACE and tag == "move" and goal is None and ways:
         deed = Deed.PUSH

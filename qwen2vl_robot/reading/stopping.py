@@ -104,7 +104,7 @@ def gather(languages: Mapping[str, Language]) -> StopWords:
     for language in languages.values():
         letters = {ord(pair[0]): pair[1:] for pair in language.reading.letters.split()}
         for key, room in _ROOMS.items():
-            for form in language.reading.words.get(key, "").split(","):
+            for form in language.reading.forms(key):
                 whole = "".join(word.text for word in split_words(form.strip(" -")))
                 found[room] |= {whole, whole.translate(letters)} - {""}
     stops, behind = frozenset(found["stop"]), frozenset(found["stop"] | found["behind"])

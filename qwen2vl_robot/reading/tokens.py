@@ -11,7 +11,7 @@ PREFIX, PLAIN, SUFFIX = "prefix", "plain", "suffix"
 VERBS = frozenset(
     (
         *("pick", "place", "place on", "place in", "move", "push", "push left", "push right", "push away"),
-        *("push closer", "home", "go", "wait", "stop", "leave"),
+        *("push closer", "home", "go", "wait", "stop", "leave", "want"),
     )
 )
 

@@ -1,0 +1,179 @@
+"""Tokens → the same, each word of several meanings with the one that its neighbours leave it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qwen2vl_robot.languages import MADE
+from qwen2vl_robot.reading.letters import END, PAUSE
+from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.things import number_of
+from qwen2vl_robot.reading.tokens import Token, is_verb
+
+_ASKING = frozenset({"ask", "ask first", "ask last", "not", "did", "be", "suppose"})
+_SIDES = frozenset({"behind", "in_front_of"})
+_EXACT = ("on", "in", "in_front_of", "behind", "next_to")
+
+
+def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
+    """Decide by its neighbours what a word of several meanings is: "noch" behind "weder" is "nor"."""
+    settled = list[Token]()
+    has_first = False
+    tokens = _settle_due(_settle_seen(tokens, lexicon))
+    for at, token in enumerate(tokens):
+        has_first = (has_first and token.gap < END) or token.has("neither")
+        before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
+        tags = token.tags
+        if has_first and "nor" in tags:
+            tags = tags | {"not"}
+        if "1" in tags and before and follows and before.verbs and before.text == follows.text:
+            tags = frozenset({"filler"})  # "推一推"
+        if "then" in tags and tags & _SIDES:  # "놓은 뒤" and "접시 뒤"
+            tags = frozenset({"then"}) if before is not None and before.verbs else tags - {"then"}
+        if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
+            tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
+        if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
+            tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
+        if {"filler", "to"} <= tags and "go" not in tags:  # "đặt xuống đĩa" and "đặt xuống"
+            is_place = follows is not None and _begins_thing(follows, lexicon) and not follows.has("filler")
+            tags -= {"filler"} if is_place else {"to"}
+        if {"filler", "ask"} <= tags:  # "Nào, đi nào" and "khối nào"
+            is_lone = before is None and follows is not None and follows.gap >= PAUSE
+            is_last = follows is None and before is not None and (before.verbs or before.has("filler"))
+            tags = frozenset({"filler"}) if is_lone or is_last else tags - {"filler"}
+        if {"filler", "right"} <= tags and follows is not None and not follows.gap and follows.verbs:
+            tags -= {"right"}  # "phải đặt"
+        if {"filler", "right"} <= tags:  # "Right, push the ball" and "push the ball right"
+            is_lone = before is None and follows is not None and follows.gap >= PAUSE
+            is_exact = follows is not None and not follows.gap and follows.has(*_EXACT)  # "right behind the bowl"
+            tags = tags - {"right"} if is_lone or is_exact else tags - {"filler"}
+        if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
+            tags -= {"except", "correct"}  # "ولا تدفع"
+        if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
+            tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
+        if {"filler", "it", "thing"} <= tags:  # "那个，拿球" and "拿那个"
+            is_lone = before is None and follows is not None and follows.gap >= PAUSE
+            tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
+        if {"filler", "go"} <= tags and _is_back(settled, tokens[at:], ("place", "push", "move")):
+            tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
+        if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
+            is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
+            is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
+            tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+        if {"the", "it"} <= tags and token.before == "-" and before is not None and before.verbs:
+            tags -= {"the"}  # "repousse-la plus loin" is not about "la plus loin"
+        if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
+            is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
+            tags = frozenset({"filler"}) if is_asked else tags - {"you"}
+        if {"second", "then"} <= tags:  # "first take it, second ..." and "for a second"
+            is_then = follows is not None and follows.verbs and not (before and number_of(before))
+            tags = frozenset({"then"}) if is_then else tags - {"then"}
+        if "light" in tags and _is_back(settled, tokens[at : at + 1], ("place", "push", "move")) and settled[-1].verbs:
+            tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
+        settled.append(token if tags is token.tags else replace(token, tags=tags))
+    return _join_given(settled)
+
+
+def _settle_due(tokens: list[Token]) -> list[Token]:
+    """ "the block should be placed", "it would be great if you took it": behind what is due, participles are orders."""
+    last = next((k for k in range(len(tokens) - 1, -1, -1) if tokens[k].has("wished")), 0)
+    settled = list[Token]()
+    is_due = False
+    for at, token in enumerate(tokens):
+        is_due = is_due and token.gap < END and not token.has("i")
+        made = frozenset(tag.removeprefix(MADE) for tag in token.tags if tag.startswith(MADE))
+        tags = frozenset(tag for tag in token.tags if not tag.startswith(MADE))
+        if made:
+            tags = (tags - {"did"}) | made if is_due or tags & made else tags | {"did"}
+        if "aux" in tags:
+            tags = (tags - {"did", "suppose", "aux"}) | {"filler"} if is_due else tags - {"aux"}
+        if is_due and tags & {"go", "state"}:  # "the duck should go, or sit, next to the bear"
+            tags = (tags - {"go", "be", "not"}) | {"want"}
+        tags -= {"state"}
+        if "if" in tags and at < last:
+            tags = frozenset({"want"})  # "要是球在碗里就好了"
+        if {"due", "if"} <= tags:  # "once you've put it down, go home" begins with what is done first
+            tags -= {"if"} if at == 0 or token.gap >= END else {"due"}
+        if "may" in tags:
+            tags = frozenset({"due"}) if _may_go(tokens, at) else tags - {"may"}
+        if tags & {"due", "want"}:
+            is_due = True
+            tags = tags | {"filler"} if "due" in tags else tags
+        settled.append(token if tags == token.tags else replace(token, tags=tags))
+    return settled
+
+
+def _may_go(tokens: list[Token], at: int) -> bool:
+    """Whether "could" begins a sentence that says where something could go: "could the ring go on the plate?"."""
+    end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= END), len(tokens))
+    verb = next((token for token in tokens[at + 1 : end] if token.verbs or _is_made(token)), None)
+    return verb is not None and (verb.has("go") or _is_made(verb))
+
+
+def _is_made(token: Token) -> bool:
+    return any(tag.startswith(MADE) for tag in token.tags)
+
+
+def _settle_seen(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
+    """ "Do you see the cup? Pick it up": the first sentence only names what the second is about."""
+    at = next((k for k, token in enumerate(tokens) if token.has("see")), None)
+    end = next((k for k in range(1, len(tokens)) if tokens[k].gap >= END), len(tokens))
+    first, rest = tokens[:end], tokens[end:]
+    known = lexicon.kinds | lexicon.colours | {"thing", "it"}
+    is_about = next((t.has("it") for t in rest if t.tags & known or t.verbs), False) or _begins_with_it(rest, known)
+    is_seen = at is not None and at < end and is_about and not any(t.verbs and not t.has("see") for t in first)
+    small = _ASKING | {"see"}
+    if is_seen:
+        first = [replace(t, tags=frozenset({"filler"})) if t.tags & small and not t.tags & known else t for t in first]
+        return [*first, *rest]
+    return [replace(t, tags=t.tags - {"see"}) if t.has("see") else t for t in tokens]
+
+
+def _begins_with_it(tokens: list[Token], known: frozenset[str] | set[str]) -> bool:
+    """Whether a sentence orders something, and names no other thing than "it"."""
+    named = [token for token in tokens if token.tags & known]
+    return any(token.verbs for token in tokens) and all(token.has("it") for token in named[:1])
+
+
+def _begins_thing(token: Token | None, lexicon: Lexicon) -> bool:
+    known = lexicon.kinds | lexicon.colours | lexicon.superlatives | {"the", "thing", "all", "filler"}
+    return token is not None and token.gap < PAUSE and bool(token.tags & known) and not token.has(*_EXACT)
+
+
+def _is_back(before: list[Token], rest: list[Token], deeds: tuple[str, ...]) -> bool:
+    """Whether "back" belongs to a verb of putting before it, and does not say that the robot goes home."""
+    for token in rest[1:]:
+        if token.gap >= PAUSE or token.verbs:
+            break
+        if token.has("start"):
+            return False
+    for at in range(len(before) - 1, -1, -1):
+        follows = before[at + 1] if at + 1 < len(before) else rest[0]
+        if follows.gap >= PAUSE or before[at].has("then", "and"):
+            return False
+        if before[at].verbs:
+            return any(verb.startswith(deeds) for verb in before[at].verbs)
+    return False
+
+
+def _join_given(tokens: list[Token]) -> list[Token]:
+    """ "give it a push" is "push it"."""
+    given = [k for k, t in enumerate(tokens) if t.has("given") and k > 0 and tokens[k - 1].has("the", "1", "filler")]
+    joined = list(tokens)
+    for at in given:
+        give = next((k for k in range(at - 1, -1, -1) if tokens[k].has("give")), None)
+        if give is not None:
+            joined[give] = replace(tokens[give], tags=frozenset({"push"}))
+            has_to = at + 1 < len(tokens) and tokens[at + 1].has("to") and _is_small(tokens[give + 1 : at])
+            end = at + 1 + has_to
+            joined[at - 1 : end] = [replace(t, tags=frozenset({"filler"})) for t in tokens[at - 1 : end]]
+    return [t if t.tags - {"give", "given"} else replace(t, tags=frozenset()) for t in joined]
+
+
+def _is_small(tokens: list[Token]) -> bool:
+    """Whether nothing but an article stands here: "give a push to the block" says behind it what is pushed."""
+    return all(token.has("the", "1", "it", "filler") for token in tokens)
+
+
+def _is_indefinite(token: Token | None, lexicon: Lexicon) -> bool:
+    return token is not None and token.has("thing", *lexicon.kinds) and not token.has("defined")

@@ -1,0 +1,78 @@
+"""A clause → the one verb that is meant, of those that its words could be, or that they leave out."""
+
+from __future__ import annotations
+
+from qwen2vl_robot.messages import Relation
+from qwen2vl_robot.reading.clauses import Clause
+from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.places import Node
+
+_PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
+
+
+def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
+    """The one verb that is meant; "" without one. A word for "home" alone is one too."""
+    has_start = any(node.kind == "start" for node in nodes)
+    if clause.verb is None:
+        if _is_put(clause, nodes, lexicon):
+            return "place"
+        return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
+    tags = clause.verb.verbs
+    if "want" in tags:
+        return _wished_tag(tags, nodes)
+    if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
+        tags = [tag for tag in tags if tag != "stop"]
+    if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
+        return "home"
+    if {"push closer", "move"} <= set(tags):  # "皿の脇に寄せて" and "こっちに寄せて"
+        is_beside = any(n.kind == "place" and n.relation and not n.is_which for n in nodes)
+        return "move" if is_beside and any(n.kind == "thing" for n in nodes) else "push closer"
+    if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
+        return "move" if any(_is_aside(node) for node in nodes) else "pick"
+    if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
+        return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
+    if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
+        return "leave"
+    return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _wished_tag(tags: list[str], nodes: list[Node]) -> str:
+    """What a wish for a state asks for: "I want the block on the plate" to put it, "I want the block" to pick it."""
+    has_thing = any(node.kind == "thing" for node in nodes)
+    if any(node.kind == "start" for node in nodes):
+        return "" if has_thing else "home"
+    if has_thing and any(n.kind == "place" and not n.is_which and (n.relation or n.is_to is not False) for n in nodes):
+        return "place"
+    return "pick" if "pick" in tags and has_thing and not any(n.kind in ("place", "way") for n in nodes) else ""
+
+
+def _is_aside(node: Node) -> bool:
+    """Whether a place is where a thing that is brought goes: beside another, or where the words say so."""
+    is_to = node.is_to or (node.is_to is None and node.relation not in (Relation.ON, Relation.IN))
+    return node.kind == "place" and not node.is_which and is_to
+
+
+def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
+    """ "red block on blue plate": without a verb, a thing and where it goes are an order.
+
+    "the red block on the plate" may only name a thing: where a language has articles, none may stand before it,
+    unless the words say that it goes somewhere ("onto the plate", "should be beside the plate").
+    """
+    told = [node for node in nodes if node.kind in ("thing", "place", "way", "and", "not", "correct")]
+    thing = next((node for node in told if node.kind == "thing"), None)
+    place = next((node for node in told if node.kind == "place"), None)
+    if thing is None or place is None or len(told) != 2 or place.is_which:
+        return False
+    is_urged = clause.is_part or any(token.has("due", "urge") for token in clause.tokens)
+    if lexicon.grammar.order == "after":
+        first, last = nodes.index(thing), nodes.index(place)
+        between = [n.kind for n in nodes[first + 1 : last]]
+        behind = [n for n in nodes[last + 1 :] if n.kind not in ("then", "small")]
+        ends = [n.kind for n in behind]
+        is_aimed = bool(place.is_to) or any(n.is_to for n in behind) or (is_urged and place.relation is not None)
+        is_shown = between == ["object"] and ends == ["to"] * (place.relation is not None)
+        return between in ([], ["object"]) and ends in ([], ["to"]) and (is_aimed or is_shown)
+    is_aimed = place.is_to is True or (place.relation is not None and is_urged)
+    is_short = lexicon.grammar.articles and not clause.tokens[thing.begin].has("the")
+    is_short = is_short and thing is told[0] and place.relation is not None
+    return bool(thing.thing and (thing.thing.noun or is_aimed)) and (is_short or is_aimed)
