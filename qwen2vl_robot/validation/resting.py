@@ -18,8 +18,8 @@ from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.relations import extent_m
 
 TILTED_RAD = 0.26  # a body that tilts more has toppled
-# Half of the height from which the slimmest thing of sim/objects (a cylinder of 4 by 10.5 cm) topples when it lands on
-# one edge, rigid and without bounce. A place lets go at 4 mm; in its worst perturbed world it is 7 mm.
+# A third of the height from which the slimmest thing of sim/objects (4 by 10.5 cm) topples: it lands on one edge and
+# rocks, rigid and without bounce (Housner 1963). A place lets go at 4 mm; in its worst perturbed world it is 7 mm.
 LONGEST_FALL_M = 0.02
 STAYS_M = 0.005  # in the perturbed worlds of ordinary places it is at most 1 mm
 LEANS_RAD = np.deg2rad(5.0)  # as above, at most 0.2 degrees

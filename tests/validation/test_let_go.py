@@ -123,6 +123,15 @@ def test_passing_close_over_what_was_let_go_is_accepted(hand: Any, pool: Rehears
     assert verdict.violations == ()
 
 
+def test_passing_so_close_that_a_perturbed_world_has_a_hit_is_refused(hand: Any, pool: RehearsalProcess) -> None:
+    scene, start = carry(hand, BLOCK)
+    over_m = 0.05 + hand.profile.gripper.pad_depth_m + 0.001
+    put(hand, BLOCK, GAP_M).to((0.5, 0.06, 0.2)).to((0.5, 0.06, over_m)).to((0.5, -0.25, over_m), 3.0)
+    verdict = pool.rehearse(hand.home().motion(), scene, start)
+    assert kinds(verdict) == {"uncertain", "unsettled"}
+    assert ("red block", "does not stay where it is let go") in {v.bodies for v in verdict.violations}
+
+
 def test_pushing_what_was_let_go_with_closed_fingers_is_a_collision(hand: Any, pool: RehearsalProcess) -> None:
     scene, start = carry(hand, BLOCK)
     put(hand, BLOCK, GAP_M).grip(0.0).to((0.5, 0.0, 0.2)).to((0.5, 0.0, 0.03)).to((0.5, -0.2, 0.03), 3.0)
