@@ -41,11 +41,11 @@ class Resting:
     bodies: Mapping[str, SceneObject]
 
     def let_go(self, name: str, T_base_before: Array, at_s: float) -> Iterator[Violation]:
-        """Judge what the fingers let go at a pose `T_base_before` (4, 4)."""
+        """Judge what was let go, or left after a push, at a pose `T_base_before` (4, 4)."""
         yield from self.fall(name, T_base_before, at_s)
         slid_m = float(np.linalg.norm((self.world.pose(name) - T_base_before)[:2, 3]))
         if not slid_m <= STAYS_M and self.hollow_around(name) is None:
-            yield Violation(ViolationKind.UNSETTLED, at_s, (name, "does not stay where it is let go"), slid_m, "m")
+            yield Violation(ViolationKind.UNSETTLED, at_s, (name, "does not stay where it was left"), slid_m, "m")
         yield from self.unsettled(name, _resting_axis(T_base_before), at_s)
 
     def fall(self, name: str, T_base_before: Array, at_s: float) -> Iterator[Violation]:

@@ -12,7 +12,7 @@ from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import Motion, Scene, Violation
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.handling import Handling
-from qwen2vl_robot.validation.resting import TILTED_RAD, Resting, tilt_rad
+from qwen2vl_robot.validation.resting import RESTS_MPS, TILTED_RAD, Resting, tilt_rad
 
 SLIPPED_M = 0.015
 MOVED_M = 0.01  # a bystander that moves more was pushed away
@@ -25,7 +25,7 @@ class RunMonitor:
         handling: what the gripper holds, has held and may grasp.
         is_closing: whether the fingers are closing or pressing.
         rest: settled `T_base_object` of each object before the motion.
-        let_go: `T_base_object` at which the fingers let go of each object that they hold no more.
+        let_go: `T_base_object` at which each object was let go, or came to rest after a push.
         findings: a violation for each kind and pair, with its first time and largest amount.
     """
 
@@ -123,6 +123,9 @@ class RunMonitor:
         if self.handling.leaving:
             tool_m = self._world.robot.tool_pose()[:3, 3]
             self.handling.depart(tool_m[None])
+        for name in self.handling.left - self.let_go.keys():
+            if self._world.speed_mps(name) < RESTS_MPS:
+                self.let_go[name] = self._world.pose(name)
         for contact in self._world.contacts.touching(of=[] if held is None else [held]):
             if tool_m is None:
                 tool_m = self._world.robot.tool_pose()[:3, 3]
