@@ -69,7 +69,7 @@ class Resting:
             yield Violation(ViolationKind.UNSETTLED, at_s, (name, "does not come to rest"), speed_mps, "m/s")
 
     def hollow_around(self, name: str) -> SceneObject | None:
-        """Find the container whose hollow holds a body's centre or what is above it, if its bottom is below the rim."""
+        """Find the container that a body is in: its centre lies between the walls, its bottom below the rim."""
         p_m = self.world.pose(name)[:, 3]
         bottom_m = self._bottom_m(name, self.world.pose(name))
         for body in self.bodies.values():
