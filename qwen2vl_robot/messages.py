@@ -495,13 +495,16 @@ class Motion:
 # ---------------------------------------------------------------------------------------------- rehearse
 
 
+_SAYS_WHAT = (ViolationKind.WRONG_EFFECT, ViolationKind.UNSETTLED)  # the last of the bodies says what is wrong
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One typed reason against a motion.
 
     Attributes:
         time_s: moment in the motion, None when it has none.
-        bodies: links, joints or objects concerned; for a wrong effect the object and what is wrong with it.
+        bodies: links, joints or objects concerned; for "wrong_effect" and "unsettled" the object and what is wrong.
         amount, unit: how much ("m" of penetration, "rad/s" over the limit ...).
     """
 
@@ -520,7 +523,7 @@ class Violation:
         'wrong_effect: red block is not lifted at 5.00 s, 4.0 mm'
         """
         amount = f"{self.amount * 1000:.1f} mm" if self.unit == "m" else f"{self.amount:.3g} {self.unit}".strip()
-        bodies = (" " if self.kind is ViolationKind.WRONG_EFFECT else " with ").join(self.bodies)
+        bodies = (" " if self.kind in _SAYS_WHAT else " with ").join(self.bodies)
         when = "" if self.time_s is None else f" at {self.time_s:.2f} s"
         return f"{self.kind}: {bodies}{when}, {amount}" if bodies else f"{self.kind}{when}, {amount}"
 

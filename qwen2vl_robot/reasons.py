@@ -61,6 +61,8 @@ class ViolationKind(Reason):
     FORCE = "force", "a contact would be harder than allowed"
     GRASP_SLIP = "grasp_slip", "the object would slip in the gripper"
     MOVED_OTHER = "moved_other", "something else would be moved or toppled"
+    DROPPED = "dropped", "what is held would be let go too high and fall"
+    UNSETTLED = "unsettled", "something would not stay upright and at rest where it was left"
     WRONG_EFFECT = "wrong_effect", "the motion would not have the effect that it is for"
     UNCERTAIN = "uncertain", "too few of the perturbed roll-outs succeed"
     WORKER_CRASHED = "worker_crashed", "the twin's process ended in the middle of the rehearsal"

@@ -14,7 +14,13 @@ from qwen2vl_robot.validation.findings import RehearsalCase
 
 _HITS = (ViolationKind.COLLISION, ViolationKind.SELF_COLLISION, ViolationKind.FORCE, ViolationKind.CONTACT)
 _PLACES = (ViolationKind.ZONE, ViolationKind.UNSEEN, ViolationKind.WORKSPACE)
-_OBJECTS = (ViolationKind.MOVED_OTHER, ViolationKind.GRASP_SLIP, ViolationKind.WRONG_EFFECT)
+_OBJECTS = (
+    ViolationKind.DROPPED,
+    ViolationKind.MOVED_OTHER,
+    ViolationKind.GRASP_SLIP,
+    ViolationKind.UNSETTLED,
+    ViolationKind.WRONG_EFFECT,
+)
 _RATES = (
     ViolationKind.JOINT_POSITION,
     ViolationKind.JOINT_VELOCITY,

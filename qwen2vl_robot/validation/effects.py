@@ -10,14 +10,11 @@ import numpy as np
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
-from qwen2vl_robot.messages import Effect, Relation, SceneObject, Sphere, shape_size_m
+from qwen2vl_robot.messages import Effect, Relation, SceneObject, shape_size_m
 
-TILTED_RAD = 0.26  # a body that tilts more has toppled
-MOVED_M = 0.01  # a bystander that moves more was pushed away
 _LIFTED_M = 0.02
 _PUSHED_M = 0.005
 _TOUCHES_M = 0.002
-_RESTS_MPS = 0.05
 
 Shortfall = tuple[str, float, str]  # what is wrong, how much, in which unit
 
@@ -72,12 +69,6 @@ class EffectJudge:
         for finger in self.profile.gripper.finger_links:
             if self._touches(name, finger):
                 yield f"still touches {finger}", 0.0, "m"
-        tilted_rad = tilt_rad(self.bodies[name], self.world.pose(name), np.asarray(self.effect.T_base_object))
-        if tilted_rad > TILTED_RAD:
-            yield "toppled", tilted_rad, "rad"
-        speed_mps = self.world.speed_mps(name)
-        if speed_mps > _RESTS_MPS:
-            yield "does not rest", speed_mps, "m/s"
         yield from self._relation(name)
 
     def _relation(self, name: str) -> Iterator[Shortfall]:
@@ -97,10 +88,3 @@ class EffectJudge:
 
     def _touches(self, name: str, finger: str) -> bool:
         return any({c.a, c.b} == {name, finger} for c in self.world.contacts.touching(of=[]))
-
-
-def tilt_rad(body: SceneObject, T: Array, T_before: Array) -> float:
-    """Compute how far a body's z axis has turned; 0 for a ball."""
-    if isinstance(body.shape, Sphere):
-        return 0.0
-    return float(np.arccos(np.clip(T[:3, 2] @ T_before[:3, 2], -1.0, 1.0)))

@@ -67,6 +67,8 @@ def _happens(v: Violation, names: list[str]) -> str:
         ViolationKind.UNSEEN: f"{_other(names, 'unseen')} would enter space that the camera has not seen",
         ViolationKind.GRASP_SLIP: f"{a} would slip out of the fingers",
         ViolationKind.MOVED_OTHER: f"{a} would be {'knocked over' if 'toppled' in v.bodies else 'pushed away'}",
+        ViolationKind.DROPPED: f"{a} would be let go too high and fall",
+        ViolationKind.UNSETTLED: f"{a} {v.bodies[-1]}",
         ViolationKind.WRONG_EFFECT: f"{a} {v.bodies[-1]} in the end"
         if len(v.bodies) > 1
         else f"{a} would not get where it should",

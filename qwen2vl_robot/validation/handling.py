@@ -26,6 +26,8 @@ class Handling:
         handled: names that the fingers hold, have held or push; the fingers may touch these.
         supports: names of what the held object stood on when it was grasped.
         grasp_m: (3,) tool position at the grasp; None if nothing has been grasped.
+        leaving: tool position (3,) where each object was let go or last pushed, until the hand has left it.
+        left: names of what was let go or pushed and that the hand has left; it may not be touched again.
     """
 
     profile: RobotProfile
@@ -35,6 +37,8 @@ class Handling:
     handled: set[str] = field(default_factory=set)
     supports: set[str] = field(default_factory=set)
     grasp_m: Array | None = None
+    leaving: dict[str, Array] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.held = self.scene.held
@@ -55,15 +59,32 @@ class Handling:
         """Record that the fingers have closed on an object at its place in `world`."""
         self.held = name
         self.handled.add(name)
+        self.leaving.pop(name, None)
+        self.left.discard(name)
         self.grasp_m = world.robot.tool_pose()[:3, 3]
         others = [n for n in (TABLE, *(body.name for body in self.scene.bodies())) if n != name]
         self.supports = {n for n in others if world.contacts.distance_m(name, n) < SUPPORT_GAP_M}
 
-    def release(self) -> None:
-        """Record that the fingers have opened."""
+    def release(self, tool_m: Array) -> None:
+        """Record that the fingers have opened, with the tool at `tool_m` (3,)."""
+        if self.held is not None:
+            self.leaving[self.held] = tool_m
         self.held = None
         self.grasp_m = None
         self.supports = set()
+
+    def push(self, a: str, b: str, tool_m: Array) -> None:
+        """Record that the fingers push their object, if that is what the contact of `a` and `b` is."""
+        name = self.motion.effect.name
+        if self.motion.effect.kind == "push" and name is not None and name in (a, b) and name not in self.left:
+            self.leaving[name] = tool_m
+
+    def depart(self, way_m: Array) -> None:
+        """Record what the hand leaves behind when the tool goes through the points (k, 3)."""
+        for name, p_m in list(self.leaving.items()):
+            if float(np.linalg.norm(way_m - p_m, axis=1).max(initial=0.0)) > NEAR_M:
+                self.left.add(name)
+                del self.leaving[name]
 
     def may_touch(self, a: str, b: str, tool_m: Array, release_m: Array | None) -> bool:
         """Check whether a contact is intended, with the tool at `tool_m` and the next release at `release_m`.
@@ -74,7 +95,7 @@ class Handling:
         if {a, b} == fingers:
             return True
         for one, other in ((a, b), (b, a)):
-            if one in fingers and other in self.handled:
+            if one in fingers and other in self.handled - self.left:
                 return True
             if one == self.held and other in self.supports and _is_near(tool_m, self.grasp_m):
                 return True
@@ -85,7 +106,7 @@ class Handling:
     def is_grip(self, a: str, b: str) -> bool:
         """Check whether the contact is the fingers pressing on their object or on each other."""
         fingers = set(self.profile.gripper.finger_links)
-        taken = self.handled | self.candidates
+        taken = (self.handled | self.candidates) - self.left
         return {a, b} == fingers or (a in fingers and b in taken) or (b in fingers and a in taken)
 
     def _may_land_on(self, name: str) -> bool:

@@ -17,17 +17,17 @@ from qwen2vl_robot.messages import Motion, RobotState, Scene
 from qwen2vl_robot.validation.ending import Ending
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import find_openings
+from qwen2vl_robot.validation.resting import RESTS_MPS
 from qwen2vl_robot.validation.timeline import Span, timeline
 from qwen2vl_robot.validation.watching import RunMonitor
 
 SETTLE_S = 0.25
 AFTER_S = 0.5
 _TRIAL_SETTLE_S = 0.08
-_STILL_MPS = 0.02
 _ASLEEP_MPS = 0.005  # a slower body sleeps until it is touched
 _SETTLED_MPS = 0.002  # fingers and bodies slower than this for `_STILL_S` have settled
 _STILL_S = 0.1
-_MOST_REST_S = 1.0  # longest wait for bodies to rest before the arm skips ahead
+_MOST_REST_S = 1.0  # longest wait for bodies to rest, before the arm skips ahead and at the end
 _LOOK_STEPS = 4  # contacts are read at 60 Hz
 _BYSTANDER_STEPS = 24  # other objects' poses at 10 Hz
 _FILM_STEPS = round(1.0 / FILM_HZ / TIME_STEP_S)
@@ -84,6 +84,7 @@ class _Run:
         self._follow()
         monitor, effect = self._monitor, self._motion.effect
         ending = Ending(self._world, self._profile, effect, self._scene, monitor.handling, monitor.rest)
+        monitor.end(self._line.end_s)
         for violation in ending.violations(self._line):
             monitor.note(violation)
         film = None if self._film is None else np.stack(self._film)
@@ -142,7 +143,8 @@ class _Run:
     def _play(self, begin: int, end: int, following: int | None) -> int:
         """Simulate from one time step to another, then on until loose bodies rest; return the step reached."""
         world = self._world
-        last = end if following is None else min(following, end + round(_MOST_REST_S / TIME_STEP_S))
+        last = end + round(_MOST_REST_S / TIME_STEP_S)
+        last = last if following is None else min(following, last)
         time_s = np.arange(begin, max(last, end) + 1, dtype=np.float64) * TIME_STEP_S
         q_rad = self._line.q_at(time_s) + self._q_offset_rad
         dq_radps = np.diff(q_rad, axis=0) / TIME_STEP_S
@@ -196,7 +198,7 @@ class _Run:
 
     def _is_at_rest(self) -> bool:
         held = self._monitor.handling.held
-        return all(self._world.speed_mps(name) < _STILL_MPS for name in self._names if name != held)
+        return all(self._world.speed_mps(name) < RESTS_MPS for name in self._names if name != held)
 
     def _q_at(self, at_s: float) -> Array:
         joints: Array = self._line.q_at(np.array([at_s]))[0] + self._q_offset_rad
@@ -209,5 +211,5 @@ class _Run:
 
     def _begin_grip(self, index: int) -> None:
         grip = self._line.grips[index]
-        self._monitor.begin_grip(is_opening=grip.width_m > self._world.robot.arm_state()[2])
+        self._monitor.begin_grip(grip.start_s, is_opening=grip.width_m > self._world.robot.arm_state()[2])
         self._world.robot.command_gripper(grip.width_m, self._profile.gripper.force_n)

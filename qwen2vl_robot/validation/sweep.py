@@ -16,6 +16,7 @@ from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Approach, Swept
 from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.limits import check_speed, check_workspace
+from qwen2vl_robot.validation.resting import STAYS_M, Resting, set_down
 from qwen2vl_robot.validation.space import is_unseen, zone_name
 from qwen2vl_robot.validation.timeline import timeline
 
@@ -50,6 +51,11 @@ class _Sweep:
         self._sizes_m = {body.name: float(np.linalg.norm(shape_size_m(body.shape))) / 2 for body in scene.bodies()}
         self._around = [TABLE, *(body.name for body in scene.bodies())]
         self._links = set(world.robot.link_names())
+        self._resting = Resting(world, {body.name: body for body in scene.bodies()})
+        self._pushed = motion.effect.name if motion.effect.kind == "push" else None
+        self._pushed_s = np.inf  # when it is first touched
+        self._loose_m: dict[str, float] = {}
+        self._fallen: list[Violation] = []
         self._openings: list[tuple[float, Array]] = []
         self._touches: dict[tuple[str, str], tuple[float, float]] = {}
         self._walked: list[tuple[Array, Array]] = []
@@ -67,6 +73,7 @@ class _Sweep:
         found = (
             *check_workspace(time_s, tool_m, self._profile),
             *check_speed(time_s, tool_m, self._profile, self._scene.zones),
+            *self._fallen,
             *self._violations(),
         )
         return Swept(found, tuple(self._approaches), len(time_s))
@@ -85,10 +92,20 @@ class _Sweep:
         seen = self._world.contacts.scan(q_rad, self._width_m, held, self._T_tool_held, watched, pace)
         self._walked.append((time_s, seen.tool_m))
         for index in seen.touched:
+            self._handling.depart(seen.tool_m[: index + 1])
             self._look(float(time_s[index]), q_rad[index], self._width_m)
+        self._handling.depart(seen.tool_m)
         for name, gaps in seen.gaps.items():
             at = gaps[:, 0].astype(int)
-            self._approaches.append(Approach(name, held, time_s[at], STEP_M * gaps[:, 0], gaps[:, 1]))
+            clearance_m = self._sure_m(name, time_s[at], gaps[:, 1])
+            self._approaches.append(Approach(name, held, time_s[at], STEP_M * gaps[:, 0], clearance_m))
+
+    def _sure_m(self, name: str, time_s: Array, clearance_m: Array) -> Array:
+        """Lower the clearances (k,) from a body by how far it may be from where the sweep has it."""
+        if name == self._pushed:
+            return np.where(time_s < self._pushed_s, clearance_m, 0.0)  # it may be anywhere
+        sure_m: Array = np.maximum(clearance_m - self._loose_m.get(name, 0.0), 0.0)
+        return sure_m
 
     def _put(self, q_rad: Array, width_m: float) -> Array:
         """Place arm and load at joints (n,); return `T_base_tool`."""
@@ -109,6 +126,8 @@ class _Sweep:
             if depth_m <= TOUCH_M:
                 continue
             pairs.append((contact.a, contact.b))
+            if self._pushed in pairs[-1]:
+                self._pushed_s = min(self._pushed_s, at_s)
             is_meant = self._handling.may_touch(contact.a, contact.b, T_base_tool[:3, 3], release_m)
             if is_meant and not (self._is_landing(contact.a, contact.b) and depth_m > LANDING_DEPTH_M):
                 continue
@@ -130,11 +149,22 @@ class _Sweep:
     def _open(self, grip: GripperSegment, q_rad: Array) -> None:
         if grip.width_m <= self._width_m:
             return  # it already holds an object and only presses
-        self._handling.release()
+        name, T_base_tool = self._handling.held, self._put(q_rad, self._width_m)
+        self._handling.release(T_base_tool[:3, 3])
         self._T_tool_held = None
         for at_s, width_m in self._finger_steps(grip):
             self._look(at_s, q_rad, width_m)
         self._width_m = grip.width_m
+        if name is not None:
+            self._let_go(name, grip.start_s)
+
+    def _let_go(self, name: str, at_s: float) -> None:
+        """Put an object down below the open fingers, where it will stay or, in a hollow, near it."""
+        T_base_before = self._world.pose(name)
+        set_down(self._world, name, [other for other in self._around if other != name])
+        self._fallen += self._resting.fall(name, T_base_before, at_s)
+        hollow = self._resting.hollow_around(name)
+        self._loose_m[name] = STAYS_M if hollow is None else max(shape_size_m(hollow.shape)[:2])
 
     def _close(self, grip: GripperSegment, q_rad: Array) -> None:
         before = dict(self._touches)

@@ -11,10 +11,11 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import Motion, Scene, Violation
 from qwen2vl_robot.reasons import ViolationKind
-from qwen2vl_robot.validation.effects import MOVED_M, TILTED_RAD, tilt_rad
 from qwen2vl_robot.validation.handling import Handling
+from qwen2vl_robot.validation.resting import RESTS_MPS, TILTED_RAD, Resting, tilt_rad
 
 SLIPPED_M = 0.015
+MOVED_M = 0.01  # a bystander that moves more was pushed away
 
 
 class RunMonitor:
@@ -24,6 +25,7 @@ class RunMonitor:
         handling: what the gripper holds, has held and may grasp.
         is_closing: whether the fingers are closing or pressing.
         rest: settled `T_base_object` of each object before the motion.
+        let_go: `T_base_object` at which each object was let go, or came to rest after a push.
         findings: a violation for each kind and pair, with its first time and largest amount.
     """
 
@@ -47,11 +49,13 @@ class RunMonitor:
         self._openings = openings
         self._is_trial = is_trial
         self._bodies = {body.name: body for body in scene.objects}
+        self._resting = Resting(world, {body.name: body for body in scene.bodies()})
         self._suspects: list[Violation] = []
         self._T_tool_held: Array | None = None
         self.handling = Handling(profile, motion, scene)
         self.is_closing = self.handling.held is not None
         self.rest: dict[str, Array] = {}
+        self.let_go: dict[str, Array] = {}
         self.findings: dict[tuple[str, tuple[str, ...]], Violation] = {}
 
     # -------------------------------------------------------------------------------------- what is held
@@ -68,11 +72,15 @@ class RunMonitor:
                 self._note_moved(0.0, name, body.T_base_object)
         self._note_slip(0.0)
 
-    def begin_grip(self, is_opening: bool) -> None:
-        """Record that the fingers begin to move."""
+    def begin_grip(self, at_s: float, is_opening: bool) -> None:
+        """Record that the fingers begin to move; before they close, everything let go has to rest in its place."""
         self.is_closing = not is_opening
         if is_opening:
+            if self.handling.held is not None:
+                self.let_go[self.handling.held] = self._world.pose(self.handling.held)
             self._let_go()
+        elif self.handling.held is None:
+            self._judge_let_go(at_s)
 
     def end_grip(self) -> None:
         """Record a grasp if both fingers touch a candidate; report suspected contacts that do not belong to it."""
@@ -81,6 +89,7 @@ class RunMonitor:
             name = self.handling.grasped(pairs)
             if name is not None:
                 self.handling.grasp(name, self._world)
+                self.let_go.pop(name, None)
                 self.hold(invert(self._world.robot.tool_pose()) @ self._world.pose(name))
             for suspect in self._suspects:
                 if name not in suspect.bodies:
@@ -88,8 +97,21 @@ class RunMonitor:
             self._suspects = []
         self.is_closing = False
 
+    def end(self, at_s: float) -> None:
+        """Judge where everything rests in the end, except what is held."""
+        self._judge_let_go(at_s)
+        for name, T_base_before in self.rest.items():
+            if name not in (self.handling.held, *self.let_go):
+                for violation in self._resting.unsettled(name, T_base_before[:3, 2], at_s):
+                    self.note(violation)
+
+    def _judge_let_go(self, at_s: float) -> None:
+        for name, T_base_before in self.let_go.items():
+            for violation in self._resting.let_go(name, T_base_before, at_s):
+                self.note(violation)
+
     def _let_go(self) -> None:
-        self.handling.release()
+        self.handling.release(self._world.robot.tool_pose()[:3, 3])
         self._T_tool_held = None
 
     # ------------------------------------------------------------------------------------------ looking
@@ -98,13 +120,21 @@ class RunMonitor:
         """Check every contact of the arm and its load, and whether the load slips."""
         held = self.handling.held
         tool_m: Array | None = None
+        if self.handling.leaving:
+            tool_m = self._world.robot.tool_pose()[:3, 3]
+            self.handling.depart(tool_m[None])
+        for name in self.handling.left - self.let_go.keys():
+            if self._world.speed_mps(name) < RESTS_MPS:
+                self.let_go[name] = self._world.pose(name)
         for contact in self._world.contacts.touching(of=[] if held is None else [held]):
             if tool_m is None:
                 tool_m = self._world.robot.tool_pose()[:3, 3]
             release_m = next((p for t, p in self._openings if t >= at_s), None)
             pair = (contact.a, contact.b)
             is_meant = self.handling.may_touch(*pair, tool_m, release_m)
-            if not is_meant and not self._is_trial:
+            if is_meant:
+                self.handling.push(*pair, tool_m)
+            elif not self._is_trial:
                 self._suspect(Violation(ViolationKind.CONTACT, at_s, pair, contact.force_n, "N"))
             if contact.force_n > self._profile.safety.contact_n and not self.handling.is_grip(*pair):
                 self.note(Violation(ViolationKind.FORCE, at_s, pair, contact.force_n, "N"))
@@ -131,7 +161,7 @@ class RunMonitor:
         a, b = violation.bodies
         other = b if a in fingers else a
         if {a, b} & fingers and other in self.handling.candidates and self.handling.held is None:
-            if self._effect.kind == "hold":
+            if self._effect.kind == "hold" and other not in self.handling.left:
                 return  # if the fingers' touch disturbs their target, the effect shows it
             if self.is_closing:
                 self._suspects.append(violation)
@@ -154,6 +184,6 @@ class RunMonitor:
         moved_m = float(np.linalg.norm(T_base_object[:3, 3] - T_base_before[:3, 3]))
         if moved_m > MOVED_M:
             self.note(Violation(ViolationKind.MOVED_OTHER, at_s, (name,), moved_m, "m"))
-        tilted_rad = tilt_rad(self._bodies[name], T_base_object, T_base_before)
+        tilted_rad = tilt_rad(self._bodies[name], T_base_object, T_base_before[:3, 2])
         if tilted_rad > TILTED_RAD:
             self.note(Violation(ViolationKind.MOVED_OTHER, at_s, (name, "toppled"), tilted_rad, "rad"))

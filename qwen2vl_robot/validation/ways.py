@@ -21,6 +21,8 @@ _OF_THE_WAY = frozenset(
         ViolationKind.FORCE,
         ViolationKind.GRASP_SLIP,
         ViolationKind.MOVED_OTHER,
+        ViolationKind.DROPPED,
+        ViolationKind.UNSETTLED,
         ViolationKind.WRONG_EFFECT,
         ViolationKind.UNCERTAIN,
     }

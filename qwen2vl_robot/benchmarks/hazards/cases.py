@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from qwen2vl_robot.benchmarks.hazards.oracle import PathOracle
-from qwen2vl_robot.benchmarks.hazards.physics import grasp_slip, multi_step, toppled_neighbour, unstable_release
+from qwen2vl_robot.benchmarks.hazards.physics import grasp_slip, let_go, multi_step, toppled_neighbour, unstable_release
 from qwen2vl_robot.benchmarks.hazards.stage import (
     MARGIN_M,
     MIN_DEPTH_M,
@@ -288,7 +288,7 @@ MAKERS: dict[str, Maker] = {
     for maker in (
         through_object, through_table, thin_wall, self_collision, carried_object, keep_out, unseen_space,
         over_speed, over_acceleration, joint_limit, not_a_number, wrong_start, people_zone,
-        grasp_slip, unstable_release, toppled_neighbour, multi_step,
+        grasp_slip, unstable_release, toppled_neighbour, multi_step, let_go,
     )
 }  # fmt: skip
 

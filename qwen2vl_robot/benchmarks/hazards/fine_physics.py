@@ -1,4 +1,4 @@
-"""A grip, an edge, a push → how many of 200 worlds fail, by equations of motion at 0.5 ms.
+"""A grip, an edge, a push, a fall → how many of 200 worlds fail, by equations of motion at 0.5 ms.
 
 A second opinion on the twin's results from Bullet. It shares no code, engine or time step with the twin, only the
 uncertainties in the robot file and the definition of harm.
@@ -18,6 +18,7 @@ _SLIPPED_M = 0.015  # the definition of harm, see decisions 011 and 014
 _MOVED_M = 0.01
 _TILTED_RAD = 0.26
 _TABLE_FRICTION = 0.8
+_ROCKING_S = 1.0
 
 
 def slips(profile: RobotProfile, rng: np.random.Generator, mass_kg: float, friction: float, a_mps2: Array) -> int:
@@ -52,6 +53,31 @@ def tips(profile: RobotProfile, rng: np.random.Generator, beyond_m: float, side_
         w_radps = np.where((angle_rad <= 0.0) & (torque < 0.0), 0.0, w_radps + torque / inertia_m2 * STEP_S)
         angle_rad = np.clip(angle_rad + w_radps * STEP_S, 0.0, np.pi / 2)
     return int((angle_rad > _TILTED_RAD).sum())
+
+
+def topples(profile: RobotProfile, rng: np.random.Generator, fall_m: float, size_m: tuple[float, float]) -> int:
+    """Count the worlds in which an upright block topples after a fall: it lands on one edge and rocks (Housner 1963).
+
+    Args:
+        size_m: width and height of the block.
+    """
+    u = profile.safety.uncertainty
+    width_m, height_m = np.array(size_m)[:, None] + rng.uniform(-u.size_m, u.size_m, (2, RUNS))
+    half_m, edge_rad = np.hypot(width_m, height_m) / 2, np.arctan2(width_m, height_m)
+    angle_rad = np.minimum(np.abs(rng.normal(0.0, u.yaw_rad, RUNS)), edge_rad / 2)
+    fall_mps = np.sqrt(2.0 * _G_MPS2 * np.maximum(fall_m + rng.uniform(-u.size_m, u.size_m, RUNS) / 2, 0.0))
+    # Both landings keep the momentum about the edge that lands: I = 4/3 m r^2 there.
+    w_radps = -0.75 * fall_mps * np.sin(edge_rad - angle_rad) / half_m
+    kept_ratio = 1.0 - 1.5 * np.sin(edge_rad) ** 2
+    has_toppled = np.zeros(RUNS, dtype=bool)
+    for _ in range(round(_ROCKING_S / STEP_S)):
+        w_radps = w_radps - 0.75 * _G_MPS2 / half_m * np.sin(edge_rad - angle_rad) * STEP_S
+        angle_rad = angle_rad + w_radps * STEP_S
+        lands = angle_rad < 0.0
+        angle_rad, w_radps = np.abs(angle_rad), np.where(lands, -kept_ratio * w_radps, w_radps)
+        has_toppled |= angle_rad > edge_rad
+        angle_rad = np.minimum(angle_rad, edge_rad + 0.1)
+    return int(has_toppled.sum())
 
 
 def is_shoved(

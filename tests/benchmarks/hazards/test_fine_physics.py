@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qwen2vl_robot.benchmarks.hazards.fine_physics import RUNS, STEP_S, is_shoved, slips, tips
+from qwen2vl_robot.benchmarks.hazards.fine_physics import RUNS, STEP_S, is_shoved, slips, tips, topples
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.geometry import Array
 
@@ -46,3 +46,13 @@ def test_a_neighbour_moves_as_far_as_it_is_pushed(end_m: float, low: int, high: 
 def test_a_tall_and_thin_neighbour_falls_where_a_low_one_slides() -> None:
     low, tall = (is_shoved(PROFILE, rng(), closing(-0.008), size, 0.05, 0.8) for size in ((0.1, 0.05), (0.03, 0.15)))
     assert low < tall
+
+
+@pytest.mark.parametrize(("fall_m", "low", "high"), [(0.016, 0, 0), (0.06, 50, 150), (0.09, RUNS, RUNS)])
+def test_a_slim_block_topples_from_a_height_that_a_low_fall_does_not_reach(fall_m: float, low: int, high: int) -> None:
+    assert low <= topples(PROFILE, rng(), fall_m, (0.04, 0.105)) <= high
+
+
+def test_a_cube_needs_a_far_longer_fall_to_topple_than_a_slim_block() -> None:
+    assert topples(PROFILE, rng(), 0.2, (0.05, 0.05)) == 0
+    assert topples(PROFILE, rng(), 0.2, (0.04, 0.105)) == RUNS
