@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.belief import Belief
-from qwen2vl_robot.benchmarks.endings import makers
+from qwen2vl_robot.benchmarks.endings import holds, others, releases
 from qwen2vl_robot.benchmarks.endings.makers import FAILURES, SUCCESSES, Maker
 from qwen2vl_robot.benchmarks.endings.promises import Ending
 from qwen2vl_robot.benchmarks.endings.suite import is_truly, look_at
@@ -22,7 +22,7 @@ from tests.cells import PROFILE
 
 SURROUNDINGS = Surroundings.of(PROFILE)
 CYLINDER, BALL = 61_003, 61_001  # with a plate, with a bowl
-BALLS_ALONE = {makers.rolling}
+NOT_HERE = {releases.rolling, holds.held_tipped}  # a ball to roll, a second cylinder to tip
 Looks = tuple[Observation, Observation]
 
 
@@ -71,7 +71,7 @@ def test_an_ending_that_is_a_success_is_called_achieved(maker: Maker, table: Tab
     assert judged(ending, looks).kind is OutcomeKind.ACHIEVED
 
 
-@pytest.mark.parametrize("maker", [m for m in FAILURES if m not in BALLS_ALONE], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("maker", [m for m in FAILURES if m not in NOT_HERE], ids=lambda m: m.__name__)
 def test_an_ending_that_only_looks_like_a_success_is_not_called_so(maker: Maker, table: Table) -> None:
     ending, looks = made(maker, table)
     assert not is_truly(ending, table.plant.truth(), SURROUNDINGS)
@@ -79,24 +79,24 @@ def test_an_ending_that_only_looks_like_a_success_is_not_called_so(maker: Maker,
 
 
 def test_a_ball_that_rolls_between_two_looks_is_not_placed(balls: Table) -> None:
-    ending, looks = made(makers.rolling, balls)
+    ending, looks = made(releases.rolling, balls)
     assert judged(ending, looks).reason is EvidenceReason.MOVING
 
 
 def test_a_joint_short_of_the_end_is_named_with_its_numbers(table: Table) -> None:
-    cause = judged(*made(makers.homed_short, table)).causes[0]
+    cause = judged(*made(others.homed_short, table)).causes[0]
     assert cause.reason is EvidenceReason.ARM_OFF
     assert dict(cause.numbers)["off_rad"] == pytest.approx(0.045, abs=0.002)
 
 
 def test_depth_contradicts_a_driver_that_echoes_its_commands(table: Table) -> None:
-    ending, looks = made(makers.homed_echo, table)
+    ending, looks = made(others.homed_echo, table)
     assert np.allclose(looks[-1].robot.q_rad, PROFILE.home_q_rad)
     assert judged(ending, looks).reason is EvidenceReason.ARM_OFF
 
 
 def test_an_object_that_was_not_touched_is_no_motion(table: Table) -> None:
-    ending, looks = made(makers.held, table)
+    ending, looks = made(holds.held, table)
     stands = table.standing().observation
     looks = (replace(looks[0], frame=stands.frame), replace(looks[1], frame=stands.frame))
     outcome = judged(ending, looks)
@@ -105,7 +105,7 @@ def test_an_object_that_was_not_touched_is_no_motion(table: Table) -> None:
 
 @pytest.mark.parametrize(("off_m", "is_achieved"), [(0.003, True), (-0.003, True), (0.008, False), (-0.008, False)])
 def test_the_fingers_have_to_be_as_wide_as_around_the_object(off_m: float, is_achieved: bool, table: Table) -> None:
-    ending, looks = made(makers.held, table)
+    ending, looks = made(holds.held, table)
     end = ending.step.verdict.state_after
     assert end is not None
     wide = replace(looks[1].robot, gripper_width_m=end.gripper_width_m + off_m)
@@ -115,7 +115,7 @@ def test_the_fingers_have_to_be_as_wide_as_around_the_object(off_m: float, is_ac
 
 def test_a_bystander_without_depth_is_not_verified(table: Table) -> None:
     """What cannot be seen may have gone."""
-    ending, looks = made(makers.waited, table)
+    ending, looks = made(others.waited, table)
     label = table.bystander()
     assert label is not None
     box, frame = table.plant.boxes()[label].box, looks[1].frame
@@ -128,7 +128,7 @@ def test_a_bystander_without_depth_is_not_verified(table: Table) -> None:
 
 
 def test_what_a_moved_camera_sees_is_not_verified(table: Table) -> None:
-    ending, looks = made(makers.waited, table)
+    ending, looks = made(others.waited, table)
     T = looks[1].frame.T_base_camera.copy()
     T[0, 3] += 0.01
     moved = replace(looks[1], frame=replace(looks[1].frame, T_base_camera=freeze(T)))
@@ -138,11 +138,11 @@ def test_what_a_moved_camera_sees_is_not_verified(table: Table) -> None:
 
 @pytest.mark.parametrize("effect", [Effect("fly", "red block"), Effect("hold"), Effect("release", "red block")])
 def test_an_effect_that_cannot_be_measured_is_not_verified(effect: Effect, table: Table) -> None:
-    ending, looks = made(makers.waited, table)
+    ending, looks = made(others.waited, table)
     step = replace(ending.step, motion=replace(ending.step.motion, effect=effect))
     assert judge(step, looks, ending.step.scene, SURROUNDINGS).kind is OutcomeKind.NOT_VERIFIED
 
 
 def test_a_scene_that_was_not_found_again_is_not_verified(table: Table) -> None:
-    ending, looks = made(makers.held, table)
+    ending, looks = made(holds.held, table)
     assert judge(ending.step, looks, None, SURROUNDINGS).kind is OutcomeKind.NOT_VERIFIED
