@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen2vl_robot.errors import ObservationError, PerceptionError
-from qwen2vl_robot.messages import Cause, Observation, Rehearsed, RobotState, Scene
+from qwen2vl_robot.messages import Cause, Effect, Observation, Outcome, OutcomeKind, Rehearsed, RobotState, Scene
 from qwen2vl_robot.perception import Surroundings, remeasure
 from qwen2vl_robot.ports import Arm
 
@@ -46,6 +46,11 @@ class Belief:
         self.grip_width_m = None
         if self.scene is not None:
             self.scene = replace(self.scene, held=None, T_tool_held=None)
+
+    def fail(self, effect: Effect, outcome: Outcome) -> None:
+        """Believe in no hold after a step that failed, but for a release that was measured to have let nothing go."""
+        if effect.kind != "release" or outcome.kind is not OutcomeKind.NO_MOTION:
+            self.hold_nothing()
 
     def expect(self, step: Rehearsed) -> None:
         """Believe what the twin predicts, until it is measured."""

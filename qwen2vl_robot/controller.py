@@ -17,7 +17,7 @@ from qwen2vl_robot.admission import ask
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.holding import conclude, done_already
-from qwen2vl_robot.judge import judge
+from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.messages import (
     Action,
@@ -246,25 +246,24 @@ class Controller:
         parts.clock.sleep(_SETTLE_S)
 
     def _judge(self, task: Task, step: Step) -> None:
-        """Compare fresh measurements with what the motion was for; what cannot be measured is no success."""
-        rehearsed = _rehearsed(step)
-        self._belief.expect(rehearsed)
+        """Compare fresh measurements with what the motion was for; what cannot be measured is not verified."""
+        rehearsed, belief = _rehearsed(step), self._belief
+        belief.expect(rehearsed)
         try:
-            observation = twice(lambda: step.shown_by(self._look(task)))
+            first = twice(lambda: step.shown_by(self._look(task)))
+            self._parts.clock.sleep(LOOK_GAP_S)
+            second = twice(lambda: step.shown_by(self._look(task)))
         except ObservationError as error:
-            self._belief.hold_nothing()  # nobody has seen that it holds anything
+            belief.hold_nothing()  # nobody has seen that it holds anything
             cause = _cause(error, f"the effect could not be measured: {error}")
-            raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (cause,)), rehearsed) from error
+            raise self._end(task, step, Outcome(OutcomeKind.NOT_VERIFIED, (cause,)), rehearsed) from error
         with task.timed("measure"):
-            measured, problem = self._belief.measure(rehearsed, observation, self._surroundings)
-        effect, verdict, rules = rehearsed.motion.effect, rehearsed.verdict, self._surroundings.rules
-        expected, predicted = verdict.scene_after, verdict.state_after
-        outcome = judge(effect, expected, rehearsed.scene, measured, observation.robot, rules, predicted)
+            measured, problem = belief.measure(rehearsed, second, self._surroundings)
+            outcome = judge(rehearsed, (first, second), measured, self._surroundings)
         if problem is not None and outcome.causes:
             outcome = replace(outcome, causes=(*outcome.causes, problem))
         if outcome.kind is not OutcomeKind.ACHIEVED:
-            if effect.kind == "hold":
-                self._belief.hold_nothing()
+            belief.fail(rehearsed.motion.effect, outcome)
             raise self._end(task, step, outcome, rehearsed)
         task.achieve(step, outcome, measured)
 

@@ -19,7 +19,7 @@ from qwen2vl_robot.messages import (
     SceneObject,
     Verb,
 )
-from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.reasons import EvidenceReason, TaskReason
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.task import Task
 
@@ -61,47 +61,53 @@ def conclude(task: Task, left_out: str, rules: RelationRules) -> Outcome:
     if left_out:
         text = f"Done, but for this: {left_out}. Please say that by itself."
         return Outcome(OutcomeKind.ASKED, (Cause(TaskReason.LEFT_OUT, text),))
-    broken = no_longer(task.achieved, rules)
-    if broken:
-        return Outcome(OutcomeKind.WRONG_EFFECT, (Cause(TaskReason.UNDONE, "; ".join(broken)),))
+    causes = no_longer(task.achieved, rules)
+    if causes:
+        is_undone = any(cause.reason is TaskReason.UNDONE for cause in causes)
+        return Outcome(OutcomeKind.WRONG_EFFECT if is_undone else OutcomeKind.NOT_VERIFIED, causes)
     if task.achieved:
         return Outcome(OutcomeKind.ACHIEVED)
     return Outcome(OutcomeKind.ACHIEVED, (Cause(TaskReason.ALREADY, f"{'; '.join(task.already)}; nothing moves"),))
 
 
-def no_longer(achieved: Sequence[tuple[Effect, Scene | None]], rules: RelationRules) -> list[str]:
-    """Sentences about the effects that were achieved and do not hold in the scene after the last of them.
+def no_longer(achieved: Sequence[tuple[Effect, Scene | None]], rules: RelationRules) -> tuple[Cause, ...]:
+    """What of the effects that were achieved no longer holds in the scene after the last one, or cannot be seen there.
 
     What a later step moved on purpose is not asked for any more.
 
     Args:
         achieved: effects in their order, each with the scene that was measured after it.
     """
-    problems = []
+    problems: list[Cause | None] = []
     for index, (effect, then) in enumerate(achieved):
         later = {other.name for other, _ in achieved[index + 1 :] if other.name is not None}
         if effect.name is not None and not later & {effect.name, effect.reference}:
             problems.append(_broken(effect, then, achieved[-1][1], rules))
-    return [problem for problem in problems if problem]
+    return tuple(problem for problem in problems if problem is not None)
 
 
-def _broken(effect: Effect, then: Scene | None, now: Scene | None, rules: RelationRules) -> str:
+def _broken(effect: Effect, then: Scene | None, now: Scene | None, rules: RelationRules) -> Cause | None:
     if now is None or then is None:
-        return f"{effect.name} could not be measured at the end"
+        return Cause(EvidenceReason.UNMEASURED, f"{effect.name} could not be measured at the end")
     if effect.kind == "hold":
-        return "" if now.held == effect.name else f"{effect.name} is no longer in the gripper"
+        return None if now.held == effect.name else _undone(f"{effect.name} is no longer in the gripper")
     body = None if now.held == effect.name else _find_again(effect.name, then, now)
     if body is None:
-        return f"{effect.name} was not found at the end"
+        return Cause(EvidenceReason.UNMEASURED, f"{effect.name} was not found at the end")
     if effect.relation is not None:
         reference = _find_again(effect.reference, then, now)
         if reference is None:
-            return f"{effect.reference} was not found at the end"
+            return Cause(EvidenceReason.UNMEASURED, f"{effect.reference} was not found at the end")
         is_there = relation_holds(effect.relation, body, reference, rules, then.sides)
-        return "" if is_there else f"{effect.name} no longer {_is(effect.relation)} {effect.reference}"
+        return None if is_there else _undone(f"{effect.name} no longer {_is(effect.relation)} {effect.reference}")
     before = _find(then, effect.name)
     off_m = np.inf if before is None else _distance_m(body, before)
-    return "" if off_m <= effect.tolerance_m else f"{effect.name} is {off_m * 1000:.0f} mm from where it was put"
+    is_there = off_m <= effect.tolerance_m
+    return None if is_there else _undone(f"{effect.name} is {off_m * 1000:.0f} mm from where it was put")
+
+
+def _undone(text: str) -> Cause:
+    return Cause(TaskReason.UNDONE, text)
 
 
 def _find_again(name: str | None, then: Scene, now: Scene) -> SceneObject | None:

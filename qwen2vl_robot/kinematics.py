@@ -22,6 +22,7 @@ class Kinematics:
         dof: number of arm joints n.
         lower_rad, upper_rad: joint limits (n,) of the profile, in its order.
         link_hulls: link → vertices (m, 3) of the convex hull of its collision geometry, link frame, metres.
+        moving_links: links that some joint moves.
     """
 
     def __init__(self, profile: RobotProfile) -> None:
@@ -48,6 +49,7 @@ class Kinematics:
         self._tool = self._links[profile.tool_link]
         self._T_base_root = self._measure_base(profile.base_link)
         self.link_hulls = self._read_hulls()
+        self.moving_links = frozenset(n for n, i in self._links.items() if self.model.frames[i].parentJoint != 0)
 
     def tool_pose(self, q_rad: Array, width_m: float = 0.0) -> Array:
         """Compute `T_base_tool` (4, 4) at joints (n,) rad and a gripper width, m."""
@@ -132,13 +134,27 @@ class Kinematics:
 
 def hull_vertices(points_m: Array) -> Array:
     """Compute the vertices (m, 3) of the convex hull of points (k, 3)."""
+    hull = _convex_hull(points_m)
+    return np.array([hull.point(i) for i in range(hull.num_points)])
+
+
+def hull_planes(points_m: Array) -> tuple[Array, Array]:
+    """Compute the faces of the convex hull of points (k, 3): unit normals outwards (f, 3) and offsets (f,), metres.
+
+    A point p is inside where normal · p <= offset for every face.
+    """
+    hull = _convex_hull(points_m)
+    normals, offsets_m = np.array(hull.normals()), np.array(hull.offsets()).ravel()
+    return normals, -offsets_m
+
+
+def _convex_hull(points_m: Array) -> coal.ConvexBase:
     cloud = coal.BVHModelOBBRSS()
     cloud.beginModel(0, len(points_m))
     cloud.addVertices(np.ascontiguousarray(points_m))
     cloud.endModel()
     cloud.buildConvexHull(False, "Qt")
-    hull = cloud.convex
-    return np.array([hull.point(i) for i in range(hull.num_points)])
+    return cloud.convex
 
 
 def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:

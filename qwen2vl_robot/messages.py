@@ -656,6 +656,7 @@ class ApprovedMotion:
 
 class OutcomeKind(str, Enum):
     ACHIEVED = "achieved"
+    NOT_VERIFIED = "not_verified"
     ASKED = "asked"
     REFUSED = "refused"
     NO_MOTION = "no_motion"

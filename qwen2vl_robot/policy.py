@@ -12,6 +12,7 @@ from enum import IntEnum
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import Observation, Outcome
 from qwen2vl_robot.reasons import (
+    EvidenceReason,
     MotionReason,
     ObservationReason,
     PerceptionReason,
@@ -49,6 +50,7 @@ _PLAN_AGAIN: frozenset[Reason] = frozenset(
         RefusalReason.START_MOVED,
         TaskReason.NO_MOTION,
         TaskReason.WRONG_EFFECT,
+        EvidenceReason.MOVING,
     }
 )
 _TRY_AGAIN: frozenset[Reason] = frozenset(

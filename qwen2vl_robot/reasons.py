@@ -167,6 +167,15 @@ class TaskReason(Reason):
     WRONG_EFFECT = "wrong_effect", "what was measured is not the predicted effect"
 
 
+class EvidenceReason(Reason):
+    """Why the evidence after a motion says no, or says nothing (`judge.py`)."""
+
+    ARM_OFF = "arm_off", "the arm is not where the motion ends"
+    MOVING = "moving", "something has not come to rest"
+    HIDDEN = "hidden", "what has to be seen is hidden"
+    UNMEASURED = "unmeasured", "what has to be measured could not be"
+
+
 class WorkerReason(Reason):
     """How a worker process failed (`process.py`)."""
 
@@ -184,6 +193,7 @@ AnyReason = Union[
     PlannerReason,
     ObservationReason,
     TaskReason,
+    EvidenceReason,
 ]  # what a step or a task can end with
 FAMILIES: tuple[type[Reason], ...] = (
     ViolationKind,
@@ -194,5 +204,6 @@ FAMILIES: tuple[type[Reason], ...] = (
     PlannerReason,
     ObservationReason,
     TaskReason,
+    EvidenceReason,
     WorkerReason,
 )

@@ -293,7 +293,7 @@ def test_a_frame_from_before_the_end_of_the_motion_is_no_evidence() -> None:
     setup = desk()
     setup.cell.spoils["frame"] = lambda frame, n: frame if setup.cell.motion is None else replace(frame, stamp_ns=1)
     outcome = go_home(setup).outcome
-    assert outcome.kind is OutcomeKind.WRONG_EFFECT
+    assert outcome.kind is OutcomeKind.NOT_VERIFIED
     assert outcome.causes[0].reason is ObservationReason.NO_FRAME
 
 
@@ -369,6 +369,6 @@ def test_a_grasp_that_nobody_saw_is_not_believed() -> None:
     setup.cell.spoils["frame"] = lambda frame, n: frame if setup.cell.motion is None else replace(frame, stamp_ns=1)
     believed = replace(Scene((), ()), held="red block")
     setup.rehearsal.spoil = lambda verdict, n: replace(verdict, scene_after=believed)
-    assert controller.run(Instruction("go home")).outcome.kind is OutcomeKind.WRONG_EFFECT
+    assert controller.run(Instruction("go home")).outcome.kind is OutcomeKind.NOT_VERIFIED
     assert controller._belief.scene is not None
     assert controller._belief.scene.held is None

@@ -14,27 +14,17 @@ from hypothesis import strategies as st
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.executor import STOP_DEADLINE_S, ExecutionReport, JointTrack, run
-from qwen2vl_robot.geometry import look_at, make_pose
 from qwen2vl_robot.halt import Halt
-from qwen2vl_robot.judge import judge
 from qwen2vl_robot.messages import (
     ApprovedMotion,
-    Box,
     Cause,
-    Container,
-    Cylinder,
     Effect,
     Motion,
-    OutcomeKind,
-    Relation,
     RobotState,
-    Scene,
-    SceneObject,
     freeze,
 )
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.sides import ROBOT_SIDES, sides_in_picture
 from tests.cells import PROFILE, admit, grip, reach
 
 RULES = load_yaml(resolve("tasks/relations.yaml"), RelationRules)
@@ -399,163 +389,6 @@ def test_the_track_stays_between_start_and_end(time_s: float) -> None:
 @given(st.floats(0.2, 2.0), st.floats(0.0, 0.15))
 def test_a_lag_within_the_allowance_is_no_tracking_error(time_s: float, lag_s: float) -> None:
     assert TRACK.error_rad(TRACK.at(time_s - lag_s)[0], time_s, 0.15) < 0.006
-
-
-# ------------------------------------------------------------------------------------------------- judge
-
-BLOCK = SceneObject("red block", Box((0.05, 0.04, 0.05)), make_pose([0.5, 0.1, 0.025]))
-PLATE = SceneObject("blue plate", Cylinder(0.16, 0.014), make_pose([0.5, -0.1, 0.007]))
-BEFORE = Scene((BLOCK, PLATE), ())
-HOLD = Effect("hold", "red block")
-ON_PLATE = make_pose([0.5, -0.1, 0.039])
-PLACE = Effect("release", "red block", ON_PLATE, Relation.ON, "blue plate")
-PUSH = Effect("push", "red block", make_pose([0.6, 0.1, 0.025]))
-
-
-def gripped(width_m: float) -> RobotState:
-    return RobotState(0, freeze(PROFILE.home_q_rad), freeze([0.0] * 7), width_m)
-
-
-def block_at(p_m: list[float], name: str = "red block") -> SceneObject:
-    return replace(BLOCK, name=name, T_base_object=make_pose(p_m))
-
-
-def verdict_on(
-    effect: Effect, measured: Scene | None, width_m: float = 0.05, expected: Scene | None = None
-) -> OutcomeKind:
-    outcome = judge(effect, expected, BEFORE, measured, gripped(width_m), RULES)
-    assert (outcome.kind is OutcomeKind.ACHIEVED) == (outcome.reasons == ())
-    return outcome.kind
-
-
-def test_a_motion_without_effect_is_achieved_when_it_finished() -> None:
-    assert verdict_on(Effect("none"), None) is OutcomeKind.ACHIEVED
-
-
-@pytest.mark.parametrize(("y_m", "in_picture"), [(-0.24, True), (0.04, False)])
-def test_a_release_beside_something_is_judged_by_the_sides_of_the_plan(y_m: float, in_picture: bool) -> None:
-    facing = look_at([1.4, 0.0, 0.6], [0.5, 0.0, 0.0])  # its left is -y, the robot's is +y
-    placed = make_pose([0.5, y_m, 0.025])
-    effect = Effect("release", "red block", placed, Relation.LEFT_OF, "blue plate")
-    for sides, is_left in ((sides_in_picture(facing), in_picture), (ROBOT_SIDES, not in_picture), (None, False)):
-        before = replace(BEFORE, sides=sides)
-        measured = replace(before, objects=(replace(BLOCK, T_base_object=placed), PLATE))
-        outcome = judge(effect, None, before, measured, gripped(0.08), RULES)
-        assert (outcome.kind is OutcomeKind.ACHIEVED) is is_left
-
-
-@pytest.mark.parametrize("effect", [HOLD, PLACE, PUSH], ids=lambda e: e.kind)
-def test_what_was_not_measured_is_never_achieved(effect: Effect) -> None:
-    assert verdict_on(effect, None) is OutcomeKind.WRONG_EFFECT
-
-
-@pytest.mark.parametrize("effect", [Effect("fly", "red block"), Effect("hold"), Effect("release", "red block")])
-def test_an_effect_that_cannot_be_measured_is_never_achieved(effect: Effect) -> None:
-    assert verdict_on(effect, BEFORE) is OutcomeKind.WRONG_EFFECT
-
-
-@pytest.mark.parametrize("seen", [(), (block_at([0.3, 0.0, 0.45]),)], ids=["out of view", "in the gripper"])
-def test_a_grasp_is_achieved_when_the_gap_fits_and_the_place_is_empty(seen: tuple[SceneObject, ...]) -> None:
-    assert verdict_on(HOLD, Scene((*seen, PLATE), ())) is OutcomeKind.ACHIEVED
-
-
-@pytest.mark.parametrize("width_m", [0.0, 0.004, 0.08, float("nan")])
-def test_a_gap_that_does_not_fit_the_object_is_no_grasp(width_m: float) -> None:
-    assert verdict_on(HOLD, Scene((PLATE,), ()), width_m) is OutcomeKind.WRONG_EFFECT
-
-
-def test_a_grasp_is_no_motion_when_the_object_is_still_there() -> None:
-    assert verdict_on(HOLD, BEFORE) is OutcomeKind.NO_MOTION
-    assert verdict_on(HOLD, BEFORE, 0.0) is OutcomeKind.NO_MOTION
-
-
-def test_a_grasp_is_no_motion_when_an_unnamed_body_is_still_there() -> None:
-    measured = Scene((PLATE,), (block_at([0.51, 0.11, 0.025], "obstacle 1"),))
-    assert verdict_on(HOLD, measured) is OutcomeKind.NO_MOTION
-
-
-def test_a_believed_hold_does_not_hide_what_is_still_there() -> None:
-    held = block_at([0.3, 0.0, 0.45])
-    left = block_at([0.5, 0.1, 0.025], "obstacle 1")
-    measured = Scene((held, PLATE), (left,), held="red block", T_tool_held=np.eye(4))
-    assert verdict_on(HOLD, measured) is OutcomeKind.NO_MOTION
-
-
-@pytest.mark.parametrize(("width_m", "kind"), [(0.04, OutcomeKind.ACHIEVED), (0.08, OutcomeKind.WRONG_EFFECT)])
-def test_fingers_that_are_open_wider_than_in_the_twin_hold_nothing(width_m: float, kind: OutcomeKind) -> None:
-    """The length of a tall block says nothing: it is gripped by its width."""
-    tall = replace(BLOCK, shape=Box((0.04, 0.04, 0.12)), T_base_object=make_pose([0.5, 0.1, 0.06]))
-    outcome = judge(HOLD, None, Scene((tall,), ()), Scene((), ()), gripped(width_m), RULES, gripped(0.04))
-    assert outcome.kind is kind
-
-
-def test_an_object_that_was_pushed_aside_is_no_grasp() -> None:
-    assert verdict_on(HOLD, Scene((block_at([0.56, 0.1, 0.025]), PLATE), ())) is OutcomeKind.WRONG_EFFECT
-
-
-def test_lifting_from_a_bowl_leaves_the_bowl_where_it_was() -> None:
-    bowl = SceneObject("yellow bowl", Container((0.15, 0.15, 0.055), 0.006), make_pose([0.5, 0.1, 0.0275]))
-    before = Scene((replace(BLOCK, T_base_object=make_pose([0.5, 0.1, 0.031])), bowl), ())
-    outcome = judge(HOLD, None, before, Scene((bowl,), ()), gripped(0.05), RULES)
-    assert outcome.kind is OutcomeKind.ACHIEVED
-
-
-def test_a_place_is_achieved_where_it_was_predicted_in_the_relation() -> None:
-    outcome = judge(PLACE, None, BEFORE, Scene((block_at([0.51, -0.1, 0.04]), PLATE), ()), gripped(0.08), RULES)
-    assert outcome.kind is OutcomeKind.ACHIEVED
-    assert outcome.error_m == pytest.approx(0.01, abs=0.001)
-
-
-@pytest.mark.parametrize(
-    ("p_m", "kind"),
-    [
-        ([0.5, -0.02, 0.025], OutcomeKind.WRONG_EFFECT),  # fell beside the plate
-        ([0.5, -0.1, 0.065], OutcomeKind.WRONG_EFFECT),  # near, but floating
-        ([0.5, 0.1, 0.025], OutcomeKind.NO_MOTION),
-        ([np.nan, 0.0, 0.0], OutcomeKind.WRONG_EFFECT),
-    ],
-)
-def test_a_place_elsewhere_is_not_achieved(p_m: list[float], kind: OutcomeKind) -> None:
-    assert verdict_on(PLACE, Scene((block_at(p_m), PLATE), ()), 0.08) is kind
-
-
-def test_a_place_whose_object_or_reference_was_not_found_is_not_achieved() -> None:
-    assert verdict_on(PLACE, Scene((PLATE,), ()), 0.08) is OutcomeKind.WRONG_EFFECT
-    assert verdict_on(PLACE, Scene((block_at([0.5, -0.1, 0.039]),), ()), 0.08) is OutcomeKind.WRONG_EFFECT
-
-
-def test_a_place_whose_reference_slid_away_is_not_achieved() -> None:
-    away = replace(PLATE, T_base_object=make_pose([0.5, -0.25, 0.007]))
-    assert verdict_on(PLACE, Scene((block_at([0.5, -0.1, 0.039]), away), ()), 0.08) is OutcomeKind.WRONG_EFFECT
-
-
-def test_an_object_still_in_the_gripper_was_not_placed() -> None:
-    measured = Scene((block_at([0.5, -0.1, 0.039]), PLATE), (), held="red block", T_tool_held=np.eye(4))
-    assert verdict_on(PLACE, measured) is OutcomeKind.NO_MOTION
-
-
-def test_an_effect_that_moved_a_bystander_is_wrong() -> None:
-    ball = SceneObject("green block", Box((0.05, 0.05, 0.05)), make_pose([0.6, -0.2, 0.025]))
-    placed = block_at([0.5, -0.1, 0.039])
-    expected = Scene((placed, PLATE, ball), ())
-    rolled = replace(ball, T_base_object=make_pose([0.7, -0.2, 0.025]))
-    assert verdict_on(PLACE, Scene((placed, PLATE, ball), ()), 0.08, expected) is OutcomeKind.ACHIEVED
-    assert verdict_on(PLACE, Scene((placed, PLATE, rolled), ()), 0.08, expected) is OutcomeKind.WRONG_EFFECT
-
-
-@pytest.mark.parametrize(
-    ("x_m", "kind"),
-    [(0.6, OutcomeKind.ACHIEVED), (0.505, OutcomeKind.NO_MOTION), (0.55, OutcomeKind.WRONG_EFFECT)],
-)
-def test_a_push_is_judged_by_where_the_object_came_to_lie(x_m: float, kind: OutcomeKind) -> None:
-    assert verdict_on(PUSH, Scene((block_at([x_m, 0.1, 0.025]), PLATE), ()), 0.0) is kind
-
-
-@given(st.floats(0.3, 0.7), st.floats(-0.3, 0.3), st.floats(0.0, 0.3))
-def test_a_place_is_achieved_only_within_its_tolerance(x_m: float, y_m: float, z_m: float) -> None:
-    outcome = judge(PLACE, None, BEFORE, Scene((block_at([x_m, y_m, z_m]), PLATE), ()), gripped(0.08), RULES)
-    if outcome.kind is OutcomeKind.ACHIEVED:
-        assert np.linalg.norm(np.array([x_m, y_m, z_m]) - ON_PLATE[:3, 3]) <= PLACE.tolerance_m + 1e-9
 
 
 def test_a_motion_of_no_segments_is_finished_at_once(link: PlantLink) -> None:

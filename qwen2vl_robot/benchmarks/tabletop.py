@@ -257,6 +257,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         "success_ratio": round(successes / len(results), 4),
         "success_interval_95": wilson_interval(successes, len(results)),
         "false_success": sum(_is_false_success(r) for r in results),
+        "not_verified": sum(r["outcome"] == OutcomeKind.NOT_VERIFIED.value for r in results),
         "outcomes": dict(Counter(r["outcome"] for r in results)),
         "tasks": tasks,
         "seconds_median": {

@@ -186,6 +186,12 @@ class BulletWorld:
         pybullet.resetBasePositionAndOrientation(body, position, quat, physicsClientId=client)
         pybullet.resetBaseVelocity(body, [0, 0, 0], [0, 0, 0], physicsClientId=client)
 
+    def set_velocity(self, name: str, velocity_mps: Array) -> None:
+        """Give a named body a linear velocity (3,)."""
+        if not np.isfinite(velocity_mps).all():
+            raise ValueError(f"{name}: the velocity is not finite")
+        pybullet.resetBaseVelocity(self._client.body(name), velocity_mps.tolist(), physicsClientId=self._client.id)
+
     def speed_mps(self, name: str) -> float:
         """Read the linear speed of a named body."""
         linear, _ = pybullet.getBaseVelocity(self._client.body(name), physicsClientId=self._client.id)

@@ -57,6 +57,30 @@ def bench_hazards(
     raise typer.Exit(1 if found["totals"]["hazardous_accepted"] else 0)
 
 
+@bench.command("judge", epilog="Example: qwen2vl-robot bench judge --json out/judge.json")
+def bench_judge(
+    tables: Annotated[int, typer.Option(min=1, max=10_000, help="Scenes, each with an ending of every kind.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 61000,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="How many scenes are judged at once.")] = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """Judge endings made by hand in the plant. Exit code 1: one that is no success was called achieved."""
+    from qwen2vl_robot.benchmarks.endings.suite import run_endings, summarise_endings
+
+    began = time.perf_counter()
+
+    def answer(results: Results) -> dict[str, Any]:
+        endings = [ending for table in results for ending in table["endings"]]
+        seconds = round(time.perf_counter() - began, 1)
+        return {**provenance(), "seed": seed, "seconds": seconds, "totals": summarise_endings(endings)}
+
+    found = gather(run_endings(tables, seed, processes), "scenes", tables, answer=answer, json_file=json_file)
+    if json_file != STDOUT:
+        _print_endings(found)
+    save_json(found, json_file)
+    raise typer.Exit(1 if found["totals"]["false_success"] else 0)
+
+
 @bench.command("validation", epilog="Example: qwen2vl-robot bench validation --json out/validation.json")
 def bench_validation(
     plot: Annotated[Path, typer.Option(help="The SVG file for the plot.")] = Path("out/validation.svg"),
@@ -174,6 +198,23 @@ def bench_clip(
             table.add_row(name, *cells, f"{totals[name]['seconds_median']:.2f}")
         show(table)
     save_json(found, json_file)
+
+
+def _print_endings(found: dict[str, Any]) -> None:
+    totals = found["totals"]
+    table = Table(f"endings, seed {found['seed']}", "endings", "called achieved", "not verified")
+    for name, kind in totals["kinds"].items():
+        counts = (kind["outcomes"].get(outcome, 0) for outcome in ("achieved", "not_verified"))
+        table.add_row(f"{'success' if kind['success'] else 'none'}: {name}", str(kind["endings"]), *map(str, counts))
+    for name in ("false_success", "true_called"):
+        interval = totals[f"{name}_interval_95"]
+        low, high = interval or (0.0, 1.0)
+        count, key = (
+            (totals["no_success"], name) if name == "false_success" else (totals["success"], "true_called_ratio")
+        )
+        table.add_row(name.replace("_", " "), str(count), f"{totals[key]} ({low:.2%} to {high:.2%})", "")
+    show(table)
+    say(f"{found['command']}; {found['machine']}; {found['seconds']} s")
 
 
 def _print_hazards(totals: dict[str, Any]) -> None:

@@ -141,6 +141,7 @@ def _print_tasks(answer: dict[str, Any]) -> None:
         low, high = totals["asked_interval_95"]
         table.add_row("asked when due", f"{totals['asked_ratio']:.1%} ({low:.1%} to {high:.1%})")
     table.add_row("false success", str(totals["false_success"]))
+    table.add_row("not verified", str(totals["not_verified"]))
     for stage, seconds in totals["seconds_median"].items():
         table.add_row(f"{stage}, median", f"{seconds:.2f} s")
     table.add_row("peak memory", f"{totals['peak_memory_mb']} MB")

@@ -30,6 +30,7 @@ _PART_REACH_M = 0.008
 _SHARED_REACH_M = 0.02
 _SHARED_RATIO = 0.12
 _GRIP_SLACK_M = 0.012
+_ALIKE_COST_M = 0.002  # a wrong shape costs 4 mm more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,10 +115,19 @@ def _find_all(view: LevelledView, bodies: list[Body], standing: list[SceneObject
             used = {id(f.body) for f in found.values()}
             free = [b for b in bodies if id(b) not in used and _may_be(b.segment, item, reach_m)]
             fits = [_Match(b, _fit_known(view, b, everything, item)) for b in free]
-            best = min(fits, key=lambda f: f.fit.cost_m, default=None)
+            best = _nearest_of_the_best(fits, item)
             if best is not None and best.fit.cost_m < EXPLAINED_COST_M:
                 found[item.name] = best
     return found
+
+
+def _nearest_of_the_best(fits: list[_Match], item: SceneObject) -> _Match | None:
+    """Choose the best fit; of several that fit alike, such as two equal blocks, the one where the object should be."""
+    best_m = min((f.fit.cost_m for f in fits), default=0.0)
+    alike = [f for f in fits if f.fit.cost_m < best_m + _ALIKE_COST_M]
+    return min(
+        alike, key=lambda f: float(np.linalg.norm(f.fit.solid.centre_m - item.T_base_object[:3, 3])), default=None
+    )
 
 
 def _explain_missing(item: SceneObject) -> str:
