@@ -36,6 +36,7 @@ from qwen2vl_robot.reasons import EvidenceReason, TaskReason
 from qwen2vl_robot.relations import relation_holds
 
 LOOK_GAP_S = 0.4  # between the two looks: what moves at 2 cm/s, which counts as at rest, goes 8 mm
+_SAME_POSE = 0.001  # m, and rad: a camera at the wrist is back where it was, to less than a pixel
 _ARM_OFF_M = 0.025  # by depth; hulls and calibration leave 3 to 13 mm where the arm is right
 _CLEARLY_MOVED_RAD = 0.1  # a joint that moves less may leave the arm where it was, for depth
 _GRIP_ERROR_M = 0.005  # a measured side is good to 2 mm, the fingers' width to 1 mm
@@ -109,7 +110,9 @@ def _open(
     if expected is None or end is None or seen is None:
         raise ObservationError("there is no scene before the motion, or no prediction, to compare with")
     for frame in (look.frame for look in looks):
-        if frame.intrinsics != seen.intrinsics or not np.allclose(frame.T_base_camera, seen.T_base_camera, atol=1e-6):
+        if frame.intrinsics != seen.intrinsics or not np.allclose(
+            frame.T_base_camera, seen.T_base_camera, atol=_SAME_POSE
+        ):
             raise ObservationError("the camera is not what or where it was before the motion")
     kinematics, profile = surroundings.kinematics, surroundings.profile
     before = make_view(Observation(seen, step.start), kinematics, profile)

@@ -128,13 +128,20 @@ def test_a_bystander_without_depth_is_not_verified(table: Table) -> None:
     assert (outcome.kind, outcome.reason) == (OutcomeKind.NOT_VERIFIED, EvidenceReason.HIDDEN)
 
 
-def test_what_a_moved_camera_sees_is_not_verified(table: Table) -> None:
+def judged_from(off_m: float, table: Table) -> Outcome:
     ending, looks = made(others.waited, table)
     T = looks[1].frame.T_base_camera.copy()
-    T[0, 3] += 0.01
-    moved = replace(looks[1], frame=replace(looks[1].frame, T_base_camera=freeze(T)))
-    outcome = judged(ending, (looks[0], moved))
+    T[0, 3] += off_m
+    return judged(ending, (looks[0], replace(looks[1], frame=replace(looks[1].frame, T_base_camera=freeze(T)))))
+
+
+def test_what_a_moved_camera_sees_is_not_verified(table: Table) -> None:
+    outcome = judged_from(0.005, table)
     assert (outcome.kind, outcome.reason) == (OutcomeKind.NOT_VERIFIED, EvidenceReason.UNMEASURED)
+
+
+def test_a_camera_at_the_wrist_that_is_back_where_it_was_shows_the_effect(table: Table) -> None:
+    assert judged_from(0.0005, table).kind is OutcomeKind.ACHIEVED
 
 
 @pytest.mark.parametrize("effect", [Effect("fly", "red block"), Effect("hold"), Effect("release", "red block")])
