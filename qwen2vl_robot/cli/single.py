@@ -80,10 +80,13 @@ def plan(
     Exit code 1: the model asks or refuses.
     """
     from qwen2vl_robot.agreement import understand
+    from qwen2vl_robot.bounds import PICTURES
     from qwen2vl_robot.messages import Instruction, Outcome, PlannerRequest
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 
+    if len(also or ()) + len(before or ()) > PICTURES:
+        raise BadInputError(f"--also and --before: at most {PICTURES} pictures, they are in memory together")
     wish, rgb = understand(Instruction(instruction), trusts_unread=True), read_photo(image, say)
     if isinstance(wish, Outcome):
         save_json({"instruction": instruction, "actions": [], "reasons": list(wish.reasons)}, json_file)

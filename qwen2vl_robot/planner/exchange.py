@@ -84,7 +84,7 @@ class _Exchange:
             self.result = error
         except httpx2.TimeoutException:
             self.result = NoAnswerError("no answer in time", failure=Failure.LATE)
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - the top of a thread: no connection, no HTTP, a proxy that is none ...
             self.result = NoAnswerError(shown(error) or type(error).__name__)
         finally:
             self.has_ended.set()
