@@ -177,7 +177,7 @@ def test_a_description_that_agrees_is_fine(cell: Cell) -> None:
     [
         (URDF.replace("panda_joint3", "elbow"), "no joint panda_joint3"),
         ("<robot", "not a URDF"),
-        ("<sdf/>", "its root is <sdf>"),
+        ("<sdf/>", "its root is not <robot>"),
         ('<!DOCTYPE r [<!ENTITY a "b">]><robot/>', "entity"),
     ],
 )
