@@ -172,6 +172,14 @@ def test_a_refusal_with_a_body_without_end_is_its_status(server: Server, status:
     assert server.connections == 1
 
 
+def test_a_server_that_quotes_the_key_does_not_get_it_printed(server: Server) -> None:
+    server.serve = say(REFUSED + OPEN + b"no such key: sk-sesame-1234")
+    assert ask(Request(server.url, key="sk-sesame-1234"), 5.0, 1000).body == b"no such key: ..."
+    with pytest.raises(NoAnswerError) as refused:
+        ask(Request(server.url, key="sk-sesame\n1234"), 5.0, 1000)
+    assert "sesame" not in str(refused.value)
+
+
 def test_a_refusal_that_drips_is_its_status(server: Server) -> None:
     server.serve = drip(REFUSED + OPEN, b"n")
     assert ask(Request(server.url), WITHIN_S, 1000).status == 400

@@ -166,7 +166,7 @@ def test_a_key_that_cannot_be_sent_is_not_printed(server: Server, monkeypatch: p
     said: list[str] = []
     settings = ModelSettings(model="m", server=server.url, key_variable="PLANNER_KEY")
     assert not examine_server(settings, said.append)
-    assert said == [f"{server.url}: the key in PLANNER_KEY is not plain ASCII"]
+    assert said == [f"{server.url}: cannot be reached: the key is not plain ASCII"]
     assert server.asked == []
 
 
