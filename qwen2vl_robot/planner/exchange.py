@@ -101,9 +101,8 @@ class _Exchange:
         limits = httpx2.Timeout(self.within_s, connect=min(_CONNECT_S, self.within_s))
         method = "GET" if asked.json is None else "POST"
         with (
-            httpx2.Client(
-                follow_redirects=False, timeout=limits, verify=_tls()
-            ) as client,  # the key goes where it was meant to go
+            # No redirects: the key goes where it was meant to go.
+            httpx2.Client(follow_redirects=False, timeout=limits, verify=_tls()) as client,
             client.stream(
                 method, asked.url, json=asked.json, headers=headers, extensions={"trace": self._trace}
             ) as response,
