@@ -22,6 +22,7 @@ IMAGE_PIXELS = 4096 * 4096  # of a camera's frame
 IMAGE_BYTES = 64_000_000
 PHOTO_PIXELS = 25_000_000  # of a person's picture: a camera of 24 megapixels
 PHOTO_BYTES = 64_000_000
+PICTURES = 16  # that are planned on together; cameras too
 JPEG_SCANS = 100  # an ordinary progressive JPEG has about ten, and each costs a pass over all pixels
 
 # Sound.

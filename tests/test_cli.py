@@ -23,6 +23,7 @@ from qwen2vl_robot.benchmarks import box_convention
 from qwen2vl_robot.bounds import ERROR_CHARS
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.resources import data_root
+from tests.hostile import MOST_MB, grown_mb
 
 HAZARDS = data_root() / "sim" / "hazards"
 
@@ -370,6 +371,36 @@ def test_a_hostile_argument_is_one_short_line(  # type: ignore[no-untyped-def]
     assert is_one_line(err)
     assert err.strip().isprintable()
     assert len(err) <= ERROR_CHARS + 100
+
+
+WORST_FILES = {
+    "a bomb to check": ("check", b"a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\n" * 1000),
+    "many wrong segments to check": ("check", b"motion:\n" + b"- {joints: [{a: 1}]}\n" * 33_000),
+    "a large file to check": ("check", b"a" * 20_000_000),
+    "a large picture": ("plan", b"\x89PNG\r\n\x1a\n" + bytes(70_000_000)),
+    "a scene of many things": ("demo", b"always:\n" + b"- {colour: red, kind: block}\n" * 30_000),
+}
+
+
+@pytest.mark.parametrize(("command", "data"), WORST_FILES.values(), ids=WORST_FILES.keys())
+def test_a_command_that_refuses_a_file_takes_little_memory(tmp_path: Path, command: str, data: bytes) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_bytes(data)
+    code = f"""
+import sys
+from qwen2vl_robot import cli
+def run(name):
+    more = {{"check": (name,), "plan": (name, "pick up the red block"), "demo": ("--scene", name, "--headless")}}
+    sys.argv = ["qwen2vl-robot", {command!r}, *more[{command!r}]]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return ended.code == 2
+run("/nowhere.yaml")  # what the command imports is no part of what the file takes
+def attack():
+    return run({str(file)!r})
+"""
+    assert grown_mb(code) < MOST_MB
 
 
 @pytest.mark.parametrize("domain", ["²", "9" * 5000, "-1", "", "x\x1b", "102", "１２３４"])

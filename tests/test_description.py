@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from qwen2vl_robot.bounds import URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS
+from qwen2vl_robot.bounds import MESH_BYTES, URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS
 from qwen2vl_robot.config import RobotProfile, load_robot, load_yaml, robot_file
-from qwen2vl_robot.description import check_description, mesh_digests, read_joints, take_live, wants_live
+from qwen2vl_robot.description import check_description, check_meshes, mesh_digests, read_joints, take_live, wants_live
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
 from tests.hostile import MOST_MB, grown_mb
@@ -171,3 +171,15 @@ def test_a_whole_robot_file_with_a_device_as_its_urdf_is_one_line(tmp_path: Path
 def test_a_urdf_that_is_no_file_is_one_line(tmp_path: Path, urdf: str) -> None:
     with pytest.raises(BadInputError):
         load_yaml(short_file(tmp_path, urdf=urdf), RobotProfile)
+
+
+def test_a_mesh_is_as_large_as_allowed_and_no_byte_larger(tmp_path: Path) -> None:
+    shape = '<collision><geometry><mesh filename="a.stl"/></geometry></collision>'
+    (tmp_path / "arm.urdf").write_text(f'<robot name="r"><link name="a">{shape}</link></robot>')
+    mesh = tmp_path / "a.stl"
+    mesh.touch()
+    os.truncate(mesh, MESH_BYTES)
+    check_meshes(tmp_path / "arm.urdf")
+    os.truncate(mesh, MESH_BYTES + 1)
+    with pytest.raises(BadInputError, match=f"mesh a.stl: more than {MESH_BYTES} bytes"):
+        check_meshes(tmp_path / "arm.urdf")

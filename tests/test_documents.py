@@ -47,27 +47,18 @@ def test_hostile_yaml_ends_in_one_line(tmp_path: Path, text: str) -> None:
     assert str(refused.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("[" * YAML_DEPTH + "]" * YAML_DEPTH, None),
-        ("9" * NUMBER_CHARS, int("9" * NUMBER_CHARS)),
-        ("'" + "9" * 1000 + "'", "9" * 1000),
-        ("f" * 128, "f" * 128),
-        ("3 blocks " + "and so on " * 100, "3 blocks " + ("and so on " * 100).strip()),
-        ("a: &a [1, 2]\nb: *a", {"a": [1, 2], "b": [1, 2]}),
-        ("[" + "1," * (YAML_NODES - 1) + "]", [1] * (YAML_NODES - 1)),
-    ],
-    ids=[
-        "as deep as allowed",
-        "a long number",
-        "a long text of digits",
-        "a digest",
-        "a long text",
-        "an alias",
-        "many values",
-    ],
-)
+NEAR: dict[str, tuple[str, object]] = {
+    "as deep as allowed": ("[" * YAML_DEPTH + "]" * YAML_DEPTH, None),
+    "a long number": ("9" * NUMBER_CHARS, int("9" * NUMBER_CHARS)),
+    "a long text of digits": ("'" + "9" * 1000 + "'", "9" * 1000),
+    "a digest": ("f" * 128, "f" * 128),
+    "a long text": ("3 blocks " + "and so on " * 100, "3 blocks " + ("and so on " * 100).strip()),
+    "an alias": ("a: &a [1, 2]\nb: *a", {"a": [1, 2], "b": [1, 2]}),
+    "many values": ("[" + "1," * (YAML_NODES - 1) + "]", [1] * (YAML_NODES - 1)),
+}
+
+
+@pytest.mark.parametrize(("text", "value"), NEAR.values(), ids=NEAR.keys())
 def test_what_is_just_within_the_bounds_is_read(text: str, value: object) -> None:
     read = parse_yaml(text, "a.yaml")
     assert value is None or read == value
@@ -154,7 +145,6 @@ def test_json_within_the_bounds_is_read() -> None:
 WORST = {
     "an error for each of many values": "'a:\\n' + '- 1\\n' * 199_000",
     "an error for each of many fields": "''.join(f'a{i}: 1\\n' for i in range(99_000))",
-    "many wrong segments": "'start_q_rad: [0]\\nmotion:\\n' + '- {joints: [{a: 1}]}\\n' * 33_000",
     "a bomb": repr(BOMB),
     "one long text": "'a' * 4_000_000",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bounds import BODIES
 from qwen2vl_robot.cell import CellRules
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
@@ -194,3 +195,10 @@ def load_rules_from(data: object) -> CellRules:
 
 def test_no_verb_of_the_vocabulary_ends_a_stop() -> None:
     assert {verb.value for verb in Verb} == {"pick", "place", "push", "home", "wait", "ask", "refuse"}
+
+
+def test_a_cell_has_as_many_zones_as_allowed_and_not_one_more() -> None:
+    zones = [{"name": f"z{i}", "min_m": [0, 0, 0], "max_m": [1, 1, 1]} for i in range(BODIES + 1)]
+    assert len(load_rules_from({"zones": zones[:-1]}).zones) == BODIES
+    with pytest.raises(BadInputError, match=f"at most {BODIES} items"):
+        load_rules_from({"zones": zones})

@@ -84,6 +84,7 @@ def plan(
     Boxes are left, top, right, bottom in 0..1000 of the picture's width and height.
     Exit code 1: the model asks or refuses.
     """
+    from qwen2vl_robot.bounds import PICTURES
     from qwen2vl_robot.messages import Instruction, Outcome, PlannerRequest
     from qwen2vl_robot.order import understand
     from qwen2vl_robot.photos import read_photo
@@ -91,6 +92,8 @@ def plan(
     from qwen2vl_robot.reading import whose_sides
     from qwen2vl_robot.relations import load_relations
 
+    if len(also or ()) + len(before or ()) > PICTURES:
+        raise BadInputError(f"--also and --before: at most {PICTURES} pictures, they are in memory together")
     wish, rgb = understand(Instruction(instruction), trusts_unread=True), read_photo(image, say)
     if isinstance(wish, Outcome):
         save_json({"instruction": instruction, "actions": [], "reasons": list(wish.reasons)}, json_file)

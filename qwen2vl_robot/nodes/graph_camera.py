@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.graph import interface
@@ -104,7 +105,7 @@ class GraphCamera:
         frames = (image.header.frame_id, depth.header.frame_id)
         if frames[0] != frames[1]:
             raise ObservationError(
-                f"camera: image is in frame {frames[0]!r}, depth in {frames[1]!r}; both need the same"
+                f"camera: image is in frame {shown(frames[0])!r}, depth in {shown(frames[1])!r}; both need the same"
             )
         self.frame_id = frames[0]
         stamp_ns = stamp_to_ns(image.header.stamp)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qwen2vl_robot.bounds import NAME_CHARS, shown
+from qwen2vl_robot.bounds import NAME_CHARS, PICTURES, shown
 from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.documents import parse_yaml, read_yaml
 from qwen2vl_robot.errors import BadInputError
@@ -42,13 +42,13 @@ class Settings(Strict):
     cameras: tuple[_Text, ...] = Field(
         default=("",),
         min_length=1,
-        max_length=16,
+        max_length=PICTURES,
         description="each camera's prefix of image, depth and camera_info, such as front/; the first one is planned on",
     )
     compressed: bool = Field(default=False, description="subscribe to image/compressed instead of image")
     calibrations: tuple[_Text, ...] = Field(
         default=("",),
-        max_length=16,
+        max_length=PICTURES,
         description="for each camera a file of qwen2vl-robot calibrate; empty: tf gives its pose",
     )
     frame_timeout_s: float = Field(

@@ -7,7 +7,9 @@ and the look-up of a name has none at all. Here the whole exchange has one deadl
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.errors import RobotError
 
 _CONNECT_S = 5.0
+_SECRET_CHARS = 8  # a shorter key protects nothing, and may be a word of the text
 _CONNECTED = ("connection.connect_tcp.complete", "connection.start_tls.complete")
 
 
@@ -74,7 +77,7 @@ class _Exchange:
     within_s: float
     most_bytes: int
     result: Answer | NoAnswerError | None = None
-    socket: socket.socket | None = None
+    connection: socket.socket | None = None
     has_ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -84,19 +87,22 @@ class _Exchange:
             self.result = error
         except httpx2.TimeoutException:
             self.result = NoAnswerError("no answer in time", failure=Failure.LATE)
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
-            self.result = NoAnswerError(shown(error) or type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the top of a thread: no connection, no HTTP, a proxy that is none ...
+            self.result = NoAnswerError(shown(self._without_key(str(error))) or type(error).__name__)
         finally:
             self.has_ended.set()
 
     def _answer(self) -> Answer:
         asked, key = self.request, self.request.key
+        if not key.isascii() or not key.isprintable():  # the library would quote it
+            raise NoAnswerError("the key is not plain ASCII")
         # A compressed answer could grow a thousandfold as it is unpacked.
         headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
         limits = httpx2.Timeout(self.within_s, connect=min(_CONNECT_S, self.within_s))
         method = "GET" if asked.json is None else "POST"
         with (
-            httpx2.Client(follow_redirects=False, timeout=limits) as client,  # the key goes where it was meant to go
+            # No redirects: the key goes where it was meant to go.
+            httpx2.Client(follow_redirects=False, timeout=limits, verify=_tls()) as client,
             client.stream(
                 method, asked.url, json=asked.json, headers=headers, extensions={"trace": self._trace}
             ) as response,
@@ -106,7 +112,8 @@ class _Exchange:
 
     def _body(self, response: httpx2.Response) -> bytes:
         if not response.is_success:
-            return next(response.iter_raw(), b"")
+            piece = next(response.iter_raw(), b"")
+            return self._without_key(piece.decode("utf-8", "replace")).encode()
         if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             raise NoAnswerError("its answer is compressed, which was not asked for")
         body = bytearray()
@@ -116,15 +123,26 @@ class _Exchange:
                 raise NoAnswerError(f"longer than {self.most_bytes} bytes", failure=Failure.LONG)
         return bytes(body)
 
+    def _without_key(self, text: str) -> str:
+        """Some servers quote a key that they refuse."""
+        key = self.request.key
+        return text.replace(key, "...") if len(key) >= _SECRET_CHARS else text
+
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event in _CONNECTED:
-            self.socket = info["return_value"].get_extra_info("socket")
+            self.connection = info["return_value"].get_extra_info("socket")
 
     def cut(self) -> None:
         """End the connection under the thread, which then ends by an error."""
-        if self.socket is not None:
+        if self.connection is not None:
             with contextlib.suppress(OSError):  # it is closed already
-                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # also under TLS, without its farewell
+                socket.socket.shutdown(self.connection, socket.SHUT_RDWR)  # also under TLS, without its farewell
+
+
+@functools.lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """The certificates that servers are checked by; loading them takes as long as many a request."""
+    return httpx2.create_ssl_context()
 
 
 def ask(request: Request, within_s: float, most_bytes: int) -> Answer:

@@ -133,6 +133,16 @@ def test_what_is_no_plain_answer_is_one_line(server: Server, serve: Serve) -> No
     assert len(str(refused.value)) <= 200
 
 
+@pytest.mark.parametrize("proxy", ["http://[", "socks5://127.0.0.1:1", "nonsense", "http://127.0.0.1:99999"])
+def test_a_proxy_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(NoAnswerError) as refused:
+        ask(Request("http://example.invalid/v1"), 5.0, 1000)
+    assert refused.value.failure is Failure.BROKEN
+    assert str(refused.value).isprintable()
+
+
 def test_an_answer_is_as_long_as_allowed_and_no_byte_longer(server: Server) -> None:
     server.serve = say(OK + OPEN + b"x" * 1000)
     assert ask(Request(server.url), 5.0, 1000).body == b"x" * 1000
@@ -160,6 +170,14 @@ def test_a_refusal_with_a_body_without_end_is_its_status(server: Server, status:
     assert answer.body.startswith(b"no")
     assert len(answer.body) <= 65536
     assert server.connections == 1
+
+
+def test_a_server_that_quotes_the_key_does_not_get_it_printed(server: Server) -> None:
+    server.serve = say(REFUSED + OPEN + b"no such key: sk-sesame-1234")
+    assert ask(Request(server.url, key="sk-sesame-1234"), 5.0, 1000).body == b"no such key: ..."
+    with pytest.raises(NoAnswerError) as refused:
+        ask(Request(server.url, key="sk-sesame\n1234"), 5.0, 1000)
+    assert "sesame" not in str(refused.value)
 
 
 def test_a_refusal_that_drips_is_its_status(server: Server) -> None:

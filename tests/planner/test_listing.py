@@ -160,6 +160,16 @@ def test_a_key_is_sent_where_it_is_set_and_missed_where_it_is_not(
     assert "sesame" not in "".join(said)
 
 
+@pytest.mark.parametrize("key", ["ses\name", "sesame\x1b", "sésame"])
+def test_a_key_that_cannot_be_sent_is_not_printed(server: Server, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("PLANNER_KEY", key)
+    said: list[str] = []
+    settings = ModelSettings(model="m", server=server.url, key_variable="PLANNER_KEY")
+    assert not examine_server(settings, said.append)
+    assert said == [f"{server.url}: cannot be reached: the key is not plain ASCII"]
+    assert server.asked == []
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_is_told(server: Server, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = lambda http: send(http, b"", status)

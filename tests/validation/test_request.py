@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from qwen2vl_robot.bounds import BODIES, SEGMENTS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Box, Container, Cylinder, GripperSegment, JointSegment, Sphere
 from qwen2vl_robot.resources import data_root
@@ -183,3 +184,13 @@ def test_a_request_that_picks_something_expects_it_in_the_gripper(tmp_path: Path
     _, scene, start, motion = load_request(request(tmp_path, picks="block"))
     assert (motion.effect.kind, motion.effect.name) == ("hold", "block")
     assert {v.kind for v in twin.rehearse(motion, scene, start).violations} == {"wrong_effect"}
+
+
+def test_a_request_has_as_many_parts_as_allowed_and_not_one_more(tmp_path: Path) -> None:
+    blocks = [{**BLOCK, "name": f"b{i}", "position_m": [0.5, i / 20 - 2.5, 0.025]} for i in range(BODIES + 1)]
+    grips = [{"gripper": {"width_m": 0.08, "seconds": 0.1}}] * (SEGMENTS + 1)
+    _, scene, _, motion = load_request(request(tmp_path, objects=blocks[:-1], motion=grips[:-1]))
+    assert (len(scene.objects), len(motion.segments)) == (BODIES, SEGMENTS)
+    for changes in ({"objects": blocks}, {"motion": grips}):
+        with pytest.raises(BadInputError, match="at most"):
+            load_request(request(tmp_path, **changes))
