@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph, parse_remaps
+from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph, parse_remaps, resolve_name
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.log import start_logging
 from qwen2vl_robot.nodes.controller_node import ControllerNode
@@ -56,7 +56,7 @@ def run_controller_process(
     """
     check_transport(options.transport)
     remap, name, namespace = parse_remaps(options.remaps, NODE_NAME, options.namespace)
-    settings = load_settings(params_files, given, name)
+    settings = load_settings(params_files, given, resolve_name(f"~/{name}", name, namespace).rpartition("/")[0])
     if options.transport == "ros" or (options.transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.lifecycle import LifecycleOptions, run_lifecycle
 

@@ -7,16 +7,16 @@ explains each.
 from __future__ import annotations
 
 from pathlib import Path
-from types import NoneType
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from qwen2vl_robot.bounds import NAME_CHARS, PICTURES, shown
 from qwen2vl_robot.config import Strict, parse
-from qwen2vl_robot.documents import parse_yaml, read_yaml
+from qwen2vl_robot.documents import parse_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
+from qwen2vl_robot.nodes.parameters import read_parameters
 from qwen2vl_robot.sides import SeenFrom
 
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
@@ -97,23 +97,11 @@ def load_settings(params_files: list[str], given: list[str], node: str) -> Setti
     """
     values: dict[str, object] = {}
     for file in params_files:
-        values |= {k: v for k, v in _from_file(Path(file), node).items() if (k, v) != ("seen_from", "")}
+        found = read_parameters(Path(file), node, Settings.model_fields)
+        values |= {name: value for name, value in found.items() if (name, value) != ("seen_from", "")}
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:
             raise BadInputError(f"-p {shown(pair)}: the form is name:=value")
         values[name] = parse_yaml(value, f"-p {shown(name)}")
     return parse(values, Settings, ", ".join(params_files) or "parameters")
-
-
-def _from_file(path: Path, node: str) -> dict[str, object]:
-    data = read_yaml(path)
-    if not isinstance(data, dict | NoneType):
-        raise BadInputError(f"{shown(path)}: a mapping is needed, found {type(data).__name__}")
-    values: dict[str, object] = {}
-    for name, section in (data or {}).items():
-        if name == "/**" or str(name).rpartition("/")[2] == node:
-            if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
-                raise BadInputError(f"{path}: {shown(name)} needs ros__parameters: followed by names and values")
-            values |= section["ros__parameters"]
-    return values

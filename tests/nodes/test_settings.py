@@ -31,7 +31,7 @@ def test_the_shipped_file_explains_every_parameter() -> None:
 def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("/**:\n  ros__parameters: {seed: 4}\nqwen2vl_robot:\n  ros__parameters: {approval: never}\n")
-    settings = load_settings([str(file)], ["seed:=5", "use_sim_time:=true"], "qwen2vl_robot")
+    settings = load_settings([str(file)], ["seed:=5", "use_sim_time:=true"], "/qwen2vl_robot")
     assert (settings.seed, settings.approval, settings.use_sim_time) == (5, ApprovalMode.NEVER, True)
 
 
@@ -39,9 +39,9 @@ def test_a_launch_argument_that_nobody_gave_does_not_turn_left_and_right(tmp_pat
     mine, launched = tmp_path / "mine.yaml", tmp_path / "launched.yaml"
     mine.write_text("/**:\n  ros__parameters: {seen_from: robot}\n")
     launched.write_text('/**:\n  ros__parameters: {seen_from: "", approval: auto}\n')
-    assert load_settings([str(mine), str(launched)], [], "qwen2vl_robot").whose_sides is SeenFrom.ROBOT
-    assert load_settings([str(launched)], [], "qwen2vl_robot").whose_sides is None
-    given = load_settings([str(mine), str(launched)], ["seen_from:=picture"], "qwen2vl_robot")
+    assert load_settings([str(mine), str(launched)], [], "/qwen2vl_robot").whose_sides is SeenFrom.ROBOT
+    assert load_settings([str(launched)], [], "/qwen2vl_robot").whose_sides is None
+    given = load_settings([str(mine), str(launched)], ["seen_from:=picture"], "/qwen2vl_robot")
     assert given.whose_sides is SeenFrom.PICTURE
 
 
@@ -58,7 +58,7 @@ def test_a_launch_argument_that_nobody_gave_does_not_turn_left_and_right(tmp_pat
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_allowed(given: str, problem: str) -> None:
     with pytest.raises(BadInputError, match=problem) as caught:
-        load_settings([], [given], "qwen2vl_robot")
+        load_settings([], [given], "/qwen2vl_robot")
     assert "\n" not in str(caught.value)
 
 
@@ -66,7 +66,7 @@ def test_a_file_without_ros_parameters_is_named(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("/**: {seed: 4}\n")
     with pytest.raises(BadInputError, match="ros__parameters"):
-        load_settings([str(file)], [], "qwen2vl_robot")
+        load_settings([str(file)], [], "/qwen2vl_robot")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_a_file_without_ros_parameters_is_named(tmp_path: Path) -> None:
         "- hunter2\n",
         "/**: hunter2\n",
         "/**:\n  ros__parameters: hunter2\n",
-        "/**:\n  ros__parameters: {password: hunter2}\n",
+        "/qwen2vl_robot:\n  ros__parameters: {password: hunter2}\n",
+        "hunter2: hunter2\n",
+        "a/hunter2 hunter2: {b: hunter2}\n",
         "/**:\n  ros__parameters: {seed: [hunter2]}\n",
         "/**:\n  ros__parameters: {1: hunter2, [a]: hunter2}\n",
         "a: &a [*a]\n",
@@ -87,16 +89,76 @@ def test_a_file_that_holds_no_parameters_is_refused_and_not_printed(tmp_path: Pa
     file = tmp_path / "p.yaml"
     file.write_text(text)
     with pytest.raises(BadInputError) as caught:
-        load_settings([str(file)], [], "qwen2vl_robot")
+        load_settings([str(file)], [], "/qwen2vl_robot")
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_parameter_is_as_long_as_allowed_and_no_letter_longer() -> None:
-    assert load_settings([], ["robot:=" + "a" * NAME_CHARS], "node").robot == "a" * NAME_CHARS
+    assert load_settings([], ["robot:=" + "a" * NAME_CHARS], "/node").robot == "a" * NAME_CHARS
     with pytest.raises(BadInputError, match=f"robot = 'aaa.*at most {NAME_CHARS} characters"):
-        load_settings([], ["robot:=" + "a" * (NAME_CHARS + 1)], "node")
+        load_settings([], ["robot:=" + "a" * (NAME_CHARS + 1)], "/node")
 
 
 def test_an_empty_file_of_parameters_sets_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").touch()
-    assert load_settings([str(tmp_path / "p.yaml")], [], "node") == load_settings([], [], "node")
+    assert load_settings([str(tmp_path / "p.yaml")], [], "/node") == load_settings([], [], "/node")
+
+
+LEFT, RIGHT = "/left/qwen2vl_robot", "/right/qwen2vl_robot"
+
+
+@pytest.mark.parametrize(
+    ("section", "applies"),
+    [
+        ("/**", True),
+        ("/left/qwen2vl_robot", True),
+        ("left/qwen2vl_robot", True),
+        ("/left/*", True),
+        ("/*/qwen2vl_robot", True),
+        ("/**/qwen2vl_robot", True),
+        ("/right/qwen2vl_robot", False),
+        ("/qwen2vl_robot", False),
+        ("qwen2vl_robot", False),
+        ("/*", False),
+        ("/left/qwen2vl_robot/more", False),
+        ("/left/qwen2vl.robot", False),
+    ],
+)
+def test_the_parameters_of_another_node_do_not_apply(tmp_path: Path, section: str, applies: bool) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(f"{section}:\n  ros__parameters: {{seed: 7}}\n")
+    assert load_settings([str(file)], [], LEFT).seed == (7 if applies else 0)
+
+
+def test_nodes_may_be_nested_in_their_namespaces(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    nested = "{}:\n  qwen2vl_robot:\n    ros__parameters: {{approval: {}, seed: {}}}\n"
+    file.write_text(nested.format("left", "auto", 1) + nested.format("right", "never", 2))
+    left, right = (load_settings([str(file)], [], node) for node in (LEFT, RIGHT))
+    assert (left.approval, left.seed) == (ApprovalMode.AUTO, 1)
+    assert (right.approval, right.seed) == (ApprovalMode.NEVER, 2)
+
+
+def test_what_stands_later_counts_more(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("/left/*:\n  ros__parameters: {seed: 1}\n/**:\n  ros__parameters: {seed: 2}\n")
+    assert load_settings([str(file)], [], LEFT).seed == 2
+
+
+def test_what_is_for_other_nodes_is_ignored_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("/**:\n  ros__parameters: {sed: 7, camera: {gain: 3}, 'hunter 2': 1}\n")
+    assert load_settings([str(file)], [], LEFT) == Settings()
+    assert "sed under /** is ignored; did you mean seed?" in caplog.text
+    assert "hunter" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"), [("{sed: 7}", "did you mean seed"), ("{seed: {more: 7}}", "not known; allowed here: .*seed")]
+)
+def test_a_misspelt_parameter_of_this_very_node_is_an_error(tmp_path: Path, values: str, problem: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(f"{LEFT}:\n  ros__parameters: {values}\n")
+    with pytest.raises(BadInputError, match=problem):
+        load_settings([str(file)], [], LEFT)
+    assert load_settings([str(file)], [], RIGHT) == Settings()
