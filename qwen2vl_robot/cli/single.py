@@ -66,7 +66,7 @@ def demo(
 
 @app.command(epilog="Example: qwen2vl-robot plan photo.png 'pick up the red block' --picture boxes.png --json -")
 def plan(
-    image: Annotated[Path, typer.Argument(help="A PNG, JPEG or other picture; turned as its EXIF data says.")],
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP, BMP or TIFF; turned as its EXIF data says.")],
     instruction: Annotated[str, typer.Argument(help="What to do.")],
     model: ModelName = None,
     also: Annotated[
