@@ -17,7 +17,6 @@ ENGLISH = "en"
 _SLOT = re.compile(r"\{([a-z])\}")
 _LETTER = r"[^\W\d_]"
 _NAME = re.compile(r"\{[abn](?:\.of)?\}")
-_CHOICE = re.compile(r"\(([^()]*)\)")
 _STEM = re.compile(r"~(\w+)")
 MADE = "made "  # begins the keys of participles: "made place" has "placed"
 
@@ -87,12 +86,19 @@ class Reading(Strict):
 
 def _choose(written: str) -> Iterator[str]:
     """Each choice of "(could|can) you (please|)"; a choice may stand in another."""
-    found = _CHOICE.search(written)
-    if found is None:
+    begin = written.find("(")
+    if begin < 0:
         yield written
         return
-    for part in found[1].split("|"):
-        yield from _choose(written[: found.start()] + part + written[found.end() :])
+    depth, cuts = 0, [begin]
+    for at in range(begin, len(written)):
+        depth += (written[at] == "(") - (written[at] == ")")
+        if depth == 0 or (depth == 1 and written[at] == "|"):
+            cuts.append(at)
+        if depth == 0:
+            break
+    for first, last in zip(cuts, cuts[1:], strict=False):
+        yield from _choose(written[:begin] + written[first + 1 : last] + written[cuts[-1] + 1 :])
 
 
 class Language(Strict):

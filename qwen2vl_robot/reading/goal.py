@@ -189,7 +189,7 @@ class Goal:
 
     @property
     def is_contradictory(self) -> bool:
-        """Whether a step is asked for and forbidden, or a thing is to lie on itself, or on what lies on it.
+        """Whether a step is asked for and forbidden, or needs what is, or a thing is to lie on what lies on it.
 
         >>> red, blue = Thing("block", "red"), Thing("block", "blue")
         >>> steps = Step(Deed.PLACE, red, Relation.ON, blue), Step(Deed.PLACE, blue, Relation.ON, red)
@@ -197,7 +197,19 @@ class Goal:
         True
         """
         wanted = {replace(s, is_negated=True) for s in self.steps if not s.is_negated}
-        return any(s in wanted for s in self.steps) or self._is_circular
+        return any(s in wanted for s in self.steps) or self._needs_forbidden or self._is_circular
+
+    @property
+    def _needs_forbidden(self) -> bool:
+        """Whether a step needs what another forbids: "don't pick up the ball, put it on the plate"."""
+        handled = {(s.deed, s.thing) for s in self.steps if not s.is_negated and s.thing is not None}
+        lifted = {thing for deed, thing in handled if deed in (Deed.PICK, Deed.PLACE)}
+        touched = {thing for deed, thing in handled if deed in HANDLING}
+        return any(
+            (s.deed is Deed.PICK and s.thing in lifted) or (s.word == "touch" and s.thing in touched)
+            for s in self.steps
+            if s.is_negated
+        )
 
     @property
     def _is_circular(self) -> bool:

@@ -33,7 +33,7 @@ class Lexicon:
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
         self._shared: dict[Entry, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
-        forms = list(self._forms(language))
+        forms = list(dict.fromkeys(self._forms(language)))
         for form, tag in forms:
             self._add(form, tuple(frozenset({part}) for part in tag.split(_JOINED)))
         said = set(self.entries)
@@ -41,7 +41,7 @@ class Lexicon:
             for ending in self._endings(tag):
                 if form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
                     self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
-            if is_verb(tag) and " " not in form:
+            if is_verb(tag) and tag != "want" and " " not in form:
                 for ending in self.grammar.endings.get("it", "").split():
                     self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
         for form, entry in list(self.entries.items()):
@@ -70,7 +70,7 @@ class Lexicon:
 
     def _endings(self, tag: str) -> list[str]:
         group = "colour" if tag in self.colours else "kind" if tag in self.kinds or tag == "thing" else ""
-        group = "verb" if is_verb(tag) else group
+        group = "verb" if is_verb(tag) and tag != "want" else group
         return self.grammar.endings.get(group, "").split()
 
     def _forms(self, language: Language) -> Iterator[tuple[str, str]]:
@@ -142,9 +142,14 @@ class Lexicon:
                 if entry is not None:
                     break
             else:
-                count, entry = 1, self._compound(folded[at]) or self._stretched.get(squeeze(folded[at]))
+                count, entry = 1, self._compound(folded[at]) or self._unstretch(folded[at])
             yield from _as_tokens(words[at : at + count], entry)
             at += count
+
+    def _unstretch(self, word: str) -> Entry | None:
+        """ "pleeease"; but "queria" is no short "querría"."""
+        short = squeeze(word)
+        return self._stretched.get(short) if short != word else None
 
     def _compound(self, word: str) -> Entry | None:
         """A noun behind a word that may be joined to it: "Holzwürfel"."""

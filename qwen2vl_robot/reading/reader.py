@@ -66,7 +66,7 @@ def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: l
     told = [*(" ".join(t.text for t in group) for group in conditions), *(t.text for t in unread)]
     return Goal(
         mood,
-        _fill_forward(_drop_hesitation(reading.steps)),
+        _fill_forward(reading.steps),
         tuple(reading.exclusions),
         tuple(reading.corrections),
         tuple(spell(group) for group in conditions),
@@ -74,12 +74,6 @@ def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: l
         tuple(told),
         code,
     )
-
-
-def _drop_hesitation(steps: list[Step]) -> list[Step]:
-    """ "wait, stop" is a stop."""
-    is_stop = any(step.deed is Deed.STOP and not step.is_negated for step in steps)
-    return [step for step in steps if not (is_stop and step.deed is Deed.WAIT and step.seconds is None)]
 
 
 def _fill_forward(steps: list[Step]) -> tuple[Step, ...]:

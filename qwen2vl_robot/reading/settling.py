@@ -35,8 +35,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
             tags -= {"from", "case at"} if follows is not None and follows.verbs else {"not"}
         if {"filler", "to"} <= tags and "go" not in tags:  # "đặt xuống đĩa" and "đặt xuống"
-            is_place = follows is not None and _begins_thing(follows, lexicon) and not follows.has("filler")
-            tags -= {"filler"} if is_place else {"to"}
+            tags -= {"filler"} if _begins_thing(follows, lexicon) else {"to"}
         if {"filler", "ask"} <= tags:  # "Nào, đi nào" and "khối nào"
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
             is_last = follows is None and before is not None and (before.verbs or before.has("filler"))
@@ -136,7 +135,7 @@ def _begins_with_it(tokens: list[Token], known: frozenset[str] | set[str]) -> bo
 
 
 def _begins_thing(token: Token | None, lexicon: Lexicon) -> bool:
-    known = lexicon.kinds | lexicon.colours | lexicon.superlatives | {"the", "thing", "all", "filler"}
+    known = lexicon.kinds | lexicon.colours | lexicon.superlatives | {"the", "thing", "all"}
     return token is not None and token.gap < PAUSE and bool(token.tags & known) and not token.has(*_EXACT)
 
 
@@ -158,15 +157,18 @@ def _is_back(before: list[Token], rest: list[Token], deeds: tuple[str, ...]) -> 
 
 def _join_given(tokens: list[Token]) -> list[Token]:
     """ "give it a push" is "push it"."""
-    given = [k for k, t in enumerate(tokens) if t.has("given") and k > 0 and tokens[k - 1].has("the", "1", "filler")]
     joined = list(tokens)
-    for at in given:
+    for at, token in enumerate(tokens):
+        has_article = at > 0 and tokens[at - 1].has("the", "1", "filler")
+        if not token.has("given") or not (has_article or token.tags == {"given"}):
+            continue
         give = next((k for k in range(at - 1, -1, -1) if tokens[k].has("give")), None)
         if give is not None:
             joined[give] = replace(tokens[give], tags=frozenset({"push"}))
             has_to = at + 1 < len(tokens) and tokens[at + 1].has("to") and _is_small(tokens[give + 1 : at])
             end = at + 1 + has_to
-            joined[at - 1 : end] = [replace(t, tags=frozenset({"filler"})) for t in tokens[at - 1 : end]]
+            begin = at - has_article
+            joined[begin:end] = [replace(t, tags=frozenset({"filler"})) for t in tokens[begin:end]]
     return [t if t.tags - {"give", "given"} else replace(t, tags=frozenset()) for t in joined]
 
 

@@ -147,7 +147,7 @@ def _handling(
 ) -> tuple[list[Step], list[Node]]:
     """Steps that do something to things."""
     steps: list[Step] = []
-    stray = [] if tag.startswith(OTHER) or lexicon.grammar.order == "after" else _unlinked(nodes, verb_at)
+    stray = [] if tag.startswith(OTHER) else _unlinked(nodes, verb_at)
     left = [node for node in nodes if node.kind == "seconds"] + stray
     for group in _groups([node for node in nodes if node not in stray], lexicon):
         before = steps[-1].thing if steps else last
