@@ -296,10 +296,8 @@ def _look_alike(body: SceneObject, other: SceneObject) -> bool:
 def _judge_place(name: str, T_base_object: Array, case: _Case, measured: Scene) -> Outcome:
     """A release or a push shows as the object near its predicted place, in the relation asked for."""
     effect, start, now = case.effect, _find(case.scene, name), _find(measured, name)
-    if now is None:
+    if now is None or measured.held == name:  # the fingers have opened, so it is not in there
         return _unverified(EvidenceReason.UNMEASURED, f"{name} was not found afterwards")
-    if measured.held == name:
-        return _unmoved(f"{name} is still in the gripper")
     error_m = float(np.linalg.norm(now.T_base_object[:3, 3] - T_base_object[:3, 3]))
     if start is not None and _distance_m(now, start) < _SAME_PLACE_M:
         return _unmoved(f"{name} is still where it was", error_m)
