@@ -103,11 +103,13 @@ def _open(
     """Gather what the checks need.
 
     Raises:
-        ObservationError: a frame cannot be used, the camera has moved, or the twin promised nothing.
+        ObservationError: a frame cannot be used or came twice, the camera has moved, or the twin promised nothing.
     """
     expected, end, seen = step.verdict.scene_after, step.verdict.state_after, step.seen
     if expected is None or end is None or seen is None:
         raise ObservationError("there is no scene before the motion, or no prediction, to compare with")
+    if not looks[0].frame.stamp_ns < looks[1].frame.stamp_ns:
+        raise ObservationError("both looks show one frame, which cannot tell whether anything moves")
     for frame in (look.frame for look in looks):
         if frame.intrinsics != seen.intrinsics or not np.allclose(frame.T_base_camera, seen.T_base_camera, atol=1e-6):
             raise ObservationError("the camera is not what or where it was before the motion")
