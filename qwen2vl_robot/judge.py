@@ -104,11 +104,13 @@ def _open(
     """Gather what the checks need.
 
     Raises:
-        ObservationError: a frame cannot be used, the camera has moved, or the twin promised nothing.
+        ObservationError: a frame cannot be used or came twice, the camera has moved, or the twin promised nothing.
     """
     expected, end, seen = step.verdict.scene_after, step.verdict.state_after, step.seen
     if expected is None or end is None or seen is None:
         raise ObservationError("there is no scene before the motion, or no prediction, to compare with")
+    if not looks[0].frame.stamp_ns < looks[1].frame.stamp_ns:
+        raise ObservationError("both looks show one frame, which cannot tell whether anything moves")
     for frame in (look.frame for look in looks):
         if frame.intrinsics != seen.intrinsics or not np.allclose(
             frame.T_base_camera, seen.T_base_camera, atol=_SAME_POSE
@@ -299,10 +301,8 @@ def _look_alike(body: SceneObject, other: SceneObject) -> bool:
 def _judge_place(name: str, T_base_object: Array, case: _Case, measured: Scene) -> Outcome:
     """A release or a push shows as the object near its predicted place, in the relation asked for."""
     effect, start, now = case.effect, _find(case.scene, name), _find(measured, name)
-    if now is None:
+    if now is None or measured.held == name:  # the fingers have opened, so it is not in there
         return _unverified(EvidenceReason.UNMEASURED, f"{name} was not found afterwards")
-    if measured.held == name:
-        return _unmoved(f"{name} is still in the gripper")
     error_m = float(np.linalg.norm(now.T_base_object[:3, 3] - T_base_object[:3, 3]))
     if start is not None and _distance_m(now, start) < _SAME_PLACE_M:
         return _unmoved(f"{name} is still where it was", error_m)

@@ -118,6 +118,7 @@ MANY_PARAMETERS = {
     "cli.training.train": "a parameter an option of the command",
     "cli.graph.run": "a parameter an option of the command",
     "cli.graph.sim": "a parameter an option of the command",
+    "cli.scoring.evaluate": "a parameter an option of the command",
 }
 MOST_MANY_PARAMETERS = 5
 

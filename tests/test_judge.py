@@ -99,7 +99,8 @@ def test_depth_contradicts_a_driver_that_echoes_its_commands(table: Table) -> No
 def test_an_object_that_was_not_touched_is_no_motion(table: Table) -> None:
     ending, looks = made(holds.held, table)
     stands = table.standing().observation
-    looks = (replace(looks[0], frame=stands.frame), replace(looks[1], frame=stands.frame))
+    frames = [replace(stands.frame, stamp_ns=look.frame.stamp_ns) for look in looks]
+    looks = (replace(looks[0], frame=frames[0]), replace(looks[1], frame=frames[1]))
     outcome = judged(ending, looks)
     assert (outcome.kind, outcome.reason) == (OutcomeKind.NO_MOTION, TaskReason.NO_MOTION)
 
@@ -142,6 +143,13 @@ def test_what_a_moved_camera_sees_is_not_verified(table: Table) -> None:
 
 def test_a_camera_at_the_wrist_that_is_back_where_it_was_shows_the_effect(table: Table) -> None:
     assert judged_from(0.0005, table).kind is OutcomeKind.ACHIEVED
+
+
+def test_one_frame_shown_twice_is_not_verified(table: Table) -> None:
+    """A camera that froze shows everything at rest."""
+    ending, looks = made(others.waited, table)
+    outcome = judged(ending, (looks[1], looks[1]))
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.NOT_VERIFIED, EvidenceReason.UNMEASURED)
 
 
 @pytest.mark.parametrize("effect", [Effect("fly", "red block"), Effect("hold"), Effect("release", "red block")])

@@ -9,6 +9,7 @@ from qwen2vl_robot.policy import Response, respond, respond_to
 from qwen2vl_robot.reasons import (
     FAMILIES,
     AbortReason,
+    EvidenceReason,
     MotionReason,
     ObservationReason,
     PerceptionReason,
@@ -26,6 +27,7 @@ MENDED_BY_A_PLAN = {
     RefusalReason.START_MOVED,
     TaskReason.NO_MOTION,
     TaskReason.WRONG_EFFECT,
+    EvidenceReason.MOVING,
     ViolationKind.COLLISION,
     ViolationKind.SELF_COLLISION,
     ViolationKind.UNCERTAIN,
@@ -34,6 +36,7 @@ MENDED_BY_A_PLAN = {
 }
 NEVER_TOLD = {
     *AbortReason,
+    *(set(EvidenceReason) - {EvidenceReason.MOVING}),
     *ObservationReason,
     *(set(RefusalReason) - {RefusalReason.SCENE_CHANGED, RefusalReason.START_MOVED}),
     ViolationKind.WORKER_CRASHED,

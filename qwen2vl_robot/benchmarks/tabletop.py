@@ -32,7 +32,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import PlannerProcess
-from qwen2vl_robot.plant.client import PlantProcess, PlantTruth, TrueObject
+from qwen2vl_robot.plant.client import FAULTS, FaultyProcess, PlantProcess, PlantTruth, TrueObject
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.ports import Planner
 from qwen2vl_robot.process import peak_memory_mb
@@ -57,6 +57,7 @@ class Suite:
         model: model name for "checkpoint", see planner/sources.py.
         name: name of the suite's file in sim/tasks.
         held_out: whether to name held-out colour-kind pairs, too.
+        faults: whether something goes wrong in the plant, one fault after the other.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Suite:
         *,
         name: str = "tabletop",
         held_out: bool = False,
+        faults: bool = False,
     ) -> None:
         self._spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
         self._ranges, self._catalogue = load_scene(self._spec.scene)
@@ -77,6 +79,7 @@ class Suite:
         self._planner = PlannerProcess(model) if planner == "checkpoint" else None
         self._rehearsal = RehearsalProcess(self._profile, budget_s=REHEARSAL_BUDGET_S)
         self._held_out = held_out
+        self._faults = FAULTS if faults else ()
 
     def start(self) -> None:
         """Load model and twin, so that the first episode is timed like the others."""
@@ -142,7 +145,15 @@ class Suite:
 
     def _plant(self, episode: Episode, draw: int) -> PlantProcess:
         seed = episode.seed + draw * _DRAW_STRIDE
-        return PlantProcess(str(resolve(self._spec.scene)), seed, always=episode.always, count=episode.count)
+        path, fault = str(resolve(self._spec.scene)), self._fault(episode)
+        if fault is not None:
+            return FaultyProcess(fault, path, seed, episode.always, episode.count)
+        return PlantProcess(path, seed, always=episode.always, count=episode.count)
+
+    def _fault(self, episode: Episode) -> str | None:
+        """The fault of an episode's plant: each task meets each fault in turn."""
+        tasks = len(self._spec.tasks)
+        return self._faults[(episode.seed + episode.seed // tasks) % len(self._faults)] if self._faults else None
 
     def _is_fit(self, episode: Episode, truth: PlantTruth) -> bool:
         """Check that the named objects are visible, a missing one is missing, and one target is clearly meant."""
@@ -184,6 +195,7 @@ class Suite:
         return {
             "seed": episode.seed,
             "task": episode.task.name,
+            "fault": self._fault(episode),
             "question_due": episode.task.is_question,
             "instruction": episode.instruction,
             "objects": len(before),

@@ -40,6 +40,9 @@ def evaluate(
         str | None,
         typer.Option(help="all, or a code such as zh: compare its plans with those for English."),
     ] = None,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Something goes wrong in the plant: a slip, a bump, an echoing driver ...")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth.
@@ -57,7 +60,7 @@ def evaluate(
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
     else:
-        found = _eval_tasks(head, model, episodes, json_file)
+        found = _eval_tasks({**head, "faults": faults}, model, episodes, json_file)
     if json_file != STDOUT:
         _PRINTERS[suite](found)
     save_json(found, json_file)
@@ -67,7 +70,7 @@ def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_fil
     from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"])
+    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"], faults=head["faults"])
     try:
         return gather(
             run_suite(runner, episodes, head["seed"]),

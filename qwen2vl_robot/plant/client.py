@@ -21,6 +21,7 @@ from qwen2vl_robot.messages import ApprovedMotion, CameraFrame, ImageBox, RobotS
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.reasons import WorkerReason
 
+FAULTS = ("Slipping", "Doubled", "Bumped", "Echoing", "HalfClosed")  # classes of faulty.py
 _CALL_TIMEOUT_S = 20.0
 _MAX_SLEEP_S = 600.0
 
@@ -66,6 +67,8 @@ class PlantProcess:
         WorkerError: the process could not be started.
     """
 
+    factory = "qwen2vl_robot.plant.cell:Plant"
+
     def __init__(
         self,
         scene_path: str,
@@ -78,7 +81,7 @@ class PlantProcess:
         interpreter: str | None = None,
     ) -> None:
         self._worker = Worker(
-            "qwen2vl_robot.plant.cell:Plant",
+            self.factory,
             str(scene_path),
             seed,
             always,
@@ -108,6 +111,20 @@ class PlantProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class FaultyProcess(PlantProcess):
+    """The same, where something goes wrong.
+
+    Args:
+        fault: one of `FAULTS`.
+    """
+
+    def __init__(
+        self, fault: str, scene_path: str, seed: int, always: tuple[ObjectSpec, ...] | None, count: int | None
+    ) -> None:
+        self.factory = f"qwen2vl_robot.plant.faulty:{fault}"
+        super().__init__(scene_path, seed, always=always, count=count)
 
 
 class _Wire:
