@@ -37,7 +37,7 @@ from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
-from qwen2vl_robot.reading import stop_word
+from qwen2vl_robot.reading import asks_to_stop
 from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
 from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
@@ -267,7 +267,7 @@ class ControllerNode:
 
     def _on_instruction(self, source: InstructionSource, message: Any) -> None:
         """Accept an instruction as the next task, which can be cancelled from then on, or refuse it."""
-        if stop_word(message.data):
+        if asks_to_stop(message.data):
             self.stop(f"{source.value} instruction {message.data[:_MAX_STOP_TEXT]!r}")
             return
         try:

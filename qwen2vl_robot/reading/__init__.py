@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwen2vl_robot.reading.goal import HANDLING, Deed, Goal, Mood, Polarity, Quantity, Step, Thing
-from qwen2vl_robot.reading.reader import Reader, load_reader, read
+from qwen2vl_robot.reading.reader import Reader, asks_to_stop, load_reader, read
 from qwen2vl_robot.reading.stopping import stop_word
 from qwen2vl_robot.reading.viewpoint import whose_sides
 
@@ -17,6 +17,7 @@ __all__ = [
     "Reader",
     "Step",
     "Thing",
+    "asks_to_stop",
     "load_reader",
     "read",
     "stop_word",

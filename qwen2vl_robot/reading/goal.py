@@ -232,6 +232,19 @@ class Goal:
         """Whether a person orders a motion, without forbidding the same; `is_understood` says if that is all."""
         return self.mood is Mood.ORDER and not self.is_contradictory and any(s.is_motion for s in self.steps)
 
+    @property
+    def asks_to_stop(self) -> bool:
+        """Whether everything is to stop now: it begins with a stop, or forbids every motion.
+
+        >>> Goal(steps=(Step(Deed.STOP),)).asks_to_stop, Goal(steps=(Step(Deed.PICK), Step(Deed.STOP))).asks_to_stop
+        (True, False)
+        """
+        if self.mood is not Mood.ORDER or not self.steps or self.conditions:
+            return False
+        first = self.steps[0]
+        forbids_all = first.is_negated and first.deed in HANDLING and first.thing is None and first.reference is None
+        return forbids_all or (first.deed is Deed.STOP and not first.is_negated)
+
     def describe(self) -> str:
         """Say in English what was read, without the words that were not.
 

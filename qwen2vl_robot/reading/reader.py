@@ -14,6 +14,7 @@ from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.settling import settle_tags
 from qwen2vl_robot.reading.steps import read_clause
+from qwen2vl_robot.reading.stopping import mentions_stop, stop_word
 from qwen2vl_robot.reading.talk import drop_talk
 from qwen2vl_robot.reading.tokens import Token, spell
 
@@ -107,3 +108,12 @@ def read(text: str) -> Goal:
     'put the red block on the blue plate'
     """
     return load_reader().read(text)
+
+
+def asks_to_stop(text: str) -> bool:
+    """Whether a text begins with a stop word, or says in other words that everything is to stop.
+
+    >>> asks_to_stop("stop, the other one"), asks_to_stop("could you stop?"), asks_to_stop("when it is done stop")
+    (True, True, False)
+    """
+    return stop_word(text) or (mentions_stop(text) and read(text[:MAX_CHARS]).asks_to_stop)

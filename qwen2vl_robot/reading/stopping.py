@@ -43,17 +43,17 @@ class StopWords:
     behind: frozenset[str]
     longest: int
 
+    def appear(self, text: str) -> bool:
+        """Whether a stop word stands anywhere in the head of a text, whatever it means there."""
+        letters, gaps = _split(_LEADING.sub("", text, count=1))
+        starts = (at for at in range(len(letters)) if at == 0 or _is_whole(letters, gaps, at))
+        return any(self._ends(letters, gaps, at, self.stops) for at in starts)
+
     def begin(self, text: str) -> bool:
         """Whether a text begins with a stop word that ends there: at a pause, a line break, or the text's end."""
         text = _LEADING.sub("", text, count=1)
-        words = split_words(text[:_HEAD])
-        letters = "".join(_shorten(word.text) for word in words)
-        gaps: dict[int, int] = {}
-        length = 0
-        for word in words:
-            gaps[length] = word.gap
-            length += len(_shorten(word.text))
-        gaps[length] = LINE if len(text) <= _HEAD else 0
+        letters, gaps = _split(text)
+        length = len(letters)
         at, is_enough = self._skip(letters, gaps)
         if is_enough and at is not None and at == length:
             return len(text) <= _HEAD
@@ -91,6 +91,18 @@ class StopWords:
     def _match(self, letters: str, gaps: dict[int, int], at: int, forms: frozenset[str]) -> int | None:
         """Where the longest form that begins at a letter ends."""
         return max(self._ends(letters, gaps, at, forms), default=None)
+
+
+def _split(text: str) -> tuple[str, dict[int, int]]:
+    """The letters of a text's head, and the gap before each word, and before its end, by where it begins."""
+    words = split_words(text[:_HEAD])
+    gaps: dict[int, int] = {}
+    length = 0
+    for word in words:
+        gaps[length] = word.gap
+        length += len(_shorten(word.text))
+    gaps[length] = LINE if len(text) <= _HEAD else 0
+    return "".join(_shorten(word.text) for word in words), gaps
 
 
 def _is_whole(letters: str, gaps: dict[int, int], end: int) -> bool:
@@ -131,3 +143,12 @@ def stop_word(text: str) -> bool:
     (True, False, False)
     """
     return _load().begin(text)
+
+
+def mentions_stop(text: str) -> bool:
+    """Whether a stop word stands in a text, in any of the languages; reading it says whether it asks to stop.
+
+    >>> mentions_stop("would you please stop"), mentions_stop("don't stop"), mentions_stop("pick up the red block")
+    (True, True, False)
+    """
+    return _load().appear(text)

@@ -87,7 +87,9 @@ def test_a_stop_latches_until_the_reset_service(cell: Cell) -> None:
 
 STOP_SENTENCES = [
     "stop", "STOP!", "halt", "stop, the other one", "please stop", "Stopp!", "arrête", "para", "alto", "停", "止まれ",
-    "멈춰", "dừng lại", "قف", "stop\nput it down", "freeze",
+    "멈춰", "dừng lại", "قف", "stop\nput it down", "freeze", "wait! stop!", "could you stop?",
+    "请马上停止一切动作。", "直ちに動作を停止せよ", "ngừng hết mọi thứ lại",
+    "nein stop nicht weiter", "non non stop bouge plus",
 ]  # fmt: skip
 
 
@@ -101,7 +103,19 @@ def test_a_sentence_that_begins_with_a_stop_word_latches_a_stop(cell: Cell, text
     assert cell.waiting() is None
 
 
-@pytest.mark.parametrize("text", ["don't stop", "halt den Ball", "pick up the red block"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "don't stop",
+        "halt den Ball",
+        "pick up the red block",
+        "do not pick up the red block",
+        "don't put it down",
+        "when it is done stop",
+        "is the arm going to stop?",
+        "put the red block on the blue plate and then stop",
+    ],
+)
 def test_a_stop_word_inside_a_sentence_is_no_stop(cell: Cell, text: str) -> None:
     cell.say(text)
     assert cell.status()["stopped_by"] is None
