@@ -242,9 +242,9 @@ def _name(change: Change, case: _Case) -> str:
 def _check_hidden(case: _Case) -> Outcome | None:
     """Whatever was seen before is in view; of what is covered nobody knows whether it is still there."""
     movers = {body.name for body in case.left}
-    for body in case.scene.bodies():
+    for body in (b for b in case.scene.bodies() if b.name not in movers):
         shows = trace(case.before, case.after, body)
-        if body.name not in movers and shows.shown_px >= _FEW_PX and shows.hidden_ratio > _HIDDEN_RATIO:
+        if shows.shown_px >= _FEW_PX and shows.hidden_ratio > _HIDDEN_RATIO:
             text = f"{body.name} is hidden: whether it is still there cannot be seen"
             return _unverified(EvidenceReason.HIDDEN, text, (("hidden_ratio", shows.hidden_ratio),))
     return None

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.belief import Belief
-from qwen2vl_robot.messages import Box, RobotState, Scene, SceneObject, freeze
+from qwen2vl_robot.messages import (
+    Box,
+    Cause,
+    Effect,
+    Outcome,
+    OutcomeKind,
+    RobotState,
+    Scene,
+    SceneObject,
+    freeze,
+)
+from qwen2vl_robot.reasons import TaskReason
 from tests.cells import PROFILE
 
 BLOCK = SceneObject("red block", Box((0.04, 0.04, 0.05)), np.eye(4))
@@ -40,3 +51,20 @@ def test_fingers_that_closed_or_opened_have_lost_what_they_held(width_m: float) 
     assert belief.state_of(Fingers(width_m)).held is None
     assert belief.scene is not None
     assert belief.scene.held is None
+
+
+@pytest.mark.parametrize(
+    ("effect", "kind", "still_holds"),
+    [
+        (Effect("hold", "red block"), OutcomeKind.NOT_VERIFIED, False),
+        (Effect("hold", "red block"), OutcomeKind.NO_MOTION, False),
+        (Effect("none"), OutcomeKind.WRONG_EFFECT, False),
+        (Effect("release", "red block"), OutcomeKind.NOT_VERIFIED, False),
+        (Effect("release", "red block"), OutcomeKind.NO_MOTION, True),  # measured: still in the gripper
+    ],
+)
+def test_a_step_that_failed_leaves_no_belief_in_a_hold(effect: Effect, kind: OutcomeKind, still_holds: bool) -> None:
+    belief = believing(0.04)
+    belief.fail(effect, Outcome(kind, (Cause(TaskReason.NO_MOTION, "why"),)))
+    assert belief.scene is not None
+    assert (belief.scene.held is not None) == still_holds

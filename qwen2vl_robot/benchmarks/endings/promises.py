@@ -54,12 +54,14 @@ def step_of(table: Table, before: Before, effect: Effect, after: Scene, width_m:
 
 
 def hold_step(table: Table, before: Before) -> Rehearsed:
+    """A pick of the target that the twin accepted."""
     width_m = grip_width_m(before.scene.find(table.target), table.bodies[table.target])
     after = replace(before.scene, held=table.target, T_tool_held=freeze(table.T_tool_held))
     return step_of(table, before, Effect("hold", table.target), after, width_m)
 
 
 def release_step(table: Table, before: Before, aim_m: Array, relation: Relation) -> Rehearsed:
+    """A place of the target at a point (3,) that the twin accepted."""
     tolerance_m = _FALL_TOLERANCE_M if relation is Relation.IN else _PLACE_TOLERANCE_M
     T = freeze(make_pose(aim_m))
     effect = Effect("release", table.target, T, relation, table.reference, tolerance_m)
@@ -67,11 +69,13 @@ def release_step(table: Table, before: Before, aim_m: Array, relation: Relation)
 
 
 def moved(scene: Scene, name: str, T_base_object: Array) -> Scene:
+    """The scene with one object elsewhere, and nothing held."""
     objects = tuple(replace(o, T_base_object=T_base_object) if o.name == name else o for o in scene.objects)
     return replace(scene, objects=objects, held=None, T_tool_held=None)
 
 
 def idle_step(table: Table, before: Before) -> Rehearsed:
+    """A step that is to change nothing but the arm."""
     return step_of(table, before, Effect("none"), before.scene, before.observation.robot.gripper_width_m)
 
 
@@ -100,11 +104,13 @@ def standing_at(table: Table, p_m: Array, turn: Array | None = None) -> Array:
 
 
 def away_from(table: Table, p_m: Array, low_m: float, high_m: float) -> Array:
+    """Draw a point (3,) at a horizontal distance from another one."""
     bearing = table.rng.uniform(0.0, 2 * np.pi)
     return p_m + table.rng.uniform(low_m, high_m) * np.array([np.cos(bearing), np.sin(bearing), 0.0])
 
 
 def at_home(table: Table, poses: dict[str, Array], held: str | None, width_m: float | None = None) -> Arrangement:
+    """The arm at home but for a small error, bodies elsewhere, and perhaps one between the fingers."""
     T_tool_held = None
     if held is not None:
         T_tool_held = table.T_tool_held if held in (table.target, COPY) else held_pose(true_shape(table, held))
@@ -114,10 +120,12 @@ def at_home(table: Table, poses: dict[str, Array], held: str | None, width_m: fl
 
 
 def true_shape(table: Table, label: str) -> Shape:
+    """The true shape of a body."""
     return table.standing().truth.bodies[label].shape
 
 
 def lying(table: Table, xy_m: Array, shape: Cylinder) -> Array:
+    """Draw a pose (4, 4) of a cylinder that has toppled near a point (2,)."""
     yaw = table.rng.uniform(-np.pi, np.pi)
     R = rotation_from_rotvec([0.0, 0.0, yaw]) @ rotation_from_rotvec([np.pi / 2, 0.0, 0.0])
     off = table.rng.uniform(-0.02, 0.02, 2)
