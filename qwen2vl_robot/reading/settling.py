@@ -25,7 +25,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
         tags = token.tags
         if has_first and "nor" in tags:
-            tags = tags | {"not"}
+            tags = (tags - {"filler"}) | {"not", "and"}
         if "1" in tags and before and follows and before.verbs and before.text == follows.text:
             tags = frozenset({"filler"})  # "推一推"
         if "then" in tags and tags & _SIDES:  # "놓은 뒤" and "접시 뒤"
