@@ -41,9 +41,10 @@ def _wished_tag(tags: list[str], nodes: list[Node]) -> str:
     has_thing = any(node.kind == "thing" for node in nodes)
     if any(node.kind == "start" for node in nodes):
         return "" if has_thing else "home"
-    if has_thing and any(n.kind == "place" and not n.is_which and (n.relation or n.is_to is not False) for n in nodes):
+    places = [node for node in nodes if node.kind == "place" and not node.is_from]
+    if has_thing and any(not n.is_which and (n.relation or n.is_to is not False) for n in places):
         return "place"
-    return "pick" if "pick" in tags and has_thing and not any(n.kind in ("place", "way") for n in nodes) else ""
+    return "pick" if "pick" in tags and has_thing and not places and not any(n.kind == "way" for n in nodes) else ""
 
 
 def _is_aside(node: Node) -> bool:
