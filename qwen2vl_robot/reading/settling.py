@@ -11,6 +11,7 @@ from qwen2vl_robot.reading.things import number_of
 from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _ASKING = frozenset({"ask", "ask first", "ask last", "not", "did", "be", "suppose"})
+_ALIVE = ("duck", "bear")
 _SIDES = frozenset({"behind", "in_front_of"})
 _EXACT = ("on", "in", "in_front_of", "behind", "next_to")
 
@@ -61,6 +62,12 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
         if {"the", "it"} <= tags and token.before == "-" and before is not None and before.verbs:
             tags -= {"the"}  # "repousse-la plus loin" is not about "la plus loin"
+        if "topic" in tags:  # "红球呢，放在碗里"
+            is_topic = before is not None and follows is not None and follows.gap == PAUSE
+            tags = frozenset({"filler"}) if is_topic else tags - {"topic"}
+        if "whom" in tags:  # "coge al pato"
+            is_whom = before is not None and before.verbs and any(t.has(*_ALIVE) for t in tokens[at + 1 : at + 3])
+            tags = frozenset({"filler"}) if is_whom else tags - {"whom"}
         if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
             is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
             tags = frozenset({"filler"}) if is_asked else tags - {"you"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.messages import Relation
+from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
@@ -28,7 +28,7 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         is_beside = any(n.kind == "place" and n.relation and not n.is_which for n in nodes)
         return "move" if is_beside and any(n.kind == "thing" for n in nodes) else "push closer"
     if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
-        return "move" if any(_is_aside(node) for node in nodes) else "pick"
+        return "move" if any(_is_aside(node) or node.way is Direction.CLOSER for node in nodes) else "pick"
     if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
         return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
