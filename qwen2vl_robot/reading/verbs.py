@@ -19,7 +19,9 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
     tags = clause.verb.verbs
     if "want" in tags:
-        return _wished_tag(tags, nodes)
+        said = clause.tokens[: clause.tokens.index(clause.verb)]
+        is_told = lexicon.grammar.order == "before" and any(t.has("be") and not t.has("filler") for t in said)
+        return "" if is_told else _wished_tag(tags, nodes)  # "the ball is where I want it"
     if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
