@@ -180,7 +180,7 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
     then = next((k for k in range(verb_at, 0, -1) if tokens[k].has("then")), 0)
     named = [token for token in tokens[:then] if token.tags & lexicon.kinds]
-    is_whole = len(named) > 1 and any(token.has(*_RELATIONS) for token in tokens[:then])
+    is_whole = len(named) > 1 and any(token.has("to", *_RELATIONS) for token in tokens[:then])
     if is_whole or any(token.has("start") for token in tokens[:then]):
         return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
     if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":

@@ -138,7 +138,8 @@ class Lexicon:
             for count in range(min(_LONGEST, len(words) - at), 0, -1):
                 entry = self.entries.get(" ".join(exact[at : at + count]))
                 entry = entry or self.entries.get(" ".join(folded[at : at + count]))
-                if entry is not None:
+                is_clitic = count > 1 and words[at].before == "-"  # "repousse-la plus loin" is not about "la plus loin"
+                if entry is not None and not (is_clitic and entry.tags[0] & self.superlatives):
                     break
             else:
                 count, entry = 1, self._compound(folded[at]) or self._unstretch(folded[at])

@@ -21,7 +21,7 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
     if "want" in tags:
         said = clause.tokens[: clause.tokens.index(clause.verb)]
         is_told = lexicon.grammar.order == "before" and any(t.has("be") and not t.has("filler") for t in said)
-        return "" if is_told else _wished_tag(tags, nodes)  # "the ball is where I want it"
+        return "" if is_told and "pick" in tags else _wished_tag(tags, nodes)  # "the ball is where I want it"
     if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
