@@ -35,14 +35,15 @@ class Lexicon:
         forms = list(dict.fromkeys(self._forms(language)))
         for form, tag in forms:
             self._add(form, tuple(frozenset({part}) for part in tag.split(_JOINED)))
-        said = set(self.entries)
+        said, clitics = set(self.entries), self.grammar.endings.get("it", "").split()
         for form, tag in forms:
             for ending in self._endings(tag):
                 if form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
                     self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
             if is_verb(tag) and tag != "want" and " " not in form:
-                for ending in self.grammar.endings.get("it", "").split():
-                    self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
+                pair = (frozenset({tag}), frozenset({"it"}))
+                for ending in clitics:
+                    self._add(form + ending, pair)
         for form, entry in list(self.entries.items()):
             self.entries.setdefault(self.fold(form), entry)
         fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
