@@ -179,8 +179,9 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     tokens = clause.tokens
     verb_at = next(k for k, token in enumerate(tokens) if token is clause.verb)
     then = next((k for k in range(verb_at, 0, -1) if tokens[k].has("then")), 0)
-    has_place = any(t.has("start", *_RELATIONS) for t in tokens[:then])
-    if then and has_place and any(t.tags & (lexicon.kinds | {"start"}) for t in tokens[:then]):
+    named = [token for token in tokens[:then] if token.tags & lexicon.kinds]
+    is_whole = len(named) > 1 and any(token.has("to", *_RELATIONS) for token in tokens[:then])
+    if is_whole or any(token.has("start") for token in tokens[:then]):
         return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
     if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
         return _cut_unwanted(clause, verb_at, lexicon)

@@ -36,14 +36,15 @@ class Lexicon:
         forms = list(dict.fromkeys(self._forms(language)))
         for form, tag in forms:
             self._add(form, tuple(frozenset({part}) for part in tag.split(_JOINED)))
-        said = set(self.entries)
+        said, clitics = set(self.entries), self.grammar.endings.get("it", "").split()
         for form, tag in forms:
             for ending in self._endings(tag):
                 if form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
                     self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
             if is_verb(tag) and tag != "want" and " " not in form:
-                for ending in self.grammar.endings.get("it", "").split():
-                    self._add(form + ending, (frozenset({tag}), frozenset({"it"})))
+                pair = (frozenset({tag}), frozenset({"it"}))
+                for ending in clitics:
+                    self._add(form + ending, pair)
         for form, entry in list(self.entries.items()):
             self.entries.setdefault(self.fold(form), entry)
         fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
@@ -139,7 +140,8 @@ class Lexicon:
             for count in range(min(_LONGEST, len(words) - at), 0, -1):
                 entry = self.entries.get(" ".join(exact[at : at + count]))
                 entry = entry or self.entries.get(" ".join(folded[at : at + count]))
-                if entry is not None:
+                is_clitic = count > 1 and words[at].before == "-"  # "repousse-la plus loin" is not about "la plus loin"
+                if entry is not None and not (is_clitic and entry.tags[0] & self.superlatives):
                     break
             else:
                 count, entry = 1, self._compound(folded[at]) or self._unstretch(folded[at])

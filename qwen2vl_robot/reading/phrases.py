@@ -88,7 +88,8 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("toward", at, at + 1, relation=relation, is_to=is_to)
     if relation is not None:
         is_either = token.has("on") and token.has("in")
-        return Node("relation", at, at + 1, relation=relation, way=way, is_to=is_to, is_either=is_either)
+        is_from = token.has("from")
+        return Node("relation", at, at + 1, None, relation, way, is_to=is_to, is_either=is_either, is_from=is_from)
     if way is not None:
         return Node("way", at, at + 1, way=way, is_either=is_quality)
     small = next((tag for tag in _SMALL if tag in token.tags), None)

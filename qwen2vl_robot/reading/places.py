@@ -24,6 +24,7 @@ class Node:
         kind: "thing", "place" (relation and thing), "relation" (without a thing), "way", "seconds", "other" or a tag.
         begin, end: its tokens.
         is_to: whether a place is where something goes (True) or where it is (False); None where the words do not say.
+        is_from: whether a place is where something is taken away ("out of the bowl").
         is_which: whether a place says which thing is meant ("that is on the plate").
         is_bare: a colour without a noun, which may be that of the next thing.
         is_count: it says how many, and nothing else.
@@ -40,6 +41,7 @@ class Node:
     seconds: float | None = None
     is_to: bool | None = None
     is_which: bool = False
+    is_from: bool = False
     is_bare: bool = False
     is_count: bool = False
     is_either: bool = False
@@ -128,7 +130,7 @@ def _join_before(nodes: list[Node]) -> list[Node]:
             is_to = node.is_to if node.is_to is not None else node.kind == "to" or follows.is_to
             relation = _settle(node, follows.thing)
             place = replace(follows, kind="place", relation=relation, is_which=is_which, is_to=is_to)
-            joined.append(replace(place, begin=node.begin, is_either=node.is_either))
+            joined.append(replace(place, begin=node.begin, is_either=node.is_either, is_from=node.is_from))
             at = behind + 1
         elif node.kind == "of" and joined and joined[-1].way in _BESIDE and follows and follows.kind == "thing":
             side = joined.pop()  # "to the right side of the bowl"

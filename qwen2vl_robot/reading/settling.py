@@ -11,6 +11,7 @@ from qwen2vl_robot.reading.things import number_of
 from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _ASKING = frozenset({"ask", "ask first", "ask last", "not", "did", "be", "suppose"})
+_ALIVE = ("duck", "bear")
 _SIDES = frozenset({"behind", "in_front_of"})
 _EXACT = ("on", "in", "in_front_of", "behind", "next_to")
 
@@ -25,7 +26,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
         tags = token.tags
         if has_first and "nor" in tags:
-            tags = tags | {"not"}
+            tags = (tags - {"filler"}) | {"not", "and"}
         if "1" in tags and before and follows and before.verbs and before.text == follows.text:
             tags = frozenset({"filler"})  # "推一推"
         if "then" in tags and tags & _SIDES:  # "놓은 뒤" and "접시 뒤"
@@ -61,9 +62,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
         if {"the", "it"} <= tags and token.before == "-" and before is not None and before.verbs:
             tags -= {"the"}  # "repousse-la plus loin" is not about "la plus loin"
-        if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
-            is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
-            tags = frozenset({"filler"}) if is_asked else tags - {"you"}
+        tags = _settle_small(tags, settled, tokens[at + 1 : at + 3], lexicon)
         if {"second", "then"} <= tags:  # "first take it, second ..." and "for a second"
             is_then = follows is not None and follows.verbs and not (before and number_of(before))
             tags = frozenset({"then"}) if is_then else tags - {"then"}
@@ -71,6 +70,23 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return _join_given(settled)
+
+
+def _settle_small(tags: frozenset[str], settled: list[Token], behind: list[Token], lexicon: Lexicon) -> frozenset[str]:
+    """Settle a word that has a second meaning in some places only: "or", a topic's particle, the formal "Sie"."""
+    before, follows = settled[-1] if settled else None, behind[0] if behind else None
+    if "or" in tags:  # "don't push or lift it" and "on the plate or the bowl"
+        tags = frozenset({"and"} if _is_forbidden(settled) else ())
+    if "topic" in tags:  # "红球呢，放在碗里"
+        is_topic = before is not None and follows is not None and follows.gap == PAUSE
+        tags = frozenset({"filler"}) if is_topic else tags - {"topic"}
+    if "whom" in tags:  # "coge al pato"
+        is_whom = before is not None and before.verbs and any(t.has(*_ALIVE) for t in behind)
+        tags = frozenset({"filler"}) if is_whom else tags - {"whom"}
+    if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
+        is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
+        tags = frozenset({"filler"}) if is_asked else tags - {"you"}
+    return tags
 
 
 def _settle_due(tokens: list[Token]) -> list[Token]:
@@ -132,6 +148,16 @@ def _begins_with_it(tokens: list[Token], known: frozenset[str] | set[str]) -> bo
     """Whether a sentence orders something, and names no other thing than "it"."""
     named = [token for token in tokens if token.tags & known]
     return any(token.verbs for token in tokens) and all(token.has("it") for token in named[:1])
+
+
+def _is_forbidden(tokens: list[Token]) -> bool:
+    """Whether the sentence so far forbids."""
+    for at in range(len(tokens) - 1, -1, -1):
+        if tokens[at].has("not") and not tokens[at].has("correct"):
+            return True
+        if tokens[at].gap >= END:
+            return False
+    return False
 
 
 def _begins_thing(token: Token | None, lexicon: Lexicon) -> bool:

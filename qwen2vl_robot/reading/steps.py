@@ -266,7 +266,7 @@ def _picks(things: tuple[Thing | None, ...], ways: list[Node], vague: list[Node]
 
 def _destination(deed: Deed, group: _Group) -> Node | None:
     """The place to which something goes; the others say which thing is meant."""
-    places = [p for p in group.places if not p.is_which]
+    places = [p for p in group.places if not p.is_which and not p.is_from]
     places = [p for p in places if p.relation is not None or (p.is_to is not False and deed is Deed.PLACE)]
     directed = [p for p in places if p.is_to]
     if directed:

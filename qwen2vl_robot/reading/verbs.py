@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.messages import Relation
+from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
@@ -19,7 +19,9 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
     tags = clause.verb.verbs
     if "want" in tags:
-        return _wished_tag(tags, nodes)
+        said = clause.tokens[: clause.tokens.index(clause.verb)]
+        is_told = lexicon.grammar.order == "before" and any(t.has("be") and not t.has("filler") for t in said)
+        return "" if is_told and "pick" in tags else _wished_tag(tags, nodes)  # "the ball is where I want it"
     if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
@@ -28,7 +30,7 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         is_beside = any(n.kind == "place" and n.relation and not n.is_which for n in nodes)
         return "move" if is_beside and any(n.kind == "thing" for n in nodes) else "push closer"
     if {"pick", "move"} <= set(tags):  # "trae la taza a la izquierda del plato"
-        return "move" if any(_is_aside(node) for node in nodes) else "pick"
+        return "move" if any(_is_aside(node) or node.way is Direction.CLOSER for node in nodes) else "pick"
     if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
         return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
@@ -41,9 +43,10 @@ def _wished_tag(tags: list[str], nodes: list[Node]) -> str:
     has_thing = any(node.kind == "thing" for node in nodes)
     if any(node.kind == "start" for node in nodes):
         return "" if has_thing else "home"
-    if has_thing and any(n.kind == "place" and not n.is_which and (n.relation or n.is_to is not False) for n in nodes):
+    places = [node for node in nodes if node.kind == "place" and not node.is_from]
+    if has_thing and any(not n.is_which and (n.relation or n.is_to is not False) for n in places):
         return "place"
-    return "pick" if "pick" in tags and has_thing and not any(n.kind in ("place", "way") for n in nodes) else ""
+    return "pick" if "pick" in tags and has_thing and not places and not any(n.kind == "way" for n in nodes) else ""
 
 
 def _is_aside(node: Node) -> bool:
