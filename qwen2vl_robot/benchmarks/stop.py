@@ -1,7 +1,7 @@
 """A stop on the wire → the halt command on the wire: the controller's latency, idle or busy.
 
 The controller runs in its own process (this module, run as a program) with an arm in topic form, so that it answers
-every stop with an empty trajectory. The time is measured outside, so it includes both paths over loopback.
+every stop with a point to hold. The time is measured outside, so it includes both paths over loopback.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import yaml
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.graph.transport import check_transport, open_graph
 from qwen2vl_robot.messages import Effect, Instruction, JointSegment, Motion, PlannerRequest, RobotState, Scene, freeze
 from qwen2vl_robot.nodes.controller_node import ControllerNode
@@ -54,13 +55,15 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
     halted, came_s = threading.Event(), [0.0]
 
     def take(message: Any) -> None:
-        came_s[0] = time.perf_counter()
-        if not message.points:
+        if len(message.points) == 1 and not halted.is_set():
+            came_s[0] = time.perf_counter()
             halted.set()
 
     profile = load_robot("franka_panda")
     graph.subscribe(interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory"), take)
-    stop = graph.publisher(interface.STOP)
+    stop, joints = graph.publisher(interface.STOP), graph.publisher(interface.JOINT_STATES)
+    names = [*(j.name for j in profile.joints), *profile.gripper.joints]
+    at_home = np.array([*profile.home_q_rad, *[0.04] * len(profile.gripper.joints)])
     message = graph.message("std_msgs/msg/Bool")(data=True)
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
@@ -68,12 +71,15 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
             [sys.executable, "-m", __name__, load, str(ready), transport], stdin=subprocess.PIPE, stdout=2
         )
         try:
-            _wait_for(child, lambda: ready.exists() and stop.listeners() > 0)
+            _wait_for(child, lambda: ready.exists() and stop.listeners() > 1 and joints.listeners() > 0)
             late_ms, lost = [], 0
             for _ in range(trials):
                 time.sleep(_PAUSE_S)
                 if child.poll() is not None:
                     raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
+                now_ns, at_rest = graph.now_ns(), np.zeros(len(names))
+                joints.publish(joint_state_message(graph.message, names, at_home, at_rest, now_ns))
+                time.sleep(_PAUSE_S)
                 halted.clear()
                 sent_s = time.perf_counter()
                 stop.publish(message)
