@@ -90,6 +90,7 @@ STOP_SENTENCES = [
     "멈춰", "dừng lại", "قف", "stop\nput it down", "freeze", "wait! stop!", "could you stop?",
     "请马上停止一切动作。", "直ちに動作を停止せよ", "ngừng hết mọi thứ lại",
     "nein stop nicht weiter", "non non stop bouge plus",
+    "Bitte halten Sie sofort an!", "on bouge plus !!",
 ]  # fmt: skip
 
 
