@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "gate",
         "executor",
         "judge",
+        "evidence",
         "belief",
         "policy",
         "agreement",

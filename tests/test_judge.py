@@ -14,8 +14,20 @@ from qwen2vl_robot.benchmarks.endings.makers import FAILURES, SUCCESSES, Maker
 from qwen2vl_robot.benchmarks.endings.promises import Ending
 from qwen2vl_robot.benchmarks.endings.suite import is_truly, look_at
 from qwen2vl_robot.benchmarks.endings.table import Table, draw_table
-from qwen2vl_robot.judge import judge
-from qwen2vl_robot.messages import Effect, Observation, Outcome, OutcomeKind, Relation, freeze
+from qwen2vl_robot.evidence import gather
+from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.judge import _carrier, judge
+from qwen2vl_robot.messages import (
+    Box,
+    Effect,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Relation,
+    Scene,
+    SceneObject,
+    freeze,
+)
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.reasons import EvidenceReason, TaskReason
 from qwen2vl_robot.sides import Sides
@@ -186,3 +198,24 @@ def test_a_release_beside_something_is_judged_by_the_sides_of_the_plan(table: Ta
     ):
         seen_so = replace(ending, step=replace(step, motion=left_of, scene=replace(step.scene, sides=sides)))
         assert judged(seen_so, looks).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("height_m", "rise_m", "held", "known"),
+    [
+        (0.05, 0.002, None, {"below"}),
+        (0.05, 0.030, None, set()),  # not on it
+        (0.05, 0.002, "moved", set()),  # not let go
+        (0.014, 0.002, None, set()),  # so flat that the table could carry it as well
+    ],
+)
+def test_only_what_carries_the_object_may_be_hidden_by_it(
+    height_m: float, rise_m: float, held: str | None, known: set[str], table: Table
+) -> None:
+    ending, looks = made(others.waited, table)
+    below = SceneObject("below", Box((0.05, 0.05, height_m)), make_pose([0.5, 0.0, height_m / 2]))
+    moved = SceneObject("moved", Box((0.05, 0.05, 0.05)), make_pose([0.5, 0.0, height_m + rise_m + 0.025]))
+    effect = Effect("release", "moved", moved.T_base_object, Relation.ON, "below")
+    case = gather(ending.step, looks, ending.step.scene, SURROUNDINGS)
+    case = replace(case, effect=effect, scene=Scene((below,), ()), measured=Scene((below, moved), (), held=held))
+    assert _carrier(case) == known
