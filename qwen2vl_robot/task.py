@@ -28,7 +28,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.order import Order, not_understood
 from qwen2vl_robot.policy import Response, respond_to
 from qwen2vl_robot.ports import Listener
-from qwen2vl_robot.reasons import ObservationReason, TaskReason
+from qwen2vl_robot.reasons import ObservationReason, PerceptionReason, TaskReason
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +139,9 @@ class Task:
         return answer if failed is None else replace(failed, causes=(*failed.causes, *answer.causes))
 
     def first_about_words(self, outcome: Outcome) -> Outcome:
-        """What another plan might mend is a question about words that nobody knows, as long as nothing was done."""
-        if not self.unread or self.achieved or respond_to(outcome) is not Response.PLAN_AGAIN:
+        """What a plan of unknown words failed by is first a question about these words, as long as nothing was done."""
+        is_the_plans = respond_to(outcome) is Response.PLAN_AGAIN or isinstance(outcome.reason, PerceptionReason)
+        if not self.unread or self.achieved or not is_the_plans:
             return outcome
         return Outcome(OutcomeKind.ASKED, (not_understood(self.unread), *outcome.causes))
 

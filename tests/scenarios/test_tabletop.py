@@ -224,6 +224,18 @@ def test_hostile_replies_move_nothing() -> None:
         assert s.moved_m(before) < UNMOVED_M
 
 
+def test_unknown_words_are_named_before_what_their_plan_failed_by() -> None:
+    with stage(RED_BLOCK, BLUE_PLATE) as s:
+        too_wide = format_reply([s.boxes("blue plate")], [PICK])
+        elsewhere = format_reply([("yellow block", s.boxes("blue plate")[1])], [PICK])
+        for reply in (too_wide, elsewhere):
+            report = s.run_to_question(reply, instruction="grab the glimmering blorp")
+            assert report.outcome.reason is TaskReason.NOT_UNDERSTOOD
+            assert "'glimmering', 'blorp'" in report.outcome.reasons[0]
+            assert "pick up the red block" in report.outcome.reasons[0]
+            assert len(report.plans) == 1
+
+
 def test_a_question_of_the_planner_is_passed_on() -> None:
     with stage(RED_BLOCK) as s:
         report = s.run(format_reply([("green ball", [])], [{"do": "ask", "text": "I see no green ball."}]))
