@@ -341,7 +341,7 @@ def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
         fresh.arm.execute(fresh.admit(longer(1.0, start)))
     fresh.close()
     assert np.allclose(fresh.q_rad, start)
-    assert "command topic" in fresh.health.problems()
+    assert "joint_trajectory_controller/joint_trajectory" in fresh.health.problems()
 
 
 def test_an_arm_that_is_pushed_off_its_path_is_given_up_with_the_controllers_code(cell: Cell) -> None:
