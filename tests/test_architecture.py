@@ -99,7 +99,6 @@ CONFINED = {
     "ruckig": (("motion",), "timing is made in one place"),
     "rclpy": (("graph.ros", "graph.ros_actions", "graph.lifecycle"), "ROS 2 stays optional"),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
-    "tf2_ros": ((), "one buffer of transforms for both transports"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),

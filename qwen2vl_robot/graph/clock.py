@@ -23,17 +23,18 @@ class SystemClock:
 
     Args:
         on_jump: called, on the thread that asks for the time, once somebody has set the clock.
+        read_ns: reads the clock.
     """
 
-    def __init__(self, on_jump: OnJump) -> None:
-        self._on_jump = on_jump
+    def __init__(self, on_jump: OnJump, read_ns: Callable[[], int] = time.time_ns) -> None:
+        self._on_jump, self._read_ns = on_jump, read_ns
         self._lock = threading.Lock()
         self._ahead_ns: int | None = None  # of the monotonic clock, which nobody sets
 
     def now_ns(self) -> int:
         """Return the system's time, ns."""
         before_ns = time.monotonic_ns()
-        now_ns = time.time_ns()
+        now_ns = self._read_ns()
         if time.monotonic_ns() - before_ns <= _QUICK_NS:
             self._look(now_ns - before_ns)
         return now_ns

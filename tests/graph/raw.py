@@ -1,6 +1,6 @@
 """Another vendor's node, as far as the wire shows: Cyclone DDS alone, with ROS 2's messages written out by hand.
 
-It shares nothing with `qwen2vl_robot.graph` but Cyclone DDS. No `from __future__ import annotations`: the IDL needs types.
+It shares nothing with `qwen2vl_robot.graph` but Cyclone DDS. The IDL reads the annotations, so they are types here.
 """
 
 from dataclasses import dataclass, field
@@ -16,30 +16,34 @@ from cyclonedds.topic import Topic
 NS = 10**9
 
 
+class Announced(IdlStruct):
+    """Makes two Python programs agree: Cyclone compares announced types, and their bases; ROS announces none."""
+
+
 @dataclass
-class Time(IdlStruct, typename="builtin_interfaces.msg.dds_.Time_"):
+class Time(Announced, typename="builtin_interfaces.msg.dds_.Time_"):
     sec: int32 = 0
     nanosec: uint32 = 0
 
 
 @dataclass
-class Header(IdlStruct, typename="std_msgs.msg.dds_.Header_"):
+class Header(Announced, typename="std_msgs.msg.dds_.Header_"):
     stamp: Time = field(default_factory=Time)
     frame_id: str = ""
 
 
 @dataclass
-class Clock(IdlStruct, typename="rosgraph_msgs.msg.dds_.Clock_"):
+class Clock(Announced, typename="rosgraph_msgs.msg.dds_.Clock_"):
     clock: Time = field(default_factory=Time)
 
 
 @dataclass
-class String(IdlStruct, typename="std_msgs.msg.dds_.String_"):
+class String(Announced, typename="std_msgs.msg.dds_.String_"):
     data: str = ""
 
 
 @dataclass
-class JointState(IdlStruct, typename="sensor_msgs.msg.dds_.JointState_"):
+class JointState(Announced, typename="sensor_msgs.msg.dds_.JointState_"):
     header: Header = field(default_factory=Header)
     name: sequence[str] = field(default_factory=list)
     position: sequence[float64] = field(default_factory=list)
@@ -48,14 +52,14 @@ class JointState(IdlStruct, typename="sensor_msgs.msg.dds_.JointState_"):
 
 
 @dataclass
-class Vector3(IdlStruct, typename="geometry_msgs.msg.dds_.Vector3_"):
+class Vector3(Announced, typename="geometry_msgs.msg.dds_.Vector3_"):
     x: float64 = 0.0
     y: float64 = 0.0
     z: float64 = 0.0
 
 
 @dataclass
-class Quaternion(IdlStruct, typename="geometry_msgs.msg.dds_.Quaternion_"):
+class Quaternion(Announced, typename="geometry_msgs.msg.dds_.Quaternion_"):
     x: float64 = 0.0
     y: float64 = 0.0
     z: float64 = 0.0
@@ -63,42 +67,42 @@ class Quaternion(IdlStruct, typename="geometry_msgs.msg.dds_.Quaternion_"):
 
 
 @dataclass
-class Transform(IdlStruct, typename="geometry_msgs.msg.dds_.Transform_"):
+class Transform(Announced, typename="geometry_msgs.msg.dds_.Transform_"):
     translation: Vector3 = field(default_factory=Vector3)
     rotation: Quaternion = field(default_factory=Quaternion)
 
 
 @dataclass
-class TransformStamped(IdlStruct, typename="geometry_msgs.msg.dds_.TransformStamped_"):
+class TransformStamped(Announced, typename="geometry_msgs.msg.dds_.TransformStamped_"):
     header: Header = field(default_factory=Header)
     child_frame_id: str = ""
     transform: Transform = field(default_factory=Transform)
 
 
 @dataclass
-class TFMessage(IdlStruct, typename="tf2_msgs.msg.dds_.TFMessage_"):
+class TFMessage(Announced, typename="tf2_msgs.msg.dds_.TFMessage_"):
     transforms: sequence[TransformStamped] = field(default_factory=list)
 
 
 @dataclass
-class UUID(IdlStruct, typename="unique_identifier_msgs.msg.dds_.UUID_"):
+class UUID(Announced, typename="unique_identifier_msgs.msg.dds_.UUID_"):
     uuid: array[uint8, 16] = field(default_factory=lambda: [0] * 16)
 
 
 @dataclass
-class GoalInfo(IdlStruct, typename="action_msgs.msg.dds_.GoalInfo_"):
+class GoalInfo(Announced, typename="action_msgs.msg.dds_.GoalInfo_"):
     goal_id: UUID = field(default_factory=UUID)
     stamp: Time = field(default_factory=Time)
 
 
 @dataclass
-class GoalStatus(IdlStruct, typename="action_msgs.msg.dds_.GoalStatus_"):
+class GoalStatus(Announced, typename="action_msgs.msg.dds_.GoalStatus_"):
     goal_info: GoalInfo = field(default_factory=GoalInfo)
     status: int8 = 0
 
 
 @dataclass
-class GoalStatusArray(IdlStruct, typename="action_msgs.msg.dds_.GoalStatusArray_"):
+class GoalStatusArray(Announced, typename="action_msgs.msg.dds_.GoalStatusArray_"):
     status_list: sequence[GoalStatus] = field(default_factory=list)
 
 

@@ -156,7 +156,7 @@ def test_a_joint_state_from_the_future_is_said_and_hides_none(opened: Opened, do
     health = Health(graph, facts=dict)
     joints = JointStates(graph, PROFILE, health)
     sender = matched(Sender(domain, "/joint_states", raw.JointState, reliable=False))
-    sender.send(joint_state(0.0, time.time_ns() + 10**9 * NS))
+    sender.send(joint_state(0.0, time.time_ns() + 10**8 * NS))
     until(lambda: "in the future" in getattr(health.problems().get("joint_states"), "text", ""))
     with pytest.raises(ObservationError, match="in the future; check the clocks"):
         joints.latest()
@@ -210,7 +210,7 @@ def test_every_publisher_is_heard(
 
 @pytest.mark.parametrize("topic", [interface.INSTRUCTION, interface.APPROVE], ids=lambda topic: topic.name)
 def test_a_publisher_that_is_not_heard_is_said(opened: Opened, domain: int, topic: interface.Topic) -> None:
-    graph = opened("listening")
+    graph = opened("listening", namespace="/quiet")
     graph.subscribe(topic, lambda message: None)
     sender = Sender(domain, graph.resolve(topic.name), raw.String, reliable=False)
     until(lambda: any(graph.resolve(topic.name).strip("/") in problem for problem in graph.problems()))
@@ -293,10 +293,10 @@ def test_a_goal_of_another_client_is_counted_and_our_own_is_not(opened: Opened) 
 
 
 def test_a_goal_that_another_vendors_server_tells_of_is_counted(opened: Opened, domain: int) -> None:
-    Follower(opened("server"))
-    client = opened("ours").action_client(FOLLOW)
+    Follower(opened("server", namespace="/told"))
+    client = opened("ours", namespace="/told").action_client(FOLLOW)
     until(client.is_served)
-    sender = matched(Sender(domain, f"/{FOLLOW.name}/_action/status", raw.GoalStatusArray, latched=True))
+    sender = matched(Sender(domain, f"/told/{FOLLOW.name}/_action/status", raw.GoalStatusArray, latched=True))
     for status, count in ((2, 1), (4, 0), (1, 1), (6, 0)):
         info = raw.GoalInfo(raw.UUID([7] * 16))
         sender.send(raw.GoalStatusArray([raw.GoalStatus(info, status)]))
@@ -304,8 +304,8 @@ def test_a_goal_that_another_vendors_server_tells_of_is_counted(opened: Opened, 
 
 
 def test_the_goals_of_a_server_that_is_gone_are_forgotten(opened: Opened, domain: int) -> None:
-    client = opened("ours").action_client(FOLLOW)
-    sender = matched(Sender(domain, f"/{FOLLOW.name}/_action/status", raw.GoalStatusArray, latched=True))
+    client = opened("ours", namespace="/gone").action_client(FOLLOW)
+    sender = matched(Sender(domain, f"/gone/{FOLLOW.name}/_action/status", raw.GoalStatusArray, latched=True))
     sender.send(raw.GoalStatusArray([raw.GoalStatus(raw.GoalInfo(raw.UUID([7] * 16)), 2)]))
     time.sleep(0.5)
     assert client.foreign_goals() == 0
