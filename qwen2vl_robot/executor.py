@@ -185,6 +185,8 @@ class _Watch:
         Raises:
             _AbortError: something is not as it should be.
         """
+        if self._halt.cause() is not None:
+            self._check_clock()  # a jump of the clock has the task cancelled too; then it is the reason
         self._check_halt()
         is_moving = self._arm.is_moving()  # asked first, so that the state is not older than the answer
         state = self._arm.state()

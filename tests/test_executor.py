@@ -303,6 +303,21 @@ def test_a_clock_that_leaps_stops_the_arm(link: PlantLink, leap_s: float) -> Non
     assert not link.is_moving()
 
 
+def test_a_jump_that_has_the_task_cancelled_is_the_reason(link: PlantLink) -> None:
+    """Whatever the clock says afterwards, the stop took no hundred million seconds."""
+    halt = Halt()
+
+    class Cancelling(LeapingClock):
+        def now_ns(self) -> int:
+            if self._left == 0:
+                halt.cancel("the clock went on at once")
+            return super().now_ns()
+
+    with halt.task():
+        report = run(approve(link), link, Cancelling(link, 1e8), PROFILE, halt)
+    assert [cause.reason for cause in report.causes] == ["clock"]
+
+
 class BusyClock:
     """The clock of a process that gets no core for a while; the plant's time and the wall's go on."""
 
