@@ -3,17 +3,23 @@
 It shares nothing with `qwen2vl_robot.graph` but Cyclone DDS. The IDL reads the annotations, so they are types here.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from cyclonedds.core import Policy, Qos
-from cyclonedds.domain import DomainParticipant
+from cyclonedds.core import DDSException, Policy, Qos
+from cyclonedds.domain import Domain, DomainParticipant
 from cyclonedds.idl import IdlStruct
 from cyclonedds.idl.types import array, float64, int8, int32, sequence, uint8, uint32
 from cyclonedds.pub import DataWriter
 from cyclonedds.topic import Topic
 
 NS = 10**9
+_LOOPBACK = """<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"/></Interfaces>
+<AllowMulticast>false</AllowMulticast></General><Discovery><ParticipantIndex>auto</ParticipantIndex>
+<MaxAutoParticipantIndex>32</MaxAutoParticipantIndex><Peers><Peer address="localhost"/></Peers></Discovery>
+</Domain></CycloneDDS>"""
+_domains: list[Domain] = []
 
 
 class Announced(IdlStruct):
@@ -124,6 +130,8 @@ class Sender:
     """
 
     def __init__(self, domain: int, name: str, kind: Any, *, reliable: bool = True, latched: bool = False) -> None:
+        with contextlib.suppress(DDSException):  # another node of this process has configured the domain
+            _domains.append(Domain(domain, _LOOPBACK))
         reliability = Policy.Reliability.Reliable(NS) if reliable else Policy.Reliability.BestEffort
         policies = [reliability, Policy.History.KeepLast(10), Policy.DataRepresentation(use_cdrv0_representation=True)]
         policies += [Policy.Durability.TransientLocal] if latched else []
