@@ -27,6 +27,7 @@ _HIDDEN_M = 0.08  # a segment that starts lower stands on the table, its foot hi
 _SUPPORT_SLACK_M = 0.014
 _GOOD_OVERLAP = 0.85
 _OUTSIDE_M = 0.006  # a shape leaves no more than a few points further outside: noise and smoothing give 1 to 4 mm
+_OUTSIDE_SIGMAS = 3.0  # where the camera's noise is more than that
 _OUTSIDE_RATIO = 0.02
 _MAX_MISSING_RATIO = 0.1  # of a body's pixels, beside it and without depth
 _FRINGE_RATIO = 0.0065  # of the picture's width: stereo shadow leaves 4 px of 640 on each side without depth
@@ -97,7 +98,7 @@ def explains(fit: Fit, segment: Segment) -> bool:
     if fit.cost_m >= EXPLAINED_COST_M or fit.overlap <= _GOOD_OVERLAP:
         return False
     outside_m = outside_of(*fit.solid.message(), segment.smooth_m)
-    return bool((outside_m > _OUTSIDE_M).mean() <= _OUTSIDE_RATIO)
+    return bool((outside_m > max(_OUTSIDE_M, _OUTSIDE_SIGMAS * segment.noise_m)).mean() <= _OUTSIDE_RATIO)
 
 
 def outside_of(shape: Shape, T_base_object: Array, p_base_m: Array) -> Array:

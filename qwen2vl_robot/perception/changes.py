@@ -10,9 +10,11 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, transform
 from qwen2vl_robot.messages import SceneObject, shape_size_m
-from qwen2vl_robot.perception.view import LevelledView, Mask
+from qwen2vl_robot.perception.view import Float32, LevelledView, Mask
 
-_CHANGE_M = 0.008  # of smoothed depth: three times its noise, less than a plate is high
+_CHANGE_M = 0.008  # of smoothed depth, less than a plate is high; at least
+_CHANGE_SIGMAS = 4.0  # of the difference of two views, where that is more: further away depth is noisier
+_SAMPLE_PX = 4
 _WIDTH_M = 0.007  # narrower changes are edges: of a pixel or two, and of fits that are some millimetres off
 _AREA_M2 = 1.5e-4  # smaller ones are noise; a thing of 4 cm that moves by 1 cm changes 2 to 4 cm²
 _ROOM_M = 0.015  # around the fitted shape of a body that was to move: fits are good to some millimetres
@@ -47,7 +49,7 @@ def unexplained(
     was_m, is_m = before.smooth_m, after.smooth_m
     with np.errstate(invalid="ignore"):
         step_m = is_m - was_m
-        changed = (np.abs(step_m) > _CHANGE_M) & ~before.is_robot & ~after.is_robot
+        changed = (np.abs(step_m) > _least_m(before, after)) & ~before.is_robot & ~after.is_robot
     rows, cols = np.nonzero(changed)
     old_m = before.origin_m + was_m[rows, cols, None] * before.rays[rows, cols]
     new_m = after.origin_m + is_m[rows, cols, None] * after.rays[rows, cols]
@@ -60,6 +62,18 @@ def unexplained(
         chosen = counts & (is_gone == gone)
         found += _patches(after, rows[chosen], cols[chosen], shown_m[chosen], is_gone=gone)
     return sorted(found, key=lambda change: -change.area_m2)
+
+
+def _least_m(before: LevelledView, after: LevelledView) -> Float32:
+    """The least step (h, w) of depth that is a change and no noise; of what is nearer in one view its noise counts.
+
+    The noise of a step is what most pixels show: most of a picture stands still, and errors that last cancel out.
+    """
+    square_m2 = np.fmin(before.smooth_m, after.smooth_m) ** 2
+    part = np.s_[::_SAMPLE_PX, ::_SAMPLE_PX]
+    ratio = np.abs(after.smooth_m[part] - before.smooth_m[part]) / square_m2[part]
+    noise_ratio = 1.4826 * float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else 0.0
+    return np.maximum(np.float32(_CHANGE_M), np.float32(_CHANGE_SIGMAS * noise_ratio) * square_m2)
 
 
 def inside_any(points_m: Array, bodies: Sequence[SceneObject], room_m: float) -> Mask:
@@ -115,7 +129,7 @@ def trace(before: LevelledView, after: LevelledView, body: SceneObject) -> Trace
         return Trace(0, 0.0, 1.0)
     was_m, is_m = before.smooth_m[rows, cols], after.smooth_m[rows, cols]
     with np.errstate(invalid="ignore"):
-        same = np.abs(is_m - was_m) <= _CHANGE_M
+        same = np.abs(is_m - was_m) <= _least_m(before, after)[rows, cols]
         hidden = ~same & ~(is_m > was_m)
     hidden |= after.is_robot[rows, cols] & ~same
     return Trace(len(rows), float(same.mean()), float(hidden.mean()))

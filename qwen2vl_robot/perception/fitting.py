@@ -71,7 +71,7 @@ class Fitter:
         self._is_free = ~(mine | hiding)  # table or nothing: a solid must not cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
         self._mine_count = int(np.count_nonzero(mine))
-        chosen = _sample(mine & np.isfinite(view.depth_m[window]), _RAYS)
+        chosen = _sample(segment.measured[window] & np.isfinite(view.depth_m[window]), _RAYS)
         self.rays, self.measured_m = rays.reshape(-1, 3)[chosen].astype(np.float64), _at(view.depth_m[window], chosen)
         self._hiding_spots = _sample(hiding, _HIDING)
         self._hiding_weight = int(np.count_nonzero(hiding)) / max(len(self._hiding_spots), 1)

@@ -9,16 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.perception.view import Float32, LevelledView, Mask
+from qwen2vl_robot.perception.view import STEEP_RATIO, Float32, LevelledView, Mask
 
 Window = tuple[slice, slice]
 
-ABOVE_TABLE_M = 0.006  # three to ten sigma of the smoothed height; a plate is 12 mm high
+ABOVE_TABLE_M = 0.006  # half of what a plate is high; at least
+_RAISED_SIGMAS = 2.5  # of the smoothed height, where that is more: noise rises above the table, too
+_BODY_SIGMAS = 5.0  # what has the table's colour and nowhere rises higher is noise
 _MIN_AREA_M2 = 1.0e-4
 _FLOOD_MIN_PX = 12
 _DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above gives 5 mm
 _CHROMA_STEP = 0.05
-_TABLE_REACH_M = 1.1
 _BORDER_PX = 2
 _GROW_PX = 10
 
@@ -28,20 +29,25 @@ class Segment:
     """A piece of the image that belongs to one body.
 
     Attributes:
-        mask: (h, w) its pixels.
+        mask: (h, w) its pixels, by depth and colour.
+        measured: (h, w) those of them that have depth of their own; beside an edge colour may show it and depth what
+            lies behind.
         x0, y0, x1, y1: its extent in pixels, x1 and y1 exclusive.
         rgb: (3,) median colour.
+        noise_m: standard deviation of the smoothed depth.
         points_m: (n, 3) measured points, base frame, with the sensor's noise.
         smooth_m: (m, 3) points of the smoothed depth, base frame.
         low_m, high_m: 2nd and 98th percentile of the smoothed height.
     """
 
     mask: Mask
+    measured: Mask
     x0: int
     y0: int
     x1: int
     y1: int
     rgb: Array
+    noise_m: float
     points_m: Array
     smooth_m: Array
     low_m: float
@@ -76,8 +82,11 @@ def find_segments(view: LevelledView) -> list[Segment]:
     labels = _merge(part, labels, count)
     segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
+        own = _trim(labels == label, differs)
+        if _is_speck(part, own, differs, labels):
+            continue
         mask = np.zeros(view.depth_m.shape, bool)
-        mask[window] = _trim(labels == label, differs)
+        mask[window] = own
         segment = make_segment(view, mask)
         if segment is not None:
             segments.append(segment)
@@ -111,7 +120,8 @@ def make_segment(view: LevelledView, mask: Mask) -> Segment | None:
         return None
     window = _window(mask, 0)
     part, inside = _crop(view, window), mask[window]
-    points_m, smooth_m = part.points_m(inside), part.points_m(inside, smooth=True)
+    own = inside & ~_behind(part.smooth_m, inside)
+    points_m, smooth_m = part.points_m(own), part.points_m(own, smooth=True)
     if len(smooth_m) < _FLOOD_MIN_PX or len(points_m) < _FLOOD_MIN_PX:
         return None
     pitch_m = float(np.linalg.norm(np.median(smooth_m, axis=0) - view.origin_m)) / view.intrinsics.fx_px
@@ -119,18 +129,30 @@ def make_segment(view: LevelledView, mask: Mask) -> Segment | None:
         return None
     (y0, y1), (x0, x1) = ((side.start, side.stop) for side in window)
     low_m, high_m = np.percentile(smooth_m[:, 2], [2.0, 98.0])
+    measured = np.zeros_like(mask)
+    measured[window] = own
     return Segment(
         mask=mask,
+        measured=measured,
         x0=x0,
         y0=y0,
         x1=x1,
         y1=y1,
         rgb=np.median(part.rgb[inside], axis=0).astype(np.float64),
+        noise_m=float(np.nanmedian(part.noise_m[own])),
         points_m=points_m,
         smooth_m=smooth_m,
         low_m=float(low_m),
         high_m=float(high_m),
     )
+
+
+def _behind(smooth_m: Float32, inside: Mask) -> Mask:
+    """Mark pixels that lie behind an edge of what they are taken for: nearer pixels of it are too close by."""
+    known_m = np.where(inside & np.isfinite(smooth_m), smooth_m, np.float32(100.0))
+    nearest_m = cv2.erode(known_m, np.ones((2 * _BORDER_PX + 1,) * 2, np.uint8))
+    behind: Mask = known_m > nearest_m * np.float32(1.0 + _BORDER_PX * STEEP_RATIO)
+    return behind
 
 
 def _table_colour(view: LevelledView) -> Array:
@@ -151,18 +173,43 @@ def _table_like(rgb: npt.NDArray[np.uint8], table_rgb: Array) -> Mask:
 
 
 def _raised(view: LevelledView) -> Mask:
-    """Mark what rises above the table's slab and is not the robot; beyond the slab there is no support."""
-    raised: Mask = (view.height_m > ABOVE_TABLE_M) & ~view.is_robot
+    """Mark what rises above the table within reach and is not the robot."""
+    least_m = np.maximum(np.float32(ABOVE_TABLE_M), _RAISED_SIGMAS * _height_noise_m(view))
+    raised: Mask = (view.height_m > least_m) & ~view.is_robot
     rows, cols = np.nonzero(raised)
-    p = view.origin_m[:2] + view.smooth_m[rows, cols, None] * view.rays[rows, cols, :2]
-    raised[rows, cols] = (np.abs(p[:, 0]) < _TABLE_REACH_M + 0.3) & (np.abs(p[:, 1]) < _TABLE_REACH_M)
+    p = view.origin_m + view.smooth_m[rows, cols, None] * view.rays[rows, cols]
+    raised[rows, cols] = ((p > view.region_m[0]) & (p < view.region_m[1])).all(axis=1)
     return raised
 
 
+def _height_noise_m(view: LevelledView) -> Float32:
+    return np.asarray(view.noise_m * np.abs(view.rays[..., 2]), dtype=np.float32)
+
+
+def _is_speck(view: LevelledView, mask: Mask, differs: Mask, labels: npt.NDArray[np.int32]) -> bool:
+    """Check whether a piece is no body: a sliver, or the table itself where its noise is high.
+
+    A sliver is nowhere three pixels wide; or it is nowhere five pixels wide and lies along a piece of the same depth:
+    colour and depth of an edge are that far apart.
+    """
+    if differs[mask].mean() < 0.5:
+        above = (view.height_m > _BODY_SIGMAS * _height_noise_m(view))[mask]
+        if int(above.sum()) < _FLOOD_MIN_PX:
+            return True
+    window = _window(mask, 2 * _BORDER_PX)
+    own, depth_m = mask[window].astype(np.uint8), view.smooth_m[window]
+    widths = [px for px in (3, 2 * _BORDER_PX + 1) if cv2.erode(own, np.ones((px, px), np.uint8)).any()]
+    if len(widths) == 2:
+        return False
+    beside = (cv2.dilate(own, np.ones((5, 5), np.uint8)) > 0) & (labels[window] > 0) & ~mask[window]
+    step_m = np.abs(depth_m[beside] - np.nanmedian(depth_m[mask[window]]))
+    return not widths or bool((step_m < 2.0 * _DEPTH_STEP_M).sum() > 0.3 * own.sum())
+
+
 def _with_rim(view: LevelledView, raised: Mask, differs: Mask) -> Mask:
-    """Add the lower rim around what is raised; only its colour separates it from the table."""
-    rim = (view.height_m > -0.006) & (view.height_m <= 0.02) & differs & ~view.is_robot
-    allowed = (raised | rim).astype(np.uint8)
+    """Add the lower rim around what is raised, and pixels without depth: only colour separates them from the table."""
+    rim = ((view.height_m > -0.006) & (view.height_m <= 0.02)) | np.isnan(view.height_m)
+    allowed = (raised | (rim & differs & ~view.is_robot)).astype(np.uint8)
     grown = raised.astype(np.uint8)
     for _ in range(_GROW_PX // 2):
         grown = np.minimum(cv2.dilate(grown, np.ones((3, 3), np.uint8), iterations=2), allowed)
@@ -178,7 +225,7 @@ def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32],
     features = np.ascontiguousarray(features, dtype=np.float32)
     blocked = np.ones((foreground.shape[0] + 2, foreground.shape[1] + 2), np.uint8)
     sharp = _jumps(brightness, 2.2)
-    blocked[1:-1, 1:-1] = ~foreground | sharp
+    blocked[1:-1, 1:-1] = ~foreground | sharp | np.isnan(view.smooth_m)
     labels = np.zeros(foreground.shape, np.int32)
     count = 0
     step = (_CHROMA_STEP, _CHROMA_STEP, _DEPTH_STEP_M)
@@ -195,7 +242,7 @@ def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32],
         if area >= _FLOOD_MIN_PX:
             count += 1
             labels[y : y + h, x : x + w][new] = count
-    return _adopt(labels, foreground), count
+    return _adopt(labels, foreground, view.smooth_m), count
 
 
 def _jumps(brightness: Float32, ratio: float) -> Mask:
@@ -209,8 +256,8 @@ def _jumps(brightness: Float32, ratio: float) -> Mask:
     return jump
 
 
-def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.int32]:
-    """Give each foreground pixel without a label the nearest label within a few pixels."""
+def _adopt(labels: npt.NDArray[np.int32], foreground: Mask, smooth_m: Float32) -> npt.NDArray[np.int32]:
+    """Give each foreground pixel without a label the nearest label, if it lacks depth or that is a few pixels away."""
     missing = foreground & (labels == 0)
     if not missing.any() or not (labels > 0).any():
         return labels
@@ -220,7 +267,7 @@ def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.in
     by_index = np.zeros(int(index.max()) + 1, np.int32)
     known = labels > 0
     by_index[index[known]] = labels[known]
-    take = missing & (distance <= 4.0)
+    take = missing & ((distance <= 4.0) | np.isnan(smooth_m))
     labels[take] = by_index[index[take]]
     return labels
 

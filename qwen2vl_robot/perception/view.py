@@ -21,6 +21,11 @@ ROBOT_MARGIN_M = 0.025  # calibration error plus parts outside the collision hul
 MAX_OFFSET_M, MAX_TILT_DEG = 0.02, 2.0  # more than this is a wrong calibration, not a small error
 _MIN_TABLE_RATIO = 0.02
 _LEVEL_STEP_PX = 4
+STEEP_RATIO = 0.01  # of depth per pixel on both sides: nothing solid is seen as steeply; a wall seen from above: 0.6 %
+_FLYING_PX = 2  # so far from an edge depth lies between two surfaces
+_FILL_RATIO = 0.01  # of depth: a hole between surfaces further apart than this is not filled
+_AROUND_M = 0.3  # around the tool's workspace: hand, elbow and load may come there
+_NEAR_TABLE_M = 0.02  # depth of the table, and nothing else, says how noisy depth is
 _GATES_M = (0.025, 0.012, 0.007, 0.005, 0.005)
 _DIRECTIONS = 48
 
@@ -31,12 +36,14 @@ class LevelledView:
 
     Attributes:
         rgb: (h, w, 3) uint8.
-        depth_m: (h, w) as measured, NaN where missing.
+        depth_m: (h, w) as measured, NaN where missing or between two surfaces.
         smooth_m: (h, w) depth with small holes filled and a median filter; NaN far from any measurement.
         rays: (h, w, 3) base-frame direction of each pixel's ray, one metre of optical depth long.
         height_m: (h, w) smoothed height over the table.
         is_robot: (h, w) the robot's own pixels.
         intrinsics, T_base_camera: of the camera; the pose is levelled.
+        noise_ratio: standard deviation of smoothed depth over its square, 1/m, as the table shows it.
+        region_m: (2, 3) lowest and highest corner of where the arm and its load may come; elsewhere is background.
         tilt_deg, offset_m: tilt and height of the table in the published frame, which levelling removed.
     """
 
@@ -48,8 +55,15 @@ class LevelledView:
     is_robot: Mask
     intrinsics: Intrinsics
     T_base_camera: Array
+    noise_ratio: float
+    region_m: Array
     tilt_deg: float
     offset_m: float
+
+    @property
+    def noise_m(self) -> Float32:
+        """The standard deviation of smoothed depth (h, w); triangulation is the noisier the further away."""
+        return (np.float32(self.noise_ratio) * self.smooth_m**2).astype(np.float32)
 
     @property
     def origin_m(self) -> Array:
@@ -85,23 +99,67 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
     depth_m = np.where((frame.depth_m > 0) & np.isfinite(frame.depth_m), frame.depth_m, np.nan).astype(np.float32)
     if not np.isfinite(depth_m).any():
         raise ObservationError("the frame has no depth at all; check the depth camera")
+    depth_m[_flying(depth_m)] = np.nan
     smooth_m = _smooth(depth_m)
     T_base_camera, tilt_deg, offset_m = _level(frame, depth_m)
     rays = _rays(k, T_base_camera[:3, :3])
     height_m = (smooth_m * rays[..., 2] + np.float32(T_base_camera[2, 3])).astype(np.float32)
-    own = np.zeros(depth_m.shape, bool)
-    view = LevelledView(frame.rgb, depth_m, smooth_m, rays, height_m, own, k, T_base_camera, tilt_deg, offset_m)
+    view = LevelledView(
+        rgb=frame.rgb,
+        depth_m=depth_m,
+        smooth_m=smooth_m,
+        rays=rays,
+        height_m=height_m,
+        is_robot=np.zeros(depth_m.shape, bool),
+        intrinsics=k,
+        T_base_camera=T_base_camera,
+        noise_ratio=_noise_ratio(height_m, rays, smooth_m),
+        region_m=np.array([profile.workspace.min_m, profile.workspace.max_m]) + np.array([[-_AROUND_M], [_AROUND_M]]),
+        tilt_deg=tilt_deg,
+        offset_m=offset_m,
+    )
     view.is_robot[:] = _robot_pixels(view, observation, kinematics)
     return view
 
 
+def _flying(depth_m: Float32) -> Mask:
+    """Mark pixels between two surfaces: depth rises or falls on both sides more steeply than along a surface."""
+    known = np.isfinite(depth_m)
+    reach = np.ones((4 * _FLYING_PX + 1,) * 2, np.uint8)  # over the gap beside an edge, to what lies behind
+    behind_m = cv2.dilate(np.where(known, depth_m, np.float32(0)), reach)
+    filled_m = np.where(known, depth_m, behind_m).astype(np.float32)
+    flying = np.zeros(depth_m.shape, bool)
+    for axis in (0, 1):
+        for off in range(1, _FLYING_PX + 1):
+            before, here, after = (np.roll(filled_m, shift, axis) for shift in (off, 0, -off))
+            least_m = np.float32(off * STEEP_RATIO) * here
+            one_m, other_m = here - before, after - here
+            is_between = (np.minimum(one_m, other_m) > least_m) | (np.maximum(one_m, other_m) < -least_m)
+            inner = np.ones(depth_m.shape[axis], bool)
+            inner[:off] = inner[-off:] = False  # np.roll joins the picture's opposite sides
+            flying |= is_between & (inner[:, None] if axis == 0 else inner[None])
+    return flying & known
+
+
+def _noise_ratio(height_m: Float32, rays: Float32, smooth_m: Float32) -> float:
+    """Estimate the deviation of smoothed depth over its square from the table's points."""
+    part = np.s_[::_LEVEL_STEP_PX, ::_LEVEL_STEP_PX]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off_m = height_m[part] / rays[part][..., 2]
+        table = np.abs(off_m) < _NEAR_TABLE_M
+        ratio = np.abs(off_m[table] / smooth_m[part][table] ** 2)
+    return 1.4826 * float(np.median(ratio)) if len(ratio) else 0.0
+
+
 def _smooth(depth_m: Float32) -> Float32:
-    """Fill small holes from their neighbours, then apply a 5x5 median filter."""
+    """Fill small holes within one surface from their neighbours, then apply a 5x5 median filter."""
     known = np.isfinite(depth_m)
     filled = np.where(known, depth_m, np.float32(0))
     weight = cv2.blur(known.astype(np.float32), (3, 3))
     mean = cv2.blur(filled, (3, 3)) / np.maximum(weight, 1e-6)
-    usable = known | (weight > 0.2)
+    window = np.ones((3, 3), np.uint8)
+    spread = cv2.dilate(filled, window) - cv2.erode(np.where(known, depth_m, np.float32(100.0)), window)
+    usable = known | ((weight > 0.2) & (spread < _FILL_RATIO * mean))
     filled = np.where(known, filled, np.where(usable, mean, np.float32(100.0))).astype(np.float32)
     smooth_m = cv2.medianBlur(filled, 5)
     return np.where(usable & (smooth_m < 50.0), smooth_m, np.float32(np.nan))

@@ -27,7 +27,6 @@ _WIDTH_PX = 640  # of the picture whose pixels a model's lengths are in
 _SKY_M = 5.0  # stands for the depth of what is too far to be measured
 _STEP_RATIO = 0.01  # of depth, from a pixel to the next: an edge; a face that is seen steeply gives 0.6 %
 _MIX_PX = 7  # around a flying pixel, where its two surfaces are looked for
-_COLOUR_EDGE = 8.0  # sRGB levels over which losses on dark surfaces set in
 
 
 class Noise(Strict):
@@ -65,10 +64,15 @@ class Stereo(Strict):
 
 
 class Losses(Strict):
-    """Shares of surfaces that have no depth: those darker than `dark_rgb` (sRGB, brightest channel), and by finish."""
+    """Shares of surfaces that have no depth.
 
-    dark_rgb: NonNegative = 0.0
+    Attributes:
+        dark: of what is black; it falls to nothing where the brightest channel is `dark_rgb` (sRGB).
+        shiny, clear: of what has this finish.
+    """
+
     dark: Ratio = 0.0
+    dark_rgb: NonNegative = 0.0
     shiny: Ratio = 0.0
     clear: Ratio = 0.0
 
@@ -170,9 +174,10 @@ class ErringCamera:
         gap_px = (low + (high - low) * self._ragged(3.0)) * self._scale
         lost = hidden | (behind & (off_px < gap_px))
         flying = (off_px < stereo.flying_px * self._scale) & (self._ragged(2.0) < stereo.flying_ratio)
-        disparity_px = disparity_px + self._lasting_px + self._noise_px([n for n in stereo.noise if not n.lasts])
+        disparity_px += self._lasting_px + self._noise_px([n for n in stereo.noise if not n.lasts])
         if stereo.disparity_step_px:
-            disparity_px = np.round(disparity_px / stereo.disparity_step_px) * stereo.disparity_step_px
+            step = np.float32(stereo.disparity_step_px)
+            disparity_px = np.round(disparity_px / step) * step
         measured_m = (fb_px_m / np.maximum(disparity_px, 1e-3)).astype(np.float32)
         measured_m[lost | ~np.isfinite(true_m)] = np.nan
         return _with_flying(measured_m, solid_m, flying, self._ragged(1.0))
@@ -203,8 +208,8 @@ class ErringCamera:
         losses = self._model.losses
         if self._worn is None:
             return np.zeros(self._shape, bool)
-        darkness = np.clip((losses.dark_rgb - rgb.max(axis=2).astype(np.float32)) / _COLOUR_EDGE, 0.0, 1.0)
-        share = np.float32(losses.dark) * darkness
+        darkness = np.clip(1.0 - rgb.max(axis=2) / np.float32(max(losses.dark_rgb, 1e-3)), 0.0, 1.0)
+        share: Depth = np.float32(losses.dark) * darkness
         for finish, mask in finishes.items():
             share = np.where(mask, np.float32(losses.shiny if finish == "shiny" else losses.clear), share)
         lost: Mask = self._worn < share
