@@ -306,9 +306,8 @@ def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: in
         i, j = a[rows, cols], b[rows, cols]
         step_m = np.abs(view.smooth_m[rows, cols] - view.smooth_m[rows + dy, cols + dx])
         key = np.minimum(i, j) * (count + 1) + np.maximum(i, j)
-        is_near = step_m < _DEPTH_STEP_M
-        near += np.bincount(key[is_near], minlength=len(near))
-        far += np.bincount(key[~is_near], minlength=len(far))
+        near += np.bincount(key[step_m < _DEPTH_STEP_M], minlength=len(near))
+        far += np.bincount(key[step_m >= _DEPTH_STEP_M], minlength=len(far))
     pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far))
     return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
 
