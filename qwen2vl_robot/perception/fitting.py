@@ -27,6 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 _THINNEST_M = 0.006  # smallest size of a solid to start a search from
 _PAD_PX = 24
 _RAYS = 240
+_EDGE_PX = 2
 _CLIP_M = 0.015
 _SILHOUETTE_WEIGHT_M = 0.060  # 1 % of missed silhouette weighs as much as 0.6 mm of mean depth error
 _HOLLOW_DEPTH_M = 0.010
@@ -71,7 +72,7 @@ class Fitter:
         self._is_free = ~(mine | hiding)  # table or nothing: a solid must not cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
         self._mine_count = int(np.count_nonzero(mine))
-        chosen = _sample(segment.measured[window] & np.isfinite(view.depth_m[window]), _RAYS)
+        chosen = _sample(_core(segment.measured[window] & np.isfinite(view.depth_m[window])), _RAYS)
         self.rays, self.measured_m = rays.reshape(-1, 3)[chosen].astype(np.float64), _at(view.depth_m[window], chosen)
         self._hiding_spots = _sample(hiding, _HIDING)
         self._hiding_weight = int(np.count_nonzero(hiding)) / max(len(self._hiding_spots), 1)
@@ -163,6 +164,12 @@ def _refine_near(fitter: Fitter, fits: list[Fit], margin_m: float, rounds: int) 
     best = fitter.refine(fits[0], rounds=rounds)
     rest = [fitter.refine(f, rounds=rounds) if f.cost_m < best.cost_m + margin_m else f for f in fits[1:]]
     return sorted([best, *rest], key=lambda f: f.cost_m)
+
+
+def _core(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Leave out a mask's border, where colour and depth may lie beside each other, unless little else is there."""
+    core = cv2.erode(mask.astype(np.uint8), np.ones((2 * _EDGE_PX + 1,) * 2, np.uint8), borderValue=0) > 0
+    return core if np.count_nonzero(core) > 0.4 * np.count_nonzero(mask) else mask
 
 
 def _sample(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp]:

@@ -82,7 +82,7 @@ def find_segments(view: LevelledView) -> list[Segment]:
     labels = _merge(part, labels, count)
     segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
-        own = _trim(labels == label, differs)
+        own = _without_strangers(part, _trim(labels == label, differs))
         if _is_speck(part, own, differs, labels):
             continue
         mask = np.zeros(view.depth_m.shape, bool)
@@ -355,6 +355,17 @@ def _is_split(
     inner = (between != a) & (between != b)
     hidden = view.smooth_m[line[:, 0], line[:, 1]] < depth - 0.008
     return bool(inner.any() and hidden[inner].mean() > 0.8)
+
+
+def _without_strangers(view: LevelledView, mask: Mask) -> Mask:
+    """Drop pixels without depth that have another colour than those with depth: they belong to something else."""
+    lost = mask & np.isnan(view.smooth_m)
+    known = mask & ~lost
+    if not lost.any() or not known.any():
+        return known
+    kept = mask.copy()
+    kept[lost] = same_material(view.rgb[lost].astype(np.float64), np.median(view.rgb[known], axis=0))
+    return kept
 
 
 def _trim(mask: Mask, differs: Mask) -> Mask:

@@ -11,6 +11,7 @@ _DEPTH_M = 0.02  # the least; further away depth is noisier:
 _DEPTH_RATIO = (
     0.027  # of z², per metre: six deviations of the difference of two frames with 0.1 px of a D435's disparity
 )
+_EDGE_PX = 2  # so far from a depth edge a pixel may show what is on either side, or something in between
 _COLOUR = 60  # of 255, in any channel
 _MOST_GAIN = 1.3  # brightness and white balance drift less between two frames
 _LIT = (20, 235)  # levels from which a gain can be told
@@ -39,16 +40,43 @@ def _difference(before: CameraFrame, after: CameraFrame) -> str | None:
     both = np.isfinite(before.depth_m) & np.isfinite(after.depth_m)
     if both.mean() < _SEEN_SHARE:
         return f"only {both.mean():.0%} of the pixels have depth in both frames"
-    was_m, is_m = np.where(both, before.depth_m, 0.0), np.where(both, after.depth_m, 0.0)
-    most_m = np.maximum(_DEPTH_M, _DEPTH_RATIO * np.minimum(was_m, is_m) ** 2)
     gap = np.abs(before.rgb * _gain(before.rgb, after.rgb) - after.rgb).max(axis=2)
-    blocks = _blocks((np.abs(was_m - is_m) > most_m) | (gap > _COLOUR))
+    blocks = _blocks(_moved(before.depth_m, after.depth_m) | (gap > _COLOUR))
     count = int(blocks.sum())
     if count <= _MOST_BLOCKS:
         return None
     row, column = np.argwhere(blocks).mean(axis=0)
     x, y = 1000 * (column + 0.5) / blocks.shape[1], 1000 * (row + 0.5) / blocks.shape[0]
     return f"something moved near ({x:.0f}, {y:.0f}) of 1000, {count} patches of {_BLOCK_PX} x {_BLOCK_PX} pixels"
+
+
+def _moved(was_m: npt.NDArray[np.float32], is_m: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Mark pixels whose depth is nowhere near them in the other frame: beside an edge they show either side."""
+    with np.errstate(invalid="ignore"):
+        most_m = np.maximum(np.float32(_DEPTH_M), np.float32(_DEPTH_RATIO) * np.fmin(was_m, is_m) ** 2)
+        return _is_new(was_m, is_m, most_m) | _is_new(is_m, was_m, most_m)
+
+
+def _is_new(
+    old_m: npt.NDArray[np.float32], new_m: npt.NDArray[np.float32], most_m: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    """Mark new depths outside the range of the old ones around them."""
+    low_m, high_m = old_m.copy(), old_m.copy()
+    for axis in (0, 1):
+        low_m, high_m = _spread(low_m, np.fmin, axis), _spread(high_m, np.fmax, axis)
+    outside: npt.NDArray[np.bool_] = (new_m < low_m - most_m) | (new_m > high_m + most_m)
+    return outside & np.isfinite(old_m)
+
+
+def _spread(depth_m: npt.NDArray[np.float32], extreme: np.ufunc, axis: int) -> npt.NDArray[np.float32]:
+    """Take the extreme of each pixel and its neighbours along an axis."""
+    size, spread = depth_m.shape[axis], depth_m.copy()
+    for off in range(1, _EDGE_PX + 1):
+        here, there = [slice(None)] * 2, [slice(None)] * 2
+        here[axis], there[axis] = slice(0, size - off), slice(off, size)
+        for one, other in ((tuple(here), tuple(there)), (tuple(there), tuple(here))):
+            spread[one] = extreme(spread[one], depth_m[other])
+    return spread
 
 
 def _gain(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
