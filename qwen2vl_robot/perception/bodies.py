@@ -17,7 +17,7 @@ from qwen2vl_robot.kinematics import hull_vertices
 from qwen2vl_robot.messages import Hull, SceneObject, Shape, Sphere, shape_size_m
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_solid
 from qwen2vl_robot.perception.rays import MISS_M
-from qwen2vl_robot.perception.segments import Segment, make_segment
+from qwen2vl_robot.perception.segments import Segment, make_segment, same_material
 from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import LevelledView, Mask
 from qwen2vl_robot.reasons import PerceptionReason
@@ -32,6 +32,7 @@ _OUTSIDE_RATIO = 0.02
 _MAX_MISSING_RATIO = 0.1  # of a body's pixels, beside it and without depth
 _MAX_LOST_RATIO = 0.4  # of a body's pixels, with its colour and without depth: dark and shiny things have such holes
 _FRINGE_RATIO = 0.0065  # of the picture's width: stereo shadow leaves 4 px of 640 on each side without depth
+_ON_SURFACE_M, _ON_SURFACE_RATIO = 0.015, 0.7  # a piece of a wall lies so close to the fitted one, which lacks it
 _GROWTH_M = 0.004
 _CONTENT_M = 0.010
 _LOOSE_GROWTH_M = 0.010
@@ -67,7 +68,31 @@ def measure_bodies(view: LevelledView, segments: list[Segment]) -> list[Body]:
     for segment in sorted(segments, key=lambda s: (s.low_m, s.high_m)):
         body = measure(view, segment, everything, [b.best.solid for b in bodies])
         bodies += _split(view, body, everything, bodies) or [body]
+    return _joined(view, bodies, everything)
+
+
+def _joined(view: LevelledView, bodies: list[Body], everything: Mask) -> list[Body]:
+    """Join a hollow body with pieces of its own wall: a front rim hides what is behind it from one of two imagers."""
+    for hollow in [b for b in bodies if b.best.solid.is_hollow]:
+        pieces = [b for b in bodies if b is not hollow and _is_piece(view, b.segment, hollow)]
+        if pieces:
+            mask = np.logical_or.reduce([b.segment.mask for b in (hollow, *pieces)])
+            segment = make_segment(view, mask)
+            assert segment is not None  # it has more pixels than before
+            rest = [b for b in bodies if b is not hollow and b not in pieces]
+            whole = measure(view, segment, everything, [b.best.solid for b in rest])
+            if whole.best.cost_m < max(hollow.best.cost_m, EXPLAINED_COST_M):
+                bodies = [*rest, whole]
     return bodies
+
+
+def _is_piece(view: LevelledView, segment: Segment, hollow: Body) -> bool:
+    """Check whether a segment has a hollow body's colour and lies on its surface."""
+    if not bool(same_material(segment.rgb, hollow.segment.rgb)):
+        return False
+    own = segment.measured & np.isfinite(view.smooth_m)
+    predicted_m = hollow.best.solid.depth_m(view.origin_m, view.rays[own].astype(np.float64))
+    return bool((np.abs(predicted_m - view.smooth_m[own]) < _ON_SURFACE_M).mean() > _ON_SURFACE_RATIO)
 
 
 def cover(view: LevelledView, segments: list[Segment]) -> Mask:

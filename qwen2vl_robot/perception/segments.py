@@ -83,7 +83,7 @@ def find_segments(view: LevelledView) -> list[Segment]:
     segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
         own = _without_strangers(part, _trim(labels == label, differs))
-        if _is_speck(part, own, differs, labels):
+        if not own.any() or _is_speck(part, own, differs, labels):
             continue
         mask = np.zeros(view.depth_m.shape, bool)
         mask[window] = own
