@@ -69,7 +69,7 @@ class Fitter:
         hiding = others[window] & ~mine & np.isfinite(smooth_m)
         self.hiding_m = np.where(hiding, smooth_m, np.float32(np.inf))  # depth of what may hide this segment
         self.is_mine = mine
-        self._is_free = ~(mine | hiding)  # table or nothing: a solid must not cover it
+        self._is_free = ~(mine | others[window])  # table or nothing: a solid must not cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
         self._mine_count = int(np.count_nonzero(mine))
         chosen = _sample(_core(segment.measured[window] & np.isfinite(view.depth_m[window])), _RAYS)

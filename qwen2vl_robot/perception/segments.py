@@ -298,18 +298,30 @@ def _merge(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> npt
 
 def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
     """Find pairs of labels that meet in the image at the same depth along a good part of their border."""
+    depth_m = _nearest_known(view.smooth_m)
     near = np.zeros((count + 1) ** 2)
     far = np.zeros((count + 1) ** 2)
     for dy, dx in ((0, 1), (1, 0), (0, 2), (2, 0)):
         a, b = labels[: labels.shape[0] - dy, : labels.shape[1] - dx], labels[dy:, dx:]
         rows, cols = np.nonzero((a != b) & (a > 0) & (b > 0))
         i, j = a[rows, cols], b[rows, cols]
-        step_m = np.abs(view.smooth_m[rows, cols] - view.smooth_m[rows + dy, cols + dx])
+        step_m = np.abs(depth_m[rows, cols] - depth_m[rows + dy, cols + dx])
         key = np.minimum(i, j) * (count + 1) + np.maximum(i, j)
         near += np.bincount(key[step_m < _DEPTH_STEP_M], minlength=len(near))
         far += np.bincount(key[step_m >= _DEPTH_STEP_M], minlength=len(far))
     pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far))
     return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
+
+
+def _nearest_known(depth_m: Float32) -> Float32:
+    """Give each pixel without depth that of the nearest pixel with depth."""
+    missing = np.isnan(depth_m)
+    if not missing.any() or missing.all():
+        return depth_m
+    _, index = cv2.distanceTransformWithLabels(missing.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    by_index = np.zeros(int(index.max()) + 1, np.float32)
+    by_index[index[~missing]] = depth_m[~missing]
+    return np.asarray(by_index[index])
 
 
 def _split_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
