@@ -78,11 +78,12 @@ def find_segments(view: LevelledView) -> list[Segment]:
     window = _window(raised, _GROW_PX + 2)
     part, raised = _crop(view, window), raised[window]
     differs = ~_table_like(part.rgb, _table_colour(view))
-    labels, count = _flood(part, _with_rim(part, raised, differs))
+    labels, count = _flood(part, raised)
+    labels = _adopt(labels, _with_rim(part, raised, differs))
     labels = _merge(part, labels, count)
     segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
-        own = _without_strangers(part, _trim(labels == label, differs))
+        own = _without_strangers(part, _trim(labels == label, differs), raised)
         if not own.any() or _is_speck(part, own, differs, labels):
             continue
         mask = np.zeros(view.depth_m.shape, bool)
@@ -225,7 +226,7 @@ def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32],
     features = np.ascontiguousarray(features, dtype=np.float32)
     blocked = np.ones((foreground.shape[0] + 2, foreground.shape[1] + 2), np.uint8)
     sharp = _jumps(brightness, 2.2)
-    blocked[1:-1, 1:-1] = ~foreground | sharp | np.isnan(view.smooth_m)
+    blocked[1:-1, 1:-1] = ~foreground | sharp
     labels = np.zeros(foreground.shape, np.int32)
     count = 0
     step = (_CHROMA_STEP, _CHROMA_STEP, _DEPTH_STEP_M)
@@ -242,7 +243,7 @@ def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32],
         if area >= _FLOOD_MIN_PX:
             count += 1
             labels[y : y + h, x : x + w][new] = count
-    return _adopt(labels, foreground, view.smooth_m), count
+    return labels, count
 
 
 def _jumps(brightness: Float32, ratio: float) -> Mask:
@@ -256,19 +257,18 @@ def _jumps(brightness: Float32, ratio: float) -> Mask:
     return jump
 
 
-def _adopt(labels: npt.NDArray[np.int32], foreground: Mask, smooth_m: Float32) -> npt.NDArray[np.int32]:
-    """Give each foreground pixel without a label the nearest label, if it lacks depth or that is a few pixels away."""
+def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.int32]:
+    """Give each foreground pixel without a label the nearest label."""
     missing = foreground & (labels == 0)
     if not missing.any() or not (labels > 0).any():
         return labels
-    distance, index = cv2.distanceTransformWithLabels(
+    _, index = cv2.distanceTransformWithLabels(
         (labels == 0).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
     by_index = np.zeros(int(index.max()) + 1, np.int32)
     known = labels > 0
     by_index[index[known]] = labels[known]
-    take = missing & ((distance <= 4.0) | np.isnan(smooth_m))
-    labels[take] = by_index[index[take]]
+    labels[missing] = by_index[index[missing]]
     return labels
 
 
@@ -369,14 +369,14 @@ def _is_split(
     return bool(inner.any() and hidden[inner].mean() > 0.8)
 
 
-def _without_strangers(view: LevelledView, mask: Mask) -> Mask:
-    """Drop pixels without depth that have another colour than those with depth: they belong to something else."""
-    lost = mask & np.isnan(view.smooth_m)
-    known = mask & ~lost
-    if not lost.any() or not known.any():
+def _without_strangers(view: LevelledView, mask: Mask, raised: Mask) -> Mask:
+    """Drop pixels that depth does not show to be raised and that have another colour: they belong to something else."""
+    known = mask & raised
+    rest = mask & ~raised
+    if not rest.any() or not known.any():
         return known
-    kept = mask.copy()
-    kept[lost] = same_material(view.rgb[lost].astype(np.float64), np.median(view.rgb[known], axis=0))
+    kept = known.copy()
+    kept[rest] = same_material(view.rgb[rest].astype(np.float64), np.median(view.rgb[known], axis=0))
     return kept
 
 
