@@ -15,7 +15,7 @@ from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import hull_vertices
 from qwen2vl_robot.messages import Hull, SceneObject, Shape, Sphere, shape_size_m
-from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_solid
+from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m, fit_solid
 from qwen2vl_robot.perception.rays import MISS_M
 from qwen2vl_robot.perception.segments import Segment, make_segment, same_material
 from qwen2vl_robot.perception.solids import Solid
@@ -81,7 +81,7 @@ def _joined(view: LevelledView, bodies: list[Body], everything: Mask) -> list[Bo
             assert segment is not None  # it has more pixels than before
             rest = [b for b in bodies if b is not hollow and b not in pieces]
             whole = measure(view, segment, everything, [b.best.solid for b in rest])
-            if whole.best.cost_m < max(hollow.best.cost_m, EXPLAINED_COST_M):
+            if whole.best.cost_m < max(hollow.best.cost_m, explained_cost_m(segment)):
                 bodies = [*rest, whole]
     return bodies
 
@@ -121,7 +121,7 @@ def bottom_of(segment: Segment, below: list[Solid]) -> float:
 
 def explains(fit: Fit, segment: Segment) -> bool:
     """Check whether a solid explains a segment: silhouette and depth agree, and no points stick out of it."""
-    if fit.cost_m >= EXPLAINED_COST_M or fit.overlap <= _GOOD_OVERLAP:
+    if fit.cost_m >= explained_cost_m(segment) or fit.overlap <= _GOOD_OVERLAP:
         return False
     outside_m = outside_of(*fit.solid.message(), segment.smooth_m)
     return bool((outside_m > max(_OUTSIDE_M, _OUTSIDE_SIGMAS * segment.noise_m)).mean() <= _OUTSIDE_RATIO)
@@ -234,7 +234,7 @@ def _split(view: LevelledView, body: Body, everything: Mask, bodies: list[Body])
     below = [b.best.solid for b in bodies]
     lower = measure(view, parts[0], everything, below)
     split = [lower, measure(view, parts[1], everything, [*below, lower.best.solid])]
-    return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, EXPLAINED_COST_M) else []
+    return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, explained_cost_m(body.segment)) else []
 
 
 def _split_content(view: LevelledView, body: Body) -> tuple[Segment, Segment] | None:

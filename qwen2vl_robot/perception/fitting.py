@@ -33,6 +33,7 @@ _SILHOUETTE_WEIGHT_M = 0.060  # 1 % of missed silhouette weighs as much as 0.6 m
 _HOLLOW_DEPTH_M = 0.010
 _SHIFT = 4
 EXPLAINED_COST_M = 0.0065  # the right solid costs 2 to 5 mm, a wrong one 4 to 14 mm more
+_QUIET_M = 0.001  # of noise: beyond it the right solid costs more, too
 _BORDER_PX = 0.5
 _HIDING = 200
 _HIDING_SLACK_M = 0.0025
@@ -140,6 +141,11 @@ class Fitter:
         return float(np.count_nonzero(predicted_m < self._hiding_m[covered] - _HIDING_SLACK_M)) * self._hiding_weight
 
 
+def explained_cost_m(segment: Segment) -> float:
+    """The largest cost of a solid that explains a segment; noise that is correlated shifts all of a small thing."""
+    return EXPLAINED_COST_M + 0.8 * max(segment.noise_m - _QUIET_M, 0.0)
+
+
 def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
     """Fit every kind of solid that may match a segment and stands at `bottom_m`; the best first."""
     segment = fitter.segment
@@ -156,7 +162,7 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
     fits = sorted((fitter.score(s) for s in starts), key=lambda f: f.cost_m)
     fits = _refine_near(fitter, fits, _ROUGH_MARGIN_M, rounds=1)
     fits = _refine_near(fitter, fits, _FINE_MARGIN_M, rounds=3)
-    return fits if fits[0].cost_m < EXPLAINED_COST_M else _refine_near(fitter, fits, np.inf, rounds=3)
+    return fits if fits[0].cost_m < explained_cost_m(segment) else _refine_near(fitter, fits, np.inf, rounds=3)
 
 
 def _refine_near(fitter: Fitter, fits: list[Fit], margin_m: float, rounds: int) -> list[Fit]:

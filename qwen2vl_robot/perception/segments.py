@@ -22,6 +22,7 @@ _DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 de
 _CHROMA_STEP = 0.05
 _BORDER_PX = 2
 _GROW_PX = 10
+_PATCH_PX = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,8 +298,11 @@ def _merge(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> npt
 
 
 def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
-    """Find pairs of labels that meet in the image at the same depth along a good part of their border."""
-    depth_m = _nearest_known(view.smooth_m)
+    """Find pairs of labels that meet in the image at the same depth along a good part of their border.
+
+    Of a small patch depth says little: it lies at an edge, between two surfaces.
+    """
+    depth_m, sizes = _nearest_known(view.smooth_m), np.bincount(labels.ravel(), minlength=count + 1)
     near = np.zeros((count + 1) ** 2)
     far = np.zeros((count + 1) ** 2)
     for dy, dx in ((0, 1), (1, 0), (0, 2), (2, 0)):
@@ -309,7 +313,9 @@ def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: in
         key = np.minimum(i, j) * (count + 1) + np.maximum(i, j)
         near += np.bincount(key[step_m < _DEPTH_STEP_M], minlength=len(near))
         far += np.bincount(key[step_m >= _DEPTH_STEP_M], minlength=len(far))
-    pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far))
+    key = np.arange((count + 1) ** 2)
+    smaller = np.minimum(sizes[key // (count + 1)], sizes[key % (count + 1)])
+    pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far) | (near + far >= 4) & (smaller < _PATCH_PX))
     return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
 
 

@@ -18,7 +18,7 @@ from qwen2vl_robot.perception.bodies import (
     measure_bodies,
     name_obstacles,
 )
-from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter
+from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m
 from qwen2vl_robot.perception.grounding import place_in_gripper
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
 from qwen2vl_robot.perception.solids import Solid, solid_of
@@ -116,7 +116,7 @@ def _find_all(view: LevelledView, bodies: list[Body], standing: list[SceneObject
             free = [b for b in bodies if id(b) not in used and _may_be(b.segment, item, reach_m)]
             fits = [_Match(b, _fit_known(view, b, everything, item)) for b in free]
             best = _nearest_of_the_best(fits, item)
-            if best is not None and best.fit.cost_m < EXPLAINED_COST_M:
+            if best is not None and best.fit.cost_m < explained_cost_m(best.body.segment):
                 found[item.name] = best
     return found
 
