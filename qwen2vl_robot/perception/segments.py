@@ -20,6 +20,7 @@ _MIN_AREA_M2 = 1.0e-4
 _FLOOD_MIN_PX = 12
 _DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above gives 5 mm
 _CHROMA_STEP = 0.05
+_BLUR_PX = 2
 _BORDER_PX = 2
 _GROW_PX = 10
 _PATCH_PX = 80
@@ -227,7 +228,7 @@ def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32],
     features = np.ascontiguousarray(features, dtype=np.float32)
     blocked = np.ones((foreground.shape[0] + 2, foreground.shape[1] + 2), np.uint8)
     sharp = _jumps(brightness, 2.2)
-    blocked[1:-1, 1:-1] = ~foreground | sharp
+    blocked[1:-1, 1:-1] = ~foreground | sharp | _blends(features[..., :2])
     labels = np.zeros(foreground.shape, np.int32)
     count = 0
     step = (_CHROMA_STEP, _CHROMA_STEP, _DEPTH_STEP_M)
@@ -256,6 +257,16 @@ def _jumps(brightness: Float32, ratio: float) -> Mask:
     ):
         jump[side] |= np.maximum(here, there) > ratio * np.minimum(here, there)
     return jump
+
+
+def _blends(chroma: Float32) -> Mask:
+    """Mark pixels between two colours: lens and compression blur an edge into steps that are small one by one."""
+    soft = cv2.blur(chroma, (3, 3))
+    blends = np.zeros(chroma.shape[:2], bool)
+    for axis in (0, 1):
+        before, after = (np.roll(soft, shift, axis) for shift in (_BLUR_PX, -_BLUR_PX))
+        blends |= np.abs(after - before).max(axis=2) > 2.0 * _CHROMA_STEP
+    return blends
 
 
 def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.int32]:
@@ -289,16 +300,19 @@ def _merge(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> npt
             i = parent[i]
         return i
 
+    joined = set[int]()
     for a, b in _touching_pairs(view, labels, count) + _split_pairs(view, labels, count):
-        if bool(same_material(colour[a], colour[b])):
+        patches = {label for label in (a, b) if weight[label] < _PATCH_PX}
+        if joined.isdisjoint(patches) and bool(same_material(colour[a], colour[b])):
             parent[root(max(a, b))] = root(min(a, b))
+            joined |= patches  # a patch of mixed colour does not join the things on its two sides
     roots = np.array([root(i) for i in range(count + 1)])
     _, dense = np.unique(roots, return_inverse=True)
     return dense.astype(np.int32)[labels]
 
 
 def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
-    """Find pairs of labels that meet in the image at the same depth along a good part of their border.
+    """Find pairs of labels that meet in the image at the same depth along a good part of their border, longest first.
 
     Of a small patch depth says little: it lies at an edge, between two surfaces.
     """
@@ -316,6 +330,7 @@ def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: in
     key = np.arange((count + 1) ** 2)
     smaller = np.minimum(sizes[key // (count + 1)], sizes[key % (count + 1)])
     pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far) | (near + far >= 4) & (smaller < _PATCH_PX))
+    pairs = pairs[np.argsort(-(near + far)[pairs], kind="stable")]
     return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
 
 
