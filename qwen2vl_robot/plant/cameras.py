@@ -50,7 +50,8 @@ class Stereo(Strict):
         baseline_m: between the two imagers, or projector and imager.
         noise: its parts add up.
         disparity_step_px: disparity comes in such steps; 0 for none.
-        edge_gap_px: narrowest and widest gap beside a depth edge, because windows are matched and not pixels.
+        edge_gap_px: narrowest and widest gap beside a depth edge, or beside what one imager does not see: windows are
+            matched and not pixels.
         flying_px: so far from an edge a depth between both surfaces is measured.
         flying_ratio: share of the edges that have such pixels.
     """
@@ -172,7 +173,8 @@ class ErringCamera:
         behind, off_px = _beside_edges(solid_m)
         low, high = stereo.edge_gap_px
         gap_px = (low + (high - low) * self._ragged(3.0)) * self._scale
-        lost = hidden | (behind & (off_px < gap_px))
+        shadow_px = cv2.distanceTransform((~hidden).astype(np.uint8), cv2.DIST_L2, 3)
+        lost = hidden | (behind & (np.minimum(off_px, shadow_px) < gap_px))
         flying = (off_px < stereo.flying_px * self._scale) & (self._ragged(2.0) < stereo.flying_ratio)
         disparity_px += self._lasting_px + self._noise_px([n for n in stereo.noise if not n.lasts])
         if stereo.disparity_step_px:
