@@ -80,9 +80,9 @@ def find_segments(view: LevelledView) -> list[Segment]:
     window = _window(raised, _GROW_PX + 2)
     part, raised = _crop(view, window), raised[window]
     differs = ~_table_like(part.rgb, _table_colour(view))
-    labels, count = _flood(part, raised)
-    labels = _adopt(labels, _with_rim(part, raised, differs))
-    labels = _merge(part, labels, count)
+    rim = _with_rim(part, raised, differs)
+    labels, count = _flood(part, rim & np.isfinite(part.smooth_m))
+    labels = _merge(part, _adopt(labels, rim), count)
     segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
         own = _without_strangers(part, _trim(labels == label, differs), raised)
