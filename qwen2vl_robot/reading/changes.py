@@ -17,6 +17,7 @@ class Reading:
     Attributes:
         last_count: steps of the clause before.
         is_then: whether that clause ends in "then", or the next begins with it.
+        is_rest: whether that clause says to rest.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -25,6 +26,7 @@ class Reading:
     unread: list[Token] = field(default_factory=list)
     last_count: int = 0
     is_then: bool = False
+    is_rest: bool = False
 
     @property
     def last_thing(self) -> Thing | None:

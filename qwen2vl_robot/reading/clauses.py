@@ -75,14 +75,14 @@ def take_conditions(tokens: list[Token], lexicon: Lexicon) -> tuple[list[Token],
     taken = set[int]()
     groups: list[list[Token]] = []
     for at, token in enumerate(tokens):
-        if at in taken or not token.has("if", "if after", "manner"):
+        if at in taken or not token.has("if", "if after", "because", "because after", "manner"):
             continue
         begin, end = at, at + 1
-        if token.has("if"):
+        if token.has("if", "because"):
             end = _end_of_condition(tokens, at, lexicon)
         elif token.has("manner") and at > 0 and tokens[at - 1].has("number"):
             begin = at - 1  # "3 times"
-        elif token.has("if after"):
+        elif token.has("if after", "because after"):
             begin = _start_of_condition(tokens, at, taken)
         groups.append(tokens[begin:end])
         taken |= set(range(begin, end))

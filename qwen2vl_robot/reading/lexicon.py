@@ -17,6 +17,7 @@ from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
 _RUN = re.compile(r"(.)\1+")
+_STROKES = str.maketrans("đĐ", "dD")
 _LONGEST = 10  # words of a phrase
 # Keys whose forms mean nothing by themselves.
 _NO_FORMS = ("joins", "stop word", "stop tail", "alarm", "robots")
@@ -24,12 +25,17 @@ _JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb a
 
 
 class Lexicon:
-    """The forms of one language."""
+    """The forms of one language.
 
-    def __init__(self, language: Language) -> None:
+    Args:
+        is_bare: whether they are read as people type them who leave out all marks ("khoi do" for "khối đỏ").
+    """
+
+    def __init__(self, language: Language, *, is_bare: bool = False) -> None:
         self.grammar = language.reading
         self.kinds = {*language.kinds, "table"}
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
+        self._is_bare = is_bare
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
         self._shared: dict[Entry, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
@@ -98,6 +104,7 @@ class Lexicon:
 
     def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
         words = [self.fold(word) if self.is_joined else word for word in _plain_words(form.strip("-"))]
+        words = [strip_marks(word) for word in words] if self._is_bare else words
         spaces, length = set[int](), 0
         for word in words:
             spaces.add(length)
@@ -160,6 +167,16 @@ class Lexicon:
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
         return None
+
+
+def strip_marks(text: str) -> str:
+    """Leave out what stands above or below letters, as people do who type in haste.
+
+    >>> strip_marks("đặt khối đỏ")
+    'dat khoi do'
+    """
+    letters = unicodedata.normalize("NFD", text.translate(_STROKES))
+    return "".join(c for c in letters if unicodedata.category(c) != "Mn")
 
 
 def squeeze(word: str) -> str:
