@@ -7,13 +7,11 @@ Most names are relative, so that namespaces and remapping apply; `~/` stands for
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 
 NODE_NAME = "qwen2vl_robot"
@@ -27,6 +25,7 @@ class Qos(Enum):
     STATE = (False, False, 20)  # joint states: small messages, of which a short burst is kept
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
+    ANY_TF = (False, False, 100)
     LATCHED = (True, True, 1)  # late subscribers get the latest message
     TF = (True, False, 100)
     TF_STATIC = (True, True, 100)
@@ -89,6 +88,7 @@ CAMERA_INFO = Topic("camera_info", "sensor_msgs/msg/CameraInfo", Qos.SENSOR, "in
 JOINT_STATES = Topic("joint_states", "sensor_msgs/msg/JointState", Qos.STATE, "arm and finger joints, any order")
 ROBOT_DESCRIPTION = Topic("robot_description", "std_msgs/msg/String", Qos.LATCHED, "URDF; must fit the robot file")
 TF = Topic("/tf", "tf2_msgs/msg/TFMessage", Qos.TF, "moving frames; the camera's pose at the frame's time")
+ANY_TF = replace(TF, qos=Qos.ANY_TF)  # the same from publishers that are not reliable
 TF_STATIC = Topic("/tf_static", "tf2_msgs/msg/TFMessage", Qos.TF_STATIC, "fixed frames")
 CLOCK = Topic("/clock", "rosgraph_msgs/msg/Clock", Qos.SENSOR, "simulated time, where use_sim_time is set")
 INSTRUCTION = Topic("instruction", "std_msgs/msg/String", Qos.COMMAND, "what to do, in words")
@@ -98,6 +98,8 @@ VOICE_INSTRUCTION = Topic(
 )  # fmt: skip
 STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; only ~/reset releases")
 ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
+ANY_INSTRUCTION = replace(INSTRUCTION, qos=Qos.ANY)  # of publishers that are not reliable only a stop word is taken
+ANY_VOICE_INSTRUCTION = replace(VOICE_INSTRUCTION, qos=Qos.ANY)
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
 # ----------------------------------------------------------------------------------------------------- out
@@ -209,6 +211,12 @@ class ActionClient(Protocol):
     def is_served(self) -> bool:
         """Return whether a server is there now."""
 
+    def others(self) -> int:
+        """Count the other clients of the action on the whole graph."""
+
+    def foreign_goals(self) -> int:
+        """Count the goals of other clients that the server has accepted and not ended."""
+
     def send(self, goal: Message, on_feedback: MessageCallback | None = None) -> SentGoal:
         """Send a goal; returns at once."""
 
@@ -279,6 +287,12 @@ class Graph(Protocol):
             ObservationError: the frames are not connected, or not at that time.
         """
 
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        """Set what is called when ROS time jumped, with the seconds (negative: back); transforms are forgotten before.
+
+        The system's clock jumps where somebody sets it; /clock where it goes back, or on by more than 10 s at once.
+        """
+
     def on_broken(self, callback: Callable[[str], None]) -> None:
         """Set what is called, with the problem, when a callback raises; a node that moves an arm stops it then."""
 
@@ -294,57 +308,3 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """End the goals served here as ABORTED and leave the graph."""
-
-
-# ------------------------------------------------------------------------------------------------- names
-
-_NAME = re.compile(r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")
-
-
-def resolve_name(name: str, node: str, namespace: str = "/", remap: Mapping[str, str] | None = None) -> str:
-    """Resolve a name as ROS 2 does: `~/` and the namespace give the absolute name, then the first fitting rule applies.
-
-    Args:
-        remap: "from" → "to".
-
-    Raises:
-        BadInputError: ROS 2 does not allow the name.
-
-    >>> resolve_name("~/plan", "qwen2vl_robot", "/left")
-    '/left/qwen2vl_robot/plan'
-    >>> resolve_name("image", "n", "/", {"image": "/camera/color/image_raw"})
-    '/camera/color/image_raw'
-    """
-    base = "/" + namespace.strip("/")
-    full = _expand(name, node, base)
-    for left, right in (remap or {}).items():
-        if _expand(left, node, base) == full:
-            full = _expand(right, node, base)
-            break
-    return full
-
-
-def _expand(name: str, node: str, base: str) -> str:
-    if not _NAME.match(name):
-        raise BadInputError(f"{name!r} is no ROS name; allowed: letters, digits, _ and /, no part starts with a digit")
-    if name.startswith("/"):
-        return name
-    prefix = "" if base == "/" else base
-    return f"{prefix}/{node}/{name[2:]}" if name.startswith("~/") else f"{prefix}/{name}"
-
-
-def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str, str], str, str]:
-    """Parse "from:=to" rules; `__node` and `__ns` set the node's name and namespace.
-
-    Returns:
-        (from → to, node name, namespace).
-
-    Raises:
-        BadInputError: a rule has another form.
-    """
-    pairs = [rule.split(":=") for rule in rules]
-    for rule, pair in zip(rules, pairs, strict=True):
-        if len(pair) != 2 or not (pair[0] == "__ns" or all(_NAME.match(name) for name in pair)):
-            raise BadInputError(f"--remap {rule}: the form is from:=to, both ROS names")
-    mapping = {pair[0]: pair[1] for pair in pairs}
-    return mapping, mapping.pop("__node", node), mapping.pop("__ns", namespace)

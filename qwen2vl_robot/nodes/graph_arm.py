@@ -21,6 +21,7 @@ from qwen2vl_robot.graph.conversions import duration_from_s
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.trajectories import hold_message, trajectory_message
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
+from qwen2vl_robot.nodes.commanders import Commanders
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
 
@@ -67,7 +68,7 @@ class GraphArm:
             action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
             action = action.at(f"{names.gripper}/gripper_cmd")
             self._clients["gripper"] = (action, graph.action_client(action))
-        self._joints = JointStates(graph, profile, health)
+        self._joints, self._commanders = JointStates(graph, profile, health), Commanders(graph, health)
         self._goals: list[tuple[str, interface.SentGoal]] = []
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
@@ -177,21 +178,21 @@ class GraphArm:
                 raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
         self._check_controllers()
 
+    def forget(self) -> None:
+        """Forget the joint states: the clock jumped."""
+        self._joints.forget()
+
     def _check_controllers(self) -> None:
         """Check that every controller is there and that nobody else commands it (raises as `_check`)."""
         for action, client in self._clients.values():
             if not client.is_served():
                 raise ExecutionError(f"no action server {action.name}; is the controller loaded and active?")
+            self._commanders.check_action(action.name, client)
         for is_ours, topic in (
             ("arm" not in self._clients, self._arm_topic),
             ("gripper" not in self._clients, self._gripper_topic),
         ):
-            others = self._graph.publishers_of(topic) - int(is_ours)
-            if others > 0:
-                problem = f"{topic.name} has {others} publishers besides this node; only one may command the arm"
-                self._health.error("command topic", problem)
-                raise ExecutionError(problem)
-        self._health.fine("command topic")
+            self._commanders.check_topic(topic, is_ours=is_ours)
         if "arm" not in self._clients and not self._arm_publisher.listeners():
             raise ExecutionError(f"nobody listens on {self._arm_topic.name}; is the controller loaded and active?")
 
@@ -239,8 +240,11 @@ class GraphArm:
                 raise ExecutionError(
                     f"the controller of the {what} ended {status.name.lower()}: {code} {text}".rstrip(": ")
                 )
-            if outcome is None and not self._clients[what][1].is_served() and not self._is_halted:
-                raise ExecutionError(f"the action server {self._clients[what][0].name} is gone in the middle of a goal")
+            action, client = self._clients[what]
+            if outcome is None and not client.is_served() and not self._is_halted:
+                raise ExecutionError(f"the action server {action.name} is gone in the middle of a goal")
+            if outcome is None and not self._is_halted:
+                self._commanders.check_goals(action.name, client)
 
     def _send(self, segment: Segment, start_ns: int) -> None:
         """Send one segment; a stop that came meanwhile halts it at once."""
