@@ -49,8 +49,8 @@ class Reading(Strict):
             one stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
         articles: whether a thing has an article, so that "red block on blue plate" is an order in haste.
         letters: a letter, and how it is written here: "üue".
-        bare: what a word that is typed without its marks means, where it could be several: "cam=orange|pick" is a colour
-            behind a noun and a verb elsewhere. Without it such words are not read.
+        bare: what a word that is typed without its marks means, where it could be several: "cam=orange|pick" is a
+            colour behind a noun and a verb elsewhere. Without it such words are not read.
         endings: of colours, kinds and verbs ("colour", "kind", "verb"); "it": pronouns that verbs take up.
         inflections: name → endings: "pos~er" in the words is "pos" with each ending of "er". "_" is no ending; "!é"
             makes a participle, which is a form of the key "made ..." ("made place").

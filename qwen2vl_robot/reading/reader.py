@@ -20,6 +20,7 @@ from qwen2vl_robot.reading.tokens import Token, spell
 
 _ENOUGH = 3  # languages that are read to the end, of those whose words cover a text alike
 _ASKING = "?？؟"  # with one of them "the ball has to go in the bowl" is a question
+_ELSE = ("i", "not", "ask", "did", "if", "if after", "manner")  # more than "before you go home"
 _HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.OTHER)
 
 
@@ -80,7 +81,7 @@ class Reader:
         reading = Reading()
         for clause in split_clauses(rest, lexicon):
             read_clause(clause, lexicon, reading, has_mark=has_mark)
-        conditions = self._go_home_behind(conditions, reading, lexicon)
+        conditions = _go_home_behind(conditions, reading, lexicon)
         if any(thing is not None and thing.is_it for s in reading.steps for thing in (s.thing, s.reference)):
             reading.unread += talk  # "There is a knife. Pick it up."
             rest = [*talk, *rest]
@@ -89,25 +90,24 @@ class Reader:
         return _goal(mood, reading, conditions, unread, draft.code)
 
 
-    def _go_home_behind(
-        self, conditions: list[list[Token]], reading: Reading, lexicon: Lexicon
-    ) -> list[list[Token]]:
-        """ "Before you go home, put the ball in the bowl": to go home comes behind what is ordered."""
-        kept = list[list[Token]]()
-        is_ordered = bool(reading.steps) and not any(step.is_negated for step in reading.steps)
-        for group in conditions:
-            first = Reading()
-            if is_ordered and group[0].has("before") or group[-1].has("before"):
-                words = [token for token in group if not token.has("before")]
-                for clause in split_clauses(words, lexicon):
-                    read_clause(clause, lexicon, first)
-                if any(token.has("i", "not", "ask", "did", "if", "if after", "manner") for token in words):
-                    first = Reading()
-            if is_ordered and first.steps == [Step(Deed.HOME)] and not first.unread:
-                reading.steps += first.steps
-            else:
-                kept.append(group)
-        return kept
+def _go_home_behind(conditions: list[list[Token]], reading: Reading, lexicon: Lexicon) -> list[list[Token]]:
+    """Add what comes behind the order ("before you go home, put the ball in the bowl"); the other conditions."""
+    if not reading.steps or any(step.is_negated for step in reading.steps):
+        return conditions
+    homes = [group for group in conditions if _is_before_home(group, lexicon)]
+    reading.steps += [Step(Deed.HOME) for _ in homes]
+    return [group for group in conditions if group not in homes]
+
+
+def _is_before_home(group: list[Token], lexicon: Lexicon) -> bool:
+    """Whether a condition says "before you go home", and nothing else."""
+    words = [token for token in group if not token.has("before")]
+    if not (group[0].has("before") or group[-1].has("before")) or any(token.has(*_ELSE) for token in words):
+        return False
+    first = Reading()
+    for clause in split_clauses(words, lexicon):
+        read_clause(clause, lexicon, first)
+    return first.steps == [Step(Deed.HOME)] and not first.unread
 
 
 def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: list[Token], code: str) -> Goal:

@@ -27,6 +27,10 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         tags = token.tags
         if has_first and "nor" in tags:
             tags = (tags - {"filler"}) | {"not", "and"}
+        if token.verbs and lexicon.grammar.articles and before is not None and before.has("own") and not token.gap:
+            tags = frozenset(tag for tag in tags if not is_verb(tag))  # "with your hand" and "hand me the ball"
+        if {"if", "in_front_of"} <= tags:
+            tags -= {"in_front_of"} if _begins_deed(tokens, at) else {"if", "before"}  # "before the plate"
         if "1" in tags and before and follows and before.verbs and before.text == follows.text:
             tags = frozenset({"filler"})  # "推一推"
         if "then" in tags and tags & _SIDES:  # "놓은 뒤" and "접시 뒤"
@@ -61,16 +65,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         if {"filler", "it", "thing"} <= tags:  # "那个，拿球" and "拿那个"
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
             tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
-        if {"filler", "go"} <= tags and before is None and follows is not None and follows.gap >= PAUSE:
-            tags -= {"go"}  # "Allez, prends la balle"
-        if {"filler", "go"} <= tags and before is not None and (follows is None or follows.gap >= PAUSE):
-            tags -= {"go"}  # "kệ nó đi"
-        if {"filler", "go"} <= tags and _is_back(settled, tokens[at:], ("place", "push", "move")):
-            tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
-        if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
-            is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
-            is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
-            tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+        tags = _settle_going(tags, settled, tokens[at:])
         if {"the", "it"} <= tags and token.before == "-" and before is not None and before.verbs:
             tags -= {"the"}  # "repousse-la plus loin" is not about "la plus loin"
         tags = _settle_small(tags, settled, tokens[at : at + 3], lexicon)
@@ -83,10 +78,29 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     return _join_given(settled)
 
 
+def _settle_going(tags: frozenset[str], settled: list[Token], ahead: list[Token]) -> frozenset[str]:
+    """Settle a word that could be "go", or say where to: "allez", "zurück", "back"."""
+    before, follows = settled[-1] if settled else None, ahead[1] if len(ahead) > 1 else None
+    if {"filler", "go"} <= tags and before is None and follows is not None and follows.gap >= PAUSE:
+        tags -= {"go"}  # "Allez, prends la balle"
+    if {"filler", "go"} <= tags and before is not None and (follows is None or follows.gap >= PAUSE):
+        tags -= {"go"}  # "kệ nó đi"
+    if {"filler", "go"} <= tags and _is_back(settled, ahead, ("place", "push", "move")):
+        tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
+    if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
+        is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
+        is_placed = is_placed and _is_back(settled, ahead, ("place",))
+        tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+    return tags
+
+
 def settle_bare(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     """Give a word that lost its marks the meaning that its place leaves it; one that might forbid, forbids."""
     pairs = (pair.split("=") for pair in lexicon.grammar.bare.split(", "))
-    chosen = {word: [frozenset(tag.replace("+", " ") for tag in tags.split()) for tags in told.split("|")] for word, told in pairs}
+    chosen = {
+        word: [frozenset(tag.replace("+", " ") for tag in tags.split()) for tags in told.split("|")]
+        for word, told in pairs
+    }
     settled = list[Token]()
     for at, token in enumerate(tokens):
         before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
@@ -101,6 +115,16 @@ def settle_bare(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             token = replace(token, tags=tags)
         settled.append(token)
     return settled
+
+
+def _begins_deed(tokens: list[Token], at: int) -> bool:
+    """Whether what stands behind a word, before any pause or link, does something and is no thing alone."""
+    for token in tokens[at + 1 :]:
+        if token.gap >= PAUSE or token.has("and", "then", "but"):
+            return False
+        if token.verbs or token.has("i", "start", "did") or _is_made(token):
+            return True
+    return False
 
 
 def _is_awaited(tokens: list[Token], at: int) -> bool:
@@ -127,7 +151,13 @@ def _settle_small(tags: frozenset[str], settled: list[Token], ahead: list[Token]
         is_formal = before is not None and not gap and (before.verbs or before.has("filler")) and is_capital
         if is_asked or is_formal:
             return frozenset({"filler"})
-        is_hers = before is not None and bool(before.verbs) and before.text.endswith("t") and not gap and _has_thing(settled, lexicon)
+        is_hers = (
+            before is not None
+            and bool(before.verbs)
+            and before.text.endswith("t")
+            and not gap
+            and _has_thing(settled, lexicon)
+        )
         tags = frozenset({"i"}) if is_hers else tags - {"you"}  # "den Ball hebt sie auf"
     return tags
 

@@ -71,7 +71,9 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark:
     else:
         is_open = clause.verb is not None or clause.is_part
         steps, left = [], [node for node in nodes if node.kind in _USED] if is_open else []
-    if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
+    if (
+        is_negated and not (steps and tag != "wait") and tag in ("", "wait", "go")
+    ):  # "hands off the block", "the block stays where it is"
         named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
@@ -231,7 +233,12 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
     topic = next((p for p in group.places if p.thing is not None and p.way is not None and way in (None, p.way)), None)
     is_pushed = deed is Deed.PUSH or (tag == "move" and last is None)
     if is_pushed and not things and topic is not None and topic.thing is not None:
-        deed, things, reference, way = Deed.PUSH, [topic.thing], None, topic.way  # "블록 왼쪽으로 밀어": the thing has no particle
+        deed, things, reference, way = (
+            Deed.PUSH,
+            [topic.thing],
+            None,
+            topic.way,
+        )  # "블록 왼쪽으로 밀어": the thing has no particle
     elif not things:
         vague = [p for p in group.places if p is not goal]
     ways = [n.way for n in group.ways if n.way is not None]

@@ -82,7 +82,9 @@ def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
     if thing is None or place is None or len(told) != 2 or place.is_which:
         return False
     is_urged = clause.is_part or any(token.has("due", "urge") for token in clause.tokens)
-    is_urged = is_urged or (clause.tokens[place.begin].gap == PAUSE and place.begin >= thing.end)  # "the ball, in a bowl"
+    is_urged = is_urged or (
+        clause.tokens[place.begin].gap == PAUSE and place.begin >= thing.end
+    )  # "the ball, in a bowl"
     if lexicon.grammar.order == "after":
         first, last = nodes.index(thing), nodes.index(place)
         between = [n.kind for n in nodes[first + 1 : last]]
