@@ -235,7 +235,8 @@ def carry_noun(node: Node, noun: str) -> Node:
 def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
     """Whether "not" is about the thing behind it, not about the verb: it stands behind both verb and thing."""
     behind = nodes[at + 1 : at + 2]
-    if not behind or behind[0].thing is None:
+    is_the_verbs = nodes[at].begin == verb_at + 1 and not nodes[at].gap  # "取るのはやめて、クマも"
+    if not behind or behind[0].thing is None or is_the_verbs:
         return False
     has_thing = any(node.kind == "thing" and (node.thing is None or not node.thing.is_it) for node in nodes[:at])
     return 0 <= verb_at < nodes[at].begin and has_thing and (behind[0].kind == "thing" or _has_place(nodes[:at]))

@@ -56,10 +56,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         if {"filler", "ask first"} <= tags:  # "Tell me, could you ...?" and "Tell me where it is"
             is_lone = follows is None or follows.gap >= PAUSE or follows.has("name", "own")
             tags -= {"ask first"} if is_lone else {"filler"}
-        if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
-            tags -= {"except", "correct"}  # "ولا تدفع"
-        if "except after" in tags and lexicon.grammar.verb == "last" and before is not None and before.verbs:
-            tags = (tags - {"except after", "correct"}) | {"if after"}  # "집는 대신 기다려"
+        tags = _settle_denial(tags, settled, tokens[at : at + 2], lexicon)
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
         if {"filler", "it", "thing"} <= tags:  # "那个，拿球" and "拿那个"
@@ -76,6 +73,20 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return _join_given(settled)
+
+
+def _settle_denial(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
+    """Settle a word that may deny a verb, or only a thing, or take back what was said."""
+    token, before, follows = ahead[0], settled[-1] if settled else None, ahead[1] if len(ahead) > 1 else None
+    if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
+        tags -= {"except", "correct"}  # "ولا تدفع"
+    if "not" in tags and before and follows and before.verbs and before.text == follows.text:
+        tags = frozenset({"ask"})  # "放不放?"
+    if "except after" in tags and token.gap >= PAUSE and _ends_in_verb(settled):
+        tags = frozenset({"correct"})  # "取って、じゃなくて、押して"
+    if "except after" in tags and lexicon.grammar.verb == "last" and before is not None and before.verbs:
+        tags = (tags - {"except after", "correct"}) | {"if after"}  # "집는 대신 기다려"
+    return tags
 
 
 def _settle_going(tags: frozenset[str], settled: list[Token], ahead: list[Token]) -> frozenset[str]:
@@ -117,6 +128,11 @@ def settle_bare(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     return settled
 
 
+def _ends_in_verb(settled: list[Token]) -> bool:
+    """Whether the last word of weight is a verb: "取って"."""
+    return next((bool(token.verbs) for token in reversed(settled) if not token.has("filler")), False)
+
+
 def _begins_deed(tokens: list[Token], at: int) -> bool:
     """Whether what stands behind a word, before any pause or link, does something and is no thing alone."""
     for token in tokens[at + 1 :]:
@@ -148,6 +164,9 @@ def _settle_small(tags: frozenset[str], settled: list[Token], ahead: list[Token]
         tags = frozenset({"filler"}) if is_whom else tags - {"whom"}
     if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
         is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
+        is_first = before is None or gap >= PAUSE
+        if is_first and follows is not None and not follows.gap and follows.verbs and follows.text.endswith("t"):
+            return frozenset({"i"})  # "Sie legt den Ball hin"
         is_formal = before is not None and not gap and (before.verbs or before.has("filler")) and is_capital
         if is_asked or is_formal:
             return frozenset({"filler"})
