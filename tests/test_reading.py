@@ -19,6 +19,7 @@ from qwen2vl_robot.languages import ENGLISH, Language, Phrasing, fill, load_lang
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading import Deed, Goal, Mood, Polarity, Quantity, Reader, Step, Thing, read, stop_word, stopping
 from qwen2vl_robot.reading.letters import MAX_CHARS, Word, split_words
+from qwen2vl_robot.reading.lexicon import Lexicon
 
 LANGUAGES = load_languages()
 SENTENCES = yaml.safe_load((Path(__file__).parent / "reading_sentences.yaml").read_text(encoding="utf-8"))
@@ -379,3 +380,9 @@ def test_a_stop_word_is_sought_in_the_head_of_a_text_only(monkeypatch: pytest.Mo
 
 def test_a_decimal_and_its_unit_are_two_words() -> None:
     assert [word.text for word in split_words("2,5s")] == ["2.5", "s"]
+
+
+def test_no_language_has_more_forms_than_load_soon() -> None:
+    """A list of choices times a list of choices soon is a hundred thousand forms, which every process would load."""
+    counts = {code: len(Lexicon(language).entries) for code, language in LANGUAGES.items()}
+    assert max(counts.values()) < 100_000 and sum(counts.values()) < 500_000, counts

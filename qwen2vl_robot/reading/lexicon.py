@@ -6,6 +6,7 @@ the file's section `reading` ("pick", "not", "filler"), where en.yaml explains t
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -51,7 +52,7 @@ class Lexicon:
                 pair = (frozenset({tag}), frozenset({"it"}))
                 for ending in clitics:
                     self._add(form + ending, pair)
-        for form, entry in list(self.entries.items()):
+        for form, entry in list(self.entries.items()) if self._letters else ():
             self.entries.setdefault(self.fold(form), entry)
         fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
         self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
@@ -169,6 +170,7 @@ class Lexicon:
         return None
 
 
+@functools.lru_cache(maxsize=8192)
 def strip_marks(text: str) -> str:
     """Leave out what stands above or below letters, as people do who type in haste.
 
