@@ -104,6 +104,8 @@ class AbortReason(Reason):
     TRACKING = "tracking", "a joint left the motion"
     CONTACT = "contact", "a joint stays beside the motion as if the arm pushed on something"
     GRIP_LOST = "grip_lost", "the fingers moved though nothing commanded them"
+    GRIPPER_LATE = "gripper_late", "the gripper did not come to rest with a result in time"
+    GRIP_OFF = "grip_off", "the fingers came to rest wider or narrower than the motion expects"
     CLOCK = "clock", "the clock stood still, went back or jumped"
     OVERRUN = "overrun", "the arm still moved after the motion's end"
     ENDED_EARLY = "ended_early", "the arm stopped before the motion's end"

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "approval",
         "gate",
         "executor",
+        "gripping",
         "judge",
         "evidence",
         "belief",

@@ -18,12 +18,11 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_to_s, stamp_to_ns
 from qwen2vl_robot.graph.interface import GoalHandle, GoalStatus
 from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
+from qwen2vl_robot.plant.driver import Fingers
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5
 _FEEDBACK_S = 0.05
-_REACHED_M = 0.002
-_STALL_MPS, _STALL_S = 0.001, 0.25
 
 
 @dataclass(slots=True)
@@ -178,7 +177,7 @@ class GripperServer:
         self._lock = threading.RLock()
         self._width_m = self._wanted_m = self._applied_m = width_m
         self._since_s = self._now_s = 0.0
-        self._slow_since_s: float | None = None
+        self._fingers = Fingers(width_m, width_m, 0.0)
         self._handle: GoalHandle | None = None
         names = profile.controllers
         if names.gripper_form == "topic":
@@ -192,23 +191,13 @@ class GripperServer:
     def target(self, now_s: float, width_m: float) -> float:
         """Check the gripper's width and return the motors' target width now, m."""
         with self._lock:
-            speed_mps = abs(width_m - self._width_m) / max(now_s - self._now_s, 1e-6)
             self._now_s, self._width_m = now_s, width_m
+            self._fingers.look(width_m, now_s)
             if now_s >= self._since_s + self._lag_s:
                 self._applied_m = self._wanted_m
-            if self._handle is not None and now_s >= self._since_s + self._lag_s:
-                self._watch(speed_mps)
+                if self._fingers.have_come:
+                    self._end(GoalStatus.SUCCEEDED, is_stalled=not self._fingers.has_reached)
             return self._applied_m
-
-    def _watch(self, speed_mps: float) -> None:
-        has_reached = abs(self._width_m - self._wanted_m) <= _REACHED_M
-        if speed_mps > _STALL_MPS:
-            self._slow_since_s = None
-        elif self._slow_since_s is None:
-            self._slow_since_s = self._now_s
-        is_stalled = self._slow_since_s is not None and self._now_s - self._slow_since_s > _STALL_S
-        if has_reached or is_stalled:
-            self._end(GoalStatus.SUCCEEDED, is_stalled=not has_reached)
 
     def _accept(self, goal: Any, handle: GoalHandle) -> bool:
         position = goal.command.position
@@ -227,7 +216,7 @@ class GripperServer:
         with self._lock:
             self._end(GoalStatus.CANCELED, is_stalled=False)
             self._wanted_m, self._handle = width_m, handle
-            self._since_s, self._slow_since_s = self._now_s, None
+            self._since_s, self._fingers = self._now_s, Fingers(width_m, self._width_m, self._now_s)
             return True
 
     def _cancel(self, handle: GoalHandle) -> None:
