@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from cyclonedds._clayer import ddspy_take  # the samples' bytes; `DataReader.take` converts each of them
 from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
 from cyclonedds.core import (
+    DDSException,
     Entity,
     GuardCondition,
     InstanceState,
@@ -33,6 +36,7 @@ from qwen2vl_robot.graph.idl import DdsMessage, message_class, type_hash
 T = TypeVar("T")
 
 _TAKE_AT_ONCE = 32
+_MOST_WAITING = 1000
 _EVERY = SampleState.Any | ViewState.Any | InstanceState.Any
 _ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
 
@@ -89,14 +93,20 @@ class Endpoints:
             self._announce()
         return writer
 
-    def make_reader(self, port: Port, callback: Callable[[DdsMessage], None]) -> DataReader[DdsMessage]:
-        """Make a reader, announce it, and call `callback` with each sample on a thread of its own."""
+    def make_reader(
+        self, port: Port, callback: Callable[[DdsMessage], None], kind_of: interface.KindOf | None = None
+    ) -> DataReader[DdsMessage]:
+        """Make a reader, announce it, and call `callback` with each sample on a thread of its own.
+
+        Args:
+            kind_of: only with the newest sample of each writer and kind, as `Graph.subscribe_newest` says.
+        """
         with self._lock:
             reader: DataReader[DdsMessage] = DataReader(self._participant, self._topic(port), self._qos(port))
             self._readers.append((port.name, reader))
             self._announce()
             thread = threading.Thread(
-                target=self._listen, args=(port.name, reader, callback), name=port.name, daemon=True
+                target=self._listen, args=(port.name, reader, callback, kind_of), name=port.name, daemon=True
             )
             self._threads.append(thread)
         thread.start()
@@ -125,14 +135,23 @@ class Endpoints:
             if thread is not threading.current_thread():
                 thread.join(2.0)
 
-    def _listen(self, name: str, reader: DataReader[DdsMessage], callback: Callable[[DdsMessage], None]) -> None:
+    def _listen(
+        self,
+        name: str,
+        reader: DataReader[DdsMessage],
+        callback: Callable[[DdsMessage], None],
+        kind_of: interface.KindOf | None,
+    ) -> None:
         """Wait for samples and call back until closed; the top of a thread, so every exception is reported."""
         waiting = WaitSet(self._participant)
         waiting.attach(ReadCondition(reader, _EVERY))
         waiting.attach(self._guard)
+        take = partial(reader.take, N=_TAKE_AT_ONCE) if kind_of is None else partial(_take_newest, reader, kind_of)
         while not self._is_closed:
             waiting.wait(60_000_000_000)
-            samples = [] if self._is_closed else self._guarded(name, partial(reader.take, N=_TAKE_AT_ONCE)) or []
+            if kind_of is not None:
+                time.sleep(interface.NEWEST_EVERY_S)  # meanwhile samples gather in the reader
+            samples = [] if self._is_closed else self._guarded(name, take) or []
             for sample in samples:
                 if not isinstance(sample, InvalidSample):
                     self._guarded(name, partial(callback, sample))
@@ -189,3 +208,18 @@ class Endpoints:
     def _gid(self, entity: Entity) -> DdsMessage:
         kind = self._message("rmw_dds_common/msg/Gid")
         return kind(data=entity.get_guid().bytes.ljust(len(kind().data), b"\0"))
+
+
+def _take_newest(reader: DataReader[DdsMessage], kind_of: interface.KindOf) -> list[DdsMessage]:
+    """Take all waiting samples and convert the newest of each writer and kind, in the order in which they came."""
+    taken: Any = ddspy_take(reader._ref, _EVERY, _MOST_WAITING)
+    if isinstance(taken, int):
+        raise DDSException(taken, "while samples were taken")
+    newest: dict[tuple[int, bytes], bytes] = {}
+    for data, info in taken:
+        if info.valid_data:
+            key = (info.publication_handle, kind_of(data))
+            newest.pop(key, None)
+            newest[key] = data
+    data_type: Any = reader.topic.data_type
+    return [data_type.deserialize(data) for data in newest.values()]

@@ -7,13 +7,11 @@ Most names are relative, so that namespaces and remapping apply; `~/` stands for
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 
 NODE_NAME = "qwen2vl_robot"
@@ -24,7 +22,7 @@ class Qos(Enum):
     """A topic's quality of service: (reliable, transient local, depth)."""
 
     SENSOR = (False, False, 1)  # only the latest message is useful
-    STATE = (False, False, 20)  # joint states: small messages, of which a short burst is kept
+    STATE = (False, False, 100)  # joint states: small messages, several publishers at up to 1 kHz between two looks
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
     LATCHED = (True, True, 1)  # late subscribers get the latest message
@@ -155,6 +153,8 @@ class Message(Protocol):
 
 MessageMaker = Callable[[str], type[Message]]  # `Graph.message`: a ROS type's name → its class
 MessageCallback = Callable[[Message], None]
+KindOf = Callable[[bytes], bytes]  # a message's bytes on the wire → what of them says what it is about
+NEWEST_EVERY_S = 0.01
 ServiceHandler = Callable[[Message], Message]  # request → response
 
 
@@ -260,6 +260,13 @@ class Graph(Protocol):
     def subscribe(self, topic: Topic, callback: MessageCallback) -> None:
         """Call `callback` with each message."""
 
+    def subscribe_newest(self, topic: Topic, callback: MessageCallback, kind_of: KindOf) -> None:
+        """Call `callback` every `NEWEST_EVERY_S` at most, with the newest message of each publisher and kind since.
+
+        The others are neither converted nor missed: a topic at 1 kHz would take most of a core. Over rclpy, which does
+        not say who sent a message, the newest of each kind comes.
+        """
+
     def serve(self, service: Service, handler: ServiceHandler) -> None:
         """Serve a service: request → response."""
 
@@ -294,57 +301,3 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """End the goals served here as ABORTED and leave the graph."""
-
-
-# ------------------------------------------------------------------------------------------------- names
-
-_NAME = re.compile(r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")
-
-
-def resolve_name(name: str, node: str, namespace: str = "/", remap: Mapping[str, str] | None = None) -> str:
-    """Resolve a name as ROS 2 does: `~/` and the namespace give the absolute name, then the first fitting rule applies.
-
-    Args:
-        remap: "from" → "to".
-
-    Raises:
-        BadInputError: ROS 2 does not allow the name.
-
-    >>> resolve_name("~/plan", "qwen2vl_robot", "/left")
-    '/left/qwen2vl_robot/plan'
-    >>> resolve_name("image", "n", "/", {"image": "/camera/color/image_raw"})
-    '/camera/color/image_raw'
-    """
-    base = "/" + namespace.strip("/")
-    full = _expand(name, node, base)
-    for left, right in (remap or {}).items():
-        if _expand(left, node, base) == full:
-            full = _expand(right, node, base)
-            break
-    return full
-
-
-def _expand(name: str, node: str, base: str) -> str:
-    if not _NAME.match(name):
-        raise BadInputError(f"{name!r} is no ROS name; allowed: letters, digits, _ and /, no part starts with a digit")
-    if name.startswith("/"):
-        return name
-    prefix = "" if base == "/" else base
-    return f"{prefix}/{node}/{name[2:]}" if name.startswith("~/") else f"{prefix}/{name}"
-
-
-def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str, str], str, str]:
-    """Parse "from:=to" rules; `__node` and `__ns` set the node's name and namespace.
-
-    Returns:
-        (from → to, node name, namespace).
-
-    Raises:
-        BadInputError: a rule has another form.
-    """
-    pairs = [rule.split(":=") for rule in rules]
-    for rule, pair in zip(rules, pairs, strict=True):
-        if len(pair) != 2 or not (pair[0] == "__ns" or all(_NAME.match(name) for name in pair)):
-            raise BadInputError(f"--remap {rule}: the form is from:=to, both ROS names")
-    mapping = {pair[0]: pair[1] for pair in pairs}
-    return mapping, mapping.pop("__node", node), mapping.pop("__ns", namespace)

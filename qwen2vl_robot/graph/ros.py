@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import rclpy
 import tf2_ros
 from rclpy.action import ActionServer
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -33,6 +33,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import pose_from_transform
 from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
 from qwen2vl_robot.graph.ros_log import make_handler
+from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
 from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -42,6 +43,7 @@ except ImportError:
 
 if TYPE_CHECKING:
     from rclpy.publisher import Publisher as RclpyPublisher
+    from rclpy.subscription import Subscription
 
 T = TypeVar("T")
 
@@ -140,16 +142,31 @@ class RosGraph:
 
     def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
         """Call `callback` with each message."""
-        events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
+        self._create(topic, self._guarded(topic.name, callback), MutuallyExclusiveCallbackGroup(), raw=False)
+
+    def subscribe_newest(
+        self, topic: interface.Topic, callback: interface.MessageCallback, kind_of: interface.KindOf
+    ) -> None:
+        """Call `callback` with the newest message of each kind (see `interface.Graph`)."""
+        guarded, report = self._guarded(topic.name, callback), partial(self._report, topic.name)
+        subscription = self._create(topic, guarded, Unattended(), raw=True)
+        reader = NewestReader(subscription, self.message(topic.type), guarded, kind_of, report)
+        self._entities.append(reader.close)  # closed first: it takes from the subscription
+
+    def _create(
+        self, topic: interface.Topic, callback: Callable[..., object], group: CallbackGroup, *, raw: bool
+    ) -> Subscription:
         subscription = self._node.create_subscription(
             self.message(topic.type),
             topic.name,
-            self._guarded(topic.name, callback),
+            callback,
             _qos(topic.qos),
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            event_callbacks=events,
+            callback_group=group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name)),
+            raw=raw,
         )
         self._entities.append(lambda: self._node.destroy_subscription(subscription))
+        return subscription
 
     def serve(self, service: interface.Service, handler: interface.ServiceHandler) -> None:
         """Serve a service: request → response."""

@@ -12,6 +12,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import message_class
 from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.names import resolve_name
 
 
 class LocalGraph:
@@ -36,7 +37,7 @@ class LocalGraph:
         return bytes(message.serialize(use_version_2=False))
 
     def resolve(self, name: str) -> str:
-        return interface.resolve_name(name, "tested")
+        return resolve_name(name, "tested")
 
     def now_ns(self) -> int:
         return self.time_ns
@@ -52,6 +53,9 @@ class LocalGraph:
 
     def subscribe(self, topic: interface.Topic, callback: Callable[[Any], None]) -> None:
         self._callbacks.setdefault(topic.name, []).append(callback)
+
+    def subscribe_newest(self, topic: interface.Topic, callback: Callable[[Any], None], kind_of: Any) -> None:
+        self.subscribe(topic, callback)
 
     def give(self, topic: interface.Topic, **fields: Any) -> None:
         """Deliver a message as if another node had published it."""
