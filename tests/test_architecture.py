@@ -98,7 +98,10 @@ CONFINED = {
     "pinocchio": (("kinematics", "motion"), "validation has Bullet's kinematics"),
     "ompl": (("motion",), "paths are made in one place"),
     "ruckig": (("motion",), "timing is made in one place"),
-    "rclpy": (("graph.ros", "graph.ros_actions", "graph.ros_newest", "graph.lifecycle"), "ROS 2 stays optional"),
+    "rclpy": (
+        ("graph.ros", "graph.ros_actions", "graph.ros_newest", "graph.ros_qos", "graph.lifecycle"),
+        "ROS 2 stays optional",
+    ),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
     "tf2_ros": (("graph.ros",), "ROS 2 stays optional"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),

@@ -71,7 +71,7 @@ def run_joint_states(seconds: float, transport: str = "dds") -> dict[str, float]
         for name in ("every_", ""):
             node = open_graph(transport, f"joints_{name}")
             counting = _Counting(node, every=bool(name))
-            joints = JointStates(counting, profile, Health(graph, facts=dict))  # type: ignore[arg-type]
+            joints = JointStates(counting, profile, Health(graph, hardware_id="arm", facts=dict))  # type: ignore[arg-type]
             measured = _measure(counting, joints, seconds)
             found |= {f"{name}{what}": value for what, value in measured.items()}
             node.close()

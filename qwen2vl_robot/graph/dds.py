@@ -17,7 +17,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import SimClock
 from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer
-from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port
+from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port, write
 from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, DdsMessage, message_class
@@ -94,7 +94,7 @@ class DdsGraph:
 
     def publisher(self, topic: interface.Topic) -> DdsPublisher:
         """Publish on a topic."""
-        return DdsPublisher(self._endpoints.make_writer(self._port(topic)))
+        return DdsPublisher(self._endpoints.make_writer(self._port(topic)), topic.qos is interface.Qos.PICTURE)
 
     def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
         """Call `callback` with each message, on this topic's own thread."""
@@ -175,13 +175,13 @@ class DdsGraph:
 class DdsPublisher:
     """A `graph.interface.Publisher` over DDS."""
 
-    def __init__(self, writer: DataWriter[DdsMessage]) -> None:
-        self._writer = writer
+    def __init__(self, writer: DataWriter[DdsMessage], may_be_missed: bool) -> None:
+        self._writer, self._may_be_missed = writer, may_be_missed
 
     def publish(self, message: interface.Message) -> None:
         """Send a message."""
         assert isinstance(message, DdsMessage)  # `DdsGraph.message` made its class
-        self._writer.write(message)
+        write(self._writer, message, may_be_missed=self._may_be_missed)
 
     def listeners(self) -> int:
         """Count the matching subscriptions."""

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from cyclonedds._clayer import ddspy_take  # the samples' bytes; `DataReader.take` converts each of them
-from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
+from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription
 from cyclonedds.core import (
     DDSException,
     Entity,
@@ -34,9 +34,11 @@ from qwen2vl_robot.graph.dds_domain import join_domain
 from qwen2vl_robot.graph.idl import DdsMessage, message_class, type_hash
 
 T = TypeVar("T")
+_describing = threading.Lock()  # Cyclone describes a type when its first topic is made, and not from two threads
 
 _TAKE_AT_ONCE = 32
 _MOST_WAITING = 1000
+_PICTURE_WAITS_NS = 50_000_000  # for a subscriber that is slow to take pictures; then it misses one
 _EVERY = SampleState.Any | ViewState.Any | InstanceState.Any
 _ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
 
@@ -78,11 +80,14 @@ class Endpoints:
         self._writers: list[tuple[str, DataWriter[DdsMessage]]] = []
         self._readers: list[tuple[str, DataReader[DdsMessage]]] = []
         self._topics: dict[str, DdsTopic[DdsMessage]] = {}
+        self._reader_ports: list[Port] = []
+        self._writer_ports: list[Port] = []
         self._is_closed = False
         self._participant = join_domain(domain_id)
         self._guard = GuardCondition(self._participant)
         self._info = self._make_info_writer()
         self._publications = BuiltinDataReader(self._participant, BuiltinTopicDcpsPublication)
+        self._subscriptions = BuiltinDataReader(self._participant, BuiltinTopicDcpsSubscription)
         self._announce()
 
     def make_writer(self, port: Port) -> DataWriter[DdsMessage]:
@@ -90,6 +95,7 @@ class Endpoints:
         with self._lock:
             writer: DataWriter[DdsMessage] = DataWriter(self._participant, self._topic(port), self._qos(port))
             self._writers.append((port.name, writer))
+            self._writer_ports.append(port)
             self._announce()
         return writer
 
@@ -104,6 +110,7 @@ class Endpoints:
         with self._lock:
             reader: DataReader[DdsMessage] = DataReader(self._participant, self._topic(port), self._qos(port))
             self._readers.append((port.name, reader))
+            self._reader_ports.append(port)
             self._announce()
             thread = threading.Thread(
                 target=self._listen, args=(port.name, reader, callback, kind_of), name=port.name, daemon=True
@@ -114,18 +121,17 @@ class Endpoints:
 
     def count_publishers(self, name: str) -> int:
         """Count the writers of a DDS topic on the whole graph."""
-        condition = ReadCondition(self._publications, _ALIVE)
-        return sum(1 for found in self._publications.read(N=4096, condition=condition) if found.topic_name == name)
+        return sum(1 for found in _read_all(self._publications) if found.topic_name == name)
 
     def problems(self) -> tuple[str, ...]:
-        """List mismatched QoS and callbacks that raised, one line each."""
+        """List QoS that do not match now, and callbacks that raised when they were last called, one line each."""
         with self._lock:
-            readers: list[tuple[str, Any]] = list(self._readers)  # Any: this part of Cyclone has no annotations
-            writers: list[tuple[str, Any]] = list(self._writers)
-        asked = [(n, r.get_requested_incompatible_qos_status().total_count) for n, r in readers]
-        offered = [(n, w.get_offered_incompatible_qos_status().total_count) for n, w in writers]
-        mismatched = [f"{n[2:]}: the QoS of {k} other endpoints does not match" for n, k in asked + offered if k]
-        return (*self._problems.values(), *mismatched)
+            readers, writers = list(self._reader_ports), list(self._writer_ports)
+        publications, subscriptions = _read_all(self._publications), _read_all(self._subscriptions)
+        mismatched = [(p.name, _asks_more(publications, p, is_ours_read=True)) for p in readers]
+        mismatched += [(p.name, _asks_more(subscriptions, p, is_ours_read=False)) for p in writers]
+        lines = [f"{name[2:]}: the QoS of {k} other endpoints does not match" for name, k in mismatched if k]
+        return (*tuple(self._problems.values()), *lines)
 
     def close(self) -> None:
         """End the threads."""
@@ -159,22 +165,26 @@ class Endpoints:
     def _guarded(self, name: str, call: Callable[[], T]) -> T | None:
         """Call, and report what it raises, so that the thread keeps listening."""
         try:
-            return call()
+            result = call()
         except Exception as error:  # noqa: BLE001 - the top of a thread
             problem = f"{name[2:]}: {type(error).__name__}: {error}"
             self._problems[name] = problem
             with contextlib.suppress(Exception):  # one that raises must not end this thread, which may carry stops
                 self.on_broken(problem)
             return None
+        self._problems.pop(name, None)
+        return result
 
     def _topic(self, port: Port) -> DdsTopic[DdsMessage]:
         if port.name not in self._topics:
-            self._topics[port.name] = DdsTopic(self._participant, port.name, port.data_type)
+            with _describing:
+                self._topics[port.name] = DdsTopic(self._participant, port.name, port.data_type)
         return self._topics[port.name]
 
     def _qos(self, port: Port) -> Qos:
         qos = port.qos
-        reliability = Policy.Reliability.Reliable(1_000_000_000) if qos.is_reliable else Policy.Reliability.BestEffort
+        waits_ns = _PICTURE_WAITS_NS if qos is interface.Qos.PICTURE else 1_000_000_000
+        reliability = Policy.Reliability.Reliable(waits_ns) if qos.is_reliable else Policy.Reliability.BestEffort
         history = Policy.History.KeepLast(qos.depth)
         policies = [reliability, history, Policy.DataRepresentation(use_cdrv0_representation=True)]
         if qos.is_latched:
@@ -223,3 +233,26 @@ def _take_newest(reader: DataReader[DdsMessage], kind_of: interface.KindOf) -> l
             newest[key] = data
     data_type: Any = reader.topic.data_type
     return [data_type.deserialize(data) for data in newest.values()]
+
+
+def write(writer: DataWriter[DdsMessage], message: DdsMessage, *, may_be_missed: bool) -> None:
+    """Write a sample; one that may be missed is given up where a subscriber does not take it in time."""
+    try:
+        writer.write(message)
+    except DDSException as error:
+        if not (may_be_missed and error.code == DDSException.DDS_RETCODE_TIMEOUT):
+            raise
+
+
+def _read_all(endpoints: BuiltinDataReader) -> list[Any]:
+    return list(endpoints.read(N=4096, condition=ReadCondition(endpoints, _ALIVE)))
+
+
+def _asks_more(endpoints: list[Any], ours: Port, *, is_ours_read: bool) -> int:
+    """Count the other ends of a topic where the reader asks for more than the writer offers."""
+    count = 0
+    for other in (found for found in endpoints if found.topic_name == ours.name):
+        theirs = Policy.Reliability.BestEffort not in other.qos, Policy.Durability.Volatile not in other.qos
+        asked, offered = ((ours.qos.is_reliable, ours.qos.is_latched), theirs)[:: 1 if is_ours_read else -1]
+        count += any(a and not o for a, o in zip(asked, offered, strict=True))
+    return count

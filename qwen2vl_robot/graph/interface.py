@@ -22,6 +22,11 @@ class Qos(Enum):
     """A topic's quality of service: (reliable, transient local, depth)."""
 
     SENSOR = (False, False, 1)  # only the latest message is useful
+    PICTURE = (
+        True,
+        False,
+        2,
+    )  # published, for reliable subscribers (RViz) and others (REP 2003)
     STATE = (False, False, 100)  # joint states: small messages, several publishers at up to 1 kHz between two looks
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
@@ -54,6 +59,10 @@ class Topic:
     def at(self, name: str) -> Topic:
         """Return the same topic under another name (a second camera, a controller that the robot file names)."""
         return replace(self, name=name)
+
+    def published(self) -> Topic:
+        """Return the same topic as its publisher offers it: reliably, where we subscribe to it as sensor data."""
+        return replace(self, qos=Qos.PICTURE) if self.qos in (Qos.SENSOR, Qos.STATE) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,7 @@ PLAN = Topic("~/plan", "std_msgs/msg/String", Qos.LATCHED, "the latest plan, JSO
 VERDICT = Topic("~/verdict", "std_msgs/msg/String", Qos.LATCHED, "the latest verdict with digest and reasons, JSON")
 STATUS = Topic("~/status", "std_msgs/msg/String", Qos.LATCHED, "the node's state and what it waits for, JSON")
 MARKERS = Topic("~/markers", "visualization_msgs/msg/MarkerArray", Qos.LATCHED, "objects, obstacles, path, contacts")
-ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.SENSOR, "the planned frame with the plan's boxes")
+ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.PICTURE, "the planned frame with the plan's boxes")
 DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMAND, "the plan's boxes, pixels")
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"

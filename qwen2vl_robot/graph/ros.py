@@ -22,7 +22,6 @@ from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup,
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
@@ -34,6 +33,7 @@ from qwen2vl_robot.graph.conversions import pose_from_transform
 from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
 from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
+from qwen2vl_robot.graph.ros_qos import is_mismatched, qos_profile
 from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -72,6 +72,7 @@ class RosGraph:
         self._is_own = isinstance(node, str)
         self._on_broken: Callable[[str], None] = lambda problem: None
         self._problems: dict[str, str] = {}
+        self._mismatched: dict[str, tuple[interface.Topic, bool]] = {}
         self._entities: list[Callable[[], object]] = []
         self._tf: tf2_ros.Buffer | None = None
         if isinstance(node, str):
@@ -133,12 +134,12 @@ class RosGraph:
 
     def publisher(self, topic: interface.Topic) -> _Publisher:
         """Publish on a topic."""
-        events = PublisherEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
+        events = PublisherEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic, True))
         publisher = self._node.create_publisher(
-            self.message(topic.type), topic.name, _qos(topic.qos), event_callbacks=events
+            self.message(topic.type), topic.name, qos_profile(topic.qos), event_callbacks=events
         )
         self._entities.append(lambda: self._node.destroy_publisher(publisher))
-        return _Publisher(publisher)
+        return _Publisher(publisher, topic.qos is interface.Qos.PICTURE)
 
     def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
         """Call `callback` with each message."""
@@ -160,9 +161,9 @@ class RosGraph:
             self.message(topic.type),
             topic.name,
             callback,
-            _qos(topic.qos),
+            qos_profile(topic.qos),
             callback_group=group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name)),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic, False)),
             raw=raw,
         )
         self._entities.append(lambda: self._node.destroy_subscription(subscription))
@@ -202,8 +203,12 @@ class RosGraph:
         self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
-        """List mismatched QoS and callbacks that raised, one line each."""
-        return tuple(self._problems.values())
+        """List mismatched QoS and callbacks that raised when they were last called, one line each."""
+        mismatched = [
+            topic for topic, ours in tuple(self._mismatched.values()) if is_mismatched(self._node, topic, ours)
+        ]
+        names = sorted({self.resolve(topic.name) for topic in mismatched})
+        return (*self._problems.values(), *(f"{name}: another node's QoS does not match" for name in names))
 
     def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that logs to the node's logger (see `interface.Graph`)."""
@@ -255,10 +260,12 @@ class RosGraph:
 
         def guarded(*arguments: object) -> T | None:
             try:
-                return callback(*arguments)
+                result = callback(*arguments)
             except Exception as error:  # noqa: BLE001 - the top of a callback
                 self._report(name, error)
                 return None
+            self._problems.pop(name, None)
+            return result
 
         return guarded
 
@@ -268,19 +275,21 @@ class RosGraph:
         with contextlib.suppress(Exception):  # one that raises must not end the executor, which carries stops
             self._on_broken(problem)
 
-    def _note_qos(self, name: str) -> None:
-        self._problems[f"{name} qos"] = f"{name}: another node's QoS does not match"
+    def _note_qos(self, topic: interface.Topic, is_ours_published: bool) -> None:
+        self._mismatched[f"{topic.name} {is_ours_published}"] = (topic, is_ours_published)
 
 
 class _Publisher:
     """A `graph.interface.Publisher`."""
 
-    def __init__(self, publisher: RclpyPublisher) -> None:
-        self._publisher = publisher
+    def __init__(self, publisher: RclpyPublisher, may_be_missed: bool) -> None:
+        self._publisher, self._may_be_missed = publisher, may_be_missed
 
     def publish(self, message: interface.Message) -> None:
         """Send a message."""
-        self._publisher.publish(message)
+        # A subscriber that takes no pictures makes the middleware wait, and then give up: it misses one.
+        with contextlib.suppress(*((RuntimeError,) if self._may_be_missed else ())):
+            self._publisher.publish(message)
 
     def listeners(self) -> int:
         """Count the matching subscriptions."""
@@ -317,12 +326,3 @@ def _rclpy_type(name: str) -> type:
     package, kind, short = name.split("/")
     rclpy_type: type = getattr(importlib.import_module(f"{package}.{kind}"), short)
     return rclpy_type
-
-
-def _qos(qos: interface.Qos) -> QoSProfile:
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=qos.depth,
-        reliability=ReliabilityPolicy.RELIABLE if qos.is_reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.is_latched else DurabilityPolicy.VOLATILE,
-    )

@@ -107,7 +107,7 @@ class ControllerNode:
         self.approver = AskingApprover(
             self.halt, settings.approval, on_question=self._on_question, timeout_s=settings.approval_timeout_s
         )
-        self.health = Health(graph, facts=self._facts)
+        self.health = Health(graph, hardware_id=self._profile.name, facts=self._facts)
         self.arm = GraphArm(graph, self._profile, self.health, self._why_halted, on_rest=lambda: self.status.publish())
         self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
         cameras = [
@@ -193,7 +193,7 @@ class ControllerNode:
             self.arm.stop()
             outcome = _outcome_of(error, self.halt)
             if outcome.kind is OutcomeKind.ABORTED:
-                self.health.error("task", outcome.reasons[0])
+                self.health.error("task", outcome.reasons[0], lasts=True)
             report = TaskReport(instruction, outcome, (), (), {})
         try:
             self.status.ended(task_outcome(report))
@@ -237,9 +237,9 @@ class ControllerNode:
         """Release a stop; a task under way is cancelled."""
         was_stopped, had_task = self.halt.stopped_by() is not None, self.halt.has_task
         self.halt.reset()
+        self.health.fine("arm", "callback", "task")  # a person has looked
         self.status.publish()
-        nothing = "there was no stop; the task is cancelled" if had_task else "there was no stop"
-        answer = "released" if was_stopped else nothing
+        answer = "released" if was_stopped else f"there was no stop{'; the task is cancelled' if had_task else ''}"
         _log.info("reset: %s", answer)
         return answer
 
@@ -258,7 +258,7 @@ class ControllerNode:
 
     def _on_broken(self, text: str) -> None:
         """Stop after a callback raised: its effect is unknown, so a person has to look first."""
-        self.health.error("callback", text)
+        self.health.error("callback", text, lasts=True)
         self.stop(f"a callback failed: {text[:_MAX_TEXT]}")
 
     def _on_stop(self, message: Any) -> None:
@@ -322,7 +322,7 @@ class ControllerNode:
             check_description(urdf, self._profile)
         except BadInputError as error:
             self._mismatch = f"robot_description: {error}"
-            self.health.error("robot_description", str(error))
+            self.health.error("robot_description", str(error), lasts=True)
         else:
             self._mismatch = ""
             self.health.fine("robot_description")

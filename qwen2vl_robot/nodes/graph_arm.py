@@ -153,17 +153,19 @@ class GraphArm:
             speed_radps = _speed_radps(latest) if latest is not None and shows else math.inf
             if not late and speed_radps <= _STANDS_RADPS:
                 self._is_halting = False
+                if "arm" in self._health.problems() and self._failure is None:
+                    self._health.fine("arm")
                 self._on_rest()
                 return
             waited_s = time.monotonic() - begins_s
             is_late = (self._graph.now_ns() - since_ns) / 1e9 > limit_s or waited_s > _HALT_S
             if is_late and speed_radps > _STANDS_RADPS:
                 how = f"it moves at {speed_radps:.3f} rad/s" if shows else "no joint state shows that it stands"
-                self._health.error("arm", f"the arm did not stop within {limit_s:.2f} s: {how}")
+                self._health.error("arm", f"the arm did not stop within {limit_s:.2f} s: {how}", lasts=True)
             if waited_s > _HALT_S:
                 if late:
                     told = f"the controller of the {', '.join(late)} did not confirm a halt in {_HALT_S:g} s"
-                    self._health.error("arm", told)
+                    self._health.error("arm", told, lasts=True)
                 return
             time.sleep(_POLL_S if not is_late else 10 * _POLL_S)
 
@@ -201,10 +203,12 @@ class GraphArm:
                     raise ExecutionError(f"a goal did not end within {_END_S:g} s after the motion")
                 self._pause(_POLL_S)
             self._controllers.check_goals(self._is_halted)
+            if not self._is_halted:
+                self._health.fine("arm")
         except Exception as error:  # noqa: BLE001 - the top of this thread: halt, and say why
             if not self._is_halted:
                 self._failure = f"{error}" if isinstance(error, ExecutionError) else f"{type(error).__name__}: {error}"
-                self._health.error("arm", self._failure)
+                self._health.error("arm", self._failure, lasts=True)
                 self.stop()
 
     def _send(self, segment: Segment) -> None:

@@ -25,7 +25,7 @@ class WireCell:
 
     def __init__(self, domain: int) -> None:
         self._graph = DdsGraph("tester", use_sim_time=True, domain_id=domain)
-        self._arm = GraphArm(self._graph, PROFILE, Health(self._graph, facts=dict))
+        self._arm = GraphArm(self._graph, PROFILE, Health(self._graph, hardware_id="arm", facts=dict))
         self._camera = GraphCamera(self._graph, CameraSettings(PROFILE.base_link, timeout_s=30.0))
         self.now_ns, self.sleep = self._graph.now_ns, self._graph.sleep
         self.close = self._graph.close

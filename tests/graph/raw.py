@@ -25,6 +25,11 @@ class Header(IdlStruct, typename="std_msgs.msg.dds_.Header_"):
 
 
 @dataclass
+class String(IdlStruct, typename="std_msgs.msg.dds_.String_"):
+    data: str = ""
+
+
+@dataclass
 class JointState(IdlStruct, typename="sensor_msgs.msg.dds_.JointState_"):
     header: Header = field(default_factory=Header)
     name: sequence[str] = field(default_factory=list)

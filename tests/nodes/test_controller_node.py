@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,44 @@ def test_diagnostics_come_every_second_with_each_problem_by_name(cell: Cell) -> 
     assert names["instruction"].level == 1
     assert "empty" in names["instruction"].message
     assert {v.key for v in names["controller"].values} >= {"state", "robot", "image messages"}
+
+
+def diagnostics(cell: Cell) -> dict[str, Any]:
+    """The latest report, by subject."""
+    report = cell.node.health._report()
+    return {status.name.rpartition(": ")[2]: status for status in report.status}
+
+
+def test_what_is_well_is_ok_and_every_entry_names_the_robot(cell: Cell) -> None:
+    cell.node.health.fine("camera")
+    found = diagnostics(cell)
+    assert {status.level for status in found.values()} == {0}
+    assert (found["controller"].message, found["camera"].message) == ("running", "no problem")
+    assert {status.hardware_id for status in found.values()} == {"franka_panda"}
+
+
+def test_a_problem_that_lasts_is_shown_until_it_is_over_and_then_its_subject_is_ok(cell: Cell) -> None:
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data="<sdf/>")
+    health = cell.node.health
+    health._problems = {s: replace(p, seen_s=p.seen_s - 3600.0) for s, p in health._problems.items()}
+    found = diagnostics(cell)
+    assert (found["robot_description"].level, found["controller"].level) == (2, 2)
+    assert found["controller"].message == "see robot_description"
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data=URDF)
+    found = diagnostics(cell)
+    assert (found["robot_description"].level, found["controller"].level) == (0, 0)
+
+
+def test_what_happened_once_is_forgotten_and_its_subject_is_ok(cell: Cell) -> None:
+    cell.say("")
+    assert diagnostics(cell)["instruction"].level == 1
+    health = cell.node.health
+    health._problems = {s: replace(p, seen_s=p.seen_s - 11.0) for s, p in health._problems.items()}
+    assert diagnostics(cell)["instruction"].level == 0
+
+
+def test_a_reset_clears_what_a_person_has_looked_at(cell: Cell) -> None:
+    cell.graph.broken("image: ValueError: never expected")
+    assert diagnostics(cell)["callback"].level == 2
+    cell.graph.call(interface.RESET)
+    assert diagnostics(cell)["callback"].level == 0

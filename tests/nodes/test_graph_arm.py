@@ -38,7 +38,7 @@ class Cell:
     def __init__(self, profile: Any = PROFILE) -> None:
         self.graph = LocalGraph()
         self.profile = profile
-        self.health = Health(self.graph, facts=dict)
+        self.health = Health(self.graph, hardware_id="arm", facts=dict)
         self.q_rad, self.width_m = np.array(PROFILE.home_q_rad), 0.08
         self.blocked_m = 0.0  # width of an object between the fingers
         self.finger_mps = 0.4  # speed of the fingers

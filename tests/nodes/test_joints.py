@@ -63,7 +63,7 @@ class Sender:
 
 
 def test_the_newest_of_each_publisher_and_set_of_names_makes_the_state(graph: interface.Graph) -> None:
-    joints = Counted(graph, PROFILE, Health(graph, facts=dict))
+    joints = Counted(graph, PROFILE, Health(graph, hardware_id="arm", facts=dict))
     # The same publisher may send its arm and its fingers in turns; another one sends joints that are not ours.
     arm = Sender(ARM, lambda n: n / 10_000.0)
     fingers = Sender(FINGERS, lambda n: n / 100_000.0)
