@@ -11,7 +11,7 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -296,10 +296,15 @@ class _Publisher:
         return int(self._publisher.get_subscription_count())
 
 
-def start_rclpy() -> None:
-    """Start rclpy once, without its signal handlers: the arm is halted before the node leaves the graph."""
+def start_rclpy(arguments: Sequence[str] = ()) -> None:
+    """Start rclpy once, without its signal handlers: the arm is halted before the node leaves the graph.
+
+    Args:
+        arguments: of the process, such as ["--enclave", "/arm"]; remapping and parameters are each node's own.
+    """
     if not rclpy.ok():
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        given = ["--ros-args", *arguments] if arguments else []
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
 
 
 def spin(executor: MultiThreadedExecutor, report: Callable[[Exception], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 from types import FrameType
 
 from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph
-from qwen2vl_robot.graph.names import parse_remaps, resolve_name
+from qwen2vl_robot.graph.names import for_node, parse_remaps, resolve_name
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.log import start_logging
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import load_settings
 from qwen2vl_robot.plant.node import PlantNode
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class NodeOptions:
         remaps: rules "from:=to".
         ready: file to create as soon as the node is started.
         log_level: one of `log.LEVELS`.
+        ros_arguments: what rclpy gets: the enclave, levels of single loggers, where logs go.
     """
 
     transport: str = "auto"
@@ -36,6 +40,7 @@ class NodeOptions:
     remaps: list[str] = field(default_factory=list)
     ready: Path | None = None
     log_level: str = "info"
+    ros_arguments: list[str] = field(default_factory=list)
 
 
 def run_controller_process(
@@ -57,7 +62,9 @@ def run_controller_process(
     """
     check_transport(options.transport)
     remap, name, namespace = parse_remaps(options.remaps, NODE_NAME, options.namespace)
+    given = for_node(given, name)
     settings = load_settings(params_files, given, resolve_name(f"~/{name}", name, namespace).rpartition("/")[0])
+    _start_ros(options)
     if options.transport == "ros" or (options.transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.lifecycle import LifecycleOptions, run_lifecycle
 
@@ -158,8 +165,22 @@ def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], N
 
 def _join(options: NodeOptions, node: str) -> Graph:
     """Join the graph as a node, with the name and namespace that remapping gives it."""
+    _start_ros(options)
     remap, name, namespace = parse_remaps(options.remaps, node, options.namespace)
     return open_graph(options.transport, name, namespace=namespace, remap=remap)
+
+
+def _start_ros(options: NodeOptions) -> None:
+    """Start rclpy with what is for it alone; over DDS nothing of it applies, and that is said."""
+    check_transport(options.transport)
+    if not options.ros_arguments:
+        return
+    if options.transport == "dds" or not has_rclpy():
+        _log.warning("over DDS these have no effect: %s", " ".join(options.ros_arguments))
+        return
+    from qwen2vl_robot.graph.ros import start_rclpy
+
+    start_rclpy(options.ros_arguments)
 
 
 def _until_signal(end: Callable[[], None]) -> None:

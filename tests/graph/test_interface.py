@@ -42,6 +42,38 @@ def test_a_rule_of_another_form_is_refused(rule: str) -> None:
         names.parse_remaps([rule], "robot", "/")
 
 
+def test_rules_for_a_node_apply_to_it_alone() -> None:
+    rules = [
+        "robot:__node:=left_robot",
+        "plant:__ns:=/elsewhere",
+        "plant:image:=a",
+        "robot:image:=b",
+        "rostopic://tf:=c",
+    ]
+    assert names.parse_remaps(rules, "robot", "/x") == ({"image": "b", "tf": "c"}, "left_robot", "/x")
+
+
+def test_the_first_rule_for_a_name_counts() -> None:
+    assert names.parse_remaps(["image:=a", "image:=b"], "robot", "/")[0] == {"image": "a"}
+
+
+def test_what_ros_launch_gives_is_told_from_our_own_options() -> None:
+    line = "run --graph ros --ros-args -r __node:=left -r a:=b -p x:=1 --params-file f.yaml -e /arm"
+    line += " --log-level rcl:=debug --log-level info --disable-rosout-logs -- --autostart true --ros-args --param y:=2"
+    own, ros = names.split_ros_arguments(line.split())
+    assert own == ["run", "--graph", "ros", "--autostart", "true"]
+    assert ros == [
+        ("-r", "__node:=left"), ("-r", "a:=b"), ("-p", "x:=1"), ("--params-file", "f.yaml"), ("--enclave", "/arm"),
+        ("--log-level", "rcl:=debug"), ("--log-level", "info"), ("--disable-rosout-logs", ""), ("-p", "y:=2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["--ros-args --nonsense x", "--ros-args -r", "--ros-args -e"])
+def test_what_ros_does_not_know_is_refused(line: str) -> None:
+    with pytest.raises(BadInputError, match="--ros-args"):
+        names.split_ros_arguments(line.split())
+
+
 def test_every_topic_and_service_is_defined_once_with_a_meaning() -> None:
     table = [*interface.TOPICS_IN, *interface.TOPICS_OUT, *interface.SERVICES]
     assert len({entry.name for entry in table}) == len(table)
