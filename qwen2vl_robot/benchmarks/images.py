@@ -1,7 +1,7 @@
-"""Camera frames and joint states from another process → how many frames arrive, how late, and what they cost.
+"""Camera frames from another process → how many arrive, how late, and our own code's cost.
 
 The sender is this module, run as a program. "own" is the time of callbacks and conversions on their thread; receiving
-and deserialising belong to the transport. Of joint states at 1 kHz the whole process's share of a core counts.
+and deserialising belong to the transport.
 """
 
 from __future__ import annotations

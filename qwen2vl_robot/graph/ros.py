@@ -1,4 +1,4 @@
-"""The topics, services and actions of `graph.interface` → rclpy, with tf2 and the node's clock.
+"""The topics, services and actions of `graph.interface` → rclpy, with the node's clock.
 
 Transport only. Each subscription and service has a callback group of its own, so that a stop never queues behind an
 image.
@@ -16,25 +16,25 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
-import tf2_ros
 from rclpy.action import ActionServer
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
 
-from qwen2vl_robot.errors import ExecutionError, ObservationError
+from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import pose_from_transform
+from qwen2vl_robot.graph.clock import LEAP_S, SystemClock
+from qwen2vl_robot.graph.frames import Frames, listen
 from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
 from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
 from qwen2vl_robot.graph.ros_qos import is_mismatched, qos_profile
-from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -49,7 +49,6 @@ T = TypeVar("T")
 
 THREADS = 12
 _SILENCE_S = 5.0
-_MAX_TEXT = 300
 _POLL_S = 0.002
 JOIN_S = 5.0
 
@@ -74,7 +73,8 @@ class RosGraph:
         self._problems: dict[str, str] = {}
         self._mismatched: dict[str, tuple[interface.Topic, bool]] = {}
         self._entities: list[Callable[[], object]] = []
-        self._tf: tf2_ros.Buffer | None = None
+        self._on_jump: Callable[[float], None] = lambda seconds: None
+        self._frames: Frames | None = None
         if isinstance(node, str):
             start_rclpy()
             overrides = [Parameter("use_sim_time", value=use_sim_time)]
@@ -86,6 +86,11 @@ class RosGraph:
             self._thread.start()
         else:
             self._node = node
+        self._is_simulated = bool(self._node.get_parameter("use_sim_time").value)
+        self._system = SystemClock(self._jumped)
+        threshold = JumpThreshold(min_forward=Duration(seconds=LEAP_S), min_backward=Duration(nanoseconds=-1))
+        self._jumps = self._node.get_clock().create_jump_callback(threshold, post_callback=self._on_sim_jump)
+        self._entities.append(self._jumps.unregister)
         self.name: str = self._node.get_fully_qualified_name()
 
     # ------------------------------------------------------------------------------------- time, messages
@@ -110,25 +115,39 @@ class RosGraph:
 
     def now_ns(self) -> int:
         """Return the ROS time of the node's clock, ns."""
-        return int(self._node.get_clock().now().nanoseconds)
+        return int(self._node.get_clock().now().nanoseconds) if self._is_simulated else self._system.now_ns()
 
     def sleep(self, seconds: float) -> None:
-        """Wait in ROS time.
+        """Wait in ROS time; where it jumps back the waiting ends.
 
         Raises:
             ExecutionError: simulated time has stopped.
         """
-        if not self._node.get_parameter("use_sim_time").value:
-            time.sleep(seconds)
+        if not self._is_simulated:
+            self._system.sleep(seconds)
             return
         last_ns, moved_s = self.now_ns(), time.monotonic()
         end_ns = last_ns + round(seconds * 1e9)
-        while (now_ns := self.now_ns()) < end_ns:
+        while last_ns <= (now_ns := self.now_ns()) < end_ns:
             if now_ns != last_ns:
                 last_ns, moved_s = now_ns, time.monotonic()
             elif time.monotonic() - moved_s > _SILENCE_S:
                 raise ExecutionError(f"/clock stood still for {_SILENCE_S:g} s")
             time.sleep(_POLL_S)
+
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        """Set what is called when ROS time jumped (see `interface.Graph`)."""
+        self._on_jump = callback
+
+    def _on_sim_jump(self, jump: TimeJump) -> None:
+        seconds = jump.delta.nanoseconds / 1e9
+        if self._is_simulated and self.now_ns() != jump.delta.nanoseconds:  # else it is the first time that came
+            self._jumped(seconds)
+
+    def _jumped(self, seconds: float) -> None:
+        if self._frames is not None:
+            self._frames.forget()
+        self._on_jump(seconds)
 
     # ------------------------------------------------------------------------------------ topics, services
 
@@ -184,31 +203,26 @@ class RosGraph:
         """Count the publishers of a topic on the whole graph."""
         return int(self._node.count_publishers(self.resolve(topic.name)))
 
+    def subscribers_of(self, name: str) -> int:
+        """Count the subscriptions of a topic on the whole graph."""
+        return int(self._node.count_subscribers(self.resolve(name)))
+
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         """Look up `T_target_source` at a time (see `interface.Graph`)."""
-        if self._tf is None:
-            self._tf = tf2_ros.Buffer()
-            listener = tf2_ros.TransformListener(self._tf, self._node, spin_thread=False)
-            self._entities.append(listener.unregister)
-        try:
-            stamped = self._tf.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
-        except tf2_ros.TransformException as error:
-            raise ObservationError(
-                f"tf: {' '.join(str(error).split())[:_MAX_TEXT]}", reason=ObservationReason.NO_TRANSFORM
-            ) from error
-        return pose_from_transform(stamped.transform)
+        if self._frames is None:
+            self._frames = listen(self)
+        return self._frames.lookup(target, source, stamp_ns)
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
         """Set what is called when a callback raises (see `interface.Graph`)."""
         self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
-        """List mismatched QoS and callbacks that raised when they were last called, one line each."""
-        mismatched = [
-            topic for topic, ours in tuple(self._mismatched.values()) if is_mismatched(self._node, topic, ours)
-        ]
-        names = sorted({self.resolve(topic.name) for topic in mismatched})
-        return (*self._problems.values(), *(f"{name}: another node's QoS does not match" for name in names))
+        """List mismatched QoS, callbacks that raised when last called and unusable transforms, one line each."""
+        noted = tuple(self._mismatched.values())
+        names = sorted({self.resolve(topic.name) for topic, ours in noted if is_mismatched(self._node, topic, ours)})
+        tf = () if self._frames is None else self._frames.problems()
+        return (*self._problems.values(), *(f"{name}: another node's QoS does not match" for name in names), *tf)
 
     def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that logs to the node's logger (see `interface.Graph`)."""
@@ -231,7 +245,7 @@ class RosGraph:
         group = ReentrantCallbackGroup()
         client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
         self._entities.append(client.destroy)
-        return RosActionClient(client, partial(self._guarded, action.name))
+        return RosActionClient(client, self, action.name, partial(self._guarded, action.name))
 
     def serve_action(
         self,

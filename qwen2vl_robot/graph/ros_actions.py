@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rclpy.action import ActionClient, CancelResponse, GoalResponse
 
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.goals import GoalWatch
 from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
     from rclpy.action.client import ClientGoalHandle
     from rclpy.action.server import ServerGoalHandle
     from rclpy.task import Future
+
+    from qwen2vl_robot.graph.ros import RosGraph
 
 _CANCEL_S, _POLL_S = 1.0, 0.002
 _CLOSE_S = 2.0  # open goals must have ended within this time
@@ -60,17 +64,38 @@ class RosActionClient:
         guard: wraps a callback, so that what it raises does not reach rclpy.
     """
 
-    def __init__(self, client: ActionClient, guard: Callable[[interface.MessageCallback], Callable[..., None]]) -> None:
-        self._client, self._guard = client, guard
+    def __init__(
+        self,
+        client: ActionClient,
+        graph: RosGraph,
+        name: str,
+        guard: Callable[[interface.MessageCallback], Callable[..., None]],
+    ) -> None:
+        self._client, self._graph, self._name, self._guard = client, graph, name, guard
+        self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
+        self._goals = GoalWatch(graph, f"{name}/_action/status")
 
     def is_served(self) -> bool:
         """Return whether a server is there now."""
         return bool(self._client.server_is_ready())
 
+    def others(self) -> int:
+        """Count the other clients on the whole graph, by who hears the feedback."""
+        return max(0, self._graph.subscribers_of(f"{self._name}/_action/feedback") - 1)
+
+    def foreign_goals(self) -> int:
+        """Count the goals of other clients that the server has accepted and not ended."""
+        if not self.is_served():
+            self._goals.forget()
+        return self._goals.foreign()
+
     def send(self, goal: Message, on_feedback: interface.MessageCallback | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         listen = None if on_feedback is None else self._guard(lambda message: on_feedback(message.feedback))
-        return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen))
+        identity = secrets.token_bytes(16)
+        self._goals.sends(identity)
+        goal_id = self._uuid(uuid=list(identity))
+        return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen, goal_uuid=goal_id))
 
 
 class _SentGoal:

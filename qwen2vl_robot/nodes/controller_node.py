@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 from qwen2vl_robot.approval import AskingApprover
@@ -26,12 +25,12 @@ from qwen2vl_robot.errors import BadInputError, ObservationError, RobotError
 from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
-from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Rehearsed, TaskReport
-from qwen2vl_robot.nodes.camera_calibration import load_calibration
+from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, TaskReport
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera, GraphCameras
+from qwen2vl_robot.nodes.graph_camera import cameras_of
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.jumps import Jumps
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
@@ -75,18 +74,6 @@ def _load_robot(name: str, graph: interface.Graph) -> RobotProfile:
     return load_robot(name)
 
 
-def _camera_settings(base_frame: str, prefix: str, calibration: str, settings: Settings) -> CameraSettings:
-    return CameraSettings(
-        base_frame,
-        prefix,
-        is_compressed=settings.compressed,
-        T_base_camera=load_calibration(calibration) if calibration else None,
-        timeout_s=settings.frame_timeout_s,
-        max_apart_s=settings.max_apart_s,
-        clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
-    )
-
-
 class ControllerNode:
     """A controller on the graph: `configure` loads, `activate` takes instructions, `spin` carries them out.
 
@@ -105,16 +92,16 @@ class ControllerNode:
         self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt()
         self.approver = AskingApprover(
-            self.halt, settings.approval, on_question=self._on_question, timeout_s=settings.approval_timeout_s
+            self.halt,
+            settings.approval,
+            on_question=lambda step, asks: self.display.on_question(step, asks),
+            timeout_s=settings.approval_timeout_s,
         )
         self.health = Health(graph, hardware_id=self._profile.name, facts=self._facts)
         self.arm = GraphArm(graph, self._profile, self.health, self._why_halted, on_rest=lambda: self.status.publish())
         self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
-        cameras = [
-            _camera_settings(self._profile.base_link, prefix, calibration, settings)
-            for prefix, calibration in zip_longest(settings.cameras, settings.calibrations, fillvalue="")
-        ]
-        self.camera = GraphCameras({c.prefix: GraphCamera(graph, c, self._why_halted) for c in cameras})
+        self.camera = cameras_of(graph, self._profile.base_link, settings, self._why_halted)
+        Jumps(graph, self.halt, self.arm, self.camera, self.health)
         self._around = Surroundings.of(self._profile, settings.whose_sides)
         self.display = Display(graph, self._around, self.status, self.health, lambda: self.camera.frame_id)
         self.planner = PlannerProcess(settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides)
@@ -206,11 +193,12 @@ class ControllerNode:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
         for topic in (interface.STOP, interface.ANY_STOP):
             graph.subscribe(topic, self._on_stop)
-        for topic, source in (
-            (interface.INSTRUCTION, InstructionSource.TEXT),
-            (interface.VOICE_INSTRUCTION, InstructionSource.VOICE),
+        for topic, anyhow, source in (
+            (interface.INSTRUCTION, interface.ANY_INSTRUCTION, InstructionSource.TEXT),
+            (interface.VOICE_INSTRUCTION, interface.ANY_VOICE_INSTRUCTION, InstructionSource.VOICE),
         ):
-            graph.subscribe(topic, partial(self._on_instruction, source))
+            graph.subscribe(topic, partial(self._on_instruction, source, False))
+            graph.subscribe(anyhow, partial(self._on_instruction, source, True))
         graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
         graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
 
@@ -265,10 +253,11 @@ class ControllerNode:
         if message.data:  # false does nothing, because only ~/reset releases a stop
             self.stop("topic stop")
 
-    def _on_instruction(self, source: InstructionSource, message: Any) -> None:
+    def _on_instruction(self, source: InstructionSource, stop_only: bool, message: Any) -> None:
         """Accept an instruction as the next task, which can be cancelled from then on, or refuse it."""
         if asks_to_stop(message.data):
             self.stop(f"{source.value} instruction {message.data[:_MAX_STOP_TEXT]!r}")
+        if stop_only or asks_to_stop(message.data):
             return
         try:
             instruction = Instruction(message.data, source)
@@ -312,9 +301,6 @@ class ControllerNode:
         self.status.answered(given, accepted, reason)
         if not accepted:
             self.health.warn("approve", reason)
-
-    def _on_question(self, step: Rehearsed, asks: bool) -> None:
-        self.display.on_question(step, asks)
 
     def _on_description(self, urdf: str) -> None:
         """Compare the robot_description with the robot file; while they differ no instruction is taken."""

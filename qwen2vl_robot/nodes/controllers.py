@@ -9,6 +9,7 @@ from qwen2vl_robot.graph.conversions import duration_from_s
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.trajectories import hold_message, trajectory_message
 from qwen2vl_robot.messages import GripperSegment, JointSegment, RobotState, Segment
+from qwen2vl_robot.nodes.commanders import Commanders
 from qwen2vl_robot.nodes.health import Health
 
 _GOAL_TIME_S = 1.0
@@ -18,7 +19,7 @@ class Controllers:
     """The controllers of arm and gripper that a robot file names, each an action or a topic."""
 
     def __init__(self, graph: interface.Graph, profile: RobotProfile, health: Health) -> None:
-        self._graph, self._profile, self._health = graph, profile, health
+        self._graph, self._profile, self._commanders = graph, profile, Commanders(graph, health)
         names = profile.controllers
         self._arm_topic = interface.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
         self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands")
@@ -46,17 +47,12 @@ class Controllers:
             if not client.is_served():
                 name = self._graph.resolve(action.name)
                 raise ExecutionError(f"no action server {name}; is the controller loaded and active?")
+            self._commanders.check_action(action.name, client)
         for is_ours, topic in (
             ("arm" not in self._clients, self._arm_topic),
             ("gripper" not in self._clients, self._gripper_topic),
         ):
-            others = self._graph.publishers_of(topic) - int(is_ours)
-            if others > 0:
-                name = self._graph.resolve(topic.name)
-                problem = f"{name} has {others} publishers besides this node; only one may command the arm"
-                self._health.error("command topic", problem)
-                raise ExecutionError(problem)
-        self._health.fine("command topic")
+            self._commanders.check_topic(topic, is_ours=is_ours)
         for what, topic in (("arm", self._arm_topic), ("gripper", self._gripper_topic)):
             if what not in self._clients and not self._publisher(what).listeners():
                 name = self._graph.resolve(topic.name)
@@ -109,9 +105,13 @@ class Controllers:
                 raise ExecutionError(
                     f"the controller of the {what} ended {status.name.lower()}: {code} {text}".rstrip(": ")
                 )
-            if outcome is None and not self._clients[what][1].is_served() and not is_halted:
-                name = self._graph.resolve(self._clients[what][0].name)
+            if outcome is not None or is_halted:
+                continue
+            action, client = self._clients[what]
+            if not client.is_served():
+                name = self._graph.resolve(action.name)
                 raise ExecutionError(f"the action server {name} is gone in the middle of a goal")
+            self._commanders.check_goals(action.name, client)
 
     def _send_joints(self, segment: JointSegment, start_ns: int) -> None:
         make = self._graph.message

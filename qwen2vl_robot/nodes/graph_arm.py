@@ -187,6 +187,10 @@ class GraphArm:
                 raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
         self._controllers.check()
 
+    def forget(self) -> None:
+        """Forget the joint states: the clock jumped."""
+        self._joints.forget()
+
     def _perform(self, motion: Motion) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""
         try:

@@ -90,15 +90,12 @@ class Settings(Strict):
 def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:
     """Read ROS parameter files, then `name:=value` pairs; later values replace earlier ones.
 
-    An empty `seen_from`, the launch files' default, replaces none: left and right must not turn where nobody said so.
-
     Raises:
         BadInputError: a file or a value cannot be used; one line says which and what is allowed.
     """
     values: dict[str, object] = {}
     for file in params_files:
-        found = read_parameters(Path(file), node, Settings.model_fields)
-        values |= {name: value for name, value in found.items() if (name, value) != ("seen_from", "")}
+        values |= read_parameters(Path(file), node, Settings.model_fields)
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:

@@ -25,10 +25,12 @@ class LocalGraph:
         self.sent: dict[str, list[Any]] = {}
         self.services: dict[str, Callable[[Any], Any]] = {}
         self.foreign_publishers: dict[str, int] = {}
-        self.frames = Frames()
+        self.frames = Frames(self.now_ns)
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {}
         self._servers: dict[str, tuple[Any, Any]] = {}
         self._offered: dict[str, int] = {}
+        self.foreign_goals: dict[str, int] = {}  # of other clients, by action name
+        self.other_clients: dict[str, int] = {}
 
     def message(self, type_name: str) -> Any:
         return message_class(type_name)
@@ -84,6 +86,15 @@ class LocalGraph:
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         return self.frames.lookup(target, source, stamp_ns)
 
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        self._on_jump = callback
+
+    def jump(self, seconds: float) -> None:
+        """Set the time, as a bag that is looped or a time server does."""
+        self.time_ns += round(seconds * 1e9)
+        self.frames.forget()
+        self._on_jump(seconds)
+
     def on_broken(self, callback: Callable[[str], None]) -> None:
         self.broken = callback
 
@@ -116,6 +127,12 @@ class _Client:
 
     def is_served(self) -> bool:
         return self._name in self._graph._servers
+
+    def others(self) -> int:
+        return self._graph.other_clients.get(self._name, 0)
+
+    def foreign_goals(self) -> int:
+        return self._graph.foreign_goals.get(self._name, 0)
 
     def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Sent:
         accept, cancel = self._graph._servers[self._name]
