@@ -518,3 +518,16 @@ def test_a_jump_in_the_middle_of_a_motion_halts_it_and_the_halt_is_confirmed(for
     assert not cell.arm.is_moving()
     wait_until(lambda: not cell.arm.is_halting)
     cell.close()
+
+
+def test_controllers_may_live_in_a_namespace_of_their_own() -> None:
+    names = Controllers(arm="/left/arm_controller", gripper="/left/hand")
+    fresh = Cell(PROFILE.model_copy(update={"controllers": names}))
+    try:
+        fresh.arm.execute(fresh.admit(reach(fresh.arm.state().q_rad, offset(0.1))))
+        fresh.finish()
+        fresh.graph.drop_server("/left/hand/gripper_cmd")
+        with pytest.raises(ExecutionError, match="no action server /left/hand/gripper_cmd"):
+            fresh.arm.execute(fresh.admit(reach(fresh.arm.state().q_rad, offset(0.1))))
+    finally:
+        fresh.close()
