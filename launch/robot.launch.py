@@ -65,7 +65,7 @@ def start(context: LaunchContext) -> list[Node]:
         remappings=[
             *(("/tf", "tf"), ("/tf_static", "tf_static"), ("/clock", value["clock"])),
             *((name, value[name]) for name in REMAPPED),
-            *(rule.split(":=", 1) for rule in value["remap"].perform(context).split()),
+            *(tuple(rule.split(":=", 1)) for rule in value["remap"].perform(context).split()),
         ],
     )
     return [controller]
