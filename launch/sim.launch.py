@@ -1,4 +1,4 @@
-"""A simulated robot cell and the controller, two nodes; optionally a recorder and a voice node.
+"""A simulated robot cell, the controller and its supervisor; optionally a recorder and a voice node.
 
 ros2 launch qwen2vl_robot sim.launch.py seed:=3
 ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
@@ -18,7 +18,7 @@ ARGUMENTS = {
     "use_sim_time": ("true", "the controller takes its time from the plant's /clock"),
     "params_file": (None, "parameters of the controller; this package's params.yaml if left out"),
     "autostart": ("true", "configure and activate the controller at once"),
-    "use_respawn": ("false", "restart a node when it ends"),
+    "use_respawn": ("false", "restart a node when it ends; a stop is latched from the start, until ~/reset"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "approval": ("auto", "auto, confirm (a person approves each step) or never"),
     "seen_from": ("", "whose left and right count, picture or robot; empty: as the parameter file says"),
@@ -35,7 +35,7 @@ REMAPPINGS = [("/tf", "tf"), ("/tf_static", "tf_static")]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; start the plant and the controller."""
+    """Declare the arguments; start the plant, the controller and its supervisor."""
     shipped = PathJoinSubstitution([FindPackageShare(PACKAGE), "launch", "params.yaml"])
     declared = [
         DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=description)
@@ -61,8 +61,13 @@ def generate_launch_description() -> LaunchDescription:
     ]
     given = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
     controller = Node(name=PACKAGE, arguments=["run", *given], parameters=parameters, **common)
+    guarded = ["--begin-stopped", value["use_respawn"], "--params-file", value["params_file"]]
+    clock = ["-p", ["use_sim_time:=", value["use_sim_time"]]]
+    supervisor = Node(
+        name="supervisor", arguments=["supervisor", "--graph", value["graph"], *guarded, *clock], **common
+    )
     optional = [
         Node(name=name, arguments=[command, "--graph", value["graph"]], condition=IfCondition(value[name]), **common)
         for name, command in (("recorder", "record"), ("voice", "voice"))
     ]
-    return LaunchDescription([*declared, plant, controller, *optional])
+    return LaunchDescription([*declared, plant, controller, supervisor, *optional])

@@ -31,6 +31,7 @@ _GRIP_SETTLE_S = 0.3  # after a command to the gripper
 _HALTED: dict[Reason, AbortReason] = {
     RefusalReason.STOPPED: AbortReason.STOPPED,
     RefusalReason.CANCELLED: AbortReason.CANCELLED,
+    RefusalReason.NO_SUPERVISOR: AbortReason.NO_SUPERVISOR,
 }
 
 

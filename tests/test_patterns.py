@@ -10,7 +10,7 @@ import pytest
 from qwen2vl_robot.bounds import INSTRUCTION_CHARS, NAME_CHARS, REPLY_CHARS
 from qwen2vl_robot.doctor import check_distribution
 from qwen2vl_robot.errors import BadInputError, PlannerError
-from qwen2vl_robot.graph.interface import resolve_name
+from qwen2vl_robot.graph.names import resolve_name
 from qwen2vl_robot.messages import Instruction
 from qwen2vl_robot.order import understand
 from qwen2vl_robot.planner.contract import strip_control_tokens

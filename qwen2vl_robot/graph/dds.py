@@ -21,6 +21,7 @@ from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port
 from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, DdsMessage, message_class
+from qwen2vl_robot.graph.names import resolve_name
 
 if TYPE_CHECKING:
     from cyclonedds.pub import DataWriter
@@ -64,7 +65,7 @@ class DdsGraph:
 
     def resolve(self, name: str) -> str:
         """Return the absolute name of a topic, service or action."""
-        return interface.resolve_name(name, self._node, self._namespace, self._remap)
+        return resolve_name(name, self._node, self._namespace, self._remap)
 
     def message(self, type_name: str) -> type[DdsMessage]:
         """Return the class of a ROS type."""

@@ -45,6 +45,10 @@ class DdsActionClient:
         self._send.request(sent._on_acceptance, goal_id=self._uuid(uuid=identity), goal=goal)
         return sent
 
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
+        self._cancel.request(lambda response: None, goal_info=self._info())
+
     def request_result(self, goal: _SentGoal) -> None:
         self._result.request(goal._on_result, goal_id=self._uuid(uuid=goal.identity))
 

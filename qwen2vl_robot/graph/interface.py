@@ -7,17 +7,16 @@ Most names are relative, so that namespaces and remapping apply; `~/` stands for
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 
 NODE_NAME = "qwen2vl_robot"
 PLANT_NAME = "plant"
+SUPERVISOR_NAME = "supervisor"
 
 
 class Qos(Enum):
@@ -98,6 +97,7 @@ VOICE_INSTRUCTION = Topic(
 )  # fmt: skip
 STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; only ~/reset releases")
 ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
+SUPERVISOR_HEARTBEAT = Topic("supervisor_heartbeat", "std_msgs/msg/String", Qos.STATE, "its life and its stop, JSON")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
 # ----------------------------------------------------------------------------------------------------- out
@@ -117,6 +117,8 @@ DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
 )
 
+CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.STATE, "the node's life and stop, JSON")
+
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
 CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "cancel the current task; an aborted motion latches a stop")
@@ -131,10 +133,11 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
 
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK, INSTRUCTION,
-    VOICE_INSTRUCTION, STOP, APPROVE,
+    VOICE_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
+    CONTROLLER_HEARTBEAT,
 )  # fmt: skip
 SERVICES = (RESET, STOP_NOW, CANCEL)
 ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
@@ -211,6 +214,9 @@ class ActionClient(Protocol):
 
     def send(self, goal: Message, on_feedback: MessageCallback | None = None) -> SentGoal:
         """Send a goal; returns at once."""
+
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal, whoever sent it; the request is sent when this returns."""
 
 
 class GoalHandle(Protocol):
@@ -294,57 +300,3 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """End the goals served here as ABORTED and leave the graph."""
-
-
-# ------------------------------------------------------------------------------------------------- names
-
-_NAME = re.compile(r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")
-
-
-def resolve_name(name: str, node: str, namespace: str = "/", remap: Mapping[str, str] | None = None) -> str:
-    """Resolve a name as ROS 2 does: `~/` and the namespace give the absolute name, then the first fitting rule applies.
-
-    Args:
-        remap: "from" → "to".
-
-    Raises:
-        BadInputError: ROS 2 does not allow the name.
-
-    >>> resolve_name("~/plan", "qwen2vl_robot", "/left")
-    '/left/qwen2vl_robot/plan'
-    >>> resolve_name("image", "n", "/", {"image": "/camera/color/image_raw"})
-    '/camera/color/image_raw'
-    """
-    base = "/" + namespace.strip("/")
-    full = _expand(name, node, base)
-    for left, right in (remap or {}).items():
-        if _expand(left, node, base) == full:
-            full = _expand(right, node, base)
-            break
-    return full
-
-
-def _expand(name: str, node: str, base: str) -> str:
-    if not _NAME.match(name):
-        raise BadInputError(f"{name!r} is no ROS name; allowed: letters, digits, _ and /, no part starts with a digit")
-    if name.startswith("/"):
-        return name
-    prefix = "" if base == "/" else base
-    return f"{prefix}/{node}/{name[2:]}" if name.startswith("~/") else f"{prefix}/{name}"
-
-
-def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str, str], str, str]:
-    """Parse "from:=to" rules; `__node` and `__ns` set the node's name and namespace.
-
-    Returns:
-        (from → to, node name, namespace).
-
-    Raises:
-        BadInputError: a rule has another form.
-    """
-    pairs = [rule.split(":=") for rule in rules]
-    for rule, pair in zip(rules, pairs, strict=True):
-        if len(pair) != 2 or not (pair[0] == "__ns" or all(_NAME.match(name) for name in pair)):
-            raise BadInputError(f"--remap {rule}: the form is from:=to, both ROS names")
-    mapping = {pair[0]: pair[1] for pair in pairs}
-    return mapping, mapping.pop("__node", node), mapping.pop("__ns", namespace)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
 import tf2_ros
+from action_msgs.srv import CancelGoal
 from rclpy.action import ActionServer
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
@@ -208,8 +209,11 @@ class RosGraph:
         """Make a client of an action."""
         group = ReentrantCallbackGroup()
         client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
-        self._entities.append(client.destroy)
-        return RosActionClient(client, partial(self._guarded, action.name))
+        cancel = self._node.create_client(
+            CancelGoal, f"{self.resolve(action.name)}/_action/cancel_goal", callback_group=group
+        )
+        self._entities += [client.destroy, lambda: self._node.destroy_client(cancel)]
+        return RosActionClient(client, partial(self._guarded, action.name), cancel.call_async)
 
     def serve_action(
         self,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from action_msgs.srv import CancelGoal
 from rclpy.action import ActionClient, CancelResponse, GoalResponse
 
 from qwen2vl_robot.graph import interface
@@ -58,10 +59,16 @@ class RosActionClient:
 
     Args:
         guard: wraps a callback, so that what it raises does not reach rclpy.
+        request_cancel: sends a request of action_msgs/srv/CancelGoal; rclpy's client cancels its own goals only.
     """
 
-    def __init__(self, client: ActionClient, guard: Callable[[interface.MessageCallback], Callable[..., None]]) -> None:
-        self._client, self._guard = client, guard
+    def __init__(
+        self,
+        client: ActionClient,
+        guard: Callable[[interface.MessageCallback], Callable[..., None]],
+        request_cancel: Callable[[Message], object],
+    ) -> None:
+        self._client, self._guard, self._request_cancel = client, guard, request_cancel
 
     def is_served(self) -> bool:
         """Return whether a server is there now."""
@@ -71,6 +78,10 @@ class RosActionClient:
         """Send a goal; returns at once."""
         listen = None if on_feedback is None else self._guard(lambda message: on_feedback(message.feedback))
         return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen))
+
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
+        self._request_cancel(CancelGoal.Request())
 
 
 class _SentGoal:

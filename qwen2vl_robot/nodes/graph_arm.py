@@ -17,12 +17,14 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import read_only
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import duration_from_s
 from qwen2vl_robot.graph.interface import GoalStatus
-from qwen2vl_robot.graph.trajectories import hold_message, trajectory_message
+from qwen2vl_robot.graph.trajectories import trajectory_message
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
+from qwen2vl_robot.nodes.goals import gripper_goal, trajectory_goal
+from qwen2vl_robot.nodes.halting import Halting
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
+from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
@@ -30,16 +32,16 @@ _END_S = 1.5  # a motion's last goals must end within this time after it
 _HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
 _REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
 _STANDS_RADPS = 0.02  # a joint that turns slower is taken to stand: 20 ms of an encoder's steps of 0.0004 rad
-_OLDEST_S = 0.2  # a state tells no further ahead where the arm is
-_GOAL_TIME_S = 1.0
 
 
 class GraphArm:
     """A `ports.Arm` on the graph.
 
     Args:
-        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost.
+        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost,
+            and before each segment is sent, because this process may have stood still meanwhile.
         on_rest: called when the arm is measured at rest after a halt.
+        has_supervisor: whether another node, and only that one, may halt the arm by its command topic.
     """
 
     def __init__(
@@ -49,30 +51,23 @@ class GraphArm:
         health: Health,
         why_halted: Callable[[], str | None] = lambda: None,
         on_rest: Callable[[], None] = lambda: None,
+        *,
+        has_supervisor: bool = False,
     ) -> None:
         self._graph, self._profile, self._health = graph, profile, health
-        self._why_halted, self._on_rest = why_halted, on_rest
-        names = profile.controllers
-        self._arm_action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
-        self._arm_topic = interface.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
-        self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands")
-        self._clients: dict[str, tuple[interface.ActionInterface, interface.ActionClient]] = {}
-        if names.arm_form == "action":
-            self._clients["arm"] = (self._arm_action, graph.action_client(self._arm_action))
-        else:
-            self._arm_publisher = graph.publisher(self._arm_topic)
-        if names.gripper_form == "topic":
+        self._why_halted, self._on_rest, self._has_supervisor = why_halted, on_rest, has_supervisor
+        self._halting = Halting(graph, profile)
+        self._clients = self._halting.clients
+        self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{profile.controllers.gripper}/commands")
+        if profile.controllers.gripper_form == "topic":
             self._gripper_publisher = graph.publisher(self._gripper_topic)
-        else:
-            action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
-            action = action.at(f"{names.gripper}/gripper_cmd")
-            self._clients["gripper"] = (action, graph.action_client(action))
         self._joints = JointStates(graph, profile, health)
         self._goals: list[tuple[str, interface.SentGoal]] = []
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._is_halted = self._is_halting = False
         self._halts = 0
+        self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
 
@@ -93,12 +88,14 @@ class GraphArm:
             halted = self._why_halted()  # after the flag: a stop is seen here, or it sets the flag again
             if halted is not None:
                 raise ExecutionError(halted)
-            start_ns = self._graph.now_ns() + round(_LEAD_S * 1e9)
+            self._looked_ns = self._graph.now_ns()
+            start_ns = self._looked_ns + round(_LEAD_S * 1e9)
             arguments = (approved.motion, start_ns)
-            self._thread = threading.Thread(target=self._perform, args=arguments, name="motion", daemon=True)
+            self._thread = threading.Thread(target=self._hurry_through, args=arguments, name="motion", daemon=True)
             self._thread.start()
         while self._graph.now_ns() < start_ns and self._thread.is_alive():
             self._graph.sleep(_POLL_S)  # return when the motion starts: its time counts from there
+            self._looked_ns = self._graph.now_ns()
 
     def is_moving(self) -> bool:
         """Return whether a motion is under way (see `ports.Arm`).
@@ -107,10 +104,22 @@ class GraphArm:
             ExecutionError: a controller rejected or aborted a goal, or is gone.
         """
         # In this order: a failing motion notes its failure before it ends.
-        is_moving = self._thread is not None and self._thread.is_alive() and not self._is_halted
+        is_moving = self._is_sending
+        self._looked_ns = self._graph.now_ns()
         if self._failure is not None:
             raise ExecutionError(self._failure)
         return is_moving
+
+    def unwatched_s(self) -> float | None:
+        """Return for how long nobody has asked `is_moving` in a motion, in ROS time; None when none is under way.
+
+        In ROS time, because in a simulation that stands still the arm does so too, and nobody can look at it.
+        """
+        return max(0.0, (self._graph.now_ns() - self._looked_ns) / 1e9) if self._is_sending else None
+
+    @property
+    def _is_sending(self) -> bool:
+        return self._thread is not None and self._thread.is_alive() and not self._is_halted
 
     def stop(self) -> None:
         """Halt now (see `ports.Arm`); the halt is sent when this returns, and what follows is watched."""
@@ -119,12 +128,7 @@ class GraphArm:
         latest = self._joints.newest()
         self._halts += 1
         self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
-        try:
-            _cancel_all([goal for _, goal in goals])
-        finally:
-            if "arm" not in self._clients and latest is not None:
-                age_s = min(max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9), _OLDEST_S)
-                self._arm_publisher.publish(hold_message(self._graph.message, self._profile, latest, age_s))
+        self._halting.send(latest, [goal for _, goal in goals])
         if self._is_halting:
             arguments = (goals, self._halts, self._graph.now_ns())
             threading.Thread(target=self._watch_halt, args=arguments, name="halt", daemon=True).start()
@@ -182,18 +186,23 @@ class GraphArm:
         for action, client in self._clients.values():
             if not client.is_served():
                 raise ExecutionError(f"no action server {action.name}; is the controller loaded and active?")
-        for is_ours, topic in (
-            ("arm" not in self._clients, self._arm_topic),
-            ("gripper" not in self._clients, self._gripper_topic),
-        ):
-            others = self._graph.publishers_of(topic) - int(is_ours)
+        arm_topic, publisher = self._halting.arm_topic, self._halting.publisher
+        ours = 0 if publisher is None else 1 + self._has_supervisor
+        for expected, topic in ((ours, arm_topic), (int("gripper" not in self._clients), self._gripper_topic)):
+            others = self._graph.publishers_of(topic) - expected
+            if others < 0 and self._has_supervisor:
+                raise ExecutionError(f"the supervisor does not publish on {topic.name}; it could not halt the arm")
             if others > 0:
                 problem = f"{topic.name} has {others} publishers besides this node; only one may command the arm"
                 self._health.error("command topic", problem)
                 raise ExecutionError(problem)
         self._health.fine("command topic")
-        if "arm" not in self._clients and not self._arm_publisher.listeners():
-            raise ExecutionError(f"nobody listens on {self._arm_topic.name}; is the controller loaded and active?")
+        if publisher is not None and not publisher.listeners():
+            raise ExecutionError(f"nobody listens on {arm_topic.name}; is the controller loaded and active?")
+
+    def _hurry_through(self, motion: Motion, start_ns: int) -> None:
+        with urgent():
+            self._perform(motion, start_ns)
 
     def _perform(self, motion: Motion, start_ns: int) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""
@@ -203,6 +212,9 @@ class GraphArm:
                 self._wait_until(start_ns + round((segment.start_s - lead_s) * 1e9))
                 if self._is_halted:
                     return
+                halted = self._why_halted()
+                if halted is not None:
+                    raise ExecutionError(halted)
                 self._send(segment, start_ns + round(segment.start_s * 1e9))
             end_ns = start_ns + round(motion.duration_s * 1e9)
             self._wait_until(end_ns)
@@ -254,10 +266,10 @@ class GraphArm:
     def _send_joints(self, segment: JointSegment, start_ns: int) -> None:
         make = self._graph.message
         trajectory = trajectory_message(make, self._profile, segment, start_ns)
-        if "arm" not in self._clients:
-            self._arm_publisher.publish(trajectory)
+        if self._halting.publisher is not None:
+            self._halting.publisher.publish(trajectory)
             return
-        goal = _trajectory_goal(make, self._profile, trajectory)
+        goal = trajectory_goal(make, self._profile, trajectory)
         self._goals = [(w, g) for w, g in self._goals if w != "arm"]
         self._goals.append(("arm", self._clients["arm"][1].send(goal)))
 
@@ -269,40 +281,12 @@ class GraphArm:
             self._gripper_publisher.publish(kind(data=[position] * len(gripper.joints)))
             return
         action, client = self._clients["gripper"]
-        if action.type == interface.GRIPPER_COMMAND.type:
-            command = make("control_msgs/msg/GripperCommand")(position=position, max_effort=gripper.force_n)
-        else:
-            command = make("sensor_msgs/msg/JointState")(
-                name=[gripper.joints[0]], position=[position], effort=[gripper.force_n]
-            )
         self._goals = [(w, g) for w, g in self._goals if w != "gripper"]
-        self._goals.append(("gripper", client.send(make(f"{action.type}_Goal")(command=command))))
+        self._goals.append(("gripper", client.send(gripper_goal(make, action, gripper, position))))
 
 
 def _speed_radps(state: RobotState) -> float:
     return float(np.max(np.abs(state.dq_radps), initial=0.0))
-
-
-def _cancel_all(goals: list[interface.SentGoal]) -> None:
-    """Cancel each goal; one that cannot be cancelled keeps none of the others going."""
-    if goals:
-        try:
-            goals[0].cancel()
-        finally:
-            _cancel_all(goals[1:])
-
-
-def _trajectory_goal(
-    make: interface.MessageMaker, profile: RobotProfile, trajectory: interface.Message
-) -> interface.Message:
-    """Make a FollowJointTrajectory goal with the robot file's tolerances."""
-    tolerance, names = make("control_msgs/msg/JointTolerance"), [j.name for j in profile.joints]
-    return make(f"{interface.FOLLOW_JOINT_TRAJECTORY.type}_Goal")(
-        trajectory=trajectory,
-        path_tolerance=[tolerance(name=n, position=profile.tracking_tolerance_rad) for n in names],
-        goal_tolerance=[tolerance(name=n, position=profile.start_tolerance_rad) for n in names],
-        goal_time_tolerance=duration_from_s(make, _GOAL_TIME_S),
-    )
 
 
 def _check_approval(approved: ApprovedMotion, profile: RobotProfile, now_ns: int) -> None:

@@ -61,6 +61,12 @@ class Settings(Strict):
         default=0.0, ge=0.0, le=10.0, description="seconds of video before a frame that the planner gets; 0: none"
     )
     max_state_age_s: float = Field(default=0.2, gt=0.0, le=2.0, description="older joint states are stale: no motion")
+    silence_s: float = Field(
+        default=0.25,
+        ge=0.1,
+        le=2.0,
+        description="controller and supervisor: a longer silence of the other one halts the arm",
+    )
     rehearsal_budget_s: float = Field(
         default=60.0, gt=0.0, le=600.0, description="a rehearsal that takes longer refuses the motion"
     )

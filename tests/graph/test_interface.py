@@ -6,6 +6,7 @@ import pytest
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.names import parse_remaps, resolve_name
 
 
 @pytest.mark.parametrize(
@@ -22,24 +23,24 @@ from qwen2vl_robot.graph import interface
     ],
 )
 def test_a_name_resolves_as_in_ros(name: str, namespace: str, remap: dict[str, str], absolute: str) -> None:
-    assert interface.resolve_name(name, "robot", namespace, remap) == absolute
+    assert resolve_name(name, "robot", namespace, remap) == absolute
 
 
 @pytest.mark.parametrize("name", ["", "a b", "1a", "a//b", "~x", "a/", "ä"])
 def test_what_is_no_ros_name_is_refused(name: str) -> None:
     with pytest.raises(BadInputError, match="no ROS name"):
-        interface.resolve_name(name, "robot")
+        resolve_name(name, "robot")
 
 
 def test_launchs_own_rules_name_the_node() -> None:
     rules = ["__node:=left_robot", "__ns:=/", "/tf:=tf"]
-    assert interface.parse_remaps(rules, "robot", "/x") == ({"/tf": "tf"}, "left_robot", "/")
+    assert parse_remaps(rules, "robot", "/x") == ({"/tf": "tf"}, "left_robot", "/")
 
 
 @pytest.mark.parametrize("rule", ["a", "a:=b:=c", "a:=", ":=b"])
 def test_a_rule_of_another_form_is_refused(rule: str) -> None:
     with pytest.raises(BadInputError, match="from:=to"):
-        interface.parse_remaps([rule], "robot", "/")
+        parse_remaps([rule], "robot", "/")
 
 
 def test_every_topic_and_service_is_defined_once_with_a_meaning() -> None:

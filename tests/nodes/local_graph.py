@@ -12,6 +12,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.frames import Frames
 from qwen2vl_robot.graph.idl import message_class
 from qwen2vl_robot.graph.interface import GoalStatus
+from qwen2vl_robot.graph.names import resolve_name
 
 
 class LocalGraph:
@@ -24,6 +25,8 @@ class LocalGraph:
         self.sent: dict[str, list[Any]] = {}
         self.services: dict[str, Callable[[Any], Any]] = {}
         self.foreign_publishers: dict[str, int] = {}
+        self.goals: dict[str, list[Sent]] = {}  # by action, whoever sent them
+        self.cancelled_all: dict[str, int] = {}  # how often all goals of an action were to be cancelled
         self.frames = Frames()
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {}
         self._servers: dict[str, tuple[Any, Any]] = {}
@@ -36,7 +39,7 @@ class LocalGraph:
         return bytes(message.serialize(use_version_2=False))
 
     def resolve(self, name: str) -> str:
-        return interface.resolve_name(name, "tested")
+        return resolve_name(name, "tested")
 
     def now_ns(self) -> int:
         return self.time_ns
@@ -119,7 +122,13 @@ class _Client:
         sent.is_accepted = accept(goal, sent)
         if not sent.is_accepted:
             sent.ended = (GoalStatus.ABORTED, None)
+        self._graph.goals.setdefault(self._name, []).append(sent)
         return sent
+
+    def cancel_all(self) -> None:
+        self._graph.cancelled_all[self._name] = self._graph.cancelled_all.get(self._name, 0) + 1
+        for sent in [s for s in self._graph.goals.get(self._name, []) if s.is_accepted and s.ended is None]:
+            sent.cancel()
 
 
 class Sent:
