@@ -4,74 +4,66 @@
         depth:=/camera/aligned_depth_to_color/image_raw camera_info:=/camera/color/camera_info
 """
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
 PACKAGE = "qwen2vl_robot"
+AS_FILE = "; left out: as the parameter file says"
 ARGUMENTS = {
     "namespace": ("", "prefix of every relative name"),
-    "use_sim_time": ("false", "take time from /clock"),
-    "params_file": (None, "parameters of the controller; this package's params.yaml if left out"),
+    "params_file": ("", "parameters of the controller, a copy of params.yaml; left out: the values of params.yaml"),
     "autostart": ("true", "configure and activate the node at once"),
     "use_respawn": ("false", "restart a node when it ends; a stop is latched from the start, until ~/reset"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
-    "approval": ("confirm", "confirm (a person approves each step), never or auto"),
-    "seen_from": ("", "whose left and right count, picture or robot; empty: as the parameter file says"),
+    "use_sim_time": ("", "take time from the clock topic, true or false" + AS_FILE),
+    "approval": ("", "confirm (a person approves each step), never or auto" + AS_FILE),
+    "seen_from": ("", "whose left and right count, picture or robot" + AS_FILE),
+    "worker_python": ("", "a Python with pybullet, if ROS 2's has none" + AS_FILE),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "image": ("image", "the camera's rectified colour topic"),
     "depth": ("depth", "its depth topic, registered to colour"),
     "camera_info": ("camera_info", "its intrinsics"),
     "joint_states": ("joint_states", "arm and finger joints"),
+    "clock": ("/clock", "the clock topic, for use_sim_time"),
 }
 REMAPPED = ("image", "depth", "camera_info", "joint_states")
+PARAMETERS = {"use_sim_time": bool, "approval": str, "seen_from": str, "worker_python": str}
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; start the controller and its supervisor."""
-    shipped = PathJoinSubstitution([FindPackageShare(PACKAGE), "launch", "params.yaml"])
     declared = [
-        DeclareLaunchArgument(name, default_value=shipped if default is None else default, description=description)
+        DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
     ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[Node]:
+    """Start both nodes; only an argument that was given wins over the parameter file."""
     value = {name: LaunchConfiguration(name) for name in ARGUMENTS}
-    controller = Node(
-        package=PACKAGE,
-        executable="qwen2vl-robot",
-        name=PACKAGE,
-        namespace=value["namespace"],
-        output="screen",
-        respawn=value["use_respawn"],
-        respawn_delay=2.0,
-        arguments=[
-            *("run", "--graph", value["graph"]),
-            *("--autostart", value["autostart"], "--log-level", value["log_level"]),
-        ],
-        parameters=[
-            value["params_file"],
-            {
-                "use_sim_time": ParameterValue(value["use_sim_time"], value_type=bool),
-                "approval": ParameterValue(value["approval"], value_type=str),
-                "seen_from": ParameterValue(value["seen_from"], value_type=str),
-            },
-        ],
-        remappings=[("/tf", "tf"), ("/tf_static", "tf_static"), *((name, value[name]) for name in REMAPPED)],
-    )
-    supervisor = Node(
-        package=PACKAGE,
-        executable="qwen2vl-robot",
-        name="supervisor",
-        namespace=value["namespace"],
-        output="screen",
-        respawn=value["use_respawn"],
-        respawn_delay=2.0,
-        arguments=[
-            *("supervisor", "--graph", value["graph"], "--begin-stopped", value["use_respawn"]),
-            *("--params-file", value["params_file"], "-p", ["use_sim_time:=", value["use_sim_time"]]),
-        ],
-        remappings=[("joint_states", value["joint_states"])],
-    )
-    return LaunchDescription([*declared, controller, supervisor])
+    is_given = {name: bool(value[name].perform(context)) for name in ARGUMENTS}
+    file = [value["params_file"]] if is_given["params_file"] else []
+    given = {n: ParameterValue(value[n], value_type=kind) for n, kind in PARAMETERS.items() if is_given[n]}
+    remapped = [
+        *(("/tf", "tf"), ("/tf_static", "tf_static"), ("/clock", value["clock"])),
+        *((name, value[name]) for name in REMAPPED),
+    ]
+    common = {
+        "package": PACKAGE,
+        "executable": "qwen2vl-robot",
+        "namespace": value["namespace"],
+        "output": "screen",
+        "respawn": value["use_respawn"],
+        "respawn_delay": 2.0,
+        "parameters": [*file, *([given] if given else [])],
+        "remappings": remapped,
+    }
+    run = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
+    controller = Node(name=PACKAGE, arguments=["run", *run], **common)
+    watch = ["--graph", value["graph"], "--begin-stopped", value["use_respawn"]]
+    supervisor = Node(name="supervisor", arguments=["supervisor", *watch], **common)
+    return [controller, supervisor]

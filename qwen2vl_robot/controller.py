@@ -235,7 +235,10 @@ class Controller:
         parts = self._parts
         try:
             with task.timed("run"):
-                report = executor.run(approved, parts.arm, parts.clock, self._profile, parts.halt)
+                age_s = parts.gate.max_state_age_s
+                report = executor.run(
+                    approved, parts.arm, parts.clock, self._profile, parts.halt, max_state_age_s=age_s
+                )
         except BaseException as error:
             parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
             raise

@@ -9,6 +9,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, RobotError
+from qwen2vl_robot.gate import MAX_STATE_AGE_S
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import ApprovedMotion, Cause, GripperSegment, JointSegment, Motion, RobotState, digest
@@ -16,11 +17,10 @@ from qwen2vl_robot.ports import Arm, Clock
 from qwen2vl_robot.reasons import AbortReason, AnyReason, Reason, RefusalReason
 
 _POLL_S = 0.02
-_MAX_STATE_AGE_S = 0.2
 _STALE_LOOKS = 3  # in a row: on a busy machine the clock's thread may have run before the one that takes joint states
 _OVERRUN_S = 2.0
 _MAX_LAG_S = 0.15  # an arm may follow its commands this much later; beyond it counts as tracking error
-_MAX_SILENT_POLLS = 25  # states in a row that carry one and the same stamp
+_MAX_SILENT_POLLS = 25  # states in a row that carry one and the same stamp, or as many as the allowed age has
 _MAX_GAP_S = 0.5  # of the clock between two looks at the arm, where less wall time passed
 _MAX_BLIND_S = 2.0  # the same where it did pass, because this process got no core; beyond it nobody watched
 STOP_DEADLINE_S = 0.1  # from noticing to the stop being given
@@ -94,9 +94,21 @@ class _AbortError(Exception):
         self.cause = Cause(reason, text, tuple(numbers.items()))
 
 
-def run(approved: ApprovedMotion, arm: Arm, clock: Clock, profile: RobotProfile, halt: Halt) -> ExecutionReport:
-    """Send an approved motion and watch it to its end; whatever looks wrong stops the arm, and nothing resumes it."""
-    watch = _Watch(approved, arm, clock, profile, halt)
+def run(
+    approved: ApprovedMotion,
+    arm: Arm,
+    clock: Clock,
+    profile: RobotProfile,
+    halt: Halt,
+    *,
+    max_state_age_s: float = MAX_STATE_AGE_S,
+) -> ExecutionReport:
+    """Send an approved motion and watch it to its end; whatever looks wrong stops the arm, and nothing resumes it.
+
+    Args:
+        max_state_age_s: an older joint state is stale; the gate's own limit.
+    """
+    watch = _Watch(approved, arm, clock, profile, halt, max_state_age_s)
     try:
         watch.send()
         while watch.is_under_way():
@@ -123,8 +135,17 @@ def _stop(arm: Arm) -> tuple[Cause, ...]:
 class _Watch:
     """One run: what was sent when, and what was seen since."""
 
-    def __init__(self, approved: ApprovedMotion, arm: Arm, clock: Clock, profile: RobotProfile, halt: Halt) -> None:
+    def __init__(
+        self,
+        approved: ApprovedMotion,
+        arm: Arm,
+        clock: Clock,
+        profile: RobotProfile,
+        halt: Halt,
+        max_state_age_s: float,
+    ) -> None:
         self._approved = approved
+        self._max_state_age_s = max_state_age_s
         self._arm = arm
         self._clock = clock
         self._profile = profile
@@ -165,6 +186,8 @@ class _Watch:
         Raises:
             _AbortError: something is not as it should be.
         """
+        if self._halt.cause() is not None:
+            self._check_clock()  # a jump of the clock has the task cancelled too; then it is the reason
         self._check_halt()
         is_moving = self._arm.is_moving()  # asked first, so that the state is not older than the answer
         state = self._arm.state()
@@ -234,14 +257,14 @@ class _Watch:
             raise _AbortError(AbortReason.GRIP_LOST, text, moved_m=moved_m, allowed_m=_GRIP_SLACK_M)
 
     def _check_age(self, state: RobotState) -> None:
-        age_s = (self._now_ns - state.stamp_ns) / 1e9
-        self._stale_looks = self._stale_looks + 1 if age_s > _MAX_STATE_AGE_S else 0
+        age_s, allowed_s = (self._now_ns - state.stamp_ns) / 1e9, self._max_state_age_s
+        self._stale_looks = self._stale_looks + 1 if not age_s <= allowed_s else 0
         if age_s < 0.0 or self._stale_looks >= _STALE_LOOKS:
-            text = f"the joint state is {age_s:.3f} s old; allowed 0 to {_MAX_STATE_AGE_S} s"
-            raise _AbortError(AbortReason.STALE_STATE, text, age_s=age_s, allowed_s=_MAX_STATE_AGE_S)
+            text = f"the joint state is {age_s:.3f} s old; allowed 0 to {allowed_s:g} s"
+            raise _AbortError(AbortReason.STALE_STATE, text, age_s=age_s, allowed_s=allowed_s)
         self._silent_polls = self._silent_polls + 1 if state.stamp_ns <= self._stamp_ns else 0
         self._stamp_ns = max(self._stamp_ns, state.stamp_ns)
-        if self._silent_polls > _MAX_SILENT_POLLS:
+        if self._silent_polls > max(_MAX_SILENT_POLLS, allowed_s / _POLL_S + _STALE_LOOKS):
             text = f"no new joint state in {self._silent_polls} polls"
             raise _AbortError(AbortReason.STALE_STATE, text, polls=self._silent_polls)
 

@@ -30,6 +30,7 @@ from qwen2vl_robot.validation.change import difference
 
 # Two measurements of a resting gripper differ by less; half the thinnest grip margin.
 _WIDTH_TOLERANCE_M = 0.004
+MAX_STATE_AGE_S = 0.2  # unless the node's parameter says otherwise
 _AT_REST_RADPS = 0.1  # a motion begins at rest; joints that hold still measure far less
 
 
@@ -48,7 +49,7 @@ class GateLimits:
     """
 
     lifetime_s: float = 2.0
-    max_state_age_s: float = 0.2
+    max_state_age_s: float = MAX_STATE_AGE_S
     max_verdict_age_s: float = 30.0
     max_frame_age_s: float = 1.0
 
@@ -71,6 +72,11 @@ class Gate:
         self._robot_digest = profile.digest
         self._zones = zones
         self._limits = limits or GateLimits()
+
+    @property
+    def max_state_age_s(self) -> float:
+        """Return the age above which a joint state is stale, seconds."""
+        return self._limits.max_state_age_s
 
     def admit(
         self,

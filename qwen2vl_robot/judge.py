@@ -26,7 +26,7 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.perception.changes import Change, inside_any, trace, unexplained
-from qwen2vl_robot.perception.links import see_links
+from qwen2vl_robot.perception.links import ENOUGH_PX, see_links
 from qwen2vl_robot.perception.segments import same_material
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.reasons import EvidenceReason, TaskReason
@@ -85,7 +85,7 @@ def _check_arm(case: Case) -> Outcome | None:
     if there.off_m is not None and not there.off_m <= _ARM_OFF_M:
         text = f"the camera sees the arm {there.off_m * 1000:.0f} mm or more from where its joints say that it is"
         return _wrong(text, reason=EvidenceReason.ARM_OFF, numbers=(("off_m", there.off_m), ("allowed_m", _ARM_OFF_M)))
-    if float(np.max(np.abs(case.start.q_rad - case.end.q_rad), initial=0.0)) < _CLEARLY_MOVED_RAD:
+    if not _has_moved_clearly(case):
         return None
     left = see_links(case.after, case.start, kinematics, unlike=case.state)
     if left.off_m is None or left.off_m > _ARM_OFF_M:
@@ -189,7 +189,7 @@ _CHECKS: tuple[Callable[[Case], Outcome | None], ...] = (
 def _judge_effect(case: Case) -> Outcome:
     effect, name = case.effect, case.effect.name
     if effect.kind == "none":
-        return Outcome(OutcomeKind.ACHIEVED)
+        return _judge_arm(case)
     if case.measured is None:
         return _unverified(EvidenceReason.UNMEASURED, "not everything was found again afterwards")
     if effect.kind == "hold" and name is not None:
@@ -197,6 +197,26 @@ def _judge_effect(case: Case) -> Outcome:
     if effect.kind in ("release", "push") and name is not None and effect.T_base_object is not None:
         return _judge_place(name, effect.T_base_object, case, case.measured)
     return _unverified(EvidenceReason.UNMEASURED, f"an effect {effect.kind!r} of {name!r} cannot be measured")
+
+
+def _judge_arm(case: Case) -> Outcome:
+    """A motion of the arm alone shows in depth: the arm where it ends, or gone from where it began. Joints may echo."""
+    if not _has_moved_clearly(case):
+        return Outcome(OutcomeKind.ACHIEVED)
+    kinematics = case.surroundings.kinematics
+    there = see_links(case.after, case.state, kinematics)
+    was = see_links(case.before, case.start, kinematics, unlike=case.state)
+    left = see_links(case.after, case.start, kinematics, unlike=case.state)
+    has_left = was.off_m is not None and was.off_m <= _ARM_OFF_M and left.off_m is not None
+    if there.off_m is not None or has_left:  # how far off either is, `_check_arm` has looked at
+        return Outcome(OutcomeKind.ACHIEVED)
+    text = "the camera sees too little of the arm: only its own joint states say that it is there"
+    numbers = (("expected_px", float(there.expected_px)), ("needed_px", float(ENOUGH_PX)))
+    return _unverified(EvidenceReason.UNMEASURED, text, numbers)
+
+
+def _has_moved_clearly(case: Case) -> bool:
+    return bool(np.max(np.abs(case.start.q_rad - case.end.q_rad), initial=0.0) >= _CLEARLY_MOVED_RAD)
 
 
 def _judge_hold(name: str, case: Case, measured: Scene) -> Outcome:

@@ -302,7 +302,18 @@ class Container:
     is_round: bool = False
 
 
-Shape = Union[Box, Cylinder, Sphere, Container]
+@dataclass(frozen=True, slots=True)
+class Hull:
+    """The convex hull of a thing that no other shape explains, down to what it stands on.
+
+    Attributes:
+        vertices_m: corners in the object's frame, whose origin is the middle of the cuboid around them.
+    """
+
+    vertices_m: tuple[tuple[float, float, float], ...]
+
+
+Shape = Union[Box, Cylinder, Sphere, Container, Hull]
 
 
 def shape_size_m(shape: Shape) -> tuple[float, float, float]:
@@ -311,6 +322,9 @@ def shape_size_m(shape: Shape) -> tuple[float, float, float]:
         return shape.size_m
     if isinstance(shape, Cylinder):
         return (shape.diameter_m, shape.diameter_m, shape.height_m)
+    if isinstance(shape, Hull):
+        x_m, y_m, z_m = (2.0 * max(abs(v[axis]) for v in shape.vertices_m) for axis in range(3))
+        return (x_m, y_m, z_m)
     return (shape.diameter_m, shape.diameter_m, shape.diameter_m)
 
 

@@ -42,7 +42,7 @@ _BROKEN_WORKER = frozenset(
 _OUR_FAULT = frozenset({ViolationKind.NON_FINITE, ViolationKind.FORMAT, ViolationKind.START_STATE})
 _PLAN_AGAIN: frozenset[Reason] = frozenset(
     {
-        *MotionReason,
+        *(set(MotionReason) - {MotionReason.UNEXPLAINED}),
         *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
         *PlannerReason,
         PerceptionReason.NOT_FOUND,

@@ -11,7 +11,17 @@ import numpy as np
 
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Box, Container, Direction, Relation, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.messages import (
+    Container,
+    Cylinder,
+    Direction,
+    Hull,
+    Relation,
+    SceneObject,
+    Shape,
+    Sphere,
+    shape_size_m,
+)
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.sides import SeenFrom, Sides
 
@@ -99,7 +109,7 @@ def outline_radius_m(shape: Shape) -> float:
 
 def _is_round(shape: Shape) -> bool:
     """Whether a shape looks the same from all sides when it stands."""
-    return shape.is_round if isinstance(shape, Container) else not isinstance(shape, Box)
+    return shape.is_round if isinstance(shape, Container) else isinstance(shape, Cylinder | Sphere)
 
 
 def extent_m(shape: Shape, R_base_object: Array, normals: Array) -> Array:
@@ -107,6 +117,9 @@ def extent_m(shape: Shape, R_base_object: Array, normals: Array) -> Array:
     local = normals @ R_base_object
     if isinstance(shape, Sphere):
         return np.full(len(normals), shape.diameter_m / 2)
+    if isinstance(shape, Hull):
+        furthest: Array = (local @ np.array(shape.vertices_m).T).max(axis=1)
+        return furthest
     size_m = np.array(shape_size_m(shape))
     if _is_round(shape):
         local = np.column_stack([np.hypot(local[:, 0], local[:, 1]), np.zeros(len(local)), local[:, 2]])

@@ -181,9 +181,9 @@ def _trajectory(take: _Bytes) -> Any:
     def point(at: int) -> Any:
         stamp = SimpleNamespace(sec=at if take.below(4) else take.below(99) - 9, nanosec=take.below(1000))
         positions = [take.number() for _ in range(7 if take.below(4) else take.below(9))]
-        return SimpleNamespace(
-            positions=positions, velocities=take.numbers(1), accelerations=take.numbers(1), time_from_start=stamp
-        )
+        effort = [] if take.below(8) else take.numbers(1)
+        given = {"velocities": take.numbers(1), "accelerations": take.numbers(1), "effort": effort}
+        return SimpleNamespace(positions=positions, **given, time_from_start=stamp)
 
     names = [j.name for j in PROFILE.joints]
     points = [point(at) for at in range(take.below(4))]

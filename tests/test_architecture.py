@@ -99,7 +99,6 @@ CONFINED = {
     "ruckig": (("motion",), "timing is made in one place"),
     "rclpy": (("graph.ros", "graph.ros_actions", "graph.lifecycle"), "ROS 2 stays optional"),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
-    "tf2_ros": (("graph.ros",), "ROS 2 stays optional"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),
@@ -109,7 +108,7 @@ MAX_LINES = 350
 # Longer ones, with the reason and the length at which they have to be split; there may be six at most.
 LONG_MODULES = {
     "config": (420, "every file format that people write, side by side"),
-    "messages": (760, "the messages of the whole flow, read in flow order"),
+    "messages": (780, "the messages of the whole flow, read in flow order"),
 }
 MOST_LONG_MODULES = 6
 MAX_FUNCTION_LINES, MAX_CLASS_LINES, MAX_PARAMETERS = 60, 250, 7

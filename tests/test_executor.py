@@ -303,6 +303,21 @@ def test_a_clock_that_leaps_stops_the_arm(link: PlantLink, leap_s: float) -> Non
     assert not link.is_moving()
 
 
+def test_a_jump_that_has_the_task_cancelled_is_the_reason(link: PlantLink) -> None:
+    """Whatever the clock says afterwards, the stop took no hundred million seconds."""
+    halt = Halt()
+
+    class Cancelling(LeapingClock):
+        def now_ns(self) -> int:
+            if self._left == 0:
+                halt.cancel("the clock went on at once")
+            return super().now_ns()
+
+    with halt.task():
+        report = run(approve(link), link, Cancelling(link, 1e8), PROFILE, halt)
+    assert [cause.reason for cause in report.causes] == ["clock"]
+
+
 class BusyClock:
     """The clock of a process that gets no core for a while; the plant's time and the wall's go on."""
 
@@ -324,6 +339,29 @@ def test_a_late_look_is_judged_by_the_states_that_came_meanwhile(busy_s: float, 
     with PlantProcess("scenes/default.yaml", 5, count=2, realtime=True) as plant:
         link = plant.link
         report = run(approve(link, 3.0), link, BusyClock(link, busy_s), PROFILE, Halt())
+        assert report.reason == reason, report
+
+
+class Slow:
+    """Tells every state as late as a slow bus does."""
+
+    def __init__(self, late_s: float) -> None:
+        self._late_ns = round(late_s * 1e9)
+        self._past: list[RobotState] = []
+
+    def __call__(self, state: RobotState) -> RobotState:
+        self._past.append(state)
+        return next((s for s in reversed(self._past) if state.stamp_ns - s.stamp_ns >= self._late_ns), self._past[0])
+
+
+@pytest.mark.parametrize(
+    ("late_s", "allowed_s", "reason"), [(0.4, 0.2, "stale_state"), (0.4, 0.6, None), (0.9, 0.6, "stale_state")]
+)
+def test_a_joint_state_may_be_as_old_as_the_node_allows(late_s: float, allowed_s: float, reason: str | None) -> None:
+    with PlantProcess("scenes/default.yaml", 5, count=2) as plant:
+        link = plant.link
+        arm = FaultyArm(link, Slow(late_s), after=0)
+        report = run(approve(link, 2.0), arm, link, PROFILE, Halt(), max_state_age_s=allowed_s)
         assert report.reason == reason, report
 
 

@@ -108,6 +108,14 @@ def test_depth_contradicts_a_driver_that_echoes_its_commands(table: Table) -> No
     assert judged(ending, looks).reason is EvidenceReason.ARM_OFF
 
 
+def test_an_arm_that_is_never_seen_is_not_verified_to_be_home(table: Table) -> None:
+    ending, looks = made(others.homed_unseen_echo, table)
+    assert np.allclose(looks[-1].robot.q_rad, PROFILE.home_q_rad)
+    outcome = judged(ending, looks)
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.NOT_VERIFIED, EvidenceReason.UNMEASURED)
+    assert "too little of the arm" in outcome.reasons[0]
+
+
 def test_an_object_that_was_not_touched_is_no_motion(table: Table) -> None:
     ending, looks = made(holds.held, table)
     stands = table.standing().observation

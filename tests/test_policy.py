@@ -21,7 +21,7 @@ from qwen2vl_robot.reasons import (
 from qwen2vl_robot.task import Task
 
 MENDED_BY_A_PLAN = {
-    *MotionReason,
+    *(set(MotionReason) - {MotionReason.UNEXPLAINED}),
     PerceptionReason.NOT_FOUND,
     RefusalReason.SCENE_CHANGED,
     RefusalReason.START_MOVED,

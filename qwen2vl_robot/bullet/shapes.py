@@ -9,7 +9,7 @@ import numpy as np
 from qwen2vl_robot.bullet.client import pybullet
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation
 from qwen2vl_robot.meshes import Mesh, triangles
-from qwen2vl_robot.messages import Box, Container, Cylinder, Shape, Sphere
+from qwen2vl_robot.messages import Box, Container, Cylinder, Hull, Shape, Sphere, shape_size_m
 
 _BOWL_PANELS = 14  # plus two for the floor makes 16, Bullet's limit for a compound; it silently drops the rest
 _BOWL_BASE_RATIO = 0.8  # foot to rim diameter of the round container
@@ -41,6 +41,8 @@ def make_shape(client: int, shape: Shape | Bowl | Mesh, colour: Colour | None, c
         return _make_hollow(client, shape, colour, collides)
     if isinstance(shape, Mesh):
         return _make_mesh(client, shape, colour, collides)
+    if isinstance(shape, Hull):
+        return _make_hull(client, shape, collides)
     return _make_solid(client, shape, colour, collides)
 
 
@@ -110,6 +112,15 @@ def _make_mesh(client: int, shape: Mesh, colour: Colour | None, collides: bool) 
     if collides:
         collision = pybullet.createCollisionShape(pybullet.GEOM_MESH, vertices=vertices, physicsClientId=client)
     return collision, -1 if colour is None else _show(client, vertices, normals.tolist(), indices, colour)
+
+
+def _make_hull(client: int, shape: Hull, collides: bool) -> tuple[int, int]:
+    """Bullet takes vertices without triangles as the convex hull around them; the plant, which draws, has no hulls."""
+    _check_sizes(*shape_size_m(shape))
+    if not collides:
+        return -1, -1
+    vertices = [list(corner) for corner in shape.vertices_m]
+    return pybullet.createCollisionShape(pybullet.GEOM_MESH, vertices=vertices, physicsClientId=client), -1
 
 
 def _show(

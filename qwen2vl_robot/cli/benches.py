@@ -101,6 +101,35 @@ def bench_validation(
     draw_all(plot.parent, {plot.name: lambda file: file.write_text(drawing, encoding="utf-8")})
 
 
+@bench.command(
+    "frames", epilog="Example: qwen2vl-robot bench frames FOLDER --overlays out/frames --json out/frames.json"
+)
+def bench_frames(
+    folder: Annotated[Path, typer.Argument(help="Frames with boxes.json; docs/results.md says how it looks.")],
+    overlays: Annotated[Path | None, typer.Option(help="Write a picture of each frame with what was measured.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure real RGB-D frames and try the tasks that people marked in them, as far as the twin's verdict."""
+    from qwen2vl_robot.benchmarks.frames import load_frames, run_frames, summarise_frames
+
+    frames = load_frames(folder)
+    found = gather(
+        run_frames(frames, overlays),
+        "frames",
+        len(frames),
+        answer=lambda results: {**provenance(), "totals": summarise_frames(results), "frames": results},
+        json_file=json_file,
+    )
+    if json_file != STDOUT:
+        table = Table("frame", "task", "ended as", "why")
+        for frame in found["frames"]:
+            for task in frame["tasks"]:
+                table.add_row(frame["frame"], task["task"], task["reason"], task["text"])
+        show(table)
+        say(f"{found['totals']}; {found['command']}; {found['machine']}")
+    save_json(found, json_file)
+
+
 @bench.command("images", epilog="Example: qwen2vl-robot bench images --seconds 60 --json -")
 def bench_images(
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long each size is sent.")] = 60.0,

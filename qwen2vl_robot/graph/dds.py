@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.clock import SimClock
-from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer
+from qwen2vl_robot.graph.clock import SimClock, SystemClock
+from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer, DdsGoalCanceller
 from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port
 from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
-from qwen2vl_robot.graph.frames import Frames
+from qwen2vl_robot.graph.frames import Frames, listen
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, DdsMessage, message_class
 from qwen2vl_robot.graph.names import resolve_name
 
@@ -57,9 +56,11 @@ class DdsGraph:
         self._frames: Frames | None = None
         self._endpoints = Endpoints(node, self._namespace, self.distro, domain_id)
         self._servers: list[DdsActionServer] = []
-        self._clock = SimClock() if use_sim_time else None
-        if self._clock is not None:
-            self.subscribe(interface.CLOCK, self._clock.take)
+        self._on_jump: Callable[[float], None] = lambda seconds: None
+        self._clock: SystemClock | SimClock = SystemClock(self._jumped)
+        if use_sim_time:
+            self._clock = clock = SimClock(self._jumped)
+            self.subscribe(interface.CLOCK, clock.take)
 
     # ---------------------------------------------------------------------------------------- time, names
 
@@ -77,7 +78,7 @@ class DdsGraph:
 
     def now_ns(self) -> int:
         """Return ROS time (see `interface.Graph`)."""
-        return time.time_ns() if self._clock is None else self._clock.now_ns()
+        return self._clock.now_ns()
 
     def sleep(self, seconds: float) -> None:
         """Wait in ROS time.
@@ -85,10 +86,16 @@ class DdsGraph:
         Raises:
             ExecutionError: simulated time has stopped.
         """
-        if self._clock is None:
-            time.sleep(seconds)
-        else:
-            self._clock.sleep(seconds)
+        self._clock.sleep(seconds)
+
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        """Set what is called when ROS time jumped (see `interface.Graph`)."""
+        self._on_jump = callback
+
+    def _jumped(self, seconds: float) -> None:
+        if self._frames is not None:
+            self._frames.forget()
+        self._on_jump(seconds)
 
     # --------------------------------------------------------------------------------------------- topics
 
@@ -104,20 +111,18 @@ class DdsGraph:
         """Count the publishers of a topic on the whole graph."""
         return self._endpoints.count_publishers(self._port(topic).name)
 
+    def callers_of(self, service: str) -> int:
+        """Count the clients of a service on the whole graph."""
+        return self._endpoints.count_publishers(f"rq{service}Request")
+
     def _port(self, topic: interface.Topic) -> Port:
         return Port("rt" + self.resolve(topic.name), self.message(topic.type), topic.type, topic.qos)
 
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         """Look up `T_target_source` at a time (see `interface.Graph`)."""
-        self._subscribe_tf()
-        assert self._frames is not None
-        return self._frames.lookup(target, source, stamp_ns)
-
-    def _subscribe_tf(self) -> None:
         if self._frames is None:
-            self._frames = frames = Frames()
-            self.subscribe(interface.TF, lambda message: frames.add(message, is_static=False))
-            self.subscribe(interface.TF_STATIC, lambda message: frames.add(message, is_static=True))
+            self._frames = listen(self)
+        return self._frames.lookup(target, source, stamp_ns)
 
     # ------------------------------------------------------------------------------------------- services
 
@@ -136,6 +141,10 @@ class DdsGraph:
     def action_client(self, action: interface.ActionInterface) -> DdsActionClient:
         """Make a client of an action."""
         return DdsActionClient(self, action)
+
+    def goal_canceller(self, action: interface.ActionInterface) -> DdsGoalCanceller:
+        """Make what cancels all goals of an action."""
+        return DdsGoalCanceller(self, action)
 
     def serve_action(
         self, action: interface.ActionInterface, accept: interface.AcceptGoal, cancel: interface.CancelGoal

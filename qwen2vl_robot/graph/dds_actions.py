@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.goals import GoalWatch
 from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ class DdsActionClient:
     """A `graph.interface.ActionClient`."""
 
     def __init__(self, graph: DdsGraph, action: interface.ActionInterface) -> None:
-        base = f"{graph.resolve(action.name)}/_action"
+        self._graph, self._base = graph, f"{graph.resolve(action.name)}/_action"
+        base = self._base
         self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
         self._info = graph.message("action_msgs/msg/GoalInfo")
+        self._goals = GoalWatch(graph, f"{base}/status")
         self._send = graph.client(f"{base}/send_goal", f"{action.type}_SendGoal")
         self._result = graph.client(f"{base}/get_result", f"{action.type}_GetResult")
         self._cancel = graph.client(f"{base}/cancel_goal", _CANCEL)
@@ -36,18 +39,25 @@ class DdsActionClient:
         """Return whether all three services have a server."""
         return all(client.is_served() for client in (self._send, self._result, self._cancel))
 
+    def others(self) -> int:
+        """Count the other clients on the whole graph."""
+        return max(0, self._graph.callers_of(f"{self._base}/send_goal") - 1)
+
+    def foreign_goals(self) -> int:
+        """Count the goals of other clients that the server has accepted and not ended."""
+        if not self.is_served():
+            self._goals.forget()
+        return self._goals.foreign()
+
     def send(self, goal: Message, on_feedback: interface.MessageCallback | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         identity = secrets.token_bytes(16)
+        self._goals.sends(identity)
         if on_feedback is not None:
             self._feedback[identity] = on_feedback
         sent = _SentGoal(self, identity)
         self._send.request(sent._on_acceptance, goal_id=self._uuid(uuid=identity), goal=goal)
         return sent
-
-    def cancel_all(self) -> None:
-        """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
-        self._cancel.request(lambda response: None, goal_info=self._info())
 
     def request_result(self, goal: _SentGoal) -> None:
         self._result.request(goal._on_result, goal_id=self._uuid(uuid=goal.identity))
@@ -62,6 +72,22 @@ class DdsActionClient:
         listener = self._feedback.get(bytes(message.goal_id.uuid))
         if listener is not None:
             listener(message.feedback)
+
+
+class DdsGoalCanceller:
+    """A `graph.interface.GoalCanceller`."""
+
+    def __init__(self, graph: DdsGraph, action: interface.ActionInterface) -> None:
+        self._client = graph.client(f"{graph.resolve(action.name)}/_action/cancel_goal", _CANCEL)
+        self._info = graph.message("action_msgs/msg/GoalInfo")
+
+    def is_served(self) -> bool:
+        """Return whether the service has a server."""
+        return self._client.is_served()
+
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
+        self._client.request(lambda response: None, goal_info=self._info())
 
 
 class _SentGoal:

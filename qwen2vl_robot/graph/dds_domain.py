@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import logging
 import os
 import re
+import socket
+import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cyclonedds.core import Policy, Qos
@@ -23,6 +28,14 @@ _LOOPBACK = """<General><Interfaces><NetworkInterface name='lo'/></Interfaces><A
 <Peers><Peer address='localhost'/></Peers></Discovery>"""
 _BETWEEN_PARTS = re.compile(r",(?=\s*(?:<|file:|/|\.))")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python does not name it
+_DATAGRAM_TO_127 = (  # classic BPF, as linux/filter.h has it: code, jump if true, jump if false, operand
+    (0x30, 0, 0, 0xFFF00000 + 16),  # load the first byte of the IPv4 header's destination
+    (0x15, 0, 1, 127),  # is it that of 127.0.0.0/8?
+    (0x06, 0, 0, 0xFFFFFFFF),  # yes: take all of the datagram
+    (0x06, 0, 0, 0),  # no: drop it
+)
+_log = logging.getLogger(__name__)
 _domains: dict[int, Domain] = {}  # Cyclone configures a domain once a process
 _lock = threading.Lock()
 
@@ -44,7 +57,10 @@ def join_domain(given: int | None = None) -> DomainParticipant:
     domain_id = _domain_id(given)
     with _lock:
         if domain_id not in _domains:
-            _domains[domain_id] = Domain(domain_id, _configuration(os.environ))
+            configuration = _configuration(os.environ)
+            _domains[domain_id] = Domain(domain_id, configuration)
+            if configuration.endswith(_wrapped(_LOOPBACK)):
+                _shut_out_other_machines(domain_id)
     return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))
 
 
@@ -61,7 +77,7 @@ def _configuration(environment: Mapping[str, str]) -> str:
     is_wide = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "SUBNET"
     is_wide = (is_wide and environment.get("ROS_LOCALHOST_ONLY", "0") != "1") or _names_interfaces(uri)
     ours = "" if is_wide else _LOOPBACK  # behind theirs, because the last one counts
-    fragments = [f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>" for inner in (_TUNING, ours) if inner]
+    fragments = [_wrapped(inner) for inner in (_TUNING, ours) if inner]
     return ",".join([fragments[0], *([uri] if uri else []), *fragments[1:]])
 
 
@@ -73,3 +89,39 @@ def _names_interfaces(uri: str) -> bool:
 
 def _text_of(part: str) -> str:
     return part if part.startswith("<") else read_text(Path(part.removeprefix("file://")), YAML_BYTES)
+
+
+def _wrapped(inner: str) -> str:
+    return f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
+
+
+def _shut_out_other_machines(domain_id: int) -> None:
+    """Have the kernel drop what is sent to any address but loopback: Cyclone binds the sockets that receive to all.
+
+    A packet with the identity of a known writer would be taken, whichever interface it came by. Needs Linux.
+    """
+    code = b"".join(struct.pack("HBBI", *step) for step in _DATAGRAM_TO_127)
+    kept = ctypes.create_string_buffer(code, len(code))  # the kernel reads it during the call
+    program = struct.pack("HP", len(_DATAGRAM_TO_127), ctypes.addressof(kept))
+    found = 0
+    for receiving in _receiving(domain_id):
+        with receiving, contextlib.suppress(OSError):
+            receiving.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            found += 1
+    if not found:
+        _log.warning("DDS takes packets from other machines that know a node's identity; keep them out by a firewall")
+
+
+def _receiving(domain_id: int) -> Iterator[socket.socket]:
+    """This process's UDP sockets on the ports of a domain that are bound to every address, as duplicates to close."""
+    base = 7400 + 250 * domain_id
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        with contextlib.suppress(OSError):
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            found = socket.socket(fileno=os.dup(int(name)))
+            is_udp = (found.family, found.type) == (socket.AF_INET, socket.SOCK_DGRAM)
+            if is_udp and found.getsockname()[0] == "0.0.0.0" and base <= found.getsockname()[1] < base + 250:
+                yield found
+            else:
+                found.close()

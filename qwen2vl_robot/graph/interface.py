@@ -26,6 +26,7 @@ class Qos(Enum):
     STATE = (False, False, 20)  # joint states: small messages, of which a short burst is kept
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
+    ANY_TF = (False, False, 100)
     LATCHED = (True, True, 1)  # late subscribers get the latest message
     TF = (True, False, 100)
     TF_STATIC = (True, True, 100)
@@ -88,6 +89,7 @@ CAMERA_INFO = Topic("camera_info", "sensor_msgs/msg/CameraInfo", Qos.SENSOR, "in
 JOINT_STATES = Topic("joint_states", "sensor_msgs/msg/JointState", Qos.STATE, "arm and finger joints, any order")
 ROBOT_DESCRIPTION = Topic("robot_description", "std_msgs/msg/String", Qos.LATCHED, "URDF; must fit the robot file")
 TF = Topic("/tf", "tf2_msgs/msg/TFMessage", Qos.TF, "moving frames; the camera's pose at the frame's time")
+ANY_TF = replace(TF, qos=Qos.ANY_TF)  # the same from publishers that are not reliable
 TF_STATIC = Topic("/tf_static", "tf2_msgs/msg/TFMessage", Qos.TF_STATIC, "fixed frames")
 CLOCK = Topic("/clock", "rosgraph_msgs/msg/Clock", Qos.SENSOR, "simulated time, where use_sim_time is set")
 INSTRUCTION = Topic("instruction", "std_msgs/msg/String", Qos.COMMAND, "what to do, in words")
@@ -97,6 +99,8 @@ VOICE_INSTRUCTION = Topic(
 )  # fmt: skip
 STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; only ~/reset releases")
 ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
+ANY_INSTRUCTION = replace(INSTRUCTION, qos=Qos.ANY)  # of publishers that are not reliable only a stop word is taken
+ANY_VOICE_INSTRUCTION = replace(VOICE_INSTRUCTION, qos=Qos.ANY)
 SUPERVISOR_HEARTBEAT = Topic("supervisor_heartbeat", "std_msgs/msg/String", Qos.STATE, "its life and its stop, JSON")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
@@ -116,7 +120,6 @@ DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMA
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
 )
-
 CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.STATE, "the node's life and stop, JSON")
 
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
@@ -212,8 +215,21 @@ class ActionClient(Protocol):
     def is_served(self) -> bool:
         """Return whether a server is there now."""
 
+    def others(self) -> int:
+        """Count the other clients of the action on the whole graph."""
+
+    def foreign_goals(self) -> int:
+        """Count the goals of other clients that the server has accepted and not ended."""
+
     def send(self, goal: Message, on_feedback: MessageCallback | None = None) -> SentGoal:
         """Send a goal; returns at once."""
+
+
+class GoalCanceller(Protocol):
+    """Who may end every goal of an action and sends none."""
+
+    def is_served(self) -> bool:
+        """Return whether a server is there now."""
 
     def cancel_all(self) -> None:
         """Ask the server to cancel every goal, whoever sent it; the request is sent when this returns."""
@@ -272,6 +288,9 @@ class Graph(Protocol):
     def action_client(self, action: ActionInterface) -> ActionClient:
         """Make a client of an action."""
 
+    def goal_canceller(self, action: ActionInterface) -> GoalCanceller:
+        """Make what cancels all goals of an action."""
+
     def serve_action(self, action: ActionInterface, accept: AcceptGoal, cancel: CancelGoal) -> None:
         """Serve an action: `accept` accepts or rejects a goal, `cancel` gets the goal that is to end."""
 
@@ -283,6 +302,12 @@ class Graph(Protocol):
 
         Raises:
             ObservationError: the frames are not connected, or not at that time.
+        """
+
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        """Set what is called when ROS time jumped, with the seconds (negative: back); transforms are forgotten before.
+
+        The system's clock jumps where somebody sets it; /clock where it goes back, or on by more than 10 s at once.
         """
 
     def on_broken(self, callback: Callable[[str], None]) -> None:

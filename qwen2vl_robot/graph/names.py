@@ -1,4 +1,4 @@
-"""Names of topics, services and nodes → absolute ones, by the rules of ROS 2."""
+"""Names of topics, services and nodes → absolute ones, by ROS 2's rules of namespaces and remapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The topics, services and actions of `graph.interface` → rclpy, with tf2 and the node's clock.
+"""The topics, services and actions of `graph.interface` → rclpy, with the node's clock.
 
 Transport only. Each subscription and service has a callback group of its own, so that a stop never queues behind an
 image.
@@ -16,25 +16,29 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
-import tf2_ros
-from action_msgs.srv import CancelGoal
 from rclpy.action import ActionServer
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
 
-from qwen2vl_robot.errors import ExecutionError, ObservationError
+from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import pose_from_transform
-from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
+from qwen2vl_robot.graph.clock import LEAP_S, SystemClock
+from qwen2vl_robot.graph.frames import Frames, listen
+from qwen2vl_robot.graph.ros_actions import (
+    OrderedActionClient,
+    RosActionClient,
+    RosActionServer,
+    RosGoalCanceller,
+)
 from qwen2vl_robot.graph.ros_log import make_handler
-from qwen2vl_robot.reasons import ObservationReason
 
 try:  # Iron and later; Humble has the same classes elsewhere
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -48,7 +52,6 @@ T = TypeVar("T")
 
 THREADS = 12
 _SILENCE_S = 5.0
-_MAX_TEXT = 300
 _POLL_S = 0.002
 JOIN_S = 5.0
 
@@ -72,7 +75,8 @@ class RosGraph:
         self._on_broken: Callable[[str], None] = lambda problem: None
         self._problems: dict[str, str] = {}
         self._entities: list[Callable[[], object]] = []
-        self._tf: tf2_ros.Buffer | None = None
+        self._on_jump: Callable[[float], None] = lambda seconds: None
+        self._frames: Frames | None = None
         if isinstance(node, str):
             start_rclpy()
             overrides = [Parameter("use_sim_time", value=use_sim_time)]
@@ -84,6 +88,11 @@ class RosGraph:
             self._thread.start()
         else:
             self._node = node
+        self._is_simulated = bool(self._node.get_parameter("use_sim_time").value)
+        self._system = SystemClock(self._jumped)
+        threshold = JumpThreshold(min_forward=Duration(seconds=LEAP_S), min_backward=Duration(nanoseconds=-1))
+        self._jumps = self._node.get_clock().create_jump_callback(threshold, post_callback=self._on_sim_jump)
+        self._entities.append(self._jumps.unregister)
         self.name: str = self._node.get_fully_qualified_name()
 
     # ------------------------------------------------------------------------------------- time, messages
@@ -108,25 +117,39 @@ class RosGraph:
 
     def now_ns(self) -> int:
         """Return the ROS time of the node's clock, ns."""
-        return int(self._node.get_clock().now().nanoseconds)
+        return int(self._node.get_clock().now().nanoseconds) if self._is_simulated else self._system.now_ns()
 
     def sleep(self, seconds: float) -> None:
-        """Wait in ROS time.
+        """Wait in ROS time; where it jumps back the waiting ends.
 
         Raises:
             ExecutionError: simulated time has stopped.
         """
-        if not self._node.get_parameter("use_sim_time").value:
-            time.sleep(seconds)
+        if not self._is_simulated:
+            self._system.sleep(seconds)
             return
         last_ns, moved_s = self.now_ns(), time.monotonic()
         end_ns = last_ns + round(seconds * 1e9)
-        while (now_ns := self.now_ns()) < end_ns:
+        while last_ns <= (now_ns := self.now_ns()) < end_ns:
             if now_ns != last_ns:
                 last_ns, moved_s = now_ns, time.monotonic()
             elif time.monotonic() - moved_s > _SILENCE_S:
                 raise ExecutionError(f"/clock stood still for {_SILENCE_S:g} s")
             time.sleep(_POLL_S)
+
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        """Set what is called when ROS time jumped (see `interface.Graph`)."""
+        self._on_jump = callback
+
+    def _on_sim_jump(self, jump: TimeJump) -> None:
+        seconds = jump.delta.nanoseconds / 1e9
+        if self._is_simulated and self.now_ns() != jump.delta.nanoseconds:  # else it is the first time that came
+            self._jumped(seconds)
+
+    def _jumped(self, seconds: float) -> None:
+        if self._frames is not None:
+            self._frames.forget()
+        self._on_jump(seconds)
 
     # ------------------------------------------------------------------------------------ topics, services
 
@@ -167,27 +190,23 @@ class RosGraph:
         """Count the publishers of a topic on the whole graph."""
         return int(self._node.count_publishers(self.resolve(topic.name)))
 
+    def subscribers_of(self, name: str) -> int:
+        """Count the subscriptions of a topic on the whole graph."""
+        return int(self._node.count_subscribers(self.resolve(name)))
+
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         """Look up `T_target_source` at a time (see `interface.Graph`)."""
-        if self._tf is None:
-            self._tf = tf2_ros.Buffer()
-            listener = tf2_ros.TransformListener(self._tf, self._node, spin_thread=False)
-            self._entities.append(listener.unregister)
-        try:
-            stamped = self._tf.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
-        except tf2_ros.TransformException as error:
-            raise ObservationError(
-                f"tf: {' '.join(str(error).split())[:_MAX_TEXT]}", reason=ObservationReason.NO_TRANSFORM
-            ) from error
-        return pose_from_transform(stamped.transform)
+        if self._frames is None:
+            self._frames = listen(self)
+        return self._frames.lookup(target, source, stamp_ns)
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
         """Set what is called when a callback raises (see `interface.Graph`)."""
         self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
-        """List mismatched QoS and callbacks that raised, one line each."""
-        return tuple(self._problems.values())
+        """List mismatched QoS, callbacks that raised and unusable transforms, one line each."""
+        return (*self._problems.values(), *(() if self._frames is None else self._frames.problems()))
 
     def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that logs to the node's logger (see `interface.Graph`)."""
@@ -209,11 +228,17 @@ class RosGraph:
         """Make a client of an action."""
         group = ReentrantCallbackGroup()
         client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
-        cancel = self._node.create_client(
-            CancelGoal, f"{self.resolve(action.name)}/_action/cancel_goal", callback_group=group
+        self._entities.append(client.destroy)
+        return RosActionClient(client, self, action.name, partial(self._guarded, action.name))
+
+    def goal_canceller(self, action: interface.ActionInterface) -> RosGoalCanceller:
+        """Make what cancels all goals of an action."""
+        name = f"{self.resolve(action.name)}/_action/cancel_goal"
+        client = self._node.create_client(
+            _rclpy_type("action_msgs/srv/CancelGoal"), name, callback_group=ReentrantCallbackGroup()
         )
-        self._entities += [client.destroy, lambda: self._node.destroy_client(cancel)]
-        return RosActionClient(client, partial(self._guarded, action.name), cancel.call_async)
+        self._entities.append(lambda: self._node.destroy_client(client))
+        return RosGoalCanceller(client)
 
     def serve_action(
         self,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from action_msgs.srv import CancelGoal
 from rclpy.action import ActionClient, CancelResponse, GoalResponse
 
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.goals import GoalWatch
 from qwen2vl_robot.graph.interface import GoalStatus, Message
 
 if TYPE_CHECKING:
     from rclpy.action.client import ClientGoalHandle
     from rclpy.action.server import ServerGoalHandle
+    from rclpy.client import Client
     from rclpy.task import Future
+
+    from qwen2vl_robot.graph.ros import RosGraph
 
 _CANCEL_S, _POLL_S = 1.0, 0.002
 _CLOSE_S = 2.0  # open goals must have ended within this time
@@ -59,29 +63,59 @@ class RosActionClient:
 
     Args:
         guard: wraps a callback, so that what it raises does not reach rclpy.
-        request_cancel: sends a request of action_msgs/srv/CancelGoal; rclpy's client cancels its own goals only.
     """
 
     def __init__(
         self,
         client: ActionClient,
+        graph: RosGraph,
+        name: str,
         guard: Callable[[interface.MessageCallback], Callable[..., None]],
-        request_cancel: Callable[[Message], object],
     ) -> None:
-        self._client, self._guard, self._request_cancel = client, guard, request_cancel
+        self._client, self._graph, self._name, self._guard = client, graph, name, guard
+        self._uuid = graph.message("unique_identifier_msgs/msg/UUID")
+        self._goals = GoalWatch(graph, f"{name}/_action/status")
 
     def is_served(self) -> bool:
         """Return whether a server is there now."""
         return bool(self._client.server_is_ready())
 
+    def others(self) -> int:
+        """Count the other clients on the whole graph, by who hears the feedback."""
+        return max(0, self._graph.subscribers_of(f"{self._name}/_action/feedback") - 1)
+
+    def foreign_goals(self) -> int:
+        """Count the goals of other clients that the server has accepted and not ended."""
+        if not self.is_served():
+            self._goals.forget()
+        return self._goals.foreign()
+
     def send(self, goal: Message, on_feedback: interface.MessageCallback | None = None) -> _SentGoal:
         """Send a goal; returns at once."""
         listen = None if on_feedback is None else self._guard(lambda message: on_feedback(message.feedback))
-        return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen))
+        identity = secrets.token_bytes(16)
+        self._goals.sends(identity)
+        goal_id = self._uuid(uuid=list(identity))
+        return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen, goal_uuid=goal_id))
+
+
+class RosGoalCanceller:
+    """A `graph.interface.GoalCanceller`; rclpy's action client cancels its own goals only.
+
+    Args:
+        client: of the action's cancel service.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def is_served(self) -> bool:
+        """Return whether the service has a server."""
+        return bool(self._client.service_is_ready())
 
     def cancel_all(self) -> None:
         """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
-        self._request_cancel(CancelGoal.Request())
+        self._client.call_async(self._client.srv_type.Request())
 
 
 class _SentGoal:

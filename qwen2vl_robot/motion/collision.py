@@ -13,7 +13,7 @@ import pinocchio
 
 from qwen2vl_robot.geometry import Array, make_pose, rotation_z
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape, Sphere
+from qwen2vl_robot.messages import Box, Container, Cylinder, Hull, SceneObject, Shape, Sphere
 
 TABLE = "table"
 _TABLE_SIZE_M = 4.0
@@ -178,6 +178,8 @@ def _convex_parts(shape: Shape) -> list[tuple[coal.CollisionGeometry, Array]]:
         return [(coal.Cylinder(shape.diameter_m / 2, shape.height_m), np.eye(4))]
     if isinstance(shape, Sphere):
         return [(coal.Sphere(shape.diameter_m / 2), np.eye(4))]
+    if isinstance(shape, Hull):
+        return [(convex(np.array(shape.vertices_m)), np.eye(4))]
     return _panels(shape)
 
 

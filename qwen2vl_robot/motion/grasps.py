@@ -10,7 +10,7 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Box, Container, SceneObject, Sphere, shape_size_m
+from qwen2vl_robot.messages import Box, Container, Hull, SceneObject, Sphere, shape_size_m
 from qwen2vl_robot.reasons import MotionReason
 
 TIP_CLEARANCE_M = 0.004  # between the fingertips and the object's support
@@ -101,8 +101,10 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
     """List the grasps of an object from above, the smallest turn of the wrist first, wide openings before narrow ones.
 
     Raises:
-        MotionError: it is a container, or too wide or too low for the fingers; the message has the sizes.
+        MotionError: no shape explains it, it is a container, or too wide or too low; the message has the sizes.
     """
+    if isinstance(target.shape, Hull):
+        raise unexplained(target)
     across = _yaws_and_widths(target)
     fitting = {yaw: w for yaw, w in across.items() if w + _LEAST_ROOM_M <= hand.max_width_m}
     if isinstance(target.shape, Container) or not fitting:
@@ -120,6 +122,15 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
             opening_m = min(fitting[yaw] + room_m, hand.max_width_m)
             options.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
     return options
+
+
+def unexplained(body: SceneObject) -> MotionError:
+    """Make the error for a body of which only its points are known."""
+    size = " x ".join(f"{side_m * 1000:.0f}" for side_m in shape_size_m(body.shape))
+    return MotionError(
+        f"{body.name} measures {size} mm, and no shape explains its points; how to touch it is not known",
+        reason=MotionReason.UNEXPLAINED,
+    )
 
 
 def _yaws_and_widths(target: SceneObject) -> dict[float, float]:

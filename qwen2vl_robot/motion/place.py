@@ -10,10 +10,10 @@ import numpy as np
 
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, read_only
-from qwen2vl_robot.messages import Container, Effect, Motion, Relation, SceneObject, Sphere, shape_size_m
+from qwen2vl_robot.messages import Container, Effect, Hull, Motion, Relation, SceneObject, Sphere, shape_size_m
 from qwen2vl_robot.motion.attempts import Attempt
 from qwen2vl_robot.motion.collision import CollisionModel
-from qwen2vl_robot.motion.grasps import TIP_CLEARANCE_M, by_turn, downward
+from qwen2vl_robot.motion.grasps import TIP_CLEARANCE_M, by_turn, downward, unexplained
 from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, Job, line_space, unsupported
 from qwen2vl_robot.motion.path import check_line
 from qwen2vl_robot.motion.timeline import PathFinder
@@ -94,6 +94,8 @@ def _check_relation(relation: Relation | None, held: SceneObject, reference: Sce
         raise unsupported(f"place needs a relation: {', '.join(r.value for r in Relation)}")
     if reference.name == held.name:
         raise unsupported(f"{held.name} cannot be placed {relation.value} itself")
+    if isinstance(held.shape, Hull) or (relation in (Relation.ON, Relation.IN) and isinstance(reference.shape, Hull)):
+        raise unexplained(held if isinstance(held.shape, Hull) else reference)
     is_hollow = isinstance(reference.shape, Container)
     if relation is Relation.IN and not is_hollow:
         raise unsupported(f"{reference.name} has no hollow to place something in; use on or next_to")

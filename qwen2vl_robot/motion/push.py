@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Direction, Effect, Motion, SceneObject
+from qwen2vl_robot.messages import Direction, Effect, Hull, Motion, SceneObject
 from qwen2vl_robot.motion.collision import CollisionModel
+from qwen2vl_robot.motion.grasps import unexplained
 from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, RISE_M, Job, line_space, unsupported
 from qwen2vl_robot.motion.path import tool_line
 from qwen2vl_robot.motion.pushes import PUSH_STANDOFF_M, push_starts, pushed
@@ -30,6 +31,8 @@ def push(job: Job) -> Iterator[Motion]:
     if scene.held is not None:
         raise unsupported(f"the gripper holds {scene.held}; place it before pushing")
     target = job.find(action.target, "push")
+    if isinstance(target.shape, Hull):
+        raise unexplained(target)
     if action.direction is None:
         raise unsupported(f"push needs a direction: {', '.join(d.value for d in Direction)}")
     along = toward(action.direction, job.sides)

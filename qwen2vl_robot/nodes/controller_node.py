@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 from qwen2vl_robot.approval import AskingApprover
@@ -27,12 +26,12 @@ from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, TaskReport
-from qwen2vl_robot.nodes.camera_calibration import load_calibration
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera, GraphCameras
+from qwen2vl_robot.nodes.graph_camera import cameras_of
 from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.jumps import Jumps
 from qwen2vl_robot.nodes.live_robot import load_live_robot
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
@@ -52,21 +51,6 @@ _MAX_STOP_TEXT = 60  # of a sentence that begins with a stop word, as a stop's r
 _VERDICT_AGE_S = 30.0  # plus the time that a person may take to approve
 
 
-def _camera_settings(base_frame: str, settings: Settings) -> list[CameraSettings]:
-    return [
-        CameraSettings(
-            base_frame,
-            prefix,
-            is_compressed=settings.compressed,
-            T_base_camera=load_calibration(calibration) if calibration else None,
-            timeout_s=settings.frame_timeout_s,
-            max_apart_s=settings.max_apart_s,
-            clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
-        )
-        for prefix, calibration in zip_longest(settings.cameras, settings.calibrations, fillvalue="")
-    ]
-
-
 class ControllerNode:
     """A controller on the graph: `configure` loads, `activate` takes instructions, `spin` carries them out.
 
@@ -79,8 +63,7 @@ class ControllerNode:
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)
         self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
-        self._lock = threading.RLock()
-        self._has_description, self._mismatch = False, ""
+        self._lock, self._has_description, self._mismatch = threading.RLock(), False, ""
         self._controller: Controller | None = None
         self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt(lambda: self.guard.lack())
@@ -94,8 +77,8 @@ class ControllerNode:
         )
         self.guard = Guard(graph, self._profile, settings.silence_s, self.halt, self.arm, self.stop, self.health)
         self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
-        cameras = _camera_settings(self._profile.base_link, settings)
-        self.camera = GraphCameras({c.prefix: GraphCamera(graph, c, self._why_halted) for c in cameras})
+        self.camera = cameras_of(graph, self._profile.base_link, settings, self._why_halted)
+        Jumps(graph, self.halt, self.arm, self.camera, self.health)
         self._around = Surroundings.of(self._profile, settings.whose_sides)
         self.display = Display(graph, self._around, self.status, self.health, lambda: self.camera.frame_id)
         self.planner = PlannerProcess(settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides)
@@ -187,11 +170,12 @@ class ControllerNode:
         graph, trigger = self._graph, self._graph.message("std_srvs/srv/Trigger_Response")
         for topic in (interface.STOP, interface.ANY_STOP):
             graph.subscribe(topic, self._on_stop)
-        for topic, source in (
-            (interface.INSTRUCTION, InstructionSource.TEXT),
-            (interface.VOICE_INSTRUCTION, InstructionSource.VOICE),
+        for topic, anyhow, source in (
+            (interface.INSTRUCTION, interface.ANY_INSTRUCTION, InstructionSource.TEXT),
+            (interface.VOICE_INSTRUCTION, interface.ANY_VOICE_INSTRUCTION, InstructionSource.VOICE),
         ):
-            graph.subscribe(topic, partial(self._on_instruction, source))
+            graph.subscribe(topic, partial(self._on_instruction, source, False))
+            graph.subscribe(anyhow, partial(self._on_instruction, source, True))
         graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
         graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
 
@@ -216,7 +200,7 @@ class ControllerNode:
 
     def reset(self) -> str:
         """Release a stop; a task under way is cancelled."""
-        was_stopped, had_task = self.halt.stopped_by() is not None, self.halt.has_task
+        was_stopped, had_task = self.stopped_by() is not None, self.halt.has_task
         self.guard.release()  # before this node's own stop, or the supervisor's next heartbeat would latch it again
         self.halt.reset()
         self.status.publish()
@@ -247,10 +231,11 @@ class ControllerNode:
         if message.data:  # false does nothing, because only ~/reset releases a stop
             self.stop("topic stop")
 
-    def _on_instruction(self, source: InstructionSource, message: Any) -> None:
+    def _on_instruction(self, source: InstructionSource, stop_only: bool, message: Any) -> None:
         """Accept an instruction as the next task, which can be cancelled from then on, or refuse it."""
         if asks_to_stop(message.data):
             self.stop(f"{source.value} instruction {message.data[:_MAX_STOP_TEXT]!r}")
+        if stop_only or asks_to_stop(message.data):
             return
         try:
             instruction = Instruction(message.data, source)
@@ -310,8 +295,7 @@ class ControllerNode:
     # ------------------------------------------------------------------------------------------ publishing
 
     def _publish_status(self, report: StatusReport) -> None:
-        text = self._graph.message("std_msgs/msg/String")(data=report.model_dump_json())
-        self._status_publisher.publish(text)
+        self._status_publisher.publish(self._graph.message("std_msgs/msg/String")(data=report.model_dump_json()))
 
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}

@@ -20,8 +20,9 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.trajectories import trajectory_message
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
+from qwen2vl_robot.nodes.commanders import Commanders
 from qwen2vl_robot.nodes.goals import gripper_goal, trajectory_goal
-from qwen2vl_robot.nodes.halting import Halting
+from qwen2vl_robot.nodes.halting import Halting, actions_of
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
 from qwen2vl_robot.nodes.urgency import urgent
@@ -41,7 +42,7 @@ class GraphArm:
         why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost,
             and before each segment is sent, because this process may have stood still meanwhile.
         on_rest: called when the arm is measured at rest after a halt.
-        has_supervisor: whether another node, and only that one, may halt the arm by its command topic.
+        has_supervisor: whether a supervisor publishes on the arm's command topic too, and nobody else may.
     """
 
     def __init__(
@@ -57,17 +58,16 @@ class GraphArm:
         self._graph, self._profile, self._health = graph, profile, health
         self._why_halted, self._on_rest, self._has_supervisor = why_halted, on_rest, has_supervisor
         self._halting = Halting(graph, profile)
-        self._clients = self._halting.clients
+        self._clients = {w: (action, graph.action_client(action)) for w, action in actions_of(profile).items()}
         self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{profile.controllers.gripper}/commands")
         if profile.controllers.gripper_form == "topic":
             self._gripper_publisher = graph.publisher(self._gripper_topic)
-        self._joints = JointStates(graph, profile, health)
+        self._joints, self._commanders = JointStates(graph, profile, health), Commanders(graph, health)
         self._goals: list[tuple[str, interface.SentGoal]] = []
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._is_halted = self._is_halting = False
-        self._halts = 0
-        self._looked_ns = 0
+        self._halts = self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
 
@@ -181,22 +181,19 @@ class GraphArm:
                 raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
         self._check_controllers()
 
+    def forget(self) -> None:
+        """Forget the joint states: the clock jumped."""
+        self._joints.forget()
+
     def _check_controllers(self) -> None:
         """Check that every controller is there and that nobody else commands it (raises as `_check`)."""
         for action, client in self._clients.values():
             if not client.is_served():
                 raise ExecutionError(f"no action server {action.name}; is the controller loaded and active?")
+            self._commanders.check_action(action.name, client)
         arm_topic, publisher = self._halting.arm_topic, self._halting.publisher
-        ours = 0 if publisher is None else 1 + self._has_supervisor
-        for expected, topic in ((ours, arm_topic), (int("gripper" not in self._clients), self._gripper_topic)):
-            others = self._graph.publishers_of(topic) - expected
-            if others < 0 and self._has_supervisor:
-                raise ExecutionError(f"the supervisor does not publish on {topic.name}; it could not halt the arm")
-            if others > 0:
-                problem = f"{topic.name} has {others} publishers besides this node; only one may command the arm"
-                self._health.error("command topic", problem)
-                raise ExecutionError(problem)
-        self._health.fine("command topic")
+        self._commanders.check_topic(arm_topic, expected=0 if publisher is None else 1 + self._has_supervisor)
+        self._commanders.check_topic(self._gripper_topic, expected=int("gripper" not in self._clients))
         if publisher is not None and not publisher.listeners():
             raise ExecutionError(f"nobody listens on {arm_topic.name}; is the controller loaded and active?")
 
@@ -251,8 +248,11 @@ class GraphArm:
                 raise ExecutionError(
                     f"the controller of the {what} ended {status.name.lower()}: {code} {text}".rstrip(": ")
                 )
-            if outcome is None and not self._clients[what][1].is_served() and not self._is_halted:
-                raise ExecutionError(f"the action server {self._clients[what][0].name} is gone in the middle of a goal")
+            action, client = self._clients[what]
+            if outcome is None and not client.is_served() and not self._is_halted:
+                raise ExecutionError(f"the action server {action.name} is gone in the middle of a goal")
+            if outcome is None and not self._is_halted:
+                self._commanders.check_goals(action.name, client)
 
     def _send(self, segment: Segment, start_ns: int) -> None:
         """Send one segment; a stop that came meanwhile halts it at once."""

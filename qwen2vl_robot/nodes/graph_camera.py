@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,15 @@ from qwen2vl_robot.graph.conversions import (
     stamp_to_ns,
 )
 from qwen2vl_robot.messages import CLIP_STEP_S, CameraFrame
+from qwen2vl_robot.nodes.camera_calibration import load_calibration
+from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.reasons import ObservationReason
 
 _Exposure = tuple[interface.Message, interface.Message, interface.Message]  # image, depth, camera_info
 
 _KEPT = 4  # messages of each kind, to match those of one exposure
 _MAX_AHEAD_NS = 100_000_000  # the clocks of two machines with one time server differ by less
+_INFO_APART_NS = 1_000_000_000  # a driver publishes camera_info with each picture; an older one may be of another mode
 _TF_WAIT_S = 0.5
 
 
@@ -134,6 +138,12 @@ class GraphCamera:
         """Return ROS time, ns."""
         return self._graph.now_ns()
 
+    def forget(self) -> None:
+        """Forget every message: the clock jumped, and their stamps mean nothing any more."""
+        with self._has_come:
+            for kept in (*self._kept.values(), self._past):
+                kept.clear()
+
     def counts(self) -> dict[str, int]:
         """Count the received messages, by topic name."""
         return {f"{self._settings.prefix}{what}": count for what, count in self._counts.items()}
@@ -151,7 +161,7 @@ class GraphCamera:
             return bool(self._past.maxlen)
         apart_ns = stamp_to_ns(image.header.stamp) - stamp_to_ns(self._past[-1].header.stamp)
         if apart_ns < -self._clip_ns:
-            self._past.clear()  # the clock went back
+            self._past.clear()  # one from before the clock was set back came last
             return True
         return apart_ns >= round(CLIP_STEP_S * 1e9)
 
@@ -173,18 +183,23 @@ class GraphCamera:
                 self._has_come.wait(0.1)
 
     def _match(self, asked_ns: int) -> _Exposure | None:
-        """Return the latest image since `asked_ns` with the depth of the same exposure, or None."""
+        """Return the latest image since `asked_ns` with depth and camera_info of the same exposure, or None."""
         latest_ns = self._graph.now_ns() + _MAX_AHEAD_NS
-        if not self._kept["camera_info"]:
-            return None
         for image in reversed(self._kept["image"]):
             stamp_ns = stamp_to_ns(image.header.stamp)
             if not asked_ns <= stamp_ns <= latest_ns:
                 continue
-            for depth in reversed(self._kept["depth"]):
-                if abs(stamp_to_ns(depth.header.stamp) - stamp_ns) <= self._max_apart_ns:
-                    return image, depth, self._kept["camera_info"][-1]
+            depth = self._nearest("depth", stamp_ns, self._max_apart_ns)
+            info = self._nearest("camera_info", stamp_ns, _INFO_APART_NS)
+            if depth is not None and info is not None:
+                return image, depth, info
         return None
+
+    def _nearest(self, what: str, stamp_ns: int, within_ns: int) -> interface.Message | None:
+        """Return the message whose stamp is nearest, None where none is near enough."""
+        off_ns = {abs(stamp_to_ns(m.header.stamp) - stamp_ns): m for m in self._kept[what]}
+        nearest_ns = min(off_ns, default=within_ns + 1)
+        return off_ns[nearest_ns] if nearest_ns <= within_ns else None
 
     def _explain(self, asked_ns: int) -> str:
         missing = [what for what, kept in self._kept.items() if not kept]
@@ -197,6 +212,9 @@ class GraphCamera:
                 return f"{what} is stamped {(stamp_ns - now_ns) / 1e9:.2f} s in the future; check the clocks"
             if stamp_ns < asked_ns:
                 return f"the latest {what} is stamped {(now_ns - stamp_ns) / 1e9:.2f} s in the past"
+        if self._nearest("camera_info", image_ns, _INFO_APART_NS) is None:
+            info_ns = stamp_to_ns(self._kept["camera_info"][-1].header.stamp)
+            return f"camera_info is stamped {(image_ns - info_ns) / 1e9:.2f} s before the image; allowed 1 s"
         apart_s = abs(image_ns - depth_ns) / 1e9
         return f"image and depth are stamped {apart_s:.3f} s apart; allowed {self._max_apart_ns / 1e9:g} s"
 
@@ -226,24 +244,55 @@ class GraphCameras:
     """
 
     def __init__(self, cameras: Mapping[str, GraphCamera]) -> None:
-        self._has_comeras = dict(cameras)
+        self._cameras = dict(cameras)
 
     @property
     def frame_id(self) -> str:
         """Return the tf frame of the first camera's latest frame."""
-        return next(iter(self._has_comeras.values())).frame_id
+        return next(iter(self._cameras.values())).frame_id
 
     def capture(self) -> CameraFrame:
         """Wait for a frame of each camera that was exposed after this call (see `ports.Camera`)."""
-        asked_ns = next(iter(self._has_comeras.values())).now_ns()
+        asked_ns = next(iter(self._cameras.values())).now_ns()
         frames = []
-        for prefix, camera in self._has_comeras.items():
+        for prefix, camera in self._cameras.items():
             try:
                 frames.append(camera.capture(asked_ns))
             except ObservationError as error:
                 raise ObservationError(f"{prefix}: {error}" if prefix else str(error), reason=error.reason) from error
         return replace(frames[0], others=tuple(frames[1:]))
 
+    def forget(self) -> None:
+        """Forget every message of every camera: the clock jumped."""
+        for camera in self._cameras.values():
+            camera.forget()
+
     def counts(self) -> dict[str, int]:
         """Count the received messages, by topic name."""
-        return {name: count for camera in self._has_comeras.values() for name, count in camera.counts().items()}
+        return {name: count for camera in self._cameras.values() for name, count in camera.counts().items()}
+
+
+def cameras_of(
+    graph: interface.Graph, base_frame: str, settings: Settings, why_halted: Callable[[], str | None]
+) -> GraphCameras:
+    """Make the cameras that a node's settings name.
+
+    Args:
+        base_frame: tf frame of the robot's base.
+
+    Raises:
+        BadInputError: a calibration cannot be used.
+    """
+    cameras = {}
+    for prefix, calibration in zip_longest(settings.cameras, settings.calibrations, fillvalue=""):
+        camera = CameraSettings(
+            base_frame,
+            prefix,
+            is_compressed=settings.compressed,
+            T_base_camera=load_calibration(calibration) if calibration else None,
+            timeout_s=settings.frame_timeout_s,
+            max_apart_s=settings.max_apart_s,
+            clip_s=settings.clip_s if prefix == settings.cameras[0] else 0.0,
+        )
+        cameras[prefix] = GraphCamera(graph, camera, why_halted)
+    return GraphCameras(cameras)

@@ -11,14 +11,11 @@ from qwen2vl_robot.messages import RobotState
 
 _OLDEST_S = 0.2  # a state tells no further ahead where the arm is
 
-Clients = dict[str, tuple[interface.ActionInterface, interface.ActionClient]]
-
 
 class Halting:
-    """The actions of an arm and its gripper, its command topic, and the halt on all of them.
+    """Cancels the goals of an arm and its gripper, and in topic form sends a point to hold.
 
     Attributes:
-        clients: of "arm" and "gripper", as far as the robot file gives them actions.
         arm_topic: the arm's command topic.
         publisher: on that topic, None where the arm takes actions.
     """
@@ -27,17 +24,8 @@ class Halting:
         self._graph, self._profile = graph, profile
         names = profile.controllers
         self.arm_topic = interface.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
-        self.publisher: interface.Publisher | None = None
-        self.clients: Clients = {}
-        if names.arm_form == "action":
-            action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
-            self.clients["arm"] = (action, graph.action_client(action))
-        else:
-            self.publisher = graph.publisher(self.arm_topic)
-        if names.gripper_form != "topic":
-            action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
-            action = action.at(f"{names.gripper}/gripper_cmd")
-            self.clients["gripper"] = (action, graph.action_client(action))
+        self.publisher = graph.publisher(self.arm_topic) if names.arm_form == "topic" else None
+        self._cancellers = {what: graph.goal_canceller(action) for what, action in actions_of(profile).items()}
 
     def send(self, latest: RobotState | None, goals: Iterable[interface.SentGoal] = ()) -> None:
         """Halt: cancel every goal, whoever sent it, and by topic send a point at which the arm can rest.
@@ -49,7 +37,7 @@ class Halting:
             goals: of this node; one that is not accepted yet is cancelled once it is.
         """
         try:
-            _each([*(goal.cancel for goal in goals), *(client.cancel_all for _, client in self.clients.values())])
+            _each([*(goal.cancel for goal in goals), *(each.cancel_all for each in self._cancellers.values())])
         finally:
             if self.publisher is not None and latest is not None:
                 age_s = min(max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9), _OLDEST_S)
@@ -59,7 +47,18 @@ class Halting:
         """Whether the arm's controller is there to take a halt."""
         if self.publisher is not None:
             return self.publisher.listeners() > 0
-        return self.clients["arm"][1].is_served()
+        return self._cancellers["arm"].is_served()
+
+
+def actions_of(profile: RobotProfile) -> dict[str, interface.ActionInterface]:
+    """The actions of "arm" and "gripper", as far as the robot file gives them actions."""
+    names, found = profile.controllers, {}
+    if names.arm_form == "action":
+        found["arm"] = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
+    if names.gripper_form != "topic":
+        action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
+        found["gripper"] = action.at(f"{names.gripper}/gripper_cmd")
+    return found
 
 
 def _each(calls: Sequence[Callable[[], None]]) -> None:

@@ -15,7 +15,9 @@ from qwen2vl_robot.reasons import ObservationReason
 
 _WINDOW_NS = 20_000_000  # a velocity is measured over at least this long, or the steps of an encoder are speed
 _KEPT_NS = 500_000_000  # what is older says nothing about the speed now
+_AHEAD_NS = 200_000_000  # of our clock, which may be taken by a thread that runs late; a clock further ahead hides age
 _STATES = 40
+_NONE = "joint_states: no complete state of the arm came yet"
 
 
 class JointStates:
@@ -24,6 +26,7 @@ class JointStates:
     def __init__(self, graph: interface.Graph, profile: RobotProfile, health: Health) -> None:
         self._graph, self._profile, self._health = graph, profile, health
         self._needed = (*(j.name for j in profile.joints), *profile.gripper.joints)
+        self._why_none = _NONE
         self._states: deque[RobotState] = deque(maxlen=_STATES)
         self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
         self._past: dict[str, deque[tuple[int, float]]] = {name: deque() for name in self._needed}
@@ -40,24 +43,29 @@ class JointStates:
         for state in reversed(states):
             if state.stamp_ns <= now_ns:
                 return state
-        if not states:
-            raise ObservationError(
-                "joint_states: no complete state of the arm came yet", reason=ObservationReason.NO_STATE
-            )
-        ahead_s = (states[0].stamp_ns - now_ns) / 1e9
-        raise ObservationError(
-            f"joint_states: stamped {ahead_s:.3f} s in the future; check the clocks", reason=ObservationReason.NO_STATE
-        )
+        why = _ahead(states[0].stamp_ns - now_ns) if states else self._why_none
+        raise ObservationError(why, reason=ObservationReason.NO_STATE)
 
     def newest(self) -> RobotState | None:
         """Return the newest state that came, None where none came: enough to halt by."""
         states = tuple(self._states)
         return states[-1] if states else None
 
+    def forget(self) -> None:
+        """Forget every state: the clock jumped, and their stamps mean nothing any more."""
+        self._why_none = _NONE
+        self._states = deque(maxlen=_STATES)
+        self._joints = {}
+        self._past = {name: deque() for name in self._needed}
+
     def _take(self, message: interface.Message) -> None:
         """Merge the joints of one or several publishers into a state, stamped with its oldest part."""
         try:
             stamp_ns = stamp_to_ns(message.header.stamp)
+            ahead_ns = stamp_ns - self._graph.now_ns()
+            if ahead_ns > _AHEAD_NS:
+                self._why_none = _ahead(ahead_ns)
+                raise ObservationError(self._why_none, reason=ObservationReason.NO_STATE)
             known = {name: value for name, value in joints_from_message(message).items() if name in self._past}
             moved = {name: self._with_velocity(name, stamp_ns, *value) for name, value in known.items()}
             self._joints |= {name: (stamp_ns, value) for name, value in moved.items() if value is not None}
@@ -70,7 +78,7 @@ class JointStates:
             return
         self._health.fine("joint_states")
         if self._states and self._states[-1].stamp_ns > max(state.stamp_ns, self._graph.now_ns()):
-            # One message from the future would hide all that come after it.
+            # One from before the clock was set back would hide all that come after it.
             self._states = deque((s for s in self._states if s.stamp_ns <= state.stamp_ns), maxlen=_STATES)
         if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
             self._states.append(state)
@@ -84,10 +92,16 @@ class JointStates:
         if not math.isnan(velocity) or not math.isfinite(position):
             return position, velocity
         past = self._past[name]
-        while past and not 0 < stamp_ns - past[0][0] <= _KEPT_NS:
+        while past and past[-1][0] >= stamp_ns:  # from the future, or from before the clock was set back
+            past.pop()
+        while past and stamp_ns - past[0][0] > _KEPT_NS:
             past.popleft()
         past.append((stamp_ns, position))
         while len(past) > 2 and stamp_ns - past[1][0] >= _WINDOW_NS:
             past.popleft()
         since_ns = stamp_ns - past[0][0]
         return None if since_ns <= 0 else (position, (position - past[0][1]) / since_ns * 1e9)
+
+
+def _ahead(ahead_ns: int) -> str:
+    return f"joint_states: stamped {ahead_ns / 1e9:.3f} s in the future; check the clocks"

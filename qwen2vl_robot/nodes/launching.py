@@ -82,7 +82,7 @@ def run_controller_process(
 def run_supervisor_process(
     options: NodeOptions, params_files: list[str], given: list[str], *, begins_stopped: bool = False
 ) -> None:
-    """Run the supervisor of the controller in the same namespace; it takes that node's parameters.
+    """Run the supervisor of the controller in the same namespace; it takes that node's parameters, and its own.
 
     Args:
         given: `name:=value` parameters, on top of `params_files`.
@@ -95,7 +95,8 @@ def run_supervisor_process(
     from qwen2vl_robot.nodes.supervisor import Supervisor
 
     remap, name, namespace = parse_remaps(options.remaps, SUPERVISOR_NAME, options.namespace)
-    settings = load_settings(params_files, given, resolve_name(NODE_NAME, name, namespace))
+    names = [resolve_name(node, name, namespace) for node in (NODE_NAME, name)]
+    settings = load_settings(params_files, given, *names)
     graph = open_graph(options.transport, name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
     start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()

@@ -25,8 +25,9 @@ _VALUES = "ros__parameters"
 def read_parameters(path: Path, node: str, known: Collection[str]) -> dict[str, object]:
     """Read the parameters of one node from a file; nested ones are named with dots.
 
-    What a section with wildcards says about parameters that this node does not have is for other nodes: it is ignored
-    with a warning, as rcl does. A section that names this node may hold no other parameters; the caller checks that.
+    What a section for nodes of any name (`/**`, `/left/*`) says about parameters that this node does not have is for
+    other nodes: it is ignored with a warning, as rcl does. One that names this node, in whatever namespace, may hold no
+    other parameters; the caller checks that.
 
     Args:
         node: the node's full name, such as /left/qwen2vl_robot.
@@ -43,7 +44,7 @@ def read_parameters(path: Path, node: str, known: Collection[str]) -> dict[str, 
         if not _matches(pattern, node):
             continue
         for name, value in _flat(section, ""):
-            if name in known or "*" not in pattern:
+            if name in known or "*" not in pattern.rpartition("/")[2]:
                 values[name] = value
             else:
                 _log.warning("%s: %s", shown(path), _ignored(name, pattern, known))

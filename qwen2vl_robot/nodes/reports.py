@@ -19,9 +19,7 @@ from qwen2vl_robot.graph.conversions import header, pose_message
 from qwen2vl_robot.graph.interface import Message, MessageMaker
 from qwen2vl_robot.messages import (
     Action,
-    Box,
     CameraFrame,
-    Container,
     Cylinder,
     Direction,
     ImageBox,
@@ -256,7 +254,7 @@ def _detection(make: MessageMaker, label: str, box: ImageBox, k: Intrinsics, hea
 Rgba = tuple[float, float, float, float]
 
 _CUBE, _SPHERE, _CYLINDER, _LINE, _POINTS, _DELETE_ALL = 1, 2, 3, 4, 7, 3
-_SHAPES = {Box: _CUBE, Container: _CUBE, Cylinder: _CYLINDER, Sphere: _SPHERE}
+_SHAPES = {Cylinder: _CYLINDER, Sphere: _SPHERE}  # all others are drawn as the cuboid around them
 _GREEN, _GREY, _BLUE, _RED = (0.2, 0.8, 0.3, 0.6), (0.5, 0.5, 0.5, 0.5), (0.2, 0.4, 1.0, 0.9), (1.0, 0.1, 0.1, 0.9)
 _PATH_M, _CONTACT_M = 0.004, 0.02  # width of a drawn path, size of a drawn contact
 
@@ -297,7 +295,7 @@ class _Pen:
         return self.draw(
             ns=space,
             id=number,
-            type=_SHAPES[type(body.shape)],
+            type=_SHAPES.get(type(body.shape), _CUBE),
             pose=pose,
             scale=scale,
             color=self._colour(colour),

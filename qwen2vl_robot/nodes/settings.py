@@ -93,18 +93,19 @@ class Settings(Strict):
         return self
 
 
-def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:
+def load_settings(params_files: list[str], given: list[str], *nodes: str) -> Settings:
     """Read ROS parameter files, then `name:=value` pairs; later values replace earlier ones.
 
-    An empty `seen_from`, the launch files' default, replaces none: left and right must not turn where nobody said so.
+    Args:
+        nodes: full names of the nodes whose sections count; those of a later one count more.
 
     Raises:
         BadInputError: a file or a value cannot be used; one line says which and what is allowed.
     """
     values: dict[str, object] = {}
     for file in params_files:
-        found = read_parameters(Path(file), node, Settings.model_fields)
-        values |= {name: value for name, value in found.items() if (name, value) != ("seen_from", "")}
+        for node in nodes:
+            values |= read_parameters(Path(file), node, Settings.model_fields)
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:

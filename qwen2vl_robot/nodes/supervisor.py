@@ -49,6 +49,7 @@ class Supervisor:
         # Only a point to hold needs to know where the arm is.
         needs_joints = self._halting.publisher is not None
         self._joints = JointStates(graph, profile, Health(graph, facts=dict)) if needs_joints else None
+        graph.on_jump(lambda seconds: self._forget())
         self._instance = secrets.token_hex(8)
         self._lock = threading.RLock()
         self._pulse = Pulse(limit_s)
@@ -91,6 +92,10 @@ class Supervisor:
                 self._stopped_by = self._stopped_by or why[:REASON_CHARS]
             self._send()
             _log.warning("stopped: %s", why)
+
+    def _forget(self) -> None:
+        if self._joints is not None:
+            self._joints.forget()  # what is stamped by another time says no more where the arm is
 
     def _on_stop(self, message: Any) -> None:
         if message.data:

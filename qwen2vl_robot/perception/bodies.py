@@ -1,4 +1,7 @@
-"""Segments of a view → measured bodies, each on the table or on another body."""
+"""Segments of a view → measured bodies, each on the table or on another body.
+
+A shape never contradicts its points: what none explains is the hull around them.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,29 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
-from qwen2vl_robot.messages import Box, SceneObject, Shape, shape_size_m
+from qwen2vl_robot.errors import PerceptionError
+from qwen2vl_robot.geometry import Array, invert, make_pose, transform
+from qwen2vl_robot.kinematics import hull_vertices
+from qwen2vl_robot.messages import Container, Cylinder, Hull, SceneObject, Shape, Sphere, shape_size_m
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_solid
 from qwen2vl_robot.perception.rays import MISS_M
 from qwen2vl_robot.perception.segments import Segment, make_segment
 from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import LevelledView, Mask
+from qwen2vl_robot.reasons import PerceptionReason
 
 _HIDDEN_M = 0.08  # a segment that starts lower stands on the table, its foot hidden; a higher one keeps its own height
 _SUPPORT_SLACK_M = 0.014
 _GOOD_OVERLAP = 0.85
+_OUTSIDE_M = 0.006  # a shape leaves no more than a few points further outside: noise and smoothing give 1 to 4 mm
+_OUTSIDE_RATIO = 0.02
+_MAX_MISSING_RATIO = 0.1  # of a body's pixels, beside it and without depth
+_FRINGE_RATIO = 0.0065  # of the picture's width: stereo shadow leaves 4 px of 640 on each side without depth
 _GROWTH_M = 0.004
 _CONTENT_M = 0.010
 _LOOSE_GROWTH_M = 0.010
+_GROWN = (-_LOOSE_GROWTH_M / 2, _LOOSE_GROWTH_M / 2)
+_HULL_GRID_M = 0.004  # a hull of the points as they are would have hundreds of corners
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +50,7 @@ class Body:
     @property
     def is_explained(self) -> bool:
         """Whether the best solid explains the picture well enough to be trusted."""
-        return self.best.cost_m < EXPLAINED_COST_M and self.best.overlap > _GOOD_OVERLAP
+        return explains(self.best, self.segment)
 
     @property
     def volume_m3(self) -> float:
@@ -79,19 +91,38 @@ def bottom_of(segment: Segment, below: list[Solid]) -> float:
     return 0.0 if segment.low_m < _HIDDEN_M else segment.low_m
 
 
+def explains(fit: Fit, segment: Segment) -> bool:
+    """Check whether a solid explains a segment: silhouette and depth agree, and no points stick out of it."""
+    if fit.cost_m >= EXPLAINED_COST_M or fit.overlap <= _GOOD_OVERLAP:
+        return False
+    outside_m = outside_of(*fit.solid.message(), segment.smooth_m)
+    return bool((outside_m > _OUTSIDE_M).mean() <= _OUTSIDE_RATIO)
+
+
+def outside_of(shape: Shape, T_base_object: Array, p_base_m: Array) -> Array:
+    """Compute how far points (n, 3) lie outside of an upright shape (n,), metres; 0 for those inside."""
+    own, half = transform(invert(T_base_object), p_base_m), np.array(shape_size_m(shape)) / 2
+    if isinstance(shape, Sphere):
+        return np.asarray(np.maximum(np.linalg.norm(own, axis=1) - half[0], 0.0))
+    is_round = isinstance(shape, Cylinder) or (isinstance(shape, Container) and shape.is_round)
+    flat = np.abs(own[:, :2]) - half[:2] if not is_round else np.hypot(own[:, :1], own[:, 1:2]) - half[0]
+    beyond = np.column_stack([flat, np.abs(own[:, 2]) - half[2]])
+    distance_m: Array = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
+    return distance_m
+
+
 def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
-    """Turn a body into a named object."""
-    shape, T = (fit or body.best).solid.message()
-    return SceneObject(name, shape, _frozen(T), rgb=_colour(body.segment))
+    """Turn a body into a named object; a fit that does not explain it makes it a hull."""
+    fit = fit or body.best
+    if not explains(fit, body.segment):
+        return _hull(name, body)
+    return SceneObject(name, *_posed(fit.solid), rgb=_colour(body.segment))
 
 
 def obstacle(name: str, body: Body) -> SceneObject:
-    """Turn an unnamed body into an obstacle, slightly grown if it stands on the table.
-
-    A body that no solid explains becomes a block around all its points.
-    """
+    """Turn an unnamed body into an obstacle, slightly grown if it stands on the table; unexplained, it is a hull."""
     if not body.is_explained:
-        return SceneObject(name, *_block_around(body.segment), rgb=_colour(body.segment))
+        return _hull(name, body)
     solid = body.best.solid
     grown = solid if solid.bottom_m > 0.0 else solid.grown(_GROWTH_M)
     return SceneObject(name, *_posed(grown), rgb=_colour(body.segment))
@@ -110,6 +141,35 @@ def hide_held(view: LevelledView, held: SceneObject, margin_m: float = 0.025) ->
     own = transform(invert(held.T_base_object), points)
     inside = (np.abs(own) < np.array(shape_size_m(held.shape)) / 2 + margin_m).all(axis=1)
     view.is_robot[rows[inside], cols[inside]] = True
+
+
+def check_whole(label: str, segment: Segment, view: LevelledView) -> None:
+    """Check that no large area without depth touches a segment: it may be the other half of the thing.
+
+    A fringe of a few pixels is ordinary and does not count.
+
+    Raises:
+        PerceptionError: "no_depth".
+    """
+    fringe_px = max(1, round(_FRINGE_RATIO * view.intrinsics.width_px))
+    around = fringe_px + 2
+    side_px = max(segment.x1 - segment.x0, segment.y1 - segment.y0)
+    h, w = view.depth_m.shape
+    x0, y0 = max(segment.x0 - side_px, 0), max(segment.y0 - side_px, 0)
+    window = np.s_[y0 : min(segment.y1 + side_px, h), x0 : min(segment.x1 + side_px, w)]
+    missing = (~np.isfinite(view.depth_m[window]) & ~view.is_robot[window]).astype(np.uint8)
+    wide = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((2 * fringe_px + 1,) * 2, np.uint8))
+    near = cv2.dilate(segment.mask[window].astype(np.uint8), np.ones((2 * around + 1,) * 2, np.uint8)) > 0
+    _, labels = cv2.connectedComponents(wide, connectivity=4)
+    touching = np.setdiff1d(np.unique(labels[near & (wide > 0)]), [0])
+    missing_ratio = float(np.isin(labels, touching).sum() / max(int(np.count_nonzero(segment.mask)), 1))
+    if missing_ratio > _MAX_MISSING_RATIO:
+        raise PerceptionError(
+            f"beside {label!r} an area of {missing_ratio:.0%} of its size has no depth, at most "
+            f"{_MAX_MISSING_RATIO:.0%} may: a part of it may be there",
+            label=label,
+            reason=PerceptionReason.NO_DEPTH,
+        )
 
 
 def is_empty_space(view: LevelledView, expected: SceneObject) -> bool:
@@ -174,11 +234,17 @@ def _parts(view: LevelledView, lower: Mask, upper: Mask) -> tuple[Segment, Segme
     return None if first is None or second is None else (first, second)
 
 
-def _block_around(segment: Segment) -> tuple[Shape, Array]:
-    (cx, cy), (sx, sy), angle_deg = cv2.minAreaRect((segment.smooth_m[:, :2] * 1000).astype(np.float32))
-    height_m = max(float(segment.smooth_m[:, 2].max()), 0.0) + _LOOSE_GROWTH_M / 2
-    size = (sx / 1000 + _LOOSE_GROWTH_M, sy / 1000 + _LOOSE_GROWTH_M, height_m)
-    return Box(size), _frozen(make_pose([cx / 1000, cy / 1000, height_m / 2], rotation_z(float(np.deg2rad(angle_deg)))))
+def _hull(name: str, body: Body) -> SceneObject:
+    """Make the hull of all points of a body, grown, and of their footprint on what it stands on."""
+    bottom_m = min(body.best.solid.bottom_m, body.segment.low_m)
+    points_m = np.unique(np.round(body.segment.smooth_m / _HULL_GRID_M), axis=0) * _HULL_GRID_M
+    upper_m = np.vstack([points_m + np.array([x, y, _LOOSE_GROWTH_M / 2]) for x in _GROWN for y in _GROWN])
+    lower_m = np.column_stack([upper_m[:, :2], np.full(len(upper_m), bottom_m)])
+    upper_m[:, 2] = np.maximum(upper_m[:, 2], bottom_m + _LOOSE_GROWTH_M)
+    corners_m = hull_vertices(np.vstack([upper_m, lower_m]))
+    middle_m = (corners_m.min(axis=0) + corners_m.max(axis=0)) / 2
+    corners = tuple((float(x), float(y), float(z)) for x, y, z in corners_m - middle_m)
+    return SceneObject(name, Hull(corners), _frozen(make_pose(middle_m)), rgb=_colour(body.segment))
 
 
 def _posed(solid: Solid) -> tuple[Shape, Array]:

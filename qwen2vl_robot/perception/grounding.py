@@ -22,7 +22,7 @@ from qwen2vl_robot.messages import (
     SceneObject,
     Verb,
 )
-from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, name_obstacles, scene_object
+from qwen2vl_robot.perception.bodies import Body, check_whole, hide_held, measure_bodies, name_obstacles, scene_object
 from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, describe, is_clearly, with_article
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.surroundings import Surroundings
@@ -174,6 +174,7 @@ class _Finder:
             name = f"{label} {count}"
         self.names[index] = name
         body = self.bodies[index]
+        check_whole(label, body.segment, self.view)
         self.named[name] = scene_object(name, body, best_fit(label, body.fits, self.words))
 
     def _candidates(self, reference: ObjectReference, plan: Plan) -> list[int]:

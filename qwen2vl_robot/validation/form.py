@@ -17,6 +17,7 @@ from qwen2vl_robot.messages import (
     Cylinder,
     Effect,
     GripperSegment,
+    Hull,
     JointSegment,
     Motion,
     RobotState,
@@ -66,7 +67,7 @@ def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Vi
         given += [(motion.effect, Effect), *((s, (JointSegment, GripperSegment)) for s in motion.segments)]
     if isinstance(scene, Scene):
         given += [(body, SceneObject) for body in scene.bodies()]
-        given += [(body.shape, (Box, Cylinder, Sphere, Container)) for body in scene.bodies()]
+        given += [(body.shape, (Box, Cylinder, Sphere, Container, Hull)) for body in scene.bodies()]
         given += [(zone, Zone) for zone in scene.zones]
     found = False
     for value, kind in given:
@@ -110,6 +111,7 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
         yield "effect T_base_object", motion.effect.T_base_object
     for body in scene.bodies():
         yield f"{body.name} pose", body.T_base_object
+        yield f"{body.name} corners", [x for corner in getattr(body.shape, "vertices_m", ()) for x in corner]
         yield f"{body.name} size", shape_size_m(body.shape)
         yield f"{body.name} wall", getattr(body.shape, "wall_m", 0.0)
         yield f"{body.name} mass and friction", [v for v in (body.mass_kg, body.friction) if v is not None]

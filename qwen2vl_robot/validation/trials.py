@@ -18,6 +18,7 @@ from qwen2vl_robot.messages import (
     Container,
     Cylinder,
     GripperSegment,
+    Hull,
     Motion,
     Scene,
     SceneObject,
@@ -150,6 +151,9 @@ def _resized(shape: Shape, grown_m: Array) -> Shape:
     x, y, z = (max(s + float(g), s / 2) for s, g in zip(shape_size_m(shape), grown_m, strict=True))
     if isinstance(shape, Box):
         return Box((x, y, z))
+    if isinstance(shape, Hull):
+        ratio = np.array((x, y, z)) / shape_size_m(shape)
+        return Hull(tuple((float(a), float(b), float(c)) for a, b, c in np.array(shape.vertices_m) * ratio))
     if isinstance(shape, Container):
         return replace(shape, size_m=(x, x, z) if shape.is_round else (x, y, z))
     return Cylinder(x, z) if isinstance(shape, Cylinder) else Sphere(z)

@@ -27,10 +27,12 @@ class LocalGraph:
         self.foreign_publishers: dict[str, int] = {}
         self.goals: dict[str, list[Sent]] = {}  # by action, whoever sent them
         self.cancelled_all: dict[str, int] = {}  # how often all goals of an action were to be cancelled
-        self.frames = Frames()
+        self.frames = Frames(self.now_ns)
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {}
         self._servers: dict[str, tuple[Any, Any]] = {}
         self._offered: dict[str, int] = {}
+        self.foreign_goals: dict[str, int] = {}  # of other clients, by action name
+        self.other_clients: dict[str, int] = {}
 
     def message(self, type_name: str) -> Any:
         return message_class(type_name)
@@ -70,6 +72,9 @@ class LocalGraph:
     def action_client(self, action: interface.ActionInterface) -> _Client:
         return _Client(self, action.name)
 
+    def goal_canceller(self, action: interface.ActionInterface) -> _Canceller:
+        return _Canceller(self, action.name)
+
     def serve_action(self, action: interface.ActionInterface, accept: Any, cancel: Any) -> None:
         self._servers[action.name] = (accept, cancel)
 
@@ -82,6 +87,15 @@ class LocalGraph:
 
     def transform(self, target: str, source: str, stamp_ns: int) -> Array:
         return self.frames.lookup(target, source, stamp_ns)
+
+    def on_jump(self, callback: Callable[[float], None]) -> None:
+        self._on_jump = callback
+
+    def jump(self, seconds: float) -> None:
+        """Set the time, as a bag that is looped or a time server does."""
+        self.time_ns += round(seconds * 1e9)
+        self.frames.forget()
+        self._on_jump(seconds)
 
     def on_broken(self, callback: Callable[[str], None]) -> None:
         self.broken = callback
@@ -116,6 +130,12 @@ class _Client:
     def is_served(self) -> bool:
         return self._name in self._graph._servers
 
+    def others(self) -> int:
+        return self._graph.other_clients.get(self._name, 0)
+
+    def foreign_goals(self) -> int:
+        return self._graph.foreign_goals.get(self._name, 0)
+
     def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Sent:
         accept, cancel = self._graph._servers[self._name]
         sent = Sent(cancel, on_feedback)
@@ -124,6 +144,14 @@ class _Client:
             sent.ended = (GoalStatus.ABORTED, None)
         self._graph.goals.setdefault(self._name, []).append(sent)
         return sent
+
+
+class _Canceller:
+    def __init__(self, graph: LocalGraph, name: str) -> None:
+        self._graph, self._name = graph, name
+
+    def is_served(self) -> bool:
+        return self._name in self._graph._servers
 
     def cancel_all(self) -> None:
         self._graph.cancelled_all[self._name] = self._graph.cancelled_all.get(self._name, 0) + 1

@@ -364,3 +364,56 @@ def test_diagnostics_come_every_second_with_each_problem_by_name(cell: Cell) -> 
     assert names["instruction"].level == 1
     assert "empty" in names["instruction"].message
     assert {v.key for v in names["controller"].values} >= {"state", "robot", "image messages"}
+
+
+# ------------------------------------------------------------------------------------------ time that jumps
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(-60.0, "went back by 60.000 s"), (60.0, "went on at once by 60.000 s")])
+def test_a_clock_that_jumps_ends_the_task_and_is_said(cell: Cell, seconds: float, said: str) -> None:
+    cell.say("pick up the red block")
+    cell.graph.jump(seconds)
+    cause = cell.node.halt.cause()
+    assert cause is not None
+    assert said in cause.text
+    assert said in cell.node.health.problems()["clock"].text
+    assert cell.node.halt.stopped_by() is None
+    cell.node._carry_out(cell.waiting())
+    cell.say("pick up the red block")
+    assert cell.waiting() is not None
+
+
+def test_a_jump_without_a_task_ends_nothing(cell: Cell) -> None:
+    cell.graph.jump(-1.0)
+    assert cell.node.halt.cause() is None
+    cell.say("pick up the red block")
+    assert cell.waiting() is not None
+
+
+def test_two_clocks_on_one_topic_are_named_and_do_not_flood_the_log(cell: Cell) -> None:
+    cell.graph.foreign_publishers["/clock"] = 2
+    for _ in range(100):
+        cell.graph.jump(-1.0)
+        cell.graph.jump(1.0)
+    problem = cell.node.health.problems()["clock"]
+    assert "2 nodes publish /clock" in problem.text
+    assert problem.count < 5
+
+
+# ------------------------------------------------------------------------- publishers that are not reliable
+
+
+def unreliable(cell: Cell, text: str, topic: interface.Topic) -> None:
+    """Say something as one whom only the subscription for everybody hears."""
+    cell.graph._callbacks[topic.name][1](cell.graph.message(topic.type)(data=text))
+
+
+@pytest.mark.parametrize("topic", [interface.INSTRUCTION, interface.VOICE_INSTRUCTION], ids=lambda topic: topic.name)
+def test_a_stop_word_of_an_unreliable_publisher_stops_and_an_instruction_of_one_is_not_taken_twice(
+    cell: Cell, topic: interface.Topic
+) -> None:
+    unreliable(cell, "pick up the red block", topic)
+    assert cell.waiting() is None
+    assert cell.status()["refused_instructions"] == 0
+    unreliable(cell, "stop right there", topic)
+    assert "stop right there" in str(cell.node.halt.stopped_by())

@@ -341,7 +341,7 @@ def test_another_publisher_on_the_command_topic_forbids_motion() -> None:
         fresh.arm.execute(fresh.admit(longer(1.0, start)))
     fresh.close()
     assert np.allclose(fresh.q_rad, start)
-    assert "command topic" in fresh.health.problems()
+    assert "joint_trajectory_controller/joint_trajectory" in fresh.health.problems()
 
 
 def test_an_arm_that_is_pushed_off_its_path_is_given_up_with_the_controllers_code(cell: Cell) -> None:
@@ -389,3 +389,61 @@ def test_joints_that_somebody_makes_up_neither_fill_the_memory_nor_hide_the_arm(
     more = [f"j{i}" for i in range(JOINTS + 1)]
     with pytest.raises(ObservationError, match=f"more than {JOINTS} joints"):
         joints_from_message(joint_state_message(cell.graph.message, more, np.zeros(len(more)), np.zeros(len(more)), 0))
+
+
+ARM = "joint_trajectory_controller/follow_joint_trajectory"
+
+
+def test_a_goal_of_another_client_forbids_a_motion(cell: Cell) -> None:
+    cell.graph.foreign_goals[ARM] = 1
+    with pytest.raises(ExecutionError, match="1 goals that this node did not send; only one may command the arm"):
+        cell.arm.execute(cell.admit(longer(1.0, cell.arm.state().q_rad)))
+    assert ARM in cell.health.problems()
+    assert not cell.arm.is_moving()
+
+
+def test_a_goal_of_another_client_ends_a_motion(cell: Cell) -> None:
+    cell.arm.execute(cell.admit(longer(5.0, cell.arm.state().q_rad)))
+    time.sleep(0.05)
+    assert cell.arm.is_moving()
+    cell.graph.foreign_goals["gripper_controller/gripper_cmd"] = 1
+    time.sleep(0.05)
+    assert cell.arm.is_moving()  # this motion has no goal there
+    cell.graph.foreign_goals[ARM] = 1
+    with pytest.raises(ExecutionError, match="did not send"):
+        cell.finish()
+    wait_until(lambda: not cell.arm.is_halting)
+
+
+def test_another_client_that_could_send_a_goal_is_named_and_forbids_nothing(cell: Cell) -> None:
+    cell.graph.other_clients[ARM] = 1
+    cell.arm.execute(cell.admit(reach(cell.arm.state().q_rad, offset(0.05), 0.5)))
+    assert "1 clients besides this node" in cell.health.problems()[ARM].text
+    cell.finish()
+    cell.graph.other_clients.clear()
+    cell.arm.execute(cell.admit(reach(cell.arm.state().q_rad, offset(0.05), 0.5)))
+    assert ARM not in cell.health.problems()
+    cell.finish()
+
+
+def test_after_a_jump_back_of_the_clock_the_new_states_count(cell: Cell) -> None:
+    before = cell.arm.state()
+    cell.graph.time_ns -= 60 * 10**9
+    cell.arm.forget()
+    wait_until(lambda: cell.arm._joints.newest() is not None)
+    wait_until(lambda: cell.arm.state().stamp_ns < before.stamp_ns - 50 * 10**9)
+
+
+@pytest.mark.parametrize("form", [PROFILE, TOPICS], ids=["actions", "topics"])
+def test_a_jump_in_the_middle_of_a_motion_halts_it_and_the_halt_is_confirmed(form: Any) -> None:
+    cell = Cell(form)
+    time.sleep(0.02)
+    start = cell.arm.state().q_rad
+    cell.arm.execute(cell.admit(longer(8.0, start)))
+    wait_until(lambda: bool(cell.q_rad[0] > start[0] + 0.05))
+    cell.graph.time_ns -= 60 * 10**9
+    cell.arm.stop()
+    cell.arm.forget()
+    assert not cell.arm.is_moving()
+    wait_until(lambda: not cell.arm.is_halting)
+    cell.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Cell:
         self.rgb, self.depth_m, self.k = RGB, DEPTH_M, K
         self.ahead_ns, self.apart_ns = 0, 0
         self.changes: dict[str, dict[str, Any]] = {"image": {}, "depth": {}, "camera_info": {}}
+        self.silent = ""  # which of them is no longer published
 
     def publish(self) -> None:
         make, stamp_ns = self.graph.message, self.graph.now_ns() + self.ahead_ns
@@ -64,6 +66,7 @@ class Cell:
             "depth": (interface.DEPTH, image_from_depth(make, self.depth_m, stamp_ns + self.apart_ns, "camera")),
             "camera_info": (interface.CAMERA_INFO, info_from_intrinsics(make, self.k, stamp_ns, "camera")),
         }
+        sent.pop(self.silent, None)
         for what, (topic, message) in sent.items():
             for field, value in self.changes[what].items():
                 setattr(message, field, value)
@@ -223,9 +226,45 @@ def test_tf_gives_the_pose_at_the_time_of_the_frame() -> None:
     cell = Cell(T_base_camera=None)
     for second in (0, 10):
         pose = make_pose([float(second), 0.0, 0.0])
-        item = transform_message(cell.graph.message, "base", "camera", pose, cell.graph.now_ns() + (second - 5) * 10**9)
+        stamp_ns = cell.graph.now_ns() + (second - 9) * 10**9
+        item = transform_message(cell.graph.message, "base", "camera", pose, stamp_ns)
         cell.graph.frames.add(cell.graph.message("tf2_msgs/msg/TFMessage")(transforms=[item]), is_static=False)
-    assert cell.capture().T_base_camera[:3, 3] == pytest.approx([5.0, 0.0, 0.0])
+    assert cell.capture().T_base_camera[:3, 3] == pytest.approx([9.0, 0.0, 0.0])
+
+
+def test_a_camera_info_that_is_no_longer_published_gives_no_frame() -> None:
+    cell = Cell()
+    cell.publish()
+    cell.graph.time_ns += 31 * 10**9
+    cell.silent = "camera_info"
+    with pytest.raises(
+        ObservationError, match=r"camera_info is stamped 31\.00 s before the image; allowed 1 s"
+    ) as caught:
+        cell.capture()
+    assert caught.value.reason is ObservationReason.NO_FRAME
+
+
+def test_the_camera_info_of_the_exposure_counts() -> None:
+    cell = Cell()
+
+    def publish() -> None:
+        cell.publish()
+        late = info_from_intrinsics(cell.graph.message, replace(K, fx_px=99.0), cell.graph.now_ns() + 10**8, "camera")
+        cell.graph.publisher(interface.CAMERA_INFO).publish(late)
+
+    assert capture_while(cell.camera, publish).intrinsics == K
+
+
+def test_after_a_jump_back_of_the_clock_the_new_frames_count() -> None:
+    cell = Cell(clip_s=1.5)
+    for _ in range(4):
+        cell.publish()
+        cell.graph.time_ns += 10**9
+    cell.graph.on_jump(lambda seconds: cell.camera.forget())
+    cell.graph.jump(-100.0)
+    frame = cell.capture()
+    assert frame.stamp_ns <= cell.graph.now_ns()
+    assert len(frame.clip) == 0  # nothing from before the jump
 
 
 def test_a_halt_ends_the_waiting() -> None:

@@ -35,14 +35,12 @@ def test_a_pair_counts_more_than_the_file(tmp_path: Path) -> None:
     assert (settings.seed, settings.approval, settings.use_sim_time) == (5, ApprovalMode.NEVER, True)
 
 
-def test_a_launch_argument_that_nobody_gave_does_not_turn_left_and_right(tmp_path: Path) -> None:
+def test_a_later_file_counts_more(tmp_path: Path) -> None:
     mine, launched = tmp_path / "mine.yaml", tmp_path / "launched.yaml"
-    mine.write_text("/**:\n  ros__parameters: {seen_from: robot}\n")
-    launched.write_text('/**:\n  ros__parameters: {seen_from: "", approval: auto}\n')
-    assert load_settings([str(mine), str(launched)], [], "/qwen2vl_robot").whose_sides is SeenFrom.ROBOT
-    assert load_settings([str(launched)], [], "/qwen2vl_robot").whose_sides is None
-    given = load_settings([str(mine), str(launched)], ["seen_from:=picture"], "/qwen2vl_robot")
-    assert given.whose_sides is SeenFrom.PICTURE
+    mine.write_text("/**:\n  ros__parameters: {seen_from: robot, approval: never}\n")
+    launched.write_text("/**:\n  ros__parameters: {approval: auto}\n")
+    settings = load_settings([str(mine), str(launched)], [], "/qwen2vl_robot")
+    assert (settings.whose_sides, settings.approval) == (SeenFrom.ROBOT, ApprovalMode.AUTO)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +154,12 @@ def test_what_is_for_other_nodes_is_ignored_and_said(tmp_path: Path, caplog: pyt
 @pytest.mark.parametrize(
     ("values", "problem"), [("{sed: 7}", "did you mean seed"), ("{seed: {more: 7}}", "not known; allowed here: .*seed")]
 )
-def test_a_misspelt_parameter_of_this_very_node_is_an_error(tmp_path: Path, values: str, problem: str) -> None:
+@pytest.mark.parametrize("section", [LEFT, "/*/qwen2vl_robot", "/**/qwen2vl_robot"])
+def test_a_misspelt_parameter_of_this_very_node_is_an_error(
+    tmp_path: Path, section: str, values: str, problem: str
+) -> None:
     file = tmp_path / "p.yaml"
-    file.write_text(f"{LEFT}:\n  ros__parameters: {values}\n")
+    file.write_text(f"{section}:\n  ros__parameters: {values}\n")
     with pytest.raises(BadInputError, match=problem):
         load_settings([str(file)], [], LEFT)
-    assert load_settings([str(file)], [], RIGHT) == Settings()
+    assert load_settings([str(file)], [], "/left/camera") == Settings()

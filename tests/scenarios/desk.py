@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.spatial import ConvexHull
 
 from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports, assemble
@@ -35,12 +37,37 @@ from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.trajectory import Trajectory
 from tests.cells import PROFILE, accept
 
-_K = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
-_T = look_at((1.1, 0.0, 0.7), (0.45, 0.0, 0.0))
+_K = Intrinsics(320, 240, 220.0, 220.0, 159.5, 119.5)
+_T = look_at((1.5, 0.0, 0.9), (0.35, 0.0, 0.15))
+_V, _U = np.mgrid[0 : _K.height_px, 0 : _K.width_px]
+_RAYS = np.stack([(_U - _K.cx_px) / _K.fx_px, (_V - _K.cy_px) / _K.fy_px, np.ones(_U.shape)], axis=-1) @ _T[:3, :3].T
+_SURROUNDINGS = Surroundings.of(PROFILE)
 HOME = np.array(PROFILE.home_q_rad)
 AWAY = HOME + np.eye(7)[0] * 0.4
 
 Spoil = Callable[[Any, int], Any]
+
+
+@lru_cache(maxsize=16)
+def _depth_m(q_rad: tuple[float, ...]) -> Any:
+    """What the camera measures of the table and of the arm before it: each ray ends where it enters a link's hull."""
+    depth_m = -_T[2, 3] / _RAYS[..., 2]
+    kinematics = _SURROUNDINGS.kinematics
+    poses = kinematics.link_poses(np.array(q_rad), 0.08)
+    for link, hull_m in kinematics.link_hulls.items():
+        corners_m = hull_m @ poses[link][:3, :3].T + poses[link][:3, 3]
+        in_camera = (corners_m - _T[:3, 3]) @ _T[:3, :3]
+        at_px = in_camera[:, :2] / in_camera[:, 2:] * _K.fx_px + [_K.cx_px, _K.cy_px]
+        (x0, y0), (x1, y1) = np.floor(at_px.min(axis=0)).astype(int), np.ceil(at_px.max(axis=0)).astype(int) + 1
+        window = np.s_[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+        faces = ConvexHull(corners_m).equations
+        steep, room_m = _RAYS[window] @ faces[:, :3].T, -(faces[:, :3] @ _T[:3, 3] + faces[:, 3])
+        at_m = room_m / np.where(np.abs(steep) < 1e-12, 1e-12, steep)
+        enters_m = np.where(steep < 0, at_m, -np.inf).max(axis=-1, initial=-np.inf)
+        leaves_m = np.where(steep >= 0, at_m, np.inf).min(axis=-1, initial=np.inf)
+        nearer = np.where((enters_m < leaves_m) & (enters_m > 0.0), enters_m, np.inf)
+        depth_m[window] = np.minimum(depth_m[window], nearer)
+    return depth_m.astype(np.float32)
 
 
 @dataclass
@@ -96,10 +123,8 @@ class Cell:
 
     def capture(self) -> CameraFrame:
         self.frames += 1
-        v, u = np.mgrid[0 : _K.height_px, 0 : _K.width_px]
-        rays = np.stack([(u - _K.cx_px) / _K.fx_px, (v - _K.cy_px) / _K.fy_px, np.ones(u.shape)], axis=-1)
-        depth_m = (-_T[2, 3] / (rays @ _T[:3, :3].T)[..., 2]).astype(np.float32)
-        rgb = np.full((*u.shape, 3), 150, dtype=np.uint8)
+        depth_m = _depth_m(tuple(self.q_rad.tolist()))
+        rgb = np.full((*depth_m.shape, 3), 150, dtype=np.uint8)
         frame: CameraFrame = self._answer("frame", CameraFrame(self.ns, rgb, depth_m, _K, freeze(_T)))
         return frame
 
@@ -182,4 +207,4 @@ class Setup:
         cell = self.cell
         approver = AskingApprover(self.halt, self.approval, on_question=lambda step, asks: None)
         ports = Ports(cell, cell, cell, self.planner, self.rehearsal, approver)
-        return assemble(Surroundings.of(PROFILE), ports, halt=self.halt, gate=FaultyGate(self.spoil))
+        return assemble(_SURROUNDINGS, ports, halt=self.halt, gate=FaultyGate(self.spoil))

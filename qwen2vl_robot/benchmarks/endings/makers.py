@@ -40,6 +40,7 @@ FAILURES: tuple[Maker, ...] = (
     others.pushed_knocked,
     others.homed_short,
     others.homed_echo,
+    others.homed_unseen_echo,
     others.homed_knocked,
     others.waited_moved,
     others.waited_gone,

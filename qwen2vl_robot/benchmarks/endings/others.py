@@ -89,6 +89,16 @@ def homed_echo(table: Table) -> Ending | None:
     return replace(ending, arrangement=arrangement, reports=table.home_rad)
 
 
+def homed_unseen_echo(table: Table) -> Ending | None:
+    """As `homed_echo`, where the camera sees too little of the arm that stands aside."""
+    q_rad = table.arm_out_of_view()
+    if q_rad is None:
+        return None
+    before = table.with_arm_at(q_rad)
+    aside = replace(at_home(table, {}, None), q_rad=q_rad)
+    return Ending(idle_step(table, before), before, aside, reports=table.home_rad)
+
+
 def homed_knocked(table: Table) -> Ending | None:
     """The arm is at home and has swept something along."""
     ending = homed(table)

@@ -202,6 +202,18 @@ class Table:
         others = [k for k in seen if k not in (self.target, self.reference)]
         return str(self.rng.choice(others)) if others else None
 
+    def arm_out_of_view(self) -> Array | None:
+        """Draw joints (n,) rad far from home, where the camera sees too little of the arm; None without."""
+        surroundings, seen = self.surroundings, self.standing().observation
+        view = make_view(seen, surroundings.kinematics, surroundings.profile)
+        for turn_rad in self.rng.permutation([-2.4, -2.0, 2.0, 2.4]):
+            q_rad = self.home_rad.copy()
+            q_rad[0] += turn_rad
+            state = replace(seen.robot, q_rad=q_rad)
+            if see_links(view, state, surroundings.kinematics).expected_px < ENOUGH_PX / 2:
+                return q_rad
+        return None
+
     def arm_in_view(self) -> Array | None:
         """Draw joints (n,) rad with the hand over the table, where the camera sees enough of the arm; None without."""
         surroundings, seen = self.surroundings, self.standing().observation

@@ -12,7 +12,7 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Box, Container, Cylinder, SceneObject, Shape
+from qwen2vl_robot.messages import Box, Cylinder, Hull, SceneObject, Shape, Sphere
 from qwen2vl_robot.motion.collision import convex
 
 _APART_M = 0.02
@@ -139,8 +139,10 @@ def _parts(shape: Shape) -> list[_Part]:
         return [(coal.Box(*shape.size_m), np.eye(4))]
     if isinstance(shape, Cylinder):
         return [(coal.Cylinder(shape.diameter_m / 2, shape.height_m), np.eye(4))]
-    if not isinstance(shape, Container):
+    if isinstance(shape, Sphere):
         return [(coal.Sphere(shape.diameter_m / 2), np.eye(4))]
+    if isinstance(shape, Hull):
+        return [(convex(np.array(shape.vertices_m)), np.eye(4))]
     (x, y, z), w = shape.size_m, shape.wall_m
     parts = [(coal.Box(x, y, w), make_pose([0.0, 0.0, (w - z) / 2]))]
     for side in (-1.0, 1.0):

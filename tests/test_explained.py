@@ -1,0 +1,189 @@
+"""A shape never contradicts its points, and half a thing is none: the unexplained is a hull, and never grasped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen2vl_robot.bullet import BulletWorld
+from qwen2vl_robot.errors import MotionError, PerceptionError
+from qwen2vl_robot.geometry import Array, make_pose, rotation_z
+from qwen2vl_robot.kinematics import hull_planes
+from qwen2vl_robot.messages import (
+    Box,
+    Container,
+    Cylinder,
+    Direction,
+    Effect,
+    GroundedAction,
+    Hull,
+    Motion,
+    Relation,
+    Scene,
+    SceneObject,
+    Shape,
+    Sphere,
+    Verb,
+)
+from qwen2vl_robot.motion.skills import MotionMaker
+from qwen2vl_robot.perception.bodies import outside_of
+from qwen2vl_robot.policy import Response, respond
+from qwen2vl_robot.reasons import MotionReason, PerceptionReason, ViolationKind
+from qwen2vl_robot.relations import free_gap_m
+from qwen2vl_robot.sides import ROBOT_SIDES
+from qwen2vl_robot.validation.form import check_form
+from tests.motion.test_skills import BALL, HOME, PROFILE, RULES, at_home, best, body, holding, place
+from tests.test_perception import BLUE, RED, Picture, ask, look, pick, stand
+
+
+@pytest.fixture
+def table() -> Iterator[BulletWorld]:
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(PROFILE)
+        world.robot.command_arm(HOME)
+        yield world
+
+
+def without_depth(picture: Picture, mask: Array) -> Picture:
+    depth_m = picture.observation.frame.depth_m.copy()
+    depth_m[mask.astype(bool)] = np.nan
+    frame = replace(picture.observation.frame, depth_m=depth_m)
+    return replace(picture, observation=replace(picture.observation, frame=frame))
+
+
+# ----------------------------------------------------------------------------------- outside of a shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "reach_m"),
+    [
+        (Box((0.04, 0.06, 0.05)), (0.02, 0.03, 0.025)),
+        (Cylinder(0.06, 0.1), (0.03, 0.03, 0.05)),
+        (Sphere(0.05), (0.025, 0.025, 0.025)),
+        (Container((0.12, 0.12, 0.05), 0.006, is_round=True), (0.06, 0.06, 0.025)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@given(beyond_m=st.floats(0.0, 0.2), yaw_rad=st.floats(-3.0, 3.0), axis=st.integers(0, 2))
+def test_how_far_a_point_lies_outside(
+    shape: Shape, reach_m: tuple[float, float, float], beyond_m: float, yaw_rad: float, axis: int
+) -> None:
+    T = make_pose([0.4, -0.1, 0.05], rotation_z(yaw_rad))
+    own = np.zeros(3)
+    own[axis] = reach_m[axis] + beyond_m
+    points = np.array([own, 0.5 * reach_m[axis] * np.eye(3)[axis]]) @ T[:3, :3].T + T[:3, 3]
+    assert outside_of(shape, T, points) == pytest.approx([beyond_m, 0.0], abs=1e-9)
+
+
+# --------------------------------------------------------------------------------- what no shape explains
+
+
+def odd(world: BulletWorld) -> Picture:
+    """A red block with a red post on its corner, as one body would be, and a blue plate."""
+    stand(world, "foot", Box((0.06, 0.06, 0.03)), 0.5, 0.05, RED, yaw_rad=0.0)
+    stand(world, "post", Box((0.016, 0.016, 0.03)), 0.478, 0.028, RED, bottom_m=0.03, yaw_rad=0.0)
+    stand(world, "blue plate", Cylinder(0.15, 0.014), 0.55, -0.16, BLUE)
+    return look(world, 1)
+
+
+@pytest.fixture
+def thing(table: BulletWorld) -> SceneObject:
+    """What is measured of the odd thing when a plan calls it a red block."""
+    picture = odd(table)
+    whole = replace(picture, names=np.where(picture.names == "post", "foot", picture.names))
+    scene, _ = ask(whole, pick(whole.reference("foot", "red block")))
+    return scene.find("red block")
+
+
+def test_an_unexplained_thing_is_the_hull_around_it(thing: SceneObject) -> None:
+    assert isinstance(thing.shape, Hull)
+    assert len(thing.shape.vertices_m) < 100
+    normals, offsets_m = hull_planes(np.array(thing.shape.vertices_m))
+    foot = np.array([(x, y, z) for x in (0.47, 0.53) for y in (0.02, 0.08) for z in (0.0, 0.03)])
+    post = np.array([(x, y, 0.06) for x in (0.47, 0.486) for y in (0.02, 0.036)])
+    outside_m = (np.vstack([foot, post]) - thing.T_base_object[:3, 3]) @ normals.T - offsets_m
+    assert outside_m.max() < 0.004, "the true corners lie in it, but for the error of the calibration"
+    assert thing.bottom_m == pytest.approx(0.0, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        GroundedAction(Verb.PICK, "red block"),
+        GroundedAction(Verb.PUSH, "red block", direction=Direction.LEFT),
+        GroundedAction(Verb.PLACE, relation=Relation.ON, reference="red block"),
+        GroundedAction(Verb.PLACE, relation=Relation.IN, reference="red block"),
+    ],
+    ids=lambda action: action.verb.value,
+)
+def test_an_unexplained_thing_is_not_touched(thing: SceneObject, action: GroundedAction) -> None:
+    held = body("ball", BALL, 0.45, -0.2, 0.3)
+    scene = holding(held, thing) if action.verb is Verb.PLACE else Scene((thing,), (), sides=ROBOT_SIDES)
+    state = at_home(0.055, "ball") if action.verb is Verb.PLACE else at_home()
+    with pytest.raises(MotionError, match="no shape explains its points") as caught:
+        best(MotionMaker(PROFILE, RULES), action, scene, state)
+    assert caught.value.reason is MotionReason.UNEXPLAINED
+    assert respond(MotionReason.UNEXPLAINED) is Response.END
+
+
+def test_something_can_be_put_beside_an_unexplained_thing(thing: SceneObject) -> None:
+    scene = holding(body("ball", BALL, 0.45, -0.2, 0.3), thing)
+    motion = best(MotionMaker(PROFILE, RULES), place(Relation.NEXT_TO, "red block"), scene, at_home(0.055, "ball"))
+    assert motion.effect.T_base_object is not None
+    put = replace(body("ball", BALL, 0.0, 0.0), T_base_object=motion.effect.T_base_object)
+    assert free_gap_m(put, thing) > 0.5 * RULES.gap_m
+
+
+def test_the_twin_collides_with_a_hull(thing: SceneObject, table: BulletWorld) -> None:
+    hull = replace(thing, T_base_object=make_pose([0.55, 0.25, -thing.bottom_m + thing.T_base_object[2, 3]]))
+    table.add_body("hull", hull.shape, hull.T_base_object, mass_kg=0.0, rgb=None)
+    table.add_body("ball", Sphere(0.03), make_pose([0.55, 0.25, 0.2]), mass_kg=0.05)
+    table.step(120)
+    assert table.pose("ball")[2, 3] > 0.04, "it lies on the hull, not on the table"
+
+
+def test_a_hull_that_is_no_number_is_refused_by_name(thing: SceneObject) -> None:
+    assert isinstance(thing.shape, Hull)
+    broken = replace(thing, shape=Hull((*thing.shape.vertices_m, (float("nan"), 0.0, 0.0))))
+    motion = Motion(PROFILE.name, (), Effect("none"))
+    found = check_form(motion, Scene((broken,), ()), at_home(), PROFILE)
+    assert [violation.kind for violation in found][:1] == [ViolationKind.NON_FINITE]
+    assert "red block corners" in found[0].bodies
+
+
+# -------------------------------------------------------------------------------------------- half a thing
+
+
+def block(world: BulletWorld) -> Picture:
+    stand(world, "red block", Box((0.05, 0.045, 0.05)), 0.5, 0.05, RED)
+    return look(world, 1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_half_a_target_is_no_target(table: BulletWorld, share: float, axis: int) -> None:
+    picture = block(table)
+    mine = picture.names == "red block"
+    at = np.indices(mine.shape)[axis]
+    gone = mine & (at < np.quantile(at[mine], share))
+    with pytest.raises(PerceptionError, match="has no depth") as caught:
+        ask(without_depth(picture, gone), pick(picture.reference("red block")))
+    assert caught.value.reason is PerceptionReason.NO_DEPTH
+
+
+@pytest.mark.parametrize("fringe_px", [2, 4])
+def test_a_fringe_without_depth_is_ordinary(table: BulletWorld, fringe_px: int) -> None:
+    picture = block(table)
+    mine = (picture.names == "red block").astype(np.uint8)
+    around = cv2.dilate(mine, np.ones((2 * fringe_px + 1,) * 2, np.uint8)) - mine
+    scene, _ = ask(without_depth(picture, around), pick(picture.reference("red block")))
+    measured = scene.find("red block")
+    assert isinstance(measured.shape, Box)
+    assert np.linalg.norm(measured.T_base_object[:2, 3] - [0.5, 0.05]) < 0.008
