@@ -30,6 +30,7 @@ _OFF_TRACK_POLLS = 3
 _HALTED: dict[Reason, AbortReason] = {
     RefusalReason.STOPPED: AbortReason.STOPPED,
     RefusalReason.CANCELLED: AbortReason.CANCELLED,
+    RefusalReason.NO_SUPERVISOR: AbortReason.NO_SUPERVISOR,
 }
 
 

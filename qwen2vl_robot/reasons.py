@@ -75,6 +75,7 @@ class RefusalReason(Reason):
 
     STOPPED = "stopped", "a stop is latched; a person has to reset it"
     CANCELLED = "cancelled", "the task was cancelled"
+    NO_SUPERVISOR = "no_supervisor", "no supervisor is there that could halt the arm if this node dies"
     NEVER = "never", "approval is set to never"
     NOT_CONFIRMED = "not_confirmed", "no person approved this verdict"
     NOT_FINITE = "not_finite", "a number of the motion or the live state is not finite"
@@ -98,6 +99,7 @@ class AbortReason(Reason):
     REJECTED = "rejected", "the arm did not take the motion"
     STOPPED = "stopped", "a stop was given"
     CANCELLED = "cancelled", "the task was cancelled"
+    NO_SUPERVISOR = "no_supervisor", "the supervisor that could halt the arm was lost"
     LINK_LOST = "link_lost", "the arm or the clock can no longer be reached"
     STALE_STATE = "stale_state", "no fresh joint state came"
     NOT_FINITE = "not_finite", "a joint state is not usable"

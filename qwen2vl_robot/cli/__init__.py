@@ -28,6 +28,13 @@ __all__ = ["app", "benches", "graph", "machine", "main", "scoring", "single", "t
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
+_TAKEN = {  # options that bear the names of ROS 2's
+    "run": ("-r", "-p", "--params-file", "--log-level"),
+    "supervisor": ("-r", "-p", "--params-file"),
+    "sim": ("-r", "--log-level"),
+}
+
+
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
     try:
@@ -53,7 +60,7 @@ def _own_arguments(arguments: list[str]) -> list[str]:
     """
     own, ros = split_ros_arguments(arguments)
     command = next((a for a in own if not a.startswith("-")), "")
-    taken = {"run": ("-r", "-p", "--params-file", "--log-level"), "sim": ("-r", "--log-level")}.get(command, ("-r",))
+    taken = _TAKEN.get(command, ("-r",))
     options: list[str] = []
     for name, value in ros:
         if name in taken and not (name == "--log-level" and ":=" in value):

@@ -1,4 +1,4 @@
-"""Commands that join the ROS 2 graph as a node and run until they are stopped: run, sim, record, voice."""
+"""Commands that join the ROS 2 graph as a node and run until they are stopped: run, supervisor, sim, record, voice."""
 
 from __future__ import annotations
 
@@ -40,6 +40,29 @@ def run(
     level = check_choice("--log-level", log_level, LEVELS)
     options = NodeOptions(graph, namespace, remap or [], ready, level, ROS_ARGUMENTS)
     run_controller_process(options, params_file or [], parameters or [], autostart=autostart.lower() == "true")
+
+
+@app.command(epilog="Example: qwen2vl-robot supervisor -p robot:=franka_panda -p use_sim_time:=true")
+def supervisor(
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", help="A parameter of the controller: name:=value.")
+    ] = None,
+    params_file: Annotated[list[str] | None, typer.Option(help="The controller's parameter file.")] = None,
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+    begin_stopped: Annotated[
+        str, typer.Option(help="Latch a stop from the start, as for nodes that restart by themselves (true or false).")
+    ] = "false",
+    ready: Ready = None,
+) -> None:
+    """Run the supervisor beside the controller: it halts the arm on `stop`, and when the controller is silent."""
+    from qwen2vl_robot.nodes.launching import NodeOptions, run_supervisor_process
+
+    check_choice("--begin-stopped", begin_stopped.lower(), ("true", "false"))
+    options = NodeOptions(graph, namespace, remap or [], ready, ros_arguments=ROS_ARGUMENTS)
+    stopped = begin_stopped.lower() == "true"
+    run_supervisor_process(options, params_file or [], parameters or [], begins_stopped=stopped)
 
 
 @app.command(epilog="Example: qwen2vl-robot sim --scene scenes/default.yaml --seed 3")

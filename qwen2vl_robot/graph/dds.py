@@ -15,7 +15,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import SimClock, SystemClock
-from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer
+from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer, DdsGoalCanceller
 from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port, write
 from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
 from qwen2vl_robot.graph.frames import Frames, listen
@@ -147,6 +147,10 @@ class DdsGraph:
     def action_client(self, action: interface.ActionInterface) -> DdsActionClient:
         """Make a client of an action."""
         return DdsActionClient(self, action)
+
+    def goal_canceller(self, action: interface.ActionInterface) -> DdsGoalCanceller:
+        """Make what cancels all goals of an action."""
+        return DdsGoalCanceller(self, action)
 
     def serve_action(
         self, action: interface.ActionInterface, accept: interface.AcceptGoal, cancel: interface.CancelGoal

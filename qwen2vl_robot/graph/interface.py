@@ -16,6 +16,7 @@ from qwen2vl_robot.geometry import Array
 
 NODE_NAME = "qwen2vl_robot"
 PLANT_NAME = "plant"
+SUPERVISOR_NAME = "supervisor"
 
 
 class Qos(Enum):
@@ -109,6 +110,7 @@ STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; 
 ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
 ANY_INSTRUCTION = replace(INSTRUCTION, qos=Qos.ANY)  # of publishers that are not reliable only a stop word is taken
 ANY_VOICE_INSTRUCTION = replace(VOICE_INSTRUCTION, qos=Qos.ANY)
+SUPERVISOR_HEARTBEAT = Topic("supervisor_heartbeat", "std_msgs/msg/String", Qos.STATE, "its life and its stop, JSON")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
 # ----------------------------------------------------------------------------------------------------- out
@@ -127,6 +129,7 @@ DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMA
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
 )
+CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.STATE, "the node's life and stop, JSON")
 
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
@@ -142,10 +145,11 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
 
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK, INSTRUCTION,
-    VOICE_INSTRUCTION, STOP, APPROVE,
+    VOICE_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
+    CONTROLLER_HEARTBEAT,
 )  # fmt: skip
 SERVICES = (RESET, STOP_NOW, CANCEL)
 ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
@@ -232,6 +236,16 @@ class ActionClient(Protocol):
         """Send a goal; returns at once."""
 
 
+class GoalCanceller(Protocol):
+    """Who may end every goal of an action and sends none."""
+
+    def is_served(self) -> bool:
+        """Return whether a server is there now."""
+
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal, whoever sent it; the request is sent when this returns."""
+
+
 class GoalHandle(Protocol):
     """One accepted goal, at the server's side."""
 
@@ -291,6 +305,9 @@ class Graph(Protocol):
 
     def action_client(self, action: ActionInterface) -> ActionClient:
         """Make a client of an action."""
+
+    def goal_canceller(self, action: ActionInterface) -> GoalCanceller:
+        """Make what cancels all goals of an action."""
 
     def serve_action(self, action: ActionInterface, accept: AcceptGoal, cancel: CancelGoal) -> None:
         """Serve an action: `accept` accepts or rejects a goal, `cancel` gets the goal that is to end."""

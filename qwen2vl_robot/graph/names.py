@@ -46,14 +46,14 @@ _SCHEME = re.compile(r"^(rostopic|rosservice)://")
 _FOR_NODE = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*):(?!=)(?!//)(.*)$", re.DOTALL)
 
 
-def for_node(rules: list[str], node: str) -> list[str]:
-    """Keep the rules of remapping, or of parameters, that apply to a node: those without a node's name, and its own.
+def for_node(rules: list[str], *nodes: str) -> list[str]:
+    """Keep the rules of remapping, or of parameters, that apply to nodes: those without a node's name, and their own.
 
     >>> for_node(["image:=a", "plant:image:=b", "left:image:=c"], "left")
     ['image:=a', 'image:=c']
     """
     parts = [(rule, _FOR_NODE.match(rule)) for rule in rules]
-    return [rule if own is None else own[2] for rule, own in parts if own is None or own[1] == node]
+    return [rule if own is None else own[2] for rule, own in parts if own is None or own[1] in nodes]
 
 
 def parse_remaps(rules: list[str], node: str, namespace: str) -> tuple[dict[str, str], str, str]:

@@ -31,7 +31,12 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import LEAP_S, SystemClock
 from qwen2vl_robot.graph.frames import Frames, listen
-from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
+from qwen2vl_robot.graph.ros_actions import (
+    OrderedActionClient,
+    RosActionClient,
+    RosActionServer,
+    RosGoalCanceller,
+)
 from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
 from qwen2vl_robot.graph.ros_qos import is_mismatched, qos_profile
@@ -246,6 +251,15 @@ class RosGraph:
         client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
         self._entities.append(client.destroy)
         return RosActionClient(client, self, action.name, partial(self._guarded, action.name))
+
+    def goal_canceller(self, action: interface.ActionInterface) -> RosGoalCanceller:
+        """Make what cancels all goals of an action."""
+        name = f"{self.resolve(action.name)}/_action/cancel_goal"
+        client = self._node.create_client(
+            _rclpy_type("action_msgs/srv/CancelGoal"), name, callback_group=ReentrantCallbackGroup()
+        )
+        self._entities.append(lambda: self._node.destroy_client(client))
+        return RosGoalCanceller(client)
 
     def serve_action(
         self,

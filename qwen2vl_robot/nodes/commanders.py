@@ -19,16 +19,18 @@ class Commanders:
     def __init__(self, graph: interface.Graph, health: Health) -> None:
         self._graph, self._health = graph, health
 
-    def check_topic(self, topic: interface.Topic, *, is_ours: bool) -> None:
+    def check_topic(self, topic: interface.Topic, *, expected: int) -> None:
         """Check that nobody else publishes on a command topic.
 
         Args:
-            is_ours: whether this node does.
+            expected: how many publishers there are of this node and its supervisor.
 
         Raises:
-            ExecutionError: somebody does.
+            ExecutionError: somebody else does, or one of these is missing.
         """
-        others, name = self._graph.publishers_of(topic) - int(is_ours), self._graph.resolve(topic.name)
+        others, name = self._graph.publishers_of(topic) - expected, self._graph.resolve(topic.name)
+        if others < 0:
+            raise ExecutionError(f"{name}: no publisher of the supervisor is seen; it could not halt the arm")
         if others > 0:
             self._refuse(topic.name, f"{name} has {others} publishers besides this node; {_ONE}")
         self._health.fine(topic.name)

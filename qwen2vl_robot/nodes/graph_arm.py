@@ -22,6 +22,7 @@ from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment,
 from qwen2vl_robot.nodes.controllers import Controllers
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
+from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
@@ -29,15 +30,16 @@ _END_S = 1.5  # a motion's last goals must end within this time after it
 _HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
 _REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
 _STANDS_RADPS = 0.02  # a joint that turns slower is taken to stand: 20 ms of an encoder's steps of 0.0004 rad
-_OLDEST_S = 0.2  # a state tells no further ahead where the arm is
 
 
 class GraphArm:
     """A `ports.Arm` on the graph.
 
     Args:
-        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost.
+        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost,
+            and before each segment is sent, because this process may have stood still meanwhile.
         on_rest: called when the arm is measured at rest after a halt.
+        has_supervisor: whether a supervisor publishes on the arm's command topic too, and nobody else may.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class GraphArm:
         health: Health,
         why_halted: Callable[[], str | None] = lambda: None,
         on_rest: Callable[[], None] = lambda: None,
+        *,
+        has_supervisor: bool = False,
     ) -> None:
         self._graph, self._profile, self._health = graph, profile, health
         self._why_halted, self._on_rest = why_halted, on_rest
-        self._controllers = Controllers(graph, profile, health)
+        self._controllers = Controllers(graph, profile, health, has_supervisor=has_supervisor)
         self._joints = JointStates(graph, profile, health)
         self._start_ns = 0  # of the motion's time 0; later by as much as the gripper kept the motion waiting
         self._grip: GripperSegment | None = None  # sent, and without leave to go on
@@ -58,7 +62,7 @@ class GraphArm:
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._is_halted = self._is_halting = False
-        self._halts = 0
+        self._halts = self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
 
@@ -80,11 +84,14 @@ class GraphArm:
             halted = self._why_halted()  # after the flag: a stop is seen here, or it sets the flag again
             if halted is not None:
                 raise ExecutionError(halted)
-            self._start_ns = start_ns = self._graph.now_ns() + round(_LEAD_S * 1e9)
-            self._thread = threading.Thread(target=self._perform, args=(approved.motion,), name="motion", daemon=True)
+            self._looked_ns = self._graph.now_ns()
+            self._start_ns = start_ns = self._looked_ns + round(_LEAD_S * 1e9)
+            arguments = (approved.motion,)
+            self._thread = threading.Thread(target=self._hurry_through, args=arguments, name="motion", daemon=True)
             self._thread.start()
         while self._graph.now_ns() < start_ns and self._thread.is_alive():
             self._graph.sleep(_POLL_S)  # return when the motion starts: its time counts from there
+            self._looked_ns = self._graph.now_ns()
 
     def is_moving(self) -> bool:
         """Return whether a motion is under way (see `ports.Arm`).
@@ -93,7 +100,8 @@ class GraphArm:
             ExecutionError: a controller rejected or aborted a goal, or is gone.
         """
         # In this order: a failing motion notes its failure before it ends.
-        is_moving = self._thread is not None and self._thread.is_alive() and not self._is_halted
+        is_moving = self._is_sending
+        self._looked_ns = self._graph.now_ns()
         if self._failure is not None:
             raise ExecutionError(self._failure)
         return is_moving
@@ -101,7 +109,7 @@ class GraphArm:
     def has_gripped(self) -> bool:
         """Return whether the command to the gripper has its result (see `ports.Arm`)."""
         grip = self._grip
-        if grip is None or not self.is_moving():
+        if grip is None or not self._is_sending:
             return False
         has_ended = self._controllers.has_gripped()
         if has_ended is None:  # a topic: not before the time that it should take
@@ -111,7 +119,7 @@ class GraphArm:
     def go_on(self) -> int:
         """Let the motion go on after a command to the gripper (see `ports.Arm`)."""
         grip = self._grip
-        if grip is None or not self.is_moving():
+        if grip is None or not self._is_sending:
             raise ExecutionError("no command to the gripper waits for leave to go on")
         planned_ns = self._start_ns + round(grip.end_s * 1e9)
         late_ns = max(0, self._graph.now_ns() + round(_LEAD_S * 1e9) - planned_ns)
@@ -120,6 +128,17 @@ class GraphArm:
         self._has_leave.set()
         return planned_ns + late_ns
 
+    def unwatched_s(self) -> float | None:
+        """Return for how long nobody has asked `is_moving` in a motion, in ROS time; None when none is under way.
+
+        In ROS time, because in a simulation that stands still the arm does so too, and nobody can look at it.
+        """
+        return max(0.0, (self._graph.now_ns() - self._looked_ns) / 1e9) if self._is_sending else None
+
+    @property
+    def _is_sending(self) -> bool:
+        return self._thread is not None and self._thread.is_alive() and not self._is_halted
+
     def stop(self) -> None:
         """Halt now (see `ports.Arm`); the halt is sent when this returns, and what follows is watched."""
         self._is_halted = True
@@ -127,12 +146,7 @@ class GraphArm:
         latest = self._joints.newest()
         self._halts += 1
         self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
-        try:
-            _cancel_all([goal for _, goal in goals])
-        finally:
-            if latest is not None:
-                age_s = min(max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9), _OLDEST_S)
-                self._controllers.hold(latest, age_s)
+        self._controllers.halting.send(latest, [goal for _, goal in goals])
         if self._is_halting:
             arguments = (goals, self._halts, self._graph.now_ns())
             threading.Thread(target=self._watch_halt, args=arguments, name="halt", daemon=True).start()
@@ -191,6 +205,10 @@ class GraphArm:
         """Forget the joint states: the clock jumped."""
         self._joints.forget()
 
+    def _hurry_through(self, motion: Motion) -> None:
+        with urgent():
+            self._perform(motion)
+
     def _perform(self, motion: Motion) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""
         try:
@@ -199,6 +217,9 @@ class GraphArm:
                 self._wait_until(segment.start_s - lead_s)
                 if self._is_halted:
                     return
+                halted = self._why_halted()
+                if halted is not None:
+                    raise ExecutionError(halted)
                 self._send(segment)
             self._wait_until(motion.duration_s)
             end_ns = self._start_ns + round((motion.duration_s + _END_S) * 1e9)
@@ -238,15 +259,6 @@ class GraphArm:
 
 def _speed_radps(state: RobotState) -> float:
     return float(np.max(np.abs(state.dq_radps), initial=0.0))
-
-
-def _cancel_all(goals: list[interface.SentGoal]) -> None:
-    """Cancel each goal; one that cannot be cancelled keeps none of the others going."""
-    if goals:
-        try:
-            goals[0].cancel()
-        finally:
-            _cancel_all(goals[1:])
 
 
 def _check_approval(approved: ApprovedMotion, profile: RobotProfile, now_ns: int) -> None:

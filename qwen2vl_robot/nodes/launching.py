@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph
+from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, SUPERVISOR_NAME, VOICE_INSTRUCTION, Graph
 from qwen2vl_robot.graph.names import for_node, parse_remaps, resolve_name
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.log import start_logging
-from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import load_settings
-from qwen2vl_robot.plant.node import PlantNode
+from qwen2vl_robot.nodes.urgency import hurry
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +59,8 @@ def run_controller_process(
         BadInputError: a parameter, a name or a file cannot be used.
         RobotError: a worker cannot be started.
     """
+    from qwen2vl_robot.nodes.controller_node import ControllerNode  # which the supervisor's process need not load
+
     check_transport(options.transport)
     remap, name, namespace = parse_remaps(options.remaps, NODE_NAME, options.namespace)
     given = for_node(given, name)
@@ -85,6 +86,41 @@ def run_controller_process(
         graph.close()
 
 
+def run_supervisor_process(
+    options: NodeOptions, params_files: list[str], given: list[str], *, begins_stopped: bool = False
+) -> None:
+    """Run the supervisor of the controller in the same namespace; it takes that node's parameters, and its own.
+
+    Args:
+        given: `name:=value` parameters, on top of `params_files`.
+        begins_stopped: whether a stop is latched from the start.
+
+    Raises:
+        BadInputError: a parameter, a name or a file cannot be used.
+    """
+    from qwen2vl_robot.nodes.live_robot import load_live_robot
+    from qwen2vl_robot.nodes.supervisor import Supervisor
+
+    remap, name, namespace = parse_remaps(options.remaps, SUPERVISOR_NAME, options.namespace)
+    names = [resolve_name(node, name, namespace) for node in (NODE_NAME, name)]
+    settings = load_settings(params_files, for_node(given, NODE_NAME, name), *names)
+    _start_ros(options)
+    graph = open_graph(options.transport, name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
+    start_logging(options.log_level, graph.log_handler(options.log_level))
+    ended = threading.Event()
+    _until_signal(ended.set)
+    try:
+        profile = load_live_robot(settings.robot, graph)
+        supervisor = Supervisor(graph, profile, settings.silence_s, begins_stopped=begins_stopped)
+        supervisor.start()
+        hurry()
+        _touch(options.ready)
+        ended.wait()
+        supervisor.close()
+    finally:
+        graph.close()
+
+
 def run_plant_process(
     options: NodeOptions, scene: str, seed: int, *, camera_hz: float, speed: float, worker_python: str
 ) -> None:
@@ -99,6 +135,8 @@ def run_plant_process(
         BadInputError: the scene or a name cannot be used.
         WorkerError: the simulation's process ended.
     """
+    from qwen2vl_robot.plant.node import PlantNode
+
     graph = _join(options, PLANT_NAME)
     start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()
