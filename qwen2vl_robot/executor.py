@@ -165,6 +165,7 @@ class _Watch:
     def send(self) -> None:
         """Check the approval against the motion it travels with, and start."""
         approved = self._approved
+        self._now_ns = self._clock.now_ns()
         self._check_halt()
         if digest(approved.motion) != approved.digest:
             text = "the motion is not the one that was approved; its digest differs"

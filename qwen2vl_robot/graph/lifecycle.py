@@ -24,8 +24,9 @@ from rclpy.parameter import Parameter
 from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
+from qwen2vl_robot.graph.ros import RosGraph
 from qwen2vl_robot.graph.ros_log import make_handler
+from qwen2vl_robot.graph.ros_process import JOIN_S, THREADS, remap_arguments, spin, start_rclpy
 from qwen2vl_robot.log import start_logging
 
 if TYPE_CHECKING:

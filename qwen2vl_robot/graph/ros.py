@@ -11,20 +11,18 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import rclpy
 from rclpy.action import ActionServer
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
-from rclpy.signals import SignalHandlerOptions
 
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.geometry import Array
@@ -39,6 +37,7 @@ from qwen2vl_robot.graph.ros_actions import (
 )
 from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
+from qwen2vl_robot.graph.ros_process import JOIN_S, THREADS, remap_arguments, spin, start_rclpy
 from qwen2vl_robot.graph.ros_qos import is_mismatched, qos_profile
 
 try:  # Iron and later; Humble has the same classes elsewhere
@@ -52,10 +51,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THREADS = 12
 _SILENCE_S = 5.0
 _POLL_S = 0.002
-JOIN_S = 5.0
 
 
 class RosGraph:
@@ -322,36 +319,6 @@ class _Publisher:
     def listeners(self) -> int:
         """Count the matching subscriptions."""
         return int(self._publisher.get_subscription_count())
-
-
-def start_rclpy(arguments: Sequence[str] = ()) -> None:
-    """Start rclpy once, without its signal handlers: the arm is halted before the node leaves the graph.
-
-    Args:
-        arguments: of the process, such as ["--enclave", "/arm"]; remapping and parameters are each node's own.
-    """
-    if not rclpy.ok():
-        given = ["--ros-args", *arguments] if arguments else []
-        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
-
-
-def spin(executor: MultiThreadedExecutor, report: Callable[[Exception], None]) -> None:
-    """Run callbacks until rclpy or the executor shuts down; what rclpy raises is reported, and stops still come."""
-    while True:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
-        except Exception as error:  # noqa: BLE001 - the top of a thread
-            report(error)
-        else:
-            return
-
-
-def remap_arguments(remap: Mapping[str, str] | None) -> list[str]:
-    """Turn remapping rules into command-line arguments of a node."""
-    rules = [part for left, right in (remap or {}).items() for part in ("-r", f"{left}:={right}")]
-    return ["--ros-args", *rules] if rules else []
 
 
 def _rclpy_type(name: str) -> type:

@@ -216,7 +216,7 @@ def _start_ros(options: NodeOptions) -> None:
     if options.transport == "dds" or not has_rclpy():
         _log.warning("over DDS these have no effect: %s", " ".join(options.ros_arguments))
         return
-    from qwen2vl_robot.graph.ros import start_rclpy
+    from qwen2vl_robot.graph.ros_process import start_rclpy
 
     start_rclpy(options.ros_arguments)
 

@@ -22,7 +22,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from qwen2vl_robot.graph.lifecycle import LifecycleShell
-from qwen2vl_robot.graph.ros import start_rclpy
+from qwen2vl_robot.graph.ros_process import start_rclpy
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
