@@ -126,10 +126,15 @@ class Endpoints:
     def problems(self) -> tuple[str, ...]:
         """List QoS that do not match now, and callbacks that raised when they were last called, one line each."""
         with self._lock:
-            readers, writers = list(self._reader_ports), list(self._writer_ports)
-        publications, subscriptions = _read_all(self._publications), _read_all(self._subscriptions)
-        mismatched = [(p.name, _asks_more(publications, p, is_ours_read=True)) for p in readers]
-        mismatched += [(p.name, _asks_more(subscriptions, p, is_ours_read=False)) for p in writers]
+            readers: list[tuple[Port, Any]] = list(zip(self._reader_ports, (r for _, r in self._readers), strict=True))
+            writers: list[tuple[Port, Any]] = list(zip(self._writer_ports, (w for _, w in self._writers), strict=True))
+        # Cyclone counts those that ever did not match; only then is it worth while to look who is there now.
+        asked = [p for p, r in readers if r.get_requested_incompatible_qos_status().total_count]
+        given = [p for p, w in writers if w.get_offered_incompatible_qos_status().total_count]
+        publications = _read_all(self._publications) if asked else []
+        subscriptions = _read_all(self._subscriptions) if given else []
+        mismatched = [(p.name, _asks_more(publications, p, is_ours_read=True)) for p in asked]
+        mismatched += [(p.name, _asks_more(subscriptions, p, is_ours_read=False)) for p in given]
         lines = [f"{name[2:]}: the QoS of {k} other endpoints does not match" for name, k in mismatched if k]
         return (*tuple(self._problems.values()), *lines)
 
