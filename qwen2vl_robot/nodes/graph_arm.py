@@ -128,7 +128,7 @@ class GraphArm:
         latest = self._joints.newest()
         self._halts += 1
         self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
-        self._halting.send(latest, [goal for _, goal in goals])
+        self._halting.send(self._joints.newest, [goal for _, goal in goals])
         if self._is_halting:
             arguments = (goals, self._halts, self._graph.now_ns())
             threading.Thread(target=self._watch_halt, args=arguments, name="halt", daemon=True).start()
