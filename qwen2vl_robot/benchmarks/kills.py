@@ -25,7 +25,7 @@ import numpy as np
 from qwen2vl_robot.benchmarks.observer import Observer
 from qwen2vl_robot.errors import BadInputError, WorkerError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.nodes.urgency import hurry
+from qwen2vl_robot.nodes.urgency import CONTROLLER, hurry
 from qwen2vl_robot.nodes.watch import run_node, supervisor_command, wait_for
 from qwen2vl_robot.reasons import WorkerReason
 
@@ -132,7 +132,7 @@ class _Cell:
                 self._start(name)
             self.observer = Observer()
             self._stack.callback(self.observer.close)
-            hurry(but=threading.main_thread().native_id)  # that one starts processes, which would inherit it
+            hurry(CONTROLLER, but=threading.main_thread().native_id)  # it starts processes, which would inherit it
             self._until(self.observer.can_ask)
         except BaseException:
             self.__exit__()

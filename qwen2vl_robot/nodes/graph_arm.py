@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
+_AFTER_S = 0.06  # three heartbeats
 _END_S = 1.5  # a motion's last goals must end within this time after it
 _HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
 _REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
@@ -66,7 +68,7 @@ class GraphArm:
         self._goals: list[tuple[str, interface.SentGoal]] = []
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
-        self._is_halted = self._is_halting = False
+        self._is_halted = self._is_halting = self._has_ended = False
         self._halts = self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
@@ -75,22 +77,24 @@ class GraphArm:
         """Return the latest state that is not from the future (see `ports.Arm`)."""
         return self._joints.latest()
 
-    # --------------------------------------------------------------------------------------------- motion
-
     def execute(self, approved: ApprovedMotion) -> None:
         """Start the motion (see `ports.Arm`)."""
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self._thread is not None and self._thread.is_alive() and not self._has_ended:
                 raise ExecutionError("the arm is still moving; wait or stop it first")
+            if self._thread is not None:
+                self._thread.join()  # it may hurry for a moment yet
             self._check(approved)
             self._used.add(approved.token)
-            self._failure, self._goals, self._is_halted = None, [], False
+            self._failure, self._goals, self._is_halted, self._has_ended = None, [], False, False
             halted = self._why_halted()  # after the flag: a stop is seen here, or it sets the flag again
             if halted is not None:
                 raise ExecutionError(halted)
             self._looked_ns = self._graph.now_ns()
             start_ns = self._looked_ns + round(_LEAD_S * 1e9)
-            arguments = (approved.motion, start_ns)
+            hurrying = ExitStack()
+            hurrying.enter_context(urgent())  # before anybody hears that the arm moves
+            arguments = (approved.motion, start_ns, hurrying)
             self._thread = threading.Thread(target=self._hurry_through, args=arguments, name="motion", daemon=True)
             self._thread.start()
         while self._graph.now_ns() < start_ns and self._thread.is_alive():
@@ -111,15 +115,12 @@ class GraphArm:
         return is_moving
 
     def unwatched_s(self) -> float | None:
-        """Return for how long nobody has asked `is_moving` in a motion, in ROS time; None when none is under way.
-
-        In ROS time, because in a simulation that stands still the arm does so too, and nobody can look at it.
-        """
+        """Return for how long, in ROS time (a simulation may stand still), nobody looked at a motion; None without."""
         return max(0.0, (self._graph.now_ns() - self._looked_ns) / 1e9) if self._is_sending else None
 
     @property
     def _is_sending(self) -> bool:
-        return self._thread is not None and self._thread.is_alive() and not self._is_halted
+        return self._thread is not None and self._thread.is_alive() and not (self._is_halted or self._has_ended)
 
     def stop(self) -> None:
         """Halt now (see `ports.Arm`); the halt is sent when this returns, and what follows is watched."""
@@ -197,9 +198,12 @@ class GraphArm:
         if publisher is not None and not publisher.listeners():
             raise ExecutionError(f"nobody listens on {arm_topic.name}; is the controller loaded and active?")
 
-    def _hurry_through(self, motion: Motion, start_ns: int) -> None:
-        with urgent():
+    def _hurry_through(self, motion: Motion, start_ns: int, hurrying: ExitStack) -> None:
+        """Perform, and hurry until the heartbeat says that the motion ended: a late one would be a silence in it."""
+        with hurrying:
             self._perform(motion, start_ns)
+            self._has_ended = True
+            time.sleep(_AFTER_S)
 
     def _perform(self, motion: Motion, start_ns: int) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""

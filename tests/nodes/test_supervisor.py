@@ -23,7 +23,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.transport import has_rclpy
-from qwen2vl_robot.nodes.urgency import hurry
+from qwen2vl_robot.nodes.urgency import CONTROLLER, hurry
 from qwen2vl_robot.nodes.watch import run_node
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from tests.cells import PROFILE
@@ -56,7 +56,7 @@ class Arm:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        hurry(but=threading.main_thread().native_id)  # a late joint state is not what these tests are about
+        hurry(CONTROLLER, but=threading.main_thread().native_id)  # a late joint state is not what these tests are about
 
     def _run(self) -> None:
         names = [*(j.name for j in PROFILE.joints), *PROFILE.gripper.joints]
