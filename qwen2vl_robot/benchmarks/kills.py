@@ -25,7 +25,7 @@ import numpy as np
 from qwen2vl_robot.benchmarks.observer import Observer
 from qwen2vl_robot.errors import BadInputError, WorkerError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.nodes.urgency import hurry
+from qwen2vl_robot.nodes.urgency import CONTROLLER, hurry
 from qwen2vl_robot.nodes.watch import run_node, supervisor_command, wait_for
 from qwen2vl_robot.reasons import WorkerReason
 
@@ -44,7 +44,7 @@ _TASKS = ("push the red block to the left", "push the red block to the right")
 _WATCH = ("silent", "stood still", "has watched", "goodbye", "supervisor", "beside another")  # words of its reasons
 _START_S, _TASK_S, _REST_S = 180.0, 120.0, 5.0
 _AWAY_S = 3.0  # how long a stopped controller stays so
-_TRIES = 6
+_TRIES = 4
 _LIBRARY = {"planner killed": "libtorch", "twin worker killed": "pybullet"}
 
 
@@ -106,7 +106,6 @@ def summarise_kills(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         halts = [r["halted_by"] for r in own if r["halted_by"]]
         found[EPISODE] = {
             "episodes": len(own),
-            "motions": sum(r["motions"] for r in own),
             "false_halts": sum(any(word in why for word in _WATCH) for why in halts),
             "other_halts": _count([why for why in halts if not any(word in why for word in _WATCH)]),
             "ended": _count([r["ended"] for r in own]),
@@ -133,7 +132,7 @@ class _Cell:
                 self._start(name)
             self.observer = Observer()
             self._stack.callback(self.observer.close)
-            hurry(but=threading.main_thread().native_id)  # that one starts processes, which would inherit it
+            hurry(CONTROLLER, but=threading.main_thread().native_id)  # it starts processes, which would inherit it
             self._until(self.observer.can_ask)
         except BaseException:
             self.__exit__()
@@ -149,24 +148,32 @@ class _Cell:
 
     def trial(self, kind: str) -> dict[str, Any]:
         """Kill or stop at the first feedback of a motion, measure, and bring everything back to work."""
-        self._make_ready()
-        acted: list[float] = []
-
-        def act() -> None:
-            acted.append(time.monotonic())
-            self._act(kind)
-
-        for _ in range(_TRIES):
-            self._ask_next(act)
-            self._until(lambda: acted or self._is_over(), _TASK_S)
-            if acted:
-                break
-            self._make_ready()
-        else:
-            raise WorkerError(f"no motion began: {self.observer.status.get('last_task')}", reason=WorkerReason.RAISED)
-        result = self._measure(kind, acted[0])
+        since_s = self._begin(lambda: self._act(kind))
+        result = self._measure(kind, since_s)
         self._repair(kind, result)
         return result
+
+    def _begin(self, act: Callable[[], None]) -> float:
+        """Ask for tasks until one moves the arm, and act at its first feedback; the time of that.
+
+        Raises:
+            WorkerError: no task moves the arm, in the scene as it was at first neither.
+        """
+        acted: list[float] = []
+
+        def at_feedback() -> None:
+            acted.append(time.monotonic())
+            act()
+
+        for tried in range(3 * _TRIES):
+            if tried and tried % _TRIES == 0:  # the block has left the reach of arm or camera
+                self._renew()
+            self._make_ready()
+            self._ask_next(at_feedback)
+            self._until(lambda: acted or self._is_over(), _TASK_S)
+            if acted:
+                return acted[0]
+        raise WorkerError(f"no motion began: {self.observer.status.get('last_task')}", reason=WorkerReason.RAISED)
 
     def _act(self, kind: str) -> None:
         controller = self._nodes["controller"][1].pid
@@ -192,7 +199,8 @@ class _Cell:
         rest = self.observer.rest_after(since_s)
         task = self.observer.status.get("last_task") if kind in _GOES_ON else None
         return {
-            "halt_ms": _since_ms(since_s, halted_s),
+            # Where the motion goes on, a request that found no goal of it halted nothing.
+            "halt_ms": None if kind in _GOES_ON and confirmed_s is None else _since_ms(since_s, halted_s),
             "confirmed_ms": _since_ms(since_s, confirmed_s),
             "rest_ms": None if rest is None else _since_ms(since_s, rest[0]),
             "angle_rad": None if rest is None else round(rest[1], 4),
@@ -218,16 +226,13 @@ class _Cell:
             result["moved_on_rad"] = round(self.observer.travel_rad(began_s), 4)
 
     def episode(self) -> dict[str, Any]:
-        """Carry out a task in which nothing is killed."""
-        self._make_ready()
-        motions: list[float] = []
-        self._ask_next(lambda: motions.append(time.monotonic()))
+        """Carry out a task that moves the arm, and in which nothing is killed."""
+        self._begin(lambda: None)
         self._until(self._is_over, _TASK_S)
         time.sleep(0.2)
         status, topics = self.observer.status, (interface.CONTROLLER_HEARTBEAT, interface.SUPERVISOR_HEARTBEAT)
         return {
             "ended": status["last_task"]["outcome"],
-            "motions": len(motions),
             "halted_by": status["stopped_by"] or ("a goal was cancelled" if self.observer.confirmed_s() else ""),
             "gap_ms": {topic.name: round(self.observer.largest_gap_s(topic) * 1e3, 1) for topic in topics},
         }
@@ -248,6 +253,14 @@ class _Cell:
         process = stack.enter_context(run_node(command, ready))
         self._nodes[name] = (stack, process)
         wait_for(ready.exists, process, name, _START_S)
+
+    def _renew(self) -> None:
+        """Start every node again, in the scene as it was at first."""
+        for name in ("controller", "supervisor", "plant"):
+            self._nodes.pop(name)[0].close()
+        self.observer.status = {}
+        for name in ("plant", "supervisor", "controller"):
+            self._start(name)
 
     def _make_ready(self) -> None:
         """Release a stop, and wait until the controller takes instructions."""

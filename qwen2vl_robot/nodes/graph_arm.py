@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
+_AFTER_S = 0.06  # three heartbeats
 _END_S = 1.5  # a motion's last goals must end within this time after it
 _HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
 _REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
@@ -61,7 +63,7 @@ class GraphArm:
         self._has_leave = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
-        self._is_halted = self._is_halting = False
+        self._is_halted = self._is_halting = self._has_ended = False
         self._halts = self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
@@ -70,23 +72,25 @@ class GraphArm:
         """Return the latest state that is not from the future (see `ports.Arm`)."""
         return self._joints.latest()
 
-    # --------------------------------------------------------------------------------------------- motion
-
     def execute(self, approved: ApprovedMotion) -> None:
         """Start the motion (see `ports.Arm`)."""
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self._thread is not None and self._thread.is_alive() and not self._has_ended:
                 raise ExecutionError("the arm is still moving; wait or stop it first")
+            if self._thread is not None:
+                self._thread.join()  # it may hurry for a moment yet
             self._check(approved)
             self._used.add(approved.token)
             self._controllers.forget()
-            self._failure, self._grip, self._is_halted = None, None, False
+            self._failure, self._grip, self._is_halted, self._has_ended = None, None, False, False
             halted = self._why_halted()  # after the flag: a stop is seen here, or it sets the flag again
             if halted is not None:
                 raise ExecutionError(halted)
             self._looked_ns = self._graph.now_ns()
             self._start_ns = start_ns = self._looked_ns + round(_LEAD_S * 1e9)
-            arguments = (approved.motion,)
+            hurrying = ExitStack()
+            hurrying.enter_context(urgent())  # before anybody hears that the arm moves
+            arguments = (approved.motion, hurrying)
             self._thread = threading.Thread(target=self._hurry_through, args=arguments, name="motion", daemon=True)
             self._thread.start()
         while self._graph.now_ns() < start_ns and self._thread.is_alive():
@@ -129,15 +133,12 @@ class GraphArm:
         return planned_ns + late_ns
 
     def unwatched_s(self) -> float | None:
-        """Return for how long nobody has asked `is_moving` in a motion, in ROS time; None when none is under way.
-
-        In ROS time, because in a simulation that stands still the arm does so too, and nobody can look at it.
-        """
+        """Return for how long, in ROS time (a simulation may stand still), nobody looked at a motion; None without."""
         return max(0.0, (self._graph.now_ns() - self._looked_ns) / 1e9) if self._is_sending else None
 
     @property
     def _is_sending(self) -> bool:
-        return self._thread is not None and self._thread.is_alive() and not self._is_halted
+        return self._thread is not None and self._thread.is_alive() and not (self._is_halted or self._has_ended)
 
     def stop(self) -> None:
         """Halt now (see `ports.Arm`); the halt is sent when this returns, and what follows is watched."""
@@ -146,7 +147,7 @@ class GraphArm:
         latest = self._joints.newest()
         self._halts += 1
         self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
-        self._controllers.halting.send(latest, [goal for _, goal in goals])
+        self._controllers.halting.send(self._joints.newest, [goal for _, goal in goals])
         if self._is_halting:
             arguments = (goals, self._halts, self._graph.now_ns())
             threading.Thread(target=self._watch_halt, args=arguments, name="halt", daemon=True).start()
@@ -205,9 +206,12 @@ class GraphArm:
         """Forget the joint states: the clock jumped."""
         self._joints.forget()
 
-    def _hurry_through(self, motion: Motion) -> None:
-        with urgent():
+    def _hurry_through(self, motion: Motion, hurrying: ExitStack) -> None:
+        """Perform, and hurry until the heartbeat says that the motion ended: a late one would be a silence in it."""
+        with hurrying:
             self._perform(motion)
+            self._has_ended = True
+            time.sleep(_AFTER_S)
 
     def _perform(self, motion: Motion) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""

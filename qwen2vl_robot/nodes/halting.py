@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from qwen2vl_robot.config import RobotProfile
@@ -10,6 +11,7 @@ from qwen2vl_robot.graph.trajectories import hold_message
 from qwen2vl_robot.messages import RobotState
 
 _OLDEST_S = 0.2  # a state tells no further ahead where the arm is
+_WAIT_S, _POLL_S = 0.05, 0.002  # for a fresh state; a halt must not wait for long
 
 
 class Halting:
@@ -27,21 +29,34 @@ class Halting:
         self.publisher = graph.publisher(self.arm_topic) if names.arm_form == "topic" else None
         self._cancellers = {what: graph.goal_canceller(action) for what, action in actions_of(profile).items()}
 
-    def send(self, latest: RobotState | None, goals: Iterable[interface.SentGoal] = ()) -> None:
+    def send(self, newest: Callable[[], RobotState | None], goals: Iterable[interface.SentGoal] = ()) -> None:
         """Halt: cancel every goal, whoever sent it, and by topic send a point at which the arm can rest.
 
         A gripper in topic form is left as it is: no message of its halts it, and opening it would drop what it holds.
 
         Args:
-            latest: the newest measured state; without one a topic cannot halt.
+            newest: the newest measured state; without one a topic cannot halt.
             goals: of this node; one that is not accepted yet is cancelled once it is.
         """
         try:
             _each([*(goal.cancel for goal in goals), *(each.cancel_all for each in self._cancellers.values())])
         finally:
-            if self.publisher is not None and latest is not None:
-                age_s = min(max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9), _OLDEST_S)
-                self.publisher.publish(hold_message(self._graph.message, self._profile, latest, age_s))
+            if self.publisher is not None:
+                self._hold(newest, self.publisher)
+
+    def _hold(self, newest: Callable[[], RobotState | None], publisher: interface.Publisher) -> None:
+        """Publish the point to hold, by a fresh state where one comes in time.
+
+        A process that stood still knows where the arm was before: a point from there would pull it back.
+        """
+        until_s = time.monotonic() + _WAIT_S
+        while (latest := newest()) is not None:
+            age_s = max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9)
+            if age_s <= _OLDEST_S or time.monotonic() > until_s:
+                hold = hold_message(self._graph.message, self._profile, latest, min(age_s, _OLDEST_S))
+                publisher.publish(hold)
+                return
+            time.sleep(_POLL_S)
 
     def reaches_arm(self) -> bool:
         """Whether the arm's controller is there to take a halt."""

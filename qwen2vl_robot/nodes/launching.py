@@ -16,7 +16,7 @@ from qwen2vl_robot.graph.names import for_node, parse_remaps, resolve_name
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.log import start_logging
 from qwen2vl_robot.nodes.settings import load_settings
-from qwen2vl_robot.nodes.urgency import hurry
+from qwen2vl_robot.nodes.urgency import SUPERVISOR, hurry
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def run_supervisor_process(
         profile = load_live_robot(settings.robot, graph)
         supervisor = Supervisor(graph, profile, settings.silence_s, begins_stopped=begins_stopped)
         supervisor.start()
-        hurry()
+        hurry(SUPERVISOR)
         _touch(options.ready)
         ended.wait()
         supervisor.close()

@@ -15,6 +15,7 @@ from typing import Any
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.messages import RobotState
 from qwen2vl_robot.nodes.halting import Halting
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.heartbeat import (
@@ -87,13 +88,16 @@ class Supervisor:
 
     def _halt(self, why: str | None) -> None:
         """Send the halt; with a reason also latch a stop, and tell the controller at once."""
-        self._halting.send(None if self._joints is None else self._joints.newest())
+        self._halting.send(self._newest)
         if why is not None:
             with self._lock:
                 self._stops += 1
                 self._stopped_by = self._stopped_by or why[:REASON_CHARS]
             self._send()
             _log.warning("stopped: %s", why)
+
+    def _newest(self) -> RobotState | None:
+        return None if self._joints is None else self._joints.newest()
 
     def _forget(self) -> None:
         if self._joints is not None:
@@ -145,7 +149,7 @@ class Supervisor:
                 self._halt(None)
 
     def _send(self, *, is_leaving: bool = False) -> None:
-        can_halt = self._halting.reaches_arm() and (self._joints is None or self._joints.newest() is not None)
+        can_halt = self._halting.reaches_arm() and (self._joints is None or self._newest() is not None)
         with self._lock:
             controller = self._controller
             beat = SupervisorBeat(

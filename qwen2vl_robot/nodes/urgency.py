@@ -11,10 +11,10 @@ import gc
 import os
 from collections.abc import Iterator
 
-_PRIORITY = 1  # the lowest: a driver or controller of the arm that has one goes first
+CONTROLLER, SUPERVISOR = 1, 2  # the lowest: a driver or controller of the arm that has one goes first
 
 
-def hurry(but: int | None = None) -> None:
+def hurry(priority: int, but: int | None = None) -> None:
     """Give every thread of this process, those of the middleware too, real-time priority.
 
     All of them: one that holds the interpreter's lock and gets no core holds up the others. Threads and processes that
@@ -23,7 +23,7 @@ def hurry(but: int | None = None) -> None:
     Args:
         but: the native id of a thread that is left as it is.
     """
-    _schedule(os.SCHED_RR, _PRIORITY, but)
+    _schedule(os.SCHED_RR, priority, but)
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def urgent() -> Iterator[None]:
     is_ours = os.sched_getscheduler(0) == os.SCHED_OTHER  # otherwise somebody has chosen it
     gc.disable()
     if is_ours:
-        hurry()
+        hurry(CONTROLLER)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A controller node in a process of its own, without planner and twin: NAMESPACE ROBOT.
+"""A controller node in a process of its own, without planner and twin: NAMESPACE ROBOT TRANSPORT.
 
 Reads "move SECONDS", "reset" and "look" from its standard input and answers each with one line of JSON.
 """
@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from qwen2vl_robot import executor
-from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.interface import NODE_NAME
+from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.messages import ApprovalMode
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
@@ -20,8 +20,8 @@ from tests.cells import admit, reach
 
 
 def main() -> None:
-    namespace, robot = sys.argv[1:3]
-    graph = DdsGraph(NODE_NAME, namespace=namespace)
+    namespace, robot, transport = sys.argv[1:4]
+    graph = open_graph(transport, NODE_NAME, namespace=namespace)
     node = ControllerNode(graph, Settings(robot=robot, approval=ApprovalMode.AUTO))
     node.activate()
     tell({"is": "ready"})
