@@ -104,10 +104,10 @@ def free_gap_m(a: SceneObject, b: SceneObject) -> float:
 def outline_radius_m(shape: Shape) -> float:
     """Radius of the upright cylinder around a shape, metres."""
     x, y, _ = shape_size_m(shape)
-    return x / 2 if _is_round(shape) else float(np.hypot(x, y)) / 2
+    return x / 2 if is_round(shape) else float(np.hypot(x, y)) / 2
 
 
-def _is_round(shape: Shape) -> bool:
+def is_round(shape: Shape) -> bool:
     """Whether a shape looks the same from all sides when it stands."""
     return shape.is_round if isinstance(shape, Container) else isinstance(shape, Cylinder | Sphere)
 
@@ -121,7 +121,7 @@ def extent_m(shape: Shape, R_base_object: Array, normals: Array) -> Array:
         furthest: Array = (local @ np.array(shape.vertices_m).T).max(axis=1)
         return furthest
     size_m = np.array(shape_size_m(shape))
-    if _is_round(shape):
+    if is_round(shape):
         local = np.column_stack([np.hypot(local[:, 0], local[:, 1]), np.zeros(len(local)), local[:, 2]])
     reach: Array = np.abs(local) @ size_m / 2
     return reach
@@ -227,7 +227,7 @@ def _is_inside(moved: SceneObject, reference: SceneObject, rules: RelationRules)
 def _is_centre_inside(moved: SceneObject, reference: SceneObject, *, wall_m: float) -> bool:
     x, y, _ = reference.T_base_object[:3, :3].T @ (moved.T_base_object[:3, 3] - reference.T_base_object[:3, 3])
     size_x, size_y, _ = shape_size_m(reference.shape)
-    if _is_round(reference.shape):
+    if is_round(reference.shape):
         return bool(np.hypot(x, y) <= size_x / 2 - wall_m)
     return bool(abs(x) <= size_x / 2 - wall_m and abs(y) <= size_y / 2 - wall_m)
 

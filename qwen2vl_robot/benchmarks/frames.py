@@ -57,13 +57,13 @@ from qwen2vl_robot.validation.ways import first_accepted
 ROBOT = "franka_panda"
 _BUDGET_S = 30.0
 _REACH_M = 0.5  # from the base to the middle of the boxes
-_NEAR_PX = 0.5  # the table is looked for around the boxes, this share of their extent beyond it
+_NEAR_RATIO = 0.5  # of the boxes' extent: so far around them the table is looked for
 _TABLE_M = 0.008  # points this close to the plane are the table's
 _TRIES = 400
 _BEARINGS = 24
 _AISLE_M = (0.15, 0.60, 0.15)  # from, to and half the width of what should be free between boxes and base
 
-Box = tuple[float, float, float, float]
+Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in 0..1000
 
 
 class Meta(Strict):
@@ -84,7 +84,7 @@ class Meta(Strict):
 class Truth(Strict):
     """What a person marked in one frame."""
 
-    objects: dict[str, tuple[Box, str]]
+    objects: dict[str, tuple[Corners, str]]
     tasks: list[tuple[str, tuple[Relation, str] | None]]
 
     @model_validator(mode="after")
@@ -141,11 +141,12 @@ def run_frames(frames: list[RealFrame], overlays: Path | None) -> Iterator[dict[
 
 
 def summarise_frames(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count tasks by how they ended; an admitted one whose shape its points contradict is a failure."""
+    """Count tasks by how they ended."""
     tasks = [task for result in results for task in result["tasks"]]
     reasons = [task["reason"] for task in tasks]
     return {
-        **{"frames": len(results), "tasks": len(tasks)},
+        "frames": len(results),
+        "tasks": len(tasks),
         "admitted": sum(task["admitted"] for task in tasks),
         "reasons": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
         "measure_s": round(float(np.median([result["measure_s"] for result in results])), 2),
@@ -163,8 +164,8 @@ def _load(folder: Path, truth: Truth) -> RealFrame:
     depth_m = np.where(units > 0, units / meta.depth_units_per_m, np.nan).astype(np.float32)
     k = Intrinsics(meta.width, meta.height, meta.fx, meta.fy, meta.cx, meta.cy)
     T_base_camera, residual_m = _stand(depth_m, k, [box for box, _ in truth.objects.values()], str(folder))
-    home = np.array(load_robot(ROBOT).home_q_rad)
-    state = RobotState(0, freeze(home), freeze(np.zeros(len(home))), load_robot(ROBOT).gripper.max_width_m)
+    robot = load_robot(ROBOT)
+    state = RobotState(0, freeze(robot.home_q_rad), freeze(np.zeros(len(robot.joints))), robot.gripper.max_width_m)
     frame = CameraFrame(0, rgb.astype(np.uint8), depth_m, k, freeze(T_base_camera))
     return RealFrame(folder.name, Observation(frame, state), truth, residual_m)
 
@@ -174,14 +175,14 @@ def _pixels(path: Path, mode: str) -> Array:
         return np.asarray(image if mode == "I" else image.convert(mode))
 
 
-def _stand(depth_m: npt.NDArray[np.float32], k: Intrinsics, boxes: list[Box], what: str) -> tuple[Array, float]:
+def _stand(depth_m: npt.NDArray[np.float32], k: Intrinsics, boxes: list[Corners], what: str) -> tuple[Array, float]:
     """Find the table and put the base beside it: `T_base_camera` and the table's residual, metres."""
     v, u = np.mgrid[0 : k.height_px : 3, 0 : k.width_px : 3]
     z = depth_m[::3, ::3].astype(np.float64)
     p = np.stack([(u - k.cx_px) / k.fx_px * z, (v - k.cy_px) / k.fy_px * z, z], axis=-1)
     corners = np.array(boxes) / 1000.0 * ([k.width_px, k.height_px] * 2)
     low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
-    room = _NEAR_PX * (high - low)
+    room = _NEAR_RATIO * (high - low)
     near = (u > low[0] - room[0]) & (u < high[0] + room[0]) & (v > low[1] - room[1]) & (v < high[1] + room[1])
     points = p[near & np.isfinite(z)]
     normal, offset_m, residual_m = _fit_plane(points, what)
@@ -289,8 +290,7 @@ def _try(
     except (ObservationError, PerceptionError, MotionError) as error:
         reason, text, scene = str(error.reason), str(error), None
     shape = "" if scene is None else type(scene.find(target).shape).__name__.lower()
-    seconds = round(time.perf_counter() - began, 1)
-    found = {"reason": reason, "text": text, "shape": shape, "seconds": seconds}
+    found = {"reason": reason, "text": text, "shape": shape, "seconds": round(time.perf_counter() - began, 1)}
     return {"task": said, "admitted": reason == "admitted", **found}
 
 

@@ -57,28 +57,32 @@ def join_domain(given: int | None = None) -> DomainParticipant:
     domain_id = _domain_id(given)
     with _lock:
         if domain_id not in _domains:
-            configuration = _configuration(os.environ)
-            _domains[domain_id] = Domain(domain_id, configuration)
-            if configuration.endswith(_wrapped(_LOOPBACK)):
+            _domains[domain_id] = Domain(domain_id, _configuration(os.environ))
+            if not _is_wide(os.environ):
                 _shut_out_other_machines(domain_id)
     return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))
 
 
 def _configuration(environment: Mapping[str, str]) -> str:
-    """Cyclone's configuration: loopback only, unless somebody clearly asks for more.
+    """Cyclone's configuration: loopback only, unless somebody clearly asks for more (raises as `_is_wide`)."""
+    uri = environment.get("CYCLONEDDS_URI", "").strip()
+    ours = "" if _is_wide(environment) else _LOOPBACK  # behind theirs, because the last one counts
+    fragments = [f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>" for inner in (_TUNING, ours) if inner]
+    return ",".join([fragments[0], *([uri] if uri else []), *fragments[1:]])
 
-    That is ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET, spelt so, or a CYCLONEDDS_URI that names interfaces; and
+
+def _is_wide(environment: Mapping[str, str]) -> bool:
+    """Whether other machines may be on the graph.
+
+    That takes ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET, spelt so, or a CYCLONEDDS_URI that names interfaces; and
     ROS_LOCALHOST_ONLY=1 overrules the first.
 
     Raises:
         BadInputError: a file of CYCLONEDDS_URI cannot be read.
     """
-    uri = environment.get("CYCLONEDDS_URI", "").strip()
-    is_wide = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "SUBNET"
-    is_wide = (is_wide and environment.get("ROS_LOCALHOST_ONLY", "0") != "1") or _names_interfaces(uri)
-    ours = "" if is_wide else _LOOPBACK  # behind theirs, because the last one counts
-    fragments = [_wrapped(inner) for inner in (_TUNING, ours) if inner]
-    return ",".join([fragments[0], *([uri] if uri else []), *fragments[1:]])
+    is_subnet = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "SUBNET"
+    is_here_only = environment.get("ROS_LOCALHOST_ONLY", "0") == "1"
+    return (is_subnet and not is_here_only) or _names_interfaces(environment.get("CYCLONEDDS_URI", "").strip())
 
 
 def _names_interfaces(uri: str) -> bool:
@@ -89,10 +93,6 @@ def _names_interfaces(uri: str) -> bool:
 
 def _text_of(part: str) -> str:
     return part if part.startswith("<") else read_text(Path(part.removeprefix("file://")), YAML_BYTES)
-
-
-def _wrapped(inner: str) -> str:
-    return f"<CycloneDDS><Domain>{inner}</Domain></CycloneDDS>"
 
 
 def _shut_out_other_machines(domain_id: int) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import hull_vertices
-from qwen2vl_robot.messages import Container, Cylinder, Hull, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.messages import Hull, SceneObject, Shape, Sphere, shape_size_m
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter, fit_solid
 from qwen2vl_robot.perception.rays import MISS_M
 from qwen2vl_robot.perception.segments import Segment, make_segment
 from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import LevelledView, Mask
 from qwen2vl_robot.reasons import PerceptionReason
+from qwen2vl_robot.relations import is_round
 
 _HIDDEN_M = 0.08  # a segment that starts lower stands on the table, its foot hidden; a higher one keeps its own height
 _SUPPORT_SLACK_M = 0.014
@@ -104,8 +105,7 @@ def outside_of(shape: Shape, T_base_object: Array, p_base_m: Array) -> Array:
     own, half = transform(invert(T_base_object), p_base_m), np.array(shape_size_m(shape)) / 2
     if isinstance(shape, Sphere):
         return np.asarray(np.maximum(np.linalg.norm(own, axis=1) - half[0], 0.0))
-    is_round = isinstance(shape, Cylinder) or (isinstance(shape, Container) and shape.is_round)
-    flat = np.abs(own[:, :2]) - half[:2] if not is_round else np.hypot(own[:, :1], own[:, 1:2]) - half[0]
+    flat = np.hypot(own[:, :1], own[:, 1:2]) - half[0] if is_round(shape) else np.abs(own[:, :2]) - half[:2]
     beyond = np.column_stack([flat, np.abs(own[:, 2]) - half[2]])
     distance_m: Array = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
     return distance_m
