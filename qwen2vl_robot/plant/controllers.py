@@ -136,7 +136,7 @@ class TrajectoryServer:
     def _preempt(self) -> None:
         course = self._course
         if course is not None and course.handle is not None:
-            message = "Current goal preempted by new incoming action."
+            message = "a new goal took its place"
             course.handle.end(GoalStatus.ABORTED, self._result(error_code=INVALID_GOAL, error_string=message))
 
     # -------------------------------------------------------------------------------------------- watching

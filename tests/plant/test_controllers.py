@@ -242,7 +242,7 @@ def test_a_new_goal_ends_the_one_before() -> None:
     bench.step(0.3)
     bench.send(bench.goal(bench.trajectory(0.0)))
     assert code(first) == (GoalStatus.ABORTED, -1)
-    assert "new incoming action" in first.ended[1].error_string
+    assert "a new goal" in first.ended[1].error_string
 
 
 def test_a_trajectory_by_topic_takes_the_place_of_a_goals_and_ends_it() -> None:
