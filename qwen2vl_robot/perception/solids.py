@@ -26,11 +26,11 @@ FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
 _SMALLEST_M, _LARGEST_M = 0.004, 0.6  # of what can stand on a table
 _TURN = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
 _CIRCLE = np.column_stack([np.cos(_TURN), np.sin(_TURN)])
-_SIDES: Mapping[str, tuple[str, Array]] = {  # of a rectangle: the size along it, and which way it faces
-    "front": ("length_m", np.array([1.0, 0.0, 0.0])),
-    "back": ("length_m", np.array([-1.0, 0.0, 0.0])),
-    "left": ("width_m", np.array([0.0, 1.0, 0.0])),
-    "right": ("width_m", np.array([0.0, -1.0, 0.0])),
+_SIDES = {  # of a rectangle: the size that ends there, its axis, and which end
+    "front": ("length_m", 0, 1.0),
+    "back": ("length_m", 0, -1.0),
+    "left": ("width_m", 1, 1.0),
+    "right": ("width_m", 1, -1.0),
 }
 _CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2.0
 
@@ -117,10 +117,7 @@ class _Rectangular(Solid):
         "x_m": 0.002,
         "y_m": 0.002,
         "yaw_rad": 0.06,
-        "front": 0.003,
-        "back": 0.003,
-        "left": 0.003,
-        "right": 0.003,
+        **dict.fromkeys(_SIDES, 0.003),
         "height_m": 0.002,
     }
     pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m", "yaw_rad")
@@ -149,9 +146,9 @@ class _Rectangular(Solid):
         """As for every solid; a side moves outwards by itself: what is seen holds, and what is hidden gives way."""
         if parameter not in _SIDES:
             return Solid.moved(self, parameter, by)
-        size, along = _SIDES[parameter]
-        x, y, _ = rotation_z(self.yaw_rad) @ along * (by / 2)
-        return replace(self, x_m=self.x_m + x, y_m=self.y_m + y, **{size: getattr(self, size) + by})
+        size, axis, sign = _SIDES[parameter]
+        x_m, y_m, _ = (float(d) for d in rotation_z(self.yaw_rad)[:, axis] * (sign * by / 2))
+        return replace(self, x_m=self.x_m + x_m, y_m=self.y_m + y_m, **{size: getattr(self, size) + by})
 
     def stood_like(self: R, other: Solid, bottom_m: float) -> tuple[R, ...]:
         (same,) = Solid.stood_like(self, other, bottom_m)
