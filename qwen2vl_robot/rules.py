@@ -17,6 +17,7 @@ from qwen2vl_robot.agreement import agree
 from qwen2vl_robot.cell import CellRules, Vocabulary
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.families import Families, fold, load_families
+from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.languages import ENGLISH, Language, detect_language, load_languages, names_whole
 from qwen2vl_robot.messages import (
     Action,
@@ -107,6 +108,11 @@ class RuleBook:
     def zones(self) -> tuple[Zone, ...]:
         """The cell's own zones."""
         return tuple(zone.to_zone() for zone in self._cell.zones)
+
+    @property
+    def free_m(self) -> Array:
+        """Boxes (k, 2, 3), lowest and highest corners, of which a person vouches that nothing is ever there."""
+        return read_only(np.array([(box.min_m, box.max_m) for box in self._cell.free]).reshape(-1, 2, 3))
 
     def judge(self, order: Order, plan: Plan, *, held: str | None = None) -> Ruling:
         """Hold a plan to the rules and to what the person asked for.
