@@ -285,6 +285,7 @@ class Faults(Strict):
         extrinsics_error_m, extrinsics_error_deg: magnitude of the published camera pose's random error.
         friction_spread_ratio, mass_spread_ratio: each body's value varies within +- this share.
         actuation_lag_s: delay between a command and its effect on the arm.
+        gripper_speed_ratio: speed of the fingers as a share of what the robot file says.
     """
 
     depth_noise_m: NonNegative = 0.002
@@ -294,6 +295,7 @@ class Faults(Strict):
     friction_spread_ratio: Ratio = 0.3
     mass_spread_ratio: Ratio = 0.3
     actuation_lag_s: NonNegative = 0.04
+    gripper_speed_ratio: Positive = 1.0
 
 
 class CameraRanges(Strict):
