@@ -156,7 +156,7 @@ class Controller:
         held = self._belief.held or ""
         try:
             with task.timed("perceive"):
-                spoken = spoken_labels(task.instruction, plan)
+                spoken = spoken_labels(asked.goal, plan)
                 around = self._surroundings.heard(task.instruction.text)
                 scene, actions = perceive(plan, observation, around, self._belief.scene, spoken)
         except PerceptionError as error:

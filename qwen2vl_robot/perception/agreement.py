@@ -39,8 +39,8 @@ def check_cameras(frame: CameraFrame) -> None:
             share = 0.0 if i == j else looked_through(a, b)
             if share > 0.0:
                 raise ObservationError(
-                    f"cameras {min(i, j) + 1} and {max(i, j) + 1} contradict each other: one looks through {share:.0%} of "
-                    "a surface that the other one sees; check both calibrations",
+                    f"cameras {min(i, j) + 1} and {max(i, j) + 1} contradict each other: one looks through {share:.0%} "
+                    "of a surface that the other one sees; check both calibrations",
                     reason=ObservationReason.CAMERAS_DISAGREE,
                 )
 
