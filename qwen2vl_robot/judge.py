@@ -26,8 +26,8 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.perception.changes import Change, inside_any, trace, unexplained
+from qwen2vl_robot.perception.joining import same_material
 from qwen2vl_robot.perception.links import ENOUGH_PX, see_links
-from qwen2vl_robot.perception.segments import same_material
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.reasons import EvidenceReason, TaskReason
 from qwen2vl_robot.relations import relation_holds

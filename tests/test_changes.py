@@ -17,6 +17,7 @@ K = Intrinsics(320, 240, 400.0, 400.0, 159.5, 119.5)
 T_DOWN = make_pose([0.6, 0.0, 1.0], [[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # right is -y, down is -x
 HOME = RobotState(0, freeze(PROFILE.home_q_rad), freeze([0.0] * 7), 0.08)
 SIZE_M = 0.05
+RGB = np.full((K.height_px, K.width_px, 3), 150, dtype=np.uint8)
 LOW_M = 0.012  # as high as a plate
 
 
@@ -36,8 +37,7 @@ def seen(*blocks: SceneObject, hole: tuple[slice, slice] | None = None) -> Level
         depth_m[(np.abs(off_u) < SIZE_M / 2) & (np.abs(off_v) < SIZE_M / 2)] -= each.top_m
     if hole is not None:
         depth_m[hole] = np.nan
-    rgb = np.full((K.height_px, K.width_px, 3), 150, dtype=np.uint8)
-    frame = CameraFrame(0, rgb, depth_m.astype(np.float32), K, freeze(T_DOWN))
+    frame = CameraFrame(0, RGB, depth_m.astype(np.float32), K, freeze(T_DOWN))
     return make_view(Observation(frame, HOME), SURROUNDINGS.kinematics, PROFILE)
 
 
@@ -73,3 +73,26 @@ def test_the_traces_of_a_body_that_stayed_left_or_is_covered() -> None:
     assert trace(before, seen(there, hole=np.s_[60:180, 60:180]), there).hidden_ratio > 0.95
     assert trace(before, seen(block(0.6, 0.0, 0.2)), there).hidden_ratio > 0.95
     assert trace(seen(), seen(), there).shown_px == 0
+
+
+def test_noise_that_neighbours_share_is_no_change() -> None:
+    rng = np.random.default_rng(5)
+
+    def noisy() -> LevelledView:
+        coarse = rng.normal(0.0, 0.004, (K.height_px // 8, K.width_px // 8))
+        field = np.kron(coarse, np.ones((8, 8)))
+        frame = CameraFrame(0, RGB, (1.0 + field).astype(np.float32), K, freeze(T_DOWN))
+        return make_view(Observation(frame, HOME), SURROUNDINGS.kinematics, PROFILE)
+
+    assert unexplained(noisy(), noisy()) == []
+
+
+def test_a_pixel_between_two_surfaces_is_no_point_and_what_stands_on_both_is() -> None:
+    depth_m = np.full((K.height_px, K.width_px), 1.0)
+    depth_m[80:160, 120:200] = 0.9
+    depth_m[80:160, 200:202] = (0.93, 0.97)
+    frame = CameraFrame(0, RGB, depth_m.astype(np.float32), K, freeze(T_DOWN))
+    view = make_view(Observation(frame, HOME), SURROUNDINGS.kinematics, PROFILE)
+    assert np.isnan(view.depth_m[90:150, 200:202]).all()
+    assert np.isfinite(view.depth_m[90:150, 120:200]).all()
+    assert np.isfinite(view.depth_m[90:150, 202:240]).all()

@@ -16,8 +16,9 @@ from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import hull_vertices
 from qwen2vl_robot.messages import Hull, SceneObject, Shape, Sphere, shape_size_m
 from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m, fit_solid
+from qwen2vl_robot.perception.joining import same_material
 from qwen2vl_robot.perception.rays import MISS_M
-from qwen2vl_robot.perception.segments import Segment, make_segment, same_material
+from qwen2vl_robot.perception.segments import Segment, make_segment
 from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import LevelledView, Mask
 from qwen2vl_robot.reasons import PerceptionReason

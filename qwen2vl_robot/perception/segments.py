@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.perception.joining import DEPTH_STEP_M, join, same_material
 from qwen2vl_robot.perception.view import STEEP_RATIO, Float32, LevelledView, Mask
 
 Window = tuple[slice, slice]
@@ -18,12 +19,10 @@ _RAISED_SIGMAS = 2.5  # of the smoothed height, where that is more: noise rises 
 _BODY_SIGMAS = 5.0  # what has the table's colour and nowhere rises higher is noise
 _MIN_AREA_M2 = 1.0e-4
 _FLOOD_MIN_PX = 12
-_DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above gives 5 mm
 _CHROMA_STEP = 0.05
 _BLUR_PX = 2
 _BORDER_PX = 2
 _GROW_PX = 10
-_PATCH_PX = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,22 +55,6 @@ class Segment:
     high_m: float
 
 
-def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
-    """Check whether colours (..., 3) can be one material under different shading.
-
-    Shading scales a colour. So the darker one must lie near the line through black and the brighter one, and must not
-    be darker than shading explains.
-    """
-    a, b = np.asarray(a_rgb, dtype=np.float64), np.asarray(b_rgb, dtype=np.float64)
-    la, lb = np.linalg.norm(a, axis=-1) + 1e-6, np.linalg.norm(b, axis=-1) + 1e-6
-    cosine = np.clip((a * b).sum(axis=-1) / (la * lb), -1.0, 1.0)
-    weak, strong = np.minimum(la, lb), np.maximum(la, lb)
-    off_line = weak * np.sqrt(1.0 - cosine**2)
-    is_dark = strong < 90.0
-    near: npt.NDArray[np.bool_] = (off_line < 4.0 + 0.10 * weak) & ((strong < 2.7 * weak) | is_dark)
-    return near
-
-
 def find_segments(view: LevelledView) -> list[Segment]:
     """Find all segments above the table except the robot, the largest first."""
     raised = _raised(view)
@@ -82,7 +65,7 @@ def find_segments(view: LevelledView) -> list[Segment]:
     differs = ~_table_like(part.rgb, _table_colour(view))
     rim = _with_rim(part, raised, differs)
     labels, count = _flood(part, rim & np.isfinite(part.smooth_m))
-    labels = _merge(part, _adopt(labels, rim), count)
+    labels = join(part, _adopt(labels, rim), count)
     segments = []
     for label in range(1, int(labels.max(initial=0)) + 1):
         own = _without_strangers(part, _trim(labels == label, differs), raised)
@@ -206,7 +189,7 @@ def _is_speck(view: LevelledView, mask: Mask, differs: Mask, labels: npt.NDArray
         return False
     beside = (cv2.dilate(own, np.ones((5, 5), np.uint8)) > 0) & (labels[window] > 0) & ~mask[window]
     step_m = np.abs(depth_m[beside] - np.nanmedian(depth_m[mask[window]]))
-    return not widths or bool((step_m < 2.0 * _DEPTH_STEP_M).sum() > 0.3 * own.sum())
+    return not widths or bool((step_m < 2.0 * DEPTH_STEP_M).sum() > 0.3 * own.sum())
 
 
 def _with_rim(view: LevelledView, raised: Mask, differs: Mask) -> Mask:
@@ -231,7 +214,7 @@ def _flood(view: LevelledView, foreground: Mask) -> tuple[npt.NDArray[np.int32],
     blocked[1:-1, 1:-1] = ~foreground | sharp | _blends(features[..., :2])
     labels = np.zeros(foreground.shape, np.int32)
     count = 0
-    step = (_CHROMA_STEP, _CHROMA_STEP, _DEPTH_STEP_M)
+    step = (_CHROMA_STEP, _CHROMA_STEP, DEPTH_STEP_M)
     rows, cols = np.nonzero(blocked[1:-1, 1:-1] == 0)
     for row, col in zip(rows.tolist(), cols.tolist(), strict=True):
         if blocked[row + 1, col + 1]:
@@ -282,112 +265,6 @@ def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.in
     by_index[index[known]] = labels[known]
     labels[missing] = by_index[index[missing]]
     return labels
-
-
-def _merge(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
-    """Join pieces of one material that touch in space: faces of one block, halves left and right of an occluder."""
-    if count < 2:
-        return labels
-    colour, weight = np.zeros((count + 1, 3)), np.bincount(labels.ravel(), minlength=count + 1).astype(float)
-    flat = labels.ravel()
-    for channel in range(3):
-        colour[:, channel] = np.bincount(flat, view.rgb[..., channel].ravel(), count + 1) / np.maximum(weight, 1)
-    parent = list(range(count + 1))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    joined = set[int]()
-    for a, b in _touching_pairs(view, labels, count) + _split_pairs(view, labels, count):
-        patches = {label for label in (a, b) if weight[label] < _PATCH_PX}
-        if joined.isdisjoint(patches) and bool(same_material(colour[a], colour[b])):
-            parent[root(max(a, b))] = root(min(a, b))
-            joined |= patches  # a patch of mixed colour does not join the things on its two sides
-    roots = np.array([root(i) for i in range(count + 1)])
-    _, dense = np.unique(roots, return_inverse=True)
-    return dense.astype(np.int32)[labels]
-
-
-def _touching_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
-    """Find pairs of labels that meet in the image at the same depth along a good part of their border, longest first.
-
-    Of a small patch depth says little: it lies at an edge, between two surfaces.
-    """
-    depth_m, sizes = _nearest_known(view.smooth_m), np.bincount(labels.ravel(), minlength=count + 1)
-    near = np.zeros((count + 1) ** 2)
-    far = np.zeros((count + 1) ** 2)
-    for dy, dx in ((0, 1), (1, 0), (0, 2), (2, 0)):
-        a, b = labels[: labels.shape[0] - dy, : labels.shape[1] - dx], labels[dy:, dx:]
-        rows, cols = np.nonzero((a != b) & (a > 0) & (b > 0))
-        i, j = a[rows, cols], b[rows, cols]
-        step_m = np.abs(depth_m[rows, cols] - depth_m[rows + dy, cols + dx])
-        key = np.minimum(i, j) * (count + 1) + np.maximum(i, j)
-        near += np.bincount(key[step_m < _DEPTH_STEP_M], minlength=len(near))
-        far += np.bincount(key[step_m >= _DEPTH_STEP_M], minlength=len(far))
-    key = np.arange((count + 1) ** 2)
-    smaller = np.minimum(sizes[key // (count + 1)], sizes[key % (count + 1)])
-    pairs = np.flatnonzero((near >= 4) & (near > 0.3 * far) | (near + far >= 4) & (smaller < _PATCH_PX))
-    pairs = pairs[np.argsort(-(near + far)[pairs], kind="stable")]
-    return [(int(p // (count + 1)), int(p % (count + 1))) for p in pairs]
-
-
-def _nearest_known(depth_m: Float32) -> Float32:
-    """Give each pixel without depth that of the nearest pixel with depth."""
-    missing = np.isnan(depth_m)
-    if not missing.any() or missing.all():
-        return depth_m
-    _, index = cv2.distanceTransformWithLabels(missing.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
-    by_index = np.zeros(int(index.max()) + 1, np.float32)
-    by_index[index[~missing]] = depth_m[~missing]
-    return np.asarray(by_index[index])
-
-
-def _split_pairs(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> list[tuple[int, int]]:
-    """Find pairs of labels that a nearer body may separate: close in space, with the line between them hidden."""
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    big = [i for i in range(1, count + 1) if sizes[i] >= 60]
-    spots: dict[int, tuple[Array, npt.NDArray[np.int64]]] = {}
-    for i in big:
-        rows, cols = np.nonzero(labels == i)
-        keep = slice(None, None, max(1, len(rows) // 150))
-        rows, cols = rows[keep], cols[keep]
-        points = view.origin_m + view.smooth_m[rows, cols, None] * view.rays[rows, cols]
-        fine = np.isfinite(points[:, 2])
-        spots[i] = (points[fine], np.column_stack([rows, cols])[fine])
-    pairs = []
-    for n, a in enumerate(big):
-        for b in big[n + 1 :]:
-            if _is_split(view, labels, a, b, spots[a], spots[b]):
-                pairs.append((a, b))
-    return pairs
-
-
-def _is_split(
-    view: LevelledView,
-    labels: npt.NDArray[np.int32],
-    a: int,
-    b: int,
-    spots_a: tuple[Array, npt.NDArray[np.int64]],
-    spots_b: tuple[Array, npt.NDArray[np.int64]],
-) -> bool:
-    pa, pb = spots_a[0], spots_b[0]
-    if not len(pa) or not len(pb) or np.linalg.norm(np.median(pa, axis=0) - np.median(pb, axis=0)) > 0.17:
-        return False
-    if min(pa[:, 2].max(), pb[:, 2].max()) < 0.5 * max(pa[:, 2].max(), pb[:, 2].max()):
-        return False
-    gaps = np.linalg.norm(pa[:, None, :] - pb[None, :, :], axis=2)
-    i, j = np.unravel_index(int(np.argmin(gaps)), gaps.shape)
-    if gaps[i, j] > 0.07:
-        return False
-    line = np.linspace(spots_a[1][i], spots_b[1][j], 24).round().astype(int)
-    depth = np.linspace(view.smooth_m[tuple(spots_a[1][i])], view.smooth_m[tuple(spots_b[1][j])], 24)
-    between = labels[line[:, 0], line[:, 1]]
-    inner = (between != a) & (between != b)
-    hidden = view.smooth_m[line[:, 0], line[:, 1]] < depth - 0.008
-    return bool(inner.any() and hidden[inner].mean() > 0.8)
 
 
 def _without_strangers(view: LevelledView, mask: Mask, raised: Mask) -> Mask:

@@ -21,7 +21,8 @@ from qwen2vl_robot.perception.bodies import (
 )
 from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m
 from qwen2vl_robot.perception.grounding import place_in_gripper
-from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment, same_material
+from qwen2vl_robot.perception.joining import same_material
+from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment
 from qwen2vl_robot.perception.solids import Solid, solid_of
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import LevelledView, Mask, make_view

@@ -128,7 +128,7 @@ class Plant:
         self.tick()
         stamp_ns = round(self._world.time_s * 1e9)
         rgb, true_m = self._look()
-        rgb, depth_m = self._camera.see(rgb, true_m, self._finishes())
+        rgb, depth_m = self._camera.see(rgb, true_m, _finishes(self._scene, self._seen))
         depth_m.setflags(write=False)
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
@@ -138,12 +138,6 @@ class Plant:
         self.tick()
         q_rad, dq_radps, width_m = self._world.robot.arm_state()
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
-
-    def _finishes(self) -> dict[Finish, npt.NDArray[np.bool_]]:
-        """Mark the pixels of the last look that show something shiny or clear."""
-        odd = [item for item in self._scene.objects if item.finish != "matt"]
-        assert self._seen is not None
-        return {o.finish: np.isin(self._seen[1], [i.label for i in odd if i.finish == o.finish]) for o in odd}
 
     def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         rgb, depth_m, names = self._world.render(self._scene.intrinsics, self._scene.T_base_camera, self._scene.light)
@@ -291,6 +285,12 @@ class Plant:
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
+
+
+def _finishes(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) -> dict[Finish, npt.NDArray[np.bool_]]:
+    """Mark the pixels of a look that show something shiny or clear."""
+    odd = [item for item in scene.objects if item.finish != "matt"] if seen is not None else []
+    return {o.finish: np.isin(seen[1], [i.label for i in odd if i.finish == o.finish]) for o in odd if seen}
 
 
 def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
