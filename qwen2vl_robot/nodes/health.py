@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import stamp_from_ns
+from qwen2vl_robot.perception.camera_check import CameraSeen
 
 _log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # a problem that is not reported again is shown this long
@@ -71,6 +72,15 @@ class Health:
     def error(self, subject: str, text: str) -> None:
         """Note that something broke; this only reports it, the caller stops what moves."""
         self._note(subject, Level.ERROR, text)
+
+    def on_camera(self, seen: CameraSeen) -> None:
+        """Note whether the arm confirms the camera's pose."""
+        if seen.is_off:
+            self.error("camera check", seen.describe())
+        elif not seen.is_checked:
+            self.warn("camera check", seen.describe())
+        else:
+            self.fine("camera check")
 
     def fine(self, subject: str) -> None:
         """Clear the problem of a subject."""
