@@ -255,6 +255,10 @@ class Plant:
         names = self._seen[1]
         return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
 
+    def true_robot_px(self) -> int:
+        """Count the pixels of the latest picture that show the robot."""
+        return 0 if self._seen is None else int((self._seen[1] == "robot").sum())
+
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
