@@ -32,6 +32,7 @@ _GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
 _FITS_M, _FITS_DEPTH_M = 0.012, 0.024  # across the surface and along the ray
 _NOISE_M = 0.0015  # of one point's depth after smoothing, with what meshes and levelling leave
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
+_CLEARLY, _NEAR_M = 0.1, 0.03
 _LEAST_POINTS = 30
 _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
@@ -229,14 +230,24 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
 
 
 def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | None) -> tuple[_Fit | None, int]:
-    """Fit from several starts, the best of a grid, and return the best fit with the pixels that it explains."""
-    fits = [] if first is None else [(first, 0)]
+    """Fit from several starts, the best of a grid, and return the best fit with the pixels that it explains.
+
+    Another place needs clearly more to fit than the one that was published, and no fewer pixels than are enough: a few
+    links behind the edge of the picture fit anything.
+    """
+    fits: list[tuple[_Fit, int]] = []
     for start in _starts(view, points_m, normals):
         shown, shown_px = _visible(view, points_m, normals, start)
         fit = _fit(view, points_m[shown], normals[shown], start) if len(shown) else None
         if fit is not None:
             shown, shown_px = _visible(view, points_m, normals, fit.E)
-            fits.append((fit, shown_px))
+            if shown_px >= ENOUGH_PX:
+                fits.append((fit, shown_px))
+    if first is not None:
+        near = [(f, px) for f, px in fits if np.linalg.norm(transform(f.E, f.pivot_m) - f.pivot_m) < _NEAR_M]
+        here, here_px = max([(first, 0), *near], key=lambda f: f[0].share)
+        if all(f.share < here.share + _CLEARLY for f, _ in fits):
+            return here, here_px
     return max(fits, key=lambda f: f[0].share, default=(None, 0))
 
 
