@@ -34,16 +34,23 @@ class Camera:
 
 
 class Arm:
-    """Replace the four methods by calls to your controller; this one follows the motion's points by itself."""
+    """Replace the methods by calls to your controllers; this one follows the motion's points by itself."""
 
     def __init__(self) -> None:
         self.times_s, self.points_rad, self.began_s = np.zeros(1), DATA["q_rad"][None], 0.0
         self.used: set[str] = set()
+        self.grips, self.width_m = [], 0.08
+
+    def since_s(self) -> float:
+        now_s = time.monotonic() - self.began_s
+        return min(now_s, self.grips[0].end_s) if self.grips else now_s  # it waits for leave to go on
 
     def state(self) -> qr.RobotState:
-        since_s = time.monotonic() - self.began_s
+        since_s = self.since_s()
+        if self.grips and since_s >= self.grips[0].start_s:
+            self.width_m = self.grips[0].width_m  # at once, and nothing is in the way
         q_rad = np.array([np.interp(since_s, self.times_s, joint) for joint in self.points_rad.T])
-        return qr.RobotState(time.monotonic_ns(), q_rad, np.zeros(7), gripper_width_m=0.08)
+        return qr.RobotState(time.monotonic_ns(), q_rad, np.zeros(7), gripper_width_m=self.width_m)
 
     def execute(self, approved: qr.ApprovedMotion) -> None:
         assert approved.token not in self.used, "each approval is good for one motion"
@@ -51,13 +58,22 @@ class Arm:
         joints = [segment for segment in approved.motion.segments if hasattr(segment, "q_rad")]
         self.times_s = np.concatenate([segment.time_s for segment in joints])
         self.points_rad = np.concatenate([segment.q_rad for segment in joints])
+        self.grips = [segment for segment in approved.motion.segments if hasattr(segment, "width_m")]
         self.began_s = time.monotonic()
 
     def is_moving(self) -> bool:
-        return time.monotonic() - self.began_s < self.times_s[-1]
+        return self.since_s() < self.times_s[-1]
+
+    def has_gripped(self) -> bool:  # whether the gripper's controller has given its result
+        return bool(self.grips) and self.since_s() >= self.grips[0].start_s
+
+    def go_on(self) -> int:  # the executor has checked the width
+        grip = self.grips.pop(0)
+        self.began_s = max(self.began_s, time.monotonic() - grip.end_s)
+        return round((self.began_s + grip.end_s) * 1e9)
 
     def stop(self) -> None:
-        self.times_s, self.points_rad = np.zeros(1), self.state().q_rad[None]
+        self.times_s, self.points_rad, self.grips = np.zeros(1), self.state().q_rad[None], []
 
 
 if __name__ == "__main__":  # planner and twin run in processes of their own

@@ -1,4 +1,4 @@
-"""The controller for a real robot with cameras and controllers; by default a person approves each step.
+"""Controller and supervisor for a real robot with cameras and controllers; by default a person approves each step.
 
     ros2 launch qwen2vl_robot robot.launch.py params_file:=/path/to/my_params.yaml image:=/camera/color/image_raw \
         depth:=/camera/aligned_depth_to_color/image_raw camera_info:=/camera/color/camera_info
@@ -16,7 +16,7 @@ ARGUMENTS = {
     "namespace": ("", "prefix of every relative name"),
     "params_file": ("", "parameters of the controller, a copy of params.yaml; left out: the values of params.yaml"),
     "autostart": ("true", "configure and activate the node at once"),
-    "use_respawn": ("false", "restart the node when it ends"),
+    "use_respawn": ("false", "restart a node when it ends; a stop is latched from the start, until ~/reset"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "use_sim_time": ("", "take time from the clock topic, true or false" + AS_FILE),
     "approval": ("", "confirm (a person approves each step), never or auto" + AS_FILE),
@@ -28,13 +28,14 @@ ARGUMENTS = {
     "camera_info": ("camera_info", "its intrinsics"),
     "joint_states": ("joint_states", "arm and finger joints"),
     "clock": ("/clock", "the clock topic, for use_sim_time"),
+    "remap": ("", "further names, such as those of a second camera: 'side/image:=/side_camera/color/image_raw ...'"),
 }
 REMAPPED = ("image", "depth", "camera_info", "joint_states")
 PARAMETERS = {"use_sim_time": bool, "approval": str, "seen_from": str, "worker_python": str}
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; start the controller."""
+    """Declare the arguments; start the controller and its supervisor."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
@@ -43,27 +44,28 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Node]:
-    """Start the controller; only an argument that was given wins over the parameter file."""
+    """Start both nodes; only an argument that was given wins over the parameter file."""
     value = {name: LaunchConfiguration(name) for name in ARGUMENTS}
     is_given = {name: bool(value[name].perform(context)) for name in ARGUMENTS}
     file = [value["params_file"]] if is_given["params_file"] else []
     given = {n: ParameterValue(value[n], value_type=kind) for n, kind in PARAMETERS.items() if is_given[n]}
-    controller = Node(
-        package=PACKAGE,
-        executable="qwen2vl-robot",
-        name=PACKAGE,
-        namespace=value["namespace"],
-        output="screen",
-        respawn=value["use_respawn"],
-        respawn_delay=2.0,
-        arguments=[
-            *("run", "--graph", value["graph"]),
-            *("--autostart", value["autostart"], "--log-level", value["log_level"]),
-        ],
-        parameters=[*file, *([given] if given else [])],
-        remappings=[
-            *(("/tf", "tf"), ("/tf_static", "tf_static"), ("/clock", value["clock"])),
-            *((name, value[name]) for name in REMAPPED),
-        ],
-    )
-    return [controller]
+    remapped = [
+        *(("/tf", "tf"), ("/tf_static", "tf_static"), ("/clock", value["clock"])),
+        *((name, value[name]) for name in REMAPPED),
+        *(tuple(rule.split(":=", 1)) for rule in value["remap"].perform(context).split()),
+    ]
+    common = {
+        "package": PACKAGE,
+        "executable": "qwen2vl-robot",
+        "namespace": value["namespace"],
+        "output": "screen",
+        "respawn": value["use_respawn"],
+        "respawn_delay": 2.0,
+        "parameters": [*file, *([given] if given else [])],
+        "remappings": remapped,
+    }
+    run = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
+    controller = Node(name=PACKAGE, arguments=["run", *run], **common)
+    watch = ["--graph", value["graph"], "--begin-stopped", value["use_respawn"]]
+    supervisor = Node(name="supervisor", arguments=["supervisor", *watch], **common)
+    return [controller, supervisor]

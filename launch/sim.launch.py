@@ -1,4 +1,4 @@
-"""A simulated robot cell and the controller, two nodes; optionally a recorder and a voice node.
+"""A simulated robot cell, the controller and its supervisor; optionally a recorder and a voice node.
 
 ros2 launch qwen2vl_robot sim.launch.py seed:=3
 ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
@@ -16,7 +16,7 @@ ARGUMENTS = {
     "namespace": ("", "prefix of every relative name of all nodes, of /tf and of /clock"),
     "params_file": ("", "parameters of the controller, a copy of params.yaml; left out: the values of params.yaml"),
     "autostart": ("true", "configure and activate the controller at once"),
-    "use_respawn": ("false", "restart a node when it ends"),
+    "use_respawn": ("false", "restart a node when it ends; a stop is latched from the start, until ~/reset"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "use_sim_time": ("", "take time from the plant's clock; left out: as the parameter file says, else true"),
     "approval": ("", "auto, confirm (a person approves) or never; left out: as the parameter file says, else auto"),
@@ -36,7 +36,7 @@ REMAPPINGS = [("/tf", "tf"), ("/tf_static", "tf_static"), ("/clock", "clock")]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; start the plant and the controller."""
+    """Declare the arguments; start the plant, the controller and its supervisor."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
@@ -65,8 +65,10 @@ def start(context: LaunchContext) -> list[Node]:
     options_of_run = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
     parameters = [SIMULATED, *file, *([given] if given else [])]
     controller = Node(name=PACKAGE, arguments=["run", *options_of_run], parameters=parameters, **common)
+    watch = ["--graph", value["graph"], "--begin-stopped", value["use_respawn"]]
+    supervisor = Node(name="supervisor", arguments=["supervisor", *watch], parameters=parameters, **common)
     optional = [
         Node(name=name, arguments=[command, "--graph", value["graph"]], condition=IfCondition(value[name]), **common)
         for name, command in (("recorder", "record"), ("voice", "voice"))
     ]
-    return [plant, controller, *optional]
+    return [plant, controller, supervisor, *optional]

@@ -1,4 +1,4 @@
-"""One instruction over the ROS 2 graph: robot and controller as two processes; this one asks, watches and films."""
+"""One instruction over the ROS 2 graph: three nodes as processes; this one asks, watches and films."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qwen2vl_robot.demo import DemoScene
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
-from qwen2vl_robot.nodes.watch import FILM_HOLD, DemoClient, run_node, small_picture, wait_for
+from qwen2vl_robot.nodes.watch import FILM_HOLD, DemoClient, run_node, small_picture, supervisor_command, wait_for
 from qwen2vl_robot.results import reserve, save_run
 
 _START_S = 180.0
@@ -33,7 +33,7 @@ def run_graph_demo(
     transport: str,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Start both nodes on a domain of their own, ask, wait for the end, write report.json, frame.png and film.gif.
+    """Start the nodes on a domain of their own, ask, wait for the end, write report.json, frame.png and film.gif.
 
     Raises:
         BadInputError: instruction, folder or transport cannot be used.
@@ -47,12 +47,14 @@ def run_graph_demo(
     with (
         reserve(out),
         run_node(_plant_command(where, transport), out / "sim.ready") as plant,
+        run_node(supervisor_command(transport), out / "supervisor.ready") as supervisor,
         run_node(_controller_command(where, model, transport), out / "run.ready") as controller,
     ):
         with contextlib.closing(DemoClient(transport, say)) as watch:
             wait_for((out / "sim.ready").exists, plant, "plant", _START_S)
+            wait_for((out / "supervisor.ready").exists, supervisor, "supervisor", _START_S)
             wait_for((out / "run.ready").exists, controller, "controller", _START_S)
-            say("both nodes are ready")
+            say("all nodes are ready")
             started_s = time.perf_counter()
             watch.watch_camera()
             watch.ask(text, controller)

@@ -11,8 +11,9 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.gate import MAX_STATE_AGE_S
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.gripping import GO_AHEAD_S, LATE_S, Gripping
 from qwen2vl_robot.halt import Halt
-from qwen2vl_robot.messages import ApprovedMotion, Cause, GripperSegment, JointSegment, Motion, RobotState, digest
+from qwen2vl_robot.messages import ApprovedMotion, Cause, JointSegment, Motion, RobotState, digest
 from qwen2vl_robot.ports import Arm, Clock
 from qwen2vl_robot.reasons import AbortReason, AnyReason, Reason, RefusalReason
 
@@ -26,11 +27,10 @@ _MAX_BLIND_S = 2.0  # the same where it did pass, because this process got no co
 STOP_DEADLINE_S = 0.1  # from noticing to the stop being given
 _OFF_TRACK_RAD = 0.05  # an arm in free space stays far closer; one that pushes against something does not
 _OFF_TRACK_POLLS = 3
-_GRIP_SLACK_M = 0.006  # by which the fingers may give while nobody moves them
-_GRIP_SETTLE_S = 0.3  # after a command to the gripper
 _HALTED: dict[Reason, AbortReason] = {
     RefusalReason.STOPPED: AbortReason.STOPPED,
     RefusalReason.CANCELLED: AbortReason.CANCELLED,
+    RefusalReason.NO_SUPERVISOR: AbortReason.NO_SUPERVISOR,
 }
 
 
@@ -86,11 +86,15 @@ class JointTrack:
 
 
 class _AbortError(Exception):
-    """Ends a run; `numbers` as in `messages.Cause`."""
+    """Ends a run."""
 
-    def __init__(self, reason: AbortReason, text: str, **numbers: float) -> None:
-        super().__init__(text)
-        self.cause = Cause(reason, text, tuple(numbers.items()))
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.text)
+        self.cause = cause
+
+
+def _abort(reason: AbortReason, text: str, **numbers: float) -> _AbortError:
+    return _AbortError(Cause(reason, text, tuple(numbers.items())))
 
 
 def run(
@@ -150,33 +154,35 @@ class _Watch:
         self._profile = profile
         self._halt, self._stops = halt, halt.stops
         self._started_ns: int | None = None
+        self._origin_ns = 0  # when the motion's time 0 would be, had the gripper kept no part of it waiting
+        self._gripping = Gripping(approved.motion)
         self._now_ns = 0
         self._looked_s = time.monotonic()
         self._stamp_ns = -1
         self._stale_looks = self._silent_polls = self._off_track_polls = 0
         self._worst_rad = 0.0
-        self._width_m: float | None = None
 
     def send(self) -> None:
         """Check the approval against the motion it travels with, and start."""
         approved = self._approved
+        self._now_ns = self._clock.now_ns()
         self._check_halt()
         if digest(approved.motion) != approved.digest:
             text = "the motion is not the one that was approved; its digest differs"
-            raise _AbortError(AbortReason.DIGEST_MISMATCH, text)
+            raise _abort(AbortReason.DIGEST_MISMATCH, text)
         if approved.robot_digest != self._profile.digest:
             text = f"the motion was approved for another robot than {self._profile.name}"
-            raise _AbortError(AbortReason.DIGEST_MISMATCH, text)
+            raise _abort(AbortReason.DIGEST_MISMATCH, text)
         self._now_ns = self._clock.now_ns()
         if not self._now_ns <= approved.expires_ns:
             late_s = (self._now_ns - approved.expires_ns) / 1e9
-            raise _AbortError(AbortReason.EXPIRED, f"the approval expired {late_s:.2f} s ago", late_s=late_s)
+            raise _abort(AbortReason.EXPIRED, f"the approval expired {late_s:.2f} s ago", late_s=late_s)
         self._track = JointTrack(approved.motion, approved.start_q_rad)
         try:
             self._arm.execute(approved)
         except ExecutionError as error:
-            raise _AbortError(AbortReason.REJECTED, f"the arm rejected the motion: {error}") from error
-        self._started_ns = self._now_ns = self._clock.now_ns()
+            raise _abort(AbortReason.REJECTED, f"the arm rejected the motion: {error}") from error
+        self._started_ns = self._origin_ns = self._now_ns = self._clock.now_ns()
         self._looked_s = time.monotonic()
 
     def is_under_way(self) -> bool:
@@ -193,15 +199,18 @@ class _Watch:
         self._check_clock()
         self._check_age(state)
         self._check_tracking(state)
-        self._check_grip(state)
-        elapsed_s, duration_s = self._elapsed_s(), self._approved.motion.duration_s
-        if is_moving and elapsed_s > duration_s + _OVERRUN_S:
-            late_s = elapsed_s - duration_s
+        self._gripping.measure(state)
+        self._raise(self._gripping.slip(self._since_s(state.stamp_ns)))
+        if is_moving:
+            self._check_gripper()
+        since_s, duration_s = self._since_s(self._now_ns), self._approved.motion.duration_s
+        if is_moving and since_s > duration_s + _OVERRUN_S:
+            late_s = since_s - duration_s
             text = f"still moving {late_s:.1f} s after the motion's end"
-            raise _AbortError(AbortReason.OVERRUN, text, late_s=late_s, allowed_s=_OVERRUN_S)
-        if not is_moving and elapsed_s < duration_s - _POLL_S:
-            text = f"the arm stopped at {elapsed_s:.2f} s of {duration_s:.2f} s"
-            raise _AbortError(AbortReason.ENDED_EARLY, text, elapsed_s=elapsed_s, duration_s=duration_s)
+            raise _abort(AbortReason.OVERRUN, text, late_s=late_s, allowed_s=_OVERRUN_S)
+        if not is_moving and (since_s < duration_s - _POLL_S or self._gripping.next is not None):
+            text = f"the arm stopped at {since_s:.2f} s of {duration_s:.2f} s"
+            raise _abort(AbortReason.ENDED_EARLY, text, elapsed_s=since_s, duration_s=duration_s)
         return is_moving
 
     def abort(self, cause: Cause) -> ExecutionReport:
@@ -222,13 +231,35 @@ class _Watch:
     def _elapsed_s(self) -> float:
         return 0.0 if self._started_ns is None else (self._now_ns - self._started_ns) / 1e9
 
+    def _since_s(self, time_ns: int) -> float:
+        """The motion's own time at a time of the clock; it stands while a command to the gripper is not done."""
+        since_s, grip = (time_ns - self._origin_ns) / 1e9, self._gripping.next
+        return since_s if grip is None else min(since_s, grip.end_s)
+
+    def _check_gripper(self) -> None:
+        """Let the motion go on after a command to the gripper, once its result came and its width is checked."""
+        grip = self._gripping.next
+        if grip is None or self._since_s(self._now_ns) < grip.end_s - GO_AHEAD_S:
+            return
+        lacks = self._gripping.lacks(self._arm.has_gripped())
+        if lacks is None:
+            self._origin_ns = self._arm.go_on() - round(grip.end_s * 1e9)
+            self._gripping.done()
+        elif (late_s := (self._now_ns - self._origin_ns) / 1e9 - grip.end_s) > LATE_S:
+            late = (("late_s", late_s), ("allowed_s", LATE_S))
+            raise _AbortError(Cause(lacks.reason, f"{lacks.text}, {late_s:.1f} s late", (*lacks.numbers, *late)))
+
+    def _raise(self, cause: Cause | None) -> None:
+        if cause is not None:
+            raise _AbortError(cause)
+
     def _check_halt(self) -> None:
         """Nothing was halted, and no stop came and went between two looks."""
         cause = self._halt.cause()
         if cause is not None:
-            raise _AbortError(_HALTED[cause.reason], cause.text)
+            raise _abort(_HALTED[cause.reason], cause.text)
         if self._halt.stops != self._stops:
-            raise _AbortError(AbortReason.STOPPED, "a stop was given and released while the arm moved")
+            raise _abort(AbortReason.STOPPED, "a stop was given and released while the arm moved")
 
     def _check_clock(self) -> None:
         """Time goes on, and not by leaps; a look that is late as time itself went on leaves it to the states."""
@@ -238,48 +269,33 @@ class _Watch:
         allowed_s = min(max(_MAX_GAP_S, waited_s + _POLL_S), _MAX_BLIND_S)
         if not 0.0 <= gap_s <= allowed_s:
             text = f"the clock went on by {gap_s:.3f} s between two looks; allowed 0 to {allowed_s:.3g} s"
-            raise _AbortError(AbortReason.CLOCK, text, gap_s=gap_s, allowed_s=allowed_s)
-
-    def _check_grip(self, state: RobotState) -> None:
-        """Between commands to the gripper its width stays; fingers that close on have lost what they held."""
-        since_s = (state.stamp_ns - (self._started_ns or 0)) / 1e9
-        grips = [s for s in self._approved.motion.segments if isinstance(s, GripperSegment)]
-        if any(g.start_s <= since_s <= g.end_s + _GRIP_SETTLE_S for g in grips):
-            self._width_m = None
-            return
-        if self._width_m is None:
-            self._width_m = state.gripper_width_m
-        moved_m = abs(state.gripper_width_m - self._width_m)
-        if moved_m > _GRIP_SLACK_M:
-            allowed = f"allowed {_GRIP_SLACK_M * 1000:.0f} mm"
-            text = f"the fingers moved by {moved_m * 1000:.0f} mm without a command; {allowed}"
-            raise _AbortError(AbortReason.GRIP_LOST, text, moved_m=moved_m, allowed_m=_GRIP_SLACK_M)
+            raise _abort(AbortReason.CLOCK, text, gap_s=gap_s, allowed_s=allowed_s)
 
     def _check_age(self, state: RobotState) -> None:
         age_s, allowed_s = (self._now_ns - state.stamp_ns) / 1e9, self._max_state_age_s
         self._stale_looks = self._stale_looks + 1 if not age_s <= allowed_s else 0
         if age_s < 0.0 or self._stale_looks >= _STALE_LOOKS:
             text = f"the joint state is {age_s:.3f} s old; allowed 0 to {allowed_s:g} s"
-            raise _AbortError(AbortReason.STALE_STATE, text, age_s=age_s, allowed_s=allowed_s)
+            raise _abort(AbortReason.STALE_STATE, text, age_s=age_s, allowed_s=allowed_s)
         self._silent_polls = self._silent_polls + 1 if state.stamp_ns <= self._stamp_ns else 0
         self._stamp_ns = max(self._stamp_ns, state.stamp_ns)
         if self._silent_polls > max(_MAX_SILENT_POLLS, allowed_s / _POLL_S + _STALE_LOOKS):
             text = f"no new joint state in {self._silent_polls} polls"
-            raise _AbortError(AbortReason.STALE_STATE, text, polls=self._silent_polls)
+            raise _abort(AbortReason.STALE_STATE, text, polls=self._silent_polls)
 
     def _check_tracking(self, state: RobotState) -> None:
         numbers = [*np.ravel(state.q_rad), *np.ravel(state.dq_radps), state.gripper_width_m]
         if len(state.q_rad) != len(self._profile.joints) or not np.isfinite(numbers).all():
             text = f"the joint state {np.asarray(state.q_rad).tolist()} is not usable"
-            raise _AbortError(AbortReason.NOT_FINITE, text)
-        since_s = (state.stamp_ns - (self._started_ns or 0)) / 1e9
+            raise _abort(AbortReason.NOT_FINITE, text)
+        since_s = self._since_s(state.stamp_ns)
         error_rad = self._track.error_rad(state.q_rad, since_s, _MAX_LAG_S)
         self._worst_rad = max(self._worst_rad, error_rad)
         if not error_rad <= self._profile.tracking_tolerance_rad:
             allowed_rad = self._profile.tracking_tolerance_rad
             text = f"a joint is {error_rad:.3f} rad from the motion at {since_s:.2f} s; allowed {allowed_rad} rad"
-            raise _AbortError(AbortReason.TRACKING, text, error_rad=error_rad, allowed_rad=allowed_rad)
+            raise _abort(AbortReason.TRACKING, text, error_rad=error_rad, allowed_rad=allowed_rad)
         self._off_track_polls = self._off_track_polls + 1 if error_rad > _OFF_TRACK_RAD else 0
         if self._off_track_polls >= _OFF_TRACK_POLLS:
             text = f"a joint stays {error_rad:.3f} rad from the motion at {since_s:.2f} s, as if it pushed on something"
-            raise _AbortError(AbortReason.CONTACT, text, error_rad=error_rad, allowed_rad=_OFF_TRACK_RAD)
+            raise _abort(AbortReason.CONTACT, text, error_rad=error_rad, allowed_rad=_OFF_TRACK_RAD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
@@ -27,11 +27,15 @@ class Halt:
     counts from the moment its instruction is accepted (`begin_task`), so a cancel that comes before its first step
     is not lost.
 
+    Args:
+        unguarded: why nothing outside would halt the arm, None when something would; it latches nothing.
+
     Attributes:
         stops: how many stops and resets there were; who has noted it can see that one came in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unguarded: Callable[[], str | None] = lambda: None) -> None:
+        self._unguarded = unguarded
         self._lock = threading.Lock()
         self._stopped: str | None = None
         self._cancelled: str | None = None
@@ -95,13 +99,14 @@ class Halt:
     # --------------------------------------------------------------------------------------------- asking
 
     def cause(self) -> Cause | None:
-        """Why nothing may go on: "stopped" or "cancelled"; None when all may."""
+        """Why nothing may go on: "stopped", "cancelled" or "no_supervisor"; None when all may."""
         with self._lock:
             if self._stopped is not None:
                 return Cause(RefusalReason.STOPPED, f"stopped: {self._stopped}; a person has to reset it")
             if self._cancelled is not None:
                 return Cause(RefusalReason.CANCELLED, self._cancelled)
-            return None
+        lack = self._unguarded()
+        return None if lack is None else Cause(RefusalReason.NO_SUPERVISOR, lack)
 
     def stopped_by(self) -> str | None:
         """Why a stop is latched, None when none is."""

@@ -461,12 +461,13 @@ class GripperSegment:
 
     Attributes:
         start_s, end_s: from the motion's start.
-        width_m: commanded opening; 0 closes on whatever is between the fingers.
+        width_m: commanded opening; 0 closes on what is between the fingers, expected at the opening `meets_m`.
     """
 
     start_s: float
     end_s: float
     width_m: float
+    meets_m: float = 0.0
 
 
 Segment = Union[JointSegment, GripperSegment]

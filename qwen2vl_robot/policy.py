@@ -62,6 +62,7 @@ _TRY_AGAIN: frozenset[Reason] = frozenset(
         RefusalReason.STALE_STATE,
         RefusalReason.STALE_FRAME,
         RefusalReason.NO_FRAME,
+        RefusalReason.NO_SUPERVISOR,
     }
 )
 

@@ -60,7 +60,24 @@ class Arm(Protocol):
         """
 
     def is_moving(self) -> bool:
-        """Whether an executed motion is still under way."""
+        """Whether an executed motion is still under way; one that waits for `go_on` is."""
+
+    def has_gripped(self) -> bool:
+        """Whether the latest command to the gripper has its result, and `go_on` is waited for.
+
+        A motion stands still after each command to its gripper until it is told to go on. A gripper that gives no
+        results (a topic) has one as soon as the command is sent: then only the measured width tells.
+        """
+
+    def go_on(self) -> int:
+        """Let the motion go on after a command to the gripper, at its planned time at the earliest.
+
+        Returns:
+            When on the clock the command's planned end is now: by so much the rest of the motion comes later, ns.
+
+        Raises:
+            ExecutionError: nothing waits for it.
+        """
 
     def stop(self) -> None:
         """Halt now, hold position, drop the motion. Safe to call at any time, more than once."""

@@ -75,6 +75,7 @@ class RefusalReason(Reason):
 
     STOPPED = "stopped", "a stop is latched; a person has to reset it"
     CANCELLED = "cancelled", "the task was cancelled"
+    NO_SUPERVISOR = "no_supervisor", "no supervisor is there that could halt the arm if this node dies"
     NEVER = "never", "approval is set to never"
     NOT_CONFIRMED = "not_confirmed", "no person approved this verdict"
     NOT_FINITE = "not_finite", "a number of the motion or the live state is not finite"
@@ -100,12 +101,15 @@ class AbortReason(Reason):
     REJECTED = "rejected", "the arm did not take the motion"
     STOPPED = "stopped", "a stop was given"
     CANCELLED = "cancelled", "the task was cancelled"
+    NO_SUPERVISOR = "no_supervisor", "the supervisor that could halt the arm was lost"
     LINK_LOST = "link_lost", "the arm or the clock can no longer be reached"
     STALE_STATE = "stale_state", "no fresh joint state came"
     NOT_FINITE = "not_finite", "a joint state is not usable"
     TRACKING = "tracking", "a joint left the motion"
     CONTACT = "contact", "a joint stays beside the motion as if the arm pushed on something"
     GRIP_LOST = "grip_lost", "the fingers moved though nothing commanded them"
+    GRIPPER_LATE = "gripper_late", "the gripper did not come to rest with a result in time"
+    GRIP_OFF = "grip_off", "the fingers came to rest wider or narrower than the motion expects"
     CLOCK = "clock", "the clock stood still, went back or jumped"
     OVERRUN = "overrun", "the arm still moved after the motion's end"
     ENDED_EARLY = "ended_early", "the arm stopped before the motion's end"
@@ -150,6 +154,7 @@ class ObservationReason(Reason):
     BAD_FRAME = "bad_frame", "a frame, its depth or its calibration cannot be used"
     CAMERA_OFF = "camera_off", "the arm in the frame says that the camera is not where its calibration says"
     CAMERA_UNCHECKED = "camera_unchecked", "too little of the arm shows to check the camera, which is required"
+    CAMERAS_DISAGREE = "cameras_disagree", "two cameras contradict each other"
     HALTED = "halted", "a stop or a cancel ended the waiting"
 
 

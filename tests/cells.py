@@ -71,6 +71,16 @@ def look(stamp_ns: int) -> CameraFrame:
     return CameraFrame(stamp_ns, rgb, np.ones((48, 60), dtype=np.float32), k, freeze(np.eye(4)))
 
 
+def carry_through(arm: Arm, clock: Clock, at_most_s: float = 20.0) -> None:
+    """Let a motion come to its end, with leave to go on after each command to its gripper."""
+    end_ns = clock.now_ns() + round(at_most_s * 1e9)
+    while arm.is_moving():
+        assert clock.now_ns() < end_ns
+        if arm.has_gripped():
+            arm.go_on()
+        clock.sleep(0.05)
+
+
 def admit(motion: Motion, arm: Arm, clock: Clock, lifetime_s: float = 10.0) -> ApprovedMotion:
     """Let a motion through a real gate, as if it had been rehearsed just now."""
     start = arm.state()

@@ -117,7 +117,8 @@ def messages(data: bytes) -> bool:
 def _is_wild(trajectory: Any) -> bool:
     segment = segment_from_trajectory(trajectory, PROFILE)
     derivatives_from_trajectory(trajectory, PROFILE)
-    return not (np.isfinite(segment.q_rad).all() and (np.diff(segment.time_s) > 0).all())
+    # No number need be finite: a real controller does not look.
+    return not (np.diff(segment.time_s) > 0).all()
 
 
 class _Bytes:

@@ -152,7 +152,7 @@ def test_an_unchecked_camera_is_reported_and_motion_goes_on_unless_a_check_is_re
 
 
 def test_diagnostics_say_what_the_arm_says_of_the_camera() -> None:
-    health = Health(LocalGraph(), facts=dict)
+    health = Health(LocalGraph(), hardware_id="", facts=dict)
     guard = CameraGuard(AROUND, on_seen=health.on_camera)
     guard.look(look(FEW))
     assert health.problems()["camera check"].level is Level.WARN

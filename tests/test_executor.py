@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen2vl_robot.config import RelationRules, load_yaml
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.executor import STOP_DEADLINE_S, ExecutionReport, JointTrack, run
+from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     ApprovedMotion,
     Cause,
     Effect,
+    GripperSegment,
+    JointSegment,
     Motion,
     RobotState,
     freeze,
@@ -63,6 +68,12 @@ class FaultyArm:
 
     def is_moving(self) -> bool:
         return self._link.is_moving()
+
+    def has_gripped(self) -> bool:
+        return self._link.has_gripped()
+
+    def go_on(self) -> int:
+        return self._link.go_on()
 
     def stop(self) -> None:
         self.stops += 1
@@ -432,3 +443,73 @@ def test_a_lag_within_the_allowance_is_no_tracking_error(time_s: float, lag_s: f
 def test_a_motion_of_no_segments_is_finished_at_once(link: PlantLink) -> None:
     motion = Motion(PROFILE.name, (), Effect("none"))
     assert run(admit(motion, link, link), link, link, PROFILE, Halt()).is_finished
+
+
+# ------------------------------------------------------------------------------------------------ the gripper
+
+
+def slow_cell(folder: Path, ratio: float) -> PlantProcess:
+    """A plant whose fingers have this share of the speed that the robot file says."""
+    scene = yaml.safe_load(resolve("scenes/default.yaml").read_text())
+    file = folder / "scene.yaml"
+    file.write_text(yaml.safe_dump({**scene, "faults": {"gripper_speed_ratio": ratio}}))
+    return PlantProcess(str(file), 5, count=2)
+
+
+class Watching(FaultyArm):
+    """Keeps each measured state."""
+
+    def __init__(self, link: PlantLink) -> None:
+        self.states: list[RobotState] = []
+        super().__init__(link, lambda state: state)
+
+    def state(self) -> RobotState:
+        self.states.append(super().state())
+        return self.states[-1]
+
+
+def close_and_leave(start_q_rad: Array, width_m: float, meets_m: float) -> Motion:
+    """Close the fingers in the time that they should take, then move."""
+    end_s = (0.08 - width_m) / PROFILE.gripper.speed_mps + 0.4
+    move = reach(start_q_rad, OFFSET_RAD).segments[0]
+    assert isinstance(move, JointSegment)
+    later = JointSegment(freeze(move.time_s + end_s), move.q_rad)
+    return Motion(PROFILE.name, (GripperSegment(0.0, end_s, width_m, meets_m), later), Effect("none"))
+
+
+def test_the_arm_leaves_when_a_slow_gripper_has_closed_and_not_before(tmp_path: Path) -> None:
+    with slow_cell(tmp_path, 1 / 8) as plant:
+        arm, link = Watching(plant.link), plant.link
+        start_rad = link.state().q_rad
+        report = run(admit(close_and_leave(start_rad, 0.03, 0.03), link, link), arm, link, PROFILE, Halt())
+    assert report.is_finished, report
+    moved = [s for s in arm.states if np.max(np.abs(s.q_rad - start_rad)) > 0.01]
+    assert moved
+    assert max(s.gripper_width_m for s in moved) < 0.034
+    assert report.seconds > 0.05 / (PROFILE.gripper.speed_mps / 8)
+
+
+@pytest.mark.parametrize(("ratio", "meets_m", "reason"), [(1 / 50, 0.03, "gripper_late"), (1.0, 0.0, "grip_off")])
+def test_the_arm_does_not_leave_a_gripper_that_does_not_close(
+    tmp_path: Path, ratio: float, meets_m: float, reason: str
+) -> None:
+    with slow_cell(tmp_path, ratio) as plant:
+        arm, link = Watching(plant.link), plant.link
+        motion = close_and_leave(link.state().q_rad, 0.03 if ratio < 1.0 else 0.0, meets_m)
+        if ratio == 1.0:  # something stands between the fingers that the motion knows nothing of
+            arm._spoil, arm._left = (lambda s: replace(s, gripper_width_m=max(s.gripper_width_m, 0.045))), 0
+        start_rad = link.state().q_rad
+        report = run(admit(motion, link, link), arm, link, PROFILE, Halt())
+        aborted(report, reason)
+        assert "late_s" in dict(report.causes[0].numbers)
+        link.sleep(2.0)
+        assert np.allclose(link.state().q_rad, start_rad, atol=0.01)
+    assert report.seconds < 9.0
+
+
+def test_a_gripper_at_its_declared_speed_keeps_nothing_waiting(link: PlantLink) -> None:
+    motion = close_and_leave(link.state().q_rad, 0.03, 0.03)
+    report = run(admit(motion, link, link), link, link, PROFILE, Halt())
+    assert report.is_finished, report
+    assert report.seconds < motion.duration_s + 0.15
+    run(admit(grip(0.08, 1.5), link, link), link, link, PROFILE, Halt())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen2vl_robot.graph.interface import NODE_NAME
+from qwen2vl_robot.graph.interface import NODE_NAME, SUPERVISOR_NAME
 from qwen2vl_robot.graph.names import parse_remaps, resolve_name
 from qwen2vl_robot.messages import ApprovalMode
 from qwen2vl_robot.nodes.settings import Settings, load_settings
@@ -34,7 +34,7 @@ import sys
 from launch import LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-given = [tuple(pair.split(":=")) for pair in sys.argv[2:]]
+given = [tuple(pair.split(":=", 1)) for pair in sys.argv[2:]]
 service = LaunchService()
 source = PythonLaunchDescriptionSource(sys.argv[1])
 service.include_launch_description(IncludeLaunchDescription(source, launch_arguments=given))
@@ -61,8 +61,13 @@ def launched(tmp_path: Path) -> Launched:
         environment = {**os.environ, "AMENT_PREFIX_PATH": prefix, "SAID": str(said), "ROS_LOG_DIR": str(tmp_path)}
         pairs = [f"{argument}:={value}" for argument, value in given.items()]
         command = [sys.executable, "-c", LAUNCH, str(ROOT / "launch" / f"{name}.launch.py"), *pairs]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert ended.returncode == 0, ended.stderr
+        restarts = given.get("use_respawn") == "true"
+        limit_s = 20 if restarts else 60
+        try:
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s)
+            assert ended.returncode == 0, ended.stderr
+        except subprocess.TimeoutExpired:  # nodes that restart by themselves do so for ever
+            assert restarts
         made = {}
         for file in said.iterdir():
             arguments, files = json.loads(file.read_text())
@@ -76,6 +81,13 @@ def launched(tmp_path: Path) -> Launched:
 
 def after(option: str, arguments: list[str]) -> list[str]:
     return [b for a, b in zip(arguments, arguments[1:], strict=False) if a == option]
+
+
+def watched_by(arguments: list[str]) -> Settings:
+    """The supervisor's settings, read as its process reads them."""
+    _, name, namespace = parse_remaps(after("-r", arguments), SUPERVISOR_NAME, "/")
+    nodes = [resolve_name(node, name, namespace) for node in (NODE_NAME, name)]
+    return load_settings(after("--params-file", arguments), after("-p", arguments), *nodes)
 
 
 def settings_of(arguments: list[str]) -> Settings:
@@ -131,6 +143,27 @@ def test_the_file_of_another_robot_does_not_count(launched: Launched, launch: st
     assert (read.approval, read.robot) == (settings_of(launched(launch)["run"]).approval, "franka_panda")
 
 
+@pytest.mark.parametrize("section", ["/**", "/left/qwen2vl_robot", "left: {qwen2vl_robot"])
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_the_supervisor_has_the_controllers_parameters(
+    launched: Launched, launch: str, section: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    text = f"{section}: {{ros__parameters: {{robot: xarm6, silence_s: 0.4, use_sim_time: false}}}}"
+    file.write_text(text + "}" * ("{" in section))
+    made = launched(launch, params_file=str(file), namespace="left")
+    assert watched_by(made["supervisor"]) == settings_of(made["run"])
+    assert watched_by(made["supervisor"]).robot == "xarm6"
+    made = launched(launch, namespace="left")
+    assert watched_by(made["supervisor"]) == settings_of(made["run"])
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_nodes_that_restart_by_themselves_begin_stopped(launched: Launched, launch: str) -> None:
+    assert after("--begin-stopped", launched(launch)["supervisor"]) == ["false"]
+    assert after("--begin-stopped", launched(launch, use_respawn="true")["supervisor"]) == ["true"]
+
+
 def test_a_namespace_contains_the_frames_and_the_time_of_a_simulated_cell(launched: Launched) -> None:
     for arguments in launched("sim", namespace="left", recorder="true").values():
         remap, name, namespace = parse_remaps(after("-r", arguments), NODE_NAME, "/")
@@ -144,3 +177,10 @@ def test_the_clock_of_a_robot_is_the_one_that_is_named(launched: Launched) -> No
             after("-r", launched("robot", namespace="left", **given)["run"]), "n", "/"
         )
         assert resolve_name("/clock", name, namespace, remap) == topic
+
+
+def test_a_second_camera_can_have_other_names(launched: Launched) -> None:
+    given = "side/image:=/side_camera/color/image_raw side/depth:=/side_camera/depth"
+    remap, name, namespace = parse_remaps(after("-r", launched("robot", remap=given)["run"]), "n", "/")
+    resolved = [resolve_name(topic, name, namespace, remap) for topic in ("side/image", "side/depth", "image")]
+    assert resolved == ["/side_camera/color/image_raw", "/side_camera/depth", "/image"]

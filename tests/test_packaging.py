@@ -213,7 +213,10 @@ def test_a_launch_file_compiles_and_describes_itself(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda path: path.name)
 def test_a_launch_file_passes_only_options_that_exist(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    helped = [run_outside(ROOT, sys.executable, "-m", PACKAGE, c, "--help", cwd=tmp_path) for c in ("run", "sim")]
+    helped = [
+        run_outside(ROOT, sys.executable, "-m", PACKAGE, c, "--help", cwd=tmp_path)
+        for c in ("run", "supervisor", "sim")
+    ]
     options = set(re.findall(r"--[a-z-]+", "".join(helped)))
     tuples = re.search(r"options = \(([^)]*)\)", text)
     given = [f"--{name.replace('_', '-')}" for name in re.findall(r'"(\w+)"', tuples[1])] if tuples else []

@@ -17,7 +17,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.transport import check_transport
-from qwen2vl_robot.nodes.watch import DemoClient, run_node, wait_for
+from qwen2vl_robot.nodes.watch import DemoClient, run_node, supervisor_command, wait_for
 
 _COMMANDS = ("put the red block on the blue plate", "put the red block to the left of the blue plate")
 _WARM_S = 60.0
@@ -46,19 +46,20 @@ def run_soak(seconds: float, transport: str, tell: Callable[[str], None]) -> dic
     os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from the domains of robots in use
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        ready = [Path(folder) / name for name in ("sim", "run")]
+        ready = [Path(folder) / name for name in ("sim", "run", "supervisor")]
         parameters = ["-p", "approval:=auto", "-p", "use_sim_time:=true"]
         with (
             run_node(["sim", "--seed", "3", "--graph", transport], ready[0]) as plant,
+            run_node(supervisor_command(transport), ready[2]) as supervisor,
             run_node(["run", *parameters, "--graph", transport], ready[1]) as controller,
         ):
-            for name, process, file in (("plant", plant, ready[0]), ("controller", controller, ready[1])):
+            nodes = {"plant": plant, "controller": controller, "supervisor": supervisor}
+            for (name, process), file in zip(nodes.items(), ready, strict=True):
                 wait_for(file.exists, process, name, _START_S)
             start_s = time.monotonic() - began_s
             operator = _Operator(controller)
             try:
-                nodes = {"plant": plant.pid, "controller": controller.pid}
-                results = _loop(operator, nodes, seconds, tell)
+                results = _loop(operator, {name: node.pid for name, node in nodes.items()}, seconds, tell)
             finally:
                 operator.close()
     return {"transport": transport, "start_s": round(start_s, 1), **results}

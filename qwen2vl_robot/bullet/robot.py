@@ -121,8 +121,8 @@ class BulletRobot:
             physicsClientId=self._client.id,
         )
 
-    def command_gripper(self, width_m: float, force_n: float) -> None:
-        """Drive the fingers towards a width with at most `force_n` each."""
+    def command_gripper(self, width_m: float, force_n: float, *, speed_ratio: float = 1.0) -> None:
+        """Drive the fingers towards a width with at most `force_n` each, at this share of the declared speed."""
         if not (np.isfinite(width_m) and np.isfinite(force_n)) or force_n < 0:
             raise ValueError(f"gripper width {width_m} m and force {force_n} N must be finite, force not negative")
         share_m = min(max(width_m, 0.0), self.profile.gripper.max_width_m) / len(self.fingers)
@@ -133,7 +133,7 @@ class BulletRobot:
                 pybullet.POSITION_CONTROL,
                 targetPosition=share_m,
                 force=force_n,
-                maxVelocity=self.profile.gripper.speed_mps / 2,
+                maxVelocity=speed_ratio * self.profile.gripper.speed_mps / 2,
                 physicsClientId=self._client.id,
             )
 

@@ -16,8 +16,9 @@ from qwen2vl_robot.bounds import ERROR_CHARS, shown
 
 # isort: off - imported for their commands, which --help lists in this order
 from qwen2vl_robot.cli import benches, graph, machine, scoring, single, training
-from qwen2vl_robot.cli.base import PROGRAM, app
+from qwen2vl_robot.cli.base import PROGRAM, ROS_ARGUMENTS, app
 from qwen2vl_robot.errors import BadInputError, RobotError
+from qwen2vl_robot.graph.names import split_ros_arguments
 
 # isort: on
 
@@ -27,12 +28,17 @@ __all__ = ["app", "benches", "graph", "machine", "main", "scoring", "single", "t
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
+_TAKEN = {  # options that bear the names of ROS 2's
+    "run": ("-r", "-p", "--params-file", "--log-level"),
+    "supervisor": ("-r", "-p", "--params-file"),
+    "sim": ("-r", "--log-level"),
+}
+
+
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
-    # ROS 2 launches with `--ros-args -r from:=to -p name:=value --params-file FILE`, and these options bear its names.
-    arguments = [a for a in sys.argv[1:] if a not in ("--ros-args", "--")]
     try:
-        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = app(_own_arguments(sys.argv[1:]), prog_name=PROGRAM, standalone_mode=False)
     except typer.Abort:
         code = _fail("interrupted", 130)
     except _UsageError as error:
@@ -42,6 +48,26 @@ def main() -> None:
     except RobotError as error:
         code = _fail(str(error) or type(error).__name__, 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _own_arguments(arguments: list[str]) -> list[str]:
+    """Turn what ROS 2 gives (`--ros-args -r from:=to --enclave /arm ... --`) into options of the command.
+
+    Parameters of a command that has none are ignored, as by rcl; what is for the middleware goes to rclpy as it is.
+
+    Raises:
+        BadInputError: ROS 2 does not know an argument.
+    """
+    own, ros = split_ros_arguments(arguments)
+    command = next((a for a in own if not a.startswith("-")), "")
+    taken = _TAKEN.get(command, ("-r",))
+    options: list[str] = []
+    for name, value in ros:
+        if name in taken and not (name == "--log-level" and ":=" in value):
+            options += [name, value]
+        if name not in ("-r", "-p", "--params-file"):
+            ROS_ARGUMENTS.extend(part for part in (name, value) if part)
+    return own + options
 
 
 def _fail(problem: str, code: int) -> int:

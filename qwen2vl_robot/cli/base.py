@@ -16,6 +16,7 @@ from qwen2vl_robot.results import reason_of
 
 PROGRAM = "qwen2vl-robot"
 STDOUT = "-"
+ROS_ARGUMENTS: list[str] = []  # of this process, for rclpy: enclave, levels of single loggers, where logs go
 
 app = typer.Typer(
     name=PROGRAM,

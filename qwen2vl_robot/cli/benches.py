@@ -161,13 +161,14 @@ def bench_images(
     hz: Annotated[float, typer.Option(min=1.0, max=200.0, help="Frames a second.")] = 30.0,
     json_file: JsonFile = None,
 ) -> None:
-    """Send camera frames from another process on this machine: how many arrive, how late, and what they cost."""
+    """Send camera frames, then joint states at 1 kHz, from another process: how many arrive, and what they cost."""
     from qwen2vl_robot.benchmarks.images import run_images
+    from qwen2vl_robot.benchmarks.joint_states import run_joint_states
 
-    answer = {**provenance(), **run_images(seconds, hz)}
+    answer = {**provenance(), **run_images(seconds, hz), "joint_states": run_joint_states(min(seconds, 20.0))}
     save_json(answer, json_file)
     if json_file != STDOUT:
-        for name, totals in answer["sizes"].items():
+        for name, totals in {**answer["sizes"], "joint states": answer["joint_states"]}.items():
             typer.echo(f"{name}: " + ", ".join(f"{k} {v:g}" for k, v in totals.items()))
 
 
@@ -185,6 +186,43 @@ def bench_stop(
     save_json(answer, json_file)
     if json_file != STDOUT:
         typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))
+
+
+@bench.command("kills", epilog="Example: qwen2vl-robot bench kills --count 25 --json docs/results/kills.json")
+def bench_kills(
+    count: Annotated[int, typer.Option(min=0, max=1000, help="How often each process is killed or stopped.")] = 25,
+    false_halts: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Tasks in which nothing is killed, and nothing may halt.")
+    ] = 0,
+    busy: Annotated[int, typer.Option(min=0, max=64, help="Processes that compute meanwhile.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scene and of the path planner.")] = 3,
+    partial: Annotated[
+        Path, typer.Option(help="Results so far; a run that was cut off goes on from them. Remove it to start anew.")
+    ] = Path("out/kills.partial.jsonl"),
+    json_file: JsonFile = None,
+) -> None:
+    """Kill processes on the first feedback of a motion: how long until the halt, how far the arm goes."""
+    from qwen2vl_robot.benchmarks.kills import keys, run_kills, summarise_kills
+
+    began = time.perf_counter()
+
+    def answer(results: Results) -> dict[str, Any]:
+        about = {"seed": seed, "busy": busy, "seconds": round(time.perf_counter() - began, 1)}
+        return {**provenance(), **about, "totals": summarise_kills(results), "trials": results}
+
+    found = gather(
+        run_kills(count, false_halts, busy, seed, partial),
+        "trials",
+        len(keys(count, false_halts)),
+        answer=answer,
+        json_file=json_file,
+        describe=lambda results: str(results[-1]["kind"]),
+    )
+    if json_file != STDOUT:
+        for kind, totals in found["totals"].items():
+            typer.echo(f"{kind}: " + ", ".join(f"{name} {value}" for name, value in totals.items()))
+        say(f"seed {seed}; {found['command']}; {found['machine']}; {found['seconds']} s")
+    save_json(found, json_file)
 
 
 @bench.command("soak", epilog="Example: qwen2vl-robot bench soak --seconds 600 --json -")

@@ -1,4 +1,4 @@
-"""Commands that join the ROS 2 graph as a node and run until they are stopped: run, sim, record, voice."""
+"""Commands that join the ROS 2 graph as a node and run until they are stopped: run, supervisor, sim, record, voice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qwen2vl_robot.cli.base import app, check_choice
+from qwen2vl_robot.cli.base import ROS_ARGUMENTS, app, check_choice
 from qwen2vl_robot.cli.output import say
 from qwen2vl_robot.log import LEVELS
 
@@ -37,8 +37,32 @@ def run(
     from qwen2vl_robot.nodes.launching import NodeOptions, run_controller_process
 
     check_choice("--autostart", autostart.lower(), ("true", "false"))
-    options = NodeOptions(graph, namespace, remap or [], ready, check_choice("--log-level", log_level, LEVELS))
+    level = check_choice("--log-level", log_level, LEVELS)
+    options = NodeOptions(graph, namespace, remap or [], ready, level, ROS_ARGUMENTS)
     run_controller_process(options, params_file or [], parameters or [], autostart=autostart.lower() == "true")
+
+
+@app.command(epilog="Example: qwen2vl-robot supervisor -p robot:=franka_panda -p use_sim_time:=true")
+def supervisor(
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", help="A parameter of the controller: name:=value.")
+    ] = None,
+    params_file: Annotated[list[str] | None, typer.Option(help="The controller's parameter file.")] = None,
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+    begin_stopped: Annotated[
+        str, typer.Option(help="Latch a stop from the start, as for nodes that restart by themselves (true or false).")
+    ] = "false",
+    ready: Ready = None,
+) -> None:
+    """Run the supervisor beside the controller: it halts the arm on `stop`, and when the controller is silent."""
+    from qwen2vl_robot.nodes.launching import NodeOptions, run_supervisor_process
+
+    check_choice("--begin-stopped", begin_stopped.lower(), ("true", "false"))
+    options = NodeOptions(graph, namespace, remap or [], ready, ros_arguments=ROS_ARGUMENTS)
+    stopped = begin_stopped.lower() == "true"
+    run_supervisor_process(options, params_file or [], parameters or [], begins_stopped=stopped)
 
 
 @app.command(epilog="Example: qwen2vl-robot sim --scene scenes/default.yaml --seed 3")
@@ -59,7 +83,8 @@ def sim(
     """Run a simulated robot cell as a ROS 2 node: camera, joint states, tf, trajectory and gripper controllers."""
     from qwen2vl_robot.nodes.launching import NodeOptions, run_plant_process
 
-    options = NodeOptions(graph, namespace, remap or [], ready, check_choice("--log-level", log_level, LEVELS))
+    level = check_choice("--log-level", log_level, LEVELS)
+    options = NodeOptions(graph, namespace, remap or [], ready, level, ROS_ARGUMENTS)
     run_plant_process(options, scene, seed, camera_hz=camera_hz, speed=speed, worker_python=worker_python)
 
 
@@ -76,9 +101,8 @@ def record(
     """Record the controller's topics as MCAP, until Ctrl-C."""
     from qwen2vl_robot.nodes.launching import NodeOptions, run_recorder_process
 
-    counts = run_recorder_process(
-        NodeOptions(graph, namespace, remap or [], ready), out, camera or [], with_pictures=pictures
-    )
+    options = NodeOptions(graph, namespace, remap or [], ready, ros_arguments=ROS_ARGUMENTS)
+    counts = run_recorder_process(options, out, camera or [], with_pictures=pictures)
     say(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing was recorded")
 
 
@@ -94,4 +118,4 @@ def voice(
     """Listen and publish what is said as instructions. A person must approve each of them before anything moves."""
     from qwen2vl_robot.nodes.launching import NodeOptions, run_voice_process
 
-    run_voice_process(NodeOptions(graph, namespace, remap or []), source, say)
+    run_voice_process(NodeOptions(graph, namespace, remap or [], ros_arguments=ROS_ARGUMENTS), source, say)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -296,6 +297,26 @@ def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
         )
     velocities = velocities or [math.nan] * len(names)
     return {n: (float(p), float(v)) for n, p, v in zip(names, positions, velocities, strict=True)}
+
+
+def joint_names_on_wire(cdr: bytes) -> bytes:
+    """Cut the names out of a serialized sensor_msgs/msg/JointState; all of it where it is not well formed.
+
+    XCDR1: four bytes of encapsulation, stamp, frame_id, names; a string is its length, its letters and a zero.
+    """
+    order: Literal["little", "big"] = "little" if len(cdr) > 1 and cdr[1] & 1 else "big"
+
+    def number(at: int) -> tuple[int, int]:
+        at += -at % 4
+        return int.from_bytes(cdr[at : at + 4], order), at + 4
+
+    length, at = number(12)
+    begin = at + length
+    count, at = number(begin)
+    for _ in range(min(count, JOINTS + 1)):
+        length, at = number(at)
+        at += length
+    return cdr[begin:at] if at < len(cdr) else cdr
 
 
 def joint_state_message(make: MessageMaker, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Message:

@@ -15,8 +15,8 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import SimClock, SystemClock
-from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer
-from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port
+from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer, DdsGoalCanceller
+from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port, write
 from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
 from qwen2vl_robot.graph.frames import Frames, listen
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, DdsMessage, message_class
@@ -101,11 +101,17 @@ class DdsGraph:
 
     def publisher(self, topic: interface.Topic) -> DdsPublisher:
         """Publish on a topic."""
-        return DdsPublisher(self._endpoints.make_writer(self._port(topic)))
+        return DdsPublisher(self._endpoints.make_writer(self._port(topic)), topic.qos is interface.Qos.PICTURE)
 
     def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
         """Call `callback` with each message, on this topic's own thread."""
         self._endpoints.make_reader(self._port(topic), callback)
+
+    def subscribe_newest(
+        self, topic: interface.Topic, callback: interface.MessageCallback, kind_of: interface.KindOf
+    ) -> None:
+        """Call `callback` with the newest message of each publisher and kind (see `interface.Graph`)."""
+        self._endpoints.make_reader(self._port(topic), callback, kind_of)
 
     def publishers_of(self, topic: interface.Topic) -> int:
         """Count the publishers of a topic on the whole graph."""
@@ -142,6 +148,10 @@ class DdsGraph:
         """Make a client of an action."""
         return DdsActionClient(self, action)
 
+    def goal_canceller(self, action: interface.ActionInterface) -> DdsGoalCanceller:
+        """Make what cancels all goals of an action."""
+        return DdsGoalCanceller(self, action)
+
     def serve_action(
         self, action: interface.ActionInterface, accept: interface.AcceptGoal, cancel: interface.CancelGoal
     ) -> None:
@@ -174,13 +184,13 @@ class DdsGraph:
 class DdsPublisher:
     """A `graph.interface.Publisher` over DDS."""
 
-    def __init__(self, writer: DataWriter[DdsMessage]) -> None:
-        self._writer = writer
+    def __init__(self, writer: DataWriter[DdsMessage], may_be_missed: bool) -> None:
+        self._writer, self._may_be_missed = writer, may_be_missed
 
     def publish(self, message: interface.Message) -> None:
         """Send a message."""
         assert isinstance(message, DdsMessage)  # `DdsGraph.message` made its class
-        self._writer.write(message)
+        write(self._writer, message, may_be_missed=self._may_be_missed)
 
     def listeners(self) -> int:
         """Count the matching subscriptions."""

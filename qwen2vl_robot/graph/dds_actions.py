@@ -74,6 +74,22 @@ class DdsActionClient:
             listener(message.feedback)
 
 
+class DdsGoalCanceller:
+    """A `graph.interface.GoalCanceller`."""
+
+    def __init__(self, graph: DdsGraph, action: interface.ActionInterface) -> None:
+        self._client = graph.client(f"{graph.resolve(action.name)}/_action/cancel_goal", _CANCEL)
+        self._info = graph.message("action_msgs/msg/GoalInfo")
+
+    def is_served(self) -> bool:
+        """Return whether the service has a server."""
+        return self._client.is_served()
+
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
+        self._client.request(lambda response: None, goal_info=self._info())
+
+
 class _SentGoal:
     """A `graph.interface.SentGoal`."""
 

@@ -67,6 +67,7 @@ class Frames:
             except ObservationError as error:
                 self._problems[child] = f"tf {shown(parent)} to {shown(child)}: {error}"
                 continue
+            self._problems.pop(child, None)
             with self._lock:
                 if is_static:
                     self._fix(child, parent, pose)

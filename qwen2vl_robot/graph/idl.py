@@ -156,27 +156,33 @@ _BYTES = ("uint8", "byte", "char", "octet")
 _ZEROS = {"bool": False, "string": "", "float32": 0.0, "float64": 0.0}
 
 
-class DdsMessage(IdlStruct):
-    """Base of all message classes: fields by keyword, the others at ROS's defaults (0, "", empty, nested defaults).
+if TYPE_CHECKING:
 
-    Each class sets `_defaults`, field → its default's maker; an annotation here would make it a field.
-    """
+    class DdsMessage(IdlStruct):
+        """Any message class: fields by keyword, the others at ROS's defaults (0, "", empty, nested defaults)."""
 
-    _defaults = cast("dict[str, Default]", {})
+        _defaults: dict[str, Default]  # field → its default's maker
 
-    if TYPE_CHECKING:
+        def __init__(self, **values: object) -> None: ...
 
         def __getattr__(self, field: str) -> Any: ...
 
-    def __init__(self, **values: object) -> None:
-        unknown = values.keys() - self._defaults.keys()
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
-        for name, default in self._defaults.items():
-            setattr(self, name, values[name] if name in values else default())
+else:
+    # No class in between: Cyclone would announce it as the base type of each message, and then no participant that
+    # announces the plain types would match.
+    DdsMessage = IdlStruct
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in self._defaults)})"
+
+def _init(message: DdsMessage, /, **values: object) -> None:
+    unknown = values.keys() - message._defaults.keys()
+    if unknown:
+        raise TypeError(f"{type(message).__name__} has no field {', '.join(sorted(unknown))}")
+    for name, default in message._defaults.items():
+        setattr(message, name, values[name] if name in values else default())
+
+
+def _repr(message: DdsMessage) -> str:
+    return f"{type(message).__name__}({', '.join(f'{n}={getattr(message, n)!r}' for n in message._defaults)})"
 
 
 @cache
@@ -202,9 +208,10 @@ def _make(name: str, fields: Fielddefs, distro: str) -> type[DdsMessage]:
             f"{package}.{kind}.dds_.{short}_",
             {field: hint for field, (hint, _) in read.items()},
             dataclassify=False,
-            bases=(DdsMessage,),
         ),
     )
+    methods: Any = message_type
+    methods.__init__, methods.__repr__ = _init, _repr
     message_type._defaults = {field: default for field, (_, default) in read.items()}
     machinery: Any = message_type.__idl__  # Cyclone does not annotate it
     machinery.populate()

@@ -16,13 +16,19 @@ from qwen2vl_robot.geometry import Array
 
 NODE_NAME = "qwen2vl_robot"
 PLANT_NAME = "plant"
+SUPERVISOR_NAME = "supervisor"
 
 
 class Qos(Enum):
     """A topic's quality of service: (reliable, transient local, depth)."""
 
     SENSOR = (False, False, 1)  # only the latest message is useful
-    STATE = (False, False, 20)  # joint states: small messages, of which a short burst is kept
+    PICTURE = (
+        True,
+        False,
+        2,
+    )  # published, for reliable subscribers (RViz) and others (REP 2003)
+    STATE = (False, False, 100)  # joint states: small messages, several publishers at up to 1 kHz between two looks
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
     ANY_TF = (False, False, 100)
@@ -55,6 +61,10 @@ class Topic:
     def at(self, name: str) -> Topic:
         """Return the same topic under another name (a second camera, a controller that the robot file names)."""
         return replace(self, name=name)
+
+    def published(self) -> Topic:
+        """Return the same topic as its publisher offers it: reliably, where we subscribe to it as sensor data."""
+        return replace(self, qos=Qos.PICTURE) if self.qos in (Qos.SENSOR, Qos.STATE) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; 
 ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
 ANY_INSTRUCTION = replace(INSTRUCTION, qos=Qos.ANY)  # of publishers that are not reliable only a stop word is taken
 ANY_VOICE_INSTRUCTION = replace(VOICE_INSTRUCTION, qos=Qos.ANY)
+SUPERVISOR_HEARTBEAT = Topic("supervisor_heartbeat", "std_msgs/msg/String", Qos.STATE, "its life and its stop, JSON")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
 # ----------------------------------------------------------------------------------------------------- out
@@ -113,11 +124,12 @@ PLAN = Topic("~/plan", "std_msgs/msg/String", Qos.LATCHED, "the latest plan, JSO
 VERDICT = Topic("~/verdict", "std_msgs/msg/String", Qos.LATCHED, "the latest verdict with digest and reasons, JSON")
 STATUS = Topic("~/status", "std_msgs/msg/String", Qos.LATCHED, "the node's state and what it waits for, JSON")
 MARKERS = Topic("~/markers", "visualization_msgs/msg/MarkerArray", Qos.LATCHED, "objects, obstacles, path, contacts")
-ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.SENSOR, "the planned frame with the plan's boxes")
+ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.PICTURE, "the planned frame with the plan's boxes")
 DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMAND, "the plan's boxes, pixels")
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
 )
+CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.STATE, "the node's life and stop, JSON")
 
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
@@ -133,10 +145,11 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
 
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK, INSTRUCTION,
-    VOICE_INSTRUCTION, STOP, APPROVE,
+    VOICE_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
+    CONTROLLER_HEARTBEAT,
 )  # fmt: skip
 SERVICES = (RESET, STOP_NOW, CANCEL)
 ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
@@ -157,6 +170,8 @@ class Message(Protocol):
 
 MessageMaker = Callable[[str], type[Message]]  # `Graph.message`: a ROS type's name → its class
 MessageCallback = Callable[[Message], None]
+KindOf = Callable[[bytes], bytes]  # a message's bytes on the wire → what of them says what it is about
+NEWEST_EVERY_S = 0.01
 ServiceHandler = Callable[[Message], Message]  # request → response
 
 
@@ -221,6 +236,16 @@ class ActionClient(Protocol):
         """Send a goal; returns at once."""
 
 
+class GoalCanceller(Protocol):
+    """Who may end every goal of an action and sends none."""
+
+    def is_served(self) -> bool:
+        """Return whether a server is there now."""
+
+    def cancel_all(self) -> None:
+        """Ask the server to cancel every goal, whoever sent it; the request is sent when this returns."""
+
+
 class GoalHandle(Protocol):
     """One accepted goal, at the server's side."""
 
@@ -268,11 +293,21 @@ class Graph(Protocol):
     def subscribe(self, topic: Topic, callback: MessageCallback) -> None:
         """Call `callback` with each message."""
 
+    def subscribe_newest(self, topic: Topic, callback: MessageCallback, kind_of: KindOf) -> None:
+        """Call `callback` every `NEWEST_EVERY_S` at most, with the newest message of each publisher and kind since.
+
+        The others are neither converted nor missed: a topic at 1 kHz would take most of a core. Over rclpy, which does
+        not say who sent a message, the newest of each kind comes.
+        """
+
     def serve(self, service: Service, handler: ServiceHandler) -> None:
         """Serve a service: request → response."""
 
     def action_client(self, action: ActionInterface) -> ActionClient:
         """Make a client of an action."""
+
+    def goal_canceller(self, action: ActionInterface) -> GoalCanceller:
+        """Make what cancels all goals of an action."""
 
     def serve_action(self, action: ActionInterface, accept: AcceptGoal, cancel: CancelGoal) -> None:
         """Serve an action: `accept` accepts or rejects a goal, `cancel` gets the goal that is to end."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import numpy as np
 import rclpy
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -20,8 +24,9 @@ from rclpy.parameter import Parameter
 from qwen2vl_robot.config import parse
 from qwen2vl_robot.errors import ExecutionError, RobotError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.ros import JOIN_S, THREADS, RosGraph, remap_arguments, spin, start_rclpy
+from qwen2vl_robot.graph.ros import RosGraph
 from qwen2vl_robot.graph.ros_log import make_handler
+from qwen2vl_robot.graph.ros_process import JOIN_S, THREADS, remap_arguments, spin, start_rclpy
 from qwen2vl_robot.log import start_logging
 
 if TYPE_CHECKING:
@@ -201,11 +206,22 @@ def _descriptor(settings: type[BaseModel], field: str) -> ParameterDescriptor:
     """Describe a settings field; read-only, because the settings are read once, when the node is configured."""
     info = settings.model_fields[field]
     descriptor = ParameterDescriptor(description=info.description or "", read_only=True)
-    low = next((v for m in info.metadata for k in ("gt", "ge") if (v := getattr(m, k, None)) is not None), None)
-    high = next((v for m in info.metadata for k in ("lt", "le") if (v := getattr(m, k, None)) is not None), None)
-    if low is not None and info.annotation is float:
-        upper = float(high) if high is not None else 1e9
-        descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=upper, step=0.0)]
-    elif low is not None and info.annotation is int:
-        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high or 2**31 - 1), step=1)]
+    if info.annotation is float:
+        low, high = (_bound(info, *names) for names in (("ge", "gt", math.inf), ("le", "lt", -math.inf)))
+        bounds = -sys.float_info.max if low is None else low, sys.float_info.max if high is None else high
+        descriptor.floating_point_range = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1], step=0.0)]
+    elif info.annotation is int:
+        low, high = (_bound(info, *names) for names in (("ge", "gt", 1), ("le", "lt", -1)))
+        limits = -(2**63) if low is None else int(low), 2**63 - 1 if high is None else int(high)
+        descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=1)]
     return descriptor
+
+
+def _bound(info: FieldInfo, inclusive: str, exclusive: str, inwards: float) -> float | None:
+    """The last value that is allowed, None where there is none: an exclusive bound is the next number `inwards`."""
+    for constraint in info.metadata:
+        if (value := getattr(constraint, inclusive, None)) is not None:
+            return float(value)
+        if (value := getattr(constraint, exclusive, None)) is not None:
+            return float(value + inwards if math.isfinite(inwards) else np.nextafter(float(value), inwards))
+    return None

@@ -15,25 +15,30 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import rclpy
 from rclpy.action import ActionServer
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from rclpy.signals import SignalHandlerOptions
 
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import LEAP_S, SystemClock
 from qwen2vl_robot.graph.frames import Frames, listen
-from qwen2vl_robot.graph.ros_actions import OrderedActionClient, RosActionClient, RosActionServer
+from qwen2vl_robot.graph.ros_actions import (
+    OrderedActionClient,
+    RosActionClient,
+    RosActionServer,
+    RosGoalCanceller,
+)
 from qwen2vl_robot.graph.ros_log import make_handler
+from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
+from qwen2vl_robot.graph.ros_process import JOIN_S, THREADS, remap_arguments, spin, start_rclpy
+from qwen2vl_robot.graph.ros_qos import is_mismatched, qos_profile
 
 try:  # Iron and later; Humble has the same classes elsewhere
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -42,13 +47,12 @@ except ImportError:
 
 if TYPE_CHECKING:
     from rclpy.publisher import Publisher as RclpyPublisher
+    from rclpy.subscription import Subscription
 
 T = TypeVar("T")
 
-THREADS = 12
 _SILENCE_S = 5.0
 _POLL_S = 0.002
-JOIN_S = 5.0
 
 
 class RosGraph:
@@ -69,6 +73,7 @@ class RosGraph:
         self._is_own = isinstance(node, str)
         self._on_broken: Callable[[str], None] = lambda problem: None
         self._problems: dict[str, str] = {}
+        self._mismatched: dict[str, tuple[interface.Topic, bool]] = {}
         self._entities: list[Callable[[], object]] = []
         self._on_jump: Callable[[float], None] = lambda seconds: None
         self._frames: Frames | None = None
@@ -150,25 +155,40 @@ class RosGraph:
 
     def publisher(self, topic: interface.Topic) -> _Publisher:
         """Publish on a topic."""
-        events = PublisherEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
+        events = PublisherEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic, True))
         publisher = self._node.create_publisher(
-            self.message(topic.type), topic.name, _qos(topic.qos), event_callbacks=events
+            self.message(topic.type), topic.name, qos_profile(topic.qos), event_callbacks=events
         )
         self._entities.append(lambda: self._node.destroy_publisher(publisher))
-        return _Publisher(publisher)
+        return _Publisher(publisher, topic.qos is interface.Qos.PICTURE)
 
     def subscribe(self, topic: interface.Topic, callback: interface.MessageCallback) -> None:
         """Call `callback` with each message."""
-        events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic.name))
+        self._create(topic, self._guarded(topic.name, callback), MutuallyExclusiveCallbackGroup(), raw=False)
+
+    def subscribe_newest(
+        self, topic: interface.Topic, callback: interface.MessageCallback, kind_of: interface.KindOf
+    ) -> None:
+        """Call `callback` with the newest message of each kind (see `interface.Graph`)."""
+        guarded, report = self._guarded(topic.name, callback), partial(self._report, topic.name)
+        subscription = self._create(topic, guarded, Unattended(), raw=True)
+        reader = NewestReader(subscription, self.message(topic.type), guarded, kind_of, report)
+        self._entities.append(reader.close)  # closed first: it takes from the subscription
+
+    def _create(
+        self, topic: interface.Topic, callback: Callable[..., object], group: CallbackGroup, *, raw: bool
+    ) -> Subscription:
         subscription = self._node.create_subscription(
             self.message(topic.type),
             topic.name,
-            self._guarded(topic.name, callback),
-            _qos(topic.qos),
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            event_callbacks=events,
+            callback,
+            qos_profile(topic.qos),
+            callback_group=group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._note_qos(topic, False)),
+            raw=raw,
         )
         self._entities.append(lambda: self._node.destroy_subscription(subscription))
+        return subscription
 
     def serve(self, service: interface.Service, handler: interface.ServiceHandler) -> None:
         """Serve a service: request → response."""
@@ -200,8 +220,11 @@ class RosGraph:
         self._on_broken = callback
 
     def problems(self) -> tuple[str, ...]:
-        """List mismatched QoS, callbacks that raised and unusable transforms, one line each."""
-        return (*self._problems.values(), *(() if self._frames is None else self._frames.problems()))
+        """List mismatched QoS, callbacks that raised when last called and unusable transforms, one line each."""
+        noted = tuple(self._mismatched.values())
+        names = sorted({self.resolve(topic.name) for topic, ours in noted if is_mismatched(self._node, topic, ours)})
+        tf = () if self._frames is None else self._frames.problems()
+        return (*self._problems.values(), *(f"{name}: another node's QoS does not match" for name in names), *tf)
 
     def log_handler(self, level: str) -> logging.Handler:
         """Return a handler that logs to the node's logger (see `interface.Graph`)."""
@@ -225,6 +248,15 @@ class RosGraph:
         client = OrderedActionClient(self._node, _rclpy_type(action.type), action.name, callback_group=group)
         self._entities.append(client.destroy)
         return RosActionClient(client, self, action.name, partial(self._guarded, action.name))
+
+    def goal_canceller(self, action: interface.ActionInterface) -> RosGoalCanceller:
+        """Make what cancels all goals of an action."""
+        name = f"{self.resolve(action.name)}/_action/cancel_goal"
+        client = self._node.create_client(
+            _rclpy_type("action_msgs/srv/CancelGoal"), name, callback_group=ReentrantCallbackGroup()
+        )
+        self._entities.append(lambda: self._node.destroy_client(client))
+        return RosGoalCanceller(client)
 
     def serve_action(
         self,
@@ -253,10 +285,12 @@ class RosGraph:
 
         def guarded(*arguments: object) -> T | None:
             try:
-                return callback(*arguments)
+                result = callback(*arguments)
             except Exception as error:  # noqa: BLE001 - the top of a callback
                 self._report(name, error)
                 return None
+            self._problems.pop(name, None)
+            return result
 
         return guarded
 
@@ -266,48 +300,25 @@ class RosGraph:
         with contextlib.suppress(Exception):  # one that raises must not end the executor, which carries stops
             self._on_broken(problem)
 
-    def _note_qos(self, name: str) -> None:
-        self._problems[f"{name} qos"] = f"{name}: another node's QoS does not match"
+    def _note_qos(self, topic: interface.Topic, is_ours_published: bool) -> None:
+        self._mismatched[f"{topic.name} {is_ours_published}"] = (topic, is_ours_published)
 
 
 class _Publisher:
     """A `graph.interface.Publisher`."""
 
-    def __init__(self, publisher: RclpyPublisher) -> None:
-        self._publisher = publisher
+    def __init__(self, publisher: RclpyPublisher, may_be_missed: bool) -> None:
+        self._publisher, self._may_be_missed = publisher, may_be_missed
 
     def publish(self, message: interface.Message) -> None:
         """Send a message."""
-        self._publisher.publish(message)
+        # A subscriber that takes no pictures makes the middleware wait, and then give up: it misses one.
+        with contextlib.suppress(*((RuntimeError,) if self._may_be_missed else ())):
+            self._publisher.publish(message)
 
     def listeners(self) -> int:
         """Count the matching subscriptions."""
         return int(self._publisher.get_subscription_count())
-
-
-def start_rclpy() -> None:
-    """Start rclpy once, without its signal handlers: the arm is halted before the node leaves the graph."""
-    if not rclpy.ok():
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-
-
-def spin(executor: MultiThreadedExecutor, report: Callable[[Exception], None]) -> None:
-    """Run callbacks until rclpy or the executor shuts down; what rclpy raises is reported, and stops still come."""
-    while True:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
-        except Exception as error:  # noqa: BLE001 - the top of a thread
-            report(error)
-        else:
-            return
-
-
-def remap_arguments(remap: Mapping[str, str] | None) -> list[str]:
-    """Turn remapping rules into command-line arguments of a node."""
-    rules = [part for left, right in (remap or {}).items() for part in ("-r", f"{left}:={right}")]
-    return ["--ros-args", *rules] if rules else []
 
 
 def _rclpy_type(name: str) -> type:
@@ -315,12 +326,3 @@ def _rclpy_type(name: str) -> type:
     package, kind, short = name.split("/")
     rclpy_type: type = getattr(importlib.import_module(f"{package}.{kind}"), short)
     return rclpy_type
-
-
-def _qos(qos: interface.Qos) -> QoSProfile:
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=qos.depth,
-        reliability=ReliabilityPolicy.RELIABLE if qos.is_reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.is_latched else DurabilityPolicy.VOLATILE,
-    )

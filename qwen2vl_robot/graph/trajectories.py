@@ -1,6 +1,9 @@
-"""trajectory_msgs/msg/JointTrajectory ↔ joint segments in robot-file order; every received one is checked."""
+"""JointTrajectory messages ↔ joint segments in robot-file order; received ones are checked as ros2_control does."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -58,48 +61,60 @@ def hold_message(make: MessageMaker, profile: RobotProfile, state: RobotState, a
 def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSegment:
     """Read a trajectory_msgs/msg/JointTrajectory as a joint segment in robot-file order, times from its own start.
 
+    It refuses what joint_trajectory_controller refuses, and nothing else but too much of it. So positions may be NaN or
+    infinite, the first time may be negative, and a joint that is missing because another one is named twice goes to 0.
+
     Raises:
-        BadInputError: no point or too many, other joints than the robot's, a point without a position for each joint, a
-            number that is not finite, times that do not rise from 0, a final velocity that is not zero, or efforts.
+        BadInputError: no point or too many, not as many joints as the robot has or an unknown one, a point without a
+            position for each joint, times that do not rise, a final velocity that is not zero, or efforts.
     """
     if len(message.joint_names) > JOINTS or not 0 < len(message.points) <= TRAJECTORY_POINTS:
         found = f"{len(message.joint_names)} joints, {len(message.points)} points"
         raise BadInputError(f"{found}; allowed are {JOINTS} and 1 to {TRAJECTORY_POINTS}")
     names, points = list(message.joint_names), list(message.points)
     expected = [j.name for j in profile.joints]
-    if sorted(names) != sorted(expected):
+    if len(names) != len(expected) or not set(names) <= set(expected):
         raise BadInputError(f"joints: {shown(', '.join(names)) or 'none'}; needed: {', '.join(expected)}")
-    order = [names.index(n) for n in expected]
     if any(len(p.positions) != len(names) for p in points):
         raise BadInputError(f"every point needs {len(names)} positions")
     time_s = np.array([duration_to_s(p.time_from_start) for p in points])
-    q_rad = np.array([p.positions for p in points], dtype=np.float64)[:, order]
-    if not (np.isfinite(q_rad).all() and np.isfinite(time_s).all() and (np.diff(time_s) > 0).all() and time_s[0] >= 0):
-        raise BadInputError("numbers must be finite, times must rise from 0")
+    if not (np.diff(time_s) > 0).all():
+        raise BadInputError("times must rise")
     last = list(points[-1].velocities)
-    if any(not abs(v) <= _NO_VELOCITY for v in last):
+    if any(abs(v) > _NO_VELOCITY for v in last):
         raise BadInputError(f"the final velocity {shown(last)} is not zero")
     if any(len(point.effort) for point in points):
         raise BadInputError("efforts are for controllers with an effort interface")
-    return JointSegment(read_only(time_s), read_only(q_rad))
+    return JointSegment(read_only(time_s), _in_order([p.positions for p in points], names, expected))
 
 
 def derivatives_from_trajectory(message: Message, profile: RobotProfile) -> tuple[Array, Array]:
     """Read velocities and accelerations (k, n) of a JointTrajectory in robot-file order; NaN where a point has none.
 
-    The joint names must be the robot's; `segment_from_trajectory` checks that.
+    One that is given as NaN is infinite: the polynomial through it has no numbers either. The joint names must be the
+    robot's; `segment_from_trajectory` checks that.
 
     Raises:
-        BadInputError: a point has some velocities or accelerations but not one per joint, or one is not finite.
+        BadInputError: a point has some velocities or accelerations but not one per joint.
     """
     names, points = list(message.joint_names), list(message.points)
-    order = [names.index(joint.name) for joint in profile.joints]
-    dq_radps, ddq_radps2 = (np.full((len(points), len(order)), np.nan) for _ in range(2))
+    expected = [j.name for j in profile.joints]
+    none = [math.nan] * len(names)
     for i, point in enumerate(points):
-        for into, given in ((dq_radps, point.velocities), (ddq_radps2, point.accelerations)):
-            if len(given) not in (0, len(names)) or not np.isfinite(list(given)).all():
-                found = shown(list(given[:JOINTS]))
-                raise BadInputError(f"point {i}: {found}; allowed: none, or {len(names)} finite numbers")
-            if len(given):
-                into[i] = np.asarray(given, dtype=np.float64)[order]
-    return read_only(dq_radps), read_only(ddq_radps2)
+        for given in (point.velocities, point.accelerations):
+            if len(given) not in (0, len(names)):
+                raise BadInputError(f"point {i}: {shown(list(given[:JOINTS]))}; allowed: none, or {len(names)} numbers")
+    speeds, accelerations = (
+        [[math.inf if math.isnan(v) else v for v in given] if len(given) else none for given in column]
+        for column in ([p.velocities for p in points], [p.accelerations for p in points])
+    )
+    return _in_order(speeds, names, expected), _in_order(accelerations, names, expected)
+
+
+def _in_order(rows: Sequence[Sequence[float]], names: list[str], expected: list[str]) -> Array:
+    """Sort columns named `names` as `expected`; of those named alike the last counts; a missing one is 0."""
+    given = np.array(rows, dtype=np.float64).reshape(-1, len(names))
+    ordered = np.zeros((len(given), len(expected)))
+    for column, name in enumerate(names):
+        ordered[:, expected.index(name)] = given[:, column]
+    return read_only(ordered)

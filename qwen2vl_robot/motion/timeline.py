@@ -82,5 +82,5 @@ class MotionBuilder:
 
     def _grip(self, command_m: float, expected_m: float) -> None:
         seconds = abs(expected_m - self.width_m) / self._profile.gripper.speed_mps + _SETTLE_S
-        self._segments.append(GripperSegment(self._now_s, self._now_s + seconds, command_m))
+        self._segments.append(GripperSegment(self._now_s, self._now_s + seconds, command_m, expected_m))
         self.width_m = expected_m

@@ -19,18 +19,20 @@ class Commanders:
     def __init__(self, graph: interface.Graph, health: Health) -> None:
         self._graph, self._health = graph, health
 
-    def check_topic(self, topic: interface.Topic, *, is_ours: bool) -> None:
+    def check_topic(self, topic: interface.Topic, *, expected: int) -> None:
         """Check that nobody else publishes on a command topic.
 
         Args:
-            is_ours: whether this node does.
+            expected: how many publishers there are of this node and its supervisor.
 
         Raises:
-            ExecutionError: somebody does.
+            ExecutionError: somebody else does, or one of these is missing.
         """
-        others = self._graph.publishers_of(topic) - int(is_ours)
+        others, name = self._graph.publishers_of(topic) - expected, self._graph.resolve(topic.name)
+        if others < 0:
+            raise ExecutionError(f"{name}: no publisher of the supervisor is seen; it could not halt the arm")
         if others > 0:
-            self._refuse(topic.name, f"{topic.name} has {others} publishers besides this node; {_ONE}")
+            self._refuse(topic.name, f"{name} has {others} publishers besides this node; {_ONE}")
         self._health.fine(topic.name)
 
     def check_action(self, name: str, client: interface.ActionClient) -> None:
@@ -38,7 +40,7 @@ class Commanders:
         self.check_goals(name, client)
         others = client.others()
         if others > 0:
-            self._health.warn(name, f"{name} has {others} clients besides this node; {_ONE}")
+            self._health.warn(name, f"{self._graph.resolve(name)} has {others} clients besides this node; {_ONE}")
         else:
             self._health.fine(name)
 
@@ -50,7 +52,7 @@ class Commanders:
         """
         goals = client.foreign_goals()
         if goals > 0:
-            self._refuse(name, f"{name} has {goals} goals that this node did not send; {_ONE}")
+            self._refuse(name, f"{self._graph.resolve(name)} has {goals} goals that this node did not send; {_ONE}")
 
     def _refuse(self, name: str, problem: str) -> None:
         self._health.error(name, problem)

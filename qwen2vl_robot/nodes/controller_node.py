@@ -19,9 +19,9 @@ from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.bounds import DIGEST_CHARS
 from qwen2vl_robot.camera_guard import CameraGuard
-from qwen2vl_robot.config import RobotProfile, load_robot, robot_file
+from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.controller import Controller
-from qwen2vl_robot.description import check_description, take_live, wants_live
+from qwen2vl_robot.description import check_description
 from qwen2vl_robot.errors import BadInputError, ObservationError, RobotError
 from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.graph import interface
@@ -30,8 +30,10 @@ from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcom
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.graph_camera import cameras_of
+from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.jumps import Jumps
+from qwen2vl_robot.nodes.live_robot import load_live_robot
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
@@ -47,32 +49,7 @@ _log = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.0005
 _MAX_TEXT = 300
 _MAX_STOP_TEXT = 60  # of a sentence that begins with a stop word, as a stop's reason
-_DESCRIPTION_S = 15.0
 _VERDICT_AGE_S = 30.0  # plus the time that a person may take to approve
-
-
-def _load_robot(name: str, graph: interface.Graph) -> RobotProfile:
-    """Load the robot file; where its `urdf` is robot_description, wait for that topic first.
-
-    Raises:
-        BadInputError: the file cannot be used, or no robot_description came.
-    """
-    has_come = threading.Event()
-    latest: list[str] = []
-
-    def take(message: Any) -> None:
-        latest[:] = [message.data]
-        has_come.set()
-
-    if wants_live(robot_file(name)):
-        graph.subscribe(interface.ROBOT_DESCRIPTION, take)
-        if not has_come.wait(_DESCRIPTION_S):
-            raise BadInputError(
-                f"{name}: its urdf is robot_description, and none came in {_DESCRIPTION_S:g} s; "
-                "is robot_state_publisher running?"
-            )
-        take_live(latest[0])
-    return load_robot(name)
 
 
 class ControllerNode:
@@ -85,33 +62,33 @@ class ControllerNode:
     def __init__(self, graph: interface.Graph, settings: Settings) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._graph, self._settings = graph, settings
-        self._profile: RobotProfile = _load_robot(settings.robot, graph)
+        self._profile: RobotProfile = load_live_robot(settings.robot, graph)
         self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
-        self._lock = threading.RLock()
-        self._has_description, self._mismatch = False, ""
+        self._lock, self._has_description, self._mismatch = threading.RLock(), False, ""
         self._controller: Controller | None = None
         self._status_publisher = graph.publisher(interface.STATUS)
-        self.halt = Halt()
+        self.halt = Halt(lambda: self.guard.lack())
+        wait_s = settings.approval_timeout_s
         self.approver = AskingApprover(
-            self.halt,
-            settings.approval,
-            on_question=lambda step, asks: self.display.on_question(step, asks),
-            timeout_s=settings.approval_timeout_s,
+            self.halt, settings.approval, on_question=lambda *step: self.display.on_question(*step), timeout_s=wait_s
         )
-        self.health = Health(graph, facts=self._facts)
-        self.arm = GraphArm(graph, self._profile, self.health, self._why_halted, on_rest=lambda: self.status.publish())
+        self.health = Health(graph, hardware_id=self._profile.name, facts=self._facts)
+        self.arm = GraphArm(
+            graph, self._profile, self.health, self._why_halted, lambda: self.status.publish(), has_supervisor=True
+        )
+        self.guard = Guard(graph, self._profile, settings.silence_s, self.halt, self.arm, self.stop, self.health)
         self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
         self.camera = cameras_of(graph, self._profile.base_link, settings, self._why_halted)
         Jumps(graph, self.halt, self.arm, self.camera, self.health)
         self._around = Surroundings.of(self._profile, settings.whose_sides)
         self.display = Display(graph, self._around, self.status, self.health, lambda: self.camera.frame_id)
         self.planner = PlannerProcess(settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides)
-        self.rehearsal = RehearsalProcess(
-            self._profile, budget_s=settings.rehearsal_budget_s, interpreter=settings.worker_python or None
-        )
+        python, budget_s = settings.worker_python or None, settings.rehearsal_budget_s
+        self.rehearsal = RehearsalProcess(self._profile, budget_s=budget_s, interpreter=python)
         graph.on_broken(self._on_broken)
         self._listen()
         self.health.start()
+        self.guard.start()
 
     # ------------------------------------------------------------------------------------------ life cycle
 
@@ -121,8 +98,7 @@ class ControllerNode:
         Raises:
             RobotError: one of them cannot be started, or the cell's rules cannot be used.
         """
-        settings = self._settings
-        cell = load_rules(settings.rules)
+        settings, cell = self._settings, load_rules(self._settings.rules)
         with ThreadPoolExecutor(1) as threads:  # both load for seconds
             twin = threads.submit(self.rehearsal.start)
             self.planner.start()
@@ -154,6 +130,7 @@ class ControllerNode:
     def close(self) -> None:
         """Halt the arm and end the workers; a stop that comes meanwhile stays in `stopped_by`."""
         self.end_spin()
+        self.guard.close()
         self.health.close()
         self.planner.close()
         self.rehearsal.close()
@@ -182,7 +159,7 @@ class ControllerNode:
             self.arm.stop()
             outcome = _outcome_of(error, self.halt)
             if outcome.kind is OutcomeKind.ABORTED:
-                self.health.error("task", outcome.reasons[0])
+                self.health.error("task", outcome.reasons[0], lasts=True)
             report = TaskReport(instruction, outcome, (), (), {})
         try:
             self.status.ended(task_outcome(report))
@@ -225,11 +202,12 @@ class ControllerNode:
 
     def reset(self) -> str:
         """Release a stop; a task under way is cancelled."""
-        was_stopped, had_task = self.halt.stopped_by() is not None, self.halt.has_task
+        was_stopped, had_task = self.stopped_by() is not None, self.halt.has_task
+        self.guard.release()  # before this node's own stop, or the supervisor's next heartbeat would latch it again
         self.halt.reset()
+        self.health.fine("arm", "callback", "task")  # a person has looked
         self.status.publish()
-        nothing = "there was no stop; the task is cancelled" if had_task else "there was no stop"
-        answer = "released" if was_stopped else nothing
+        answer = "released" if was_stopped else f"there was no stop{'; the task is cancelled' if had_task else ''}"
         _log.info("reset: %s", answer)
         return answer
 
@@ -248,7 +226,7 @@ class ControllerNode:
 
     def _on_broken(self, text: str) -> None:
         """Stop after a callback raised: its effect is unknown, so a person has to look first."""
-        self.health.error("callback", text)
+        self.health.error("callback", text, lasts=True)
         self.stop(f"a callback failed: {text[:_MAX_TEXT]}")
 
     def _on_stop(self, message: Any) -> None:
@@ -291,7 +269,7 @@ class ControllerNode:
             return "another task is under way; ~/cancel ends it"
         if self._settings.needs_description and not self._has_description:
             return "no robot_description has come yet"
-        return self._mismatch or None
+        return self._mismatch or self.guard.lack()
 
     def _refuse(self, reason: str) -> None:
         self.health.warn("instruction", reason)
@@ -310,7 +288,7 @@ class ControllerNode:
             check_description(urdf, self._profile)
         except BadInputError as error:
             self._mismatch = f"robot_description: {error}"
-            self.health.error("robot_description", str(error))
+            self.health.error("robot_description", str(error), lasts=True)
         else:
             self._mismatch = ""
             self.health.fine("robot_description")
@@ -319,8 +297,7 @@ class ControllerNode:
     # ------------------------------------------------------------------------------------------ publishing
 
     def _publish_status(self, report: StatusReport) -> None:
-        text = self._graph.message("std_msgs/msg/String")(data=report.model_dump_json())
-        self._status_publisher.publish(text)
+        self._status_publisher.publish(self._graph.message("std_msgs/msg/String")(data=report.model_dump_json()))
 
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}
@@ -334,8 +311,8 @@ def _guard(around: Surroundings, settings: Settings, health: Health) -> CameraGu
 def _outcome_of(error: Exception, halt: Halt) -> Outcome:
     """Return the outcome of a task that an exception ended: refused by a stop or a cancel, else broken."""
     if isinstance(error, ObservationError) and error.reason is ObservationReason.HALTED:
-        is_stopped = halt.stopped_by() is not None
-        reason = RefusalReason.STOPPED if is_stopped else RefusalReason.CANCELLED
+        cause = halt.cause()
+        reason = RefusalReason.CANCELLED if cause is None else cause.reason
         return Outcome(OutcomeKind.REFUSED, (Cause(reason, str(error)),))
     text = str(error) if isinstance(error, RobotError) else f"{type(error).__name__}: {error}"
     return Outcome(OutcomeKind.ABORTED, (Cause(AbortReason.BROKEN, text),))

@@ -38,12 +38,14 @@ class Display:
         self._status, self._health, self._camera_frame = status, health, camera_frame
         self._kinematics = surroundings.kinematics
         self._scene: Scene | None = None
+        self._seen_ns = 0  # stamp of the frame in which it was measured
         topics = (interface.PLAN, interface.VERDICT, interface.MARKERS, interface.ANNOTATED, interface.DETECTIONS)
         self._publishers = {topic.name: graph.publisher(topic) for topic in topics}
 
     def on_frame(self, observation: Observation) -> None:
         """Set the status to "plan" (see `ports.Listener`)."""
         self._health.fine("camera")
+        self._seen_ns = observation.frame.stamp_ns
         self._status.doing("plan")
 
     def on_plan(self, plan: Plan, observation: Observation) -> None:
@@ -73,6 +75,7 @@ class Display:
     def on_question(self, step: Rehearsed, asks: bool) -> None:
         """Publish the verdict of a step that is about to be admitted; `asks`: whether a person must approve it."""
         self._scene = step.scene
+        self._seen_ns = self._seen_ns if step.seen is None else step.seen.stamp_ns
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
         self._publish(
             interface.VERDICT, reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks)
@@ -82,8 +85,8 @@ class Display:
 
     def _mark(self, scene: Scene | None, motion: Motion | None, contacts_m: Array) -> None:
         path = None if motion is None else reports.path_of(motion, self._kinematics.tool_pose)
-        now_ns, base = self._graph.now_ns(), self._surroundings.profile.base_link
-        markers = reports.markers(self._graph.message, scene, path, contacts_m, base, now_ns)
+        base = self._surroundings.profile.base_link
+        markers = reports.markers(self._graph.message, scene, path, contacts_m, base, self._seen_ns)
         self._publishers[interface.MARKERS.name].publish(markers)
 
     def _publish(self, topic: interface.Topic, report: Strict) -> None:

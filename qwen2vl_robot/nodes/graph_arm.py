@@ -1,7 +1,8 @@
 """`ports.Arm` → trajectory and gripper controllers on the graph, by action or by topic as the robot file says.
 
-Each segment of a motion is sent at its time; a joint segment carries its start as a stamp. Any answer of a controller
-but success ends the motion. `stop` sends the halt before it returns.
+Each segment of a motion is sent at its time; a joint segment carries its start as a stamp. After a command to the
+gripper nothing is sent until `go_on`. Any answer of a controller but success ends the motion. `stop` sends the halt
+before it returns.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -17,30 +19,29 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import read_only
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import duration_from_s
-from qwen2vl_robot.graph.interface import GoalStatus
-from qwen2vl_robot.graph.trajectories import hold_message, trajectory_message
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
-from qwen2vl_robot.nodes.commanders import Commanders
+from qwen2vl_robot.nodes.controllers import Controllers
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
+from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
+_AFTER_S = 0.06  # three heartbeats
 _END_S = 1.5  # a motion's last goals must end within this time after it
 _HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
 _REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
 _STANDS_RADPS = 0.02  # a joint that turns slower is taken to stand: 20 ms of an encoder's steps of 0.0004 rad
-_OLDEST_S = 0.2  # a state tells no further ahead where the arm is
-_GOAL_TIME_S = 1.0
 
 
 class GraphArm:
     """A `ports.Arm` on the graph.
 
     Args:
-        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost.
+        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost,
+            and before each segment is sent, because this process may have stood still meanwhile.
         on_rest: called when the arm is measured at rest after a halt.
+        has_supervisor: whether a supervisor publishes on the arm's command topic too, and nobody else may.
     """
 
     def __init__(
@@ -50,30 +51,20 @@ class GraphArm:
         health: Health,
         why_halted: Callable[[], str | None] = lambda: None,
         on_rest: Callable[[], None] = lambda: None,
+        *,
+        has_supervisor: bool = False,
     ) -> None:
         self._graph, self._profile, self._health = graph, profile, health
         self._why_halted, self._on_rest = why_halted, on_rest
-        names = profile.controllers
-        self._arm_action = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
-        self._arm_topic = interface.JOINT_TRAJECTORY.at(f"{names.arm}/joint_trajectory")
-        self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands")
-        self._clients: dict[str, tuple[interface.ActionInterface, interface.ActionClient]] = {}
-        if names.arm_form == "action":
-            self._clients["arm"] = (self._arm_action, graph.action_client(self._arm_action))
-        else:
-            self._arm_publisher = graph.publisher(self._arm_topic)
-        if names.gripper_form == "topic":
-            self._gripper_publisher = graph.publisher(self._gripper_topic)
-        else:
-            action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
-            action = action.at(f"{names.gripper}/gripper_cmd")
-            self._clients["gripper"] = (action, graph.action_client(action))
-        self._joints, self._commanders = JointStates(graph, profile, health), Commanders(graph, health)
-        self._goals: list[tuple[str, interface.SentGoal]] = []
+        self._controllers = Controllers(graph, profile, health, has_supervisor=has_supervisor)
+        self._joints = JointStates(graph, profile, health)
+        self._start_ns = 0  # of the motion's time 0; later by as much as the gripper kept the motion waiting
+        self._grip: GripperSegment | None = None  # sent, and without leave to go on
+        self._has_leave = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
-        self._is_halted = self._is_halting = False
-        self._halts = 0
+        self._is_halted = self._is_halting = self._has_ended = False
+        self._halts = self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
 
@@ -81,25 +72,30 @@ class GraphArm:
         """Return the latest state that is not from the future (see `ports.Arm`)."""
         return self._joints.latest()
 
-    # --------------------------------------------------------------------------------------------- motion
-
     def execute(self, approved: ApprovedMotion) -> None:
         """Start the motion (see `ports.Arm`)."""
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self._thread is not None and self._thread.is_alive() and not self._has_ended:
                 raise ExecutionError("the arm is still moving; wait or stop it first")
+            if self._thread is not None:
+                self._thread.join()  # it may hurry for a moment yet
             self._check(approved)
             self._used.add(approved.token)
-            self._failure, self._goals, self._is_halted = None, [], False
+            self._controllers.forget()
+            self._failure, self._grip, self._is_halted, self._has_ended = None, None, False, False
             halted = self._why_halted()  # after the flag: a stop is seen here, or it sets the flag again
             if halted is not None:
                 raise ExecutionError(halted)
-            start_ns = self._graph.now_ns() + round(_LEAD_S * 1e9)
-            arguments = (approved.motion, start_ns)
-            self._thread = threading.Thread(target=self._perform, args=arguments, name="motion", daemon=True)
+            self._looked_ns = self._graph.now_ns()
+            self._start_ns = start_ns = self._looked_ns + round(_LEAD_S * 1e9)
+            hurrying = ExitStack()
+            hurrying.enter_context(urgent())  # before anybody hears that the arm moves
+            arguments = (approved.motion, hurrying)
+            self._thread = threading.Thread(target=self._hurry_through, args=arguments, name="motion", daemon=True)
             self._thread.start()
         while self._graph.now_ns() < start_ns and self._thread.is_alive():
             self._graph.sleep(_POLL_S)  # return when the motion starts: its time counts from there
+            self._looked_ns = self._graph.now_ns()
 
     def is_moving(self) -> bool:
         """Return whether a motion is under way (see `ports.Arm`).
@@ -108,24 +104,50 @@ class GraphArm:
             ExecutionError: a controller rejected or aborted a goal, or is gone.
         """
         # In this order: a failing motion notes its failure before it ends.
-        is_moving = self._thread is not None and self._thread.is_alive() and not self._is_halted
+        is_moving = self._is_sending
+        self._looked_ns = self._graph.now_ns()
         if self._failure is not None:
             raise ExecutionError(self._failure)
         return is_moving
 
+    def has_gripped(self) -> bool:
+        """Return whether the command to the gripper has its result (see `ports.Arm`)."""
+        grip = self._grip
+        if grip is None or not self._is_sending:
+            return False
+        has_ended = self._controllers.has_gripped()
+        if has_ended is None:  # a topic: not before the time that it should take
+            return self._graph.now_ns() >= self._start_ns + round(grip.end_s * 1e9)
+        return has_ended
+
+    def go_on(self) -> int:
+        """Let the motion go on after a command to the gripper (see `ports.Arm`)."""
+        grip = self._grip
+        if grip is None or not self._is_sending:
+            raise ExecutionError("no command to the gripper waits for leave to go on")
+        planned_ns = self._start_ns + round(grip.end_s * 1e9)
+        late_ns = max(0, self._graph.now_ns() + round(_LEAD_S * 1e9) - planned_ns)
+        self._start_ns += late_ns
+        self._grip = None
+        self._has_leave.set()
+        return planned_ns + late_ns
+
+    def unwatched_s(self) -> float | None:
+        """Return for how long, in ROS time (a simulation may stand still), nobody looked at a motion; None without."""
+        return max(0.0, (self._graph.now_ns() - self._looked_ns) / 1e9) if self._is_sending else None
+
+    @property
+    def _is_sending(self) -> bool:
+        return self._thread is not None and self._thread.is_alive() and not (self._is_halted or self._has_ended)
+
     def stop(self) -> None:
         """Halt now (see `ports.Arm`); the halt is sent when this returns, and what follows is watched."""
         self._is_halted = True
-        goals = [(what, goal) for what, goal in self._goals if goal.outcome() is None]
+        goals = self._controllers.open_goals()
         latest = self._joints.newest()
         self._halts += 1
         self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
-        try:
-            _cancel_all([goal for _, goal in goals])
-        finally:
-            if "arm" not in self._clients and latest is not None:
-                age_s = min(max(0.0, (self._graph.now_ns() - latest.stamp_ns) / 1e9), _OLDEST_S)
-                self._arm_publisher.publish(hold_message(self._graph.message, self._profile, latest, age_s))
+        self._controllers.halting.send(self._joints.newest, [goal for _, goal in goals])
         if self._is_halting:
             arguments = (goals, self._halts, self._graph.now_ns())
             threading.Thread(target=self._watch_halt, args=arguments, name="halt", daemon=True).start()
@@ -146,17 +168,19 @@ class GraphArm:
             speed_radps = _speed_radps(latest) if latest is not None and shows else math.inf
             if not late and speed_radps <= _STANDS_RADPS:
                 self._is_halting = False
+                if "arm" in self._health.problems() and self._failure is None:
+                    self._health.fine("arm")
                 self._on_rest()
                 return
             waited_s = time.monotonic() - begins_s
             is_late = (self._graph.now_ns() - since_ns) / 1e9 > limit_s or waited_s > _HALT_S
             if is_late and speed_radps > _STANDS_RADPS:
                 how = f"it moves at {speed_radps:.3f} rad/s" if shows else "no joint state shows that it stands"
-                self._health.error("arm", f"the arm did not stop within {limit_s:.2f} s: {how}")
+                self._health.error("arm", f"the arm did not stop within {limit_s:.2f} s: {how}", lasts=True)
             if waited_s > _HALT_S:
                 if late:
                     told = f"the controller of the {', '.join(late)} did not confirm a halt in {_HALT_S:g} s"
-                    self._health.error("arm", told)
+                    self._health.error("arm", told, lasts=True)
                 return
             time.sleep(_POLL_S if not is_late else 10 * _POLL_S)
 
@@ -176,137 +200,69 @@ class GraphArm:
             if not off_rad <= self._profile.start_tolerance_rad:
                 allowed = self._profile.start_tolerance_rad
                 raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
-        self._check_controllers()
+        self._controllers.check()
 
     def forget(self) -> None:
         """Forget the joint states: the clock jumped."""
         self._joints.forget()
 
-    def _check_controllers(self) -> None:
-        """Check that every controller is there and that nobody else commands it (raises as `_check`)."""
-        for action, client in self._clients.values():
-            if not client.is_served():
-                raise ExecutionError(f"no action server {action.name}; is the controller loaded and active?")
-            self._commanders.check_action(action.name, client)
-        for is_ours, topic in (
-            ("arm" not in self._clients, self._arm_topic),
-            ("gripper" not in self._clients, self._gripper_topic),
-        ):
-            self._commanders.check_topic(topic, is_ours=is_ours)
-        if "arm" not in self._clients and not self._arm_publisher.listeners():
-            raise ExecutionError(f"nobody listens on {self._arm_topic.name}; is the controller loaded and active?")
+    def _hurry_through(self, motion: Motion, hurrying: ExitStack) -> None:
+        """Perform, and hurry until the heartbeat says that the motion ended: a late one would be a silence in it."""
+        with hurrying:
+            self._perform(motion)
+            self._has_ended = True
+            time.sleep(_AFTER_S)
 
-    def _perform(self, motion: Motion, start_ns: int) -> None:
+    def _perform(self, motion: Motion) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""
         try:
             for segment in _join_segments(motion.segments):
                 lead_s = _LEAD_S if isinstance(segment, JointSegment) else 0.0  # a gripper acts on arrival
-                self._wait_until(start_ns + round((segment.start_s - lead_s) * 1e9))
+                self._wait_until(segment.start_s - lead_s)
                 if self._is_halted:
                     return
-                self._send(segment, start_ns + round(segment.start_s * 1e9))
-            end_ns = start_ns + round(motion.duration_s * 1e9)
-            self._wait_until(end_ns)
-            while not self._is_halted and any(goal.outcome() is None for _, goal in self._goals):
-                if self._graph.now_ns() > end_ns + round(_END_S * 1e9):
+                halted = self._why_halted()
+                if halted is not None:
+                    raise ExecutionError(halted)
+                self._send(segment)
+            self._wait_until(motion.duration_s)
+            end_ns = self._start_ns + round((motion.duration_s + _END_S) * 1e9)
+            while not self._is_halted and self._controllers.open_goals():
+                if self._graph.now_ns() > end_ns:
                     raise ExecutionError(f"a goal did not end within {_END_S:g} s after the motion")
-                self._check_goals()
-                self._graph.sleep(_POLL_S)
-            self._check_goals()
+                self._pause(_POLL_S)
+            self._controllers.check_goals(self._is_halted)
+            if not self._is_halted:
+                self._health.fine("arm")
         except Exception as error:  # noqa: BLE001 - the top of this thread: halt, and say why
             if not self._is_halted:
                 self._failure = f"{error}" if isinstance(error, ExecutionError) else f"{type(error).__name__}: {error}"
-                self._health.error("arm", self._failure)
+                self._health.error("arm", self._failure, lasts=True)
                 self.stop()
 
-    def _wait_until(self, time_ns: int) -> None:
-        while self._graph.now_ns() < time_ns and not self._is_halted:
-            self._check_goals()
-            self._graph.sleep(min(_POLL_S, max(0.0005, (time_ns - self._graph.now_ns()) / 1e9)))
-
-    def _check_goals(self) -> None:
-        """Check that each goal runs or succeeded.
-
-        Raises:
-            ExecutionError: a goal was rejected or aborted, or its server is gone.
-        """
-        for what, goal in self._goals:
-            outcome = goal.outcome()
-            if goal.accepted() is False:
-                raise ExecutionError(f"the controller of the {what} refused the goal")
-            if outcome is not None and not _is_success(what, *outcome) and not self._is_halted:
-                status, result = outcome
-                code, text = getattr(result, "error_code", ""), getattr(result, "error_string", "")
-                raise ExecutionError(
-                    f"the controller of the {what} ended {status.name.lower()}: {code} {text}".rstrip(": ")
-                )
-            action, client = self._clients[what]
-            if outcome is None and not client.is_served() and not self._is_halted:
-                raise ExecutionError(f"the action server {action.name} is gone in the middle of a goal")
-            if outcome is None and not self._is_halted:
-                self._commanders.check_goals(action.name, client)
-
-    def _send(self, segment: Segment, start_ns: int) -> None:
-        """Send one segment; a stop that came meanwhile halts it at once."""
-        if isinstance(segment, JointSegment):
-            self._send_joints(segment, start_ns)
-        else:
-            self._send_gripper(segment)
+    def _send(self, segment: Segment) -> None:
+        """Send one segment, a gripper's until there is leave to go on; a stop that came meanwhile halts it at once."""
+        self._has_leave.clear()
+        self._controllers.send(segment, self._start_ns + round(segment.start_s * 1e9))
         if self._is_halted:
             self.stop()
+        if isinstance(segment, GripperSegment):
+            self._grip = segment
+            while not self._has_leave.is_set() and not self._is_halted:
+                self._pause(_POLL_S)
 
-    def _send_joints(self, segment: JointSegment, start_ns: int) -> None:
-        make = self._graph.message
-        trajectory = trajectory_message(make, self._profile, segment, start_ns)
-        if "arm" not in self._clients:
-            self._arm_publisher.publish(trajectory)
-            return
-        goal = _trajectory_goal(make, self._profile, trajectory)
-        self._goals = [(w, g) for w, g in self._goals if w != "arm"]
-        self._goals.append(("arm", self._clients["arm"][1].send(goal)))
+    def _wait_until(self, time_s: float) -> None:
+        """Wait for a time of the motion."""
+        while (left_s := (self._start_ns - self._graph.now_ns()) / 1e9 + time_s) > 0.0 and not self._is_halted:
+            self._pause(min(_POLL_S, max(0.0005, left_s)))
 
-    def _send_gripper(self, segment: GripperSegment) -> None:
-        gripper, make = self._profile.gripper, self._graph.message
-        position = segment.width_m / len(gripper.joints)
-        if "gripper" not in self._clients:
-            kind = make(interface.GRIPPER_TOPIC.type)
-            self._gripper_publisher.publish(kind(data=[position] * len(gripper.joints)))
-            return
-        action, client = self._clients["gripper"]
-        if action.type == interface.GRIPPER_COMMAND.type:
-            command = make("control_msgs/msg/GripperCommand")(position=position, max_effort=gripper.force_n)
-        else:
-            command = make("sensor_msgs/msg/JointState")(
-                name=[gripper.joints[0]], position=[position], effort=[gripper.force_n]
-            )
-        self._goals = [(w, g) for w, g in self._goals if w != "gripper"]
-        self._goals.append(("gripper", client.send(make(f"{action.type}_Goal")(command=command))))
+    def _pause(self, seconds: float) -> None:
+        self._controllers.check_goals(self._is_halted)
+        self._graph.sleep(seconds)
 
 
 def _speed_radps(state: RobotState) -> float:
     return float(np.max(np.abs(state.dq_radps), initial=0.0))
-
-
-def _cancel_all(goals: list[interface.SentGoal]) -> None:
-    """Cancel each goal; one that cannot be cancelled keeps none of the others going."""
-    if goals:
-        try:
-            goals[0].cancel()
-        finally:
-            _cancel_all(goals[1:])
-
-
-def _trajectory_goal(
-    make: interface.MessageMaker, profile: RobotProfile, trajectory: interface.Message
-) -> interface.Message:
-    """Make a FollowJointTrajectory goal with the robot file's tolerances."""
-    tolerance, names = make("control_msgs/msg/JointTolerance"), [j.name for j in profile.joints]
-    return make(f"{interface.FOLLOW_JOINT_TRAJECTORY.type}_Goal")(
-        trajectory=trajectory,
-        path_tolerance=[tolerance(name=n, position=profile.tracking_tolerance_rad) for n in names],
-        goal_tolerance=[tolerance(name=n, position=profile.start_tolerance_rad) for n in names],
-        goal_time_tolerance=duration_from_s(make, _GOAL_TIME_S),
-    )
 
 
 def _check_approval(approved: ApprovedMotion, profile: RobotProfile, now_ns: int) -> None:
@@ -339,10 +295,3 @@ def _join_segments(segments: tuple[Segment, ...]) -> list[Segment]:
         else:
             joined.append(segment)
     return joined
-
-
-def _is_success(what: str, status: GoalStatus, result: interface.Message | None) -> bool:
-    """Return whether a goal succeeded; a gripper stalls on an object, which some controllers report as aborted."""
-    if what == "gripper" and result is not None and result.stalled:
-        return True
-    return status is GoalStatus.SUCCEEDED and getattr(result, "error_code", 0) == 0

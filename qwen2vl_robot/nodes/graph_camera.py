@@ -82,11 +82,16 @@ class GraphCamera:
         self._has_come = threading.Condition()
         self._kept: dict[str, deque[interface.Message]] = {}
         self._counts: dict[str, int] = {}
-        image = interface.COMPRESSED if settings.is_compressed else interface.IMAGE
-        for what, topic in (("image", image), ("depth", interface.DEPTH), ("camera_info", interface.CAMERA_INFO)):
+        topics = {
+            t.name: t.at(settings.prefix + t.name) for t in (interface.IMAGE, interface.DEPTH, interface.CAMERA_INFO)
+        }
+        if settings.is_compressed:  # as image_transport names it: behind the name that the image has after remapping
+            topics["image"] = interface.COMPRESSED.at(f"{graph.resolve(topics['image'].name)}/compressed")
+        self._topics = topics
+        for what, topic in topics.items():
             self._kept[what] = deque(maxlen=_KEPT)
             self._counts[what] = 0
-            graph.subscribe(topic.at(settings.prefix + topic.name), partial(self._take, what))
+            graph.subscribe(topic, partial(self._take, what))
         if settings.T_base_camera is None:
             self._try_transform("")  # subscribes to tf
 
@@ -204,7 +209,7 @@ class GraphCamera:
     def _explain(self, asked_ns: int) -> str:
         missing = [what for what, kept in self._kept.items() if not kept]
         if missing:
-            return f"no message on {', '.join(missing)}"
+            return f"no message on {', '.join(self._graph.resolve(self._topics[what].name) for what in missing)}"
         now_ns = self._graph.now_ns()
         image_ns, depth_ns = (stamp_to_ns(self._kept[w][-1].header.stamp) for w in ("image", "depth"))
         for what, stamp_ns in (("image", image_ns), ("depth", depth_ns)):

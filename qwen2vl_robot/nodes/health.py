@@ -1,4 +1,4 @@
-"""Problems of a running node → /diagnostics at 1 Hz, one entry for each subject."""
+"""Problems of a running node → /diagnostics at 1 Hz, one entry for each subject: OK once its problem is over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen2vl_robot.graph.conversions import stamp_from_ns
 from qwen2vl_robot.perception.camera_check import CameraSeen
 
 _log = logging.getLogger(__name__)
-_SHOWN_S = 10.0  # a problem that is not reported again is shown this long
+_SHOWN_S = 10.0  # what happened once, such as a refused instruction, is shown this long
 _MAX_TEXT = 300
 _MAX_SUBJECTS = 50
 
@@ -37,24 +37,28 @@ class Problem:
     Attributes:
         count: how often it was reported.
         seen_s: monotonic time of the latest report.
+        lasts: whether it is there until it is said to be over; else it happened once.
     """
 
     level: Level
     text: str
     count: int
     seen_s: float
+    lasts: bool
 
 
 class Health:
     """Collects problems from any thread and publishes them once a second."""
 
-    def __init__(self, graph: interface.Graph, *, facts: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, graph: interface.Graph, *, hardware_id: str, facts: Callable[[], dict[str, str]]) -> None:
         """Prepare the reports; `start` begins them.
 
         Args:
+            hardware_id: the robot's name, for those who gather diagnostics by hardware.
             facts: returns further keys and values of every report.
         """
-        self._graph, self._facts = graph, facts
+        self._graph, self._hardware_id, self._facts = graph, hardware_id, facts
+        self._subjects: set[str] = set()  # all that were ever reported; one without a problem is OK
         self._lock = threading.Lock()
         self._problems: dict[str, Problem] = {}
         self._publisher = graph.publisher(interface.DIAGNOSTICS)
@@ -67,32 +71,36 @@ class Health:
 
     def warn(self, subject: str, text: str) -> None:
         """Note a problem with which the node keeps running."""
-        self._note(subject, Level.WARN, text)
+        self._note(subject, Level.WARN, text, lasts=False)
 
-    def error(self, subject: str, text: str) -> None:
-        """Note that something broke; this only reports it, the caller stops what moves."""
-        self._note(subject, Level.ERROR, text)
+    def error(self, subject: str, text: str, *, lasts: bool = False) -> None:
+        """Note that something broke; this only reports it, the caller stops what moves.
+
+        Args:
+            lasts: until `fine` says that it is over.
+        """
+        self._note(subject, Level.ERROR, text, lasts)
 
     def on_camera(self, seen: CameraSeen) -> None:
-        """Note whether the arm confirms the camera's pose."""
-        if seen.is_off:
-            self.error("camera check", seen.describe())
-        elif not seen.is_checked:
-            self.warn("camera check", seen.describe())
-        else:
+        """Note whether the arm confirms the camera's pose; that holds until another frame says otherwise."""
+        if seen.is_checked and not seen.is_off:
             self.fine("camera check")
+        else:
+            self._note("camera check", Level.ERROR if seen.is_off else Level.WARN, seen.describe(), lasts=True)
 
-    def fine(self, subject: str) -> None:
-        """Clear the problem of a subject."""
-        if subject in self._problems:
-            with self._lock:
-                self._problems.pop(subject, None)
+    def fine(self, *subjects: str) -> None:
+        """Clear the problems of subjects: their causes are gone."""
+        for subject in subjects:
+            if subject in self._problems or subject not in self._subjects:
+                with self._lock:
+                    self._problems.pop(subject, None)
+                    self._know(subject)
 
     def problems(self) -> dict[str, Problem]:
         """Return the current problems by subject."""
         now_s = time.monotonic()
         with self._lock:
-            self._problems = {s: t for s, t in self._problems.items() if now_s - t.seen_s < _SHOWN_S}
+            self._problems = {s: t for s, t in self._problems.items() if t.lasts or now_s - t.seen_s < _SHOWN_S}
             return dict(self._problems)
 
     def close(self) -> None:
@@ -101,19 +109,26 @@ class Health:
         if self._thread.is_alive():
             self._thread.join(2.0)
 
-    def _note(self, subject: str, level: Level, text: str) -> None:
+    def _know(self, subject: str) -> None:
+        if len(self._subjects) < _MAX_SUBJECTS:
+            self._subjects.add(subject)
+
+    def _note(self, subject: str, level: Level, text: str, lasts: bool) -> None:
         with self._lock:
             before = self._problems.get(subject)
             if before is None and len(self._problems) >= _MAX_SUBJECTS:
                 return
             count = 1 if before is None else before.count + 1
-            self._problems[subject] = Problem(level, text[:_MAX_TEXT], count, time.monotonic())
+            self._problems[subject] = Problem(level, text[:_MAX_TEXT], count, time.monotonic(), lasts)
+            self._know(subject)
         _log.log(_SEVERITY[level], "%s: %s", subject, text[:_MAX_TEXT])
 
     def _run(self) -> None:
         while not self._ended.wait(1.0):
-            for problem in self._graph.problems():
-                self.warn("graph", problem)
+            if problems := self._graph.problems():
+                self.warn("graph", "; ".join(problems))
+            else:
+                self.fine("graph")
             self._publisher.publish(self._report())
 
     def _report(self) -> interface.Message:
@@ -121,8 +136,13 @@ class Health:
         problems = self.problems()
         facts = [make("diagnostic_msgs/msg/KeyValue")(key=k, value=v) for k, v in self._facts().items()]
         worst = max((t.level for t in problems.values()), default=Level.OK)
-        entries = [self._status("controller", worst, "running" if worst is Level.OK else "see below", facts)]
-        for subject, problem in sorted(problems.items()):
+        text = f"see {', '.join(sorted(problems))}" if problems else "running"
+        entries = [self._status("controller", worst, text, facts)]
+        for subject in sorted({*self._subjects, *problems}):
+            problem = problems.get(subject)
+            if problem is None:
+                entries.append(self._status(subject, Level.OK, "no problem", []))
+                continue
             times = make("diagnostic_msgs/msg/KeyValue")(key="times", value=str(problem.count))
             entries.append(self._status(subject, problem.level, problem.text, [times]))
         stamp = stamp_from_ns(make, self._graph.now_ns())
@@ -133,4 +153,5 @@ class Health:
         kind = self._graph.message("diagnostic_msgs/msg/DiagnosticStatus")
         ok = kind().level  # an int over DDS, one byte in rclpy
         value = bytes([level]) if isinstance(ok, bytes) else int(level)
-        return kind(level=value, name=f"{self._graph.name}: {subject}", message=text, hardware_id="", values=values)
+        name = f"{self._graph.name}: {subject}"
+        return kind(level=value, name=name, message=text, hardware_id=self._hardware_id, values=values)

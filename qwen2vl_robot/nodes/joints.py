@@ -8,7 +8,7 @@ from collections import deque
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import joints_from_message, stamp_to_ns, state_from_joints
+from qwen2vl_robot.graph.conversions import joint_names_on_wire, joints_from_message, stamp_to_ns, state_from_joints
 from qwen2vl_robot.messages import RobotState
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.reasons import ObservationReason
@@ -21,7 +21,7 @@ _NONE = "joint_states: no complete state of the arm came yet"
 
 
 class JointStates:
-    """The latest states of one arm, from every message on joint_states."""
+    """The latest states of one arm, from the newest message of each publisher and set of joints on joint_states."""
 
     def __init__(self, graph: interface.Graph, profile: RobotProfile, health: Health) -> None:
         self._graph, self._profile, self._health = graph, profile, health
@@ -30,7 +30,7 @@ class JointStates:
         self._states: deque[RobotState] = deque(maxlen=_STATES)
         self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
         self._past: dict[str, deque[tuple[int, float]]] = {name: deque() for name in self._needed}
-        graph.subscribe(interface.JOINT_STATES, self._take)
+        graph.subscribe_newest(interface.JOINT_STATES, self._take, joint_names_on_wire)
 
     def latest(self) -> RobotState:
         """Return the latest state that is not from the future.

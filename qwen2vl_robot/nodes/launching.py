@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -10,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, VOICE_INSTRUCTION, Graph
-from qwen2vl_robot.graph.names import parse_remaps, resolve_name
+from qwen2vl_robot.graph.interface import NODE_NAME, PLANT_NAME, SUPERVISOR_NAME, VOICE_INSTRUCTION, Graph
+from qwen2vl_robot.graph.names import for_node, parse_remaps, resolve_name
 from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.log import start_logging
-from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import load_settings
-from qwen2vl_robot.plant.node import PlantNode
+from qwen2vl_robot.nodes.urgency import SUPERVISOR, hurry
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class NodeOptions:
         remaps: rules "from:=to".
         ready: file to create as soon as the node is started.
         log_level: one of `log.LEVELS`.
+        ros_arguments: what rclpy gets: the enclave, levels of single loggers, where logs go.
     """
 
     transport: str = "auto"
@@ -36,6 +39,7 @@ class NodeOptions:
     remaps: list[str] = field(default_factory=list)
     ready: Path | None = None
     log_level: str = "info"
+    ros_arguments: list[str] = field(default_factory=list)
 
 
 def run_controller_process(
@@ -55,9 +59,13 @@ def run_controller_process(
         BadInputError: a parameter, a name or a file cannot be used.
         RobotError: a worker cannot be started.
     """
+    from qwen2vl_robot.nodes.controller_node import ControllerNode  # which the supervisor's process need not load
+
     check_transport(options.transport)
     remap, name, namespace = parse_remaps(options.remaps, NODE_NAME, options.namespace)
+    given = for_node(given, name)
     settings = load_settings(params_files, given, resolve_name(f"~/{name}", name, namespace).rpartition("/")[0])
+    _start_ros(options)
     if options.transport == "ros" or (options.transport == "auto" and has_rclpy()):
         from qwen2vl_robot.graph.lifecycle import LifecycleOptions, run_lifecycle
 
@@ -78,6 +86,41 @@ def run_controller_process(
         graph.close()
 
 
+def run_supervisor_process(
+    options: NodeOptions, params_files: list[str], given: list[str], *, begins_stopped: bool = False
+) -> None:
+    """Run the supervisor of the controller in the same namespace; it takes that node's parameters, and its own.
+
+    Args:
+        given: `name:=value` parameters, on top of `params_files`.
+        begins_stopped: whether a stop is latched from the start.
+
+    Raises:
+        BadInputError: a parameter, a name or a file cannot be used.
+    """
+    from qwen2vl_robot.nodes.live_robot import load_live_robot
+    from qwen2vl_robot.nodes.supervisor import Supervisor
+
+    remap, name, namespace = parse_remaps(options.remaps, SUPERVISOR_NAME, options.namespace)
+    names = [resolve_name(node, name, namespace) for node in (NODE_NAME, name)]
+    settings = load_settings(params_files, for_node(given, NODE_NAME, name), *names)
+    _start_ros(options)
+    graph = open_graph(options.transport, name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
+    start_logging(options.log_level, graph.log_handler(options.log_level))
+    ended = threading.Event()
+    _until_signal(ended.set)
+    try:
+        profile = load_live_robot(settings.robot, graph)
+        supervisor = Supervisor(graph, profile, settings.silence_s, begins_stopped=begins_stopped)
+        supervisor.start()
+        hurry(SUPERVISOR)
+        _touch(options.ready)
+        ended.wait()
+        supervisor.close()
+    finally:
+        graph.close()
+
+
 def run_plant_process(
     options: NodeOptions, scene: str, seed: int, *, camera_hz: float, speed: float, worker_python: str
 ) -> None:
@@ -92,6 +135,8 @@ def run_plant_process(
         BadInputError: the scene or a name cannot be used.
         WorkerError: the simulation's process ended.
     """
+    from qwen2vl_robot.plant.node import PlantNode
+
     graph = _join(options, PLANT_NAME)
     start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()
@@ -158,8 +203,22 @@ def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], N
 
 def _join(options: NodeOptions, node: str) -> Graph:
     """Join the graph as a node, with the name and namespace that remapping gives it."""
+    _start_ros(options)
     remap, name, namespace = parse_remaps(options.remaps, node, options.namespace)
     return open_graph(options.transport, name, namespace=namespace, remap=remap)
+
+
+def _start_ros(options: NodeOptions) -> None:
+    """Start rclpy with what is for it alone; over DDS nothing of it applies, and that is said."""
+    check_transport(options.transport)
+    if not options.ros_arguments:
+        return
+    if options.transport == "dds" or not has_rclpy():
+        _log.warning("over DDS these have no effect: %s", " ".join(options.ros_arguments))
+        return
+    from qwen2vl_robot.graph.ros_process import start_rclpy
+
+    start_rclpy(options.ros_arguments)
 
 
 def _until_signal(end: Callable[[], None]) -> None:

@@ -247,8 +247,7 @@ def _detection(make: MessageMaker, label: str, box: ImageBox, k: Intrinsics, hea
     center = make("vision_msgs/msg/Pose2D")(position=make("vision_msgs/msg/Point2D")(x=x, y=y))
     size_x, size_y = (box.x1 - box.x0) / 1000.0 * k.width_px, (box.y1 - box.y0) / 1000.0 * k.height_px
     bounds = make("vision_msgs/msg/BoundingBox2D")(center=center, size_x=size_x, size_y=size_y)
-    # The planner gives no probability, so there is no score.
-    hypothesis = make("vision_msgs/msg/ObjectHypothesis")(class_id=label[:_MAX_TEXT], score=float("nan"))
+    hypothesis = make("vision_msgs/msg/ObjectHypothesis")(class_id=label[:_MAX_TEXT], score=1.0)  # it is named
     results = [make("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis)]
     return make("vision_msgs/msg/Detection2D")(header=head, results=results, bbox=bounds, id=label[:_MAX_TEXT])
 
@@ -262,15 +261,16 @@ _PATH_M, _CONTACT_M = 0.004, 0.02  # width of a drawn path, size of a drawn cont
 
 
 def markers(
-    make: MessageMaker, scene: Scene | None, path_m: Array | None, contacts_m: Array, base_frame: str, now_ns: int
+    make: MessageMaker, scene: Scene | None, path_m: Array | None, contacts_m: Array, base_frame: str, stamp_ns: int
 ) -> Message:
     """Make a visualization_msgs/msg/MarkerArray: objects green, obstacles grey, path blue, contacts red.
 
     Args:
         path_m: (m, 3) points of the tool in the base frame, or None.
         contacts_m: (k, 3) points in the base frame.
+        stamp_ns: of the frame in which the scene was measured.
     """
-    pen = _Pen(make, header(make, now_ns, base_frame))
+    pen = _Pen(make, header(make, stamp_ns, base_frame))
     drawn = [pen.draw(action=_DELETE_ALL)]
     groups = () if scene is None else (("objects", scene.objects, _GREEN), ("obstacles", scene.obstacles, _GREY))
     for space, bodies, colour in groups:

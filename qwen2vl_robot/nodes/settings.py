@@ -64,6 +64,12 @@ class Settings(Strict):
         default=0.0, ge=0.0, le=10.0, description="seconds of video before a frame that the planner gets; 0: none"
     )
     max_state_age_s: float = Field(default=0.2, gt=0.0, le=2.0, description="older joint states are stale: no motion")
+    silence_s: float = Field(
+        default=0.25,
+        ge=0.1,
+        le=2.0,
+        description="controller and supervisor: a longer silence of the other one halts the arm",
+    )
     rehearsal_budget_s: float = Field(
         default=60.0, gt=0.0, le=600.0, description="a rehearsal that takes longer refuses the motion"
     )
@@ -90,15 +96,19 @@ class Settings(Strict):
         return self
 
 
-def load_settings(params_files: list[str], given: list[str], node: str) -> Settings:
+def load_settings(params_files: list[str], given: list[str], *nodes: str) -> Settings:
     """Read ROS parameter files, then `name:=value` pairs; later values replace earlier ones.
+
+    Args:
+        nodes: full names of the nodes whose sections count; those of a later one count more.
 
     Raises:
         BadInputError: a file or a value cannot be used; one line says which and what is allowed.
     """
     values: dict[str, object] = {}
     for file in params_files:
-        values |= read_parameters(Path(file), node, Settings.model_fields)
+        for node in nodes:
+            values |= read_parameters(Path(file), node, Settings.model_fields)
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:

@@ -88,6 +88,11 @@ class DemoClient:
             self._show(" ".join(now).rstrip())
 
 
+def supervisor_command(transport: str) -> list[str]:
+    """Arguments of the supervisor beside a simulated cell; without one the controller moves nothing."""
+    return ["supervisor", "-p", "use_sim_time:=true", "--graph", transport]
+
+
 @contextlib.contextmanager
 def run_node(
     command: list[str], ready: Path, environment: dict[str, str] | None = None

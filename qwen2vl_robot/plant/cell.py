@@ -24,12 +24,11 @@ from qwen2vl_robot.messages import (
     Container,
     GripperSegment,
     ImageBox,
-    JointSegment,
     Motion,
     RobotState,
-    digest,
 )
 from qwen2vl_robot.plant.client import TrueBox, TrueObject
+from qwen2vl_robot.plant.driver import Fingers, check_approved
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
 from qwen2vl_robot.plant.trajectory import Trajectory
 
@@ -73,6 +72,8 @@ class Plant:
         self._track: Trajectory | None = None
         self._starts_s = 0.0
         self._halts_s: float | None = None
+        self._grips: list[GripperSegment] = []  # of the motion under way; the first one is next or has no leave to end
+        self._fingers: Fingers | None = None
         self._film: list[npt.NDArray[np.uint8]] | None = None
         self._seen: tuple[int, npt.NDArray[np.str_]] | None = None
         self._world = BulletWorld()
@@ -156,16 +157,33 @@ class Plant:
         q_rad, _, _ = self._world.robot.arm_state()
         if approved.token in self._used:
             raise ExecutionError("this approval was used before; each is good for one motion")
-        _check_approved(approved, self._profile, round(self._world.time_s * 1e9), q_rad)
+        check_approved(approved, self._profile, round(self._world.time_s * 1e9), q_rad)
         self._used.add(approved.token)
         self._motion = approved.motion
         self._track = Trajectory.of_motion(approved.motion, q_rad)
         self._starts_s = self._world.time_s + self._faults.actuation_lag_s
+        self._grips = [s for s in approved.motion.segments if isinstance(s, GripperSegment)]
+        self._fingers = None
 
     def is_moving(self) -> bool:
         """Return whether a motion is under way and no stop was given."""
         self.tick()
         return self._motion is not None and self._halts_s is None
+
+    def has_gripped(self) -> bool:
+        """Return whether the fingers have reached the commanded width, or stall (see `ports.Arm`)."""
+        self.tick()
+        return self.is_moving() and self._fingers is not None and self._fingers.have_come
+
+    def go_on(self) -> int:
+        """Let the motion go on after a command to the gripper (see `ports.Arm`)."""
+        self.tick()
+        if not self.is_moving() or self._fingers is None:
+            raise ExecutionError("no command to the gripper waits for leave to go on")
+        end_s = self._grips.pop(0).end_s
+        self._fingers = None
+        self._starts_s = max(self._starts_s, self._world.time_s + self._faults.actuation_lag_s - end_s)
+        return round((self._starts_s - self._faults.actuation_lag_s + end_s) * 1e9)
 
     def stop(self) -> None:
         """Stop and hold the position that the arm has one actuation lag from now."""
@@ -182,17 +200,15 @@ class Plant:
         if self._motion is not None:
             raise ExecutionError("an approved motion is under way; the controllers cannot drive as well")
         self._world.robot.command_arm(q_rad, dq_radps)
-        self._world.robot.command_gripper(width_m, self._profile.gripper.force_n)
+        self._command_gripper(width_m)
         self.advance(seconds)
         return self.state()
 
     def _home_with_spread(self) -> None:
         spread_rad = self._scene.start_q_offset_rad
         home_rad = np.array(self._profile.home_q_rad)
-        q_rad = home_rad + self._rng.uniform(-spread_rad, spread_rad, len(home_rad))
-        lower = [joint.lower_rad for joint in self._profile.joints]
-        upper = [joint.upper_rad for joint in self._profile.joints]
-        q_rad = np.clip(q_rad, lower, upper)
+        limits = np.array([(joint.lower_rad, joint.upper_rad) for joint in self._profile.joints]).T
+        q_rad = np.clip(home_rad + self._rng.uniform(-spread_rad, spread_rad, len(home_rad)), *limits)
         width_m = self._profile.gripper.max_width_m
         self._world.robot.reset_arm(q_rad, width_m)
         self._world.robot.command_arm(q_rad)
@@ -214,13 +230,21 @@ class Plant:
             self._motion, self._track, self._halts_s = None, None, None
         if self._motion is None or self._track is None or now_s < self._starts_s:
             return
+        if self._grips:  # no further than its end without leave to go on
+            self._starts_s = max(self._starts_s, now_s - self._grips[0].end_s)
         since_s = now_s - self._starts_s
         self._world.robot.command_arm(*self._track.at(since_s))
-        for segment in self._motion.segments:
-            if isinstance(segment, GripperSegment) and segment.start_s <= since_s < segment.end_s:
-                self._world.robot.command_gripper(segment.width_m, self._profile.gripper.force_n)
-        if since_s >= self._motion.duration_s:
+        if self._grips and since_s >= self._grips[0].start_s:
+            wanted_m, width_m = self._grips[0].width_m, self._world.robot.arm_state()[2]
+            self._command_gripper(wanted_m)
+            self._fingers = self._fingers or Fingers(wanted_m, width_m, now_s)
+            self._fingers.look(width_m, now_s)
+        if since_s >= self._motion.duration_s and not self._grips:
             self._motion, self._track = None, None
+
+    def _command_gripper(self, width_m: float) -> None:
+        ratio, force_n = self._faults.gripper_speed_ratio, self._profile.gripper.force_n
+        self._world.robot.command_gripper(width_m, force_n, speed_ratio=ratio)
 
     # ----------------------------------------------------------------------------------- film and truth
 
@@ -293,51 +317,3 @@ def _visible_box(mask: npt.NDArray[np.bool_]) -> TrueBox | None:
     x0, x1 = (1000.0 * float(x) / w for x in (columns[0], columns[-1] + 1))
     y0, y1 = (1000.0 * float(y) / h for y in (rows[0], rows[-1] + 1))
     return TrueBox(ImageBox(x0, y0, x1, y1), int(mask.sum()))
-
-
-def _check_approved(approved: ApprovedMotion, profile: RobotProfile, now_ns: int, q_rad: Array) -> None:
-    """Check an approval independently of the gate, as a careful driver does.
-
-    Raises:
-        ExecutionError: digest, robot, expiry, start, form or joint limits are wrong.
-    """
-    motion = approved.motion
-    if digest(motion) != approved.digest:
-        raise ExecutionError("the motion is not the one that was approved; its digest differs")
-    if approved.robot_digest != profile.digest or motion.robot != profile.name:
-        raise ExecutionError(f"the motion was approved for another robot ({motion.robot}), this is {profile.name}")
-    if now_ns > approved.expires_ns:
-        raise ExecutionError(f"the approval expired {(now_ns - approved.expires_ns) / 1e9:.2f} s ago")
-    _check_form(motion, profile)
-    first = next((s.q_rad[0] for s in motion.segments if isinstance(s, JointSegment)), approved.start_q_rad)
-    for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
-        off_rad = float(np.max(np.abs(q_rad - expected)))
-        if not off_rad <= profile.start_tolerance_rad:
-            raise ExecutionError(
-                f"the arm is {off_rad:.4f} rad from the {what}; allowed {profile.start_tolerance_rad} rad"
-            )
-
-
-def _check_form(motion: Motion, profile: RobotProfile) -> None:
-    """Check shapes, finiteness, rising times and joint limits.
-
-    Raises:
-        ExecutionError: the first thing that is wrong.
-    """
-    lower = np.array([joint.lower_rad for joint in profile.joints]) - 1e-6
-    upper = np.array([joint.upper_rad for joint in profile.joints]) + 1e-6
-    end_s = 0.0
-    for index, segment in enumerate(motion.segments):
-        if isinstance(segment, JointSegment):
-            times, q = segment.time_s, segment.q_rad
-            if times.ndim != 1 or len(times) == 0 or q.shape != (len(times), len(lower)):
-                raise ExecutionError(f"segment {index}: {q.shape} positions for {times.shape} times")
-            if not (np.isfinite(times).all() and np.isfinite(q).all() and (np.diff(times) > 0).all()):
-                raise ExecutionError(f"segment {index}: times must rise, all numbers must be finite")
-            if (q < lower).any() or (q > upper).any():
-                raise ExecutionError(f"segment {index}: a joint leaves its limits")
-        elif not (np.isfinite([segment.start_s, segment.end_s, segment.width_m]).all()):
-            raise ExecutionError(f"segment {index}: the gripper command is not finite")
-        if segment.start_s < end_s - 1e-9 or segment.end_s < segment.start_s:
-            raise ExecutionError(f"segment {index} starts at {segment.start_s} s, before {end_s} s")
-        end_s = segment.end_s

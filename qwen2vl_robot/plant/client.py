@@ -165,6 +165,14 @@ class PlantLink:
         """Return whether a motion is under way (see `ports.Arm`)."""
         return bool(self._command("is_moving"))
 
+    def has_gripped(self) -> bool:
+        """Return whether a command to the gripper has its result (see `ports.Arm`)."""
+        return bool(self._command("has_gripped"))
+
+    def go_on(self) -> int:
+        """Let the motion go on after a command to the gripper (see `ports.Arm`)."""
+        return int(self._command("go_on"))
+
     def stop(self) -> None:
         """Halt and hold (see `ports.Arm`)."""
         self._command("stop")

@@ -5,6 +5,7 @@ Times are plant time, seconds. A command takes effect one actuation lag after it
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,11 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_to_s, stamp_to_ns
 from qwen2vl_robot.graph.interface import GoalHandle, GoalStatus
 from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
+from qwen2vl_robot.plant.driver import Fingers
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5
 _FEEDBACK_S = 0.05
-_REACHED_M = 0.002
-_STALL_MPS, _STALL_S = 0.001, 0.25
 
 
 @dataclass(slots=True)
@@ -73,31 +73,43 @@ class TrajectoryServer:
             course = self._course
             if course is None or now_s - self._lag_s < course.start_s:
                 return self._hold_rad, np.zeros_like(self._hold_rad)
-            return course.track.at(now_s - self._lag_s - course.start_s)
+            with np.errstate(invalid="ignore"):
+                return self._numbers(*course.track.at(now_s - self._lag_s - course.start_s))
+
+    def _numbers(self, q_rad: Array, dq_radps: Array) -> tuple[Array, Array]:
+        """Targets as motors take them: where one is no number, the joint stays where it is."""
+        is_number = np.isfinite(q_rad) & np.isfinite(dq_radps)
+        return np.where(is_number, q_rad, self._q_rad), np.where(is_number, dq_radps, 0.0)
 
     # -------------------------------------------------------------------------------------------- commands
 
     def _accept(self, goal: Any, handle: GoalHandle) -> bool:
         with self._lock:
             try:
-                course = self._make_course(goal.trajectory, handle)
-                names = [j.name for j in self._profile.joints]
-                course.path_rad = _tolerances(goal.path_tolerance, names)
-                course.goal_rad = _tolerances(goal.goal_tolerance, names)
+                course = self._make_course(goal.trajectory)
             except BadInputError:
                 return False
-            course.goal_time_s = duration_to_s(goal.goal_time_tolerance)
-            self._preempt("a new goal came")
+            names = [j.name for j in self._profile.joints]
+            with contextlib.suppress(BadInputError):  # then the controller's own tolerances apply: none here
+                path_rad, goal_rad = _tolerances(goal.path_tolerance, names), _tolerances(goal.goal_tolerance, names)
+                course.path_rad, course.goal_rad = path_rad, goal_rad
+                course.goal_time_s = max(0.0, duration_to_s(goal.goal_time_tolerance))
+            course.handle = handle
+            self._preempt()
             self._course, self._halts_s = course, None
             return True
 
     def _on_topic(self, message: Any) -> None:
+        """Follow a trajectory that came by topic; a goal under way goes on, and ends when this trajectory does."""
         with self._lock:
             try:
-                course = self._make_course(message, None)
+                course = self._make_course(message)
             except BadInputError:
                 return
-            self._preempt("a trajectory came by topic")
+            old = self._course
+            if old is not None:
+                course.handle, course.path_rad, course.goal_rad = old.handle, old.path_rad, old.goal_rad
+                course.goal_time_s = old.goal_time_s
             self._course, self._halts_s = course, None
 
     def _cancel(self, handle: GoalHandle) -> None:
@@ -107,25 +119,25 @@ class TrajectoryServer:
                 self._course.handle = None
             handle.end(GoalStatus.CANCELED, self._result(error_code=SUCCESSFUL, error_string="cancelled"))
 
-    def _make_course(self, trajectory: Any, handle: GoalHandle | None) -> _Course:
+    def _make_course(self, trajectory: Any) -> _Course:
         if not trajectory.points:
             raise BadInputError("a trajectory without points")
         segment = segment_from_trajectory(trajectory, self._profile)
         derivatives = derivatives_from_trajectory(trajectory, self._profile)
         stamp_ns = stamp_to_ns(trajectory.header.stamp)
         start_s = self._now_s if stamp_ns == 0 else stamp_ns / 1e9
-        if start_s + segment.end_s < self._now_s:
+        if stamp_ns != 0 and start_s + segment.end_s < self._now_s:
             raise BadInputError("the trajectory ended in the past")
         unlimited = np.full(len(self._profile.joints), np.inf)
         speed, goal = self._dq_radps, segment.q_rad[-1]
         track = Trajectory(self._q_rad, segment.time_s, segment.q_rad, *derivatives, start_dq_radps=speed)
-        return _Course(track, start_s, start_s + segment.end_s, goal, handle, unlimited, unlimited, 0.0)
+        return _Course(track, start_s, start_s + segment.end_s, goal, None, unlimited, unlimited, 0.0)
 
-    def _preempt(self, reason: str) -> None:
+    def _preempt(self) -> None:
         course = self._course
         if course is not None and course.handle is not None:
-            message = f"current goal cancelled: {reason}"
-            course.handle.end(GoalStatus.CANCELED, self._result(error_code=INVALID_GOAL, error_string=message))
+            message = "a new goal took its place"
+            course.handle.end(GoalStatus.ABORTED, self._result(error_code=INVALID_GOAL, error_string=message))
 
     # -------------------------------------------------------------------------------------------- watching
 
@@ -141,7 +153,7 @@ class TrajectoryServer:
             self._check_path(course, error)
             return
         off = np.abs(self._q_rad - course.goal_q_rad)
-        if (off <= np.where(np.isfinite(course.goal_rad), course.goal_rad, np.inf)).all():
+        if not (off > course.goal_rad).any():  # so that a goal that is no number counts as reached, as it does there
             self._end(course, GoalStatus.SUCCEEDED, SUCCESSFUL, "")
         elif course.goal_time_s > 0.0 and self._now_s > course.end_s + self._lag_s + course.goal_time_s:
             message = f"{self._profile.joints[int(np.argmax(off))].name} is {off.max():.4f} rad off the goal"
@@ -159,7 +171,8 @@ class TrajectoryServer:
         if course.handle is not None:
             course.handle.end(status, self._result(error_code=code, error_string=message))
         if status is GoalStatus.SUCCEEDED:
-            self._hold_rad, self._course = course.goal_q_rad, None
+            self._hold_rad = np.where(np.isfinite(course.goal_q_rad), course.goal_q_rad, self._q_rad)
+            self._course = None
 
     def _publish_feedback(self, handle: GoalHandle, desired: Array, velocity: Array, error: Array) -> None:
         self._feedback_s = self._now_s
@@ -178,7 +191,7 @@ class GripperServer:
         self._lock = threading.RLock()
         self._width_m = self._wanted_m = self._applied_m = width_m
         self._since_s = self._now_s = 0.0
-        self._slow_since_s: float | None = None
+        self._fingers = Fingers(width_m, width_m, 0.0)
         self._handle: GoalHandle | None = None
         names = profile.controllers
         if names.gripper_form == "topic":
@@ -192,23 +205,13 @@ class GripperServer:
     def target(self, now_s: float, width_m: float) -> float:
         """Check the gripper's width and return the motors' target width now, m."""
         with self._lock:
-            speed_mps = abs(width_m - self._width_m) / max(now_s - self._now_s, 1e-6)
             self._now_s, self._width_m = now_s, width_m
+            self._fingers.look(width_m, now_s)
             if now_s >= self._since_s + self._lag_s:
                 self._applied_m = self._wanted_m
-            if self._handle is not None and now_s >= self._since_s + self._lag_s:
-                self._watch(speed_mps)
+                if self._fingers.have_come:
+                    self._end(GoalStatus.SUCCEEDED, is_stalled=not self._fingers.has_reached)
             return self._applied_m
-
-    def _watch(self, speed_mps: float) -> None:
-        has_reached = abs(self._width_m - self._wanted_m) <= _REACHED_M
-        if speed_mps > _STALL_MPS:
-            self._slow_since_s = None
-        elif self._slow_since_s is None:
-            self._slow_since_s = self._now_s
-        is_stalled = self._slow_since_s is not None and self._now_s - self._slow_since_s > _STALL_S
-        if has_reached or is_stalled:
-            self._end(GoalStatus.SUCCEEDED, is_stalled=not has_reached)
 
     def _accept(self, goal: Any, handle: GoalHandle) -> bool:
         position = goal.command.position
@@ -227,7 +230,7 @@ class GripperServer:
         with self._lock:
             self._end(GoalStatus.CANCELED, is_stalled=False)
             self._wanted_m, self._handle = width_m, handle
-            self._since_s, self._slow_since_s = self._now_s, None
+            self._since_s, self._fingers = self._now_s, Fingers(width_m, self._width_m, self._now_s)
             return True
 
     def _cancel(self, handle: GoalHandle) -> None:
@@ -258,7 +261,7 @@ def _tolerances(given: Any, names: list[str]) -> Array:
     """
     tolerances_rad = np.full(len(names), np.inf)
     for tolerance in given:
-        if tolerance.name not in names or not (tolerance.position >= 0.0 or tolerance.position == -1.0):
+        if tolerance.name not in names or (tolerance.position < 0.0 and tolerance.position != -1.0):
             raise BadInputError(f"tolerance {tolerance.position} of joint {tolerance.name!r}")
         if tolerance.position > 0.0:
             tolerances_rad[names.index(tolerance.name)] = tolerance.position

@@ -93,11 +93,9 @@ class HalfClosed(Plant):
 
     def _drive(self) -> None:
         super()._drive()
-        since_s = self._world.time_s - self._starts_s
-        for segment in () if self._motion is None else self._motion.segments:
-            if isinstance(segment, GripperSegment) and segment.start_s <= since_s < segment.end_s:
-                width_m = max(segment.width_m, _STUCK_M)
-                self._world.robot.command_gripper(width_m, self._profile.gripper.force_n)
+        if self._grips and self._world.time_s - self._starts_s >= self._grips[0].start_s:
+            width_m = max(self._grips[0].width_m, _STUCK_M)
+            self._world.robot.command_gripper(width_m, self._profile.gripper.force_n)
 
 
 class Doubled(Plant):

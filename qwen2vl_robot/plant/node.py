@@ -82,7 +82,7 @@ class PlantNode:
             interface.TF,
             interface.TF_STATIC,
         )
-        self._publishers = {t.name: graph.publisher(t) for t in topics}
+        self._publishers = {t.name: graph.publisher(t.published()) for t in topics}
         description = graph.publisher(interface.ROBOT_DESCRIPTION)
         urdf = read_urdf(self._profile.urdf_path)
         description.publish(graph.message(interface.ROBOT_DESCRIPTION.type)(data=urdf))

@@ -21,7 +21,7 @@ class Trajectory:
     Args:
         start_q_rad: (n,) joint positions at time 0.
         start_dq_radps: (n,) joint velocities at time 0; at rest by default.
-        time_s: (k,) times of the points, from 0, never falling; a point at 0 replaces the start.
+        time_s: (k,) times of the points, never falling; a point at 0 or before it replaces the start.
         q_rad: (k, n).
         dq_radps, ddq_radps2: (k, n), NaN for points without them; None if no point has them.
     """
@@ -41,7 +41,8 @@ class Trajectory:
         absent = np.full_like(points_rad, np.nan)
         at_rest = np.zeros((1, len(start_rad)))
         start = at_rest if start_dq_radps is None else np.asarray(start_dq_radps, dtype=np.float64)[None, :]
-        self._time_s = np.concatenate([[0.0], np.asarray(time_s, dtype=np.float64)])
+        times_s = np.asarray(time_s, dtype=np.float64)
+        self._time_s = np.concatenate([[min([0.0, *times_s[:1]])], times_s])
         self._q_rad = np.concatenate([start_rad[None, :], points_rad])
         self._dq_radps = np.concatenate([start, absent if dq_radps is None else np.asarray(dq_radps)])
         self._ddq_radps2 = np.concatenate([at_rest, absent if ddq_radps2 is None else np.asarray(ddq_radps2)])

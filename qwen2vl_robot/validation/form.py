@@ -105,7 +105,7 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
             yield f"segment {index} time_s", segment.time_s
             yield f"segment {index} q_rad", segment.q_rad
         else:
-            yield f"segment {index}", (segment.start_s, segment.end_s, segment.width_m)
+            yield f"segment {index}", (segment.start_s, segment.end_s, segment.width_m, segment.meets_m)
     yield "effect tolerance_m", motion.effect.tolerance_m
     if motion.effect.T_base_object is not None:
         yield "effect T_base_object", motion.effect.T_base_object

@@ -99,9 +99,10 @@ def _divided_difference(time_s: Array, q_rad: Array, order: int) -> Array:
 def _check_widths(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
     for segment in motion.segments:
         if isinstance(segment, GripperSegment):
-            over_m = max(-segment.width_m, segment.width_m - profile.gripper.max_width_m)
-            if over_m > 1e-9:
-                yield Violation(ViolationKind.FORMAT, segment.start_s, ("gripper width",), segment.width_m, "m")
+            for width_m in (segment.width_m, segment.meets_m):
+                over_m = max(-width_m, width_m - profile.gripper.max_width_m)
+                if over_m > 1e-9:
+                    yield Violation(ViolationKind.FORMAT, segment.start_s, ("gripper width",), width_m, "m")
 
 
 def states_of_motion(motion: Motion) -> Iterator[tuple[Array, Array, Array, Array]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from qwen2vl_robot.benchmarks.images import run_images
+from qwen2vl_robot.benchmarks.joint_states import run_joint_states
 from qwen2vl_robot.benchmarks.soak import growth_mb, run_soak
 from qwen2vl_robot.benchmarks.stop import run_stop
 from qwen2vl_robot.errors import BadInputError
@@ -30,6 +31,13 @@ def test_images_arrive_and_cost_us_little() -> None:
     assert set(answer["totals"]) == {"received_ratio", "median_ms", "own_core_ratio"}
     assert answer["totals"]["received_ratio"] > 0.5
     assert answer["totals"]["own_core_ratio"] < 0.1
+
+
+def test_only_the_newest_joint_states_are_converted() -> None:
+    answer = run_joint_states(3.0)
+    assert answer["every_hz"] > 100.0
+    assert answer["hz"] > 100.0
+    assert answer["core_ratio"] / answer["hz"] < answer["every_core_ratio"] / answer["every_hz"]
 
 
 def test_a_stop_becomes_a_halt_while_a_rehearsal_runs() -> None:

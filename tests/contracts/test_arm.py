@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.errors import ExecutionError
-from qwen2vl_robot.messages import JointSegment
+from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion, freeze
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
-from tests.cells import PROFILE, admit, grip, reach
+from tests.cells import PROFILE, admit, carry_through, grip, reach
 from tests.contracts.wire import WireCell, wire_cell
 
 _OFFSET_RAD = [0.2, 0.1, 0.0, 0.1, 0.0, 0.1, -0.2]
@@ -35,13 +35,6 @@ def resting(cell: PlantLink) -> PlantLink:
     return cell
 
 
-def finish(cell: PlantLink, at_most_s: float = 5.0) -> None:
-    end_ns = cell.now_ns() + round(at_most_s * 1e9)
-    while cell.is_moving():
-        assert cell.now_ns() < end_ns
-        cell.sleep(0.05)
-
-
 def test_state_is_fresh_finite_and_in_robot_file_order(resting: PlantLink) -> None:
     state = resting.state()
     assert state.q_rad.shape == state.dq_radps.shape == (len(PROFILE.joints),)
@@ -54,7 +47,7 @@ def test_execute_returns_at_once_and_the_arm_gets_there(resting: PlantLink) -> N
     motion = reach(resting.state().q_rad, _OFFSET_RAD)
     resting.execute(admit(motion, resting, resting))
     assert resting.is_moving()
-    finish(resting)
+    carry_through(resting, resting, 5.0)
     resting.sleep(0.2)
     segment = motion.segments[0]
     assert isinstance(segment, JointSegment)
@@ -64,8 +57,38 @@ def test_execute_returns_at_once_and_the_arm_gets_there(resting: PlantLink) -> N
 def test_the_gripper_goes_to_its_width(resting: PlantLink) -> None:
     for width_m in (0.03, 0.08):
         resting.execute(admit(grip(width_m), resting, resting))
-        finish(resting)
+        carry_through(resting, resting, 5.0)
         assert resting.state().gripper_width_m == pytest.approx(width_m, abs=0.004)
+
+
+def test_the_arm_stays_after_a_command_to_its_gripper_until_it_is_told_to_go_on(resting: PlantLink) -> None:
+    start_rad = resting.state().q_rad
+    move = reach(start_rad, _OFFSET_RAD).segments[0]
+    assert isinstance(move, JointSegment)
+    later = JointSegment(freeze(move.time_s + 0.5), move.q_rad)
+    motion = Motion(PROFILE.name, (GripperSegment(0.0, 0.5, 0.03), later), Effect("none"))
+    resting.execute(admit(motion, resting, resting))
+    resting.sleep(3.0)
+    assert resting.is_moving()
+    assert resting.has_gripped()
+    assert resting.state().gripper_width_m == pytest.approx(0.03, abs=0.004)
+    assert np.allclose(resting.state().q_rad, start_rad, atol=0.01)
+    planned_end_ns = resting.go_on()
+    assert resting.now_ns() - 1_000_000_000 < planned_end_ns < resting.now_ns() + 1_000_000_000
+    with pytest.raises(ExecutionError, match="leave"):
+        resting.go_on()
+    carry_through(resting, resting, 5.0)
+    resting.sleep(0.2)
+    assert np.allclose(resting.state().q_rad, move.q_rad[-1], atol=0.01)
+
+
+def test_a_stop_while_the_gripper_is_waited_for_ends_the_motion(resting: PlantLink) -> None:
+    resting.execute(admit(grip(0.08), resting, resting))
+    resting.sleep(0.5)
+    resting.stop()
+    assert not resting.is_moving()
+    with pytest.raises(ExecutionError, match="leave"):
+        resting.go_on()
 
 
 def test_stop_halts_the_arm_where_it_is(resting: PlantLink) -> None:
@@ -116,4 +139,4 @@ def test_a_second_motion_is_rejected_while_one_runs(resting: PlantLink) -> None:
     resting.execute(first)
     with pytest.raises(ExecutionError, match="moving"):
         resting.execute(first)
-    finish(resting)
+    carry_through(resting, resting, 5.0)

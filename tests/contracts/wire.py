@@ -25,7 +25,7 @@ class WireCell:
 
     def __init__(self, domain: int) -> None:
         self._graph = DdsGraph("tester", use_sim_time=True, domain_id=domain)
-        self._arm = GraphArm(self._graph, PROFILE, Health(self._graph, facts=dict))
+        self._arm = GraphArm(self._graph, PROFILE, Health(self._graph, hardware_id="arm", facts=dict))
         self._camera = GraphCamera(self._graph, CameraSettings(PROFILE.base_link, timeout_s=30.0))
         self.now_ns, self.sleep = self._graph.now_ns, self._graph.sleep
         self.close = self._graph.close
@@ -36,7 +36,7 @@ class WireCell:
         while True:
             with contextlib.suppress(ObservationError):
                 self._arm.state()
-                if all(client.is_served() for _, client in self._arm._clients.values()):
+                if self._arm._controllers.are_served():
                     return
             assert time.monotonic() < end_s, "the plant did not appear"
             time.sleep(0.05)
@@ -49,6 +49,12 @@ class WireCell:
 
     def is_moving(self) -> bool:
         return self._arm.is_moving()
+
+    def has_gripped(self) -> bool:
+        return self._arm.has_gripped()
+
+    def go_on(self) -> int:
+        return self._arm.go_on()
 
     def stop(self) -> None:
         self._arm.stop()

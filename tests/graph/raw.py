@@ -12,6 +12,7 @@ from cyclonedds.domain import Domain, DomainParticipant
 from cyclonedds.idl import IdlStruct
 from cyclonedds.idl.types import array, float64, int8, int32, sequence, uint8, uint32
 from cyclonedds.pub import DataWriter
+from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 
 NS = 10**9
@@ -22,34 +23,30 @@ _LOOPBACK = """<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="
 _domains: list[Domain] = []
 
 
-class Announced(IdlStruct):
-    """Makes two Python programs agree: Cyclone compares announced types, and their bases; ROS announces none."""
-
-
 @dataclass
-class Time(Announced, typename="builtin_interfaces.msg.dds_.Time_"):
+class Time(IdlStruct, typename="builtin_interfaces.msg.dds_.Time_"):
     sec: int32 = 0
     nanosec: uint32 = 0
 
 
 @dataclass
-class Header(Announced, typename="std_msgs.msg.dds_.Header_"):
+class Header(IdlStruct, typename="std_msgs.msg.dds_.Header_"):
     stamp: Time = field(default_factory=Time)
     frame_id: str = ""
 
 
 @dataclass
-class Clock(Announced, typename="rosgraph_msgs.msg.dds_.Clock_"):
+class Clock(IdlStruct, typename="rosgraph_msgs.msg.dds_.Clock_"):
     clock: Time = field(default_factory=Time)
 
 
 @dataclass
-class String(Announced, typename="std_msgs.msg.dds_.String_"):
+class String(IdlStruct, typename="std_msgs.msg.dds_.String_"):
     data: str = ""
 
 
 @dataclass
-class JointState(Announced, typename="sensor_msgs.msg.dds_.JointState_"):
+class JointState(IdlStruct, typename="sensor_msgs.msg.dds_.JointState_"):
     header: Header = field(default_factory=Header)
     name: sequence[str] = field(default_factory=list)
     position: sequence[float64] = field(default_factory=list)
@@ -58,14 +55,46 @@ class JointState(Announced, typename="sensor_msgs.msg.dds_.JointState_"):
 
 
 @dataclass
-class Vector3(Announced, typename="geometry_msgs.msg.dds_.Vector3_"):
+class Image(IdlStruct, typename="sensor_msgs.msg.dds_.Image_"):
+    header: Header = field(default_factory=Header)
+    height: uint32 = 0
+    width: uint32 = 0
+    encoding: str = ""
+    is_bigendian: uint8 = 0
+    step: uint32 = 0
+    data: sequence[uint8] = field(default_factory=list)
+
+
+@dataclass
+class KeyValue(IdlStruct, typename="diagnostic_msgs.msg.dds_.KeyValue_"):
+    key: str = ""
+    value: str = ""
+
+
+@dataclass
+class DiagnosticStatus(IdlStruct, typename="diagnostic_msgs.msg.dds_.DiagnosticStatus_"):
+    level: uint8 = 0
+    name: str = ""
+    message: str = ""
+    hardware_id: str = ""
+    values: sequence[KeyValue] = field(default_factory=list)
+
+
+@dataclass
+class DiagnosticArray(IdlStruct, typename="diagnostic_msgs.msg.dds_.DiagnosticArray_"):
+    header: Header = field(default_factory=Header)
+    status: sequence[DiagnosticStatus] = field(default_factory=list)
+
+
+@dataclass
+class Vector3(IdlStruct, typename="geometry_msgs.msg.dds_.Vector3_"):
     x: float64 = 0.0
     y: float64 = 0.0
     z: float64 = 0.0
 
 
 @dataclass
-class Quaternion(Announced, typename="geometry_msgs.msg.dds_.Quaternion_"):
+class Quaternion(IdlStruct, typename="geometry_msgs.msg.dds_.Quaternion_"):
     x: float64 = 0.0
     y: float64 = 0.0
     z: float64 = 0.0
@@ -73,43 +102,60 @@ class Quaternion(Announced, typename="geometry_msgs.msg.dds_.Quaternion_"):
 
 
 @dataclass
-class Transform(Announced, typename="geometry_msgs.msg.dds_.Transform_"):
+class Transform(IdlStruct, typename="geometry_msgs.msg.dds_.Transform_"):
     translation: Vector3 = field(default_factory=Vector3)
     rotation: Quaternion = field(default_factory=Quaternion)
 
 
 @dataclass
-class TransformStamped(Announced, typename="geometry_msgs.msg.dds_.TransformStamped_"):
+class TransformStamped(IdlStruct, typename="geometry_msgs.msg.dds_.TransformStamped_"):
     header: Header = field(default_factory=Header)
     child_frame_id: str = ""
     transform: Transform = field(default_factory=Transform)
 
 
 @dataclass
-class TFMessage(Announced, typename="tf2_msgs.msg.dds_.TFMessage_"):
+class TFMessage(IdlStruct, typename="tf2_msgs.msg.dds_.TFMessage_"):
     transforms: sequence[TransformStamped] = field(default_factory=list)
 
 
 @dataclass
-class UUID(Announced, typename="unique_identifier_msgs.msg.dds_.UUID_"):
+class UUID(IdlStruct, typename="unique_identifier_msgs.msg.dds_.UUID_"):
     uuid: array[uint8, 16] = field(default_factory=lambda: [0] * 16)
 
 
 @dataclass
-class GoalInfo(Announced, typename="action_msgs.msg.dds_.GoalInfo_"):
+class GoalInfo(IdlStruct, typename="action_msgs.msg.dds_.GoalInfo_"):
     goal_id: UUID = field(default_factory=UUID)
     stamp: Time = field(default_factory=Time)
 
 
 @dataclass
-class GoalStatus(Announced, typename="action_msgs.msg.dds_.GoalStatus_"):
+class GoalStatus(IdlStruct, typename="action_msgs.msg.dds_.GoalStatus_"):
     goal_info: GoalInfo = field(default_factory=GoalInfo)
     status: int8 = 0
 
 
 @dataclass
-class GoalStatusArray(Announced, typename="action_msgs.msg.dds_.GoalStatusArray_"):
+class GoalStatusArray(IdlStruct, typename="action_msgs.msg.dds_.GoalStatusArray_"):
     status_list: sequence[GoalStatus] = field(default_factory=list)
+
+
+def qos(*, reliable: bool, depth: int = 10) -> Qos:
+    """What a plain ROS 2 publisher or subscription asks for: volatile, and reliable unless it is for sensors."""
+    reliability = Policy.Reliability.Reliable(1_000_000_000) if reliable else Policy.Reliability.BestEffort
+    representation = Policy.DataRepresentation(use_cdrv0_representation=True)
+    return Qos(reliability, Policy.History.KeepLast(depth), representation)
+
+
+def writer(participant: DomainParticipant, name: str, kind: type, *, reliable: bool, depth: int = 10) -> DataWriter:
+    """Publish on a topic, such as /joint_states."""
+    return DataWriter(participant, Topic(participant, f"rt{name}", kind), qos(reliable=reliable, depth=depth))
+
+
+def reader(participant: DomainParticipant, name: str, kind: type, *, reliable: bool, depth: int = 10) -> DataReader:
+    """Subscribe to a topic, such as /joint_states."""
+    return DataReader(participant, Topic(participant, f"rt{name}", kind), qos(reliable=reliable, depth=depth))
 
 
 def stamp(stamp_ns: int) -> Time:

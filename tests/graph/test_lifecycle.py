@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 
@@ -21,7 +22,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from qwen2vl_robot.graph.lifecycle import LifecycleShell
-from qwen2vl_robot.graph.ros import start_rclpy
+from qwen2vl_robot.graph.ros_process import start_rclpy
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -29,6 +30,9 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 class Settings(BaseModel):
     patience_s: float = Field(default=2.0, gt=0.0, le=9.0, description="how long")
     names: tuple[str, ...] = ("",)
+    share: float = Field(default=0.5, ge=0.0, lt=1.0)
+    seed: int = Field(default=0, ge=0)
+    most: int = Field(default=3, gt=0, le=5)
 
 
 class Managed:
@@ -132,5 +136,11 @@ def test_parameters_have_descriptions_and_bounds_and_cannot_be_set() -> None:
     described = shell.describe_parameter("patience_s")
     assert (described.description, described.read_only) == ("how long", True)
     assert described.floating_point_range[0].to_value == 9.0
+    assert described.floating_point_range[0].from_value == np.nextafter(0.0, 1.0), "0 is refused"
+    (share,) = shell.describe_parameter("share").floating_point_range
+    assert (share.from_value, share.to_value) == (0.0, np.nextafter(1.0, 0.0))
+    (seed,), (most,) = (shell.describe_parameter(name).integer_range for name in ("seed", "most"))
+    assert (seed.from_value, seed.to_value) == (0, 2**63 - 1)
+    assert (most.from_value, most.to_value) == (1, 5)
     assert list(shell.get_parameter("names").value) == ["front/", "side/"]
     assert not shell.set_parameters([Parameter("patience_s", value=3.0)])[0].successful

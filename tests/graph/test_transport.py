@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cyclonedds.domain import DomainParticipant
 
 from qwen2vl_robot.errors import BadInputError, ObservationError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy, open_graph
-from tests.graph import peer
+from tests.graph import peer, raw
 from tests.graph.peer import goal, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,6 +240,45 @@ def test_a_qos_mismatch_is_reported(graph: interface.Graph) -> None:
     graph.publisher(loose)
     graph.subscribe(interface.Topic("loose", "std_msgs/msg/String", interface.Qos.COMMAND, ""), lambda message: None)
     until(lambda: any("loose" in problem for problem in graph.problems()))
+
+
+def test_a_qos_mismatch_is_a_problem_while_it_is_there(graph: interface.Graph) -> None:
+    graph.subscribe(interface.Topic("strict", "std_msgs/msg/String", interface.Qos.COMMAND, ""), lambda message: None)
+    participant = DomainParticipant(int(os.environ["ROS_DOMAIN_ID"]))
+    loose = raw.writer(participant, "/strict", raw.String, reliable=False)
+    until(lambda: any("strict" in problem for problem in graph.problems()))
+    del loose, participant
+    gc.collect()
+    until(lambda: not any("strict" in problem for problem in graph.problems()))
+
+
+def test_what_raised_is_a_problem_until_it_works_again(graph: interface.Graph) -> None:
+    moody = interface.Topic("moody", "std_msgs/msg/String", interface.Qos.COMMAND, "")
+
+    def take(message: Any) -> None:
+        if message.data == "bad":
+            raise ValueError("a bad day")
+
+    graph.subscribe(moody, take)
+    publisher, string = graph.publisher(moody), graph.message(moody.type)
+    until(publisher.listeners)
+    publisher.publish(string(data="bad"))
+    until(lambda: any("a bad day" in problem for problem in graph.problems()))
+    publisher.publish(string(data="good"))
+    until(lambda: not any("a bad day" in problem for problem in graph.problems()))
+
+
+@pytest.mark.parametrize("reliable", [True, False])
+def test_a_picture_reaches_who_asks_for_reliability_and_who_does_not(graph: interface.Graph, reliable: bool) -> None:
+    publisher = graph.publisher(interface.ANNOTATED.at(f"annotated_{reliable}"))
+    participant = DomainParticipant(int(os.environ["ROS_DOMAIN_ID"]))
+    reader = raw.reader(participant, f"/annotated_{reliable}", raw.Image, reliable=reliable)
+    until(publisher.listeners)
+    image = graph.message("sensor_msgs/msg/Image")
+    publisher.publish(image(height=1, width=2, encoding="rgb8", step=6, data=bytes(range(6))))
+    taken: list[Any] = []
+    until(lambda: taken.extend(reader.take()) or taken)
+    assert bytes(taken[0].data) == bytes(range(6))
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -153,7 +153,7 @@ def joint_state(position: float, stamp_ns: int) -> raw.JointState:
 
 def test_a_joint_state_from_the_future_is_said_and_hides_none(opened: Opened, domain: int) -> None:
     graph = opened("watching")
-    health = Health(graph, facts=dict)
+    health = Health(graph, hardware_id="arm", facts=dict)
     joints = JointStates(graph, PROFILE, health)
     sender = matched(Sender(domain, "/joint_states", raw.JointState, reliable=False))
     sender.send(joint_state(0.0, time.time_ns() + 10**8 * NS))
@@ -168,7 +168,7 @@ def test_a_joint_state_from_the_future_is_said_and_hides_none(opened: Opened, do
 def test_a_clock_that_is_ahead_does_not_hide_how_old_a_state_is(opened: Opened, domain: int) -> None:
     """Each state is stamped 0.5 s ahead; one that looks fresh would be half a second old."""
     graph = opened("watching")
-    joints = JointStates(graph, PROFILE, Health(graph, facts=dict))
+    joints = JointStates(graph, PROFILE, Health(graph, hardware_id="arm", facts=dict))
     sender = matched(Sender(domain, "/joint_states", raw.JointState))
     for _ in range(100):
         sender.send(joint_state(0.0, time.time_ns() + NS // 2))

@@ -25,6 +25,8 @@ class LocalGraph:
         self.sent: dict[str, list[Any]] = {}
         self.services: dict[str, Callable[[Any], Any]] = {}
         self.foreign_publishers: dict[str, int] = {}
+        self.goals: dict[str, list[Sent]] = {}  # by action, whoever sent them
+        self.cancelled_all: dict[str, int] = {}  # how often all goals of an action were to be cancelled
         self.frames = Frames(self.now_ns)
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {}
         self._servers: dict[str, tuple[Any, Any]] = {}
@@ -56,6 +58,9 @@ class LocalGraph:
     def subscribe(self, topic: interface.Topic, callback: Callable[[Any], None]) -> None:
         self._callbacks.setdefault(topic.name, []).append(callback)
 
+    def subscribe_newest(self, topic: interface.Topic, callback: Callable[[Any], None], kind_of: Any) -> None:
+        self.subscribe(topic, callback)
+
     def give(self, topic: interface.Topic, **fields: Any) -> None:
         """Deliver a message as if another node had published it."""
         for callback in self._callbacks.get(topic.name, []):
@@ -69,6 +74,9 @@ class LocalGraph:
 
     def action_client(self, action: interface.ActionInterface) -> _Client:
         return _Client(self, action.name)
+
+    def goal_canceller(self, action: interface.ActionInterface) -> _Canceller:
+        return _Canceller(self, action.name)
 
     def serve_action(self, action: interface.ActionInterface, accept: Any, cancel: Any) -> None:
         self._servers[action.name] = (accept, cancel)
@@ -137,7 +145,21 @@ class _Client:
         sent.is_accepted = accept(goal, sent)
         if not sent.is_accepted:
             sent.ended = (GoalStatus.ABORTED, None)
+        self._graph.goals.setdefault(self._name, []).append(sent)
         return sent
+
+
+class _Canceller:
+    def __init__(self, graph: LocalGraph, name: str) -> None:
+        self._graph, self._name = graph, name
+
+    def is_served(self) -> bool:
+        return self._name in self._graph._servers
+
+    def cancel_all(self) -> None:
+        self._graph.cancelled_all[self._name] = self._graph.cancelled_all.get(self._name, 0) + 1
+        for sent in [s for s in self._graph.goals.get(self._name, []) if s.is_accepted and s.ended is None]:
+            sent.cancel()
 
 
 class Sent:

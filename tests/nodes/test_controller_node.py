@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,34 @@ from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.reports import StatusReport
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
+from qwen2vl_robot.nodes.supervisor import Supervisor
 from qwen2vl_robot.reasons import ObservationReason
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
 
+_PATIENCE_S = 2.0  # a busy machine is no silence
 URDF = PROFILE.urdf_path.read_text(encoding="utf-8")
 
 
 class Cell:
-    """A controller node without its workers, and what it published."""
+    """A controller node without its workers, its supervisor, and what it published."""
 
     def __init__(self, **settings: Any) -> None:
         self.graph = LocalGraph()
-        self.node = ControllerNode(self.graph, Settings(approval=ApprovalMode.AUTO, **settings))
+        arm = f"{PROFILE.controllers.arm}/follow_joint_trajectory"
+        self.graph.serve_action(interface.FOLLOW_JOINT_TRAJECTORY.at(arm), lambda *goal: False, lambda goal: None)
+        self.supervisor = Supervisor(self.graph, PROFILE, _PATIENCE_S)
+        self.node = ControllerNode(self.graph, Settings(approval=ApprovalMode.AUTO, silence_s=_PATIENCE_S, **settings))
         self.node.activate()
+        self.supervisor.start()
+        end_s = time.monotonic() + 10.0
+        while self.node.guard.lack() is not None:
+            assert time.monotonic() < end_s, self.node.guard.lack()
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        self.node.close()
+        self.supervisor.close()
 
     def say(self, text: str, topic: interface.Topic = interface.INSTRUCTION) -> None:
         self.graph.give(topic, data=text)
@@ -48,7 +63,7 @@ class Cell:
 def cell() -> Iterator[Cell]:
     fresh = Cell()
     yield fresh
-    fresh.node.close()
+    fresh.close()
 
 
 def test_an_instruction_becomes_the_task(cell: Cell) -> None:
@@ -132,6 +147,14 @@ def test_the_stop_service_latches_too(cell: Cell) -> None:
     assert cell.node.stopped_by()
 
 
+def test_without_a_supervisor_no_instruction_is_taken(cell: Cell) -> None:
+    cell.supervisor.close()
+    cell.say("pick up the red block")
+    assert cell.waiting() is None
+    assert "no supervisor is heard" in cell.status()["last_refusal"]
+    assert cell.status()["stopped_by"] is None
+
+
 def test_a_burst_is_one_task_and_many_refusals(cell: Cell) -> None:
     published = len(cell.graph.sent["~/status"])
     for number in range(1000):
@@ -165,7 +188,7 @@ def test_nothing_is_taken_before_the_node_is_active() -> None:
     cell.say("pick up the red block")
     assert cell.waiting() is None
     assert "not active" in cell.status()["last_refusal"]
-    cell.node.close()
+    cell.close()
 
 
 def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
@@ -213,14 +236,14 @@ def test_the_cells_own_rules_are_those_that_the_controller_gets(tmp_path: Path, 
     own.node.configure()
     assert own.node._controller is not None
     assert own.node._controller._parts.cell.forbid(Instruction("pick up the red block"))
-    own.node.close()
+    own.close()
 
 
 def test_a_cell_without_its_rules_is_not_configured() -> None:
     lost = Cell(rules="nowhere.yaml")
     with pytest.raises(BadInputError, match="nowhere.yaml"):
         lost.node.configure()
-    lost.node.close()
+    lost.close()
 
 
 def test_a_required_description_must_have_come() -> None:
@@ -228,7 +251,7 @@ def test_a_required_description_must_have_come() -> None:
     cell.say("pick up the red block")
     assert cell.waiting() is None
     assert "no robot_description has come yet" in cell.status()["last_refusal"]
-    cell.node.close()
+    cell.close()
 
 
 def test_whatever_breaks_in_a_task_halts_the_arm_and_is_reported(cell: Cell) -> None:
@@ -276,11 +299,16 @@ class Waiting:
 
     def run(self, instruction: Any) -> None:
         with self._cell.node.halt.task():
-            getattr(self._cell.node, self._halted_by)(*(["smoke"] if self._halted_by == "stop" else []))
+            if self._halted_by == "supervisor":
+                self._cell.supervisor.close()
+            else:
+                getattr(self._cell.node, self._halted_by)(*(["smoke"] if self._halted_by == "stop" else []))
             raise ObservationError(str(self._cell.node._why_halted()), reason=ObservationReason.HALTED)
 
 
-@pytest.mark.parametrize(("halted_by", "reason"), [("cancel", "cancelled"), ("stop", "stopped")])
+@pytest.mark.parametrize(
+    ("halted_by", "reason"), [("cancel", "cancelled"), ("stop", "stopped"), ("supervisor", "no_supervisor")]
+)
 def test_a_task_halted_before_its_first_frame_is_refused_and_not_broken(
     cell: Cell, halted_by: str, reason: str
 ) -> None:
@@ -337,6 +365,47 @@ def test_diagnostics_come_every_second_with_each_problem_by_name(cell: Cell) -> 
     assert names["instruction"].level == 1
     assert "empty" in names["instruction"].message
     assert {v.key for v in names["controller"].values} >= {"state", "robot", "image messages"}
+
+
+def diagnostics(cell: Cell) -> dict[str, Any]:
+    """The latest report, by subject."""
+    report = cell.node.health._report()
+    return {status.name.rpartition(": ")[2]: status for status in report.status}
+
+
+def test_what_is_well_is_ok_and_every_entry_names_the_robot(cell: Cell) -> None:
+    cell.node.health.fine("camera")
+    found = diagnostics(cell)
+    assert {status.level for status in found.values()} == {0}
+    assert (found["controller"].message, found["camera"].message) == ("running", "no problem")
+    assert {status.hardware_id for status in found.values()} == {"franka_panda"}
+
+
+def test_a_problem_that_lasts_is_shown_until_it_is_over_and_then_its_subject_is_ok(cell: Cell) -> None:
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data="<sdf/>")
+    health = cell.node.health
+    health._problems = {s: replace(p, seen_s=p.seen_s - 3600.0) for s, p in health._problems.items()}
+    found = diagnostics(cell)
+    assert (found["robot_description"].level, found["controller"].level) == (2, 2)
+    assert found["controller"].message == "see robot_description"
+    cell.graph.give(interface.ROBOT_DESCRIPTION, data=URDF)
+    found = diagnostics(cell)
+    assert (found["robot_description"].level, found["controller"].level) == (0, 0)
+
+
+def test_what_happened_once_is_forgotten_and_its_subject_is_ok(cell: Cell) -> None:
+    cell.say("")
+    assert diagnostics(cell)["instruction"].level == 1
+    health = cell.node.health
+    health._problems = {s: replace(p, seen_s=p.seen_s - 11.0) for s, p in health._problems.items()}
+    assert diagnostics(cell)["instruction"].level == 0
+
+
+def test_a_reset_clears_what_a_person_has_looked_at(cell: Cell) -> None:
+    cell.graph.broken("image: ValueError: never expected")
+    assert diagnostics(cell)["callback"].level == 2
+    cell.graph.call(interface.RESET)
+    assert diagnostics(cell)["callback"].level == 0
 
 
 # ------------------------------------------------------------------------------------------ time that jumps

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwen2vl_robot import executor
 from qwen2vl_robot.bounds import JOINTS
 from qwen2vl_robot.config import Controllers
 from qwen2vl_robot.errors import ExecutionError, ObservationError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message, joints_from_message
-from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion, RobotState, freeze
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
@@ -36,9 +38,11 @@ class Cell:
     def __init__(self, profile: Any = PROFILE) -> None:
         self.graph = LocalGraph()
         self.profile = profile
-        self.health = Health(self.graph, facts=dict)
+        self.health = Health(self.graph, hardware_id="arm", facts=dict)
         self.q_rad, self.width_m = np.array(PROFILE.home_q_rad), 0.08
         self.blocked_m = 0.0  # width of an object between the fingers
+        self.finger_mps = 0.4  # speed of the fingers
+        self.tick_wall_s = 0.0008  # faster than real time
         self.push_rad = 0.0  # by which something pushes the first joint
         self.is_silent = False
         self.says_it_rests = False  # else its hardware measures no speeds
@@ -52,6 +56,7 @@ class Cell:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self.run, daemon=True)
         self._thread.start()
+        wait_until(lambda: self.arm._joints.newest() is not None)
 
     def run(self) -> None:
         while not self._ended.is_set():
@@ -60,10 +65,11 @@ class Cell:
             self.q_rad = np.array(self.server.targets(now_s, self.q_rad)[0])
             self.q_rad[0] += self.push_rad
             wanted_m = max(self.gripper.target(now_s, self.width_m), self.blocked_m)
-            self.width_m += float(np.clip(wanted_m - self.width_m, -0.002, 0.002))
+            step_m = self.finger_mps * _TICK_S
+            self.width_m += float(np.clip(wanted_m - self.width_m, -step_m, step_m))
             if not self.is_silent:
                 self.publish_joints()
-            time.sleep(0.0008)
+            time.sleep(self.tick_wall_s)
 
     def publish_joints(self, names: list[str] | None = None) -> None:
         fingers = PROFILE.gripper.joints
@@ -90,6 +96,8 @@ class Cell:
         end_s = time.monotonic() + at_most_s
         while self.arm.is_moving():
             assert time.monotonic() < end_s
+            if self.arm.has_gripped():
+                self.arm.go_on()
             time.sleep(0.005)
 
 
@@ -134,6 +142,69 @@ def test_a_gripper_that_meets_something_has_done_its_work(cell: Cell) -> None:
     cell.arm.execute(cell.admit(grip(0.0, 2.0)))
     cell.finish()
     assert cell.width_m == pytest.approx(0.04, abs=0.003)
+
+
+def pick_and_leave(start: Array) -> Motion:
+    """Close on something of 40 mm in the time that it should take, then move."""
+    move = reach(start, offset(0.2)).segments[0]
+    assert isinstance(move, JointSegment)
+    later = JointSegment(freeze(move.time_s + 0.8), move.q_rad)
+    return Motion(PROFILE.name, (GripperSegment(0.0, 0.8, 0.0, 0.04), later), Effect("none"))
+
+
+class Seen:
+    """An arm of which each measured state is kept, and its clock; a busy machine keeps both waiting."""
+
+    def __init__(self, cell: Cell) -> None:
+        cell.tick_wall_s = _TICK_S  # the clock must not go on by leaps
+        self.states: list[RobotState] = []
+        self._cell, arm = cell, cell.arm
+        self.execute, self.is_moving, self.stop = arm.execute, arm.is_moving, arm.stop
+        self.has_gripped, self.go_on, self.now_ns = arm.has_gripped, arm.go_on, cell.graph.now_ns
+
+    def state(self) -> RobotState:
+        self.states.append(self._cell.arm.state())
+        return self.states[-1]
+
+    def sleep(self, seconds: float) -> None:
+        end_ns = self.now_ns() + round(seconds * 1e9)
+        while self.now_ns() < end_ns:
+            time.sleep(0.0005)
+
+    def run(self) -> executor.ExecutionReport:
+        approved = self._cell.admit(pick_and_leave(self.state().q_rad))
+        return executor.run(approved, self, self, self._cell.profile, Halt())
+
+
+def test_the_arm_leaves_when_a_slow_gripper_has_closed_and_not_before(any_cell: Cell) -> None:
+    any_cell.blocked_m, any_cell.finger_mps = 0.04, PROFILE.gripper.speed_mps / 8
+    start, seen = any_cell.q_rad, Seen(any_cell)
+    report = seen.run()
+    assert report.is_finished, report
+    moved = [s for s in seen.states if np.max(np.abs(s.q_rad - start)) > 0.01]
+    assert moved
+    assert max(s.gripper_width_m for s in moved) < 0.041
+    assert report.seconds > 0.04 / any_cell.finger_mps
+
+
+@pytest.mark.parametrize(
+    ("profile", "blocked_m", "finger_mps", "reason"),
+    [(PROFILE, 0.04, 0.004, "gripper_late"), (TOPICS, 0.066, 0.1, "grip_off")],
+)
+def test_the_arm_does_not_leave_a_gripper_that_does_not_close(
+    profile: Any, blocked_m: float, finger_mps: float, reason: str
+) -> None:
+    fresh = Cell(profile)
+    try:
+        fresh.blocked_m, fresh.finger_mps = blocked_m, finger_mps
+        time.sleep(0.02)
+        start = fresh.q_rad
+        report = Seen(fresh).run()
+        assert report.reason == reason, report
+        time.sleep(0.1)
+        assert np.allclose(fresh.q_rad, start, atol=0.001)
+    finally:
+        fresh.close()
 
 
 def test_segments_that_touch_travel_as_one_goal(cell: Cell) -> None:
@@ -318,7 +389,7 @@ def test_one_state_from_the_future_does_not_hide_those_that_come_after_it() -> N
 
 def test_an_unknown_controller_is_named(cell: Cell) -> None:
     cell.graph.drop_server("joint_trajectory_controller/follow_joint_trajectory")
-    with pytest.raises(ExecutionError, match="no action server joint_trajectory_controller/follow_joint_trajectory"):
+    with pytest.raises(ExecutionError, match="no action server /joint_trajectory_controller/follow_joint_trajectory"):
         cell.arm.execute(cell.admit(longer(1.0, cell.arm.state().q_rad)))
     assert not cell.arm.is_moving()
 
@@ -447,3 +518,16 @@ def test_a_jump_in_the_middle_of_a_motion_halts_it_and_the_halt_is_confirmed(for
     assert not cell.arm.is_moving()
     wait_until(lambda: not cell.arm.is_halting)
     cell.close()
+
+
+def test_controllers_may_live_in_a_namespace_of_their_own() -> None:
+    names = Controllers(arm="/left/arm_controller", gripper="/left/hand")
+    fresh = Cell(PROFILE.model_copy(update={"controllers": names}))
+    try:
+        fresh.arm.execute(fresh.admit(reach(fresh.arm.state().q_rad, offset(0.1))))
+        fresh.finish()
+        fresh.graph.drop_server("/left/hand/gripper_cmd")
+        with pytest.raises(ExecutionError, match="no action server /left/hand/gripper_cmd"):
+            fresh.arm.execute(fresh.admit(reach(fresh.arm.state().q_rad, offset(0.1))))
+    finally:
+        fresh.close()

@@ -147,7 +147,7 @@ def compressed(format: str, rgb: Any) -> Cell:
         make, stamp_ns = cell.graph.message, cell.graph.now_ns()
         fields = {"format": format.lower(), "data": packed.getvalue(), **cell.changes["image"]}
         message = make(interface.COMPRESSED.type)(header=header(make, stamp_ns, "camera"), **fields)
-        cell.graph.publisher(interface.COMPRESSED).publish(message)
+        cell.graph.publisher(interface.COMPRESSED.at("/image/compressed")).publish(message)
         cell.graph.publisher(interface.DEPTH).publish(image_from_depth(make, DEPTH_M, stamp_ns, "camera"))
         cell.graph.publisher(interface.CAMERA_INFO).publish(info_from_intrinsics(make, K, stamp_ns, "camera"))
 
@@ -211,7 +211,7 @@ def test_depth_of_another_exposure_is_named() -> None:
 
 
 def test_topics_on_which_nothing_came_are_named() -> None:
-    with pytest.raises(ObservationError, match="no message on image, depth, camera_info") as caught:
+    with pytest.raises(ObservationError, match="no message on /image, /depth, /camera_info") as caught:
         Cell().camera.capture()
     assert caught.value.reason is ObservationReason.NO_FRAME
 
@@ -334,7 +334,9 @@ def test_the_first_cameras_frame_carries_what_the_others_saw() -> None:
 
 
 def test_a_camera_that_is_silent_is_named_though_the_other_speaks() -> None:
-    with pytest.raises(ObservationError, match="side/: .*no message on image, depth, camera_info") as caught:
+    with pytest.raises(
+        ObservationError, match="side/: .*no message on /side/image, /side/depth, /side/camera_info"
+    ) as caught:
         TwoCells(is_second_silent=True).capture()
     assert caught.value.reason is ObservationReason.NO_FRAME
 

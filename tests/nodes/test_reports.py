@@ -56,11 +56,13 @@ def test_a_box_becomes_a_detection_in_pixels() -> None:
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (128.0, 144.0)
     assert (detection.bbox.size_x, detection.bbox.size_y) == (128.0, 96.0)
     assert detection.results[0].hypothesis.class_id == "red block"
+    assert detection.results[0].hypothesis.score == 1.0
 
 
 def test_markers_show_objects_obstacles_path_and_contacts() -> None:
     body = SceneObject("red block", Box((0.04, 0.04, 0.04)), np.eye(4))
     scene = Scene((body,), (body,))
-    markers = reports.markers(message_class, scene, np.zeros((2, 3)), np.zeros((1, 3)), "base", 0).markers
+    markers = reports.markers(message_class, scene, np.zeros((2, 3)), np.zeros((1, 3)), "base", 7_000_000_005).markers
     assert [m.ns for m in markers] == ["", "objects", "obstacles", "path", "contacts"]
+    assert {(m.header.stamp.sec, m.header.stamp.nanosec, m.header.frame_id) for m in markers} == {(7, 5, "base")}
     assert markers[0].action == 3  # deletes the markers shown before

@@ -21,7 +21,7 @@ from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion,
 from qwen2vl_robot.plant.cell import Plant
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene
-from tests.cells import PROFILE, admit, grip, reach
+from tests.cells import PROFILE, admit, carry_through, grip, reach
 
 SCENE = "scenes/default.yaml"
 
@@ -156,8 +156,8 @@ def test_a_closed_gripper_keeps_its_force_and_shows_the_objects_width() -> None:
         link = plant.link
         motion = above(plant, "red block")
         link.execute(admit(motion, link, link))
-        link.sleep(motion.duration_s + 1.0)
-        assert not link.is_moving()
+        carry_through(link, link)
+        link.sleep(1.0)
         true = plant.truth.objects()["red block"]
         assert true.T_base_object[2, 3] > 0.12
         assert link.state().gripper_width_m == pytest.approx(true.shape.size_m[0], abs=0.004)  # type: ignore[union-attr]
@@ -266,7 +266,8 @@ def test_a_controller_with_a_plant_never_loads_bullet() -> None:
 def test_the_controllers_link_offers_no_truth() -> None:
     offered = {name for name in dir(PlantLink) if not name.startswith("_")}
     assert offered == {
-        "capture", "state", "execute", "is_moving", "stop", "now_ns", "sleep", "start_film", "take_film"
+        "capture", "state", "execute", "is_moving", "has_gripped", "go_on", "stop", "now_ns", "sleep",
+        "start_film", "take_film",
     }  # fmt: skip
 
 

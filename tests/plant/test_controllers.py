@@ -128,18 +128,86 @@ def test_a_goal_for_other_joints_or_without_points_is_rejected(changes: dict[str
     assert bench.step(0.5) == pytest.approx(HOME)
 
 
-def test_bad_numbers_times_and_velocities_are_refused() -> None:
+def test_bad_times_sizes_and_velocities_are_refused() -> None:
     bench = Bench()
-    moving, timeless, wild, old, short, endless = (bench.trajectory() for _ in range(6))
+    moving, timeless, old, short = (bench.trajectory() for _ in range(4))
     moving.points[-1].velocities = [0.1] * 7
     timeless.points[-1].time_from_start = timeless.points[0].time_from_start
-    wild.points[-1].positions = [float("nan")] * 7
     old.header.stamp = stamp_from_ns(bench.graph.message, round((bench.now_s - 5.0) * 1e9))
     short.points[0].velocities = [0.0] * 6
-    endless.points[0].accelerations = [float("inf")] * 7
-    for trajectory in (moving, timeless, wild, old, short, endless):
+    for trajectory in (moving, timeless, old, short):
         assert bench.send(bench.goal(trajectory)).accepted() is False
-    assert bench.send(bench.goal(path_rad=-2.0)).accepted() is False
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("number", [NAN, INF])
+@pytest.mark.parametrize("field", ["positions", "velocities", "accelerations"])
+def test_a_number_that_is_none_is_taken_as_a_real_controller_takes_it(field: str, number: float) -> None:
+    """Nothing behind us refuses it, so the gate must; here the joint stays, and the others go on."""
+    bench = Bench()
+    trajectory = bench.trajectory()
+    first = trajectory.points[0]
+    first.velocities = first.accelerations = trajectory.points[-1].velocities = [0.0] * 7
+    trajectory.points[-1].accelerations = [0.0] * 7
+    setattr(first, field, [number, *list(getattr(first, field))[1:]])
+    sent = bench.send(bench.goal(trajectory))
+    assert sent.accepted() is True
+    halfway = bench.step(0.5)
+    assert halfway[0] == pytest.approx(HOME[0])
+    assert halfway[1:] == pytest.approx(HOME[1:] + 0.1, abs=0.005)
+
+
+def test_a_goal_that_is_no_number_counts_as_reached() -> None:
+    bench = Bench()
+    trajectory = bench.trajectory()
+    trajectory.points[-1].positions = [NAN, *list(trajectory.points[-1].positions)[1:]]
+    sent = bench.send(bench.goal(trajectory, goal_rad=0.01))
+    assert bench.step(1.2)[0] == pytest.approx(HOME[0])
+    assert code(sent) == (GoalStatus.SUCCEEDED, 0)
+
+
+def test_a_joint_named_twice_in_place_of_another_is_taken() -> None:
+    bench = Bench()
+    sent = bench.send(bench.goal(bench.trajectory(joint_names=[*NAMES[:-1], NAMES[0]])))
+    assert sent.accepted() is True
+    assert bench.step(1.2)[-1] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("first_s", [-0.5, -1.0])
+def test_a_trajectory_that_began_before_its_start_is_joined_where_it_is_by_now(first_s: float) -> None:
+    bench = Bench()
+    trajectory = bench.trajectory(seconds=1.0)
+    trajectory.points[0].time_from_start = duration_from_s(bench.graph.message, first_s)
+    assert bench.send(bench.goal(trajectory)).accepted() is True
+    assert bench.step(0.01) == pytest.approx(HOME + 0.2 * -first_s / (1.0 - first_s), abs=0.005)
+
+
+def test_a_trajectory_whose_times_are_all_negative_is_carried_out_at_once() -> None:
+    """Only with a stamp is the end compared with the clock."""
+    bench = Bench()
+    trajectory = bench.trajectory()
+    for point, time_s in zip(trajectory.points, (-1.0, -0.5), strict=True):
+        point.time_from_start = duration_from_s(bench.graph.message, time_s)
+    assert bench.send(bench.goal(trajectory)).accepted() is True
+    assert bench.step(0.02) == pytest.approx(HOME + 0.2)
+
+
+@pytest.mark.parametrize("which", ["unknown joint", "below -1", "time"])
+def test_wrong_tolerances_are_replaced_by_the_controllers_own(which: str) -> None:
+    bench = Bench()
+    goal = bench.goal(path_rad=0.05)
+    if which == "unknown joint":
+        goal.path_tolerance[-1].name = "elbow"
+    elif which == "below -1":
+        goal.path_tolerance[-1].position = -2.0
+    else:
+        goal = bench.goal(time_s=-2.0)
+    sent = bench.send(goal)
+    assert sent.accepted() is True
+    bench.step(0.9, follow=False)
+    assert sent.ended is None
 
 
 @pytest.mark.parametrize("path_rad", [0.0, -1.0])
@@ -173,8 +241,21 @@ def test_a_new_goal_ends_the_one_before() -> None:
     first = bench.send(bench.goal())
     bench.step(0.3)
     bench.send(bench.goal(bench.trajectory(0.0)))
-    assert first.ended[0] is GoalStatus.CANCELED
-    assert "new goal" in first.ended[1].error_string
+    assert code(first) == (GoalStatus.ABORTED, -1)
+    assert "a new goal" in first.ended[1].error_string
+
+
+def test_a_trajectory_by_topic_takes_the_place_of_a_goals_and_ends_it() -> None:
+    """joint_trajectory_controller looks for an active goal only when an action comes."""
+    bench = Bench()
+    sent = bench.send(bench.goal(goal_rad=0.01))
+    bench.step(0.3)
+    for callback in bench.graph._callbacks[TOPIC.name]:
+        callback(bench.trajectory(-0.2))
+    bench.step(0.5)
+    assert sent.ended is None
+    assert bench.step(0.7) == pytest.approx(HOME - 0.2, abs=0.005)
+    assert code(sent) == (GoalStatus.SUCCEEDED, 0)
 
 
 def test_a_cancelled_goal_holds_where_the_arm_is() -> None:

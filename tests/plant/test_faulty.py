@@ -10,7 +10,7 @@ from qwen2vl_robot.messages import ApprovedMotion, Motion
 from qwen2vl_robot.plant import faulty
 from qwen2vl_robot.plant.cell import Plant
 from qwen2vl_robot.plant.client import FAULTS
-from tests.cells import admit, grip, reach
+from tests.cells import admit, carry_through, grip, reach
 
 SCENE, SEED = "scenes/tabletop.yaml", 5
 BLOCK = (ObjectSpec(colour="red", kind="block", position_m=(0.5, 0.1)),)
@@ -24,7 +24,8 @@ def made(kind: type[Plant]) -> Plant:
 def run(plant: Plant, motion: Motion) -> None:
     approved: ApprovedMotion = admit(motion, plant, _Clock(plant))
     plant.execute(approved)
-    plant.advance(motion.duration_s + 0.5)
+    carry_through(plant, _Clock(plant))
+    plant.advance(0.5)
 
 
 class _Clock:

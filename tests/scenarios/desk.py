@@ -143,6 +143,12 @@ class Cell:
         moving: bool = self._answer("moving", self.track is not None)
         return moving
 
+    def has_gripped(self) -> bool:
+        return False
+
+    def go_on(self) -> int:
+        raise ExecutionError("it has no gripper")
+
     def stop(self) -> None:
         if self.stopped_ns is None:
             self.stopped_ns = self.ns
