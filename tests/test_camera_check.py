@@ -104,6 +104,13 @@ def test_a_round_base_does_not_tell_how_the_camera_is_turned_about_it() -> None:
     assert check_camera(displaced(ROUND, make_pose(away)), PROFILE, KINEMATICS).is_off, "the other one is known"
 
 
+def test_how_sure_a_fit_is_counts_all_that_shows_at_its_end() -> None:
+    """Where the pose is published, half of what shows of this arm is out of the picture."""
+    seen = check_camera(displaced(39, make_pose([0.0, 0.05, 0.0])), PROFILE, KINEMATICS)
+    assert seen.is_off
+    assert seen.off_m == pytest.approx([0.0, 0.05, 0.0], abs=0.006)
+
+
 def test_something_before_the_arm_does_not_shift_it() -> None:
     observation, _ = look(CLEAR)
     depth_m = np.array(observation.frame.depth_m)

@@ -34,7 +34,7 @@ _GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
 _FITS_M, _FITS_DEPTH_M = 0.012, 0.024  # across the surface and along the ray
 _NOISE_M = 0.0015  # of one point's depth after smoothing, with what meshes and levelling leave
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
-_CLEARLY, _NEAR_M = 0.1, 0.03
+_CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
 _LEAST_POINTS = 30
 _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
@@ -130,9 +130,9 @@ def check_camera(observation: Observation, profile: RobotProfile, kinematics: Ki
     except ObservationError as error:
         return CameraSeen(problem=str(error))
     points_m, normals = surfaces_of(kinematics).at(kinematics, observation.robot)
-    shown, shown_px = _visible(view, points_m, normals, np.eye(4))
+    shown_px = _visible(view, points_m, normals, np.eye(4))[1]
     is_shown = shown_px >= ENOUGH_PX
-    fit = _fit(view, points_m[shown], normals[shown], np.eye(4)) if is_shown else None
+    fit = _settle(view, points_m, normals, np.eye(4))[0] if is_shown else None
     if fit is None or fit.share < _GOOD:
         fit, found_px = _search(view, points_m, normals, fit)
         if not is_shown and (found_px < ENOUGH_PX or fit is None or fit.share < _SURELY):
@@ -241,18 +241,34 @@ def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | N
     """
     fits: list[tuple[_Fit, int]] = []
     for start in _starts(view, points_m, normals):
-        shown, shown_px = _visible(view, points_m, normals, start)
-        fit = _fit(view, points_m[shown], normals[shown], start) if len(shown) else None
-        if fit is not None:
-            shown, shown_px = _visible(view, points_m, normals, fit.E)
-            if shown_px >= ENOUGH_PX:
-                fits.append((fit, shown_px))
+        fit, shown_px = _settle(view, points_m, normals, start)
+        if fit is not None and shown_px >= ENOUGH_PX:
+            fits.append((fit, shown_px))
     if first is not None:
-        near = [(f, px) for f, px in fits if np.linalg.norm(transform(f.E, f.pivot_m) - f.pivot_m) < _NEAR_M]
+        near = [(f, px) for f, px in fits if _moved_m(f) < _NEAR_M]
         here, here_px = max([(first, 0), *near], key=lambda f: f[0].share)
         if all(f.share < here.share + _CLEARLY for f, _ in fits):
             return here, here_px
-    return max(fits, key=lambda f: f[0].share, default=(None, 0))
+    best = max((f.share for f, _ in fits), default=0.0)
+    alike = [(f, px) for f, px in fits if f.share > best - _ALIKE]
+    return min(alike, key=lambda f: _moved_m(f[0]), default=(None, 0))
+
+
+def _moved_m(fit: _Fit) -> float:
+    """Return how far a fit takes what shows of the arm."""
+    return float(np.linalg.norm(transform(invert(fit.E), fit.pivot_m) - fit.pivot_m))
+
+
+def _settle(view: LevelledView, points_m: Array, normals: Array, start: Array) -> tuple[_Fit | None, int]:
+    """Fit what should show at a start, then what should show at that fit; also count the pixels of the latter."""
+    fit, shown_px, E = None, 0, start
+    for _ in range(2):
+        shown, shown_px = _visible(view, points_m, normals, E)
+        fit = _fit(view, points_m[shown], normals[shown], E) if len(shown) else None
+        if fit is None:
+            break
+        E = fit.E
+    return fit, shown_px
 
 
 def _starts(view: LevelledView, points_m: Array, normals: Array) -> list[Array]:
