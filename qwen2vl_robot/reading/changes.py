@@ -126,8 +126,10 @@ def _corrected(nodes: list[Node], follows: Node) -> int | None:
 
 
 def _is_alike(before: Thing | None, later: Thing) -> bool:
-    """Whether the later may stand for the one before: the same noun, or a colour for a colour."""
-    return before is not None and (before.noun == later.noun if later.noun else bool(before.colour))
+    """Whether the later may stand for the one before: the same noun, or the same colour, or a colour for a colour."""
+    if before is None or not later.noun:
+        return before is not None and bool(before.colour)
+    return before.noun == later.noun or (bool(later.colour) and before.colour == later.colour)
 
 
 def _is_other_side(before: Node, later: Node) -> bool:

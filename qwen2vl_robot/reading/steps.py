@@ -90,7 +90,9 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark:
 
 
 def _is_again(step: Step, before: Step) -> bool:
-    """Whether "put it" says again what was just said: "the ball should go in the bowl, so put it there"."""
+    """Whether a step says again what was just said: "the ball should go in the bowl, so put it there"."""
+    if step.deed is Deed.PUSH and step.direction is None:  # "bring it closer by pushing it"
+        return before.deed is Deed.PUSH and replace(before, direction=None) == step
     is_open = step.deed is Deed.PLACE and step.relation is None and step.direction is None
     return is_open and replace(before, relation=None, reference=None) == step
 
