@@ -61,7 +61,9 @@ class Reader:
             drafts += [self._draft(code, words, is_bare=True) for code in self._bare]
         fewest = sorted(drafts, key=lambda draft: draft.unread)
         alike = [draft for draft in fewest if draft.unread == fewest[0].unread]
-        goals = [(self._read_in(draft, has_mark=has_mark, is_urged=is_urged), len(draft.tokens)) for draft in alike[:_ENOUGH]]
+        goals = [
+            (self._read_in(draft, has_mark=has_mark, is_urged=is_urged), len(draft.tokens)) for draft in alike[:_ENOUGH]
+        ]
         return max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
 
     def _draft(self, code: str, words: list[Word], *, is_bare: bool = False) -> _Draft:

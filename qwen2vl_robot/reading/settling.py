@@ -61,6 +61,9 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"}) if is_urge else tags - {"urge last"}
         if "suppose" in tags and token.verbs and _begins_thing(follows, lexicon):
             tags -= {"suppose"}  # "laisse tomber" and "laisse tomber la balle dans le bol"
+        tags = _settle_taken_back(tags, tokens[at : at + 2], settled, is_strict=lexicon.grammar.spacing == "strict")
+        if {"did", "over"} <= tags and follows is not None and follows.gap >= PAUSE and _is_forbidden(settled):
+            tags = frozenset({"filler"})  # "别拿罐子了" and "我拿了罐子"
         tags = _settle_denial(tags, settled, tokens[at : at + 2], lexicon)
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
@@ -78,6 +81,24 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return _join_given(settled)
+
+
+def _settle_taken_back(
+    tags: frozenset[str], ahead: list[Token], settled: list[Token], *, is_strict: bool
+) -> frozenset[str]:
+    """Settle a word that may take back what was said, or end what is forbidden: "아니다", "بل", "别拿了"."""
+    token, before = ahead[0], settled[-1] if settled else None
+    is_parted = token.gap >= PAUSE and before is not None
+    if {"suppose", "correct"} <= tags and is_parted:
+        return tags - {"suppose"}
+    if {"rather", "correct"} <= tags:
+        return tags - ({"rather"} if is_parted and before is not None and before.has("correct") else {"correct"})
+    if "or" in tags and is_parted and before is not None and before.has("correct"):
+        return frozenset({"filler"})  # "不，还是放碗里"
+    if {"filler", "in"} <= tags and is_strict:  # "بالوعاء" and "بالملقط"
+        is_hollow = len(ahead) > 1 and ahead[1].has("bowl", "cup") and ahead[1].has("defined")
+        return frozenset({"in"} if is_hollow else {"filler"})
+    return tags
 
 
 def _settle_denial(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
@@ -230,10 +251,10 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
 
 def _is_wished_first(tokens: list[Token], at: int) -> bool:
     """Whether "que la balle soit ..." says what should be: a thing's article follows, and then such a verb."""
-    is_first = at == 0 or tokens[at].gap >= PAUSE or all(token.has("filler", "name") for token in tokens[:at])
+    is_first = tokens[at].gap >= PAUSE or all(token.has("filler", "name") for token in tokens[:at])
     end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
-    part = tokens[at + 1 : end]
-    return is_first and bool(part) and part[0].has("the") and any(token.has("state") for token in part)
+    has_the = at + 1 < end and tokens[at + 1].has("the")
+    return is_first and has_the and any(token.has("state") for token in tokens[at + 1 : end])
 
 
 def _is_done_first(tokens: list[Token], at: int) -> bool:
