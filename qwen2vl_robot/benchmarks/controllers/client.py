@@ -18,7 +18,7 @@ from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
 from qwen2vl_robot.reasons import WorkerReason
 
-_START_S, _ANSWER_S, _POLL_S = 60.0, 3.0, 0.005
+_START_S, _ANSWER_S, _POLL_S = 60.0, 5.0, 0.005
 _HOME_S, _HOME_RAD = 0.3, 0.002
 _MOVES_RADPS = 0.02
 _KEPT = 1000  # joint states: 5 s
@@ -49,7 +49,7 @@ class Client:
         self.home_q_rad = np.array(profile.home_q_rad)
         self._names = [j.name for j in profile.joints]
         self._past: list[tuple[int, Array]] = []  # appended to by the transport's thread
-        self.fingers: dict[str, float] = {}
+        self.has_velocities = False  # in the latest joint states
         self.states = JointStates(graph, profile, Health(graph, hardware_id=profile.name, facts=dict))
         graph.subscribe(interface.JOINT_STATES, self._take)
         arm = profile.controllers.arm
@@ -63,7 +63,16 @@ class Client:
         return ArmGoals(self.graph.message, self.profile, self.q_rad())
 
     def q_rad(self) -> Array:
-        """Return the joints' latest positions."""
+        """Return the joints' positions, measured after the call.
+
+        Raises:
+            WorkerError: no joint states come.
+        """
+        now_ns, end_s = self.graph.now_ns(), time.monotonic() + _ANSWER_S
+        while self._past[-1][0] <= now_ns:
+            if time.monotonic() > end_s:
+                raise WorkerError("no joint states come any more", reason=WorkerReason.TIMEOUT)
+            time.sleep(_POLL_S)
         return self._past[-1][1]
 
     def send(self, trajectory: interface.Message, **fields: Any) -> interface.SentGoal:
@@ -136,6 +145,7 @@ class Client:
 
     def _take(self, message: interface.Message) -> None:
         found = dict(zip(message.name, message.position, strict=True))
-        self.fingers = {name: found[name] for name in self.profile.gripper.joints if name in found}
+        speeds = dict(zip(message.name, message.velocity, strict=True)) if len(message.velocity) else {}
         if all(name in found for name in self._names):
+            self.has_velocities = bool(np.isfinite([speeds.get(name, np.nan) for name in self._names]).all())
             self._past.append((stamp_to_ns(message.header.stamp), np.array([found[name] for name in self._names])))

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 _OFFSET_RAD = np.array([0.8, 0.3, 0.0, 0.4, 0.0, 0.3, -0.5])
 _MOTION_S, _HALF_S, _WATCH_S = 2.0, 0.9, 1.0
 _SAME_RAD = 0.02  # two arms that ended so close did the same
-_COMPARED = ("accepted", "ended")
+_COMPARED = ("accepted", "ended", "has_velocities")
 
 
 def run_controllers(transport: str, tell: Callable[..., None]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def halts(client: Client, what: str) -> Iterator[tuple[str, Row]]:
         took_s = time.perf_counter() - began_s
         time.sleep(_WATCH_S)
         measured = {key: round(value, 4) for key, value in asdict(client.rest_since(since_ns)).items()}
-        row: Row = {**measured, "sent_after_s": round(took_s, 4)}
+        row: Row = {**measured, "sent_after_s": round(took_s, 4), "has_velocities": client.has_velocities}
         if newest is not None:
             row["our_speed_radps"] = round(float(np.abs(newest.dq_radps).max()), 4)
         if sent is not None:

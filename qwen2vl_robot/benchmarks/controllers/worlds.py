@@ -22,7 +22,6 @@ import numpy as np
 from qwen2vl_robot.config import Controllers, RobotProfile, load_robot
 from qwen2vl_robot.description import read_urdf
 from qwen2vl_robot.errors import BadInputError, WorkerError
-from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.graph.transport import open_graph
@@ -36,7 +35,9 @@ PACKAGES = (
     *("parallel_gripper_controller", "gripper_controllers", "rclpy", "rmw_cyclonedds_cpp", "rmw_fastrtps_cpp"),
 )
 _WIDTH_M = 0.08
-_SPAWN_S = 90.0
+_SAID_CHARS = 2000
+_SPAWN_S = 180.0
+_PATIENT = ("--controller-manager-timeout", "60", "--service-call-timeout", "60", "--switch-timeout", "60")
 
 
 def bench_profile() -> RobotProfile:
@@ -80,7 +81,7 @@ class RealControllers:
     Args:
         graph: publishes the robot_description, which alone makes the hardware a mock.
         folder: for the parameter file and the processes' output.
-        has_velocity: whether the mock measures velocities.
+        has_velocity: whether the mock measures the arm's velocities.
     """
 
     def __init__(self, graph: interface.Graph, folder: Path, *, has_velocity: bool = True) -> None:
@@ -94,12 +95,12 @@ class RealControllers:
         arguments = ["--ros-args", "--params-file", str(parameters)]
         self._manager = self._start([str(self._programs / "ros2_control_node"), *arguments])
         names = profile.controllers
-        self._call("spawner", "joint_state_broadcaster", names.arm, names.gripper, "--controller-manager-timeout", "60")
+        self._call("spawner", "joint_state_broadcaster", names.arm, names.gripper, *_PATIENT)
 
     def use_old_gripper(self) -> None:
         """Let the controller that takes GripperCommand have the fingers."""
         self._call("unspawner", bench_profile().controllers.gripper)
-        self._call("spawner", OLD_GRIPPER)
+        self._call("spawner", OLD_GRIPPER, *_PATIENT)
 
     def deactivate(self) -> None:
         """Deactivate and unload the arm's controller."""
@@ -126,12 +127,15 @@ class RealControllers:
         process = self._start([sys.executable, str(self._programs / program), *arguments])
         try:
             code = process.wait(_SPAWN_S)
-        except subprocess.TimeoutExpired:
+        except BaseException:  # too late, or interrupted: nothing stays behind
             process.kill()
-            code = process.wait()
-        if code:
-            told = f"{program} {' '.join(arguments)} ended with {code}; see {self._log.name}"
+            process.wait()
             self.close()
+            raise
+        if code:
+            self.close()
+            said = Path(self._log.name).read_text(encoding="utf-8", errors="replace")[-_SAID_CHARS:]
+            told = f"{program} {' '.join(arguments)} ended with {code}; the end of what was said: {said}"
             raise WorkerError(told, reason=WorkerReason.CRASHED)
 
 
@@ -162,15 +166,17 @@ class StandIn:
     def _run(self) -> None:
         names = [*(j.name for j in self._profile.joints), *self._profile.gripper.joints]
         fingers = len(self._profile.gripper.joints)
-        before_rad = self._q_rad
+        before_ns, before_rad = self._graph.now_ns(), self._q_rad
         while not self._ended.wait(1.0 / RATE_HZ):
             now_ns = self._graph.now_ns()
             target_rad, _ = self._arm.targets(now_ns / 1e9, self._q_rad)
-            before_rad, self._q_rad = self._q_rad, np.array(target_rad)
+            self._q_rad = np.array(target_rad)
             self._width_m = self._gripper.target(now_ns / 1e9, self._width_m)
             positions = np.array([*self._q_rad, *[self._width_m / fingers] * fingers])
-            speeds: Array = np.array([*(self._q_rad - before_rad) * RATE_HZ, *[0.0] * fingers])
-            speeds = speeds if self._has_velocity else np.full(len(names), np.nan)
+            speed_radps = (self._q_rad - before_rad) / max((now_ns - before_ns) / 1e9, 1e-4)
+            before_ns, before_rad = now_ns, self._q_rad
+            speed_radps = speed_radps if self._has_velocity else np.full_like(speed_radps, np.nan)
+            speeds = np.array([*speed_radps, *[0.0] * fingers])
             self._states.publish(joint_state_message(self._graph.message, names, positions, speeds, now_ns))
 
 
@@ -211,11 +217,11 @@ def _mock_description(profile: RobotProfile, has_velocity: bool) -> str:
     finger_m = _WIDTH_M / len(profile.gripper.joints)
     joints = [
         *(_joint(j.name, q, has_velocity) for j, q in zip(profile.joints, profile.home_q_rad, strict=True)),
-        _joint(first, finger_m, has_velocity),
-        *(_joint(name, finger_m, has_velocity, is_commanded=False) for name in others),
+        _joint(first, finger_m, True),  # the grippers' controllers do not run without
+        *(_joint(name, finger_m, True, is_commanded=False) for name in others),
     ]
     plugin = "<plugin>mock_components/GenericSystem</plugin>"
-    hardware = f'<hardware>{plugin}<param name="calculate_dynamics">{str(has_velocity).lower()}</param></hardware>'
+    hardware = f'<hardware>{plugin}<param name="calculate_dynamics">true</param></hardware>'
     control = f'<ros2_control name="mock" type="system">{hardware}{"".join(joints)}</ros2_control>'
     return urdf.replace("</robot>", f"{control}</robot>")
 
