@@ -86,7 +86,7 @@ class Arm:
         self.graph.close()
 
 
-class Controller:
+class ControllerProcess:
     """`supervised.py` in a process."""
 
     def __init__(self, namespace: str, robot: str, transport: str) -> None:
@@ -108,7 +108,7 @@ class Controller:
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
 
-    def answer(self, at_most_s: float = 20.0) -> dict[str, Any]:
+    def answer(self, at_most_s: float = 60.0) -> dict[str, Any]:
         return self._answers.get(timeout=at_most_s)
 
     @property
@@ -163,12 +163,12 @@ class Cell:
         until(ready.exists, START_S)
         return process
 
-    def start_controller(self) -> Controller:
-        controller = Controller(self.namespace, str(self.robot), self._transport)
+    def start_controller(self) -> ControllerProcess:
+        controller = ControllerProcess(self.namespace, str(self.robot), self._transport)
         self._stack.callback(controller.close)
         return controller
 
-    def move(self, controller: Controller, seconds: float = LONG_S) -> None:
+    def move(self, controller: ControllerProcess, seconds: float = LONG_S) -> None:
         """Begin a motion, and wait until the arm moves; a busy machine's late joint states may end a first try."""
         for _ in range(3):
             until(lambda: controller.look()["lack"] is None, START_S)
@@ -180,7 +180,7 @@ class Cell:
             assert causes and causes[0].startswith("stale_state"), causes
         raise AssertionError(causes)
 
-    def finish_a_motion(self, controller: Controller) -> None:
+    def finish_a_motion(self, controller: ControllerProcess) -> None:
         for _ in range(3):
             self.move(controller, 1.0)
             causes = controller.answer()["causes"]
@@ -201,7 +201,7 @@ class Cell:
         self._stack.close()
 
 
-def until(condition: Callable[[], object], at_most_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], at_most_s: float = 60.0) -> None:
     end_s = time.monotonic() + at_most_s
     while not condition():
         assert time.monotonic() < end_s, "it did not happen in time"
