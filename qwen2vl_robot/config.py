@@ -117,7 +117,7 @@ class Safety(Strict):
     Attributes:
         tool_speed_mps: largest speed of the tool.
         contact_n: largest contact force of arm or load with anything but the grasped object.
-        unseen_below_m: below this height over the table, space that no camera has seen counts as occupied.
+        things_below_m: things stand below this height over the table, so that nobody can vouch for space there.
         trials: perturbed roll-outs of each motion.
         success_ratio: the lower confidence bound of their success must reach this.
         confidence: of that one-sided bound.
@@ -125,7 +125,7 @@ class Safety(Strict):
 
     tool_speed_mps: Positive = 1.7
     contact_n: Positive = 50.0
-    unseen_below_m: NonNegative = 0.08
+    things_below_m: NonNegative = 0.16
     trials: Annotated[int, Field(ge=1, le=1000)] = 16
     success_ratio: Ratio = 0.8
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95

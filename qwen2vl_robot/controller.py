@@ -37,11 +37,13 @@ from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
+from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.policy import Response, respond, respond_to, twice
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
+from qwen2vl_robot.validation.unseen import Known
 from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
@@ -154,7 +156,7 @@ class Controller:
         held = self._belief.held or ""
         try:
             with task.timed("perceive"):
-                spoken = spoken_labels(task.instruction, plan)
+                spoken = spoken_labels(asked.goal, plan)
                 around = self._surroundings.heard(task.instruction.text)
                 scene, actions = perceive(plan, observation, around, self._belief.scene, spoken)
         except PerceptionError as error:
@@ -287,7 +289,9 @@ class Controller:
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
         with task.timed("move"):
-            world = replace(outlook, scene=parts.cell.restrict(outlook.scene)).with_unseen(targets, self._profile)
+            known = Known(parts.cell.free_m, link_boxes(outlook.start, self._surroundings.kinematics))
+            restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
+            world = restricted.with_unseen(targets, self._profile, known)
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()

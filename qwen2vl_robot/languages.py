@@ -15,7 +15,6 @@ from qwen2vl_robot.resources import data_root
 
 ENGLISH = "en"
 _SLOT = re.compile(r"\{([a-z])\}")
-_LETTER = r"[^\W\d_]"
 _NAME = re.compile(r"\{[abn](?:\.of)?\}")
 _STEM = re.compile(r"~(\w+)")
 MADE = "made "  # begins the keys of participles: "made place" has "placed"
@@ -49,6 +48,8 @@ class Reading(Strict):
             one stem, with "x-" before and "-x" behind it; "loose": it may have several; "none": spaces mean nothing.
         articles: whether a thing has an article, so that "red block on blue plate" is an order in haste.
         letters: a letter, and how it is written here: "üue".
+        bare: what a word that is typed without its marks means, where it could be several: "cam=orange|pick" is a
+            colour behind a noun and a verb elsewhere. Without it such words are not read.
         endings: of colours, kinds and verbs ("colour", "kind", "verb"); "it": pronouns that verbs take up.
         inflections: name → endings: "pos~er" in the words is "pos" with each ending of "er". "_" is no ending; "!é"
             makes a participle, which is a form of the key "made ..." ("made place").
@@ -61,6 +62,7 @@ class Reading(Strict):
     spacing: Literal["words", "strict", "loose", "none"] = "words"
     articles: bool = False
     letters: str = ""
+    bare: str = ""
     endings: dict[str, str] = Field(default_factory=dict)
     inflections: dict[str, str] = Field(default_factory=dict)
     words: dict[str, str] = Field(default_factory=dict)
@@ -234,49 +236,6 @@ def says(text: str, english: str) -> bool:
     (True, False)
     """
     return _saying(english).search(normalise(text).lower()) is not None
-
-
-def names_whole(text: str, label: str) -> bool:
-    """Whether a text says a label's colour and kind together, in whatever language.
-
-    >>> names_whole("put the red ball on the blue block", "red ball"), names_whole("the colored block", "red block")
-    (True, False)
-    """
-    return _naming(label).search(normalise(text).lower()) is not None
-
-
-@functools.lru_cache(maxsize=256)
-def _naming(label: str) -> re.Pattern[str]:
-    """What finds a label's colour and kind together in any language; nothing, where one of the two is missing.
-
-    Where words stand without spaces, the name must not be the middle of a longer word: beside it stands no letter, or
-    one that stands beside a name in the language's own sentences.
-    """
-    languages = load_languages()
-    try:
-        colour, kind = split_label(label, languages[ENGLISH])
-    except KeyError:
-        colour = kind = ""
-    found = []
-    for code, language in languages.items() if colour and kind else ():
-        before, after = _beside(code) if language.joined else ("", "")
-        for way in range(len(language.kinds[kind])):
-            for case in ("the", "of"):
-                form = re.escape(language.phrase(label, case, way=way).removeprefix("the ").lower())
-                plural = "s?" if code == ENGLISH else ""
-                found.append(rf"(?:(?<!{_LETTER})|(?<=[{before} ])){form}{plural}(?:(?!{_LETTER})|(?=[{after} ]))")
-    return re.compile("|".join(found) or r"(?!)")
-
-
-@functools.lru_cache(maxsize=32)
-def _beside(code: str) -> tuple[str, str]:
-    """The letters that stand before, and those behind, a name in a language's sentences."""
-    language = load_languages()[code]
-    asked = [t for phrasing in language.tasks.values() for t in (*phrasing.seen, *phrasing.held_out)]
-    pieces = [s for text in (*asked, *language.which.values()) for s in _NAME.split(text) if s]
-    pieces += [s for text in language.polite for s in text.split("{s}") if s]
-    before, after = ("".join(sorted({s[at] for s in pieces if s[at].isalpha()})) for at in (-1, 0))
-    return before, after
 
 
 @functools.lru_cache(maxsize=1)

@@ -30,8 +30,10 @@ from qwen2vl_robot.messages import (
     Shape,
     Sphere,
     Verb,
+    shape_size_m,
 )
 from qwen2vl_robot.motion.skills import MotionMaker
+from qwen2vl_robot.perception import remeasure
 from qwen2vl_robot.perception.bodies import outside_of
 from qwen2vl_robot.policy import Response, respond
 from qwen2vl_robot.reasons import MotionReason, PerceptionReason, ViolationKind
@@ -39,7 +41,7 @@ from qwen2vl_robot.relations import free_gap_m
 from qwen2vl_robot.sides import ROBOT_SIDES
 from qwen2vl_robot.validation.form import check_form
 from tests.motion.test_skills import BALL, HOME, PROFILE, RULES, at_home, best, body, holding, place
-from tests.test_perception import BLUE, RED, Picture, ask, look, pick, stand
+from tests.test_perception import BLUE, EYE, GREEN, RED, SURROUNDINGS, Picture, ask, look, pick, stand
 
 
 @pytest.fixture
@@ -86,9 +88,9 @@ def test_how_far_a_point_lies_outside(
 
 
 def odd(world: BulletWorld) -> Picture:
-    """A red block with a red post on its corner, as one body would be, and a blue plate."""
-    stand(world, "foot", Box((0.06, 0.06, 0.03)), 0.5, 0.05, RED, yaw_rad=0.0)
-    stand(world, "post", Box((0.016, 0.016, 0.03)), 0.478, 0.028, RED, bottom_m=0.03, yaw_rad=0.0)
+    """A red angle in the table's plane, as one body would be, and a blue plate."""
+    stand(world, "foot", Box((0.09, 0.03, 0.04)), 0.505, 0.045, RED, yaw_rad=0.0)
+    stand(world, "arm", Box((0.03, 0.07, 0.04)), 0.475, 0.095, RED, yaw_rad=0.0)
     stand(world, "blue plate", Cylinder(0.15, 0.014), 0.55, -0.16, BLUE)
     return look(world, 1)
 
@@ -97,18 +99,23 @@ def odd(world: BulletWorld) -> Picture:
 def thing(table: BulletWorld) -> SceneObject:
     """What is measured of the odd thing when a plan calls it a red block."""
     picture = odd(table)
-    whole = replace(picture, names=np.where(picture.names == "post", "foot", picture.names))
+    return measured(picture).find("red block")
+
+
+def measured(picture: Picture) -> Scene:
+    """The scene of a plan that calls the odd thing a red block."""
+    whole = replace(picture, names=np.where(picture.names == "arm", "foot", picture.names))
     scene, _ = ask(whole, pick(whole.reference("foot", "red block")))
-    return scene.find("red block")
+    return scene
 
 
 def test_an_unexplained_thing_is_the_hull_around_it(thing: SceneObject) -> None:
     assert isinstance(thing.shape, Hull)
     assert len(thing.shape.vertices_m) < 100
     normals, offsets_m = hull_planes(np.array(thing.shape.vertices_m))
-    foot = np.array([(x, y, z) for x in (0.47, 0.53) for y in (0.02, 0.08) for z in (0.0, 0.03)])
-    post = np.array([(x, y, 0.06) for x in (0.47, 0.486) for y in (0.02, 0.036)])
-    outside_m = (np.vstack([foot, post]) - thing.T_base_object[:3, 3]) @ normals.T - offsets_m
+    foot = np.array([(x, y, z) for x in (0.46, 0.55) for y in (0.03, 0.06) for z in (0.0, 0.04)])
+    arm = np.array([(x, y, z) for x in (0.46, 0.49) for y in (0.06, 0.13) for z in (0.0, 0.04)])
+    outside_m = (np.vstack([foot, arm]) - thing.T_base_object[:3, 3]) @ normals.T - offsets_m
     assert outside_m.max() < 0.004, "the true corners lie in it, but for the error of the calibration"
     assert thing.bottom_m == pytest.approx(0.0, abs=0.006)
 
@@ -156,6 +163,56 @@ def test_a_hull_that_is_no_number_is_refused_by_name(thing: SceneObject) -> None
     found = check_form(motion, Scene((broken,), ()), at_home(), PROFILE)
     assert [violation.kind for violation in found][:1] == [ViolationKind.NON_FINITE]
     assert "red block corners" in found[0].bodies
+
+
+# ------------------------------------------------------------------------------------- a hull, seen again
+
+
+def test_a_hull_is_found_again_by_its_points(table: BulletWorld) -> None:
+    scene = measured(odd(table))
+    again = remeasure(scene, look(table, 2).observation, SURROUNDINGS)
+    assert again.find("red block").shape == scene.find("red block").shape
+    np.testing.assert_array_equal(again.find("red block").T_base_object, scene.find("red block").T_base_object)
+    assert [o.name for o in again.obstacles] == ["obstacle 1"], "the plate, and no piece of the hull"
+
+
+def test_a_hull_that_shows_more_of_itself_is_measured_anew(table: BulletWorld) -> None:
+    scene = measured(odd(table))
+    table.set_pose("foot", make_pose([0.525, 0.045, 0.02]))
+    seen = remeasure(scene, look(table, 2).observation, SURROUNDINGS).find("red block")
+    normals, offsets_m = hull_planes(np.array(seen.shape.vertices_m))
+    front = np.array([(0.57, y, 0.02) for y in (0.03, 0.06)])
+    assert ((front - seen.T_base_object[:3, 3]) @ normals.T - offsets_m).max() < 0.004
+
+
+def test_a_hull_that_has_gone_is_not_found_in_another_thing(table: BulletWorld) -> None:
+    scene = measured(odd(table))
+    table.remove("foot")
+    table.set_pose("arm", make_pose([0.475, -0.02, 0.02]))
+    with pytest.raises(PerceptionError, match="'red block' is not where it should be"):
+        remeasure(scene, look(table, 2).observation, SURROUNDINGS)
+
+
+# ------------------------------------------------------------------------------------ a thing behind another
+
+
+@pytest.mark.parametrize("yaw_rad", [0.1, 0.5, 0.9, 1.3])
+@pytest.mark.parametrize("aside_m", [-0.03, 0.0, 0.03])
+def test_a_block_behind_another_thing_keeps_the_size_that_is_seen(
+    table: BulletWorld, yaw_rad: float, aside_m: float
+) -> None:
+    """A part of its foot is hidden: the sides that show hold, and no side grows into what is hidden."""
+    at_m, size_m = np.array([0.5, 0.05]), (0.055, 0.045, 0.05)
+    stand(table, "red block", Box(size_m), *at_m, RED, yaw_rad=yaw_rad)
+    to_camera = EYE[:2, 3] - at_m
+    to_camera /= np.linalg.norm(to_camera)
+    spot = at_m + 0.085 * to_camera + aside_m * np.array([-to_camera[1], to_camera[0]])
+    stand(table, "green block", Box((0.05, 0.05, 0.08)), *spot, GREEN)
+    picture = look(table, 1)
+    seen = ask(picture, pick(picture.reference("red block")))[0].find("red block")
+    assert isinstance(seen.shape, Box)
+    assert sorted(shape_size_m(seen.shape)) == pytest.approx(sorted(size_m), abs=0.005)
+    assert np.linalg.norm(seen.T_base_object[:2, 3] - at_m) < 0.008
 
 
 # -------------------------------------------------------------------------------------------- half a thing

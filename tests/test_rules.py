@@ -13,7 +13,8 @@ from qwen2vl_robot.languages import fill, load_languages
 from qwen2vl_robot.messages import Box, Instruction, Plan, Scene, SceneObject, Verb
 from qwen2vl_robot.order import read_order
 from qwen2vl_robot.planner.reply import parse_reply
-from qwen2vl_robot.rules import Ruling, load_rules
+from qwen2vl_robot.reading import read
+from qwen2vl_robot.rules import Ruling, load_rules, spoken_labels
 
 BOOK = load_rules()
 BOX = "[[100,100,200,200]]"
@@ -202,3 +203,60 @@ def test_a_cell_has_as_many_zones_as_allowed_and_not_one_more() -> None:
     assert len(load_rules_from({"zones": zones[:-1]}).zones) == BODIES
     with pytest.raises(BadInputError, match=f"at most {BODIES} items"):
         load_rules_from({"zones": zones})
+
+
+# -------------------------------------------------------------------------------------- the person's own labels
+
+
+def naming(*labels: str) -> Plan:
+    return reply([*labels], ",".join(f'{{"do":"push","direction":"left","object":{at}}}' for at in range(len(labels))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("put the red block on the blue plate", "could you place the red cube onto the blue dish?"),
+        *("leg den roten Klotz auf den blauen Teller", "der rote Würfel soll auf dem blauen Teller liegen"),
+        *("pon el cubo rojo en el plato azul", "mets le cube rouge sur l'assiette bleue"),
+        *("把红色积木放到蓝盘子上", "赤い積み木を青いお皿にのせて", "빨간색 블록을 파란 접시에 올려놔"),
+        *("ضع المكعب الأحمر على الصحن الأزرق", "đặt khối màu đỏ lên cái đĩa xanh dương"),
+    ],
+)
+def test_a_label_is_the_persons_own_in_any_language_and_case(text: str) -> None:
+    assert spoken_labels(read(text), naming("red block", "blue plate")) == {"red block", "blue plate"}
+
+
+def test_a_label_is_the_persons_own_in_every_sentence_of_the_training() -> None:
+    for speech in load_languages().values():
+        names = [(speech.phrase(label), speech.phrase(label, "of")) for label in ("red block", "blue plate")]
+        for template in (*speech.tasks["on"].seen, *speech.tasks["on"].held_out):
+            spoken = spoken_labels(read(fill(template, *names)), naming("red block", "blue plate", "blue block"))
+            assert spoken == {"red block", "blue plate"}, template
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("put the colored block away", "red block"),
+        ("take the red bowling pin", "red bowl"),
+        ("the red ball beside the blue block", "red block"),
+        ("put the red ball beside the blue block", "red block"),
+        ("take the block", "block"),
+        ("take the red gizmo", "red gizmo"),
+        ("take the blue block, not the red block", "red block"),
+        ("don't take the red block", "red block"),
+        ("leg nicht den roten Klotz auf den blauen Teller", "red block"),
+        ("拿起粉红色方块", "red block"),
+        ("拿起蓝绿色方块", "green block"),
+        ("拿起紫红色球", "red ball"),
+        ("拿起红色球拍", "red ball"),
+        ("빨간 공구를 집어 줘", "red ball"),
+    ],
+)
+def test_a_label_that_nobody_said_is_not_the_persons_own(text: str, label: str) -> None:
+    assert spoken_labels(read(text), naming(label)) == frozenset()
+
+
+def test_a_label_of_what_a_thing_is_told_by_is_the_persons_own_too() -> None:
+    goal = read("pick up all the red blocks that are on the blue plate")
+    assert spoken_labels(goal, naming("red block", "blue plate")) == {"red block", "blue plate"}

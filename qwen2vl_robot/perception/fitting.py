@@ -25,6 +25,7 @@ from qwen2vl_robot.perception.view import LevelledView
 Bytes = npt.NDArray[np.uint8]
 
 _THINNEST_M = 0.006  # smallest size of a solid to start a search from
+_FACE_M, _FACE_PX = 0.004, 30  # what lies this near to the top is the upper face, if it is so many points
 _PAD_PX = 24
 _RAYS = 240
 _CLIP_M = 0.015
@@ -148,7 +149,10 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
     floor_xy, count = _footprint(fitter, bottom_m, top_m)
     starts = _start_prisms(floor_xy, count, bottom_m, height_m)
     if np.isfinite(fitter.hiding_m).any():
-        starts += _start_prisms(points[:, :2], 0, bottom_m, height_m)
+        # The footprint counts what is hidden as covered, so it is too large; the upper face is seen or too small.
+        face = points[np.abs(points[:, 2] - top_m) < _FACE_M]
+        shown = face if len(face) >= _FACE_PX else points
+        starts += _start_prisms(shown[:, :2], 0, bottom_m, height_m)
     starts.append(_start_sphere(segment.points_m, bottom_m, height_m))
     hollow = _start_hollow(points, bottom_m, top_m)
     starts += hollow

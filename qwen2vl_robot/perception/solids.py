@@ -26,6 +26,12 @@ FLAT_RATIO = 0.35  # a cylinder lower than this share of its diameter is a plate
 _SMALLEST_M, _LARGEST_M = 0.004, 0.6  # of what can stand on a table
 _TURN = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
 _CIRCLE = np.column_stack([np.cos(_TURN), np.sin(_TURN)])
+_SIDES = {  # of a rectangle: the size that ends there, its axis, and which end
+    "front": ("length_m", 0, 1.0),
+    "back": ("length_m", 0, -1.0),
+    "left": ("width_m", 1, 1.0),
+    "right": ("width_m", 1, -1.0),
+}
 _CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2.0
 
 
@@ -34,7 +40,7 @@ class Solid(ABC):
     """An upright solid at its place; a subclass adds its sizes.
 
     Attributes:
-        steps: the parameters that a search varies, in this order, and the first step of each.
+        steps: the parameters, or the sides, that a search moves, in this order, and the first step of each.
         pose: the parameters that a search varies when the shape is known.
         bottom_m: height of the lowest point; no search varies it.
         x_m, y_m: of the centre, base frame.
@@ -111,8 +117,7 @@ class _Rectangular(Solid):
         "x_m": 0.002,
         "y_m": 0.002,
         "yaw_rad": 0.06,
-        "length_m": 0.003,
-        "width_m": 0.003,
+        **dict.fromkeys(_SIDES, 0.003),
         "height_m": 0.002,
     }
     pose: ClassVar[tuple[str, ...]] = ("x_m", "y_m", "yaw_rad")
@@ -136,6 +141,14 @@ class _Rectangular(Solid):
 
     def grown(self: R, by_m: float) -> R:
         return replace(self, length_m=self.length_m + by_m, width_m=self.width_m + by_m)
+
+    def moved(self: R, parameter: str, by: float) -> R:
+        """As for every solid; a side moves outwards by itself: what is seen holds, and what is hidden gives way."""
+        if parameter not in _SIDES:
+            return Solid.moved(self, parameter, by)
+        size, axis, sign = _SIDES[parameter]
+        x_m, y_m, _ = (float(d) for d in rotation_z(self.yaw_rad)[:, axis] * (sign * by / 2))
+        return replace(self, x_m=self.x_m + x_m, y_m=self.y_m + y_m, **{size: getattr(self, size) + by})
 
     def stood_like(self: R, other: Solid, bottom_m: float) -> tuple[R, ...]:
         (same,) = Solid.stood_like(self, other, bottom_m)

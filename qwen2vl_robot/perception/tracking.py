@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qwen2vl_robot.errors import PerceptionError
-from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Container, Observation, Scene, SceneObject, shape_size_m
+from qwen2vl_robot.geometry import Array, invert, transform
+from qwen2vl_robot.kinematics import Kinematics, hull_planes
+from qwen2vl_robot.messages import Container, Hull, Observation, Scene, SceneObject, shape_size_m
 from qwen2vl_robot.perception.bodies import (
     Body,
     cover,
@@ -17,6 +17,7 @@ from qwen2vl_robot.perception.bodies import (
     is_empty_space,
     measure_bodies,
     name_obstacles,
+    scene_object,
 )
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, Fit, Fitter
 from qwen2vl_robot.perception.grounding import place_in_gripper
@@ -27,6 +28,7 @@ from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
 _NEAR_M = 0.06  # search this far around the place that the twin expects, before searching everywhere
 _PART_REACH_M = 0.008
+_OUTSIDE_RATIO = 0.02  # of the points of a hull, as of those of a shape
 _SHARED_REACH_M = 0.02
 _SHARED_RATIO = 0.12
 _GRIP_SLACK_M = 0.012
@@ -35,17 +37,19 @@ _ALIKE_COST_M = 0.002  # a wrong shape costs 4 mm more
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Match:
-    """An object found again: its body, and its known shape fitted to that body."""
+    """An object found again: its body, how badly its known shape fits that body, and the object as it is now."""
 
     body: Body
-    fit: Fit
+    cost_m: float
+    now: SceneObject
 
 
 def remeasure(expected: Scene, observation: Observation, surroundings: Surroundings) -> Scene:
     """Find each named object again by its shape and colour, first near its expected pose, then anywhere.
 
-    Shapes and names stay the same; poses and obstacles are measured again. The measured joints give the pose of a held
-    object; the gripper's width and, where the camera sees it, the depth confirm it.
+    Names stay the same, and shapes but for a hull that shows more of itself; poses and obstacles are measured again.
+    The measured joints give the pose of a held object; the gripper's width and, where the camera sees it, the depth
+    confirm it.
 
     Raises:
         ObservationError: the frame cannot be used.
@@ -63,7 +67,7 @@ def remeasure(expected: Scene, observation: Observation, surroundings: Surroundi
         if item.name not in found:
             raise PerceptionError(_explain_missing(item), label=item.name)
     used = {id(f.body) for f in found.values()}
-    objects = {name: _moved(expected.find(name), f.fit.solid) for name, f in found.items()}
+    objects = {name: f.now for name, f in found.items()}
     rest = [b for b in bodies if id(b) not in used and not any(_is_part(b.segment, o) for o in objects.values())]
     if held is not None:
         objects[held.name] = held
@@ -114,20 +118,18 @@ def _find_all(view: LevelledView, bodies: list[Body], standing: list[SceneObject
                 continue
             used = {id(f.body) for f in found.values()}
             free = [b for b in bodies if id(b) not in used and _may_be(b.segment, item, reach_m)]
-            fits = [_Match(b, _fit_known(view, b, everything, item)) for b in free]
-            best = _nearest_of_the_best(fits, item)
-            if best is not None and best.fit.cost_m < EXPLAINED_COST_M:
+            best = _nearest_of_the_best([_match(view, b, everything, item) for b in free], item)
+            if best is not None and best.cost_m < EXPLAINED_COST_M:
                 found[item.name] = best
     return found
 
 
 def _nearest_of_the_best(fits: list[_Match], item: SceneObject) -> _Match | None:
     """Choose the best fit; of several that fit alike, such as two equal blocks, the one where the object should be."""
-    best_m = min((f.fit.cost_m for f in fits), default=0.0)
-    alike = [f for f in fits if f.fit.cost_m < best_m + _ALIKE_COST_M]
-    return min(
-        alike, key=lambda f: float(np.linalg.norm(f.fit.solid.centre_m - item.T_base_object[:3, 3])), default=None
-    )
+    best_m = min((f.cost_m for f in fits), default=0.0)
+    alike = [f for f in fits if f.cost_m < best_m + _ALIKE_COST_M]
+    here_m = item.T_base_object[:3, 3]
+    return min(alike, key=lambda f: float(np.linalg.norm(f.now.T_base_object[:3, 3] - here_m)), default=None)
 
 
 def _explain_missing(item: SceneObject) -> str:
@@ -142,6 +144,26 @@ def _may_be(segment: Segment, item: SceneObject, reach_m: float) -> bool:
     middle = np.median(segment.smooth_m, axis=0)
     slack_m = float(np.linalg.norm(shape_size_m(item.shape))) / 2
     return float(np.linalg.norm(middle - item.T_base_object[:3, 3])) < reach_m + slack_m
+
+
+def _match(view: LevelledView, body: Body, everything: Mask, item: SceneObject) -> _Match:
+    if isinstance(item.shape, Hull):
+        return _match_hull(body, item, item.shape)
+    fit = _fit_known(view, body, everything, item)
+    return _Match(body, fit.cost_m, _moved(item, fit.solid))
+
+
+def _match_hull(body: Body, item: SceneObject, hull: Hull) -> _Match:
+    """Find a hull again by its points, for nobody knows the faces of what is in it; half of them outside are too many.
+
+    What keeps to it is in it, as it was: it may have been seen better then. What shows more of itself is measured anew.
+    """
+    normals, offsets_m = hull_planes(np.array(hull.vertices_m))
+    own = transform(invert(item.T_base_object), body.segment.smooth_m)
+    outside_ratio = float(((own @ normals.T - offsets_m).max(axis=1) > _PART_REACH_M).mean())
+    seen = item if outside_ratio < _OUTSIDE_RATIO else scene_object(item.name, body)
+    now = replace(item, shape=seen.shape, T_base_object=seen.T_base_object)
+    return _Match(body, 2 * outside_ratio * EXPLAINED_COST_M, now)
 
 
 def _fit_known(view: LevelledView, body: Body, everything: Mask, item: SceneObject) -> Fit:

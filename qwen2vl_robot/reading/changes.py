@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.reading.goal import Step, Thing
 from qwen2vl_robot.reading.letters import PAUSE
-from qwen2vl_robot.reading.places import Node
+from qwen2vl_robot.reading.places import SIDE_OF, Node
 from qwen2vl_robot.reading.tokens import Token
 
 
@@ -17,6 +17,7 @@ class Reading:
     Attributes:
         last_count: steps of the clause before.
         is_then: whether that clause ends in "then", or the next begins with it.
+        is_rest: whether that clause says to rest.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -25,6 +26,7 @@ class Reading:
     unread: list[Token] = field(default_factory=list)
     last_count: int = 0
     is_then: bool = False
+    is_rest: bool = False
 
     @property
     def last_thing(self) -> Thing | None:
@@ -111,7 +113,7 @@ def _corrected(nodes: list[Node], follows: Node) -> int | None:
         return None
     last = nodes[places[-1]]
     if follows.kind in ("way", "place") or last.kind == "way":
-        return places[-1] if last.kind == follows.kind else None
+        return places[-1] if last.kind == follows.kind or _is_other_side(last, follows) else None
     if follows.kind != "thing" or follows.thing is None:
         return None
     if last.kind == "thing" or last.thing is None:
@@ -128,7 +130,15 @@ def _is_alike(before: Thing | None, later: Thing) -> bool:
     return before is not None and (before.noun == later.noun if later.noun else bool(before.colour))
 
 
+def _is_other_side(before: Node, later: Node) -> bool:
+    """Whether one of them is a direction and the other beside a thing: "to the left, no, to the right of the bowl"."""
+    sides = [SIDE_OF.get(node.way) if node.kind == "way" and node.way else node.relation for node in (before, later)]
+    return {before.kind, later.kind} == {"way", "place"} and all(side in SIDE_OF.values() for side in sides)
+
+
 def _replaced(before: Node, later: Node) -> Node:
+    if later.kind == "way" and before.kind == "place":
+        return replace(before, relation=SIDE_OF[later.way] if later.way else None, way=later.way, end=later.end)
     if before.thing is None or later.thing is None:
         return replace(later, begin=before.begin)
     thing = replace(later.thing, noun=later.thing.noun or before.thing.noun)
@@ -168,6 +178,9 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
         elif node.kind == "except after" and _has_verb_between(result, node, verb_at):
             result.append(replace(node, kind="not"))  # "取るべきではない"
             at += 1
+        elif node.kind == "except after" and follows and follows.kind == "way" and _is_side(result):
+            result[-1] = replace(_replaced(result[-1], follows), begin=result[-1].begin)  # "左じゃなくて右に"
+            at += 2
         elif node.kind == "except after" and (named := _last_named(result)) is not None:
             thing = result[named].thing or Thing()
             del result[named:]
@@ -178,6 +191,12 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
             result.append(carry_noun(node, noun))
             at += 1
     return result
+
+
+def _is_side(nodes: list[Node]) -> bool:
+    """Whether the last of the nodes says on which side, or which way."""
+    last = nodes[-1] if nodes else None
+    return last is not None and (last.kind == "way" or (last.kind == "place" and last.relation in SIDE_OF.values()))
 
 
 def _has_verb_between(nodes: list[Node], node: Node, verb_at: int) -> bool:
@@ -216,7 +235,8 @@ def carry_noun(node: Node, noun: str) -> Node:
 def _is_contrast(nodes: list[Node], at: int, verb_at: int) -> bool:
     """Whether "not" is about the thing behind it, not about the verb: it stands behind both verb and thing."""
     behind = nodes[at + 1 : at + 2]
-    if not behind or behind[0].thing is None:
+    is_the_verbs = nodes[at].begin == verb_at + 1 and not nodes[at].gap  # "取るのはやめて、クマも"
+    if not behind or behind[0].thing is None or is_the_verbs:
         return False
     has_thing = any(node.kind == "thing" and (node.thing is None or not node.thing.is_it) for node in nodes[:at])
     return 0 <= verb_at < nodes[at].begin and has_thing and (behind[0].kind == "thing" or _has_place(nodes[:at]))

@@ -75,14 +75,14 @@ def take_conditions(tokens: list[Token], lexicon: Lexicon) -> tuple[list[Token],
     taken = set[int]()
     groups: list[list[Token]] = []
     for at, token in enumerate(tokens):
-        if at in taken or not token.has("if", "if after", "manner"):
+        if at in taken or not token.has("if", "if after", "because", "because after", "manner"):
             continue
         begin, end = at, at + 1
-        if token.has("if"):
+        if token.has("if", "because"):
             end = _end_of_condition(tokens, at, lexicon)
         elif token.has("manner") and at > 0 and tokens[at - 1].has("number"):
             begin = at - 1  # "3 times"
-        elif token.has("if after"):
+        elif token.has("if after", "because after"):
             begin = _start_of_condition(tokens, at, taken)
         groups.append(tokens[begin:end])
         taken |= set(range(begin, end))
@@ -119,7 +119,8 @@ def split_clauses(tokens: list[Token], lexicon: Lexicon) -> list[Clause]:
     verbs = _verbs(tokens, lexicon)
     if not verbs:
         return [Clause(tuple(tokens), None, False)] if tokens else []
-    bounds = [0, *(_boundary(tokens, a, b, lexicon) for a, b in zip(verbs, verbs[1:], strict=False)), len(tokens)]
+    inner = (_boundary(tokens, a, b, lexicon) for a, b in zip(verbs, verbs[1:], strict=False))
+    bounds = [0, *(_before_correction(tokens, at) for at in inner), len(tokens)]
     pairs = zip(verbs, bounds, bounds[1:], strict=False)
     clauses = [Clause(tuple(tokens[a:b]), tokens[v]) for v, a, b in pairs]
     cut = [part for clause in clauses for part in _cut_head(clause, lexicon)]
@@ -183,7 +184,7 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     is_whole = len(named) > 1 and any(token.has("to", *_RELATIONS) for token in tokens[:then])
     if is_whole or any(token.has("start") for token in tokens[:then]):
         return [Clause(tokens[:then], is_part=True), replace(clause, tokens=tokens[then:])]  # "A onto B, then go home"
-    if lexicon.grammar.order == "after" and lexicon.grammar.verb != "last":
+    if lexicon.grammar.verb != "last":
         return _cut_unwanted(clause, verb_at, lexicon)
     for at in range(1, verb_at if lexicon.grammar.verb == "last" else 0):
         if tokens[at].gap < PAUSE:
@@ -197,12 +198,17 @@ def _cut_head(clause: Clause, lexicon: Lexicon) -> list[Clause]:
 
 
 def _cut_unwanted(clause: Clause, verb_at: int, lexicon: Lexicon) -> list[Clause]:
-    """ "不要红球，我要你拿起蓝球": what is not wanted ends at the pause, if the verb has a thing of its own."""
+    """ "not the red ball, take the blue one": what is not wanted ends at a pause, if the verb has its own thing."""
     tokens, known = clause.tokens, lexicon.kinds | lexicon.colours | {"thing"}
     for at in range(1, verb_at + 1):
         head, rest = tokens[:at], tokens[at:]
         is_unwanted = tokens[at].gap >= PAUSE and head[0].has("not") and any(t.tags & known for t in head[1:])
-        if not is_unwanted or any(t.has("marks object") for t in head) or any(t.has("not") for t in rest):
+        is_unwanted = is_unwanted and (head[1].gap < PAUSE or not head[0].has("correct"))  # "no, the blue one, ..."
+        if (
+            not is_unwanted
+            or any(t.has("marks object", "to", *_RELATIONS) for t in head)
+            or any(t.has("not", "rather") for t in rest)
+        ):
             continue
         first = next((k for k, t in enumerate(rest) if t.tags & known), None)
         if first is not None and not any(t.has("toward", "case at") for t in rest[:first]):
@@ -256,6 +262,16 @@ def _boundary(tokens: list[Token], first: int, second: int, lexicon: Lexicon) ->
     return next((k for k in marks if tokens[k].has("and") or tokens[k].gap >= PAUSE), at)
 
 
+def _before_correction(tokens: list[Token], at: int) -> int:
+    """Where "no" begins that takes back the clause before: "on the plate, oh no, put it in the bowl"."""
+    begin = at
+    while begin > 0 and tokens[begin - 1].has("correct", "filler"):
+        begin -= 1
+        if tokens[begin].gap >= PAUSE and any(token.has("correct") for token in tokens[begin:at]):
+            return begin
+    return at
+
+
 def _begins_content(token: Token) -> bool:
     """Whether a token behind a verb is of the next one's words and not the verb's ending."""
     return not token.has("filler", "not", "did", "ask", "and", "then", "but", "be")
@@ -272,7 +288,8 @@ def _stop_others(clauses: list[Clause], lexicon: Lexicon) -> list[Clause]:
         other = clauses[at + 1] if at + 1 < len(clauses) else None
         if other is not None and _is_stopping(clause, other, lexicon):
             verb = other.verb if clause.verb and clause.verb.has("stop") else clause.verb
-            joint = [t for t in (*clause.tokens, *other.tokens) if not t.tags & {"thing"} or t.tags & lexicon.colours]
+            tokens = (*clause.tokens, *other.tokens)
+            joint = [t for t in tokens if t is verb or not t.tags & {"thing"} or t.tags & lexicon.colours]
             marked.append(Clause(tuple(joint), verb, True))
             skip = True
         else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qwen2vl_robot.bounds import INSTRUCTION_CHARS
 
 MAX_CHARS = INSTRUCTION_CHARS  # of a text that is read; messages.Instruction refuses a longer one
-NO_GAP, LINE, PAUSE, END = range(4)  # what stands before a word: nothing, a line break, a comma, a full stop
+NO_GAP, LINE, PAUSE, END, COLON = range(5)  # what stands before a word: nothing, a line break, a comma, a full stop ...
 
 # A letter of another alphabet, and the Latin one that it looks like.
 _PAIRS = (
@@ -23,8 +23,9 @@ _UNSEEN = "ـ\u115f\u1160\u3164"  # the Arabic tatweel and fillers of Korean let
 _APOSTROPHES = "'’‘ʼ`´＇ʹ′"
 _JOINTS = "-‐‑‒–_・·/"  # what they join are words of their own
 _LINES = "\n\r\u2028\u2029"
-_ENDS = "!?;:。！？؟؛…｡"
-_PAUSES = {"line": LINE, "pause": PAUSE, "comma": PAUSE, "end": END, "point": END}
+_ENDS = "!?;。！？؟؛…｡"
+_COLONS = ":："  # what stands before one may say who says what follows
+_PAUSES = {"line": LINE, "pause": PAUSE, "comma": PAUSE, "end": END, "point": END, "colon": COLON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Word:
     Attributes:
         text: folded.
         pieces: the person's spelling of each letter of `text`, so that a part of a word can be given back.
-        gap: what stands before it: NO_GAP, LINE, PAUSE or END.
+        gap: what stands before it: NO_GAP, LINE, PAUSE, END or COLON.
         before: what parts it from the word before: a space, an apostrophe or a hyphen, or nothing.
     """
 
@@ -133,7 +134,7 @@ def _script(char: str) -> str:
     """What may stand in one word: an alphabet or "number"; or a kind of pause; "" parts words without a pause."""
     if char in _APOSTROPHES or char in _JOINTS:
         return ""
-    for kind, members in (("line", _LINES), ("comma", ",٫"), ("point", "."), ("end", _ENDS)):
+    for kind, members in (("line", _LINES), ("comma", ",٫"), ("point", "."), ("end", _ENDS), ("colon", _COLONS)):
         if char in members:
             return kind
     category = unicodedata.category(char)

@@ -6,6 +6,7 @@ the file's section `reading` ("pick", "not", "filler"), where en.yaml explains t
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
 _RUN = re.compile(r"(.)\1+")
+_STROKES = str.maketrans("đĐ", "dD")
 _LONGEST = 10  # words of a phrase
 # Keys whose forms mean nothing by themselves.
 _NO_FORMS = ("joins", "stop word", "stop tail", "alarm", "robots")
@@ -24,12 +26,17 @@ _JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb a
 
 
 class Lexicon:
-    """The forms of one language."""
+    """The forms of one language.
 
-    def __init__(self, language: Language) -> None:
+    Args:
+        is_bare: whether they are read as people type them who leave out all marks ("khoi do" for "khối đỏ").
+    """
+
+    def __init__(self, language: Language, *, is_bare: bool = False) -> None:
         self.grammar = language.reading
         self.kinds = {*language.kinds, "table"}
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
+        self._is_bare = is_bare
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
         self._shared: dict[Entry, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
@@ -45,7 +52,7 @@ class Lexicon:
                 pair = (frozenset({tag}), frozenset({"it"}))
                 for ending in clitics:
                     self._add(form + ending, pair)
-        for form, entry in list(self.entries.items()):
+        for form, entry in list(self.entries.items()) if self._letters else ():
             self.entries.setdefault(self.fold(form), entry)
         fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
         self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
@@ -98,6 +105,7 @@ class Lexicon:
 
     def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
         words = [self.fold(word) if self.is_joined else word for word in _plain_words(form.strip("-"))]
+        words = [strip_marks(word) for word in words] if self._is_bare else words
         spaces, length = set[int](), 0
         for word in words:
             spaces.add(length)
@@ -160,6 +168,17 @@ class Lexicon:
             if rest is not None and rest.tags[0] & self.kinds:
                 return rest
         return None
+
+
+@functools.lru_cache(maxsize=8192)
+def strip_marks(text: str) -> str:
+    """Leave out what stands above or below letters, as people do who type in haste.
+
+    >>> strip_marks("đặt khối đỏ")
+    'dat khoi do'
+    """
+    letters = unicodedata.normalize("NFD", text.translate(_STROKES))
+    return "".join(c for c in letters if unicodedata.category(c) != "Mn")
 
 
 def squeeze(word: str) -> str:

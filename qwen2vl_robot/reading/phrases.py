@@ -58,7 +58,7 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return None
     if token.has("then") and at > 0 and tokens[at - 1].has("the"):
         return Node("other", at, at + 1)  # "the first block"
-    if token.has("correct") and token.has("not", "except") and _stands_alone(tokens, at):
+    if token.has("correct") and token.has("not", "except", "another") and _stands_alone(tokens, at):
         return Node("correct", at, at + 1)
     seconds = _seconds_at(tokens, at, lexicon)
     if seconds is not None:
@@ -119,8 +119,10 @@ def _until(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) ->
 
 
 def _stands_alone(tokens: list[Token], at: int) -> bool:
-    """Whether a word has a pause on both sides, as the "no" of "no, the green one"."""
+    """Whether a word has a pause on both sides, as the "no" of "no, the green one", perhaps behind "oh"."""
     follows = tokens[at + 1] if at + 1 < len(tokens) else None
+    while at > 0 and tokens[at].gap < PAUSE and tokens[at - 1].has("filler", "correct"):
+        at -= 1
     return tokens[at].gap >= PAUSE and (follows is None or follows.gap >= PAUSE or follows.has("correct"))
 
 

@@ -12,7 +12,7 @@ _FAR = {
     **{Direction.AWAY: "farthest", Direction.CLOSER: "nearest"},
     **{Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"},
 }
-_BESIDE = {Direction.LEFT: Relation.LEFT_OF, Direction.RIGHT: Relation.RIGHT_OF}
+SIDE_OF = {Direction.LEFT: Relation.LEFT_OF, Direction.RIGHT: Relation.RIGHT_OF}
 _FLAT = ("plate", "table")  # what is "en el plato" is on it
 
 
@@ -132,9 +132,9 @@ def _join_before(nodes: list[Node]) -> list[Node]:
             place = replace(follows, kind="place", relation=relation, is_which=is_which, is_to=is_to)
             joined.append(replace(place, begin=node.begin, is_either=node.is_either, is_from=node.is_from))
             at = behind + 1
-        elif node.kind == "of" and joined and joined[-1].way in _BESIDE and follows and follows.kind == "thing":
+        elif node.kind == "of" and joined and joined[-1].way in SIDE_OF and follows and follows.kind == "thing":
             side = joined.pop()  # "to the right side of the bowl"
-            relation = _BESIDE[side.way] if side.way else None
+            relation = SIDE_OF[side.way] if side.way else None
             joined.append(replace(follows, kind="place", relation=relation, begin=side.begin))
             at = behind + 1
         elif node.kind == "of" and _has_source(joined, node) and follows and follows.kind == "thing":

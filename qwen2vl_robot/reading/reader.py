@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from qwen2vl_robot.languages import Language, load_languages, normalise
 from qwen2vl_robot.reading.changes import Reading
 from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
-from qwen2vl_robot.reading.letters import MAX_CHARS, split_words
+from qwen2vl_robot.reading.letters import MAX_CHARS, Word, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
-from qwen2vl_robot.reading.settling import settle_tags
+from qwen2vl_robot.reading.settling import settle_bare, settle_tags
 from qwen2vl_robot.reading.steps import read_clause
 from qwen2vl_robot.reading.stopping import mentions_stop, stop_word
 from qwen2vl_robot.reading.talk import drop_talk
 from qwen2vl_robot.reading.tokens import Token, spell
 
 _ENOUGH = 3  # languages that are read to the end, of those whose words cover a text alike
+_ASKING = "?？؟"  # with one of them "the ball has to go in the bowl" is a question
+_ELSE = ("i", "not", "ask", "did", "if", "if after", "manner")  # more than "before you go home"
 _HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """The tokens of a text in one language, without its small talk."""
+
+    lexicon: Lexicon
+    code: str
+    tokens: list[Token]
+    talk: list[Token]
+
+    @property
+    def unread(self) -> int:
+        """Letters that no form covers."""
+        return sum(len(token.text) for token in self.tokens if not token.tags)
 
 
 class Reader:
@@ -27,26 +44,35 @@ class Reader:
 
     def __init__(self, languages: Mapping[str, Language]) -> None:
         self._lexicons = {code: Lexicon(language) for code, language in languages.items()}
+        marked = {code: language for code, language in languages.items() if language.reading.bare}
+        self._bare = {code: Lexicon(language, is_bare=True) for code, language in marked.items()}
 
     def read(self, text: str) -> Goal:
         """Read a text; one that says nothing, or is longer than 500 characters, gives a goal without steps."""
         if len(normalise(text[: 4 * MAX_CHARS])) > MAX_CHARS:
             return Goal(unread=(text[:MAX_CHARS],), folded=("",))
         words = split_words(text)
-        found, talk = {}, {}
-        for code, lexicon in self._lexicons.items():
-            found[code], talk[code] = drop_talk(settle_tags(lexicon.tokens(words), lexicon), lexicon)
-        order = {code: k for k, code in enumerate(found)}
-        fewest = sorted(found, key=lambda code: (_count_unread(found[code]), order[code]))
-        alike = [c for c in fewest if _count_unread(found[c]) == _count_unread(found[fewest[0]])]
-        goals = [(self._read_in(code, found[code], talk[code]), len(found[code])) for code in alike[:_ENOUGH]]
+        has_mark = any(mark in text for mark in _ASKING)
+        drafts = [self._draft(code, words) for code in self._lexicons]
+        if not any(draft.unread == 0 for draft in drafts) and all(word.text.isascii() for word in words):
+            drafts += [self._draft(code, words, is_bare=True) for code in self._bare]
+        fewest = sorted(drafts, key=lambda draft: draft.unread)
+        alike = [draft for draft in fewest if draft.unread == fewest[0].unread]
+        goals = [(self._read_in(draft, has_mark=has_mark), len(draft.tokens)) for draft in alike[:_ENOUGH]]
         return max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
 
-    def _read_in(self, code: str, tokens: list[Token], talk: list[Token]) -> Goal:
-        lexicon = self._lexicons[code]
-        tokens = drop_asking(tokens)
+    def _draft(self, code: str, words: list[Word], *, is_bare: bool = False) -> _Draft:
+        lexicon = self._bare[code] if is_bare else self._lexicons[code]
+        tokens = lexicon.tokens(words)
+        tokens, talk = drop_talk(settle_tags(settle_bare(tokens, lexicon) if is_bare else tokens, lexicon), lexicon)
+        return _Draft(lexicon, code, tokens, talk)
+
+    def _read_in(self, draft: _Draft, *, has_mark: bool) -> Goal:
+        lexicon, talk = draft.lexicon, draft.talk
+        tokens = drop_asking(draft.tokens)
         rest, conditions = take_conditions(tokens, lexicon)
-        mood = Mood.QUESTION if any(token.has("ask") for token in tokens) else find_mood(rest)
+        is_asked = any(token.has("ask") or (token.has("asked") and has_mark) for token in tokens)
+        mood = Mood.QUESTION if is_asked else find_mood(rest)
         if any(token.has("suppose") for group in conditions for token in group):
             mood = Mood.HYPOTHETICAL if mood is Mood.ORDER else mood
         has_verb = any(token.verbs for token in rest)
@@ -54,13 +80,34 @@ class Reader:
             mood = Mood.HYPOTHETICAL if mood is not Mood.QUESTION else mood  # "if you push it, it falls"
         reading = Reading()
         for clause in split_clauses(rest, lexicon):
-            read_clause(clause, lexicon, reading)
-        if any(step.thing is not None and step.thing.is_it for step in reading.steps):
+            read_clause(clause, lexicon, reading, has_mark=has_mark)
+        conditions = _go_home_behind(conditions, reading, lexicon)
+        if any(thing is not None and thing.is_it for s in reading.steps for thing in (s.thing, s.reference)):
             reading.unread += talk  # "There is a knife. Pick it up."
             rest = [*talk, *rest]
         left = {id(token) for token in reading.unread}
         unread = [t for t in rest if id(t) in left and t.spelling and (mood is Mood.ORDER or not t.tags)]
-        return _goal(mood, reading, conditions, unread, code)
+        return _goal(mood, reading, conditions, unread, draft.code)
+
+
+def _go_home_behind(conditions: list[list[Token]], reading: Reading, lexicon: Lexicon) -> list[list[Token]]:
+    """Add what comes behind the order ("before you go home, put the ball in the bowl"); the other conditions."""
+    if not reading.steps or any(step.is_negated for step in reading.steps):
+        return conditions
+    homes = [group for group in conditions if _is_before_home(group, lexicon)]
+    reading.steps += [Step(Deed.HOME) for _ in homes]
+    return [group for group in conditions if group not in homes]
+
+
+def _is_before_home(group: list[Token], lexicon: Lexicon) -> bool:
+    """Whether a condition says "before you go home", and nothing else."""
+    words = [token for token in group if not token.has("before")]
+    if not (group[0].has("before") or group[-1].has("before")) or any(token.has(*_ELSE) for token in words):
+        return False
+    first = Reading()
+    for clause in split_clauses(words, lexicon):
+        read_clause(clause, lexicon, first)
+    return first.steps == [Step(Deed.HOME)] and not first.unread
 
 
 def _goal(mood: Mood, reading: Reading, conditions: list[list[Token]], unread: list[Token], code: str) -> Goal:
@@ -89,10 +136,6 @@ def _fill_forward(steps: list[Step]) -> tuple[Step, ...]:
 def _fitness(goal: Goal, tokens: int) -> tuple[bool, bool, int, int]:
     """What makes one of several readings the better one: it is whole, says something, leaves little, in few words."""
     return goal.is_understood, bool(goal.steps), -len(goal.unread) - len(goal.conditions), -tokens
-
-
-def _count_unread(tokens: list[Token]) -> int:
-    return sum(len(token.text) for token in tokens if not token.tags)
 
 
 @functools.lru_cache(maxsize=1)

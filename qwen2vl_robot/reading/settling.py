@@ -27,10 +27,16 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         tags = token.tags
         if has_first and "nor" in tags:
             tags = (tags - {"filler"}) | {"not", "and"}
+        if token.verbs and lexicon.grammar.articles and before is not None and before.has("own") and not token.gap:
+            tags = frozenset(tag for tag in tags if not is_verb(tag))  # "with your hand" and "hand me the ball"
+        if {"if", "in_front_of"} <= tags:
+            tags -= {"in_front_of"} if _begins_deed(tokens, at) else {"if", "before"}  # "before the plate"
         if "1" in tags and before and follows and before.verbs and before.text == follows.text:
             tags = frozenset({"filler"})  # "推一推"
         if "then" in tags and tags & _SIDES:  # "놓은 뒤" and "접시 뒤"
             tags = frozenset({"then"}) if before is not None and before.verbs else tags - {"then"}
+        if "still" in tags and _is_awaited(tokens, at):
+            tags = frozenset({"filler"})  # "そのまま30秒待って" and "皿はそのままで"
         if {"not", "then"} <= tags:  # "掴まず" and "まず、掴んで"
             tags -= {"then"} if before is not None and before.verbs and not token.gap else {"not"}
         if {"not", "from"} <= tags or {"not", "case at"} <= tags:  # "khỏi lấy" and "lấy khỏi"
@@ -47,22 +53,19 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
             is_exact = follows is not None and not follows.gap and follows.has(*_EXACT)  # "right behind the bowl"
             tags = tags - {"right"} if is_lone or is_exact else tags - {"filler"}
-        if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
-            tags -= {"except", "correct"}  # "ولا تدفع"
+        if {"filler", "ask first"} <= tags:  # "Tell me, could you ...?" and "Tell me where it is"
+            is_lone = follows is None or follows.gap >= PAUSE or follows.has("name", "own")
+            tags -= {"ask first"} if is_lone else {"filler"}
+        tags = _settle_denial(tags, settled, tokens[at : at + 2], lexicon)
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
         if {"filler", "it", "thing"} <= tags:  # "那个，拿球" and "拿那个"
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
             tags = frozenset({"filler"}) if is_lone else tags - {"filler"}
-        if {"filler", "go"} <= tags and _is_back(settled, tokens[at:], ("place", "push", "move")):
-            tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
-        if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
-            is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
-            is_placed = is_placed and _is_back(settled, tokens[at:], ("place",))
-            tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+        tags = _settle_going(tags, settled, tokens[at:])
         if {"the", "it"} <= tags and token.before == "-" and before is not None and before.verbs:
             tags -= {"the"}  # "repousse-la plus loin" is not about "la plus loin"
-        tags = _settle_small(tags, settled, tokens[at + 1 : at + 3], lexicon)
+        tags = _settle_small(tags, settled, tokens[at : at + 3], lexicon)
         if {"second", "then"} <= tags:  # "first take it, second ..." and "for a second"
             is_then = follows is not None and follows.verbs and not (before and number_of(before))
             tags = frozenset({"then"}) if is_then else tags - {"then"}
@@ -72,9 +75,85 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     return _join_given(settled)
 
 
-def _settle_small(tags: frozenset[str], settled: list[Token], behind: list[Token], lexicon: Lexicon) -> frozenset[str]:
+def _settle_denial(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
+    """Settle a word that may deny a verb, or only a thing, or take back what was said."""
+    token, before, follows = ahead[0], settled[-1] if settled else None, ahead[1] if len(ahead) > 1 else None
+    if {"not", "except"} <= tags and follows is not None and follows.verbs and not follows.gap:
+        tags -= {"except", "correct"}  # "ولا تدفع"
+    if "not" in tags and before and follows and before.verbs and before.text == follows.text:
+        tags = frozenset({"ask"})  # "放不放?"
+    if "except after" in tags and token.gap >= PAUSE and _ends_in_verb(settled):
+        tags = frozenset({"correct"})  # "取って、じゃなくて、押して"
+    if "except after" in tags and lexicon.grammar.verb == "last" and before is not None and before.verbs:
+        tags = (tags - {"except after", "correct"}) | {"if after"}  # "집는 대신 기다려"
+    return tags
+
+
+def _settle_going(tags: frozenset[str], settled: list[Token], ahead: list[Token]) -> frozenset[str]:
+    """Settle a word that could be "go", or say where to: "allez", "zurück", "back"."""
+    before, follows = settled[-1] if settled else None, ahead[1] if len(ahead) > 1 else None
+    if {"filler", "go"} <= tags and before is None and follows is not None and follows.gap >= PAUSE:
+        tags -= {"go"}  # "Allez, prends la balle"
+    if {"filler", "go"} <= tags and before is not None and (follows is None or follows.gap >= PAUSE):
+        tags -= {"go"}  # "kệ nó đi"
+    if {"filler", "go"} <= tags and _is_back(settled, ahead, ("place", "push", "move")):
+        tags = tags - {"go", "filler"} or frozenset({"filler"})  # "leg sie zurück auf den Teller"
+    if {"filler", "away"} <= tags:  # "put it back on the plate" and "push it back"
+        is_placed = follows is not None and not follows.gap and follows.has("to", *_EXACT)
+        is_placed = is_placed and _is_back(settled, ahead, ("place",))
+        tags = frozenset({"filler"}) if is_placed else tags - {"filler"}
+    return tags
+
+
+def settle_bare(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
+    """Give a word that lost its marks the meaning that its place leaves it; one that might forbid, forbids."""
+    pairs = (pair.split("=") for pair in lexicon.grammar.bare.split(", "))
+    chosen = {
+        word: [frozenset(tag.replace("+", " ") for tag in tags.split()) for tags in told.split("|")]
+        for word, told in pairs
+    }
+    settled = list[Token]()
+    for at, token in enumerate(tokens):
+        before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
+        if token.text in chosen:
+            is_behind = before is not None and not token.gap and bool(before.tags & (lexicon.kinds | {"thing"}))
+            tags = chosen[token.text][0 if is_behind else 1]
+            coming = frozenset() if follows is None else chosen.get(follows.text, [follows.tags])[-1]
+            if token.has("not") and any(is_verb(tag) for tag in coming):
+                tags = frozenset({"not"})
+            if token.has("wait") and follows is not None and number_of(follows):
+                tags = frozenset({"wait"})
+            token = replace(token, tags=tags)
+        settled.append(token)
+    return settled
+
+
+def _ends_in_verb(settled: list[Token]) -> bool:
+    """Whether the last word of weight is a verb: "取って"."""
+    return next((bool(token.verbs) for token in reversed(settled) if not token.has("filler")), False)
+
+
+def _begins_deed(tokens: list[Token], at: int) -> bool:
+    """Whether what stands behind a word, before any pause or link, does something and is no thing alone."""
+    for token in tokens[at + 1 :]:
+        if token.gap >= PAUSE or token.has("and", "then", "but"):
+            return False
+        if token.verbs or token.has("i", "start", "did") or _is_made(token):
+            return True
+    return False
+
+
+def _is_awaited(tokens: list[Token], at: int) -> bool:
+    """Whether the next verb, before any pause, is to wait."""
+    end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
+    return next((token.has("wait") for token in tokens[at + 1 : end] if token.verbs), False)
+
+
+def _settle_small(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
     """Settle a word that has a second meaning in some places only: "or", a topic's particle, the formal "Sie"."""
+    token, behind = ahead[0], ahead[1:]
     before, follows = settled[-1] if settled else None, behind[0] if behind else None
+    gap, is_capital = token.gap, token.spelling.istitle()
     if "or" in tags:  # "don't push or lift it" and "on the plate or the bowl"
         tags = frozenset({"and"} if _is_forbidden(settled) else ())
     if "topic" in tags:  # "红球呢，放在碗里"
@@ -85,8 +164,31 @@ def _settle_small(tags: frozenset[str], settled: list[Token], behind: list[Token
         tags = frozenset({"filler"}) if is_whom else tags - {"whom"}
     if "you" in tags:  # "legen Sie den Ball hin" and "legen sie hin"
         is_asked = before is not None and bool(before.verbs) and _begins_thing(follows, lexicon)
-        tags = frozenset({"filler"}) if is_asked else tags - {"you"}
+        is_first = before is None or gap >= PAUSE
+        if is_first and follows is not None and not follows.gap and follows.verbs and follows.text.endswith("t"):
+            return frozenset({"i"})  # "Sie legt den Ball hin"
+        is_formal = before is not None and not gap and (before.verbs or before.has("filler")) and is_capital
+        if is_asked or is_formal:
+            return frozenset({"filler"})
+        is_hers = (
+            before is not None
+            and bool(before.verbs)
+            and before.text.endswith("t")
+            and not gap
+            and _has_thing(settled, lexicon)
+        )
+        tags = frozenset({"i"}) if is_hers else tags - {"you"}  # "den Ball hebt sie auf"
     return tags
+
+
+def _has_thing(before: list[Token], lexicon: Lexicon) -> bool:
+    """Whether a thing stands between the last pause and here."""
+    for token in reversed(before):
+        if token.tags & lexicon.kinds:
+            return True
+        if token.gap:
+            return False
+    return False
 
 
 def _settle_due(tokens: list[Token]) -> list[Token]:
@@ -104,11 +206,12 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
             tags = (tags - {"did", "suppose", "aux"}) | {"filler"} if is_due else tags - {"aux"}
         if is_due and tags & {"go", "state"}:  # "the duck should go, or sit, next to the bear"
             tags = (tags - {"go", "be", "not"}) | {"want"}
-        tags -= {"state"}
+        tags -= {"state", "want"} if "so" in tags else {"state"}
         if "if" in tags and at < last:
             tags = frozenset({"want"})  # "要是球在碗里就好了"
         if {"due", "if"} <= tags:  # "once you've put it down, go home" begins with what is done first
-            tags -= {"if"} if at == 0 or token.gap >= END else {"due"}
+            is_first = (at == 0 or token.gap >= END) and _is_done_first(tokens, at)
+            tags -= {"if"} if is_first else {"due"}
         if "may" in tags:
             tags = frozenset({"due"}) if _may_go(tokens, at) else tags - {"may"}
         if tags & {"due", "want"}:
@@ -116,6 +219,12 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
             tags = tags | {"filler"} if "due" in tags else tags
         settled.append(token if tags == token.tags else replace(token, tags=tags))
     return settled
+
+
+def _is_done_first(tokens: list[Token], at: int) -> bool:
+    """Whether a deed of the robot's is said before the next pause: not so in "once you have a ball, ..."."""
+    end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
+    return any(token.verbs or _is_made(token) for token in tokens[at + 1 : end])
 
 
 def _may_go(tokens: list[Token], at: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, name_it, refer, take_back
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import Deed, Quantity, Step, Thing
+from qwen2vl_robot.reading.goal import HANDLING, Deed, Quantity, Step, Thing
 from qwen2vl_robot.reading.letters import MAX_CHARS
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.phrases import find_nodes
@@ -42,21 +42,28 @@ _FAR = {Direction.AWAY: "farthest", Direction.CLOSER: "nearest"}
 _SIDES = {Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"}
 
 
-def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
-    """Add a clause's steps to what was read."""
+def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark: bool = False) -> None:
+    """Add a clause's steps to what was read.
+
+    Args:
+        has_mark: whether the text has a question mark, behind which no order is understood that no verb says.
+    """
     tokens = list(clause.tokens)
     reading.unread += [token for token in tokens if not token.tags]
-    last = reading.last_thing
+    last, excluded = reading.last_thing, len(reading.exclusions)
     nodes, is_negated = _settle(find_nodes(tokens, lexicon), clause, lexicon, reading)
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
     unused += [n for n in nodes if n.kind == "correct" and (reading.steps or n.begin > _first(nodes))]
-    tag = verb_of(clause, nodes, lexicon)
+    tag = "" if has_mark and clause.verb is None else verb_of(clause, nodes, lexicon)
     if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
         unused = [n for n in unused if n.kind != "relation"]
         nodes = [n for n in nodes if n.thing is None or not n.thing.is_it]
     nodes = [refer(node, last) for node in nodes]
     if tag == "wait" and _is_rest(clause, nodes, reading):
         tag = ""
+    if tag in ("home", "go") and reading.is_rest and nodes:
+        reading.steps.pop()  # "have a rest: go home" waits nowhere
+    reading.is_rest = tag == "wait" and not is_negated and _is_resting(clause, nodes)
     if tag in ("home", "go", "wait", "stop"):
         steps, left = _standing(tag, nodes)
     elif tag:
@@ -64,11 +71,16 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading) -> None:
     else:
         is_open = clause.verb is not None or clause.is_part
         steps, left = [], [node for node in nodes if node.kind in _USED] if is_open else []
-    if is_negated and tag in ("", "wait"):  # "hands off the block", "the block stays where it is"
+    if (
+        is_negated and not (steps and tag != "wait") and tag in ("", "wait", "go")
+    ):  # "hands off the block", "the block stays where it is"
         named = [n.thing for n in nodes if n.kind in ("thing", "place") and n.thing is not None]
         steps, left = [Step(Deed.OTHER, thing, word="touch") for thing in named] or steps, [] if named else left
     if tag == "leave" and all(s.relation is None and s.direction is None for s in steps):
         steps, is_negated = [Step(Deed.OTHER, s.thing, word="touch") for s in steps], True
+    is_only = len(reading.exclusions) > excluded and not any(token.has("all", "another") for token in tokens)
+    if is_only and steps and all(s.thing is None and s.deed in HANDLING for s in steps):
+        steps, is_negated = [replace(s, thing=reading.exclusions[-1]) for s in steps], True  # "instead of taking it"
     for step in steps:
         if is_negated or not reading.steps or not _is_again(step, reading.steps[-1]):
             reading.steps.append(replace(step, is_negated=is_negated))
@@ -86,8 +98,13 @@ def _is_again(step: Step, before: Step) -> bool:
 def _is_rest(clause: Clause, nodes: list[Node], reading: Reading) -> bool:
     """Whether "rest" only says what the robot goes home for."""
     is_home = bool(reading.steps) and reading.steps[-1].deed is Deed.HOME and not reading.steps[-1].is_negated
+    return is_home and _is_resting(clause, nodes)
+
+
+def _is_resting(clause: Clause, nodes: list[Node]) -> bool:
+    """Whether a clause says to rest, and not for how long."""
     is_rest = clause.verb is not None and clause.verb.has("rest")
-    return is_home and is_rest and not any(node.kind == "seconds" for node in nodes)
+    return is_rest and not any(node.kind == "seconds" for node in nodes)
 
 
 def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Reading) -> tuple[list[Node], bool]:
@@ -214,8 +231,14 @@ def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step
         vague = []
         things = [node.thing for node in group.places if node.thing is not None]  # "赤いブロックに触る"
     topic = next((p for p in group.places if p.thing is not None and p.way is not None and way in (None, p.way)), None)
-    if deed is Deed.PUSH and not things and topic is not None and topic.thing is not None:
-        things, reference, way = [topic.thing], None, topic.way  # "블록 왼쪽으로 밀어": the thing has no particle
+    is_pushed = deed is Deed.PUSH or (tag == "move" and last is None)
+    if is_pushed and not things and topic is not None and topic.thing is not None:
+        deed, things, reference, way = (
+            Deed.PUSH,
+            [topic.thing],
+            None,
+            topic.way,
+        )  # "블록 왼쪽으로 밀어": the thing has no particle
     elif not things:
         vague = [p for p in group.places if p is not goal]
     ways = [n.way for n in group.ways if n.way is not None]

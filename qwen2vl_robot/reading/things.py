@@ -11,7 +11,7 @@ from qwen2vl_robot.reading.tokens import Token
 
 _LONG, NEAR = 16, 5  # tokens of one thing, and how far ahead it is looked, so that no text takes long
 _SIDES = {"left": "leftmost", "right": "rightmost"}
-_NUMBERS = {str(n) for n in range(1, 21)}
+_NUMBERS = {str(n) for n in (*range(1, 21), 25, 30, 40, 45, 50, 60, 90)}
 QUANTITIES = ("number", "all", "another", *_NUMBERS)
 
 

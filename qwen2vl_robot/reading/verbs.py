@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.clauses import Clause
+from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
 
+_CATCHING = ("bowl", "cup", "plate")  # what something is tossed into, or onto
 _PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
 
 
@@ -22,6 +24,8 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         said = clause.tokens[: clause.tokens.index(clause.verb)]
         is_told = lexicon.grammar.order == "before" and any(t.has("be") and not t.has("filler") for t in said)
         return "" if is_told and "pick" in tags else _wished_tag(tags, nodes)  # "the ball is where I want it"
+    if "other throw" in tags and clause.verb.has("toss") and _is_tossed_in(nodes, lexicon):
+        return "place"
     if "stop" in tags and len(tags) > 1 and any(node.kind == "thing" for node in nodes):
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
@@ -36,6 +40,17 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _is_tossed_in(nodes: list[Node], lexicon: Lexicon) -> bool:
+    """ "chuck the ball in the bowl" says in haste that it goes there; whatever else is thrown is thrown."""
+    kinds = [node.kind for node in nodes if node.kind in ("thing", "place", "way", "start", "relation", "other")]
+    place = next((node for node in nodes if node.kind == "place"), None)
+    if place is None or place.thing is None or sorted(kinds) != ["place", "thing"]:
+        return False
+    is_aimed = place.relation in (Relation.IN, Relation.ON) or (place.relation is None and place.is_to is True)
+    is_aimed = is_aimed or (lexicon.grammar.order == "after" and place.relation is None and place.is_to is None)
+    return is_aimed and not place.is_which and not place.is_from and place.thing.noun in _CATCHING
 
 
 def _wished_tag(tags: list[str], nodes: list[Node]) -> str:
@@ -67,6 +82,9 @@ def _is_put(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> bool:
     if thing is None or place is None or len(told) != 2 or place.is_which:
         return False
     is_urged = clause.is_part or any(token.has("due", "urge") for token in clause.tokens)
+    is_urged = is_urged or (
+        clause.tokens[place.begin].gap == PAUSE and place.begin >= thing.end
+    )  # "the ball, in a bowl"
     if lexicon.grammar.order == "after":
         first, last = nodes.index(thing), nodes.index(place)
         between = [n.kind for n in nodes[first + 1 : last]]
