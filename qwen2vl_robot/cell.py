@@ -11,20 +11,25 @@ from qwen2vl_robot.config import NonNegative, Strict, Vector3
 from qwen2vl_robot.messages import Zone
 
 
-class ZoneRule(Strict):
-    """A zone of the cell, see `messages.Zone`."""
+class BoxRule(Strict):
+    """An upright box in the base frame."""
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
     min_m: Vector3
     max_m: Vector3
-    speed_mps: NonNegative = 0.0
 
     @model_validator(mode="after")
-    def _is_not_inside_out(self) -> ZoneRule:
+    def _is_not_inside_out(self) -> BoxRule:
         for axis, low, high in zip("xyz", self.min_m, self.max_m, strict=True):
             if low >= high:
-                raise ValueError(f"zone {self.name!r} is inside out: min {axis} {low} m must be below max {high} m")
+                raise ValueError(f"{self.name!r} is inside out: min {axis} {low} m must be below max {high} m")
         return self
+
+
+class ZoneRule(BoxRule):
+    """A zone of the cell, see `messages.Zone`."""
+
+    speed_mps: NonNegative = 0.0
 
     def to_zone(self) -> Zone:
         """The same as a message."""
@@ -42,6 +47,8 @@ class CellRules(Strict):
     """sim/rules/NAME.yaml: zones and forbidden things of one cell, each a word or a family of families.yaml.
 
     Attributes:
+        free: space of which a person vouches that nothing is ever there, whether a camera sees it or not; only what
+            lies higher than things stand counts (`config.Safety.things_below_m`).
         scene_names: what the software calls parts of the scene and of the robot; no plan may name one.
         known: a word of this cell → the noun of the catalogue, or "thing", that it means.
         unread: what words that nobody could read lead to: "confirm" asks a person; "allow" leaves those beside
@@ -49,6 +56,7 @@ class CellRules(Strict):
     """
 
     zones: Annotated[tuple[ZoneRule, ...], Field(max_length=BODIES)] = ()
+    free: Annotated[tuple[BoxRule, ...], Field(max_length=BODIES)] = ()
     never_touch: tuple[str, ...] = ()
     never_above: tuple[str, ...] = ()
     never_into: tuple[str, ...] = ()

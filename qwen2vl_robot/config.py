@@ -117,7 +117,7 @@ class Safety(Strict):
     Attributes:
         tool_speed_mps: largest speed of the tool.
         contact_n: largest contact force of arm or load with anything but the grasped object.
-        unseen_below_m: below this height over the table, space that no camera has seen counts as occupied.
+        things_below_m: things stand below this height over the table, so that nobody can vouch for space there.
         trials: perturbed roll-outs of each motion.
         success_ratio: the lower confidence bound of their success must reach this.
         confidence: of that one-sided bound.
@@ -125,7 +125,7 @@ class Safety(Strict):
 
     tool_speed_mps: Positive = 1.7
     contact_n: Positive = 50.0
-    unseen_below_m: NonNegative = 0.08
+    things_below_m: NonNegative = 0.16
     trials: Annotated[int, Field(ge=1, le=1000)] = 16
     success_ratio: Ratio = 0.8
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
@@ -280,16 +280,12 @@ class Faults(Strict):
     """The plant's deviations from its own description; the defaults are the smallest that demo and eval use.
 
     Attributes:
-        depth_noise_m: standard deviation of each depth pixel.
-        depth_hole_ratio: share of pixels without depth.
         extrinsics_error_m, extrinsics_error_deg: magnitude of the published camera pose's random error.
         friction_spread_ratio, mass_spread_ratio: each body's value varies within +- this share.
         actuation_lag_s: delay between a command and its effect on the arm.
         gripper_speed_ratio: speed of the fingers as a share of what the robot file says.
     """
 
-    depth_noise_m: NonNegative = 0.002
-    depth_hole_ratio: Ratio = 0.01
     extrinsics_error_m: NonNegative = 0.003
     extrinsics_error_deg: NonNegative = 0.3
     friction_spread_ratio: Ratio = 0.3
@@ -299,8 +295,13 @@ class Faults(Strict):
 
 
 class CameraRanges(Strict):
-    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot."""
+    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot.
 
+    Attributes:
+        model: how the plant's camera errs: a name of sim/cameras, or the path of such a file.
+    """
+
+    model: str = "ideal"
     sizes_px: tuple[tuple[Annotated[int, Field(ge=28, le=4096)], Annotated[int, Field(ge=28, le=4096)]], ...]
     vertical_fov_deg: Range
     azimuth_deg: Range
@@ -325,6 +326,7 @@ class KindRanges(Strict):
         side_m: a box's sides, each drawn from it; the first one is then multiplied by `stretch`.
         diameter_m, height_m: of the other shapes; a mesh has a height only.
         file: a mesh's OBJ file in pybullet_data.
+        finish: a real camera loses depth on what is shiny or clear.
     """
 
     shape: Literal["box", "cylinder", "sphere", "bowl", "mesh"]
@@ -338,6 +340,7 @@ class KindRanges(Strict):
     friction: Positive = 0.8
     rolling_friction: NonNegative = 0.0
     can_be_picked: bool = True
+    finish: Literal["matt", "shiny", "clear"] = "matt"
 
 
 class Catalogue(Strict):

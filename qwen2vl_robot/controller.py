@@ -37,11 +37,13 @@ from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
+from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.policy import Response, respond, respond_to, twice
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
+from qwen2vl_robot.validation.unseen import Known
 from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
@@ -173,7 +175,7 @@ class Controller:
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        motions = self._maker.ways(step.grounded, self._parts.cell.restrict(outlook.scene), outlook.start)
+        motions = self._maker.ways(step.grounded, _world(self._parts, outlook, ()).scene, outlook.start)
         while True:
             with task.timed("move"):
                 motion = next(motions, None)
@@ -287,7 +289,7 @@ class Controller:
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
         with task.timed("move"):
-            world = replace(outlook, scene=parts.cell.restrict(outlook.scene)).with_unseen(targets, self._profile)
+            world = _world(parts, outlook, targets)
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()
@@ -308,6 +310,14 @@ class Controller:
         """Record how a step ended, and what to raise for it."""
         task.record(step.action if isinstance(step, Step) else step, outcome, rehearsed)
         return _EndOfTry(outcome)
+
+
+def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> Outlook:
+    """The world with what the cell restricts and what nobody has seen; fingers may go close around the targets."""
+    around = parts.surroundings
+    known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
+    restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
+    return restricted.with_unseen(targets, around.profile, known)
 
 
 def _rehearsed(step: Step) -> Rehearsed:

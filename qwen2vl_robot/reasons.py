@@ -150,6 +150,7 @@ class ObservationReason(Reason):
     NO_STATE = "no_joint_state", "no usable joint state came from the arm"
     NO_TRANSFORM = "no_transform", "no transform leads from the base to the camera"
     BAD_FRAME = "bad_frame", "a frame, its depth or its calibration cannot be used"
+    CAMERAS_DISAGREE = "cameras_disagree", "two cameras contradict each other"
     HALTED = "halted", "a stop or a cancel ended the waiting"
 
 

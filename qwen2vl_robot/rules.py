@@ -17,6 +17,7 @@ from qwen2vl_robot.agreement import agree
 from qwen2vl_robot.cell import CellRules, Vocabulary
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.families import Families, fold, load_families
+from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.languages import ENGLISH, Language, detect_language, load_languages
 from qwen2vl_robot.messages import (
     Action,
@@ -108,6 +109,11 @@ class RuleBook:
         """The cell's own zones."""
         return tuple(zone.to_zone() for zone in self._cell.zones)
 
+    @property
+    def free_m(self) -> Array:
+        """Boxes (k, 2, 3), lowest and highest corners, of which a person vouches that nothing is ever there."""
+        return read_only(np.array([(box.min_m, box.max_m) for box in self._cell.free]).reshape(-1, 2, 3))
+
     def judge(self, order: Order, plan: Plan, *, held: str | None = None) -> Ruling:
         """Hold a plan to the rules and to what the person asked for.
 
@@ -124,7 +130,8 @@ class RuleBook:
         ]
         labels = {action.object.label for action in actions if action.object is not None} or {""}
         unread = frozenset((word, label) for word in goal.unread for label in labels)
-        known = {word for word in goal.unread if self._trusts_unread or self._is_agreed(word, labels)}
+        trusts = self._cell.unread == "allow"
+        known = {w for w in goal.unread if trusts or self._agreed.issuperset((w, label) for label in labels)}
         plain = self._in_plain_nouns(plan)
         agreement = agree(goal, plain, todo=order.todo, held=self._plain_noun(held or ""), known=known)
         asked = list(agreement.doubts)
@@ -144,17 +151,10 @@ class RuleBook:
         """Take a person's yes to a plan: its unknown words are known for its things, as long as this book lives."""
         self._agreed |= ruling.unread
 
-    def _is_agreed(self, word: str, labels: Iterable[str]) -> bool:
-        return all((word, label) in self._agreed for label in labels)
-
     def restrict(self, scene: Scene) -> Scene:
         """The scene with the cell's zones, and with the space above what nothing may be moved over."""
         above = [self._column(body) for body in scene.objects if self._names_any(body.name, self._cell.never_above)]
         return replace(scene, zones=(*self.zones, *above))
-
-    @property
-    def _trusts_unread(self) -> bool:
-        return self._cell.unread == "allow"
 
     def understand(self, instruction: Instruction) -> Order | Outcome:
         """Read a sentence before anything is planned, as order.py does, with the words that only this cell uses."""

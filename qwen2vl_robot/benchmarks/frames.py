@@ -27,7 +27,7 @@ from qwen2vl_robot.documents import is_file, read_file
 from qwen2vl_robot.errors import BadInputError, MotionError, ObservationError, PerceptionError
 from qwen2vl_robot.film import draw_boxes
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
-from qwen2vl_robot.kinematics import box_vertices
+from qwen2vl_robot.kinematics import Kinematics, box_vertices
 from qwen2vl_robot.messages import (
     Action,
     CameraFrame,
@@ -49,9 +49,12 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.perception import Surroundings, perceive
+from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.photos import open_picture
+from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.pool import RehearsalProcess
+from qwen2vl_robot.validation.unseen import Known
 from qwen2vl_robot.validation.ways import first_accepted
 
 ROBOT = "franka_panda"
@@ -286,7 +289,7 @@ def _try(
     try:
         plan = _plan(frame.truth, target, onto)
         scene, actions = perceive(plan, frame.observation, surroundings)
-        reason, text = _rehearse(Outlook.now(frame.observation, scene), actions, maker, twin, surroundings)
+        reason, text = _rehearse(Outlook.now(frame.observation, scene), actions, maker, twin, surroundings.kinematics)
     except (ObservationError, PerceptionError, MotionError) as error:
         reason, text, scene = str(error.reason), str(error), None
     shape = "" if scene is None else type(scene.find(target).shape).__name__.lower()
@@ -300,22 +303,17 @@ def _plan(truth: Truth, target: str, onto: tuple[Relation, str] | None) -> Plan:
     def reference(label: str) -> ObjectReference:
         return ObjectReference(label, (ImageBox(*truth.objects[label][0]),))
 
-    actions = [Action(Verb.PICK, reference(target))]
-    if onto is not None:
-        actions.append(Action(Verb.PLACE, reference(onto[1]), onto[0]))
-    return Plan(tuple(actions), "")
+    place = () if onto is None else (Action(Verb.PLACE, reference(onto[1]), onto[0]),)
+    return Plan((Action(Verb.PICK, reference(target)), *place), "")
 
 
 def _rehearse(
-    outlook: Outlook,
-    actions: tuple[GroundedAction, ...],
-    maker: MotionMaker,
-    twin: RehearsalProcess,
-    surroundings: Surroundings,
+    outlook: Outlook, actions: tuple[GroundedAction, ...], maker: MotionMaker, twin: RehearsalProcess, arm: Kinematics
 ) -> tuple[str, str]:
     """How far the steps go: "admitted", or the reason of the first one that is refused, with its sentence."""
     for action in actions:
-        world = outlook.with_unseen((action.target, action.reference), surroundings.profile)
+        known = Known(load_rules().free_m, link_boxes(outlook.start, arm))
+        world = outlook.with_unseen((action.target, action.reference), arm.profile, known)
 
         def rehearse(motion: Motion, refused: int, world: Outlook = world) -> Rehearsed:
             verdict = twin.rehearse(motion, world.scene, world.start, refused=refused)

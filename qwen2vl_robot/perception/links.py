@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.geometry import Array, make_pose, read_only
 from qwen2vl_robot.kinematics import Kinematics, hull_planes
-from qwen2vl_robot.messages import RobotState
+from qwen2vl_robot.messages import Box, RobotState, SceneObject
 from qwen2vl_robot.perception.view import LevelledView, Mask
 
 ENOUGH_PX = 2000  # of moving links; fewer say little about where the arm is
@@ -47,6 +47,18 @@ class _Hull:
     normals: Array
     offsets_m: Array
     vertices_m: Array
+
+
+def link_boxes(state: RobotState, kinematics: Kinematics) -> tuple[SceneObject, ...]:
+    """The arm at a state, each link as the box around its hull."""
+    poses = kinematics.link_poses(state.q_rad, state.gripper_width_m)
+    boxes = []
+    for link, hull_m in kinematics.link_hulls.items():
+        low_m, high_m = hull_m.min(axis=0), hull_m.max(axis=0)
+        x, y, z = (float(v) for v in high_m - low_m)
+        T_base_box = poses[link] @ make_pose((low_m + high_m) / 2)
+        boxes.append(SceneObject(link, Box((x, y, z)), read_only(T_base_box)))
+    return tuple(boxes)
 
 
 def see_links(

@@ -13,6 +13,7 @@ from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, rotation_from_rotvec, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import CameraFrame, Intrinsics, Observation
+from qwen2vl_robot.perception.agreement import check_cameras
 
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -75,13 +76,15 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
     """Level the frame on the table and mark the robot's pixels.
 
     Raises:
-        ObservationError: sizes that do not match, no depth, too little table, or a table too far from z = 0.
+        ObservationError: sizes that do not match, no depth, too little table, a table too far from z = 0, or cameras
+            that contradict each other.
     """
     frame, k = observation.frame, observation.frame.intrinsics
     if frame.rgb.shape != (k.height_px, k.width_px, 3) or frame.depth_m.shape != (k.height_px, k.width_px):
         raise ObservationError(
             f"rgb {frame.rgb.shape} and depth {frame.depth_m.shape} must be {k.width_px}x{k.height_px} px"
         )
+    check_cameras(frame)
     depth_m = np.where((frame.depth_m > 0) & np.isfinite(frame.depth_m), frame.depth_m, np.nan).astype(np.float32)
     if not np.isfinite(depth_m).any():
         raise ObservationError("the frame has no depth at all; check the depth camera")

@@ -9,6 +9,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Scene, Violation
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.sides import Sides
+from qwen2vl_robot.validation.unseen import unseen_index
 
 _JOINT_RATES = {
     ViolationKind.JOINT_POSITION: "go beyond its limit",
@@ -40,7 +41,7 @@ def explain(
     event = _happens(first, [_called(name, scene, profile) for name in first.bodies])
     when = "" if first.time_s is None else f" after {first.time_s:.1f} s"
     doubt = next((f" ({v.bodies[0]})" for v in violations if v.kind == ViolationKind.UNCERTAIN), "")
-    more = ""
+    more = _to_vouch_for(violations, scene, profile) if first.kind == ViolationKind.UNSEEN else ""
     if room_m is not None:
         way = _way(room_m, scene.sides)
         more = f"; the nearest clear grasp is {way}" if is_grasp else f"; {way} there is room"
@@ -64,7 +65,7 @@ def _happens(v: Violation, names: list[str]) -> str:
         ViolationKind.ZONE_SPEED: f"{a} would be too fast in the zone {v.bodies[-1] if v.bodies else ''}",
         ViolationKind.TOOL_SPEED: f"{a} would be too fast",
         ViolationKind.WORKSPACE: f"{a} would leave the workspace",
-        ViolationKind.UNSEEN: f"{_other(names, 'unseen')} would enter space that the camera has not seen",
+        ViolationKind.UNSEEN: f"{_other(names, 'unseen')} would enter space that no camera has seen",
         ViolationKind.GRASP_SLIP: f"{a} would slip out of the fingers",
         ViolationKind.MOVED_OTHER: f"{a} would be {'knocked over' if 'toppled' in v.bodies else 'pushed away'}",
         ViolationKind.DROPPED: f"{a} would be let go too high and fall",
@@ -77,6 +78,20 @@ def _happens(v: Violation, names: list[str]) -> str:
         ViolationKind.UNCERTAIN: f"too uncertain: {', '.join(v.bodies)}",
     }
     return sentences[v.kind]
+
+
+def _to_vouch_for(violations: tuple[Violation, ...], scene: Scene, profile: RobotProfile) -> str:
+    """Write the box that the cell's file would have to declare free; empty where things stand and nobody can."""
+    named = {unseen_index(body) for v in violations if v.kind == ViolationKind.UNSEEN for body in v.bodies}
+    entered = [index for index in named if index is not None]
+    if not entered or scene.unseen_m is None:
+        return ""
+    corners_m = scene.unseen_m[entered]
+    low_m, high_m = np.floor(corners_m[:, 0].min(axis=0) * 100) / 100, np.ceil(corners_m[:, 1].max(axis=0) * 100) / 100
+    if corners_m[:, 0, 2].min() < scene.table_height_m + profile.safety.things_below_m - 1e-6:
+        return ""
+    box = f"min_m: {[round(float(v), 2) for v in low_m]}, max_m: {[round(float(v), 2) for v in high_m]}"
+    return f"; if nothing is ever there, the cell's file can say so: free: [{{name: above, {box}}}]"
 
 
 def _amount(v: Violation) -> str:

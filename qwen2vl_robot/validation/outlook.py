@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.messages import CameraFrame, Observation, RobotState, Scene, Verdict
-from qwen2vl_robot.validation.unseen import unseen_space
+from qwen2vl_robot.validation.unseen import Known, unseen_space
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class Outlook:
             return None
         return replace(self, scene=verdict.scene_after, start=verdict.state_after)
 
-    def with_unseen(self, targets: tuple[str | None, ...], profile: RobotProfile) -> Outlook:
+    def with_unseen(self, targets: tuple[str | None, ...], profile: RobotProfile, known: Known) -> Outlook:
         """Return a copy with the space that no camera has seen marked in the scene; see `unseen.unseen_space`."""
-        unseen_m = unseen_space(self.frame, self.measured, self.scene, profile, targets)
+        unseen_m = unseen_space(self.frame, self.measured, self.scene, profile, targets, known)
         return replace(self, scene=replace(self.scene, unseen_m=unseen_m))

@@ -7,18 +7,12 @@ import numpy as np
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.messages import Box, Scene, Zone
-
-_UNSEEN = "unseen space"
+from qwen2vl_robot.validation.unseen import unseen_name
 
 
 def zone_name(zone: Zone) -> str:
     """Name a zone's body in a sweep."""
     return f"zone {zone.name}"
-
-
-def is_unseen(name: str) -> bool:
-    """Check whether a body of a sweep is a piece of unseen space."""
-    return name.startswith(_UNSEEN)
 
 
 def add_forbidden(world: BulletWorld, scene: Scene) -> None:
@@ -27,7 +21,7 @@ def add_forbidden(world: BulletWorld, scene: Scene) -> None:
         if zone.speed_mps == 0.0:
             _add(world, zone_name(zone), np.array([zone.min_m, zone.max_m]))
     for index, corners_m in enumerate(() if scene.unseen_m is None else scene.unseen_m):
-        _add(world, f"{_UNSEEN} {index + 1}", corners_m)
+        _add(world, unseen_name(index), corners_m)
 
 
 def _add(world: BulletWorld, name: str, corners_m: Array) -> None:

@@ -17,8 +17,9 @@ from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Approach, Swept
 from qwen2vl_robot.validation.handling import Handling, find_openings
 from qwen2vl_robot.validation.limits import check_speed, check_workspace
 from qwen2vl_robot.validation.resting import STAYS_M, Resting, set_down
-from qwen2vl_robot.validation.space import is_unseen, zone_name
+from qwen2vl_robot.validation.space import zone_name
 from qwen2vl_robot.validation.timeline import timeline
+from qwen2vl_robot.validation.unseen import unseen_index
 
 _FREE_M = 0.035  # samples may be spaced out while the clearance between them stays above this
 TOUCH_M = 1e-5  # a smaller depth is rounding
@@ -212,7 +213,7 @@ class _Sweep:
     def _kind(self, a: str, b: str) -> ViolationKind:
         if {a, b} <= self._links:
             return ViolationKind.SELF_COLLISION
-        if is_unseen(a) or is_unseen(b):
+        if unseen_index(a) is not None or unseen_index(b) is not None:
             return ViolationKind.UNSEEN
         is_zone = {a, b} & {zone_name(z) for z in self._scene.zones}
         return ViolationKind.ZONE if is_zone else ViolationKind.COLLISION

@@ -1,10 +1,13 @@
-"""A depth frame and a scene → boxes of space that the camera has not seen; numpy only.
+"""A depth frame and a scene → boxes of space that no camera has seen; numpy only.
 
-The camera has seen a cell if the cell lies in front of the surface in its pixel. Unseen space counts as occupied if it
-is large enough to hide something. The fitted shapes, and room for the fingers around the targets, are exempt.
+A camera has seen a cell if the cell lies in front of the surface in its pixel. Unseen space counts as occupied if it
+is large enough to hide something. The fitted shapes, the arm itself, and room for the fingers around the targets are
+exempt, and so is, above the height up to which things stand, what a person vouches for.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,43 +16,86 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
 from qwen2vl_robot.messages import CameraFrame, Scene, SceneObject, shape_size_m
 
+_NAME = "unseen space "
 _CELL_M = 0.02
+_HIGH_CELL_M = 0.04  # above the height up to which things stand
+_SMALLEST_M = 0.04  # a space smaller than this each way hides nothing relevant
 _BEHIND_M = 0.015  # a cell this close behind the surface touches it, and the surface was seen
 _BASE_M = 0.25  # space closer to the robot's axis does not matter
-_SMALLEST_CELLS = 2  # a space smaller than this many cells each way cannot hide anything relevant
 _FINGER_ROOM_M = 0.015  # added to the fingers' thickness
 
 _Cells = npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of space without a look.
+
+    Attributes:
+        free_m: (k, 2, 3) lowest and highest corners of boxes of which a person vouches that nothing is ever there.
+        arm: the arm where it is when the motion begins; nothing else can be there.
+    """
+
+    free_m: Array
+    arm: tuple[SceneObject, ...]
+
+
+def unseen_name(index: int) -> str:
+    """Name a box of `Scene.unseen_m` as a body of a sweep."""
+    return f"{_NAME}{index + 1}"
+
+
+def unseen_index(name: str) -> int | None:
+    """The index in `Scene.unseen_m` of a body of a sweep; None where it is something else."""
+    return int(name.removeprefix(_NAME)) - 1 if name.startswith(_NAME) else None
+
+
 def unseen_space(
-    frame: CameraFrame, measured: Scene, scene: Scene, profile: RobotProfile, targets: tuple[str | None, ...]
+    frame: CameraFrame,
+    measured: Scene,
+    scene: Scene,
+    profile: RobotProfile,
+    targets: tuple[str | None, ...],
+    known: Known,
 ) -> Array:
-    """Compute boxes (k, 2, 3), lowest and highest corners, base frame, into which the frame has no view.
+    """Compute boxes (k, 2, 3), lowest and highest corners, base frame, of the workspace into which no camera looked.
 
     Args:
+        frame: with the frames of further cameras.
         measured: the scene measured from this frame.
         scene: the predicted scene when the motion begins; the measured one for the first motion.
         targets: names of the bodies that the motion handles; the fingers may enter the space close around them.
     """
-    low, count = _grid(scene, profile)
-    if count[2] == 0:
-        return read_only(np.zeros((0, 2, 3)))
-    index = np.indices(tuple(count)).reshape(3, -1).T
-    p_base_m = low + (index + 0.5) * _CELL_M
-    is_hidden = ~_is_seen(frame, p_base_m) & (np.hypot(p_base_m[:, 0], p_base_m[:, 1]) > _BASE_M)
     room_m = profile.gripper.finger_thickness_m + _FINGER_ROOM_M
-    for body in (*measured.bodies(), *scene.bodies()):
-        if is_hidden.any() and body.name != scene.held:
-            is_hidden &= ~_is_in(body, p_base_m, room_m if body.name in targets else _CELL_M / 2)
-    return read_only(_boxes(_large_enough(is_hidden.reshape(tuple(count))), low))
+    rooms = [
+        (body, room_m if body.name in targets else _CELL_M / 2)
+        for body in (*measured.bodies(), *scene.bodies())
+        if body.name != scene.held
+    ]
+    rooms += [(link, _HIGH_CELL_M / 2) for link in known.arm]
+    workspace, limit_m = profile.workspace, scene.table_height_m + profile.safety.things_below_m
+    below = np.array([[*workspace.min_m[:2], scene.table_height_m], [*workspace.max_m[:2], limit_m]])
+    above = np.array([[*workspace.min_m[:2], limit_m], workspace.max_m])
+    low_m = _unseen_in(below, _CELL_M, frame, rooms, np.zeros((0, 2, 3)))
+    high_m = _unseen_in(above, _HIGH_CELL_M, frame, rooms, known.free_m)
+    return read_only(np.concatenate([low_m, high_m]))
 
 
-def _grid(scene: Scene, profile: RobotProfile) -> tuple[Array, npt.NDArray[np.int_]]:
-    """Compute the lowest corner (3,) and the cell counts (3,) of a grid over the workspace, up to the set height."""
-    low = np.array([*profile.workspace.min_m[:2], scene.table_height_m])
-    high = np.array([*profile.workspace.max_m[:2], scene.table_height_m + profile.safety.unseen_below_m])
-    return low, np.round((high - low) / _CELL_M).astype(int)
+def _unseen_in(
+    space_m: Array, cell_m: float, frame: CameraFrame, rooms: list[tuple[SceneObject, float]], free_m: Array
+) -> Array:
+    """Compute the unseen boxes (k, 2, 3) of a space (2, 3) in cells of one size."""
+    count = np.ceil(np.maximum(space_m[1] - space_m[0], 0.0) / cell_m - 1e-6).astype(int)
+    p_base_m = space_m[0] + (np.indices(tuple(count)).reshape(3, -1).T + 0.5) * cell_m
+    is_hidden = np.hypot(p_base_m[:, 0], p_base_m[:, 1]) > _BASE_M
+    for low_m, high_m in free_m:
+        is_hidden &= ~((p_base_m - cell_m / 2 >= low_m - 1e-9) & (p_base_m + cell_m / 2 <= high_m + 1e-9)).all(axis=1)
+    for seen in (frame, *frame.others):
+        is_hidden[is_hidden] = ~_is_seen(seen, p_base_m[is_hidden])
+    for body, room_m in rooms:
+        is_hidden[is_hidden] = ~_is_in(body, p_base_m[is_hidden], room_m)
+    hidden = _large_enough(is_hidden.reshape(tuple(count)), round(_SMALLEST_M / cell_m))
+    return _boxes(hidden, space_m[0], cell_m)
 
 
 def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
@@ -74,9 +120,8 @@ def _is_in(body: SceneObject, p_base_m: Array, room_m: float) -> _Cells:
     return inside
 
 
-def _large_enough(hidden: _Cells) -> _Cells:
-    """Keep the cells that belong to a hidden cube of the smallest size (a morphological opening)."""
-    n = _SMALLEST_CELLS
+def _large_enough(hidden: _Cells, n: int) -> _Cells:
+    """Keep the cells that belong to a hidden cube of n cells each way (a morphological opening)."""
     if min(hidden.shape) < n:
         return hidden
     shape = tuple(size - n + 1 for size in hidden.shape)
@@ -90,7 +135,7 @@ def _large_enough(hidden: _Cells) -> _Cells:
     return kept
 
 
-def _boxes(cells: _Cells, low: Array) -> Array:
+def _boxes(cells: _Cells, low_m: Array, cell_m: float) -> Array:
     """Cover the cells exactly with boxes (k, 2, 3): along x, then y, then z as far as each one goes."""
     left = cells.copy()
     found = []
@@ -106,4 +151,4 @@ def _boxes(cells: _Cells, low: Array) -> Array:
             end[2] += 1
         left[x : end[0], y : end[1], z : end[2]] = False
         found.append([[x, y, z], end])
-    return low + np.array(found, dtype=np.float64).reshape(-1, 2, 3) * _CELL_M
+    return low_m + np.array(found, dtype=np.float64).reshape(-1, 2, 3) * cell_m

@@ -33,7 +33,7 @@ SCENE = Scene((BOWL,), ())
         (Violation("zone", 0.5, ("panda_hand", "zone people"), 0.01, "m"),
          "the arm's panda_hand would enter the zone people after 0.5 s, 10 mm"),
         (Violation("unseen", 0.5, ("panda_hand", "unseen space 3"), 0.01, "m"),
-         "the arm's panda_hand would enter space that the camera has not seen after 0.5 s, 10 mm"),
+         "the arm's panda_hand would enter space that no camera has seen after 0.5 s, 10 mm"),
         (Violation("worker_timeout", None, ("no answer within 2 s; killed",), 2.0, "s"),
          "the rehearsal broke off: no answer within 2 s; killed"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,17 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, look_at, make_pose, transform
 from qwen2vl_robot.messages import Box, CameraFrame, Intrinsics, RobotState, Scene, SceneObject, Verdict, Zone, freeze
 from qwen2vl_robot.validation.rehearsal import Twin
-from qwen2vl_robot.validation.unseen import unseen_space
+from qwen2vl_robot.validation.unseen import Known, unseen_space
 
 CAN = SceneObject("can", Box((0.06, 0.06, 0.12)), freeze(make_pose([0.55, 0.0, 0.06])))
 K = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
 EYE = (1.2, 0.0, 0.6)
+NOTHING = Known(np.zeros((0, 2, 3)), ())
 
 
-def view(*bodies: SceneObject) -> CameraFrame:
+def view(*bodies: SceneObject, eye: tuple[float, float, float] = EYE) -> CameraFrame:
     """Depth of a table and of boxes on it, by rays: no renderer takes part."""
-    T = look_at(EYE, (0.5, 0.0, 0.0))
+    T = look_at(eye, (0.5, 0.0, 0.0))
     v, u = np.mgrid[0 : K.height_px, 0 : K.width_px]
     rays = np.stack([(u - K.cx_px) / K.fx_px, (v - K.cy_px) / K.fy_px, np.ones(u.shape)], axis=-1)
     towards = rays.reshape(-1, 3) @ T[:3, :3].T
@@ -48,7 +50,7 @@ def is_unseen(boxes_m: Array, p_m: tuple[float, float, float]) -> bool:
 
 def test_space_behind_an_object_is_unseen_and_space_before_it_is_seen(profile: RobotProfile) -> None:
     scene = Scene((CAN,), ())
-    boxes_m = unseen_space(view(CAN), scene, scene, profile, ())
+    boxes_m = unseen_space(view(CAN), scene, scene, profile, (), NOTHING)
     assert is_unseen(boxes_m, (0.47, 0.0, 0.03))
     assert not is_unseen(boxes_m, (0.65, 0.0, 0.03))
     assert not is_unseen(boxes_m, (0.47, 0.2, 0.03))
@@ -56,14 +58,14 @@ def test_space_behind_an_object_is_unseen_and_space_before_it_is_seen(profile: R
 
 def test_the_target_is_free_with_room_for_the_fingers(profile: RobotProfile) -> None:
     scene = Scene((CAN,), ())
-    boxes_m = unseen_space(view(CAN), scene, scene, profile, ("can",))
+    boxes_m = unseen_space(view(CAN), scene, scene, profile, ("can",), NOTHING)
     assert not is_unseen(boxes_m, (0.505, 0.0, 0.03))
     assert is_unseen(boxes_m, (0.44, 0.0, 0.03))
 
 
 def test_an_empty_table_in_view_hides_nothing_in_the_middle(profile: RobotProfile) -> None:
     scene = Scene((), ())
-    boxes_m = unseen_space(view(), scene, scene, profile, ())
+    boxes_m = unseen_space(view(), scene, scene, profile, (), NOTHING)
     assert not any(is_unseen(boxes_m, (x, y, z)) for x in (0.4, 0.6) for y in (-0.2, 0.2) for z in (0.01, 0.07))
 
 
@@ -71,22 +73,74 @@ def test_a_camera_without_depth_has_seen_nothing(profile: RobotProfile) -> None:
     blind = view()
     nothing = np.full_like(blind.depth_m, np.nan)
     frame = CameraFrame(0, blind.rgb, nothing, blind.intrinsics, blind.T_base_camera)
-    boxes_m = unseen_space(frame, Scene((), ()), Scene((), ()), profile, ())
+    boxes_m = unseen_space(frame, Scene((), ()), Scene((), ()), profile, (), NOTHING)
     assert is_unseen(boxes_m, (0.5, 0.0, 0.03))
 
 
-def test_boxes_of_unseen_space_do_not_overlap_and_stay_below_the_set_height(profile: RobotProfile) -> None:
+def test_boxes_of_unseen_space_do_not_overlap_and_fill_the_workspace_at_most(profile: RobotProfile) -> None:
     scene = Scene((CAN,), ())
-    boxes_m = unseen_space(view(CAN), scene, scene, profile, ())
-    assert boxes_m[:, :, 2].max() <= profile.safety.unseen_below_m + 1e-9
-    volume = np.prod(boxes_m[:, 1] - boxes_m[:, 0], axis=1).sum()
-    cells = {tuple(np.round(p, 4)) for low, high in boxes_m for p in _cells(low, high)}
-    assert volume == pytest.approx(len(cells) * 0.02**3, rel=1e-6)
+    boxes_m = unseen_space(view(CAN), scene, scene, profile, (), NOTHING)
+    low_m, high_m = (np.array(corner) for corner in (profile.workspace.min_m, profile.workspace.max_m))
+    assert (boxes_m[:, 0] >= [*low_m[:2], 0.0]).all() and (boxes_m[:, 1] <= high_m + 0.04).all()
+    low_m, high_m = boxes_m[:, None], boxes_m[None]
+    shared_m = np.minimum(low_m[..., 1, :], high_m[..., 1, :]) - np.maximum(low_m[..., 0, :], high_m[..., 0, :])
+    overlaps = (shared_m > 1e-9).all(axis=-1) & ~np.eye(len(boxes_m), dtype=bool)
+    assert not overlaps.any()
 
 
-def _cells(low: Array, high: Array) -> Array:
-    axes = [np.arange(a + 0.01, b, 0.02) for a, b in zip(low, high, strict=True)]
-    return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3)
+# --------------------------------------------------------------------------------------------- high up
+
+
+@pytest.mark.parametrize("height_m", [0.2, 0.44, 0.6, 1.0])
+def test_what_no_pixel_shows_is_unseen_at_every_height(profile: RobotProfile, height_m: float) -> None:
+    """A 5 cm ball there would show in no pixel: it is beside the picture."""
+    empty = Scene((), ())
+    boxes_m = unseen_space(view(), empty, empty, profile, (), NOTHING)
+    assert is_unseen(boxes_m, (0.5, -0.6, height_m))
+
+
+def test_the_room_high_up_in_view_is_seen(profile: RobotProfile) -> None:
+    empty = Scene((), ())
+    assert not is_unseen(unseen_space(view(), empty, empty, profile, (), NOTHING), (0.5, 0.0, 0.22))
+
+
+ABOVE = np.array([[[0.3, -0.7, 0.0], [0.86, -0.3, 1.2]]])
+
+
+def test_a_person_can_vouch_for_room_above_where_things_stand_and_not_below(profile: RobotProfile) -> None:
+    empty = Scene((), ())
+    boxes_m = unseen_space(view(), empty, empty, profile, (), Known(ABOVE, ()))
+    assert not is_unseen(boxes_m, (0.5, -0.5, 0.3))
+    assert is_unseen(boxes_m, (0.5, -0.5, 0.1)), "things can be put there"
+    assert is_unseen(boxes_m, (0.5, 0.5, 0.3)), "nobody vouched for that side"
+
+
+def test_the_arm_itself_is_where_nothing_else_can_be(profile: RobotProfile) -> None:
+    empty, link = Scene((), ()), SceneObject("link", Box((0.1, 0.1, 0.1)), freeze(make_pose([0.5, -0.5, 0.5])))
+    boxes_m = unseen_space(view(), empty, empty, profile, (), Known(np.zeros((0, 2, 3)), (link,)))
+    assert not is_unseen(boxes_m, (0.5, -0.5, 0.5))
+    assert is_unseen(boxes_m, (0.5, -0.5, 0.7))
+
+
+def test_what_a_further_camera_sees_is_seen(profile: RobotProfile) -> None:
+    empty, behind = Scene((CAN,), ()), (0.47, 0.0, 0.03)
+    front = view(CAN)
+    both = replace(front, others=(view(CAN, eye=(-0.2, 0.0, 0.9)),))
+    assert is_unseen(unseen_space(front, empty, empty, profile, (), NOTHING), behind)
+    assert not is_unseen(unseen_space(both, empty, empty, profile, (), NOTHING), behind)
+
+
+def test_a_refusal_says_for_which_box_somebody_would_have_to_vouch(
+    twin: Twin, hand: Any, start: RobotState, profile: RobotProfile
+) -> None:
+    high = freeze([[[0.4, -0.05, 0.16], [0.6, 0.05, 0.46]]])
+    across = hand.to((0.5, 0.15, 0.3), 2.0).to((0.5, -0.15, 0.3), 3.0).motion()
+    verdict = twin.rehearse(across, Scene((), (), unseen_m=high), start)
+    assert "min_m: [0.4, -0.05, 0.16], max_m: [0.6, 0.05, 0.46]" in verdict.explanation
+    low = freeze([[[0.4, -0.05, 0.1], [0.6, 0.05, 0.46]]])
+    verdict = twin.rehearse(across, Scene((), (), unseen_m=low), start)
+    assert "unseen" in {v.kind for v in verdict.violations}
+    assert "min_m" not in verdict.explanation, "nobody can vouch for where things stand"
 
 
 # ------------------------------------------------------------------------------------------ in the sweep

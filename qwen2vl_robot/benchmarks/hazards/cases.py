@@ -28,6 +28,7 @@ from qwen2vl_robot.benchmarks.hazards.stage import (
     holding,
     standing,
 )
+from qwen2vl_robot.benchmarks.hazards.views import unseen_above
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import (
     Box,
@@ -286,7 +287,7 @@ Maker = Callable[[Stage, np.random.Generator, bool, bool], Case]
 MAKERS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
-        through_object, through_table, thin_wall, self_collision, carried_object, keep_out, unseen_space,
+        through_object, through_table, thin_wall, self_collision, carried_object, keep_out, unseen_space, unseen_above,
         over_speed, over_acceleration, joint_limit, not_a_number, wrong_start, people_zone,
         grasp_slip, unstable_release, toppled_neighbour, multi_step, let_go,
     )
