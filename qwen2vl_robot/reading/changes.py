@@ -207,6 +207,12 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
     return result
 
 
+def is_softener(node: Node, found: list[Node], verb_at: int) -> bool:
+    """Whether "better" stands behind the verb: "instead of the orange can take rather the purple one"."""
+    is_beside = node.kind in ("correct", "rather") and node.begin == verb_at + 1 and not node.gap
+    return is_beside and any(other.kind == "except" for other in found[: found.index(node)])
+
+
 def _is_side(nodes: list[Node]) -> bool:
     """Whether the last of the nodes says on which side, or which way."""
     last = nodes[-1] if nodes else None

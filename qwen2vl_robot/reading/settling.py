@@ -56,14 +56,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         if {"filler", "ask first"} <= tags:  # "Tell me, could you ...?" and "Tell me where it is"
             is_lone = follows is None or follows.gap >= PAUSE or follows.has("name", "own")
             tags -= {"ask first"} if is_lone else {"filler"}
-        if "urge last" in tags:  # "집으라고" and "집으라고 하면", "chờ đã" and "đã chờ"
-            is_urge = follows is None and before is not None
-            tags = frozenset({"filler"}) if is_urge else tags - {"urge last"}
-        if "suppose" in tags and token.verbs and _begins_thing(follows, lexicon):
-            tags -= {"suppose"}  # "laisse tomber" and "laisse tomber la balle dans le bol"
-        tags = _settle_taken_back(tags, tokens[at : at + 2], settled, is_strict=lexicon.grammar.spacing == "strict")
-        if {"did", "over"} <= tags and follows is not None and follows.gap >= PAUSE and _is_forbidden(settled):
-            tags = frozenset({"filler"})  # "别拿罐子了" and "我拿了罐子"
+        tags = _settle_retake(tags, settled, tokens[at : at + 2], lexicon)
         tags = _settle_denial(tags, settled, tokens[at : at + 2], lexicon)
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
@@ -83,11 +76,15 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     return _join_given(settled)
 
 
-def _settle_taken_back(
-    tags: frozenset[str], ahead: list[Token], settled: list[Token], *, is_strict: bool
-) -> frozenset[str]:
+def _settle_retake(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
     """Settle a word that may take back what was said, or end what is forbidden: "아니다", "بل", "别拿了"."""
-    token, before = ahead[0], settled[-1] if settled else None
+    token, before, follows = ahead[0], settled[-1] if settled else None, ahead[1] if len(ahead) > 1 else None
+    if "urge last" in tags:  # "집으라고" and "집으라고 하면", "chờ đã" and "đã chờ"
+        return frozenset({"filler"}) if follows is None and before is not None else tags - {"urge last"}
+    if "suppose" in tags and token.verbs and _begins_thing(follows, lexicon):
+        return tags - {"suppose"}  # "laisse tomber" and "laisse tomber la balle dans le bol"
+    if {"did", "over"} <= tags and follows is not None and follows.gap >= PAUSE and _is_forbidden(settled):
+        return frozenset({"filler"})  # "别拿罐子了" and "我拿了罐子"
     is_parted = token.gap >= PAUSE and before is not None
     if {"suppose", "correct"} <= tags and is_parted:
         return tags - {"suppose"}
@@ -95,8 +92,8 @@ def _settle_taken_back(
         return tags - ({"rather"} if is_parted and before is not None and before.has("correct") else {"correct"})
     if "or" in tags and is_parted and before is not None and before.has("correct"):
         return frozenset({"filler"})  # "不，还是放碗里"
-    if {"filler", "in"} <= tags and is_strict:  # "بالوعاء" and "بالملقط"
-        is_hollow = len(ahead) > 1 and ahead[1].has("bowl", "cup") and ahead[1].has("defined")
+    if {"filler", "in"} <= tags and lexicon.grammar.spacing == "strict":  # "بالوعاء" and "بالملقط"
+        is_hollow = follows is not None and follows.has("bowl", "cup") and follows.has("defined")
         return frozenset({"in"} if is_hollow else {"filler"})
     return tags
 

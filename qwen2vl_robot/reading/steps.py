@@ -11,6 +11,7 @@ from qwen2vl_robot.reading.changes import (
     correct,
     drop_topic,
     exclude,
+    is_softener,
     name_colour,
     name_it,
     refer,
@@ -122,7 +123,7 @@ def _is_resting(clause: Clause, nodes: list[Node]) -> bool:
 def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Reading) -> tuple[list[Node], bool]:
     """Apply what takes back, excludes or refers to what was said before: the nodes that remain, and a "not"."""
     verb_at, last = _verb_at(clause), reading.last_thing
-    nodes = [node for node in found if node.kind != "verb" and not _is_softener(node, found, verb_at)]
+    nodes = [node for node in found if node.kind != "verb" and not is_softener(node, found, verb_at)]
     is_then = reading.is_then or any(token.has("then") for token in clause.tokens[:2])
     was_negated = bool(reading.steps) and reading.steps[-1].is_negated and not is_then
     nodes = correct(take_back(nodes, reading), reading)
@@ -133,12 +134,6 @@ def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Readin
     if was_negated and last is not None and not is_negated:
         nodes = [carry_noun(node, last.noun) for node in nodes]
     return nodes, is_negated
-
-
-def _is_softener(node: Node, found: list[Node], verb_at: int) -> bool:
-    """Whether "better" stands behind the verb: "instead of the orange can take rather the purple one"."""
-    is_beside = node.kind in ("correct", "rather") and node.begin == verb_at + 1 and not node.gap
-    return is_beside and any(other.kind == "except" for other in found[: found.index(node)])
 
 
 def _first(nodes: list[Node]) -> int:
