@@ -73,11 +73,7 @@ def bench_camera(
         answer=lambda results: {**provenance(), "totals": summarise_camera_checks(results), "scenes": results},
         json_file=json_file,
     )
-    if json_file != STDOUT:
-        table = Table(f"seed {seed}", "")
-        for name, value in found["totals"].items():
-            table.add_row(name.replace("_", " "), str(value))
-        show(table)
+    say("totals", found["totals"])
     save_json(found, json_file)
     raise typer.Exit(1 if found["totals"]["false_alarms"] else 0)
 
