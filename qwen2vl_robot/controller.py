@@ -39,7 +39,7 @@ from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.policy import Response, respond, respond_to, twice
-from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.reasons import ObservationReason, TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
@@ -48,6 +48,7 @@ from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
+_ABOUT_CAMERA = (ObservationReason.CAMERA_OFF, ObservationReason.CAMERA_UNCHECKED)
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
@@ -111,7 +112,7 @@ class Controller:
         try:
             return self._look(task)
         except ObservationError as error:
-            if not task.plans:
+            if not task.plans and error.reason not in _ABOUT_CAMERA:
                 raise
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
 
@@ -275,15 +276,14 @@ class Controller:
     # ------------------------------------------------------------------------------------- parts of the steps
 
     def _look(self, task: Task) -> Observation:
-        """A fresh frame and the arm's state.
-
-        Raises:
-            ObservationError: there is none.
-        """
+        """A fresh frame in which the arm does not contradict the camera, and its state (ObservationError: none)."""
         with task.timed("observe"):
             task.seen = observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
         for listener in self._parts.listeners:
             listener.on_frame(observation)
+        with task.timed("check camera"):
+            said = self._parts.guard.confirm(observation)
+        task.camera = task.camera or said
         return observation
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:

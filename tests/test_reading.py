@@ -195,6 +195,22 @@ def test_what_cannot_be_carried_is_a_condition(text: str, condition: str) -> Non
     assert [step.describe() for step in goal.steps] == ["pick up the red block"]
 
 
+@pytest.mark.parametrize(
+    ("text", "is_conditional"),
+    [
+        ("等快递到了再把灰色方块往左推", True),
+        ("等水开了再拿红色的球", True),
+        ("等他回来以后把红球放进碗里", True),
+        ("等一下再拿红色的球", False),
+        ("等五秒再拿红色的球", False),
+    ],
+)
+def test_waiting_for_somebody_is_a_condition_and_waiting_a_while_is_a_deed(text: str, is_conditional: bool) -> None:
+    goal = read(text)
+    assert bool(goal.conditions) is is_conditional
+    assert any(step.deed is Deed.WAIT for step in goal.steps) is not is_conditional
+
+
 def test_a_correction_takes_the_place_of_what_was_said() -> None:
     goal = read("pick up the red block, no, the green one")
     assert goal.steps == (Step(Deed.PICK, Thing("block", "green")),)

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import stamp_from_ns
+from qwen2vl_robot.perception.camera_check import CameraSeen
 
 _log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # what happened once, such as a refused instruction, is shown this long
@@ -79,6 +80,13 @@ class Health:
             lasts: until `fine` says that it is over.
         """
         self._note(subject, Level.ERROR, text, lasts)
+
+    def on_camera(self, seen: CameraSeen) -> None:
+        """Note whether the arm confirms the camera's pose; that holds until another frame says otherwise."""
+        if seen.is_checked and not seen.is_off:
+            self.fine("camera check")
+        else:
+            self._note("camera check", Level.ERROR if seen.is_off else Level.WARN, seen.describe(), lasts=True)
 
     def fine(self, *subjects: str) -> None:
         """Clear the problems of subjects: their causes are gone."""
