@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +27,7 @@ REACH_M, REACH_RAD = 0.24, np.deg2rad(24)  # the largest shift and turn that are
 _WORK_X, _WORK_Y = (0.45, 0.8), 0.37  # of the workspace: for the Panda 0.38 to 0.68 m, and 0.26 m to both sides
 _CELL_PX = 4
 _BEHIND_M = 0.012  # of a nearer part of the arm: hidden
+_FAR_BEHIND_M = 0.05  # of a nearer part in the next cell, which may be the same slanted surface
 _FACING = 0.25  # cosine to the line of sight; flatter surfaces have poor depth
 _MOST_POINTS, _SEARCH_POINTS = 2500, 400
 _GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
@@ -169,13 +171,15 @@ def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> t
     moved_m = transform(E, points_m)
     pixels, depth_m = _project(view, moved_m)
     inside = np.flatnonzero(_in_picture(view, pixels) & (depth_m > 0.1))
-    columns = k.width_px // _CELL_PX + 1
+    columns, rows = k.width_px // _CELL_PX + 1, k.height_px // _CELL_PX + 1
     cell = (pixels[inside, 1] // _CELL_PX) * columns + pixels[inside, 0] // _CELL_PX
-    front_m = np.full(columns * (k.height_px // _CELL_PX + 1), np.inf)
+    front_m = np.full(columns * rows, np.inf)
     np.minimum.at(front_m, cell, depth_m[inside])
+    around_m = cv2.erode(front_m.reshape(rows, columns), np.ones((3, 3))).ravel()  # near the camera points are sparse
     rays = moved_m[inside] - view.origin_m
     facing = -np.einsum("ij,ij->i", normals[inside] @ E[:3, :3].T, rays) / np.linalg.norm(rays, axis=1)
-    shown = inside[(depth_m[inside] < front_m[cell] + _BEHIND_M) & (facing > _FACING)]
+    is_front = (depth_m[inside] < front_m[cell] + _BEHIND_M) & (depth_m[inside] < around_m[cell] + _FAR_BEHIND_M)
+    shown = inside[is_front & (facing > _FACING)]
     known = np.isfinite(view.depth_m[pixels[shown, 1], pixels[shown, 0]])
     share = float(known.mean()) if len(shown) else 0.0
     return shown, int(np.isfinite(front_m).sum() * _CELL_PX**2 * share)
