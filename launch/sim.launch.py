@@ -25,6 +25,7 @@ ARGUMENTS = {
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "scene": ("scenes/default.yaml", "scene file, by its path or its path under sim/; the seed draws from its ranges"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
+    "camera": ("", "how the camera errs: ideal, d435, structured_light or a file; left out: as the scene says"),
     "camera_hz": ("2.0", "pictures per second of simulated time"),
     "recorder": ("false", "record the graph's topics as MCAP, in recording_DATE_TIME where launch was started"),
     "voice": ("false", "listen to the microphone; a person must approve the motions of a spoken instruction"),
@@ -61,6 +62,7 @@ def start(context: LaunchContext) -> list[Node]:
     }
     options = ("graph", "scene", "seed", "camera_hz", "worker_python", "log_level")
     simulated = [part for name in options for part in (f"--{name.replace('_', '-')}", value[name])]
+    simulated += ["--camera", value["camera"]] if is_given["camera"] else []
     plant = Node(name="plant", arguments=["sim", *simulated], **common)
     options_of_run = ["--graph", value["graph"], "--autostart", value["autostart"], "--log-level", value["log_level"]]
     parameters = [SIMULATED, *file, *([given] if given else [])]

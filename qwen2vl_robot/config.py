@@ -280,16 +280,12 @@ class Faults(Strict):
     """The plant's deviations from its own description; the defaults are the smallest that demo and eval use.
 
     Attributes:
-        depth_noise_m: standard deviation of each depth pixel.
-        depth_hole_ratio: share of pixels without depth.
         extrinsics_error_m, extrinsics_error_deg: magnitude of the published camera pose's random error.
         friction_spread_ratio, mass_spread_ratio: each body's value varies within +- this share.
         actuation_lag_s: delay between a command and its effect on the arm.
         gripper_speed_ratio: speed of the fingers as a share of what the robot file says.
     """
 
-    depth_noise_m: NonNegative = 0.002
-    depth_hole_ratio: Ratio = 0.01
     extrinsics_error_m: NonNegative = 0.003
     extrinsics_error_deg: NonNegative = 0.3
     friction_spread_ratio: Ratio = 0.3
@@ -299,8 +295,13 @@ class Faults(Strict):
 
 
 class CameraRanges(Strict):
-    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot."""
+    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot.
 
+    Attributes:
+        model: how the plant's camera errs: a name of sim/cameras, or the path of such a file.
+    """
+
+    model: str = "ideal"
     sizes_px: tuple[tuple[Annotated[int, Field(ge=28, le=4096)], Annotated[int, Field(ge=28, le=4096)]], ...]
     vertical_fov_deg: Range
     azimuth_deg: Range
@@ -325,6 +326,7 @@ class KindRanges(Strict):
         side_m: a box's sides, each drawn from it; the first one is then multiplied by `stretch`.
         diameter_m, height_m: of the other shapes; a mesh has a height only.
         file: a mesh's OBJ file in pybullet_data.
+        finish: a real camera loses depth on what is shiny or clear.
     """
 
     shape: Literal["box", "cylinder", "sphere", "bowl", "mesh"]
@@ -338,6 +340,7 @@ class KindRanges(Strict):
     friction: Positive = 0.8
     rolling_friction: NonNegative = 0.0
     can_be_picked: bool = True
+    finish: Literal["matt", "shiny", "clear"] = "matt"
 
 
 class Catalogue(Strict):

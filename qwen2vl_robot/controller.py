@@ -176,7 +176,7 @@ class Controller:
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        motions = self._maker.ways(step.grounded, self._parts.cell.restrict(outlook.scene), outlook.start)
+        motions = self._maker.ways(step.grounded, _world(self._parts, outlook, ()).scene, outlook.start)
         while True:
             with task.timed("move"):
                 motion = next(motions, None)
@@ -289,9 +289,7 @@ class Controller:
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
         with task.timed("move"):
-            known = Known(parts.cell.free_m, link_boxes(outlook.start, self._surroundings.kinematics))
-            restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
-            world = restricted.with_unseen(targets, self._profile, known)
+            world = _world(parts, outlook, targets)
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()
@@ -312,6 +310,14 @@ class Controller:
         """Record how a step ended, and what to raise for it."""
         task.record(step.action if isinstance(step, Step) else step, outcome, rehearsed)
         return _EndOfTry(outcome)
+
+
+def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> Outlook:
+    """The world with what the cell restricts and what nobody has seen; fingers may go close around the targets."""
+    around = parts.surroundings
+    known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
+    restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
+    return restricted.with_unseen(targets, around.profile, known)
 
 
 def _rehearsed(step: Step) -> Rehearsed:

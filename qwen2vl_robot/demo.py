@@ -99,12 +99,14 @@ class DemoScene:
         seed: draws poses, light, camera and the plant's faults.
         headless: simulate as fast as possible instead of in real time.
         seen_from: whose left and right count; None leaves it to sim/tasks/relations.yaml.
+        camera: a model of sim/cameras; None leaves it to the scene.
     """
 
     file: str
     seed: int
     headless: bool
     seen_from: SeenFrom | None = None
+    camera: str | None = None
 
 
 def run_demo(
@@ -141,7 +143,7 @@ def run_demo(
         say(f"I read: {read(asked.text).describe() or 'nothing that I can do'}")
         planner.start()  # first, so that a model that cannot be loaded is reported at once
         with (
-            PlantProcess(str(scene_file), scene.seed, realtime=not scene.headless) as plant,
+            PlantProcess(str(scene_file), scene.seed, realtime=not scene.headless, camera=scene.camera) as plant,
             RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S, film=True) as rehearsal,
         ):
             rehearsal.start()

@@ -68,7 +68,8 @@ def run_graph_demo(
 
 def _plant_command(where: DemoScene, transport: str) -> list[str]:
     rate = str(film.FILM_HZ / FILM_HOLD)
-    return ["sim", "--scene", where.file, "--seed", str(where.seed), "--camera-hz", rate, "--graph", transport]
+    camera = ["--camera", where.camera] if where.camera else []
+    return ["sim", "--scene", where.file, "--seed", str(where.seed), "--camera-hz", rate, "--graph", transport, *camera]
 
 
 def _controller_command(where: DemoScene, model: str | None, transport: str) -> list[str]:

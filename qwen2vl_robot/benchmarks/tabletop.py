@@ -58,6 +58,10 @@ class Suite:
         name: name of the suite's file in sim/tasks.
         held_out: whether to name held-out colour-kind pairs, too.
         faults: whether something goes wrong in the plant, one fault after the other.
+        camera: a model of sim/cameras, instead of the scene's own.
+
+    Attributes:
+        camera: the model of the plant's camera.
     """
 
     def __init__(
@@ -68,9 +72,11 @@ class Suite:
         name: str = "tabletop",
         held_out: bool = False,
         faults: bool = False,
+        camera: str | None = None,
     ) -> None:
         self._spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
         self._ranges, self._catalogue = load_scene(self._spec.scene)
+        self.camera = camera or self._ranges.camera.model
         self._english: Language = load_languages()[ENGLISH]
         self._cell = load_rules()
         self._profile = load_robot(self._ranges.robot)
@@ -147,8 +153,8 @@ class Suite:
         seed = episode.seed + draw * _DRAW_STRIDE
         path, fault = str(resolve(self._spec.scene)), self._fault(episode)
         if fault is not None:
-            return FaultyProcess(fault, path, seed, episode.always, episode.count)
-        return PlantProcess(path, seed, always=episode.always, count=episode.count)
+            return FaultyProcess(fault, path, seed, always=episode.always, count=episode.count, camera=self.camera)
+        return PlantProcess(path, seed, always=episode.always, count=episode.count, camera=self.camera)
 
     def _fault(self, episode: Episode) -> str | None:
         """The fault of an episode's plant: each task meets each fault in turn."""

@@ -85,6 +85,19 @@ def _check_model(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
+def _check_camera(context: typer.Context, value: str | None) -> str | None:
+    """Refuse a camera that there is not before anything is started for it.
+
+    Raises:
+        BadInputError: it is unknown, or its file is wrong.
+    """
+    if value is not None and not context.resilient_parsing:
+        from qwen2vl_robot.plant.cameras import load_camera
+
+        load_camera(value)
+    return value
+
+
 JsonFile = Annotated[
     str | None,
     typer.Option("--json", callback=_check_json_file, help="Write the answer to this JSON file; - is stdout."),
@@ -92,6 +105,14 @@ JsonFile = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(callback=_check_model, help="Folder, hub name or server; the shipped checkpoint if left out."),
+]
+CameraName = Annotated[
+    str | None,
+    typer.Option(
+        "--camera",
+        callback=_check_camera,
+        help="How the simulated camera errs: ideal, d435, structured_light or a file; as the scene says if left out.",
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qwen2vl_robot.cli.base import ROS_ARGUMENTS, app, check_choice
+from qwen2vl_robot.cli.base import ROS_ARGUMENTS, CameraName, app, check_choice
 from qwen2vl_robot.cli.output import say
 from qwen2vl_robot.log import LEVELS
 
@@ -69,6 +69,7 @@ def supervisor(
 def sim(
     scene: Annotated[str, typer.Option(help="A scene file; names under sim/ work too.")] = "scenes/default.yaml",
     seed: Annotated[int, typer.Option(min=0, help="Draws poses, light, camera and the plant's faults.")] = 0,
+    camera: CameraName = None,
     camera_hz: Annotated[float, typer.Option(min=0.1, max=60.0, help="Pictures in a simulated second.")] = 2.0,
     speed: Annotated[
         float, typer.Option(min=0.01, max=10.0, help="Simulated seconds in a real second, at most.")
@@ -85,7 +86,9 @@ def sim(
 
     level = check_choice("--log-level", log_level, LEVELS)
     options = NodeOptions(graph, namespace, remap or [], ready, level, ROS_ARGUMENTS)
-    run_plant_process(options, scene, seed, camera_hz=camera_hz, speed=speed, worker_python=worker_python)
+    run_plant_process(
+        options, scene, seed, camera=camera, camera_hz=camera_hz, speed=speed, worker_python=worker_python
+    )
 
 
 @app.command(epilog="Example: qwen2vl-robot record --out out/recording --pictures")

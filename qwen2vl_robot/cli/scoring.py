@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app
 from qwen2vl_robot.cli.output import gather, provenance, save_json, show
 from qwen2vl_robot.errors import BadInputError
 
@@ -43,6 +43,7 @@ def evaluate(
     faults: Annotated[
         bool, typer.Option("--faults", help="Something goes wrong in the plant: a slip, a bump, an echoing driver ...")
     ] = False,
+    camera: CameraName = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth.
@@ -50,6 +51,8 @@ def evaluate(
     An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
     """
     suite = suite if language is None else "languages"
+    if camera is not None and suite not in _IN_THE_PLANT:
+        raise BadInputError(f"--camera: only with --suite {' or '.join(_IN_THE_PLANT)}")
     if suite not in _PRINTERS:
         raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
@@ -60,7 +63,7 @@ def evaluate(
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
     else:
-        found = _eval_tasks({**head, "faults": faults}, model, episodes, json_file)
+        found = _eval_tasks({**head, "faults": faults, "camera": camera}, model, episodes, json_file)
     if json_file != STDOUT:
         _PRINTERS[suite](found)
     save_json(found, json_file)
@@ -70,7 +73,10 @@ def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_fil
     from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"], faults=head["faults"])
+    runner = Suite(
+        head["planner"], model or SHIPPED_MODEL, name=head["suite"], faults=head["faults"], camera=head["camera"]
+    )
+    head["camera"] = runner.camera
     try:
         return gather(
             run_suite(runner, episodes, head["seed"]),
@@ -174,6 +180,7 @@ def _print_languages(answer: dict[str, Any]) -> None:
     show(table)
 
 
+_IN_THE_PLANT = ("tabletop", "references")
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "tabletop": _print_tasks,
     "references": _print_tasks,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app
 from qwen2vl_robot.cli.output import save_json, saved_on_failure, say
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.sides import SeenFrom
@@ -34,6 +34,7 @@ def demo(
         SeenFrom | None,
         typer.Option(help="Whose left, right, front and behind count; else as sim/tasks/relations.yaml says."),
     ] = None,
+    camera: CameraName = None,
     graph: Annotated[
         str | None, typer.Option(help="dds or ros: robot and controller as two processes on the ROS 2 graph.")
     ] = None,
@@ -50,7 +51,7 @@ def demo(
             )
         from qwen2vl_robot.demo import DemoScene, run_demo
 
-        where = DemoScene(scene, seed, headless, seen_from)
+        where = DemoScene(scene, seed, headless, seen_from, camera)
         if graph is not None:
             from qwen2vl_robot.demo_graph import run_graph_demo
 

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import stamp_from_ns
-from qwen2vl_robot.perception.camera_check import CameraSeen
+
+if TYPE_CHECKING:  # the supervisor has a health too, and loads nothing of perception
+    from qwen2vl_robot.perception.camera_check import CameraSeen
 
 _log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # what happened once, such as a refused instruction, is shown this long

@@ -122,11 +122,19 @@ def run_supervisor_process(
 
 
 def run_plant_process(
-    options: NodeOptions, scene: str, seed: int, *, camera_hz: float, speed: float, worker_python: str
+    options: NodeOptions,
+    scene: str,
+    seed: int,
+    *,
+    camera: str | None,
+    camera_hz: float,
+    speed: float,
+    worker_python: str,
 ) -> None:
     """Run the plant.
 
     Args:
+        camera: a model of sim/cameras; None leaves it to the scene.
         camera_hz: pictures per second of plant time.
         speed: largest ratio of plant time to wall time.
         worker_python: the Python that has pybullet; "" is this one.
@@ -141,7 +149,8 @@ def run_plant_process(
     start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()
     _until_signal(ended.set)
-    plant = PlantNode(graph, scene, seed, camera_hz=camera_hz, speed=speed, interpreter=worker_python or None)
+    python = worker_python or None
+    plant = PlantNode(graph, scene, seed, camera=camera, camera_hz=camera_hz, speed=speed, interpreter=python)
     try:
         _touch(options.ready)
         plant.run(ended.is_set)

@@ -27,6 +27,7 @@ from qwen2vl_robot.messages import (
     Motion,
     RobotState,
 )
+from qwen2vl_robot.plant.cameras import ErringCamera, Finish, load_camera
 from qwen2vl_robot.plant.client import TrueBox, TrueObject
 from qwen2vl_robot.plant.driver import Fingers, check_approved
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
@@ -42,11 +43,12 @@ class Plant:
     Args:
         scene_path: file of sim/scenes.
         seed: draws the scene and its faults.
-        always, count, with_held_out: as in `scenes.draw_scene`.
+        always, count: as in `scenes.draw_scene`.
         realtime: whether plant time follows the wall clock; otherwise it passes only in `advance`.
+        camera: a model of sim/cameras, instead of the scene's own.
 
     Raises:
-        BadInputError: the scene file is missing or wrong.
+        BadInputError: the scene's or the camera's file is missing or wrong.
     """
 
     def __init__(
@@ -55,11 +57,11 @@ class Plant:
         seed: int,
         always: tuple[ObjectSpec, ...] | None = None,
         count: int | None = None,
-        with_held_out: bool = False,
         realtime: bool = False,
+        camera: str | None = None,
     ) -> None:
         ranges, catalogue = load_scene(scene_path)
-        drawn = draw_scene(ranges, catalogue, seed, always=always, count=count, with_held_out=with_held_out)
+        drawn = draw_scene(ranges, catalogue, seed, always=always, count=count)
         self._rng = np.random.default_rng([seed, 1])
         self._scene = _with_spread(drawn, self._rng)
         self._faults = drawn.faults
@@ -67,6 +69,7 @@ class Plant:
         self._T_base_camera_published = drawn.T_base_camera @ _pose_error(
             drawn.faults.extrinsics_error_m, drawn.faults.extrinsics_error_deg, self._rng
         )
+        self._camera = ErringCamera(load_camera(camera or drawn.camera), drawn.intrinsics, self._rng)
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
         self._track: Trajectory | None = None
@@ -121,13 +124,11 @@ class Plant:
     # ------------------------------------------------------------------------------------- camera, state
 
     def capture(self) -> CameraFrame:
-        """Take a noisy RGB-D frame with the camera's published pose, which has a calibration error."""
+        """Take an RGB-D frame that errs as its model does, with the published pose, which has a calibration error."""
         self.tick()
         stamp_ns = round(self._world.time_s * 1e9)
-        rgb, depth_m = self._look()
-        noise_m = self._rng.normal(0.0, 1.0, depth_m.shape) * self._faults.depth_noise_m
-        depth_m = (depth_m + noise_m).astype(np.float32)
-        depth_m[self._rng.random(depth_m.shape) < self._faults.depth_hole_ratio] = np.nan
+        rgb, true_m = self._look()
+        rgb, depth_m = self._camera.see(rgb, true_m, _finishes(self._scene, self._seen))
         depth_m.setflags(write=False)
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
@@ -286,6 +287,12 @@ class Plant:
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
+
+
+def _finishes(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) -> dict[Finish, npt.NDArray[np.bool_]]:
+    """Mark the pixels of a look that show something shiny or clear."""
+    odd = [item for item in scene.objects if item.finish != "matt"] if seen is not None else []
+    return {o.finish: np.isin(seen[1], [i.label for i in odd if i.finish == o.finish]) for o in odd if seen}
 
 
 def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:

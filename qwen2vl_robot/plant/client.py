@@ -58,12 +58,13 @@ class PlantProcess:
     Args:
         scene_path: file of sim/scenes.
         seed: draws the scene and its faults.
-        always, count, with_held_out: as in `scenes.draw_scene`.
+        always, count: as in `scenes.draw_scene`.
         realtime: whether plant time follows the wall clock; otherwise it passes only while the link sleeps.
+        camera: a model of sim/cameras, instead of the scene's own.
         interpreter: the Python that has pybullet, else this one.
 
     Raises:
-        BadInputError: the scene file is missing or wrong.
+        BadInputError: the scene's or the camera's file is missing or wrong.
         WorkerError: the process could not be started.
     """
 
@@ -76,8 +77,8 @@ class PlantProcess:
         *,
         always: tuple[ObjectSpec, ...] | None = None,
         count: int | None = None,
-        with_held_out: bool = False,
         realtime: bool = False,
+        camera: str | None = None,
         interpreter: str | None = None,
     ) -> None:
         self._worker = Worker(
@@ -86,8 +87,8 @@ class PlantProcess:
             seed,
             always,
             count,
-            with_held_out,
             realtime,
+            camera,
             interpreter=interpreter,
         )
         self._worker.start()
@@ -121,10 +122,17 @@ class FaultyProcess(PlantProcess):
     """
 
     def __init__(
-        self, fault: str, scene_path: str, seed: int, always: tuple[ObjectSpec, ...] | None, count: int | None
+        self,
+        fault: str,
+        scene_path: str,
+        seed: int,
+        *,
+        always: tuple[ObjectSpec, ...] | None,
+        count: int | None,
+        camera: str | None = None,
     ) -> None:
         self.factory = f"qwen2vl_robot.plant.faulty:{fault}"
-        super().__init__(scene_path, seed, always=always, count=count)
+        super().__init__(scene_path, seed, always=always, count=count, camera=camera)
 
 
 class _Wire:

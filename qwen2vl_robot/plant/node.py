@@ -44,6 +44,7 @@ class PlantNode:
     Args:
         scene: file of sim/scenes.
         seed: draws the scene and its faults.
+        camera: a model of sim/cameras, instead of the scene's own.
         camera_hz: pictures per second of plant time, taken only while the image topic has subscribers.
         speed: largest ratio of plant time to wall time.
         interpreter: the Python that has pybullet, else this one.
@@ -55,6 +56,7 @@ class PlantNode:
         scene: str,
         seed: int,
         *,
+        camera: str | None = None,
         camera_hz: float = 2.0,
         speed: float = 1.0,
         interpreter: str | None = None,
@@ -65,7 +67,7 @@ class PlantNode:
         self._profile: RobotProfile = load_robot(ranges.robot)
         self._kinematics = Kinematics(self._profile)
         self._worker = Worker(
-            "qwen2vl_robot.plant.cell:Plant", str(file), seed, None, None, False, False, interpreter=interpreter
+            "qwen2vl_robot.plant.cell:Plant", str(file), seed, None, None, False, camera, interpreter=interpreter
         )
         state: RobotState = self._worker.call("state", timeout_s=_CALL_S)
         lag_s = ranges.faults.actuation_lag_s

@@ -13,6 +13,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, look_at, make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
+from qwen2vl_robot.plant.cameras import Finish
 from qwen2vl_robot.resources import resolve
 
 _PLACEMENT_TRIES = 200
@@ -33,6 +34,7 @@ class PlantObject:
     friction: float
     rolling_friction: float
     can_be_picked: bool
+    finish: Finish = "matt"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,7 @@ class PlantScene:
     table_rgb: tuple[float, float, float]
     intrinsics: Intrinsics
     T_base_camera: Array
+    camera: str
     light: Light
     start_q_offset_rad: float
     faults: Faults
@@ -102,6 +105,7 @@ def draw_scene(
         table_rgb=tuple(float(np.clip(c + spread, 0, 255)) for c in table),  # type: ignore[arg-type]
         intrinsics=intrinsics,
         T_base_camera=T_base_camera,
+        camera=ranges.camera.model,
         light=light,
         start_q_offset_rad=ranges.home_spread_rad,
         faults=ranges.faults,
@@ -246,6 +250,7 @@ def _place(
                 friction=kind.friction,
                 rolling_friction=kind.rolling_friction,
                 can_be_picked=kind.can_be_picked,
+                finish=kind.finish,
             )
         )
     return objects

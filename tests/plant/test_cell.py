@@ -66,8 +66,9 @@ def test_depth_has_the_configured_noise_and_holes(plant: PlantProcess) -> None:
 
 
 def test_depth_without_faults_is_along_the_optical_axis(tmp_path: Path) -> None:
-    none = "depth_noise_m: 0, depth_hole_ratio: 0, extrinsics_error_m: 0, extrinsics_error_deg: 0"
-    plant = Plant(make_scene(tmp_path, f"{{{none}}}"), 3)
+    exact = tmp_path / "exact.yaml"
+    exact.write_text("{}")
+    plant = Plant(make_scene(tmp_path, "{extrinsics_error_m: 0, extrinsics_error_deg: 0}"), 3, camera=str(exact))
     points = plant.capture().points_base_m().reshape(-1, 3)
     plant.close()
     near = points[np.abs(points[:, 2]) < 0.004]
