@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import coal
 import numpy as np
 import pinocchio
@@ -121,29 +124,22 @@ class Kinematics:
 
     def link_triangles(self) -> dict[str, Array]:
         """Read what links look like: link → triangles (t, 3, 3), link frame, metres; takes about a second."""
-        path = self.profile.urdf_path
-        geometry = pinocchio.buildGeomFromUrdf(
-            self.model, str(path), pinocchio.GeometryType.VISUAL, package_dirs=[str(path.parent)]
-        )
-        triangles: dict[str, list[Array]] = {}
-        for item in geometry.geometryObjects:
-            frame = self.model.frames[item.parentFrame]
-            T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
-            corners_m = transform(T_link_geometry, _triangles(item.geometry, item.name))
-            triangles.setdefault(frame.name, []).append(corners_m)
-        return {link: np.vstack(parts) for link, parts in triangles.items()}
+        return self._read_geometry(pinocchio.GeometryType.VISUAL, _triangles)
 
     def _read_hulls(self) -> dict[str, Array]:
+        points = self._read_geometry(pinocchio.GeometryType.COLLISION, _vertices)
+        return {link: read_only(hull_vertices(points_m)) for link, points_m in points.items()}
+
+    def _read_geometry(self, kind: Any, points_of: Callable[[Any, str], Array]) -> dict[str, Array]:
+        """Read one kind of the URDF's geometry: link → points (k, ..., 3), link frame, metres."""
         path = self.profile.urdf_path
-        geometry = pinocchio.buildGeomFromUrdf(
-            self.model, str(path), pinocchio.GeometryType.COLLISION, package_dirs=[str(path.parent)]
-        )
+        geometry = pinocchio.buildGeomFromUrdf(self.model, str(path), kind, package_dirs=[str(path.parent)])
         points: dict[str, list[Array]] = {}
         for item in geometry.geometryObjects:
             frame = self.model.frames[item.parentFrame]
             T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
-            points.setdefault(frame.name, []).append(transform(T_link_geometry, _vertices(item.geometry, item.name)))
-        return {link: read_only(hull_vertices(np.vstack(parts))) for link, parts in points.items()}
+            points.setdefault(frame.name, []).append(transform(T_link_geometry, points_of(item.geometry, item.name)))
+        return {link: np.vstack(parts) for link, parts in points.items()}
 
 
 def hull_vertices(points_m: Array) -> Array:
