@@ -377,11 +377,12 @@ def test_any_text_gives_a_goal(text: str) -> None:
 
 @pytest.mark.parametrize("part", ["a ", "the ", "不要", "て", "و", "no, ", "if ", "of the ", "집어", "red ", "\u0301e"])
 def test_no_text_takes_long(part: str) -> None:
+    """What grows with a power of a text's length takes minutes here; 0.06 s is what it takes."""
     text = (part * 500)[:500]
     read(text)
-    started = [time.process_time() for _ in range(1)]
+    began_s = time.process_time()
     read(text)
-    assert time.process_time() - started[0] < 0.05  # seconds
+    assert time.process_time() - began_s < 2.0
 
 
 # -------------------------------------------------------------------------------------------- stop words

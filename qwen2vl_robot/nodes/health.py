@@ -128,11 +128,17 @@ class Health:
 
     def _run(self) -> None:
         while not self._ended.wait(1.0):
-            if problems := self._graph.problems():
-                self.warn("graph", "; ".join(problems))
-            else:
-                self.fine("graph")
-            self._publisher.publish(self._report())
+            try:
+                self._publish()
+            except Exception:  # noqa: BLE001 - the top of a thread; who reads /diagnostics sees that nothing comes
+                _log.exception("the diagnostics could not be published")
+
+    def _publish(self) -> None:
+        if problems := self._graph.problems():
+            self.warn("graph", "; ".join(problems))
+        else:
+            self.fine("graph")
+        self._publisher.publish(self._report())
 
     def _report(self) -> interface.Message:
         make = self._graph.message
