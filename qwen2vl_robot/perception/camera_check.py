@@ -22,7 +22,7 @@ from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
 ENOUGH_PX = 2000  # of the arm, with depth; fewer say little about where the camera is
 LIMIT_M = 0.0105  # refused from here; right calibrations are below 0.006, and 0.015 is a danger
-UNSURE_M = 0.005  # standard deviation at the work place above which a direction was not measured
+UNSURE_M = 0.007  # standard deviation at the work place above which a direction was not measured
 REACH_M, REACH_RAD = 0.24, np.deg2rad(24)  # the largest shift and turn that are searched for
 _WORK_X, _WORK_Y = (0.45, 0.8), 0.37  # of the workspace: for the Panda 0.38 to 0.68 m, and 0.26 m to both sides
 _CELL_PX = 4
