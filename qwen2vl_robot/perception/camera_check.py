@@ -22,7 +22,7 @@ from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
 ENOUGH_PX = 2000  # of the arm, with depth; fewer say little about where the camera is
 LIMIT_M = 0.0105  # refused from here; right calibrations are below 0.006, and 0.015 is a danger
-UNSURE_M = 0.005  # standard deviation at the work place above which a direction was not measured
+UNSURE_M = 0.007  # standard deviation at the work place above which a direction was not measured
 REACH_M, REACH_RAD = 0.24, np.deg2rad(24)  # the largest shift and turn that are searched for
 _WORK_X, _WORK_Y = (0.45, 0.8), 0.37  # of the workspace: for the Panda 0.38 to 0.68 m, and 0.26 m to both sides
 _CELL_PX = 4
@@ -33,6 +33,9 @@ _MOST_POINTS, _SEARCH_POINTS = 2500, 400
 _GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
 _FITS_M, _FITS_DEPTH_M = 0.012, 0.024  # across the surface and along the ray
 _NOISE_M = 0.0015  # of one point's depth after smoothing, with what meshes and levelling leave
+_SURELY_OFF = 6.0  # standard deviations beyond the limit
+_UNLIKE = 4.0  # times the variance that patches show: measured with cameras that err as a D435 does
+_PATCH_PX = 48  # as far as a stereo camera's errors are alike
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
 _CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
 _LEAST_POINTS = 30
@@ -69,7 +72,8 @@ class CameraSeen:
         """Whether the camera is surely not where its calibration says."""
         if self.size_m is None or not self.size_m > LIMIT_M:
             return False
-        return self.off_m is None or self.unsure_m <= UNSURE_M or self.sure_m > LIMIT_M
+        is_known = self.unsure_m <= UNSURE_M or self.size_m > LIMIT_M + _SURELY_OFF * self.unsure_m
+        return self.off_m is None or is_known or self.sure_m > LIMIT_M
 
     @property
     def is_checked(self) -> bool:
@@ -108,14 +112,14 @@ class _Fit:
         E: (4, 4) pose.
         turn_rad: its turn.
         share: of the points of the arm that should show, those that fit.
-        information: (3, 3) of shift and turn about `pivot_m`.
+        covariance: (3, 3) of shift and turn about `pivot_m`.
     """
 
     E: Array
     turn_rad: float
     share: float
     pivot_m: Array
-    information: Array
+    covariance: Array
 
 
 def _turned(turn_rad: float, pivot_m: Array, shift_m: Array) -> Array:
@@ -159,7 +163,7 @@ def _how_sure(fit: _Fit, at_m: Array, off_m: Array) -> tuple[float, float]:
     """Return the part of a shift along directions that are known well, and the largest standard deviation."""
     arm_m = at_m - fit.pivot_m
     J = np.array([[1.0, 0.0, -arm_m[1]], [0.0, 1.0, arm_m[0]]])
-    variance, axes = np.linalg.eigh(J @ np.linalg.pinv(fit.information) @ J.T)
+    variance, axes = np.linalg.eigh(J @ fit.covariance @ J.T)
     known = axes[:, np.sqrt(np.maximum(variance, 0.0)) <= UNSURE_M]
     sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
     return sure_m, float(np.sqrt(max(variance[-1], 0.0)))
@@ -230,7 +234,26 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
         step = np.linalg.solve(normal, (J * weight[:, None]).T @ away_m[used])
         E = _turned(float(step[2]), pivot_m, step[:2]) @ E
     share = float(used.sum() / np.isfinite(deeper_m).sum())
-    return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, normal / _NOISE_M**2)
+    pulls = J * (weight * away_m[used])[:, None]
+    covariance = _covariance(normal, pulls, _project(view, moved_m[used])[0])
+    return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
+
+
+def _covariance(normal: Array, pulls: Array, pixels: npt.NDArray[np.int64]) -> Array:
+    """Compute the covariance (3, 3) of a fit from what its points (n, 3) pull, in patches of the picture.
+
+    Depth errs alike in neighbouring pixels, so a patch counts as one measurement (White's estimator with clusters);
+    what meshes and levelling leave comes on top.
+    """
+    patch = (pixels // _PATCH_PX).astype(np.int64)
+    _, which = np.unique(patch, axis=0, return_inverse=True)
+    count = int(which.max()) + 1
+    sums = np.zeros((count, 3))
+    np.add.at(sums, which.ravel(), pulls)
+    inverse = np.linalg.pinv(normal)
+    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1))
+    covariance: Array = inverse @ spread @ inverse + inverse * _NOISE_M**2
+    return covariance
 
 
 def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | None) -> tuple[_Fit | None, int]:
