@@ -6,21 +6,23 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.10; do $$p -c '
 # A package index with CPU builds of torch; empty: whatever pip is set up to use.
 TORCH_INDEX ?=
 
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 ROBOT := $(BIN)/qwen2vl-robot
-READY := .venv/ready
+READY := $(VENV)/ready
 PIN := constraints/py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --prefer-binary --constraint $(PIN)
 
+TESTS ?=
 EPISODES ?= 50
 SEED ?= 1000
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup demo test lint format bench fuzz atheris clean
+.PHONY: help setup demo test test-py lint format bench fuzz atheris clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with pinned versions and the package in it (about 2 minutes)
 
@@ -28,7 +30,7 @@ $(READY): setup.py $(wildcard constraints/*.txt)
 	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.10, 3.11 or 3.12 with venv found (Debian: apt install python3-venv), or say PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 		|| { echo "make setup: $(PYTHON) is no Python 3.10, 3.11 or 3.12 with venv (Debian: apt install python3-venv)" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "make setup: .venv with $(PYTHON)"; $(PYTHON) -m venv --clear .venv; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "make setup: $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "make setup 1/2: build tools"; $(PIP) --quiet 'setuptools>=70.1'
 	@echo "make setup 2/2: the package and what it needs, pinned in" $(PIN)
 	@$(PIP) $(addprefix --extra-index-url ,$(TORCH_INDEX)) --no-build-isolation --editable '.[test]' \
@@ -38,8 +40,11 @@ $(READY): setup.py $(wildcard constraints/*.txt)
 demo: $(READY) ## see, plan, check and move once in simulation; writes out/demo
 	$(ROBOT) demo --headless --out out/demo
 
-test: $(READY) ## run the tests, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(READY) ## run the tests, offline; TESTS=tests/graph runs some of them
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(TESTS)
+
+test-py: ## the same in a virtual environment of its own: make test-py PYTHON=python3.12
+	@$(MAKE) --no-print-directory test VENV=.venv-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -68,4 +73,4 @@ atheris: $(READY) ## the same, guided by coverage: FUZZ_SECONDS for each kind; n
 		$(BIN)/python -m tests.guided $$target $(FUZZ_SECONDS) || exit 1; done
 
 clean: ## remove .venv, caches and what the commands wrote
-	rm -rf .venv build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-py* build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwen2vl_robot.approval import Unattended
+from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.halt import Halt
@@ -21,6 +22,7 @@ class Ports:
     Attributes:
         approver: who lets a rehearsed step go; left out, whatever needs no person goes, and nothing else.
         listeners: are called with every observation, plan and step.
+        guard: checks the camera in every frame; left out, one that lets an unchecked camera pass.
     """
 
     camera: Camera
@@ -30,6 +32,7 @@ class Ports:
     rehearsal: Rehearsal
     approver: Approver | None = None
     listeners: tuple[Listener, ...] = ()
+    guard: CameraGuard | None = None
 
 
 def assemble(
@@ -52,6 +55,7 @@ def assemble(
         seed: of the motions' draws.
         gate: another gate than the one for this robot and cell.
     """
+    guard = ports.guard or CameraGuard(surroundings)
     halt, cell = halt or Halt(), cell or load_rules()
     parts = Parts(
         camera=ports.camera,
@@ -60,7 +64,8 @@ def assemble(
         planner=ports.planner,
         rehearsal=ports.rehearsal,
         approver=ports.approver or Unattended(halt),
-        gate=gate or Gate(surroundings.profile, cell.zones, limits),
+        gate=gate or Gate(surroundings.profile, cell.zones, limits, guard),
+        guard=guard,
         halt=halt,
         surroundings=surroundings,
         cell=cell,

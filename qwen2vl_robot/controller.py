@@ -39,7 +39,7 @@ from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.policy import Response, respond, respond_to, twice
-from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.reasons import ObservationReason, TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
@@ -48,6 +48,7 @@ from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
+_ABOUT_CAMERA = (ObservationReason.CAMERA_OFF, ObservationReason.CAMERA_UNCHECKED)
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
@@ -111,7 +112,7 @@ class Controller:
         try:
             return self._look(task)
         except ObservationError as error:
-            if not task.plans:
+            if not task.plans and error.reason not in _ABOUT_CAMERA:
                 raise
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
 
@@ -175,7 +176,7 @@ class Controller:
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        motions = self._maker.ways(step.grounded, self._parts.cell.restrict(outlook.scene), outlook.start)
+        motions = self._maker.ways(step.grounded, _world(self._parts, outlook, ()).scene, outlook.start)
         while True:
             with task.timed("move"):
                 motion = next(motions, None)
@@ -275,23 +276,20 @@ class Controller:
     # ------------------------------------------------------------------------------------- parts of the steps
 
     def _look(self, task: Task) -> Observation:
-        """A fresh frame and the arm's state.
-
-        Raises:
-            ObservationError: there is none.
-        """
+        """A fresh frame in which the arm does not contradict the camera, and its state (ObservationError: none)."""
         with task.timed("observe"):
             task.seen = observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
         for listener in self._parts.listeners:
             listener.on_frame(observation)
+        with task.timed("check camera"):
+            said = self._parts.guard.confirm(observation)
+        task.camera = task.camera or said
         return observation
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
         with task.timed("move"):
-            known = Known(parts.cell.free_m, link_boxes(outlook.start, self._surroundings.kinematics))
-            restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
-            world = restricted.with_unseen(targets, self._profile, known)
+            world = _world(parts, outlook, targets)
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()
@@ -312,6 +310,14 @@ class Controller:
         """Record how a step ended, and what to raise for it."""
         task.record(step.action if isinstance(step, Step) else step, outcome, rehearsed)
         return _EndOfTry(outcome)
+
+
+def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> Outlook:
+    """The world with what the cell restricts and what nobody has seen; fingers may go close around the targets."""
+    around = parts.surroundings
+    known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
+    restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
+    return restricted.with_unseen(targets, around.profile, known)
 
 
 def _rehearsed(step: Step) -> Rehearsed:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
@@ -18,6 +19,7 @@ from qwen2vl_robot.messages import (
     CameraFrame,
     JointSegment,
     Motion,
+    Observation,
     Refusal,
     Rehearsed,
     RobotState,
@@ -25,12 +27,16 @@ from qwen2vl_robot.messages import (
     digest,
     freeze,
 )
-from qwen2vl_robot.reasons import RefusalReason
+from qwen2vl_robot.reasons import ObservationReason, RefusalReason
 from qwen2vl_robot.validation.change import difference
 
 # Two measurements of a resting gripper differ by less; half the thinnest grip margin.
 _WIDTH_TOLERANCE_M = 0.004
 MAX_STATE_AGE_S = 0.2  # unless the node's parameter says otherwise
+_ABOUT_CAMERA = {
+    ObservationReason.CAMERA_OFF: RefusalReason.CAMERA_OFF,
+    ObservationReason.CAMERA_UNCHECKED: RefusalReason.CAMERA_UNCHECKED,
+}
 _AT_REST_RADPS = 0.1  # a motion begins at rest; joints that hold still measure far less
 
 
@@ -65,9 +71,17 @@ class Gate:
 
     Args:
         zones: what the cell's rules restrict; a scene that was rehearsed without them is refused.
+        guard: checks the camera in the fresh look; only a gate that no camera stands behind has none.
     """
 
-    def __init__(self, profile: RobotProfile, zones: tuple[Zone, ...], limits: GateLimits | None = None) -> None:
+    def __init__(
+        self,
+        profile: RobotProfile,
+        zones: tuple[Zone, ...],
+        limits: GateLimits | None = None,
+        guard: CameraGuard | None = None,
+    ) -> None:
+        self._guard = guard
         self._profile = profile
         self._robot_digest = profile.digest
         self._zones = zones
@@ -104,6 +118,7 @@ class Gate:
             or self._refuse_start(rehearsed, live)
             or self._refuse_change(rehearsed.seen, fresh, now_ns)
             or self._refuse_approval(rehearsed, approval, halt)
+            or self._refuse_camera(live, fresh)
         )
         if refusal is not None or approval is None:
             return refusal or Refusal(RefusalReason.NOT_CONFIRMED, "there is no approval")
@@ -202,6 +217,16 @@ class Gate:
             return Refusal(stale, "the fresh frame is older than the one that was rehearsed")
         what = difference(seen, fresh)
         return None if what is None else Refusal(RefusalReason.SCENE_CHANGED, f"since the rehearsal {what}")
+
+    def _refuse_camera(self, live: RobotState, fresh: CameraFrame | None) -> Refusal | None:
+        if self._guard is None:
+            return None
+        if fresh is None:
+            return Refusal(RefusalReason.NO_FRAME, "no frame shows where the camera is")
+        seen, against = self._guard.look(Observation(fresh, live))
+        if seen.problem:
+            return Refusal(RefusalReason.NO_FRAME, seen.problem)
+        return None if against is None else Refusal(_ABOUT_CAMERA[against], seen.describe(), seen.numbers)
 
     def _refuse_approval(self, rehearsed: Rehearsed, approval: Approval | None, halt: Halt) -> Refusal | None:
         verdict_digest, missing = digest(rehearsed.verdict), RefusalReason.NOT_CONFIRMED

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import coal
 import numpy as np
 import pinocchio
@@ -119,17 +122,24 @@ class Kinematics:
             raise BadInputError(f"base_link {base_link!r} moves with a joint; give a fixed link")
         return invert(np.asarray(frame.placement.homogeneous))
 
+    def link_triangles(self) -> dict[str, Array]:
+        """Read what links look like: link → triangles (t, 3, 3), link frame, metres; takes about a second."""
+        return self._read_geometry(pinocchio.GeometryType.VISUAL, _triangles)
+
     def _read_hulls(self) -> dict[str, Array]:
+        points = self._read_geometry(pinocchio.GeometryType.COLLISION, _vertices)
+        return {link: read_only(hull_vertices(points_m)) for link, points_m in points.items()}
+
+    def _read_geometry(self, kind: Any, points_of: Callable[[Any, str], Array]) -> dict[str, Array]:
+        """Read one kind of the URDF's geometry: link → points (k, ..., 3), link frame, metres."""
         path = self.profile.urdf_path
-        geometry = pinocchio.buildGeomFromUrdf(
-            self.model, str(path), pinocchio.GeometryType.COLLISION, package_dirs=[str(path.parent)]
-        )
+        geometry = pinocchio.buildGeomFromUrdf(self.model, str(path), kind, package_dirs=[str(path.parent)])
         points: dict[str, list[Array]] = {}
         for item in geometry.geometryObjects:
             frame = self.model.frames[item.parentFrame]
             T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
-            points.setdefault(frame.name, []).append(transform(T_link_geometry, _vertices(item.geometry, item.name)))
-        return {link: read_only(hull_vertices(np.vstack(parts))) for link, parts in points.items()}
+            points.setdefault(frame.name, []).append(transform(T_link_geometry, points_of(item.geometry, item.name)))
+        return {link: np.vstack(parts) for link, parts in points.items()}
 
 
 def hull_vertices(points_m: Array) -> Array:
@@ -155,6 +165,28 @@ def _convex_hull(points_m: Array) -> coal.ConvexBase:
     cloud.endModel()
     cloud.buildConvexHull(False, "Qt")
     return cloud.convex
+
+
+def _triangles(geometry: coal.CollisionGeometry, name: str) -> Array:
+    """Return the triangles (t, 3, 3) of a shape in its own frame; of a primitive those of a hull around it."""
+    if isinstance(geometry, coal.BVHModelBase):
+        corners = [[t[0], t[1], t[2]] for t in map(geometry.tri_indices, range(geometry.num_tris))]
+        return np.array(geometry.vertices())[np.array(corners, dtype=np.intp)]
+    return hull_triangles(_vertices(geometry, name))
+
+
+def hull_triangles(points_m: Array) -> Array:
+    """Return the triangles (t, 3, 3) of the convex hull of points (k, 3), corners anticlockwise from outside."""
+    triangles = []
+    for *normal, offset_m in np.unique(np.column_stack(hull_planes(points_m)).round(9), axis=0):
+        face_m = points_m[points_m @ normal > offset_m - 1e-9]
+        across = np.linalg.svd(face_m - face_m.mean(axis=0))[2][:2]
+        if np.cross(*across) @ normal < 0:
+            across = across[::-1]
+        around = np.arctan2(*((face_m - face_m.mean(axis=0)) @ across.T).T[::-1])
+        ring_m = face_m[np.argsort(around)]
+        triangles += [np.array([ring_m[0], ring_m[i], ring_m[i + 1]]) for i in range(1, len(ring_m) - 1)]
+    return np.array(triangles)
 
 
 def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:

@@ -715,13 +715,14 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskReport:
-    """A whole task: from the instruction to the measured outcome."""
+    """A whole task: from the instruction to the measured outcome; `camera` says whether the arm confirms its pose."""
 
     instruction: Instruction
     outcome: Outcome
     plans: tuple[Plan, ...]
     steps: tuple[StepRecord, ...]
     seconds: dict[str, float]
+    camera: str = ""
 
 
 # ---------------------------------------------------------------------------------------------- digests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.perception import Surroundings
@@ -22,6 +23,7 @@ class Parts:
     rehearsal: Rehearsal
     approver: Approver
     gate: Gate
+    guard: CameraGuard
     halt: Halt
     surroundings: Surroundings
     cell: RuleBook

@@ -40,6 +40,7 @@ _BROKEN_WORKER = frozenset(
     }
 )
 _OUR_FAULT = frozenset({ViolationKind.NON_FINITE, ViolationKind.FORMAT, ViolationKind.START_STATE})
+_ENDING = {ObservationReason.HALTED, ObservationReason.CAMERA_OFF, ObservationReason.CAMERA_UNCHECKED}
 _PLAN_AGAIN: frozenset[Reason] = frozenset(
     {
         *(set(MotionReason) - {MotionReason.UNEXPLAINED}),
@@ -56,7 +57,7 @@ _PLAN_AGAIN: frozenset[Reason] = frozenset(
 _TRY_AGAIN: frozenset[Reason] = frozenset(
     {
         *_BROKEN_WORKER,
-        *(set(ObservationReason) - {ObservationReason.HALTED}),
+        *(set(ObservationReason) - _ENDING),
         RefusalReason.STALE_VERDICT,
         RefusalReason.STALE_STATE,
         RefusalReason.STALE_FRAME,

@@ -88,6 +88,8 @@ class RefusalReason(Reason):
     STALE_FRAME = "stale_frame", "the last look at the scene is too old"
     NO_FRAME = "no_frame", "no frame shows whether the scene is as it was rehearsed"
     SCENE_CHANGED = "scene_changed", "the scene has changed since the rehearsal"
+    CAMERA_OFF = "camera_off", "the arm in the last look says that the camera is not where its calibration says"
+    CAMERA_UNCHECKED = "camera_unchecked", "too little of the arm shows to check the camera, which is required"
     START_MOVED = "start_moved", "the arm, the gripper or what it holds is not as it was at the rehearsed start"
 
 
@@ -150,6 +152,8 @@ class ObservationReason(Reason):
     NO_STATE = "no_joint_state", "no usable joint state came from the arm"
     NO_TRANSFORM = "no_transform", "no transform leads from the base to the camera"
     BAD_FRAME = "bad_frame", "a frame, its depth or its calibration cannot be used"
+    CAMERA_OFF = "camera_off", "the arm in the frame says that the camera is not where its calibration says"
+    CAMERA_UNCHECKED = "camera_unchecked", "too little of the arm shows to check the camera, which is required"
     CAMERAS_DISAGREE = "cameras_disagree", "two cameras contradict each other"
     HALTED = "halted", "a stop or a cancel ended the waiting"
 

@@ -85,6 +85,7 @@ class Task:
         achieved: the effects of the steps that were, in their order, each with the scene that was measured after it.
         unread: words that nobody knows and that a person has not agreed to.
         seen: the last observation.
+        camera: what the arm in the first frame says about the camera.
     """
 
     def __init__(self, instruction: Instruction, listeners: tuple[Listener, ...]) -> None:
@@ -94,6 +95,7 @@ class Task:
         self.achieved: tuple[tuple[Effect, Scene | None], ...] = ()
         self.unread: tuple[str, ...] = ()
         self.seen: Observation | None = None
+        self.camera = ""
         self.plans: list[Plan] = []
         self.steps: list[StepRecord] = []
         self.seconds: dict[str, float] = {}
@@ -155,7 +157,8 @@ class Task:
         """The whole task with its end; its total time ends now."""
         self.mark("total")
         _log.log(*_severity(outcome), f"task {self.instruction.text!r}", describe(outcome))
-        return TaskReport(self.instruction, outcome, tuple(self.plans), tuple(self.steps), dict(self.seconds))
+        plans, steps, seconds = tuple(self.plans), tuple(self.steps), dict(self.seconds)
+        return TaskReport(self.instruction, outcome, plans, steps, seconds, self.camera)
 
 
 def refused(verdict: Verdict) -> Outcome:

@@ -73,7 +73,7 @@ def test_never_lets_nothing_through_and_asks_nobody() -> None:
     hand = Hand(ApprovalMode.NEVER)
     began_s = time.monotonic()
     assert reason(hand.approve()) == "never"
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < 5.0
     assert hand.asked == []
 
 

@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rules",
         "halt",
         "approval",
+        "camera_guard",
         "gate",
         "executor",
         "gripping",

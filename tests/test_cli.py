@@ -229,7 +229,7 @@ def test_json_that_cannot_be_written_is_refused_before_the_work(run, tmp_path: P
         assert code == 2
         assert is_one_line(err)
         assert says in err
-        assert time.perf_counter() - began_s < 2.0
+        assert time.perf_counter() - began_s < 10.0  # an evaluation takes minutes
 
 
 def test_an_answer_for_which_there_is_no_room_is_one_line(run) -> None:  # type: ignore[no-untyped-def]

@@ -116,4 +116,4 @@ def test_reserving_takes_no_time(tmp_path: Path) -> None:
     for _ in range(100):
         with reserve(tmp_path):
             pass
-    assert time.perf_counter() - began_s < 2.0
+    assert time.perf_counter() - began_s < 10.0

@@ -57,6 +57,27 @@ def bench_hazards(
     raise typer.Exit(1 if found["totals"]["hazardous_accepted"] else 0)
 
 
+@bench.command("camera", epilog="Example: qwen2vl-robot bench camera --json out/camera.json")
+def bench_camera(
+    scenes: Annotated[int, typer.Option(min=1, max=100_000, help="Default scenes with a right calibration.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Check rightly calibrated cameras by the arm in view. Exit code 1: one was called wrong."""
+    from qwen2vl_robot.benchmarks.camera import run_camera_checks, summarise_camera_checks
+
+    found = gather(
+        run_camera_checks(scenes, seed),
+        "scenes",
+        scenes,
+        answer=lambda results: {**provenance(), "totals": summarise_camera_checks(results), "scenes": results},
+        json_file=json_file,
+    )
+    say("totals", found["totals"])
+    save_json(found, json_file)
+    raise typer.Exit(1 if found["totals"]["false_alarms"] else 0)
+
+
 @bench.command("judge", epilog="Example: qwen2vl-robot bench judge --json out/judge.json")
 def bench_judge(
     tables: Annotated[int, typer.Option(min=1, max=10_000, help="Scenes, each with an ending of every kind.")] = 60,
@@ -163,6 +184,31 @@ def bench_stop(
         typer.echo(", ".join(f"{k} {v:g}" for k, v in answer["totals"].items()))
 
 
+@bench.command("controllers", epilog="Example: qwen2vl-robot bench controllers --graph ros --json out/controllers.json")
+def bench_controllers(
+    graph: Annotated[str, typer.Option(help="dds or ros: how goals, cancels and halts are sent.")] = "dds",
+    json_file: JsonFile = None,
+) -> None:
+    """Give ros2_control's own controllers and the stand-in of the simulated cell the same goals, and compare.
+
+    Needs a sourced ROS 2 with ros2_control and ros2_controllers. Starts controller_manager with mock hardware on a ROS
+    domain of its own, so that no goal reaches a robot. Exit code 1: the two differ somewhere.
+    """
+    from qwen2vl_robot.benchmarks.controllers.suite import run_controllers
+
+    answer = {**provenance(), **run_controllers(graph, say)}
+    save_json(answer, json_file)
+    if json_file != STDOUT:
+        table = Table("case", "ros2_control", "stand-in", "differ")
+        for case in answer["cases"]:
+            table.add_row(
+                case["case"], _did(case.get("real")), _did(case.get("stand_in")), "yes" if case["differ"] else ""
+            )
+        show(table)
+        say(f"{answer['totals']}; {answer['versions']}; {answer['command']}; {answer['machine']}")
+    raise typer.Exit(1 if answer["totals"]["differ"] else 0)
+
+
 @bench.command("kills", epilog="Example: qwen2vl-robot bench kills --count 25 --json docs/results/kills.json")
 def bench_kills(
     count: Annotated[int, typer.Option(min=0, max=1000, help="How often each process is killed or stopped.")] = 25,
@@ -265,6 +311,10 @@ def bench_clip(
             table.add_row(name, *cells, f"{totals[name]['seconds_median']:.2f}")
         show(table)
     save_json(found, json_file)
+
+
+def _did(row: dict[str, Any] | None) -> str:
+    return "" if row is None else ", ".join(f"{key} {value}" for key, value in row.items())
 
 
 def _print_endings(found: dict[str, Any]) -> None:

@@ -24,13 +24,18 @@ def calibrate(
     """Find the camera's pose from pictures of a ChArUco board on the flange or on the table (docs/robot.md)."""
     from qwen2vl_robot.nodes.camera_calibration import calibrate_folder, write_calibration
 
-    found = calibrate_folder(views)
+    done = calibrate_folder(views)
+    for line in done.unused:
+        typer.echo(f"unused: {line}", err=True)
+    found = done.calibration
     write_calibration(out, found)
     save_json(found.model_dump(mode="json"), json_file)
+    if found.held_out_m is None:
+        typer.echo("unchecked: the board lay in one place only, and nothing but your word says where that is", err=True)
     if json_file != STDOUT:
-        typer.echo(
-            f"{out}: residual {found.residual_m * 1000:.1f} mm, {found.residual_deg:.2f} deg, {found.views} views"
-        )
+        checked = "" if found.held_out_m is None else f", a view from the others {found.held_out_m * 1000:.1f} mm"
+        residual = f"residual {found.residual_m * 1000:.1f} mm, {found.residual_deg:.2f} deg{checked}"
+        typer.echo(f"{out}: {residual}, {found.views} views")
 
 
 @app.command(epilog="Example: qwen2vl-robot doctor --model Qwen/Qwen2-VL-7B-Instruct")

@@ -16,7 +16,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import SimClock, SystemClock
 from qwen2vl_robot.graph.dds_actions import DdsActionClient, DdsActionServer, DdsGoalCanceller
-from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port, write
+from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port, count_matched, write
 from qwen2vl_robot.graph.dds_services import DdsClient, DeferredHandler, serve_later
 from qwen2vl_robot.graph.frames import Frames, listen
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, DISTROS, DdsMessage, message_class
@@ -194,4 +194,4 @@ class DdsPublisher:
 
     def listeners(self) -> int:
         """Count the matching subscriptions."""
-        return len(self._writer.get_matched_subscriptions())
+        return count_matched(self._writer.get_matched_subscriptions)

@@ -57,9 +57,10 @@ def join_domain(given: int | None = None) -> DomainParticipant:
     domain_id = _domain_id(given)
     with _lock:
         if domain_id not in _domains:
+            theirs = frozenset(_sockets())  # rclpy has sockets on the same ports, and needs them as they are
             _domains[domain_id] = Domain(domain_id, _configuration(os.environ))
             if not _is_wide(os.environ):
-                _shut_out_other_machines(domain_id)
+                _shut_out_other_machines(domain_id, theirs)
     return DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))
 
 
@@ -95,16 +96,20 @@ def _text_of(part: str) -> str:
     return part if part.startswith("<") else read_text(Path(part.removeprefix("file://")), YAML_BYTES)
 
 
-def _shut_out_other_machines(domain_id: int) -> None:
+def _shut_out_other_machines(domain_id: int, theirs: frozenset[str]) -> None:
     """Have the kernel drop what is sent to any address but loopback: Cyclone binds the sockets that receive to all.
 
     A packet with the identity of a known writer would be taken, whichever interface it came by. Needs Linux.
+
+    Args:
+        theirs: sockets that this domain did not make. Another Cyclone wakes its threads by packets to an address of
+            the machine, and would wait for ever as it ends.
     """
     code = b"".join(struct.pack("HBBI", *step) for step in _DATAGRAM_TO_127)
     kept = ctypes.create_string_buffer(code, len(code))  # the kernel reads it during the call
     program = struct.pack("HP", len(_DATAGRAM_TO_127), ctypes.addressof(kept))
     found = 0
-    for receiving in _receiving(domain_id):
+    for receiving in _receiving(domain_id, theirs):
         with receiving, contextlib.suppress(OSError):
             receiving.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
             found += 1
@@ -112,16 +117,27 @@ def _shut_out_other_machines(domain_id: int) -> None:
         _log.warning("DDS takes packets from other machines that know a node's identity; keep them out by a firewall")
 
 
-def _receiving(domain_id: int) -> Iterator[socket.socket]:
+def _receiving(domain_id: int, theirs: frozenset[str]) -> Iterator[socket.socket]:
     """This process's UDP sockets on the ports of a domain that are bound to every address, as duplicates to close."""
     base = 7400 + 250 * domain_id
-    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+    for identity, descriptor in _sockets().items():
+        if identity in theirs:
+            continue
         with contextlib.suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            found = socket.socket(fileno=os.dup(int(name)))
+            found = socket.socket(fileno=os.dup(descriptor))
             is_udp = (found.family, found.type) == (socket.AF_INET, socket.SOCK_DGRAM)
             if is_udp and found.getsockname()[0] == "0.0.0.0" and base <= found.getsockname()[1] < base + 250:
                 yield found
             else:
                 found.close()
+
+
+def _sockets() -> dict[str, int]:
+    """This process's sockets by their identity in the kernel."""
+    found = {}
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        with contextlib.suppress(OSError):
+            identity = os.readlink(f"/proc/self/fd/{name}")
+            if identity.startswith("socket:"):
+                found[identity] = int(name)
+    return found

@@ -139,12 +139,15 @@ class Endpoints:
         return (*tuple(self._problems.values()), *lines)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and leave the graph; nothing can be sent afterwards."""
+        if self._is_closed:
+            return
         self._is_closed = True
         self._guard.set(True)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(2.0)
+        self._participant.__del__()  # with all its readers and writers; others would see them until it is collected
 
     def _listen(
         self,
@@ -247,6 +250,16 @@ def write(writer: DataWriter[DdsMessage], message: DdsMessage, *, may_be_missed:
     except DDSException as error:
         if not (may_be_missed and error.code == DDSException.DDS_RETCODE_TIMEOUT):
             raise
+
+
+def count_matched(ask: Callable[[], list[int]]) -> int:
+    """Count the other ends that a reader or writer is matched with, by what lists them.
+
+    Cyclone's Python package counts first and lists then: an end that joins in between is past the end of its list.
+    """
+    while True:
+        with contextlib.suppress(IndexError):
+            return len(ask())
 
 
 def _read_all(endpoints: BuiltinDataReader) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port
+from qwen2vl_robot.graph.dds_endpoints import Endpoints, Port, count_matched
 from qwen2vl_robot.graph.idl import DdsMessage, service_class
 
 DeferredHandler = Callable[
@@ -52,7 +52,8 @@ class DdsClient:
 
     def is_served(self) -> bool:
         """Return whether a server is matched in both directions."""
-        return bool(self._requests.get_matched_subscriptions() and self._replies.get_matched_publications())
+        matches = (self._requests.get_matched_subscriptions, self._replies.get_matched_publications)
+        return all(count_matched(ask) for ask in matches)
 
     def request(self, on_response: interface.MessageCallback, **fields: object) -> None:
         """Send a request; `on_response` gets the response on another thread."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import MotionError
-from qwen2vl_robot.geometry import Array, invert, make_pose, transform
+from qwen2vl_robot.geometry import Array, invert, make_pose, read_only, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Hull, SceneObject, Sphere, shape_size_m
 from qwen2vl_robot.reasons import MotionReason
@@ -19,6 +19,7 @@ _OPENING_ROOM_M = (0.030, 0.016)  # added to the object's width; the smaller one
 _LEAST_ROOM_M = 0.008  # measured widths are wrong by some millimetres
 _LEAST_BITE_M = 0.006  # the object's top must be this far above the tool's origin
 _ROUND_YAWS = 12
+_ROOM_STEP_M = 0.03
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +33,7 @@ class Hand:
         side_m: the same across the closing axis.
         max_width_m: largest opening between the fingers.
         closing_axis: "x" or "y" of the tool frame.
+        room_m: points (n, 3) of the tool frame that fill the box around the open hand.
     """
 
     palm_m: float
@@ -40,6 +42,7 @@ class Hand:
     side_m: float
     max_width_m: float
     closing_axis: str
+    room_m: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,18 +66,22 @@ def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
     poses = kinematics.link_poses(np.array(profile.home_q_rad), 0.0)
     T_tool_base = invert(poses[profile.tool_link])
     tool_joint = model.frames[model.getFrameId(profile.tool_link)].parentJoint
-    reaches = [
-        float(transform(T_tool_base @ poses[link], hull)[:, 2].max())
+    palms = [
+        transform(T_tool_base @ poses[link], hull)
         for link, hull in kinematics.link_hulls.items()
         if link not in gripper.finger_links and model.frames[model.getFrameId(link)].parentJoint == tool_joint
     ]
-    palm_m = max(-max(reaches, default=-0.03), 0.0)
+    palm_m = max(-max((float(palm[:, 2].max()) for palm in palms), default=-0.03), 0.0)
     fingers = np.vstack(
         [transform(T_tool_base @ poses[link], kinematics.link_hulls[link]) for link in gripper.finger_links]
     )
     closing = "xy".index(gripper.closing_axis)
     outer_m, side_m = (float(np.abs(fingers[:, axis]).max()) for axis in (closing, 1 - closing))
-    return Hand(palm_m, gripper.pad_depth_m, outer_m, side_m, gripper.max_width_m, gripper.closing_axis)
+    parts = np.vstack([fingers, *palms])
+    low, high = parts.min(axis=0), parts.max(axis=0)
+    axes = [np.linspace(a, b, max(2, round((b - a) / _ROOM_STEP_M) + 1)) for a, b in zip(low, high, strict=True)]
+    room_m = read_only(np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3))
+    return Hand(palm_m, gripper.pad_depth_m, outer_m, side_m, gripper.max_width_m, gripper.closing_axis, room_m)
 
 
 def downward(p_base_m: Array, closing_yaw_rad: float, closing_axis: str) -> Array:

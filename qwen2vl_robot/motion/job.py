@@ -10,7 +10,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError
-from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.geometry import Array, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import GroundedAction, Motion, RobotState, Scene, SceneObject
 from qwen2vl_robot.motion import ik
@@ -132,6 +132,15 @@ class Job:
         home_rad = self.robot.home_rad
         q_rad = ik.solve(self.robot.kinematics, T_base_tool, [home_rad], posture_rad=home_rad)
         return tool_line(line_space(model, width_m), q_rad, RISE_M)[::-1]
+
+    def hidden(self, T_base_tool: Array) -> int:
+        """Count the points of the hand at a tool pose (4, 4), and above it, where no camera has looked."""
+        boxes_m = self.scene.unseen_m
+        if boxes_m is None or not len(boxes_m):
+            return 0
+        here_m = transform(T_base_tool, self.robot.hand.room_m)
+        p_m = np.concatenate([here_m, here_m + RISE_M])[:, None]
+        return int(((p_m > boxes_m[None, :, 0]) & (p_m < boxes_m[None, :, 1])).all(axis=-1).any(axis=-1).sum())
 
     def check_workspace(self, p_base_m: Array) -> None:
         """Refuse a point (3,), base frame, outside the workspace.

@@ -33,6 +33,7 @@ def pick(job: Job) -> Iterator[Motion]:
     if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
         raise MotionError(f"{load} stands on {target.name}; move it first", reason=MotionReason.NO_GRASP)
     options = grasps(target, job.robot.hand, job.current_yaw_rad)
+    options.sort(key=lambda grasp: job.hidden(grasp.T_base_tool))
     near = frozenset({target.name})
 
     def attempts(clearance_m: float) -> Iterator[Attempt]:

@@ -124,8 +124,9 @@ def _free_places(job: Job, placing: _Placing, others: list[SceneObject]) -> list
 
 
 def _releases(job: Job, placing: _Placing, points: list[Array]) -> list[_Release]:
-    """List the releases at every point, point by point; first with wide openings, then with narrow ones."""
+    """List the releases at every point, the best seen ones first; first with wide openings, then with narrow ones."""
     poses = [(T, p) for p in points for T in _tool_poses(job, placing, p)]
+    poses.sort(key=lambda pose: job.hidden(pose[0]))
     return [_Release(T_base_tool, p, room_m) for room_m in _OPEN_ROOM_M for T_base_tool, p in poses]
 
 

@@ -40,7 +40,8 @@ def push(job: Job) -> Iterator[Motion]:
     job.check_workspace(moved.T_base_object[:3, 3])
     before = job.model(scene.bodies())
     friction = job.robot.profile.object_friction
-    poses = push_starts(target, along, job.robot.hand, friction, job.current_yaw_rad)
+    starts = push_starts(target, along, job.robot.hand, friction, job.current_yaw_rad)
+    poses = sorted(starts, key=job.hidden)
     pushes = (partial(_attempt_push, job, before, pose, moved) for pose in poses)
     return job.each(lambda _: pushes, clearances_m=(0.0,))
 

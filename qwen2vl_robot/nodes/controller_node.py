@@ -18,6 +18,7 @@ from typing import Any
 from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.bounds import DIGEST_CHARS
+from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.description import check_description
@@ -102,7 +103,8 @@ class ControllerNode:
             twin = threads.submit(self.rehearsal.start)
             self.planner.start()
             twin.result()
-        ports = Ports(self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver, (self.display,))
+        links = (self.camera, self.arm, self._graph, self.planner, self.rehearsal, self.approver, (self.display,))
+        ports = Ports(*links, _guard(self._around, settings, self.health))
         verdict_age_s = _VERDICT_AGE_S + settings.approval_timeout_s
         limits = GateLimits(max_state_age_s=settings.max_state_age_s, max_verdict_age_s=verdict_age_s)
         self._controller = assemble(self._around, ports, halt=self.halt, cell=cell, limits=limits, seed=settings.seed)
@@ -300,6 +302,10 @@ class ControllerNode:
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}
         return {"state": self.status.state(), "robot": self._profile.name, **counts}
+
+
+def _guard(around: Surroundings, settings: Settings, health: Health) -> CameraGuard:
+    return CameraGuard(around, is_required=settings.camera_check == "required", on_seen=health.on_camera)
 
 
 def _outcome_of(error: Exception, halt: Halt) -> Outcome:

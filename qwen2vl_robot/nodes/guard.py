@@ -63,6 +63,7 @@ class Guard:
         self._was_moving = self._was_silent = False
         self._publisher = graph.publisher(interface.CONTROLLER_HEARTBEAT)
         self._ended = threading.Event()
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
         graph.subscribe(interface.SUPERVISOR_HEARTBEAT, self._on_beat)
 
@@ -73,6 +74,8 @@ class Guard:
 
     def lack(self) -> str | None:
         """Return what is missing of a supervisor that could halt the arm now; None when nothing is."""
+        if self._failure is not None:
+            return self._failure
         beat, still_s = self._supervisor, time.monotonic() - self._looked_s
         if still_s > self._limit_s:
             return f"this process stood still for {still_s:.2f} s"
@@ -99,9 +102,14 @@ class Guard:
             self._send(is_leaving=True)
 
     def _run(self) -> None:
-        while not self._ended.wait(PERIOD_S):
-            self._look()
-            self._send()
+        try:
+            while not self._ended.wait(PERIOD_S):
+                self._look()
+                self._send()
+        except Exception as error:  # noqa: BLE001 - the top of a thread; without heartbeats the supervisor halts too
+            _log.exception("the watch failed")
+            self._failure = f"the watch of the supervisor failed: {type(error).__name__}: {error}"
+            self._stop(self._failure)
 
     def _look(self) -> None:
         """Stop where this process stood still, where nobody watches a motion, or where the supervisor fell silent."""

@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import stamp_from_ns
+
+if TYPE_CHECKING:  # the supervisor has a health too, and loads nothing of perception
+    from qwen2vl_robot.perception.camera_check import CameraSeen
 
 _log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # what happened once, such as a refused instruction, is shown this long
@@ -80,6 +84,13 @@ class Health:
         """
         self._note(subject, Level.ERROR, text, lasts)
 
+    def on_camera(self, seen: CameraSeen) -> None:
+        """Note whether the arm confirms the camera's pose; that holds until another frame says otherwise."""
+        if seen.is_checked and not seen.is_off:
+            self.fine("camera check")
+        else:
+            self._note("camera check", Level.ERROR if seen.is_off else Level.WARN, seen.describe(), lasts=True)
+
     def fine(self, *subjects: str) -> None:
         """Clear the problems of subjects: their causes are gone."""
         for subject in subjects:
@@ -117,11 +128,17 @@ class Health:
 
     def _run(self) -> None:
         while not self._ended.wait(1.0):
-            if problems := self._graph.problems():
-                self.warn("graph", "; ".join(problems))
-            else:
-                self.fine("graph")
-            self._publisher.publish(self._report())
+            try:
+                self._publish()
+            except Exception:  # noqa: BLE001 - the top of a thread; who reads /diagnostics sees that nothing comes
+                _log.exception("the diagnostics could not be published")
+
+    def _publish(self) -> None:
+        if problems := self._graph.problems():
+            self.warn("graph", "; ".join(problems))
+        else:
+            self.fine("graph")
+        self._publisher.publish(self._report())
 
     def _report(self) -> interface.Message:
         make = self._graph.message

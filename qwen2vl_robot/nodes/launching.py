@@ -107,15 +107,14 @@ def run_supervisor_process(
     _start_ros(options)
     graph = open_graph(options.transport, name, namespace=namespace, remap=remap, use_sim_time=settings.use_sim_time)
     start_logging(options.log_level, graph.log_handler(options.log_level))
-    ended = threading.Event()
-    _until_signal(ended.set)
     try:
         profile = load_live_robot(settings.robot, graph)
         supervisor = Supervisor(graph, profile, settings.silence_s, begins_stopped=begins_stopped)
+        _until_signal(supervisor.end)
         supervisor.start()
         hurry(SUPERVISOR)
         _touch(options.ready)
-        ended.wait()
+        supervisor.wait()
         supervisor.close()
     finally:
         graph.close()

@@ -118,6 +118,7 @@ class TaskOutcome(Strict):
     reasons: list[str] = Field(description="the text of each cause")
     steps: list[StepOutcome]
     seconds: dict[str, float]
+    camera: str = Field(default="", description="checked by the arm in the picture, or unchecked and why")
 
 
 class ApprovalReport(Strict):
@@ -203,6 +204,7 @@ def task_outcome(report: TaskReport) -> TaskOutcome:
         reasons=list(report.outcome.reasons),
         steps=[_step(s.action, s.outcome) for s in report.steps],
         seconds={k: round(v, 3) for k, v in report.seconds.items()},
+        camera=report.camera,
     )
 
 

@@ -51,6 +51,9 @@ class Settings(Strict):
         max_length=PICTURES,
         description="for each camera a file of qwen2vl-robot calibrate; empty: tf gives its pose",
     )
+    camera_check: Literal["report", "required"] = Field(
+        default="report", description="a camera that the arm does not confirm: report moves all the same, required not"
+    )
     frame_timeout_s: float = Field(
         default=10.0, gt=0.0, le=120.0, description="a fresh frame must come within this wall time"
     )

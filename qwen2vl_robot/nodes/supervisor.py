@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import RobotState
 from qwen2vl_robot.nodes.halting import Halting
@@ -60,7 +60,7 @@ class Supervisor:
         self._is_lost = False  # whether it fell silent and was not heard since
         self._stops, self._stopped_by = 0, None if not begins_stopped else RESTARTED
         self._publisher = graph.publisher(interface.SUPERVISOR_HEARTBEAT)
-        self._ended = threading.Event()
+        self._ended, self._failure = threading.Event(), ""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         graph.on_broken(lambda problem: self._halt(f"a callback of the supervisor failed: {problem}"))
         for topic in (interface.STOP, interface.ANY_STOP):
@@ -71,6 +71,20 @@ class Supervisor:
         """Begin to look and to send."""
         gc.freeze()  # a collection that goes through all that is loaded takes up to 0.1 s on a busy machine
         self._thread.start()
+
+    def end(self) -> None:
+        """Let `wait` return."""
+        self._ended.set()
+
+    def wait(self) -> None:
+        """Wait for `end`.
+
+        Raises:
+            ExecutionError: the watch failed. This node is silent from then on, so the controller stops the arm.
+        """
+        self._ended.wait()
+        if self._failure:
+            raise ExecutionError(self._failure)
 
     def close(self) -> None:
         """Say goodbye, so that the silence afterwards is no alarm."""
@@ -108,9 +122,14 @@ class Supervisor:
             self._halt("topic stop")
 
     def _run(self) -> None:
-        while not self._ended.wait(PERIOD_S):
-            self._look()
-            self._send()
+        try:
+            while not self._ended.wait(PERIOD_S):
+                self._look()
+                self._send()
+        except Exception as error:  # noqa: BLE001 - the top of a thread
+            _log.exception("the watch failed")
+            self._failure = f"the watch failed: {type(error).__name__}: {error}"
+            self._ended.set()
 
     def _look(self) -> None:
         """Halt once when the controller falls silent; only in a motion must a person release that afterwards."""

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from qwen2vl_robot.bounds import IMAGE_PIXELS
 from qwen2vl_robot.config import NonNegative, Positive, Ratio, Strict, load_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Intrinsics
+from qwen2vl_robot.photos import open_picture
 from qwen2vl_robot.resources import data_root, resolve
 
 Picture = npt.NDArray[np.uint8]
@@ -239,8 +241,9 @@ class ErringCamera:
 
 
 def _compressed(rgb: Picture, quality: int) -> Picture:
-    packed = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.ascontiguousarray(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), dtype=np.uint8)[..., ::-1])
+    packed = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    with open_picture(packed, "the camera's picture", IMAGE_PIXELS) as picture:
+        return np.array(picture.convert("RGB"))
 
 
 def _hidden(disparity_px: Depth) -> Mask:

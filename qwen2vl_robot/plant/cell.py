@@ -208,10 +208,8 @@ class Plant:
     def _home_with_spread(self) -> None:
         spread_rad = self._scene.start_q_offset_rad
         home_rad = np.array(self._profile.home_q_rad)
-        q_rad = home_rad + self._rng.uniform(-spread_rad, spread_rad, len(home_rad))
-        lower = [joint.lower_rad for joint in self._profile.joints]
-        upper = [joint.upper_rad for joint in self._profile.joints]
-        q_rad = np.clip(q_rad, lower, upper)
+        limits = np.array([(joint.lower_rad, joint.upper_rad) for joint in self._profile.joints]).T
+        q_rad = np.clip(home_rad + self._rng.uniform(-spread_rad, spread_rad, len(home_rad)), *limits)
         width_m = self._profile.gripper.max_width_m
         self._world.robot.reset_arm(q_rad, width_m)
         self._world.robot.command_arm(q_rad)
@@ -281,6 +279,10 @@ class Plant:
         assert self._seen is not None
         names = self._seen[1]
         return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
+
+    def true_robot_px(self) -> int:
+        """Count the pixels of the latest picture that show the robot."""
+        return 0 if self._seen is None else int((self._seen[1] == "robot").sum())
 
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""

@@ -244,3 +244,7 @@ class PlantTruth:
         """Return the camera's true pose (4, 4)."""
         pose: Array = self._wire.call("true_T_base_camera")
         return pose
+
+    def robot_px(self) -> int:
+        """Count the pixels of the latest picture that show the robot."""
+        return int(self._wire.call("true_robot_px"))

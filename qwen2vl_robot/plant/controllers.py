@@ -6,6 +6,7 @@ Times are plant time, seconds. A command takes effect one actuation lag after it
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,12 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_to_s, stamp_to_ns
 from qwen2vl_robot.graph.interface import GoalHandle, GoalStatus
 from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
-from qwen2vl_robot.plant.driver import Fingers
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5
 _FEEDBACK_S = 0.05
+# Of one finger joint: ros2_control's goal_tolerance, stall_velocity_threshold and stall_timeout.
+_REACHED_M, _STALL_MPS, _STALL_S = 0.01, 0.001, 1.0
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ class TrajectoryServer:
 
     def targets(self, now_s: float, q_rad: Array) -> tuple[Array, Array]:
         """Check the arm's position and return the motors' targets now: positions and velocities (n,)."""
-        with self._lock:
+        with self._lock, np.errstate(invalid="ignore"):  # of numbers that are none
             if now_s > self._now_s:
                 self._dq_radps = (np.asarray(q_rad) - self._q_rad) / (now_s - self._now_s)
             self._now_s, self._q_rad = now_s, np.array(q_rad)
@@ -73,8 +75,7 @@ class TrajectoryServer:
             course = self._course
             if course is None or now_s - self._lag_s < course.start_s:
                 return self._hold_rad, np.zeros_like(self._hold_rad)
-            with np.errstate(invalid="ignore"):
-                return self._numbers(*course.track.at(now_s - self._lag_s - course.start_s))
+            return self._numbers(*course.track.at(now_s - self._lag_s - course.start_s))
 
     def _numbers(self, q_rad: Array, dq_radps: Array) -> tuple[Array, Array]:
         """Targets as motors take them: where one is no number, the joint stays where it is."""
@@ -184,14 +185,18 @@ class TrajectoryServer:
 
 
 class GripperServer:
-    """A gripper controller in the form that the robot file sets; a gripper that closes on an object stalls."""
+    """A gripper controller in the form that the robot file sets, with the defaults of ros2_control's two.
+
+    It ends a goal as reached while its finger is up to 10 mm away, and as aborted once the finger has stood for 1 s
+    elsewhere: on an object too. It does not look at limits or at the joint's name.
+    """
 
     def __init__(self, graph: interface.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
         self._graph, self._profile, self._lag_s = graph, profile, lag_s
         self._lock = threading.RLock()
+        self._fingers = len(profile.gripper.joints)
         self._width_m = self._wanted_m = self._applied_m = width_m
-        self._since_s = self._now_s = 0.0
-        self._fingers = Fingers(width_m, width_m, 0.0)
+        self._since_s = self._now_s = self._moved_s = 0.0
         self._handle: GoalHandle | None = None
         names = profile.controllers
         if names.gripper_form == "topic":
@@ -205,33 +210,36 @@ class GripperServer:
     def target(self, now_s: float, width_m: float) -> float:
         """Check the gripper's width and return the motors' target width now, m."""
         with self._lock:
+            if abs(width_m - self._width_m) / self._fingers > _STALL_MPS * (now_s - self._now_s):
+                self._moved_s = now_s
             self._now_s, self._width_m = now_s, width_m
-            self._fingers.look(width_m, now_s)
             if now_s >= self._since_s + self._lag_s:
-                self._applied_m = self._wanted_m
-                if self._fingers.have_come:
-                    self._end(GoalStatus.SUCCEEDED, is_stalled=not self._fingers.has_reached)
+                if math.isfinite(self._wanted_m):  # motors take no other number
+                    self._applied_m = self._wanted_m
+                if abs(self._wanted_m - width_m) / self._fingers < _REACHED_M:
+                    self._end(GoalStatus.SUCCEEDED, is_stalled=False)
+                elif now_s - self._moved_s > _STALL_S:
+                    self._end(GoalStatus.ABORTED, is_stalled=True)
             return self._applied_m
 
     def _accept(self, goal: Any, handle: GoalHandle) -> bool:
         position = goal.command.position
         if self._is_parallel:
-            if len(position) != 1 or list(goal.command.name) != [self._profile.gripper.joints[0]]:
+            if len(position) != 1:
                 return False
             position = position[0]
-        return self._drive(float(position) * len(self._profile.gripper.joints), handle)
+        self._drive(float(position) * self._fingers, handle)
+        return True
 
     def _on_topic(self, message: Any) -> None:
-        self._drive(float(sum(message.data)), None)
+        if len(message.data) == self._fingers:
+            self._drive(float(sum(message.data)), None)
 
-    def _drive(self, width_m: float, handle: GoalHandle | None) -> bool:
-        if not -1e-6 <= width_m <= self._profile.gripper.max_width_m + 1e-6:
-            return False
+    def _drive(self, width_m: float, handle: GoalHandle | None) -> None:
         with self._lock:
             self._end(GoalStatus.CANCELED, is_stalled=False)
             self._wanted_m, self._handle = width_m, handle
-            self._since_s, self._fingers = self._now_s, Fingers(width_m, self._width_m, self._now_s)
-            return True
+            self._since_s = self._moved_s = self._now_s
 
     def _cancel(self, handle: GoalHandle) -> None:
         with self._lock:
@@ -243,8 +251,8 @@ class GripperServer:
         handle, self._handle = self._handle, None
         if handle is None:
             return
-        reached = status is GoalStatus.SUCCEEDED and not is_stalled
-        position, make = self._width_m / len(self._profile.gripper.joints), self._graph.message
+        reached = status is GoalStatus.SUCCEEDED
+        position, make = self._width_m / self._fingers, self._graph.message
         kind = make(f"{self._action.type}_Result")
         if self._is_parallel:
             state = make("sensor_msgs/msg/JointState")(name=[self._profile.gripper.joints[0]], position=[position])

@@ -62,6 +62,18 @@ def drop_topic(nodes: list[Node], verb_at: int) -> list[Node]:
     return nodes
 
 
+def name_colour(nodes: list[Node]) -> list[Node]:
+    """ "the cup, the blue one": a colour behind a pause, with which the clause ends, is that of the thing before."""
+    if len(nodes) < 2 or [node.kind for node in nodes[-2:]] != ["thing", "thing"] or nodes[-1].gap != PAUSE:
+        return nodes
+    before, later = nodes[-2].thing, nodes[-1].thing
+    if before is None or later is None or before.is_it or before.colour or not before.noun:
+        return nodes
+    if not later.colour or later.noun or later.superlative or later.relation or later.quantity != before.quantity:
+        return nodes
+    return [*nodes[:-2], replace(nodes[-2], thing=replace(before, colour=later.colour), end=nodes[-1].end)]
+
+
 def name_it(nodes: list[Node]) -> list[Node]:
     """ "put it, the pink cup, on the plate": the pronoun is the thing that is named right behind it."""
     for at, (node, follows) in enumerate(zip(nodes, nodes[1:], strict=False)):
@@ -126,8 +138,10 @@ def _corrected(nodes: list[Node], follows: Node) -> int | None:
 
 
 def _is_alike(before: Thing | None, later: Thing) -> bool:
-    """Whether the later may stand for the one before: the same noun, or a colour for a colour."""
-    return before is not None and (before.noun == later.noun if later.noun else bool(before.colour))
+    """Whether the later may stand for the one before: the same noun, or the same colour, or a colour for a colour."""
+    if before is None or not later.noun:
+        return before is not None and bool(before.colour)
+    return before.noun == later.noun or (bool(later.colour) and before.colour == later.colour)
 
 
 def _is_other_side(before: Node, later: Node) -> bool:
@@ -191,6 +205,12 @@ def exclude(nodes: list[Node], verb_at: int, reading: Reading) -> list[Node]:
             result.append(carry_noun(node, noun))
             at += 1
     return result
+
+
+def is_softener(node: Node, found: list[Node], verb_at: int) -> bool:
+    """Whether "better" stands behind the verb: "instead of the orange can take rather the purple one"."""
+    is_beside = node.kind in ("correct", "rather") and node.begin == verb_at + 1 and not node.gap
+    return is_beside and any(other.kind == "except" for other in found[: found.index(node)])
 
 
 def _is_side(nodes: list[Node]) -> bool:

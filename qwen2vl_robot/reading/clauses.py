@@ -71,7 +71,7 @@ def _asks_first(tokens: list[Token], at: int) -> bool:
 
 
 def take_conditions(tokens: list[Token], lexicon: Lexicon) -> tuple[list[Token], list[list[Token]]]:
-    """Part the tokens from the conditions among them: "if ...", "slowly", "twice"."""
+    """Part the tokens from the conditions among them: "if ...", "tomorrow", "twice"."""
     taken = set[int]()
     groups: list[list[Token]] = []
     for at, token in enumerate(tokens):
@@ -131,7 +131,7 @@ def _verbs(tokens: list[Token], lexicon: Lexicon) -> list[int]:
     """Where the verbs stand; of two that say the same ("집어 들어"), and of "go" with another, one counts."""
     found: list[int] = []
     for at, token in enumerate(tokens):
-        if not token.verbs or _is_noun(tokens, at) or (token.has("want") and _is_said(tokens, at, lexicon)):
+        if not token.verbs or _is_noun(tokens, at, lexicon) or (token.has("want") and _is_said(tokens, at, lexicon)):
             continue
         if found and _is_light(tokens[found[-1] + 1 : at + 1], lexicon):
             earlier = tokens[found[-1]].verbs
@@ -229,9 +229,12 @@ def _cut_tail(clause: Clause, lexicon: Lexicon) -> list[Clause]:
     return [clause]
 
 
-def _is_noun(tokens: list[Token], at: int) -> bool:
-    """Whether an article makes a noun of a verb: "the can"."""
+def _is_noun(tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
+    """Whether an article makes a noun of a verb: "the can"; in "cái màu hồng đó" it stands behind its thing."""
     before = tokens[at - 1] if at > 0 else None
+    named = lexicon.kinds | lexicon.colours
+    if lexicon.grammar.adjectives == "after" and at > 1 and not tokens[at - 1].gap and tokens[at - 2].tags & named:
+        return False
     return before is not None and tokens[at].gap < PAUSE and before.has("the") and not before.has("it")
 
 

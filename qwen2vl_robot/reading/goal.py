@@ -162,7 +162,7 @@ class Goal:
         steps: in the order in which they are said, negated ones too; none when nothing was understood.
         exclusions: what is named as not meant ("not the green one").
         corrections: what was said first and taken back ("the red one, no, the green one").
-        conditions: what cannot be carried ("if it is dry", "twice", "slowly"), in the person's spelling.
+        conditions: what cannot be carried ("if it is dry", "twice", "tomorrow"), in the person's spelling.
         unread: the words that were not read, in the person's spelling.
         folded: conditions and unread words as they are compared: without case, width and look-alike letters.
         language: code of the language in which it was read.

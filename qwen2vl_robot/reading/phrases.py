@@ -99,7 +99,9 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
 def _hesitates(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:
     """Whether "uh" takes back the thing before it: pauses stand around it, and another thing follows."""
     is_behind = bool(nodes) and nodes[-1].kind in ("thing", "place", "verb", "object") and tokens[at].gap >= PAUSE
-    follows = next((t for t in tokens[at + 1 : at + NEAR] if not t.has("the", "filler", "correct")), None)
+    follows = next(
+        (t for t in tokens[at + 1 : at + NEAR] if not t.has("the", "filler", "correct") or t.has(*_RELATIONS)), None
+    )
     known = lexicon.kinds | lexicon.colours | lexicon.superlatives
     return is_behind and follows is not None and not follows.tags.isdisjoint(known)
 

@@ -20,6 +20,8 @@ from qwen2vl_robot.reading.tokens import Token, spell
 
 _ENOUGH = 3  # languages that are read to the end, of those whose words cover a text alike
 _ASKING = "?？؟"  # with one of them "the ball has to go in the bowl" is a question
+_URGING = "!！"  # with one of them "the ball in the bowl" is an order
+_URGE = Token("", "", frozenset({"urge", "filler"}))  # what such a mark is among the words
 _ELSE = ("i", "not", "ask", "did", "if", "if after", "manner")  # more than "before you go home"
 _HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.OTHER)
 
@@ -53,12 +55,15 @@ class Reader:
             return Goal(unread=(text[:MAX_CHARS],), folded=("",))
         words = split_words(text)
         has_mark = any(mark in text for mark in _ASKING)
+        is_urged = not has_mark and any(mark in text for mark in _URGING)
         drafts = [self._draft(code, words) for code in self._lexicons]
         if not any(draft.unread == 0 for draft in drafts) and all(word.text.isascii() for word in words):
             drafts += [self._draft(code, words, is_bare=True) for code in self._bare]
         fewest = sorted(drafts, key=lambda draft: draft.unread)
         alike = [draft for draft in fewest if draft.unread == fewest[0].unread]
-        goals = [(self._read_in(draft, has_mark=has_mark), len(draft.tokens)) for draft in alike[:_ENOUGH]]
+        goals = [
+            (self._read_in(draft, has_mark=has_mark, is_urged=is_urged), len(draft.tokens)) for draft in alike[:_ENOUGH]
+        ]
         return max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
 
     def _draft(self, code: str, words: list[Word], *, is_bare: bool = False) -> _Draft:
@@ -67,10 +72,12 @@ class Reader:
         tokens, talk = drop_talk(settle_tags(settle_bare(tokens, lexicon) if is_bare else tokens, lexicon), lexicon)
         return _Draft(lexicon, code, tokens, talk)
 
-    def _read_in(self, draft: _Draft, *, has_mark: bool) -> Goal:
+    def _read_in(self, draft: _Draft, *, has_mark: bool, is_urged: bool) -> Goal:
         lexicon, talk = draft.lexicon, draft.talk
         tokens = drop_asking(draft.tokens)
         rest, conditions = take_conditions(tokens, lexicon)
+        if is_urged and not any(token.verbs for token in rest):
+            rest.append(_URGE)
         is_asked = any(token.has("ask") or (token.has("asked") and has_mark) for token in tokens)
         mood = Mood.QUESTION if is_asked else find_mood(rest)
         if any(token.has("suppose") for group in conditions for token in group):

@@ -45,7 +45,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags -= {"filler"} if _begins_thing(follows, lexicon) else {"to"}
         if {"filler", "ask"} <= tags:  # "Nào, đi nào" and "khối nào"
             is_lone = before is None and follows is not None and follows.gap >= PAUSE
-            is_last = follows is None and before is not None and (before.verbs or before.has("filler"))
+            is_last = (follows is None or follows.gap == PAUSE) and before and (before.verbs or before.has("filler"))
             tags = frozenset({"filler"}) if is_lone or is_last else tags - {"filler"}
         if {"filler", "right"} <= tags and follows is not None and not follows.gap and follows.verbs:
             tags -= {"right"}  # "phải đặt"
@@ -56,6 +56,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
         if {"filler", "ask first"} <= tags:  # "Tell me, could you ...?" and "Tell me where it is"
             is_lone = follows is None or follows.gap >= PAUSE or follows.has("name", "own")
             tags -= {"ask first"} if is_lone else {"filler"}
+        tags = _settle_retake(tags, settled, tokens[at : at + 2], lexicon)
         tags = _settle_denial(tags, settled, tokens[at : at + 2], lexicon)
         if token.verbs and tags & lexicon.superlatives and _is_indefinite(follows, lexicon):
             tags = frozenset(tag for tag in tags if not is_verb(tag))  # "أبعد شيء" and "أبعد الشيء"
@@ -73,6 +74,28 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"filler"})  # "넣어 버려" says only that it is done for good
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return _join_given(settled)
+
+
+def _settle_retake(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
+    """Settle a word that may take back what was said, or end what is forbidden: "아니다", "بل", "别拿了"."""
+    token, before, follows = ahead[0], settled[-1] if settled else None, ahead[1] if len(ahead) > 1 else None
+    if "urge last" in tags:  # "집으라고" and "집으라고 하면", "chờ đã" and "đã chờ"
+        return frozenset({"filler"}) if follows is None and before is not None else tags - {"urge last"}
+    if "suppose" in tags and token.verbs and _begins_thing(follows, lexicon):
+        return tags - {"suppose"}  # "laisse tomber" and "laisse tomber la balle dans le bol"
+    if {"did", "over"} <= tags and follows is not None and follows.gap >= PAUSE and _is_forbidden(settled):
+        return frozenset({"filler"})  # "别拿罐子了" and "我拿了罐子"
+    is_parted = token.gap >= PAUSE and before is not None
+    if {"suppose", "correct"} <= tags and is_parted:
+        return tags - {"suppose"}
+    if {"rather", "correct"} <= tags:
+        return tags - ({"rather"} if is_parted and before is not None and before.has("correct") else {"correct"})
+    if "or" in tags and is_parted and before is not None and before.has("correct"):
+        return frozenset({"filler"})  # "不，还是放碗里"
+    if {"filler", "in"} <= tags and lexicon.grammar.spacing == "strict":  # "بالوعاء" and "بالملقط"
+        is_hollow = follows is not None and follows.has("bowl", "cup") and follows.has("defined")
+        return frozenset({"in"} if is_hollow else {"filler"})
+    return tags
 
 
 def _settle_denial(tags: frozenset[str], settled: list[Token], ahead: list[Token], lexicon: Lexicon) -> frozenset[str]:
@@ -157,7 +180,7 @@ def _settle_small(tags: frozenset[str], settled: list[Token], ahead: list[Token]
     if "or" in tags:  # "don't push or lift it" and "on the plate or the bowl"
         tags = frozenset({"and"} if _is_forbidden(settled) else ())
     if "topic" in tags:  # "红球呢，放在碗里"
-        is_topic = before is not None and follows is not None and follows.gap == PAUSE
+        is_topic = before is not None and follows is not None and (follows.gap == PAUSE or bool(follows.verbs))
         tags = frozenset({"filler"}) if is_topic else tags - {"topic"}
     if "whom" in tags:  # "coge al pato"
         is_whom = before is not None and before.verbs and any(t.has(*_ALIVE) for t in behind)
@@ -200,6 +223,8 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
         is_due = is_due and token.gap < END and not token.has("i")
         made = frozenset(tag.removeprefix(MADE) for tag in token.tags if tag.startswith(MADE))
         tags = frozenset(tag for tag in token.tags if not tag.startswith(MADE))
+        if "due first" in tags:
+            tags = frozenset({"due"}) if _is_wished_first(tokens, at) else tags - {"due first"}
         if made:
             tags = (tags - {"did"}) | made if is_due or tags & made else tags | {"did"}
         if "aux" in tags:
@@ -219,6 +244,14 @@ def _settle_due(tokens: list[Token]) -> list[Token]:
             tags = tags | {"filler"} if "due" in tags else tags
         settled.append(token if tags == token.tags else replace(token, tags=tags))
     return settled
+
+
+def _is_wished_first(tokens: list[Token], at: int) -> bool:
+    """Whether "que la balle soit ..." says what should be: a thing's article follows, and then such a verb."""
+    is_first = tokens[at].gap >= PAUSE or all(token.has("filler", "name") for token in tokens[:at])
+    end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
+    has_the = at + 1 < end and tokens[at + 1].has("the")
+    return is_first and has_the and any(token.has("state") for token in tokens[at + 1 : end])
 
 
 def _is_done_first(tokens: list[Token], at: int) -> bool:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.changes import Reading, carry_noun, correct, drop_topic, exclude, name_it, refer, take_back
+from qwen2vl_robot.reading.changes import (
+    Reading,
+    carry_noun,
+    correct,
+    drop_topic,
+    exclude,
+    is_softener,
+    name_colour,
+    name_it,
+    refer,
+    take_back,
+)
 from qwen2vl_robot.reading.clauses import Clause
 from qwen2vl_robot.reading.goal import HANDLING, Deed, Quantity, Step, Thing
 from qwen2vl_robot.reading.letters import MAX_CHARS
@@ -90,7 +101,9 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark:
 
 
 def _is_again(step: Step, before: Step) -> bool:
-    """Whether "put it" says again what was just said: "the ball should go in the bowl, so put it there"."""
+    """Whether a step says again what was just said: "the ball should go in the bowl, so put it there"."""
+    if step.deed is Deed.PUSH and step.direction is None:  # "bring it closer by pushing it"
+        return before.deed is Deed.PUSH and replace(before, direction=None) == step
     is_open = step.deed is Deed.PLACE and step.relation is None and step.direction is None
     return is_open and replace(before, relation=None, reference=None) == step
 
@@ -110,11 +123,12 @@ def _is_resting(clause: Clause, nodes: list[Node]) -> bool:
 def _settle(found: list[Node], clause: Clause, lexicon: Lexicon, reading: Reading) -> tuple[list[Node], bool]:
     """Apply what takes back, excludes or refers to what was said before: the nodes that remain, and a "not"."""
     verb_at, last = _verb_at(clause), reading.last_thing
-    nodes = [node for node in found if node.kind != "verb"]
+    nodes = [node for node in found if node.kind != "verb" and not is_softener(node, found, verb_at)]
     is_then = reading.is_then or any(token.has("then") for token in clause.tokens[:2])
     was_negated = bool(reading.steps) and reading.steps[-1].is_negated and not is_then
     nodes = correct(take_back(nodes, reading), reading)
     nodes = exclude(nodes, verb_at, reading)
+    nodes = name_colour(nodes)
     nodes = drop_topic(nodes if last is not None else name_it(nodes), verb_at)
     is_negated = clause.is_negated or any(node.kind == "not" for node in nodes)
     if was_negated and last is not None and not is_negated:

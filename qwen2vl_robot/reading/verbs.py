@@ -30,6 +30,8 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         tags = [tag for tag in tags if tag != "stop"]
     if has_start and set(tags) & {"go", "move", "place", "home", "push"}:
         return "home"
+    if set(tags) & {"push closer", "place", "move"} and _is_taken_out(nodes):
+        return "pick"  # "pull the cup out of the bowl"
     if {"push closer", "move"} <= set(tags):  # "皿の脇に寄せて" and "こっちに寄せて"
         is_beside = any(n.kind == "place" and n.relation and not n.is_which for n in nodes)
         return "move" if is_beside and any(n.kind == "thing" for n in nodes) else "push closer"
@@ -40,6 +42,14 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _is_taken_out(nodes: list[Node]) -> bool:
+    """Whether nothing is said but a thing and what it is taken out of."""
+    told = [node for node in nodes if node.kind in ("thing", "place", "way", "start")]
+    places = [node for node in told if node.kind == "place"]
+    is_out = len(places) == 1 and places[0].is_from and places[0].relation is Relation.IN
+    return is_out and len(told) == 2 and any(node.kind == "thing" for node in told)
 
 
 def _is_tossed_in(nodes: list[Node], lexicon: Lexicon) -> bool:

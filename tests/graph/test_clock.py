@@ -18,17 +18,22 @@ class Set:
         self.clock = SystemClock(self.jumps.append, self.read_ns)
 
     def read_ns(self) -> int:
-        time.sleep(self.late_s)
+        if self.late_s:
+            time.sleep(self.late_s)
         return time.time_ns() + self.off_ns
+
+    def look(self) -> None:
+        """Look often: on a busy machine one look may take too long to tell anything."""
+        for _ in range(100):
+            self.clock.now_ns()
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, -0.5, 0.5, 3600.0])
 def test_a_clock_that_is_set_is_noticed_once(step_s: float) -> None:
     system = Set()
-    system.clock.now_ns()
+    system.look()
     system.off_ns = round(step_s * 1e9)
-    system.clock.now_ns()
-    system.clock.now_ns()
+    system.look()
     assert system.jumps == [pytest.approx(step_s, abs=0.05)]
 
 

@@ -80,3 +80,34 @@ def test_a_configuration_in_a_file_is_looked_into(tmp_path: Path) -> None:
 )
 def test_who_asks_for_the_network_gets_it(environment: dict[str, str]) -> None:
     assert not is_on_loopback_only(sockets(**environment))
+
+
+_BESIDE = f"""
+import os, socket
+from qwen2vl_robot.graph.dds import DdsGraph
+
+SO_GET_FILTER = 26  # asm-generic/socket.h
+theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+theirs.bind(("0.0.0.0", 7400 + 250 * {_DOMAIN} + 200))
+graph = DdsGraph("beside", domain_id={_DOMAIN})
+print("theirs", len(theirs.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 64)))
+for fd in os.listdir("/proc/self/fd"):
+    link = f"/proc/self/fd/{{fd}}"
+    if os.path.islink(link) and os.readlink(link).startswith("socket:") and int(fd) != theirs.fileno():
+        ours = socket.socket(fileno=os.dup(int(fd)))
+        if ours.family == socket.AF_INET and ours.type == socket.SOCK_DGRAM and ours.getsockname()[0] == "0.0.0.0":
+            print("ours", len(ours.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 64)))
+graph.close()
+"""
+
+
+def test_sockets_that_were_there_before_keep_what_other_machines_send() -> None:
+    """Those of rclpy are on the same ports, and a Cyclone that is kept from its own packets never ends."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ROS_", "CYCLONEDDS_"))}
+    listed = subprocess.run(
+        [sys.executable, "-c", _BESIDE], env=kept, capture_output=True, text=True, check=True, timeout=60
+    )
+    filters = [line.split() for line in listed.stdout.splitlines()]
+    assert ["theirs", "0"] in filters
+    ours = [count for whose, count in filters if whose == "ours" and count != "0"]
+    assert ours, listed.stdout

@@ -251,6 +251,35 @@ def names_close(model: CollisionModel, q_rad: Array, width_m: float, margin_m: f
     return {name for pair in model.all_close(q_rad, width_m, margin_m) for name in pair}
 
 
+def hand_bearing_rad(motion: Motion) -> float:
+    """The bearing, modulo half a turn, along which the fingers close when they first move at the object."""
+    kinematics = Kinematics(PROFILE)
+    arrival = [s for s in motion.segments if isinstance(s, JointSegment)]
+    lowest = min((kinematics.tool_pose(s.q_rad[-1]) for s in arrival), key=lambda T: float(T[2, 3]))
+    return float(np.arctan2(lowest[1, 1], lowest[0, 1]) % np.pi)
+
+
+def test_a_grasp_whose_hand_would_enter_unseen_room_comes_last(maker: MotionMaker) -> None:
+    scene = Scene((body("ball", BALL, 0.5, 0.0),), ())
+    free = hand_bearing_rad(best(maker, pick("ball"), scene, at_home()))
+    across = np.array([np.cos(free), np.sin(free), 0.0])
+    spots_m = [np.array([0.5, 0.0, 0.12]) + side * 0.09 * across for side in (-1.0, 1.0)]
+    unseen_m = freeze([[spot - 0.015, spot + 0.015] for spot in spots_m])
+    other = hand_bearing_rad(best(maker, pick("ball"), replace(scene, unseen_m=unseen_m), at_home()))
+    assert abs((free - other + np.pi / 2) % np.pi - np.pi / 2) > np.radians(14)
+
+
+def test_a_place_over_which_the_hand_would_enter_unseen_room_comes_last(maker: MotionMaker) -> None:
+    scene = holding(body("block", BLOCK, 0.3, 0.3, 0.3), body("bowl", BOWL, 0.5, 0.0))
+    first = best(maker, place(Relation.NEXT_TO, "bowl"), scene, at_home(0.045, "block")).effect.T_base_object
+    assert first is not None
+    unseen_m = freeze([[first[:3, 3] + [-0.15, -0.15, 0.0], first[:3, 3] + [0.15, 0.15, 0.3]]])
+    hidden = replace(scene, unseen_m=unseen_m)
+    second = best(maker, place(Relation.NEXT_TO, "bowl"), hidden, at_home(0.045, "block")).effect.T_base_object
+    assert second is not None
+    assert np.linalg.norm(second[:3, 3] - first[:3, 3]) > 0.1
+
+
 def test_fresh_processes_make_the_same_motion(maker: MotionMaker) -> None:
     program = (
         "from tests.motion import test_skills as t\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.nodes.guard import Guard
@@ -82,7 +83,6 @@ def test_a_motion_that_nobody_watches_is_stopped(pair: Pair) -> None:
     assert "nothing has watched the arm for 0.60 s" in str(pair.halt.stopped_by())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_heartbeat_is_not_sent_by_a_process_whose_look_hangs(pair: Pair) -> None:
     """Whoever can no longer look whether the arm is watched is silent, and its supervisor halts."""
     pair.close()
@@ -91,12 +91,30 @@ def test_a_heartbeat_is_not_sent_by_a_process_whose_look_hangs(pair: Pair) -> No
         hanging.arm.unwatched = 0.0
         until(lambda: hanging.beats(interface.CONTROLLER_HEARTBEAT)[-1]["is_moving"])
         hanging.guard._arm = None  # type: ignore[assignment] - each look raises from now on, and ends the thread
+        until(lambda: "the watch of the supervisor failed" in str(hanging.halt.stopped_by()))
+        assert hanging.guard.lack() == hanging.halt.stopped_by()
         until(lambda: hanging.supervisor.stopped_by() is not None)
         assert "the controller was silent" in str(hanging.supervisor.stopped_by())
         assert hanging.graph.cancelled_all[hanging.cancelled] > 0
     finally:
         hanging.guard._arm = hanging.arm  # type: ignore[assignment]
         hanging.close()
+
+
+def test_a_watch_that_fails_ends_the_supervisor_and_stops_the_controller(pair: Pair) -> None:
+    pair.close()
+    blind = Pair(limit_s=0.25)
+    try:
+        blind.arm.unwatched = 0.0
+        until(lambda: blind.beats(interface.CONTROLLER_HEARTBEAT)[-1]["is_moving"])
+        blind.supervisor._halting.reaches_arm = None  # type: ignore[assignment,method-assign] - each heartbeat fails
+        with pytest.raises(ExecutionError, match="the watch failed"):
+            blind.supervisor.wait()
+        until(lambda: blind.halt.stopped_by() is not None)
+        assert "the supervisor was silent" in str(blind.halt.stopped_by())
+    finally:
+        del blind.supervisor._halting.reaches_arm
+        blind.close()
 
 
 def test_a_stop_of_the_supervisor_is_the_controllers_until_it_is_reset(pair: Pair) -> None:

@@ -15,7 +15,7 @@ from qwen2vl_robot.graph.conversions import duration_from_s, stamp_from_ns
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.trajectories import hold_message, segment_from_trajectory
 from qwen2vl_robot.messages import RobotState
-from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
+from qwen2vl_robot.plant.controllers import TrajectoryServer
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
 
@@ -313,41 +313,6 @@ def test_commands_take_effect_after_the_lag() -> None:
     bench = Bench(lag_s=0.1)
     bench.send(bench.goal())
     assert bench.step(0.6) == pytest.approx(HOME + 0.1, abs=0.006)
-
-
-@pytest.mark.parametrize("form", ["action", "parallel_action"])
-def test_a_gripper_reaches_stalls_and_refuses(form: str) -> None:
-    graph = LocalGraph()
-    profile = PROFILE.model_copy(update={"controllers": Controllers(gripper_form=form)})
-    server = GripperServer(graph, profile, 0.08, 0.0)
-    action = interface.GRIPPER_COMMAND if form == "action" else interface.PARALLEL_GRIPPER_COMMAND
-    client, make = graph.action_client(action.at("gripper_controller/gripper_cmd")), graph.message
-
-    def command(position: float) -> Any:
-        if form == "action":
-            inner = make("control_msgs/msg/GripperCommand")(position=position)
-        else:
-            inner = make("sensor_msgs/msg/JointState")(name=[PROFILE.gripper.joints[0]], position=[position])
-        return make(f"{action.type}_Goal")(command=inner)
-
-    now_s, width_m = 0.0, 0.08
-
-    def run(blocked_m: float) -> None:
-        nonlocal now_s, width_m
-        for _ in range(200):
-            now_s += 0.01
-            wanted_m = max(server.target(now_s, width_m), blocked_m)
-            width_m += float(np.clip(wanted_m - width_m, -0.001, 0.001))
-
-    reached = client.send(command(0.02))
-    run(0.0)
-    assert reached.ended[1].reached_goal
-    assert width_m == pytest.approx(0.04, abs=0.002)
-    stalled = client.send(command(0.0))
-    run(0.03)
-    assert (stalled.ended[1].stalled, stalled.ended[1].reached_goal) == (True, False)
-    assert client.send(command(0.5)).accepted() is False
-    assert client.send(command(float("nan"))).accepted() is False
 
 
 def test_a_million_points_are_rejected_before_they_are_looked_at() -> None:

@@ -1,0 +1,311 @@
+"""A view and the arm's state → how far the camera is from where its calibration says, by the arm's own links.
+
+Levelling on the table corrects tilt and height, so what is left of a wrong pose is a shift along the table and a turn
+about the vertical. Those show on the arm: its links, placed by the joints, are fitted to the measured depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
+from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.messages import Observation
+from qwen2vl_robot.perception.surfaces import surfaces_of
+from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
+
+ENOUGH_PX = 2000  # of the arm, with depth; fewer say little about where the camera is
+LIMIT_M = 0.0105  # refused from here; right calibrations are below 0.006, and 0.015 is a danger
+UNSURE_M = 0.007  # standard deviation at the work place above which a direction was not measured
+REACH_M, REACH_RAD = 0.24, np.deg2rad(24)  # the largest shift and turn that are searched for
+_WORK_X, _WORK_Y = (0.45, 0.8), 0.37  # of the workspace: for the Panda 0.38 to 0.68 m, and 0.26 m to both sides
+_CELL_PX = 4
+_BEHIND_M = 0.012  # of a nearer part of the arm: hidden
+_FAR_BEHIND_M = 0.05  # of a nearer part in the next cell, which may be the same slanted surface
+_FACING = 0.25  # cosine to the line of sight; flatter surfaces have poor depth
+_MOST_POINTS, _SEARCH_POINTS = 2500, 400
+_GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
+_FITS_M, _FITS_DEPTH_M = 0.012, 0.024  # across the surface and along the ray
+_NOISE_M = 0.0015  # of one point's depth after smoothing, with what meshes and levelling leave
+_SURELY_OFF = 6.0  # standard deviations beyond the limit
+_UNLIKE = 4.0  # times the variance that patches show: measured with cameras that err as a D435 does
+_PATCH_PX = 48  # as far as a stereo camera's errors are alike
+_GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
+_CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
+_LEAST_POINTS = 30
+_SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
+_CANDIDATES = 4
+_FAR_M = 0.06  # a point that is off by this much or more does not fit at all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraSeen:
+    """What the arm says about the camera.
+
+    Attributes:
+        shown_px: pixels with depth where the arm should show.
+        off_m: (3,) by how much things at the work place are measured away from where they are, base frame; None where
+            too little of the arm shows, or it fits nowhere.
+        size_m: root mean square of that over the work area; inf where the arm fits nowhere; None where unchecked.
+        sure_m: the part of `off_m` along directions that are known well.
+        turn_rad: of the camera about the vertical.
+        unsure_m: standard deviation at the work place in the direction that is known least.
+        problem: why the frame could not be measured at all.
+    """
+
+    shown_px: int = 0
+    off_m: Array | None = None
+    size_m: float | None = None
+    sure_m: float = 0.0
+    turn_rad: float = 0.0
+    unsure_m: float = np.inf
+    problem: str = ""
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the camera is surely not where its calibration says."""
+        if self.size_m is None or not self.size_m > LIMIT_M:
+            return False
+        is_known = self.unsure_m <= UNSURE_M or self.size_m > LIMIT_M + _SURELY_OFF * self.unsure_m
+        return self.off_m is None or is_known or self.sure_m > LIMIT_M
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the arm shows enough to tell."""
+        return self.is_off or (self.size_m is not None and self.unsure_m <= UNSURE_M)
+
+    @property
+    def numbers(self) -> tuple[tuple[str, float], ...]:
+        """The displacement, by its axes in the base frame."""
+        return () if self.off_m is None else (("x_m", float(self.off_m[0])), ("y_m", float(self.off_m[1])))
+
+    def describe(self) -> str:
+        """Say it in one line, for people."""
+        if self.problem:
+            return f"camera unchecked: {self.problem}"
+        if self.is_off and self.off_m is None:
+            reach = f"{REACH_M * 1000:.0f} mm and {np.rad2deg(REACH_RAD):.0f} deg"
+            return f"the arm is not where it should show, nor within {reach}: calibrate the camera, or clear its view"
+        if self.size_m is None or self.off_m is None:
+            return f"camera unchecked: the arm shows in {self.shown_px} px, {ENOUGH_PX} are needed"
+        along = ", ".join(f"{1000 * v:+.0f} mm along {axis}" for v, axis in zip(self.off_m, "xyz", strict=True))
+        if self.is_off:
+            turned = f"{np.rad2deg(self.turn_rad):+.1f} deg about the vertical"
+            size = "" if not np.isfinite(self.size_m) else f"by {self.size_m * 1000:.0f} mm "
+            return f"the camera is off {size}at the work place: {along} (base frame), {turned}; calibrate the camera"
+        if not self.is_checked:
+            return "camera unchecked: what shows of the arm leaves one direction open"
+        return f"camera checked: off by {self.size_m * 1000:.0f} mm at the work place"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """What takes the true arm to the measured one: a turn about the vertical and a shift along the table.
+
+    Attributes:
+        E: (4, 4) pose.
+        turn_rad: its turn.
+        share: of the points of the arm that should show, those that fit.
+        covariance: (3, 3) of shift and turn about `pivot_m`.
+    """
+
+    E: Array
+    turn_rad: float
+    share: float
+    pivot_m: Array
+    covariance: Array
+
+
+def _turned(turn_rad: float, pivot_m: Array, shift_m: Array) -> Array:
+    R = rotation_z(turn_rad)
+    return make_pose(pivot_m - R @ pivot_m + [shift_m[0], shift_m[1], 0.0], R)
+
+
+def check_camera(observation: Observation, profile: RobotProfile, kinematics: Kinematics) -> CameraSeen:
+    """Measure by how much the camera is off at the work place."""
+    try:
+        view = make_view(observation, kinematics, profile)
+    except ObservationError as error:
+        return CameraSeen(problem=str(error))
+    points_m, normals = surfaces_of(kinematics).at(kinematics, observation.robot)
+    shown_px = _visible(view, points_m, normals, np.eye(4))[1]
+    is_shown = shown_px >= ENOUGH_PX
+    fit = _settle(view, points_m, normals, np.eye(4))[0] if is_shown else None
+    if fit is None or fit.share < _GOOD:
+        fit, found_px = _search(view, points_m, normals, fit)
+        if not is_shown and (found_px < ENOUGH_PX or fit is None or fit.share < _SURELY):
+            return CameraSeen(shown_px)
+    if fit is None or fit.share < _LEAST:
+        return CameraSeen(shown_px, size_m=np.inf)
+    area_m = work_area_m(profile)
+    T_true = invert(fit.E) @ view.T_base_camera
+    moved_m = transform(observation.frame.T_base_camera @ invert(T_true), area_m) - area_m
+    size_m = float(np.sqrt((moved_m**2).sum(axis=1).mean()))
+    off_m = moved_m.mean(axis=0)
+    sure_m, unsure_m = _how_sure(fit, area_m.mean(axis=0), off_m)
+    return CameraSeen(shown_px, off_m, size_m, sure_m, fit.turn_rad, unsure_m)
+
+
+def work_area_m(profile: RobotProfile) -> Array:
+    """Return points (5, 3) on the table: the corners and the middle of where things are usually handled."""
+    x_m, y_m = profile.workspace.max_m[0], profile.workspace.max_m[1]
+    corners = [(x * x_m, y * y_m, 0.0) for x in _WORK_X for y in (-_WORK_Y, _WORK_Y)]
+    return np.array([*corners, np.mean(corners, axis=0)])
+
+
+def _how_sure(fit: _Fit, at_m: Array, off_m: Array) -> tuple[float, float]:
+    """Return the part of a shift along directions that are known well, and the largest standard deviation."""
+    arm_m = at_m - fit.pivot_m
+    J = np.array([[1.0, 0.0, -arm_m[1]], [0.0, 1.0, arm_m[0]]])
+    variance, axes = np.linalg.eigh(J @ fit.covariance @ J.T)
+    known = axes[:, np.sqrt(np.maximum(variance, 0.0)) <= UNSURE_M]
+    sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
+    return sure_m, float(np.sqrt(max(variance[-1], 0.0)))
+
+
+def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> tuple[npt.NDArray[np.intp], int]:
+    """Choose the points that the camera should see, and count the pixels with depth that they stand for."""
+    k = view.intrinsics
+    moved_m = transform(E, points_m)
+    pixels, depth_m = _project(view, moved_m)
+    inside = np.flatnonzero(_in_picture(view, pixels) & (depth_m > 0.1))
+    columns, rows = k.width_px // _CELL_PX + 1, k.height_px // _CELL_PX + 1
+    cell = (pixels[inside, 1] // _CELL_PX) * columns + pixels[inside, 0] // _CELL_PX
+    front_m = np.full(columns * rows, np.inf)
+    np.minimum.at(front_m, cell, depth_m[inside])
+    around_m = cv2.erode(front_m.reshape(rows, columns), np.ones((3, 3))).ravel()  # near the camera points are sparse
+    rays = moved_m[inside] - view.origin_m
+    facing = -np.einsum("ij,ij->i", normals[inside] @ E[:3, :3].T, rays) / np.linalg.norm(rays, axis=1)
+    is_front = (depth_m[inside] < front_m[cell] + _BEHIND_M) & (depth_m[inside] < around_m[cell] + _FAR_BEHIND_M)
+    shown = inside[is_front & (facing > _FACING)]
+    known = np.isfinite(view.depth_m[pixels[shown, 1], pixels[shown, 0]])
+    share = float(known.mean()) if len(shown) else 0.0
+    return shown, int(np.isfinite(front_m).sum() * _CELL_PX**2 * share)
+
+
+def _project(view: LevelledView, points_m: Array) -> tuple[npt.NDArray[np.int64], Array]:
+    """Return the pixels (n, 2) of points as whole numbers, and their optical depth (n,)."""
+    depth_m = (points_m - view.origin_m) @ view.T_base_camera[:3, 2]
+    return np.rint(np.clip(view.project(points_m), -1e6, 1e6)).astype(np.int64), depth_m
+
+
+def _in_picture(view: LevelledView, pixels: npt.NDArray[np.int64]) -> Mask:
+    k = view.intrinsics
+    inside: Mask = np.all((pixels >= 0) & (pixels < np.array([k.width_px, k.height_px])), axis=1)
+    return inside
+
+
+def _thin(points: Array, most: int) -> Array:
+    thinned: Array = points[np.linspace(0, len(points) - 1, min(len(points), most)).astype(int)]
+    return thinned
+
+
+def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
+    """Return for points (n, 3) what is measured where they show (n, 3), NaN where nothing is, and how much deeper."""
+    pixels, depth_m = _project(view, moved_m)
+    inside = _in_picture(view, pixels) & (depth_m > 0.1)
+    column, row = np.where(inside[:, None], pixels, 0).T
+    found_m = np.where(inside, view.smooth_m[row, column], np.nan)
+    return view.origin_m + found_m[:, None] * view.rays[row, column], found_m - depth_m
+
+
+def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _Fit | None:
+    """Fit shift and turn to depth (robust point-to-plane), from coarse to fine; None where next to nothing fits."""
+    points_m, normals = _thin(points_m, _MOST_POINTS), _thin(normals, _MOST_POINTS)
+    E = start
+    for gate_m in _GATES_M:
+        moved_m, turned = transform(E, points_m), normals @ E[:3, :3].T
+        pivot_m = moved_m.mean(axis=0)
+        found_m, deeper_m = _measure(view, moved_m)
+        away_m = np.einsum("ij,ij->i", turned, found_m - moved_m)
+        used = (np.abs(deeper_m) < 2 * gate_m) & (np.abs(away_m) < gate_m)
+        if used.sum() < _LEAST_POINTS:
+            return None
+        n, arm_m = turned[used], moved_m[used] - pivot_m
+        J = np.column_stack([n[:, 0], n[:, 1], n[:, 1] * arm_m[:, 0] - n[:, 0] * arm_m[:, 1]])
+        weight = (1.0 - (away_m[used] / gate_m) ** 2) ** 2
+        normal = (J * weight[:, None]).T @ J + 1e-9 * np.eye(3)
+        step = np.linalg.solve(normal, (J * weight[:, None]).T @ away_m[used])
+        E = _turned(float(step[2]), pivot_m, step[:2]) @ E
+    share = float(used.sum() / np.isfinite(deeper_m).sum())
+    pulls = J * (weight * away_m[used])[:, None]
+    covariance = _covariance(normal, pulls, _project(view, moved_m[used])[0])
+    return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
+
+
+def _covariance(normal: Array, pulls: Array, pixels: npt.NDArray[np.int64]) -> Array:
+    """Compute the covariance (3, 3) of a fit from what its points (n, 3) pull, in patches of the picture.
+
+    Depth errs alike in neighbouring pixels, so a patch counts as one measurement (White's estimator with clusters);
+    what meshes and levelling leave comes on top.
+    """
+    patch = (pixels // _PATCH_PX).astype(np.int64)
+    _, which = np.unique(patch, axis=0, return_inverse=True)
+    count = int(which.max()) + 1
+    sums = np.zeros((count, 3))
+    np.add.at(sums, which.ravel(), pulls)
+    inverse = np.linalg.pinv(normal)
+    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1))
+    covariance: Array = inverse @ spread @ inverse + inverse * _NOISE_M**2
+    return covariance
+
+
+def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | None) -> tuple[_Fit | None, int]:
+    """Fit from several starts, the best of a grid, and return the best fit with the pixels that it explains.
+
+    Another place needs clearly more to fit than the one that was published, and no fewer pixels than are enough: a few
+    links behind the edge of the picture fit anything.
+    """
+    fits: list[tuple[_Fit, int]] = []
+    for start in _starts(view, points_m, normals):
+        fit, shown_px = _settle(view, points_m, normals, start)
+        if fit is not None and shown_px >= ENOUGH_PX:
+            fits.append((fit, shown_px))
+    if first is not None:
+        near = [(f, px) for f, px in fits if _moved_m(f) < _NEAR_M]
+        here, here_px = max([(first, 0), *near], key=lambda f: f[0].share)
+        if all(f.share < here.share + _CLEARLY for f, _ in fits):
+            return here, here_px
+    best = max((f.share for f, _ in fits), default=0.0)
+    alike = [(f, px) for f, px in fits if f.share > best - _ALIKE]
+    return min(alike, key=lambda f: _moved_m(f[0]), default=(None, 0))
+
+
+def _moved_m(fit: _Fit) -> float:
+    """Return how far a fit takes what shows of the arm."""
+    return float(np.linalg.norm(transform(invert(fit.E), fit.pivot_m) - fit.pivot_m))
+
+
+def _settle(view: LevelledView, points_m: Array, normals: Array, start: Array) -> tuple[_Fit | None, int]:
+    """Fit what should show at a start, then what should show at that fit; also count the pixels of the latter."""
+    fit, shown_px, E = None, 0, start
+    for _ in range(2):
+        shown, shown_px = _visible(view, points_m, normals, E)
+        fit = _fit(view, points_m[shown], normals[shown], E) if len(shown) else None
+        if fit is None:
+            break
+        E = fit.E
+    return fit, shown_px
+
+
+def _starts(view: LevelledView, points_m: Array, normals: Array) -> list[Array]:
+    """Turn the arm about the camera and shift it: the poses (4, 4) at which most of it is measured and least is not."""
+    facing = np.einsum("ij,ij->i", normals, view.origin_m - points_m) > 0
+    few_m = _thin(points_m[facing], _SEARCH_POINTS)
+    shifts = np.arange(-REACH_M, REACH_M + 1e-6, _SHIFT_STEP_M)
+    grid = np.array([[x, y, 0.0] for x in shifts for y in shifts])
+    starts: list[tuple[float, Array]] = []
+    for turn in np.arange(-REACH_RAD, REACH_RAD + 1e-6, _TURN_STEP_RAD):
+        turned = _turned(float(turn), view.origin_m, np.zeros(2))
+        moved_m = transform(turned, few_m) + grid[:, None]
+        deeper_m = _measure(view, moved_m.reshape(-1, 3))[1].reshape(len(grid), -1)
+        is_there, is_missing = np.abs(deeper_m) < _FAR_M / 2, deeper_m > _FAR_M
+        score = is_there.sum(axis=1) - 2.0 * is_missing.sum(axis=1)
+        starts += [(float(score[i]), make_pose(grid[i]) @ turned) for i in np.argsort(-score)[:_CANDIDATES]]
+    return [pose for _, pose in sorted(starts, key=lambda s: -s[0])[:_CANDIDATES]]

@@ -1,0 +1,164 @@
+"""A camera that the arm contradicts moves nothing: not before a plan, not at the gate, and people are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.camera_guard import CameraGuard
+from qwen2vl_robot.gate import Gate
+from qwen2vl_robot.geometry import Array, make_pose
+from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.messages import (
+    ApprovedMotion,
+    CameraFrame,
+    Instruction,
+    Observation,
+    OutcomeKind,
+    Refusal,
+    Rehearsed,
+    TaskReport,
+    freeze,
+)
+from qwen2vl_robot.nodes.health import Health, Level
+from qwen2vl_robot.nodes.reports import task_outcome
+from qwen2vl_robot.perception import Surroundings
+from qwen2vl_robot.plant.client import PlantProcess
+from qwen2vl_robot.reasons import ObservationReason, RefusalReason
+from tests.cells import PROFILE, SCENE, accept, approval_of, reach
+from tests.nodes.local_graph import LocalGraph
+from tests.scenarios.desk import Cell, Planner, Rehearsal
+
+AROUND = Surroundings.of(PROFILE)
+SIDEWAYS = make_pose([0.0, 0.05, 0.0])
+CLEAR, FEW = 2, 10  # seeds: much of the arm in view, and nothing of it
+
+
+@lru_cache(maxsize=4)
+def look(seed: int) -> Observation:
+    with PlantProcess("scenes/tabletop.yaml", seed) as plant:
+        return Observation(plant.link.capture(), plant.link.state())
+
+
+def ask_gate(seed: int, guard: CameraGuard, off: Array | None = None) -> ApprovedMotion | Refusal:
+    """Ask a gate about a motion that was rehearsed in the same frame from the same state."""
+    seen = look(seed)
+    frame = replace(seen.frame, T_base_camera=(np.eye(4) if off is None else off) @ seen.frame.T_base_camera)
+    robot = replace(seen.robot, dq_radps=freeze(np.zeros(7)))
+    motion = reach(robot.q_rad, [0.01] * 7, 0.2)
+    step = Rehearsed(motion, accept(motion, robot), SCENE, robot, robot.stamp_ns, frame)
+    gate = Gate(PROFILE, (), guard=guard)
+    return gate.admit(step, robot, frame, approval_of(step), Halt(), robot.stamp_ns)
+
+
+def test_the_gate_admits_by_a_camera_that_the_arm_confirms() -> None:
+    assert isinstance(ask_gate(CLEAR, CameraGuard(AROUND, is_required=True)), ApprovedMotion)
+
+
+def test_the_gate_refuses_a_camera_that_the_arm_contradicts_with_size_and_direction() -> None:
+    answer = ask_gate(CLEAR, CameraGuard(AROUND), SIDEWAYS)
+    assert isinstance(answer, Refusal)
+    assert answer.reason is RefusalReason.CAMERA_OFF
+    assert dict(answer.numbers)["y_m"] == pytest.approx(0.05, abs=0.008)
+    assert "mm along y" in answer.text and "calibrate the camera" in answer.text
+
+
+def test_an_unchecked_camera_passes_the_gate_unless_a_check_is_required() -> None:
+    assert isinstance(ask_gate(FEW, CameraGuard(AROUND)), ApprovedMotion)
+    answer = ask_gate(FEW, CameraGuard(AROUND, is_required=True))
+    assert isinstance(answer, Refusal)
+    assert answer.reason is RefusalReason.CAMERA_UNCHECKED
+
+
+def test_a_look_that_cannot_be_measured_is_refused_at_the_gate() -> None:
+    seen = look(CLEAR)
+    robot = replace(seen.robot, dq_radps=freeze(np.zeros(7)))
+    motion = reach(robot.q_rad, [0.01] * 7, 0.2)
+    depth_m = np.full_like(seen.frame.depth_m, 0.4)  # a wall right before the camera
+    frame = replace(seen.frame, depth_m=depth_m)
+    step = Rehearsed(motion, accept(motion, robot), SCENE, robot, robot.stamp_ns, frame)
+    gate = Gate(PROFILE, (), guard=CameraGuard(AROUND))
+    answer = gate.admit(step, robot, frame, approval_of(step), Halt(), robot.stamp_ns)
+    assert isinstance(answer, Refusal)
+    assert answer.reason is RefusalReason.NO_FRAME
+
+
+class MovedCell(Cell):
+    """A cell whose camera is not where it says, or gives no depth of the arm, as of black things."""
+
+    off: Array = np.eye(4)
+    arm_is_black: bool = False
+    arm_is_gone: bool = False
+
+    def capture(self) -> CameraFrame:
+        frame = super().capture()
+        k, T = frame.intrinsics, frame.T_base_camera
+        v, u = np.mgrid[0 : k.height_px, 0 : k.width_px]
+        rays = np.stack([(u - k.cx_px) / k.fx_px, (v - k.cy_px) / k.fy_px, np.ones(u.shape)], axis=-1)
+        table_m = (-T[2, 3] / (rays @ T[2, :3])).astype(np.float32)
+        if self.arm_is_black:
+            frame = replace(frame, depth_m=np.where(frame.depth_m < table_m - 0.01, np.float32(np.nan), frame.depth_m))
+        if self.arm_is_gone:
+            frame = replace(frame, depth_m=table_m)
+        return replace(frame, T_base_camera=self.off @ T)
+
+
+def go_home(cell: MovedCell, **guard: Any) -> tuple[TaskReport, Planner]:
+    planner = Planner(cell)
+    ports = Ports(cell, cell, cell, planner, Rehearsal(cell), guard=CameraGuard(AROUND, **guard))
+    return assemble(AROUND, ports).run(Instruction("go home")), planner
+
+
+def test_a_camera_off_sideways_is_refused_before_anything_is_planned() -> None:
+    cell = MovedCell()
+    cell.off = SIDEWAYS
+    report, planner = go_home(cell)
+    assert report.outcome.kind is OutcomeKind.REFUSED
+    assert report.outcome.reason is ObservationReason.CAMERA_OFF
+    assert planner.asked == 0
+    assert cell.motion is None
+
+
+def test_an_arm_that_is_not_where_it_should_show_is_no_unchecked_camera() -> None:
+    cell = MovedCell()
+    cell.arm_is_gone = True
+    report, _ = go_home(cell)
+    assert report.outcome.reason is ObservationReason.CAMERA_OFF
+    assert "not where it should show" in report.outcome.causes[0].text
+
+
+def test_a_camera_that_the_arm_confirms_is_reported_as_checked() -> None:
+    report, _ = go_home(MovedCell())
+    assert report.outcome.kind is OutcomeKind.ACHIEVED
+    assert task_outcome(report).camera.startswith("camera checked: off by")
+
+
+def test_an_unchecked_camera_is_reported_and_motion_goes_on_unless_a_check_is_required() -> None:
+    cell = MovedCell()
+    cell.arm_is_black = True
+    report, _ = go_home(cell)
+    assert task_outcome(report).camera.startswith("camera unchecked: the arm shows in")
+    assert cell.motion is not None
+    held = MovedCell()
+    held.arm_is_black = True
+    report, planner = go_home(held, is_required=True)
+    assert report.outcome.reason is ObservationReason.CAMERA_UNCHECKED
+    assert planner.asked == 0 and held.motion is None
+
+
+def test_diagnostics_say_what_the_arm_says_of_the_camera() -> None:
+    health = Health(LocalGraph(), hardware_id="", facts=dict)
+    guard = CameraGuard(AROUND, on_seen=health.on_camera)
+    guard.look(look(FEW))
+    assert health.problems()["camera check"].level is Level.WARN
+    assert health.problems()["camera check"].text.startswith("camera unchecked")
+    off = replace(look(CLEAR).frame, T_base_camera=SIDEWAYS @ look(CLEAR).frame.T_base_camera)
+    guard.look(replace(look(CLEAR), frame=off))
+    assert health.problems()["camera check"].level is Level.ERROR
+    guard.look(look(CLEAR))
+    assert "camera check" not in health.problems()
