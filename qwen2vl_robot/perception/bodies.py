@@ -30,8 +30,7 @@ _GOOD_OVERLAP = 0.85
 _OUTSIDE_M = 0.006  # a shape leaves no more than a few points further outside: noise and smoothing give 1 to 4 mm
 _OUTSIDE_SIGMAS = 3.0  # where the camera's noise is more than that
 _OUTSIDE_RATIO = 0.02
-_MAX_MISSING_RATIO = 0.1  # of a body's pixels, beside it and without depth
-_MAX_LOST_RATIO = 0.4  # of a body's pixels, with its colour and without depth: dark and shiny things have such holes
+_MAX_MISSING_RATIO = 0.1  # of a body's pixels with depth, in it or beside it and without
 _FRINGE_RATIO = 0.0065  # of the picture's width: stereo shadow leaves 4 px of 640 on each side without depth
 _ON_SURFACE_M, _ON_SURFACE_RATIO = 0.015, 0.7  # a piece of a wall lies so close to the fitted one, which lacks it
 _GROWTH_M = 0.004
@@ -174,34 +173,28 @@ def hide_held(view: LevelledView, held: SceneObject, margin_m: float = 0.025) ->
 def check_whole(label: str, segment: Segment, view: LevelledView) -> None:
     """Check that no large area without depth touches a segment: it may be the other half of the thing.
 
-    A fringe of a few pixels is ordinary and does not count; nor does a hole that has the thing's colour, within limits.
+    The area counts whatever its colour: what it shows may reach anywhere. A fringe of a few pixels is ordinary and does
+    not count.
 
     Raises:
         PerceptionError: "no_depth".
     """
-    lost_ratio = float(np.isnan(view.depth_m[segment.mask]).mean())
-    if lost_ratio > _MAX_LOST_RATIO:
-        raise PerceptionError(
-            f"{label!r} has no depth in {lost_ratio:.0%} of its pixels, at most {_MAX_LOST_RATIO:.0%} may lack it",
-            label=label,
-            reason=PerceptionReason.NO_DEPTH,
-        )
     fringe_px = max(1, round(_FRINGE_RATIO * view.intrinsics.width_px))
     around = fringe_px + 2
     side_px = max(segment.x1 - segment.x0, segment.y1 - segment.y0)
     h, w = view.depth_m.shape
     x0, y0 = max(segment.x0 - side_px, 0), max(segment.y0 - side_px, 0)
     window = np.s_[y0 : min(segment.y1 + side_px, h), x0 : min(segment.x1 + side_px, w)]
-    own = view.is_robot[window] | segment.mask[window]
-    missing = (~np.isfinite(view.depth_m[window]) & ~own).astype(np.uint8)
+    missing = (~np.isfinite(view.depth_m[window]) & ~view.is_robot[window]).astype(np.uint8)
     wide = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((2 * fringe_px + 1,) * 2, np.uint8))
     near = cv2.dilate(segment.mask[window].astype(np.uint8), np.ones((2 * around + 1,) * 2, np.uint8)) > 0
     _, labels = cv2.connectedComponents(wide, connectivity=4)
     touching = np.setdiff1d(np.unique(labels[near & (wide > 0)]), [0])
-    missing_ratio = float(np.isin(labels, touching).sum() / max(int(np.count_nonzero(segment.mask)), 1))
+    measured_px = int(np.isfinite(view.depth_m[segment.mask]).sum())
+    missing_ratio = float(np.isin(labels, touching).sum() / max(measured_px, 1))
     if missing_ratio > _MAX_MISSING_RATIO:
         raise PerceptionError(
-            f"beside {label!r} an area of {missing_ratio:.0%} of its size has no depth, at most "
+            f"in or beside {label!r} an area of {missing_ratio:.0%} of its size has no depth, at most "
             f"{_MAX_MISSING_RATIO:.0%} may: a part of it may be there",
             label=label,
             reason=PerceptionReason.NO_DEPTH,

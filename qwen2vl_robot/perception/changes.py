@@ -10,7 +10,7 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, transform
 from qwen2vl_robot.messages import SceneObject, shape_size_m
-from qwen2vl_robot.perception.view import Float32, LevelledView, Mask
+from qwen2vl_robot.perception.view import Float32, LevelledView, Mask, deviation_of
 
 _CHANGE_M = 0.008  # of smoothed depth, less than a plate is high; at least
 _CHANGE_SIGMAS = 4.0  # of the difference of two views, where that is more: further away depth is noisier
@@ -67,12 +67,12 @@ def unexplained(
 def _least_m(before: LevelledView, after: LevelledView) -> Float32:
     """The least step (h, w) of depth that is a change and no noise; of what is nearer in one view its noise counts.
 
-    The noise of a step is what most pixels show: most of a picture stands still, and errors that last cancel out.
+    The noise of a step is what most pixels show: most of a picture stands still, and errors that last cancel out. Where
+    most of it moved, the bound of noise keeps that from passing for noise.
     """
     square_m2 = np.fmin(before.smooth_m, after.smooth_m) ** 2
     part = np.s_[::_SAMPLE_PX, ::_SAMPLE_PX]
-    ratio = np.abs(after.smooth_m[part] - before.smooth_m[part]) / square_m2[part]
-    noise_ratio = 1.4826 * float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else 0.0
+    noise_ratio = deviation_of((after.smooth_m[part] - before.smooth_m[part]) / square_m2[part])
     return np.maximum(np.float32(_CHANGE_M), np.float32(_CHANGE_SIGMAS * noise_ratio) * square_m2)
 
 

@@ -34,7 +34,8 @@ _SILHOUETTE_WEIGHT_M = 0.060  # 1 % of missed silhouette weighs as much as 0.6 m
 _HOLLOW_DEPTH_M = 0.010
 _SHIFT = 4
 EXPLAINED_COST_M = 0.0065  # the right solid costs 2 to 5 mm, a wrong one 4 to 14 mm more
-_QUIET_M = 0.001  # of noise: beyond it the right solid costs more, too
+_QUIET_M = 0.001  # of smoothed depth's noise; the ideal camera has 0.5 mm: beyond it the right solid costs more, too
+_MEAN_OF_SIGMA = 0.8  # the mean of what is normally distributed, without sign, over its deviation
 _BORDER_PX = 0.5
 _HIDING = 200
 _HIDING_SLACK_M = 0.0025
@@ -144,7 +145,7 @@ class Fitter:
 
 def explained_cost_m(segment: Segment) -> float:
     """The largest cost of a solid that explains a segment; noise that is correlated shifts all of a small thing."""
-    return EXPLAINED_COST_M + 0.8 * max(segment.noise_m - _QUIET_M, 0.0)
+    return EXPLAINED_COST_M + _MEAN_OF_SIGMA * max(segment.noise_m - _QUIET_M, 0.0)
 
 
 def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:

@@ -253,9 +253,10 @@ def _blends(chroma: Float32) -> Mask:
 
 
 def _adopt(labels: npt.NDArray[np.int32], foreground: Mask) -> npt.NDArray[np.int32]:
-    """Give each foreground pixel without a label the nearest label."""
-    missing = foreground & (labels == 0)
-    if not missing.any() or not (labels > 0).any():
+    """Give each foreground pixel without a label the nearest label, if foreground connects it with one."""
+    _, connected = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=8)
+    missing = foreground & (labels == 0) & np.isin(connected, np.unique(connected[labels > 0]))
+    if not missing.any():
         return labels
     _, index = cv2.distanceTransformWithLabels(
         (labels == 0).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL

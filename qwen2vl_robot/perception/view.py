@@ -27,6 +27,7 @@ _FLYING_PX = 2  # so far from an edge depth lies between two surfaces
 _FILL_RATIO = 0.01  # of depth: a hole between surfaces further apart than this is not filled
 _AROUND_M = 0.3  # around the tool's workspace: hand, elbow and load may come there
 _NEAR_TABLE_M = 0.02  # depth of the table, and nothing else, says how noisy depth is
+MOST_NOISE_RATIO = 0.008  # 1/m; the noisiest of four real frames shows 0.0077: an uneven table is no noise
 _GATES_M = (0.025, 0.012, 0.007, 0.005, 0.005)
 _DIRECTIONS = 48
 
@@ -145,13 +146,22 @@ def _flying(depth_m: Float32) -> Mask:
 
 
 def _noise_ratio(height_m: Float32, rays: Float32, smooth_m: Float32) -> float:
-    """Estimate the deviation of smoothed depth over its square from the table's points."""
+    """Estimate the deviation of smoothed depth over its square from the table's points.
+
+    It is bounded, so that what covers half of a table does not pass for its noise: beyond, noise counts as things.
+    """
     part = np.s_[::_LEVEL_STEP_PX, ::_LEVEL_STEP_PX]
     with np.errstate(divide="ignore", invalid="ignore"):
         off_m = height_m[part] / rays[part][..., 2]
         table = np.abs(off_m) < _NEAR_TABLE_M
-        ratio = np.abs(off_m[table] / smooth_m[part][table] ** 2)
-    return 1.4826 * float(np.median(ratio)) if len(ratio) else 0.0
+        ratio = off_m[table] / smooth_m[part][table] ** 2
+    return deviation_of(ratio)
+
+
+def deviation_of(ratio: Float32) -> float:
+    """Estimate the standard deviation of noise (n,), metres over metres squared, by its median; NaN is left out."""
+    known = np.abs(ratio[np.isfinite(ratio)])
+    return min(1.4826 * float(np.median(known)), MOST_NOISE_RATIO) if len(known) else 0.0
 
 
 def _smooth(depth_m: Float32) -> Float32:

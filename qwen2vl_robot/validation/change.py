@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from qwen2vl_robot.messages import CameraFrame
 
-_DEPTH_M = 0.02  # the least; further away depth is noisier:
-_DEPTH_RATIO = (
-    0.027  # of z², per metre: six deviations of the difference of two frames with 0.1 px of a D435's disparity
-)
+_DEPTH_M = 0.02  # the least; a thing of 3 cm is more, wherever it stands
+_DEPTH_SIGMAS = 5.0  # of the difference of two frames, where that is more: it grows with z²
+_MOST_DEPTH_RATIO = 0.027  # 1/m: five deviations, of z², with 0.17 px of a D435's disparity, as much as real ones have
+_SAMPLE_PX = 4
 _EDGE_PX = 2  # so far from a depth edge a pixel may show what is on either side, or something in between
 _COLOUR = 60  # of 255, in any channel
 _MOST_GAIN = 1.3  # brightness and white balance drift less between two frames
@@ -40,7 +40,8 @@ def _difference(before: CameraFrame, after: CameraFrame) -> str | None:
     both = np.isfinite(before.depth_m) & np.isfinite(after.depth_m)
     if both.mean() < _SEEN_SHARE:
         return f"only {both.mean():.0%} of the pixels have depth in both frames"
-    gap = np.abs(before.rgb * _gain(before.rgb, after.rgb) - after.rgb).max(axis=2)
+    expected = np.minimum(before.rgb * _gain(before.rgb, after.rgb), np.float32(255.0))
+    gap = np.abs(expected - after.rgb).max(axis=2)
     blocks = _blocks(_moved(before.depth_m, after.depth_m) | (gap > _COLOUR))
     count = int(blocks.sum())
     if count <= _MOST_BLOCKS:
@@ -53,8 +54,18 @@ def _difference(before: CameraFrame, after: CameraFrame) -> str | None:
 def _moved(was_m: npt.NDArray[np.float32], is_m: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Mark pixels whose depth is nowhere near them in the other frame: beside an edge they show either side."""
     with np.errstate(invalid="ignore"):
-        most_m = np.maximum(np.float32(_DEPTH_M), np.float32(_DEPTH_RATIO) * np.fmin(was_m, is_m) ** 2)
+        square_m2 = np.fmin(was_m, is_m) ** 2
+        most_m = np.maximum(np.float32(_DEPTH_M), np.float32(_noise_bound(was_m, is_m)) * square_m2)
         return _is_new(was_m, is_m, most_m) | _is_new(is_m, was_m, most_m)
+
+
+def _noise_bound(was_m: npt.NDArray[np.float32], is_m: npt.NDArray[np.float32]) -> float:
+    """The most by which noise changes depth, over z², 1/m, as most pixels show it: most of a scene stands still."""
+    part = np.s_[::_SAMPLE_PX, ::_SAMPLE_PX]
+    ratio = np.abs(is_m[part] - was_m[part]) / np.fmin(was_m[part], is_m[part]) ** 2
+    known = ratio[np.isfinite(ratio)]
+    noise_ratio = 1.4826 * float(np.median(known)) if len(known) else 0.0
+    return min(_DEPTH_SIGMAS * noise_ratio, _MOST_DEPTH_RATIO)
 
 
 def _is_new(
