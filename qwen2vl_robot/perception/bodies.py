@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
@@ -18,7 +19,7 @@ from qwen2vl_robot.messages import Hull, SceneObject, Shape, Sphere, shape_size_
 from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m, fit_solid
 from qwen2vl_robot.perception.joining import same_material
 from qwen2vl_robot.perception.rays import MISS_M
-from qwen2vl_robot.perception.segments import Segment, make_segment
+from qwen2vl_robot.perception.segments import ABOVE_TABLE_M, Segment, make_segment
 from qwen2vl_robot.perception.solids import Solid
 from qwen2vl_robot.perception.view import LevelledView, Mask
 from qwen2vl_robot.reasons import PerceptionReason
@@ -31,6 +32,8 @@ _OUTSIDE_M = 0.006  # a shape leaves no more than a few points further outside: 
 _OUTSIDE_SIGMAS = 3.0  # where the camera's noise is more than that
 _OUTSIDE_RATIO = 0.02
 _MAX_MISSING_RATIO = 0.1  # of a body's pixels with depth, in it or beside it and without
+_HOLE_M = 0.02  # between measured parts: a smaller hole hides nothing of 4 cm, the smallest thing on the table
+_SLIVER_PX = 5  # colour and depth of an edge are up to two pixels apart on each side
 _FRINGE_RATIO = 0.0065  # of the picture's width: stereo shadow leaves 4 px of 640 on each side without depth
 _ON_SURFACE_M, _ON_SURFACE_RATIO = 0.015, 0.7  # a piece of a wall lies so close to the fitted one, which lacks it
 _GROWTH_M = 0.004
@@ -171,27 +174,27 @@ def hide_held(view: LevelledView, held: SceneObject, margin_m: float = 0.025) ->
 
 
 def check_whole(label: str, segment: Segment, view: LevelledView) -> None:
-    """Check that no large area without depth touches a segment: it may be the other half of the thing.
+    """Check that no large area without depth is in or beside a segment: it may be the other half of the thing.
 
-    The area counts whatever its colour: what it shows may reach anywhere. A fringe of a few pixels is ordinary and does
-    not count.
+    The area counts whatever its colour: what it shows may reach anywhere. A fringe of a few pixels is ordinary. So is a
+    hole between measured parts of the thing, as dark things have them, if it is too small to hide anything.
 
     Raises:
         PerceptionError: "no_depth".
     """
     fringe_px = max(1, round(_FRINGE_RATIO * view.intrinsics.width_px))
-    around = fringe_px + 2
+    hole_px = round(_HOLE_M * view.intrinsics.fx_px / float(np.nanmedian(view.smooth_m[segment.measured])))
     side_px = max(segment.x1 - segment.x0, segment.y1 - segment.y0)
     h, w = view.depth_m.shape
     x0, y0 = max(segment.x0 - side_px, 0), max(segment.y0 - side_px, 0)
     window = np.s_[y0 : min(segment.y1 + side_px, h), x0 : min(segment.x1 + side_px, w)]
-    missing = (~np.isfinite(view.depth_m[window]) & ~view.is_robot[window]).astype(np.uint8)
-    wide = cv2.morphologyEx(missing, cv2.MORPH_OPEN, np.ones((2 * fringe_px + 1,) * 2, np.uint8))
-    near = cv2.dilate(segment.mask[window].astype(np.uint8), np.ones((2 * around + 1,) * 2, np.uint8)) > 0
-    _, labels = cv2.connectedComponents(wide, connectivity=4)
-    touching = np.setdiff1d(np.unique(labels[near & (wide > 0)]), [0])
-    measured_px = int(np.isfinite(view.depth_m[segment.mask]).sum())
-    missing_ratio = float(np.isin(labels, touching).sum() / max(measured_px, 1))
+    known = np.isfinite(view.depth_m[window])
+    measured = segment.measured[window] & known
+    raised = measured & (view.height_m[window] > ABOVE_TABLE_M)  # what lies beside it may have its colour, too
+    inner, missing = _between(raised), ~known & ~view.is_robot[window]
+    near = cv2.dilate(segment.mask[window].astype(np.uint8), _square(2 * (fringe_px + 2) + 1)) > 0
+    beside, inside = _wide(missing & ~inner, 2 * fringe_px + 1, near), _wide(missing & inner, hole_px, near)
+    missing_ratio = (beside + inside) / max(int(measured.sum()), 1)
     if missing_ratio > _MAX_MISSING_RATIO:
         raise PerceptionError(
             f"in or beside {label!r} an area of {missing_ratio:.0%} of its size has no depth, at most "
@@ -199,6 +202,27 @@ def check_whole(label: str, segment: Segment, view: LevelledView) -> None:
             label=label,
             reason=PerceptionReason.NO_DEPTH,
         )
+
+
+def _between(measured: Mask) -> Mask:
+    """Mark what lies between measured pixels, of which slivers do not count: edges leave them on the far side."""
+    spots = np.argwhere(cv2.morphologyEx(measured.astype(np.uint8), cv2.MORPH_OPEN, _square(_SLIVER_PX)))
+    inner = np.zeros(measured.shape, np.uint8)
+    if len(spots):
+        cv2.fillConvexPoly(inner, cv2.convexHull(spots[:, ::-1].astype(np.int32)), 1)
+    return inner > 0
+
+
+def _wide(missing: Mask, least_px: int, near: Mask) -> int:
+    """Count the pixels of areas that are at least so wide and high somewhere and come near."""
+    wide = cv2.morphologyEx(missing.astype(np.uint8), cv2.MORPH_OPEN, _square(least_px))
+    _, labels = cv2.connectedComponents(wide, connectivity=4)
+    touching = np.setdiff1d(np.unique(labels[near & (wide > 0)]), [0])
+    return int(np.isin(labels, touching).sum())
+
+
+def _square(side_px: int) -> npt.NDArray[np.uint8]:
+    return np.ones((side_px, side_px), np.uint8)
 
 
 def is_empty_space(view: LevelledView, expected: SceneObject) -> bool:

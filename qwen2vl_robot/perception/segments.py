@@ -106,7 +106,7 @@ def make_segment(view: LevelledView, mask: Mask) -> Segment | None:
         return None
     window = _window(mask, 0)
     part, inside = _crop(view, window), mask[window]
-    own = inside & ~_behind(part.smooth_m, inside)
+    own = inside & np.isfinite(part.smooth_m) & ~_behind(part.smooth_m, inside)
     points_m, smooth_m = part.points_m(own), part.points_m(own, smooth=True)
     if len(smooth_m) < _FLOOD_MIN_PX or len(points_m) < _FLOOD_MIN_PX:
         return None
