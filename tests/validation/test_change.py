@@ -41,6 +41,23 @@ def test_a_thing_that_moved_by_a_centimetre_and_a_half_has(name: str) -> None:
     assert "something moved near" in str(difference(seen(by, 300), seen(by, 300 + STEP_PX + STEP_PX // 2)))
 
 
+@pytest.mark.parametrize("name", ["ideal", "d435", "structured_light"])
+@pytest.mark.parametrize("away_m", [0.7, 1.2])
+@pytest.mark.parametrize("place", ["alone", "beside", "between", "before"])
+def test_a_thing_of_three_centimetres_is_seen_anywhere(name: str, away_m: float, place: str) -> None:
+    """It has the table's colour, so that depth alone can tell: a cube of 3 cm, on the table or on a block."""
+    by, side_px = camera(name), round(0.03 * K.fx_px / away_m)
+    rgb, was_m = np.full((480, 640, 3), 150, np.uint8), np.full((480, 640), away_m, np.float32)
+    ends = {"alone": [], "beside": [(100, 200)], "between": [(100, 200), (200 + side_px, 300)], "before": [(100, 300)]}
+    for left, right in ends[place]:
+        was_m[150:350, left:right] -= np.float32(0.05)
+    is_m, low_m = was_m.copy(), away_m - (0.05 if place == "before" else 0.0)
+    is_m[220 : 220 + side_px, 200 : 200 + side_px] = low_m - 0.03
+    before, after = (CameraFrame(0, *by.see(rgb, depth_m, {}), K, freeze(np.eye(4))) for depth_m in (was_m, is_m))
+    assert "something moved near" in str(difference(before, after))
+    assert "something moved near" in str(difference(after, before)), "or it is gone"
+
+
 def test_a_gain_is_no_change_and_a_thing_of_another_colour_is() -> None:
     before = seen(camera("ideal"), 300)
     brighter = replace(before, rgb=np.clip(before.rgb * 1.2, 0, 255).astype(np.uint8))
