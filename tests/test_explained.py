@@ -267,6 +267,6 @@ def test_a_missing_side_is_none_though_its_far_edge_is_measured(table: BulletWor
     mine = picture.names == "red block"
     rows, cols = np.indices(mine.shape)
     at = {"left": -cols, "right": cols, "top": -rows}[side]
-    gone = mine & (at > np.quantile(at[mine], 0.7)) & (at < at[mine].max() - 2)
+    gone = mine & (at > np.quantile(at[mine], 0.5)) & (at < at[mine].max() - 2)
     with pytest.raises(PerceptionError, match="has no depth"):
         ask(without_depth(picture, gone), pick(picture.reference("red block")))
