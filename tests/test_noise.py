@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.geometry import Array, transform
 from qwen2vl_robot.messages import CameraFrame, Observation, freeze
 from qwen2vl_robot.perception.changes import unexplained
 from qwen2vl_robot.perception.fitting import EXPLAINED_COST_M, explained_cost_m
@@ -76,3 +76,18 @@ def test_a_speck_far_from_a_body_is_no_part_of_it() -> None:
     segments = find_segments(view_of(rgb, depth_m))
     assert len(segments) == 1
     assert segments[0].x1 < 190
+
+
+def test_background_begins_where_no_link_can_come() -> None:
+    rng, kinematics = np.random.default_rng(0), SURROUNDINGS.kinematics
+    limits = np.array([(joint.lower_rad, joint.upper_rad) for joint in PROFILE.joints])
+    low_m, high_m = np.array(PROFILE.workspace.min_m), np.array(PROFILE.workspace.max_m)
+    region_m = view_of(*scene()).region_m
+    for q_rad in rng.uniform(limits[:, 0], limits[:, 1], (2500, len(limits))):
+        tool_m = kinematics.tool_pose(q_rad, 0.08)[:3, 3]
+        if not ((tool_m > low_m) & (tool_m < high_m)).all():
+            continue
+        poses = kinematics.link_poses(q_rad, 0.08)
+        for link, own_m in kinematics.link_hulls.items():
+            hull_m = transform(poses[link], own_m)
+            assert (hull_m > region_m[0]).all() and (hull_m < region_m[1]).all(), link
