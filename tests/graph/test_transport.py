@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cyclonedds.domain import DomainParticipant
 
-from qwen2vl_robot.errors import BadInputError, ObservationError
+from qwen2vl_robot.errors import BadInputError, ExecutionError, ObservationError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy, open_graph
@@ -167,6 +167,13 @@ def knows_camera(graph: interface.Graph) -> bool:
     except ObservationError:
         return False
     return True
+
+
+def test_a_service_that_is_called_responds_and_one_that_nobody_serves_is_an_error(graph: interface.Graph) -> None:
+    first, second = (graph.call(peer.FLIP, 20.0).success for _ in range(2))
+    assert first != second
+    with pytest.raises(ExecutionError, match="nobody serves /nothing"):
+        graph.call(replace(peer.FLIP, name="nothing"), 0.3)
 
 
 def test_a_fixed_frame_is_found_and_a_missing_one_is_named(graph: interface.Graph) -> None:

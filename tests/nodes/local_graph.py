@@ -43,6 +43,9 @@ class LocalGraph:
     def resolve(self, name: str) -> str:
         return resolve_name(name, "tested")
 
+    def call(self, service: interface.Service, timeout_s: float) -> Any:
+        return self.services[service.name](self.message(f"{service.type}_Request")())
+
     def now_ns(self) -> int:
         return self.time_ns
 
