@@ -236,15 +236,7 @@ def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told:
         wait_for(lambda: looker.status().stopped_by is None, process, "controller", 30.0)
 
 
-def test_without_a_robot_a_command_is_one_line() -> None:
-    nobody = command("say", "go home")
-    assert nobody.returncode == 1
-    assert nobody.stderr.count("\n") == 1
-    assert "no controller is heard on /left/qwen2vl_robot/status" in nobody.stderr
-
-
-@pytest.mark.parametrize("digest", ["3f", "xyzw", "3fa2; rm"])
-def test_what_is_no_digest_approves_nothing(digest: str) -> None:
-    wrong = command("approve", digest)
+def test_what_is_no_digest_approves_nothing() -> None:
+    wrong = command("approve", "3fa2; rm")
     assert wrong.returncode == 2
     assert "give at least 4 of the digits" in wrong.stderr
