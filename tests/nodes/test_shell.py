@@ -24,7 +24,7 @@ from qwen2vl_robot.nodes.watch import run_node, wait_for
 DIGEST = "3fa2" + "0" * 60
 
 
-class Controller:
+class Robot:
     """A node that says about itself what a test wants, and keeps what it hears."""
 
     def __init__(self, namespace: str) -> None:
@@ -60,8 +60,8 @@ class Controller:
 
 
 @pytest.fixture
-def controller(request: pytest.FixtureRequest) -> Iterator[Controller]:
-    there = Controller("/" + "".join(c for c in request.node.name if c.isalpha())[:40])
+def controller(request: pytest.FixtureRequest) -> Iterator[Robot]:
+    there = Robot("/" + "".join(c for c in request.node.name if c.isalpha())[:40])
     yield there
     there.graph.close()
 
@@ -72,34 +72,34 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def shell(controller: Controller, told: list[str]) -> Iterator[Shell]:
+def shell(controller: Robot, told: list[str]) -> Iterator[Shell]:
     graph = DdsGraph("shell", namespace=controller.graph.resolve("x").rpartition("/")[0])
     yield Shell(graph, told.append)
     graph.close()
 
 
-def test_an_instruction_that_is_taken(controller: Controller, shell: Shell) -> None:
+def test_an_instruction_that_is_taken(controller: Robot, shell: Shell) -> None:
     controller.on["instruction"] = lambda text: controller.show(state="working", doing="observe", instruction=text)
     controller.show()
     assert shell.say("  pick up the red block ").instruction == "pick up the red block"
     assert controller.heard["instruction"] == ["pick up the red block"]
 
 
-def test_a_refused_instruction_is_an_error_with_its_reason(controller: Controller, shell: Shell) -> None:
+def test_a_refused_instruction_is_an_error_with_its_reason(controller: Robot, shell: Shell) -> None:
     controller.on["instruction"] = lambda text: controller.show(refused_instructions=1, last_refusal="a task runs")
     controller.show()
     with pytest.raises(ExecutionError, match="refused: a task runs"):
         shell.say("go home")
 
 
-def test_a_stop_word_shows_the_stop(controller: Controller, shell: Shell) -> None:
+def test_a_stop_word_shows_the_stop(controller: Robot, shell: Shell) -> None:
     controller.on["instruction"] = lambda text: controller.show(state="stopped", stopped_by="text instruction 'halt'")
     controller.show()
     assert shell.say("halt").stopped_by == "text instruction 'halt'"
 
 
 @pytest.mark.parametrize("text", ["", "   ", "x" * 5000])
-def test_what_is_no_instruction_is_not_sent(controller: Controller, shell: Shell, text: str) -> None:
+def test_what_is_no_instruction_is_not_sent(controller: Robot, shell: Shell, text: str) -> None:
     controller.show()
     with pytest.raises(BadInputError):
         shell.say(text)
@@ -119,7 +119,7 @@ def test_without_a_controller_every_word_is_an_error(monkeypatch: pytest.MonkeyP
 
 
 def test_garbage_about_itself_is_no_status(
-    controller: Controller, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    controller: Robot, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shells, "HEAR_S", 0.5)
     for text in ("", "[]", "{}", '{"state": "dancing"}', "[" * 9000, "{" + '"a":' * 5000):
@@ -130,7 +130,7 @@ def test_garbage_about_itself_is_no_status(
     assert shell.status().state == "idle"
 
 
-def test_a_yes_is_for_what_was_shown(controller: Controller, shell: Shell) -> None:
+def test_a_yes_is_for_what_was_shown(controller: Robot, shell: Shell) -> None:
     def answer(text: str) -> None:
         report = ApprovalReport(digest=text, accepted=text == DIGEST, reason="approved")
         controller.show(state="working", awaits=None, approval=report)
@@ -146,7 +146,7 @@ def test_a_yes_is_for_what_was_shown(controller: Controller, shell: Shell) -> No
     assert controller.heard["~/approve"] == [DIGEST]
 
 
-def test_nothing_is_approved_unseen(controller: Controller, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_approved_unseen(controller: Robot, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shells, "ANSWER_S", 0.4)
     controller.show(state="awaiting_approval", awaits=DIGEST)
     with pytest.raises(ExecutionError, match="approved unseen"):
@@ -158,7 +158,7 @@ def test_nothing_is_approved_unseen(controller: Controller, shell: Shell, monkey
     assert controller.heard["~/approve"] == []
 
 
-def test_a_stop_is_sent_also_where_one_is_latched_already(controller: Controller, shell: Shell) -> None:
+def test_a_stop_is_sent_also_where_one_is_latched_already(controller: Robot, shell: Shell) -> None:
     controller.show(state="stopped", stopped_by="topic stop")
     stopped = shell.stop()
     assert stopped is not None
@@ -168,14 +168,14 @@ def test_a_stop_is_sent_also_where_one_is_latched_already(controller: Controller
 
 
 def test_a_stop_that_nobody_confirms_is_said_to_be_none(
-    controller: Controller, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    controller: Robot, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shells, "HEAR_S", 1.5)
     assert shell.stop() is None
     assert len(controller.heard["stop"]) > 3
 
 
-def test_a_controller_that_goes_ends_the_watching(controller: Controller, shell: Shell, told: list[str]) -> None:
+def test_a_controller_that_goes_ends_the_watching(controller: Robot, shell: Shell, told: list[str]) -> None:
     controller.show(state="working", doing="run", instruction="go home")
     shell.status()
     threading.Timer(0.5, controller.graph.close).start()
@@ -184,7 +184,7 @@ def test_a_controller_that_goes_ends_the_watching(controller: Controller, shell:
     assert told == ["working run: go home"]
 
 
-def test_a_reset_brings_the_controllers_answer(controller: Controller, shell: Shell) -> None:
+def test_a_reset_brings_the_controllers_answer(controller: Robot, shell: Shell) -> None:
     assert shell.reset() == "released"
 
 
