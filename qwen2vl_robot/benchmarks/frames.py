@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field, RootModel, model_validator
 
+from qwen2vl_robot.benchmarks.trying import try_actions
 from qwen2vl_robot.bounds import PHOTO_BYTES, PHOTO_PIXELS
 from qwen2vl_robot.config import Strict, load_robot, load_yaml
 from qwen2vl_robot.documents import is_file, read_file
@@ -35,11 +36,9 @@ from qwen2vl_robot.messages import (
     Hull,
     ImageBox,
     Intrinsics,
-    Motion,
     ObjectReference,
     Observation,
     Plan,
-    Rehearsed,
     Relation,
     RobotState,
     SceneObject,
@@ -49,13 +48,9 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.perception import Surroundings, perceive
-from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.photos import open_picture
-from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.pool import RehearsalProcess
-from qwen2vl_robot.validation.unseen import Known
-from qwen2vl_robot.validation.ways import first_accepted
 
 ROBOT = "franka_panda"
 _BUDGET_S = 30.0
@@ -311,22 +306,10 @@ def _rehearse(
     outlook: Outlook, actions: tuple[GroundedAction, ...], maker: MotionMaker, twin: RehearsalProcess, arm: Kinematics
 ) -> tuple[str, str]:
     """How far the steps go: "admitted", or the reason of the first one that is refused, with its sentence."""
-    for action in actions:
-        known = Known(load_rules().free_m, link_boxes(outlook.start, arm))
-        world = outlook.with_unseen((action.target, action.reference), arm.profile, known)
-
-        def rehearse(motion: Motion, refused: int, world: Outlook = world) -> Rehearsed:
-            verdict = twin.rehearse(motion, world.scene, world.start, refused=refused)
-            return Rehearsed(motion, verdict, world.scene, world.start, 0, world.frame)
-
-        step = first_accepted(maker.ways(action, world.scene, world.start), rehearse)
-        if not step.verdict.accepted:
-            return str(step.verdict.violations[0].kind), step.verdict.explanation
-        after = outlook.after(step.verdict)
-        if after is None:
-            return "no_prediction", "the twin gave no state after the step"
-        outlook = replace(after, scene=replace(after.scene, unseen_m=None))
-    return "admitted", ""
+    steps = try_actions(outlook, actions, maker, twin, arm)
+    if not all(step.verdict.accepted for step in steps):
+        return str(steps[-1].verdict.violations[0].kind), steps[-1].verdict.explanation
+    return ("admitted", "") if len(steps) == len(actions) else ("no_prediction", "the twin gave no state after a step")
 
 
 def _draw(frame: RealFrame, bodies: tuple[SceneObject, ...], path: Path) -> None:

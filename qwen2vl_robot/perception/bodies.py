@@ -126,8 +126,18 @@ def explains(fit: Fit, segment: Segment) -> bool:
     """Check whether a solid explains a segment: silhouette and depth agree, and no points stick out of it."""
     if fit.cost_m >= explained_cost_m(segment) or fit.overlap <= _GOOD_OVERLAP:
         return False
-    outside_m = outside_of(*fit.solid.message(), segment.smooth_m)
-    return bool((outside_m > max(_OUTSIDE_M, _OUTSIDE_SIGMAS * segment.noise_m)).mean() <= _OUTSIDE_RATIO)
+    return not _sticks_out(fit.solid, segment)
+
+
+def _sticks_out(solid: Solid, segment: Segment) -> bool:
+    """Check whether measured points lie outside of a solid, both as measured and smoothed.
+
+    Noise puts points outside as measured, and smoothing does at the edge of a small thing; what is there does both.
+    """
+    limit_m = max(_OUTSIDE_M, _OUTSIDE_SIGMAS * segment.noise_m)
+    shape, T = solid.message()
+    shares = [(outside_of(shape, T, points) > limit_m).mean() for points in (segment.smooth_m, segment.points_m)]
+    return bool(min(shares) > _OUTSIDE_RATIO)
 
 
 def outside_of(shape: Shape, T_base_object: Array, p_base_m: Array) -> Array:
@@ -246,6 +256,8 @@ def _split(view: LevelledView, body: Body, everything: Mask, bodies: list[Body])
     is_hollow = body.best.solid.is_hollow
     if body.is_explained and not is_hollow:
         return []
+    if not body.is_explained and (apart := _split_apart(view, body, everything, bodies)):
+        return apart
     parts = (_split_content if is_hollow else _split_by_height)(view, body)
     if parts is None:
         return []
@@ -253,6 +265,18 @@ def _split(view: LevelledView, body: Body, everything: Mask, bodies: list[Body])
     lower = measure(view, parts[0], everything, below)
     split = [lower, measure(view, parts[1], everything, [*below, lower.best.solid])]
     return split if max(b.best.cost_m for b in split) < max(body.best.cost_m, explained_cost_m(body.segment)) else []
+
+
+def _split_apart(view: LevelledView, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
+    """Split a segment of pieces that lie apart in the picture, where a solid explains each of them and none the whole.
+
+    Pieces on both sides of something nearer may be one thing that it hides in part. What is hidden counts as occupied.
+    """
+    count, labels = cv2.connectedComponents(body.segment.mask.astype(np.uint8), connectivity=8)
+    pieces = [make_segment(view, labels == number) for number in range(1, count)]
+    below = [b.best.solid for b in bodies]
+    split = [measure(view, piece, everything, below) for piece in pieces if piece is not None]
+    return split if len(split) > 1 and all(piece.is_explained for piece in split) else []
 
 
 def _split_content(view: LevelledView, body: Body) -> tuple[Segment, Segment] | None:

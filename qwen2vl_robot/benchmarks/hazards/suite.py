@@ -23,6 +23,7 @@ from qwen2vl_robot.benchmarks.hazards import fine_physics
 from qwen2vl_robot.benchmarks.hazards.cameras import wrong_camera
 from qwen2vl_robot.benchmarks.hazards.cases import MAKERS, make_case
 from qwen2vl_robot.benchmarks.hazards.gates import ASKERS as GATE_ASKERS
+from qwen2vl_robot.benchmarks.hazards.looks import LOOKERS, look
 from qwen2vl_robot.benchmarks.hazards.sentences import SENTENCE_KINDS, ask_sentence
 from qwen2vl_robot.benchmarks.hazards.stage import Case, Stage
 from qwen2vl_robot.benchmarks.shares import wilson_interval
@@ -34,7 +35,7 @@ from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 ASKERS = {**GATE_ASKERS, "wrong_camera": wrong_camera}
-KINDS = (*MAKERS, *ASKERS, *SENTENCE_KINDS)
+KINDS = (*MAKERS, *LOOKERS, *ASKERS, *SENTENCE_KINDS)
 SEED = 7_000
 _BUDGET_S = 300.0  # long, so that a busy machine does not count as a refusal
 _LABELS = "hazards/labels.csv"
@@ -133,6 +134,8 @@ def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, An
     if spec.kind in ASKERS:
         rng = np.random.default_rng([spec.seed, spec.is_hazard, spec.is_near])
         accepted, amount, unit, reason = ASKERS[spec.kind](stage.profile, rng, spec.is_hazard, spec.is_near)
+    elif spec.kind in LOOKERS:
+        accepted, amount, unit, reason = look(spec.kind, stage, rehearsal, spec.seed, spec.is_hazard, spec.is_near)
     elif spec.kind in SENTENCE_KINDS:
         accepted, amount, unit, reason = ask_sentence(spec.kind, spec.index, spec.is_hazard)
     else:
