@@ -120,7 +120,7 @@ class CameraGuard:
         return outcome if cause is None else replace(outcome, causes=(cause, *outcome.causes))
 
     def _explanations(self, outcome: Outcome, plan: Plan | None) -> Iterator[Cause]:
-        reasons = set(outcome.reasons)
+        reasons = {cause.reason for cause in outcome.causes}
         if not reasons & _BY_DEPTH:
             return
         for measure in self._health.unusual:

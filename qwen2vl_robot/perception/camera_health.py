@@ -172,7 +172,7 @@ def _about_pose(table: TableSeen) -> tuple[Measure, ...]:
             "noise_m",
             table.noise_m,
             0.010,
-            0.020,
+            0.015,
             f"depth of the table scatters by {noise_mm:.1f} mm, as of 1 m away",
         ),
     )
@@ -207,7 +207,7 @@ def _about_edges(edges: EdgesSeen) -> tuple[Measure, ...]:
     return (
         shift,
         Measure(blind, "edge_gap_px", edges.gap_px, 10.0, _NEVER, gap),
-        Measure(noisy, "flying_ratio", edges.flying_ratio, 0.35, _NEVER, flying),
+        Measure(noisy, "flying_ratio", edges.flying_ratio, 0.28, _NEVER, flying),
     )
 
 

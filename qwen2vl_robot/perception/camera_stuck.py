@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen2vl_robot.geometry import Array, invert, transform
+from qwen2vl_robot.geometry import invert, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Observation
+from qwen2vl_robot.perception.surfaces import surfaces_of
 
 _STILL_RAD, _STILL_M = 0.002, 0.001  # of joints and gripper between two frames; more counts as moved
-_MOVED_M, _THERE_M, _CORNERS = 0.03, 0.04, 10  # corners of hulls that showed, and are elsewhere
+_MOVED_M, _THERE_M, _POINTS = 0.05, 0.02, 100  # of the arm's surface that showed, and are elsewhere
 
 
 @dataclass
@@ -62,7 +63,7 @@ def _is_still(before: Observation, now: Observation) -> bool:
 
 def _has_left(before: Observation, now: Observation, kinematics: Kinematics) -> bool:
     """Whether parts of the arm that showed in the frame before are elsewhere by now."""
-    was, is_now = (_corners_m(o, kinematics) for o in (before, now))
+    was, is_now = (surfaces_of(kinematics).at(kinematics, o.robot)[0] for o in (before, now))
     gone_m = was[np.linalg.norm(is_now - was, axis=1) > _MOVED_M]
     frame, k = before.frame, before.frame.intrinsics
     p_m = transform(invert(frame.T_base_camera), gone_m) if len(gone_m) else gone_m
@@ -73,13 +74,4 @@ def _has_left(before: Observation, now: Observation, kinematics: Kinematics) -> 
     row = np.rint(p_m[:, 1] / p_m[:, 2] * k.fy_px + k.cy_px).astype(int)
     inside = (column >= 0) & (column < k.width_px) & (row >= 0) & (row < k.height_px)
     found_m = frame.depth_m[row[inside], column[inside]]
-    return int((np.abs(found_m - p_m[inside, 2]) < _THERE_M).sum()) >= _CORNERS
-
-
-def _corners_m(observation: Observation, kinematics: Kinematics) -> Array:
-    state = observation.robot
-    poses = kinematics.link_poses(state.q_rad, state.gripper_width_m)
-    hulls = [
-        transform(poses[link], hull) for link, hull in kinematics.link_hulls.items() if len(hull) and link in poses
-    ]
-    return np.concatenate(hulls) if hulls else np.zeros((0, 3))
+    return int((np.abs(found_m - p_m[inside, 2]) < _THERE_M).sum()) >= _POINTS

@@ -19,9 +19,9 @@ from qwen2vl_robot.messages import CameraFrame
 _STEP_PX = 4  # of a picture 640 px wide
 _WORK_X, _WORK_Y = (0.3, 0.9), 0.55  # of the workspace: for the Panda 0.26 to 0.77 m, and 0.39 m to both sides
 _LEAST_POINTS = 300  # in the work space; with fewer it is hardly in the picture
-_LEAST_SHARE = 0.3  # of the measured points that lie on the plane
+_LEAST_SHARE = 0.2  # of the measured points that lie on the plane
 _TRIES, _FITTED = 60, 1500
-_PLANE_M, _GATES_M, _NOISE_GATE_M = 0.010, (0.012, 0.008, 0.008), 0.02
+_PLANE_M, _GATES_M, _NOISE_GATE_M = 0.010, (0.012, 0.008, 0.008), 0.04
 _LEVEL = 0.8  # least cosine of a plane to the vertical; a wall is no table
 _SCALE = (0.5, 2.0)  # measured over expected depth; beyond it is another unit, and no plane is looked for
 _FOCAL_ANGLE_DEG, _FOCAL_OFF_M = 0.6, 0.006  # what another focal length may leave unexplained: a calibration's error
