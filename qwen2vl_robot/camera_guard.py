@@ -42,6 +42,7 @@ _BY_DEPTH: frozenset[Reason] = _BY_COLOUR | {
     EvidenceReason.HIDDEN,
     EvidenceReason.UNMEASURED,
 }
+_MOVES_THE_ARM = (ObservationReason.CAMERA_INFO, ObservationReason.CAMERA_TILTED)
 _BARE_RATIO = 0.25  # of what a box marks; the boxes of right cameras had depth in more than three quarters
 
 
@@ -107,6 +108,9 @@ class CameraGuard:
         seen = check_camera(observation, self._profile, self._kinematics)
         self._on_seen(seen)
         if seen.is_off:
+            wrong = next((m for m in health.unusual if m.reason in _MOVES_THE_ARM), None)
+            if wrong is not None:  # what the table says more exactly, the arm only confirms
+                return CameraSaid(f"camera: {wrong.text}; {seen.describe()}", wrong.reason, wrong.numbers)
             return CameraSaid(seen.describe(), ObservationReason.CAMERA_OFF, seen.numbers)
         if seen.problem and health.unusual:
             worst = health.unusual[0]

@@ -152,20 +152,20 @@ def _about_pose(table: TableSeen) -> tuple[Measure, ...]:
     focal, tilted = ObservationReason.CAMERA_INFO, ObservationReason.CAMERA_TILTED
     if table.tilt_deg is None or table.offset_m is None:
         text = "no plane of a table is measured, so neither tilt nor focal length is"
-        return Measure(focal, "focal_ratio", None, 0.03, 0.05, text), Measure(tilted, "tilt_deg", None, 1.0, 2.0, text)
+        return Measure(focal, "focal_ratio", None, 0.02, 0.05, text), Measure(tilted, "tilt_deg", None, 0.7, 2.0, text)
     ratio = table.focal_ratio
     if ratio is None:
-        lens = Measure(focal, "focal_ratio", None, 0.03, 0.05, "from above a table does not tell the focal length")
+        lens = Measure(focal, "focal_ratio", None, 0.02, 0.05, "from above a table does not tell the focal length")
     else:
         text = f"the table fits a focal length of {ratio:.2f} times what camera_info says: another camera's?"
-        lens = Measure(focal, "focal_ratio", max(ratio, 1.0 / ratio) - 1.0, 0.03, 0.05, text)
+        lens = Measure(focal, "focal_ratio", max(ratio, 1.0 / ratio) - 1.0, 0.02, 0.05, text)
     seen = f"the table lies {1000 * table.offset_m:+.0f} mm high and {table.tilt_deg:.1f} deg tilted"
     text = lens.text if lens.is_unusual else f"{seen} in the calibrated frame: calibrate the camera"
     cause = focal if lens.is_unusual else tilted  # one cause for what one wrong number explains
     noise_mm = 1000 * (table.noise_m or 0.0)
     return (
         lens,
-        Measure(cause, "tilt_deg", table.tilt_deg, 1.0, 2.0, text),
+        Measure(cause, "tilt_deg", table.tilt_deg, 0.7, 2.0, text),
         Measure(cause, "offset_m", abs(table.offset_m), 0.010, 0.020, text),
         Measure(
             ObservationReason.CAMERA_NOISY,
