@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.bullet import TIME_STEP_S, Bowl, BulletWorld
+from qwen2vl_robot.bullet import TABLE, TIME_STEP_S, Bowl, BulletWorld
 from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
@@ -127,8 +127,7 @@ class Plant:
         """Take an RGB-D frame that errs as its model does, with the published pose, which has a calibration error."""
         self.tick()
         stamp_ns = round(self._world.time_s * 1e9)
-        rgb, true_m = self._look()
-        rgb, depth_m = self._camera.see(rgb, true_m, _finishes(self._scene, self._seen))
+        rgb, depth_m = self._camera.see(*self._look(), _finishes(self._scene, self._seen))
         depth_m.setflags(write=False)
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
@@ -140,9 +139,10 @@ class Plant:
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
 
     def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        rgb, depth_m, names = self._world.render(self._scene.intrinsics, self._scene.T_base_camera, self._scene.light)
+        scene, camera = self._scene, (self._scene.intrinsics, self._scene.T_base_camera)
+        rgb, depth_m, names = self._world.render(*camera, scene.light)
         self._seen = (round(self._world.time_s / TIME_STEP_S), names)
-        return rgb, depth_m
+        return rgb, depth_m if scene.waves is None else scene.waves.raise_table(depth_m, names == TABLE, *camera)
 
     # ------------------------------------------------------------------------------------------- arm
 
