@@ -43,7 +43,7 @@ _BY_DEPTH: frozenset[Reason] = _BY_COLOUR | {
     EvidenceReason.UNMEASURED,
 }
 _MOVES_THE_ARM = (ObservationReason.CAMERA_INFO, ObservationReason.CAMERA_TILTED)
-_BARE_RATIO = 0.25  # of what a box marks; the boxes of right cameras had depth in more than three quarters
+_BARE_RATIO = 0.3  # of a box; right cameras left more without depth only of black and of clear things, up to 0.56
 
 
 @dataclass(frozen=True, slots=True)
