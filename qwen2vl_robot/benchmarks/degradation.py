@@ -44,7 +44,7 @@ from qwen2vl_robot.planner.reply import format_reply, parse_reply
 from qwen2vl_robot.plant.cameras import CameraModel, ErringCamera, Noise, Stereo, load_camera
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.policy import ABOUT_CAMERA
-from qwen2vl_robot.reasons import AbortReason, ObservationReason, Reason
+from qwen2vl_robot.reasons import AbortReason, ObservationReason, PerceptionReason, Reason
 
 _SCENE, _ROBOT, _TARGET = "scenes/default.yaml", "franka_panda", "red block"
 _EXACT = "white_noise_m: 0.0\n"
@@ -77,7 +77,7 @@ class Effect:
     name: str
     unit: str
     levels: tuple[float, ...]
-    causes: frozenset[ObservationReason]
+    causes: frozenset[Reason]
     make: Callable[[First, float, np.random.Generator], Look]
 
 
@@ -312,16 +312,17 @@ def _stuck(first: First, level: float, rng: np.random.Generator) -> Look:
 
 
 _R = ObservationReason
+_NO_DEPTH: frozenset[Reason] = frozenset({_R.CAMERA_BLIND, PerceptionReason.NO_DEPTH})
 EFFECTS = (
     Effect(
         "shadow beside things",
         "px",
         (4, 8, 16),
-        frozenset({_R.CAMERA_BLIND}),
+        _NO_DEPTH,
         lambda first, v, rng: _stereo(first, rng, edge_gap_px=(v, v)),
     ),
-    Effect("holes", "ratio", (0.15, 0.35, 0.6), frozenset({_R.CAMERA_BLIND}), _then(_holes)),
-    Effect("clear target", "ratio", (0.4, 0.7, 0.95), frozenset({_R.CAMERA_BLIND}), _then(_clear)),
+    Effect("holes", "ratio", (0.15, 0.35, 0.6), _NO_DEPTH, _then(_holes)),
+    Effect("clear target", "ratio", (0.4, 0.7, 0.95), _NO_DEPTH, _then(_clear)),
     Effect(
         "flying pixels",
         "px",

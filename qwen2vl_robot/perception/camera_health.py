@@ -164,9 +164,6 @@ def _about_pose(table: TableSeen) -> tuple[Measure, ...]:
     cause = focal if lens.is_unusual else tilted  # one cause for what one wrong number explains
     noise_mm = 1000 * (table.noise_m or 0.0)
     return (
-        lens,
-        Measure(cause, "tilt_deg", table.tilt_deg, 0.7, 2.0, text),
-        Measure(cause, "offset_m", abs(table.offset_m), 0.010, 0.020, text),
         Measure(
             ObservationReason.CAMERA_NOISY,
             "noise_m",
@@ -175,6 +172,9 @@ def _about_pose(table: TableSeen) -> tuple[Measure, ...]:
             0.015,
             f"depth of the table scatters by {noise_mm:.1f} mm, as of 1 m away",
         ),
+        lens,
+        Measure(cause, "tilt_deg", table.tilt_deg, 0.7, 2.0, text),
+        Measure(cause, "offset_m", abs(table.offset_m), 0.010, 0.020, text),
     )
 
 
