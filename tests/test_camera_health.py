@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import make_pose, read_only, rotation_from_rotvec
@@ -32,6 +33,8 @@ from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.reasons import MotionReason, ObservationReason, PerceptionReason
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
+from tests.test_perception import HOME
+from tests.test_perception import look as render
 
 AROUND = Surroundings.of(PROFILE)
 SEED = 3  # the arm shows, and so do five things
@@ -168,7 +171,13 @@ def test_a_frame_that_comes_again_while_nothing_moved_is_not_called_fine_without
 
 
 def test_a_frame_that_comes_again_though_the_arm_has_left_is_stuck() -> None:
-    first, _, _ = looks()
+    over_table = HOME.copy()
+    over_table[[1, 3, 5]] = 0.1, -2.0, 2.1
+    with BulletWorld() as world:
+        world.add_table()
+        world.add_robot(PROFILE)
+        world.robot.reset_arm(over_table, 0.08)
+        first = render(world, 1).observation
     guard = CameraGuard(AROUND)
     guard.look(first)
     robot = replace(first.robot, q_rad=first.robot.q_rad + 0.4 * np.eye(7)[0])
