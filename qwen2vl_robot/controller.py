@@ -38,8 +38,8 @@ from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.perception.links import link_boxes
-from qwen2vl_robot.policy import Response, respond, respond_to, twice
-from qwen2vl_robot.reasons import ObservationReason, TaskReason
+from qwen2vl_robot.policy import ABOUT_CAMERA, Response, respond, respond_to, twice
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
@@ -48,7 +48,6 @@ from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
-_ABOUT_CAMERA = (ObservationReason.CAMERA_OFF, ObservationReason.CAMERA_UNCHECKED)
 _SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
@@ -101,6 +100,7 @@ class Controller:
                     outcome = task.first_about_words(end.outcome)
                 if respond_to(outcome) is not Response.PLAN_AGAIN:
                     break
+        outcome = self._parts.guard.explained(outcome, task.plans[-1] if task.plans else None)
         return task.report(_explained(task, outcome, self._surroundings))
 
     # ------------------------------------------------------------------------------------ the flow, in order
@@ -112,7 +112,7 @@ class Controller:
         try:
             return self._look(task)
         except ObservationError as error:
-            if not task.plans and error.reason not in _ABOUT_CAMERA:
+            if not task.plans and error.reason not in ABOUT_CAMERA:
                 raise
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
 

@@ -33,7 +33,7 @@ from qwen2vl_robot.validation.change import difference
 # Two measurements of a resting gripper differ by less; half the thinnest grip margin.
 _WIDTH_TOLERANCE_M = 0.004
 MAX_STATE_AGE_S = 0.2  # unless the node's parameter says otherwise
-_ABOUT_CAMERA = {
+_ABOUT_CAMERA: dict[ObservationReason, RefusalReason] = {  # what else ails a camera is called as in any other frame
     ObservationReason.CAMERA_OFF: RefusalReason.CAMERA_OFF,
     ObservationReason.CAMERA_UNCHECKED: RefusalReason.CAMERA_UNCHECKED,
 }
@@ -116,9 +116,9 @@ class Gate:
             or self._refuse_zones(rehearsed)
             or self._refuse_age(live, rehearsed.rehearsed_ns, now_ns)
             or self._refuse_start(rehearsed, live)
+            or self._refuse_camera(live, fresh)  # before the change that an ill camera looks like
             or self._refuse_change(rehearsed.seen, fresh, now_ns)
             or self._refuse_approval(rehearsed, approval, halt)
-            or self._refuse_camera(live, fresh)
         )
         if refusal is not None or approval is None:
             return refusal or Refusal(RefusalReason.NOT_CONFIRMED, "there is no approval")
@@ -223,10 +223,10 @@ class Gate:
             return None
         if fresh is None:
             return Refusal(RefusalReason.NO_FRAME, "no frame shows where the camera is")
-        seen, against = self._guard.look(Observation(fresh, live))
-        if seen.problem:
-            return Refusal(RefusalReason.NO_FRAME, seen.problem)
-        return None if against is None else Refusal(_ABOUT_CAMERA[against], seen.describe(), seen.numbers)
+        said = self._guard.look(Observation(fresh, live))
+        if said.against is not None:
+            return Refusal(_ABOUT_CAMERA.get(said.against, said.against), said.text, said.numbers)
+        return Refusal(RefusalReason.NO_FRAME, said.problem) if said.problem else None
 
     def _refuse_approval(self, rehearsed: Rehearsed, approval: Approval | None, halt: Halt) -> Refusal | None:
         verdict_digest, missing = digest(rehearsed.verdict), RefusalReason.NOT_CONFIRMED

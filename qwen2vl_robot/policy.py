@@ -40,7 +40,21 @@ _BROKEN_WORKER = frozenset(
     }
 )
 _OUR_FAULT = frozenset({ViolationKind.NON_FINITE, ViolationKind.FORMAT, ViolationKind.START_STATE})
-_ENDING = {ObservationReason.HALTED, ObservationReason.CAMERA_OFF, ObservationReason.CAMERA_UNCHECKED}
+ABOUT_CAMERA = frozenset(
+    {
+        ObservationReason.CAMERA_OFF,
+        ObservationReason.CAMERA_UNCHECKED,
+        ObservationReason.CAMERA_UNITS,
+        ObservationReason.CAMERA_INFO,
+        ObservationReason.CAMERA_TILTED,
+        ObservationReason.CAMERA_BLIND,
+        ObservationReason.CAMERA_MISREGISTERED,
+        ObservationReason.CAMERA_NOISY,
+        ObservationReason.CAMERA_COLOURS,
+        ObservationReason.CAMERA_STUCK,
+    }
+)  # only a person mends these
+_ENDING = {ObservationReason.HALTED, *ABOUT_CAMERA}
 _PLAN_AGAIN: frozenset[Reason] = frozenset(
     {
         *(set(MotionReason) - {MotionReason.UNEXPLAINED}),

@@ -155,6 +155,14 @@ class ObservationReason(Reason):
     CAMERA_OFF = "camera_off", "the arm in the frame says that the camera is not where its calibration says"
     CAMERA_UNCHECKED = "camera_unchecked", "too little of the arm shows to check the camera, which is required"
     CAMERAS_DISAGREE = "cameras_disagree", "two cameras contradict each other"
+    CAMERA_UNITS = "camera_units", "depth is not in the unit that its encoding says"
+    CAMERA_INFO = "camera_info", "the size or focal length of camera_info contradicts what is seen: another camera's"
+    CAMERA_TILTED = "camera_tilted", "the table is not where the calibration says, or not level"
+    CAMERA_BLIND = "camera_blind", "too much of the work space, or of what is asked for, has no depth"
+    CAMERA_MISREGISTERED = "camera_misregistered", "depth lies beside its colour"
+    CAMERA_NOISY = "camera_noisy", "depth scatters, or floats between surfaces, more than that of a sound camera"
+    CAMERA_COLOURS = "camera_colours", "white balance or exposure is wrong, or changed"
+    CAMERA_STUCK = "camera_stuck", "the camera repeats one frame under new stamps"
     HALTED = "halted", "a stop or a cancel ended the waiting"
 
 

@@ -305,7 +305,8 @@ class ControllerNode:
 
 
 def _guard(around: Surroundings, settings: Settings, health: Health) -> CameraGuard:
-    return CameraGuard(around, is_required=settings.camera_check == "required", on_seen=health.on_camera)
+    is_required = settings.camera_check == "required"
+    return CameraGuard(around, is_required=is_required, on_seen=health.on_camera, on_health=health.on_camera_health)
 
 
 def _outcome_of(error: Exception, halt: Halt) -> Outcome:

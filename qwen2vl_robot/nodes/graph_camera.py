@@ -110,7 +110,10 @@ class GraphCamera:
         sizes["camera_info"] = size_px
         if len(set(sizes.values())) != 1:
             found = ", ".join(f"{what} {w}x{h}" for what, (w, h) in sizes.items())
-            raise ObservationError(f"camera: the sizes differ: {found} px; use depth registered to the image")
+            raise ObservationError(
+                f"camera: the sizes differ: {found} px; use depth registered to the image",
+                reason=ObservationReason.CAMERA_INFO,
+            )
         frames = (image.header.frame_id, depth.header.frame_id)
         if frames[0] != frames[1]:
             raise ObservationError(

@@ -15,6 +15,7 @@ from qwen2vl_robot.graph.conversions import stamp_from_ns
 
 if TYPE_CHECKING:  # the supervisor has a health too, and loads nothing of perception
     from qwen2vl_robot.perception.camera_check import CameraSeen
+    from qwen2vl_robot.perception.camera_health import CameraHealth
 
 _log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # what happened once, such as a refused instruction, is shown this long
@@ -64,6 +65,7 @@ class Health:
         self._subjects: set[str] = set()  # all that were ever reported; one without a problem is OK
         self._lock = threading.Lock()
         self._problems: dict[str, Problem] = {}
+        self._values: dict[str, dict[str, str]] = {}  # what was last measured of a subject, well or not
         self._publisher = graph.publisher(interface.DIAGNOSTICS)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="diagnostics", daemon=True)
@@ -90,6 +92,17 @@ class Health:
             self.fine("camera check")
         else:
             self._note("camera check", Level.ERROR if seen.is_off else Level.WARN, seen.describe(), lasts=True)
+
+    def on_camera_health(self, health: CameraHealth) -> None:
+        """Note how the camera of the last frame is, with every number; what was not measured is no OK."""
+        values = {m.name: "not measured" if m.value is None else f"{m.value:.4g}" for m in health.measures}
+        with self._lock:
+            self._values["camera health"] = values
+        if health.ill is None and not health.unusual and not health.unmeasured:
+            self.fine("camera health")
+        else:
+            level = Level.WARN if health.ill is None else Level.ERROR
+            self._note("camera health", level, health.describe(), lasts=True)
 
     def fine(self, *subjects: str) -> None:
         """Clear the problems of subjects: their causes are gone."""
@@ -143,20 +156,23 @@ class Health:
     def _report(self) -> interface.Message:
         make = self._graph.message
         problems = self.problems()
-        facts = [make("diagnostic_msgs/msg/KeyValue")(key=k, value=v) for k, v in self._facts().items()]
+        facts = self._pairs(self._facts())
         worst = max((t.level for t in problems.values()), default=Level.OK)
         text = f"see {', '.join(sorted(problems))}" if problems else "running"
         entries = [self._status("controller", worst, text, facts)]
         for subject in sorted({*self._subjects, *problems}):
-            problem = problems.get(subject)
+            problem, values = problems.get(subject), self._values.get(subject, {})
             if problem is None:
-                entries.append(self._status(subject, Level.OK, "no problem", []))
+                entries.append(self._status(subject, Level.OK, "no problem", self._pairs(values)))
                 continue
-            times = make("diagnostic_msgs/msg/KeyValue")(key="times", value=str(problem.count))
-            entries.append(self._status(subject, problem.level, problem.text, [times]))
+            values = {"times": str(problem.count), **values}
+            entries.append(self._status(subject, problem.level, problem.text, self._pairs(values)))
         stamp = stamp_from_ns(make, self._graph.now_ns())
         head = make("std_msgs/msg/Header")(stamp=stamp, frame_id="")
         return make("diagnostic_msgs/msg/DiagnosticArray")(header=head, status=entries)
+
+    def _pairs(self, values: dict[str, str]) -> list[interface.Message]:
+        return [self._graph.message("diagnostic_msgs/msg/KeyValue")(key=k, value=v) for k, v in values.items()]
 
     def _status(self, subject: str, level: Level, text: str, values: list[interface.Message]) -> interface.Message:
         kind = self._graph.message("diagnostic_msgs/msg/DiagnosticStatus")
