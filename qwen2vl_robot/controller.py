@@ -19,6 +19,7 @@ from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError,
 from qwen2vl_robot.holding import conclude, done_already
 from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.languages import detect_language, load_languages
+from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
     Action,
     ApprovedMotion,
@@ -238,13 +239,16 @@ class Controller:
         parts = self._parts
         try:
             with task.timed("run"):
-                age_s = parts.gate.max_state_age_s
+                age_s, lookout = parts.gate.max_state_age_s, Lookout(parts.camera, self._surroundings, _rehearsed(step))
                 report = executor.run(
-                    approved, parts.arm, parts.clock, self._profile, parts.halt, max_state_age_s=age_s
+                    *(approved, parts.arm, parts.clock, self._profile, parts.halt),
+                    max_state_age_s=age_s,
+                    lookout=lookout,
                 )
         except BaseException as error:
             parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
             raise
+        _log.info("%s", lookout.describe())
         step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
             parts.halt.stop(f"the last motion was aborted: {report.reason}")

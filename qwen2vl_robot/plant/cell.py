@@ -24,6 +24,7 @@ from qwen2vl_robot.messages import (
     Container,
     GripperSegment,
     ImageBox,
+    Intrinsics,
     Motion,
     RobotState,
 )
@@ -34,6 +35,7 @@ from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 _SETTLE_S = 0.5
+_STREAM_NS, _STREAM_PX = 200_000_000, 320  # between the pictures that are taken while the arm moves, and their width
 _MAX_CATCH_UP_S = 0.25  # the plant drops any further delay behind the wall clock
 
 
@@ -70,6 +72,9 @@ class Plant:
             drawn.faults.extrinsics_error_m, drawn.faults.extrinsics_error_deg, self._rng
         )
         self._camera = ErringCamera(load_camera(camera or drawn.camera), drawn.intrinsics, self._rng)
+        self._stream = self._camera.smaller(
+            max(1, drawn.intrinsics.width_px // _STREAM_PX), np.random.default_rng([seed, 2])
+        )
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
         self._track: Trajectory | None = None
@@ -126,12 +131,20 @@ class Plant:
     def capture(self) -> CameraFrame:
         """Take an RGB-D frame that errs as its model does, with the published pose, which has a calibration error."""
         self.tick()
-        stamp_ns = round(self._world.time_s * 1e9)
-        rgb, true_m = self._look()
-        rgb, depth_m = self._camera.see(rgb, true_m, _finishes(self._scene, self._seen))
+        return self._picture(self._camera)
+
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        """Take a small frame, five a second of plant time; None before its time has come (see `ports.Camera`)."""
+        self.tick()
+        return self._picture(self._stream) if self._world.time_s * 1e9 >= since_ns + _STREAM_NS else None
+
+    def _picture(self, camera: ErringCamera) -> CameraFrame:
+        stamp_ns, k = round(self._world.time_s * 1e9), camera.intrinsics
+        rgb, true_m = self._look(k)
+        rgb, depth_m = camera.see(rgb, true_m, _finishes(self._scene, self._seen))
         depth_m.setflags(write=False)
         rgb.setflags(write=False)
-        return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
+        return CameraFrame(stamp_ns, rgb, depth_m, k, read_only(self._T_base_camera_published))
 
     def state(self) -> RobotState:
         """Measure joints and gripper width; what the gripper holds is not measured."""
@@ -139,8 +152,8 @@ class Plant:
         q_rad, dq_radps, width_m = self._world.robot.arm_state()
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
 
-    def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        rgb, depth_m, names = self._world.render(self._scene.intrinsics, self._scene.T_base_camera, self._scene.light)
+    def _look(self, k: Intrinsics) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        rgb, depth_m, names = self._world.render(k, self._scene.T_base_camera, self._scene.light)
         self._seen = (round(self._world.time_s / TIME_STEP_S), names)
         return rgb, depth_m
 
@@ -275,7 +288,7 @@ class Plant:
     def true_boxes(self) -> dict[str, TrueBox]:
         """Map the label of each visible object to its box in the camera's image now."""
         if self._seen is None or self._seen[0] != round(self._world.time_s / TIME_STEP_S):
-            self._look()
+            self._look(self._scene.intrinsics)
         assert self._seen is not None
         names = self._seen[1]
         return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
