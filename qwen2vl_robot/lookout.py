@@ -37,6 +37,7 @@ class Lookout:
 
     Attributes:
         problem: why nothing can be watched; "" where it can.
+        frames: how many were judged.
     """
 
     def __init__(self, camera: Camera, around: Surroundings, step: Rehearsed) -> None:
@@ -49,7 +50,7 @@ class Lookout:
         self._still, self._handled = _still(step), _handled(step)
         self._since_ns: int | None = None  # of the latest frame, at first of the motion's begin
         self._seen_ns = 0
-        self._frames, self._longest_s, self._lacks = 0, 0.0, "no frame came"
+        self.frames, self._longest_s, self._lacks = 0, 0.0, "no frame came"
         self._eyes: list[Eye | None] = []
         self.problem = "" if step.seen is not None else "there is no frame to compare with"
         for index, frame in enumerate((step.seen, *step.seen.others) if step.seen is not None else ()):
@@ -90,11 +91,11 @@ class Lookout:
 
     def describe(self) -> str:
         """Say in one line how well the motion was watched."""
-        if not self._frames:
+        if not self.frames:
             return f"not watched: {self._lacks}"
         speed_mps = ROOM_M / (self._longest_s + _REACTION_S)
         return (
-            f"watched in {self._frames} frames, at most {self._longest_s:.2f} s apart: what is at least "
+            f"watched in {self.frames} frames, at most {self._longest_s:.2f} s apart: what is at least "
             f"{SMALLEST_M * 100:.0f} cm large and comes at up to {speed_mps:.2f} m/s is stopped for in time"
         )
 
@@ -116,7 +117,7 @@ class Lookout:
             found = found or (None if patch is None else self._cause(patch, eye, at_s))
         if has_seen:
             self._longest_s = max(self._longest_s, (frame.stamp_ns - self._seen_ns) / 1e9)
-            self._frames, self._seen_ns = self._frames + 1, frame.stamp_ns
+            self.frames, self._seen_ns = self.frames + 1, frame.stamp_ns
         return found
 
     def _robots_at(self, stamp_ns: int) -> tuple[float, list[RobotState]]:
