@@ -149,7 +149,7 @@ class Eye:
         excused: Sequence[tuple[SceneObject, float]],
     ) -> list[Patch]:
         rows, cols = np.nonzero(came | is_new)
-        points_m = self._points_m(rows, cols, now_m[rows, cols])
+        points_m = self._view.origin_m + now_m[rows, cols, None] * self._view.rays[rows, cols]
         new = is_new[rows, cols]
         unlikely = (points_m[:, 2] < _HIGH_M) | (np.hypot(points_m[:, 0], points_m[:, 1]) < _BASE_M)
         counts = ~(new & unlikely)
@@ -178,10 +178,6 @@ class Eye:
         ahead = way.is_ahead(points_m, at_s).any(axis=1)
         is_ahead = float(ahead.sum()) * pitch_m**2 >= _AHEAD_M2
         return Patch(np.median(points_m[:, 0], axis=0), size_m, is_ahead, 0)
-
-    def _points_m(self, rows: Array, cols: Array, depth_m: Array) -> Array:
-        points_m: Array = self._view.origin_m + depth_m[:, None] * self._view.rays[rows, cols]
-        return points_m
 
     def _dated(self, patch: Patch, stamp_ns: int, gap_s: float) -> Patch:
         """Note since when a patch is seen: it may have come from wherever another one was in the frame before."""

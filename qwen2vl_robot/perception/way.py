@@ -123,7 +123,7 @@ class Way:
         """Mark the points (..., 3), base frame, where arm or load still come, or are, at a time of the motion."""
         with np.errstate(invalid="ignore"):
             cells = np.floor((points_m - self.low_m) / _CELL_M)
-            inside = (cells >= 0).all(axis=-1) & (cells < self.last_s.shape).all(axis=-1)
+            inside = np.asarray(((cells >= 0) & (cells < self.last_s.shape)).all(axis=-1))
         x, y, z = np.moveaxis(np.where(inside[..., None], cells, 0).astype(np.intp), -1, 0)
         ahead: Mask = inside & (self.last_s[x, y, z] >= at_s - _LATE_S)
         return ahead

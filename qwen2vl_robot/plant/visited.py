@@ -42,6 +42,9 @@ class VisitedProcess(PlantProcess):
 
     factory = "qwen2vl_robot.plant.faulty:Visited"
 
+    def __enter__(self) -> VisitedProcess:
+        return self
+
     def invite(self, visit: Visit) -> Intrinsics:
         """Put a visitor where it waits; returns the camera's for the pictures that are taken while the arm moves."""
         k: Intrinsics = self._wire.call("invite", visit)

@@ -7,33 +7,21 @@ the whole way it stays. The plant's renderer says whether it is in view; whether
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from qwen2vl_robot import executor
-from qwen2vl_robot.benchmarks.hazards.oracle import PathOracle
-from qwen2vl_robot.benchmarks.hazards.stage import RejectedError, Stage, blend, holding
+from qwen2vl_robot.benchmarks.hazards.stage import RejectedError, Stage, holding
+from qwen2vl_robot.benchmarks.watched import STEP_S, Course, admitted
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
-    Approval,
     Box,
-    Effect,
-    JointSegment,
-    Motion,
-    Refusal,
-    Rehearsed,
     RobotState,
     Scene,
-    SceneObject,
-    Trials,
-    Verdict,
-    digest,
-    freeze,
 )
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.plant.visited import Visit, VisitedProcess
@@ -48,41 +36,8 @@ _SAFE_M, _NEAR_SAFE_M = (0.3, 0.8), (0.2, 0.3)  # so far from the whole way a ha
 _LOOKS_S = (0.5, 0.35, 0.2, 0.05)  # before it would meet the arm: it is in view
 _SHOWN_RATIO = 0.6  # of the pixels of one side that nothing hides
 _LOADS, _OTHERS = 0.3, 0.5  # of the safe cases that are not near: those with a load, and those without a visitor
-_HIGH_M = (0.2, 0.38)  # of the tool over the table, above all that stands on it
-_STEP_S = 0.02
 _ATTEMPTS = 150
 _local = threading.local()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Course:
-    """A motion, and the arm on it at each `_STEP_S`."""
-
-    segments: tuple[JointSegment, ...]
-    times_s: Array
-    q_rad: Array
-    oracle: PathOracle
-
-    @classmethod
-    def draw(cls, stage: Stage, start: RobotState, rng: np.random.Generator) -> _Course:
-        """Let the hand go from where it is to one side and across to the other."""
-        side = rng.choice([-1.0, 1.0])
-        q, segments, since_s = start.q_rad, list[JointSegment](), 0.0
-        for sign in (side, -side):
-            p_m = np.array([rng.uniform(0.4, 0.55), sign * rng.uniform(0.12, 0.25), rng.uniform(*_HIGH_M)])
-            q_next = stage.solve(p_m)
-            segments.append(blend(q, q_next, stage.pace_s(q, q_next) * rng.uniform(1.0, 2.0), since_s))
-            q, since_s = q_next, segments[-1].end_s
-        times_s = np.arange(0.0, since_s, _STEP_S)
-        known_s, known_rad = (np.concatenate([getattr(s, what) for s in segments]) for what in ("time_s", "q_rad"))
-        q_rad = np.array([np.interp(times_s, known_s, joint) for joint in known_rad.T]).T
-        oracle = PathOracle(stage.kinematics, q_rad, start.gripper_width_m)
-        return cls(tuple(segments), times_s, q_rad, oracle)
-
-    def clearance_m(self, visit: Visit, at_s: float) -> float:
-        """How far from the whole way a visitor is at a time."""
-        body = SceneObject("visitor", Box(visit.size_m), make_pose(visit.at_m(at_s)))
-        return self.oracle.clearance_m(body)
 
 
 def moved_while_moving(
@@ -96,7 +51,7 @@ def moved_while_moving(
     while True:
         with VisitedProcess(_SCENE, int(rng.integers(1_000_000))) as plant:
             try:
-                course = _Course.draw(stage, plant.link.state(), rng)
+                course = Course.draw(stage, plant.link.state(), rng)
                 load, amount_m = None, 0.0
                 if is_hazard:
                     amount_m = _invite_into(plant, course, rng, is_near)
@@ -115,7 +70,7 @@ def moved_while_moving(
     return accepted, amount_m, "m", f"hit; {told}" if was_hit else told
 
 
-def _invite_into(plant: VisitedProcess, course: _Course, rng: np.random.Generator, is_near: bool) -> float:
+def _invite_into(plant: VisitedProcess, course: Course, rng: np.random.Generator, is_near: bool) -> float:
     """Invite what would meet the arm on its way, and is in view for half a second before; returns its size."""
     sizes_m, speeds_mps = (_NEAR_SIZE_M, _NEAR_SPEED_MPS) if is_near else (_SIZE_M, _SPEED_MPS)
     for _ in range(_ATTEMPTS):
@@ -136,12 +91,12 @@ def _invite_into(plant: VisitedProcess, course: _Course, rng: np.random.Generato
         if not len(met) or course.times_s[met[0]] < begins_s + _LOOKS_S[0]:
             continue
         visit = replace(visit, ends_s=float(course.times_s[met[0]]) + 0.3)
-        if _is_in_view(plant, course, visit, [int(met[0] - back_s / _STEP_S) for back_s in _LOOKS_S]):
+        if _is_in_view(plant, course, visit, [int(met[0] - back_s / STEP_S) for back_s in _LOOKS_S]):
             return size_m
     raise RejectedError
 
 
-def _invite_aside(plant: VisitedProcess, course: _Course, rng: np.random.Generator, is_near: bool) -> float:
+def _invite_aside(plant: VisitedProcess, course: Course, rng: np.random.Generator, is_near: bool) -> float:
     """Invite what moves in view and stays away from the whole way; returns how far away."""
     low_m, high_m = _NEAR_SAFE_M if is_near else _SAFE_M
     end_s = float(course.times_s[-1])
@@ -166,7 +121,7 @@ def _towards(rng: np.random.Generator) -> Array:
     return direction
 
 
-def _is_in_view(plant: VisitedProcess, course: _Course, visit: Visit, indices: list[int]) -> bool:
+def _is_in_view(plant: VisitedProcess, course: Course, visit: Visit, indices: list[int]) -> bool:
     """Invite it and check that the camera sees most of it at all of these times, else send it away."""
     k, T_camera_base = plant.invite(visit), np.linalg.inv(plant.truth.T_base_camera())
     for index in indices:
@@ -189,19 +144,10 @@ def _load(plant: VisitedProcess, stage: Stage, rng: np.random.Generator) -> tupl
 
 
 def _carry_out(
-    plant: VisitedProcess, around: Surroundings, course: _Course, load: tuple[Scene, RobotState] | None
+    plant: VisitedProcess, around: Surroundings, course: Course, load: tuple[Scene, RobotState] | None
 ) -> executor.ExecutionReport:
-    """Have a gate admit the motion, as if a twin had found nothing, and the arm carry it out before a camera."""
-    link, profile, n = plant.link, around.profile, around.profile.safety.trials
-    scene, start = load or (Scene((), ()), link.state())
-    start = replace(start, dq_radps=freeze(np.zeros(len(profile.joints))))
-    motion, frame, now_ns = Motion(profile.name, course.segments, Effect("none")), link.capture(), link.now_ns()
-    digests = (digest(motion), digest(scene), digest(start), profile.digest)
-    verdict = Verdict(True, (), *digests, trials=Trials(n, n, 1.0, profile.safety.success_ratio))
-    step = Rehearsed(motion, verdict, scene, start, now_ns, frame)
-    approval = Approval(digest(verdict), "token", 0)
-    approved = Gate(profile, ()).admit(step, start, frame, approval, Halt(), now_ns)
-    if isinstance(approved, Refusal):
-        raise RuntimeError(f"the gate refuses a motion of the benchmark: {approved.text}")
+    """Have the arm carry out the motion before a camera."""
+    link = plant.link
+    approved, step = admitted(link, around, course.segments, load)
     lookout = Lookout(link, around, step)
-    return executor.run(approved, link, link, profile, Halt(), lookout=lookout)
+    return executor.run(approved, link, link, around.profile, Halt(), lookout=lookout)
