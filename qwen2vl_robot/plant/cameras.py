@@ -152,9 +152,9 @@ class ErringCamera:
         """Return those of its pictures."""
         return self._k
 
-    def smaller(self, times: int, rng: np.random.Generator) -> ErringCamera:
-        """Return the same camera with pictures that are so many times smaller: what lasts of its errors is the same."""
-        k, small = self._k, copy.copy(self)
+    def smaller(self, px: int, rng: np.random.Generator) -> ErringCamera:
+        """Return the same camera with pictures about so wide: what lasts of its errors is the same."""
+        k, small, times = self._k, copy.copy(self), max(1, self._k.width_px // px)
         width_px, height_px = k.width_px // times, k.height_px // times
         centre = ((k.cx_px + 0.5) / times - 0.5, (k.cy_px + 0.5) / times - 0.5)
         small._k, small._rng = Intrinsics(width_px, height_px, k.fx_px / times, k.fy_px / times, *centre), rng

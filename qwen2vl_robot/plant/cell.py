@@ -72,9 +72,7 @@ class Plant:
             drawn.faults.extrinsics_error_m, drawn.faults.extrinsics_error_deg, self._rng
         )
         self._camera = ErringCamera(load_camera(camera or drawn.camera), drawn.intrinsics, self._rng)
-        self._stream = self._camera.smaller(
-            max(1, drawn.intrinsics.width_px // _STREAM_PX), np.random.default_rng([seed, 2])
-        )
+        self._stream = self._camera.smaller(_STREAM_PX, np.random.default_rng([seed, 2]))
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
         self._track: Trajectory | None = None
@@ -274,16 +272,7 @@ class Plant:
 
     def true_objects(self) -> dict[str, TrueObject]:
         """Map each label to the object's true state now."""
-        return {o.label: self._true_object(o) for o in self._scene.objects}
-
-    def _true_object(self, item: PlantObject) -> TrueObject:
-        pose, speed_mps, shape = self._world.pose(item.label), self._world.speed_mps(item.label), item.shape
-        if isinstance(shape, Bowl):  # the round container around it, which is a bowl's shape outside the plant
-            shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
-        elif isinstance(shape, Mesh):  # its bounding box
-            x, y, z = (float(v) for v in shape.size_m)
-            shape = Box((x, y, z))
-        return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
+        return {o.label: _true_object(self._world, o) for o in self._scene.objects}
 
     def true_boxes(self) -> dict[str, TrueBox]:
         """Map the label of each visible object to its box in the camera's image now."""
@@ -300,6 +289,16 @@ class Plant:
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
+
+
+def _true_object(world: BulletWorld, item: PlantObject) -> TrueObject:
+    pose, speed_mps, shape = world.pose(item.label), world.speed_mps(item.label), item.shape
+    if isinstance(shape, Bowl):  # the round container around it, which is a bowl's shape outside the plant
+        shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
+    elif isinstance(shape, Mesh):  # its bounding box
+        x, y, z = (float(v) for v in shape.size_m)
+        shape = Box((x, y, z))
+    return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
 
 
 def _finishes(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) -> dict[Finish, npt.NDArray[np.bool_]]:

@@ -315,7 +315,7 @@ def test_no_clip_is_kept_unless_asked_for() -> None:
 
 def test_the_newest_frame_is_there_once_it_came_and_never_waited_for() -> None:
     cell = Cell(timeout_s=1e9)
-    since_ns = cell.graph.now_ns()
+    since_ns = cell.graph.now_ns() - 1
     assert cell.camera.newest(since_ns) is None
     cell.publish()
     frame = cell.camera.newest(since_ns)
