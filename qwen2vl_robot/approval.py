@@ -57,12 +57,17 @@ class AskingApprover:
     """Asks a person where one is due: always, or in mode `auto` only about what the person's own words do not cover.
 
     Args:
-        on_question: called with each step before it may go; the flag says whether a person is asked.
+        on_question: called with each step before it may go, whether a person is asked, and the doubts about it.
         timeout_s: wall time that a person has to answer.
     """
 
     def __init__(
-        self, halt: Halt, mode: ApprovalMode, *, on_question: Callable[[Rehearsed, bool], None], timeout_s: float = 60.0
+        self,
+        halt: Halt,
+        mode: ApprovalMode,
+        *,
+        on_question: Callable[[Rehearsed, bool, tuple[str, ...]], None],
+        timeout_s: float = 60.0,
     ) -> None:
         self._halt, self._mode = halt, mode
         self._on_question, self._timeout_s = on_question, timeout_s
@@ -97,7 +102,7 @@ class AskingApprover:
         if asks:
             self._await(verdict_digest)  # before anybody hears of the question, so that no quick answer is lost
         try:
-            self._on_question(rehearsed, asks)
+            self._on_question(rehearsed, asks, doubts)
             refusal = self._wait(verdict_digest, doubts) if asks else None
         finally:
             self._await(None)  # also where the question could not be shown: nothing waits for its answer

@@ -295,11 +295,7 @@ class Faults(Strict):
 
 
 class CameraRanges(Strict):
-    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot.
-
-    Attributes:
-        model: how the plant's camera errs: a name of sim/cameras, or the path of such a file.
-    """
+    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot. `model`: how it errs (sim/cameras)."""
 
     model: str = "ideal"
     sizes_px: tuple[tuple[Annotated[int, Field(ge=28, le=4096)], Annotated[int, Field(ge=28, le=4096)]], ...]
@@ -372,6 +368,8 @@ class SceneRanges(Strict):
     Attributes:
         other_robots: arms that replace `robot` in some training pictures.
         table_textures: pictures of pybullet_data that cover the table in some training pictures.
+        around: what else is in the room; nobody asks for it, and no score counts it.
+        table_waves_m: from the deepest valley of the table's top to its highest place, as depth shows it.
     """
 
     robot: str = "franka_panda"
@@ -388,6 +386,8 @@ class SceneRanges(Strict):
     light: LightRanges
     home_spread_rad: NonNegative = 0.0
     faults: Faults = Faults()
+    around: tuple[Literal["wall", "chair", "clutter", "hand"], ...] = ()
+    table_waves_m: Annotated[float, Field(ge=0.0, le=0.03)] = 0.0
 
 
 # --------------------------------------------------------------------------------------------- the files

@@ -24,10 +24,10 @@ class Hand:
     """An approver with what it asked."""
 
     def __init__(self, mode: ApprovalMode, timeout_s: float = 5.0) -> None:
-        self.asked: list[tuple[Rehearsed, bool]] = []
+        self.asked: list[tuple[Rehearsed, bool, tuple[str, ...]]] = []
         self.halt = Halt()
         self.approver = AskingApprover(
-            self.halt, mode, on_question=lambda step, asks: self.asked.append((step, asks)), timeout_s=timeout_s
+            self.halt, mode, on_question=lambda *asked: self.asked.append(asked), timeout_s=timeout_s
         )
 
     def approve(self, *doubts: str, step: Rehearsed = STEP) -> Approval | Refusal:
@@ -53,13 +53,13 @@ def reason(answer: Approval | Refusal) -> str:
 def test_auto_asks_nobody() -> None:
     hand = Hand(ApprovalMode.AUTO)
     assert isinstance(hand.approve(), Approval)
-    assert [asks for _, asks in hand.asked] == [False]
+    assert [asks for _, asks, _ in hand.asked] == [False]
 
 
 def test_what_a_person_has_to_confirm_is_asked_about_even_with_auto() -> None:
     hand = Hand(ApprovalMode.AUTO, timeout_s=0.05)
     assert reason(hand.approve("the instruction does not ask to push")) == "not_confirmed"
-    assert [asks for _, asks in hand.asked] == [True]
+    assert [asks for _, asks, _ in hand.asked] == [True]
 
 
 def test_where_nobody_can_be_asked_a_doubt_is_a_refusal_that_names_it() -> None:
@@ -116,7 +116,7 @@ def test_nobody_answering_is_a_refusal() -> None:
 
 
 def test_a_question_that_cannot_be_shown_awaits_nothing() -> None:
-    def fail(step: Rehearsed, asks: bool) -> None:
+    def fail(step: Rehearsed, asks: bool, doubts: tuple[str, ...]) -> None:
         raise RuntimeError("the writer is gone")
 
     approver = AskingApprover(Halt(), ApprovalMode.CONFIRM, on_question=fail)

@@ -101,7 +101,15 @@ CONFINED = {
     "ompl": (("motion",), "paths are made in one place"),
     "ruckig": (("motion",), "timing is made in one place"),
     "rclpy": (
-        ("graph.ros", "graph.ros_actions", "graph.ros_newest", "graph.ros_process", "graph.ros_qos", "graph.lifecycle"),
+        (
+            "graph.ros",
+            "graph.ros_actions",
+            "graph.ros_newest",
+            "graph.ros_process",
+            "graph.ros_qos",
+            "graph.ros_services",
+            "graph.lifecycle",
+        ),
         "ROS 2 stays optional",
     ),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),

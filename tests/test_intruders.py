@@ -124,9 +124,10 @@ def test_what_stands_from_the_first_never_came_and_its_going_is_no_coming() -> N
 
 
 def test_a_way_is_ahead_until_the_arm_has_left_it_for_good() -> None:
-    start_m, end_m = (AROUND.kinematics.tool_pose(q)[:3, 3] for q in (AWAY, HOME))
+    outwards = np.array([1.3, 1.3, 1.0])  # away from the elbow, which stays near
+    start_m, end_m = (AROUND.kinematics.tool_pose(q)[:3, 3] * outwards for q in (AWAY, HOME))
     assert list(WAY.is_ahead(np.array([start_m, end_m]), 0.0)) == [True, True]
-    assert list(WAY.is_ahead(np.array([start_m, end_m]), 2.0)) == [False, True]
+    assert list(WAY.is_ahead(np.array([start_m, end_m]), 2.2)) == [False, True]
 
 
 def test_the_arm_comes_back_to_where_it_was() -> None:

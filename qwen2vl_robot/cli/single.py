@@ -46,9 +46,7 @@ def demo(
     """
     with saved_on_failure(json_file):
         if graph is not None and confirm:
-            raise BadInputError(
-                "--confirm: not with --graph; there `ros2 topic pub` to ~/approve answers, see docs/robot.md"
-            )
+            raise BadInputError("--confirm: not with --graph; there `qwen2vl-robot approve` answers, see docs/robot.md")
         from qwen2vl_robot.demo import DemoScene, run_demo
 
         where = DemoScene(scene, seed, headless, seen_from, camera)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.clock import SimClock, SystemClock
@@ -24,6 +25,8 @@ from qwen2vl_robot.graph.names import resolve_name
 
 if TYPE_CHECKING:
     from cyclonedds.pub import DataWriter
+
+_POLL_S = 0.01
 
 
 class DdsGraph:
@@ -139,6 +142,16 @@ class DdsGraph:
     def serve_later(self, name: str, type_name: str, handler: DeferredHandler) -> None:
         """Serve a service whose response may come later: the handler gets the request and a function that responds."""
         serve_later(self._endpoints, self.resolve(name), type_name, handler)
+
+    def call(self, service: interface.Service, timeout_s: float) -> interface.Message:
+        """Call a service without arguments (see `interface.Graph`)."""
+        end_s = time.monotonic() + timeout_s
+        client = self.client(service.name, service.type)
+        while not client.is_served():
+            if time.monotonic() > end_s:
+                raise ExecutionError(f"nobody serves {self.resolve(service.name)}")
+            time.sleep(_POLL_S)
+        return client.call(max(0.0, end_s - time.monotonic()))
 
     def client(self, name: str, type_name: str) -> DdsClient:
         """Make a client of a service."""

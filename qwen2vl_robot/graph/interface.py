@@ -23,11 +23,7 @@ class Qos(Enum):
     """A topic's quality of service: (reliable, transient local, depth)."""
 
     SENSOR = (False, False, 1)  # only the latest message is useful
-    PICTURE = (
-        True,
-        False,
-        2,
-    )  # published, for reliable subscribers (RViz) and others (REP 2003)
+    PICTURE = (True, False, 2)  # published, for reliable subscribers (RViz) and others (REP 2003)
     STATE = (False, False, 100)  # joint states: small messages, several publishers at up to 1 kHz between two looks
     COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
@@ -302,6 +298,13 @@ class Graph(Protocol):
 
     def serve(self, service: Service, handler: ServiceHandler) -> None:
         """Serve a service: request → response."""
+
+    def call(self, service: Service, timeout_s: float) -> Message:
+        """Call a service without arguments and wait for its response.
+
+        Raises:
+            ExecutionError: none came in time.
+        """
 
     def action_client(self, action: ActionInterface) -> ActionClient:
         """Make a client of an action."""

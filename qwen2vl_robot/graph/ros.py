@@ -33,12 +33,12 @@ from qwen2vl_robot.graph.ros_actions import (
     OrderedActionClient,
     RosActionClient,
     RosActionServer,
-    RosGoalCanceller,
 )
 from qwen2vl_robot.graph.ros_log import make_handler
 from qwen2vl_robot.graph.ros_newest import NewestReader, Unattended
 from qwen2vl_robot.graph.ros_process import JOIN_S, THREADS, remap_arguments, spin, start_rclpy
 from qwen2vl_robot.graph.ros_qos import is_mismatched, qos_profile
+from qwen2vl_robot.graph.ros_services import RosGoalCanceller, call_service
 
 try:  # Iron and later; Humble has the same classes elsewhere
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -201,6 +201,10 @@ class RosGraph:
         )
         self._entities.append(lambda: self._node.destroy_service(server))
 
+    def call(self, service: interface.Service, timeout_s: float) -> interface.Message:
+        """Call a service without arguments (see `interface.Graph`)."""
+        return call_service(self._node, _rclpy_type(service.type), self.resolve(service.name), timeout_s)
+
     def publishers_of(self, topic: interface.Topic) -> int:
         """Count the publishers of a topic on the whole graph."""
         return int(self._node.count_publishers(self.resolve(topic.name)))
@@ -252,11 +256,9 @@ class RosGraph:
     def goal_canceller(self, action: interface.ActionInterface) -> RosGoalCanceller:
         """Make what cancels all goals of an action."""
         name = f"{self.resolve(action.name)}/_action/cancel_goal"
-        client = self._node.create_client(
-            _rclpy_type("action_msgs/srv/CancelGoal"), name, callback_group=ReentrantCallbackGroup()
-        )
-        self._entities.append(lambda: self._node.destroy_client(client))
-        return RosGoalCanceller(client)
+        canceller = RosGoalCanceller(self._node, _rclpy_type("action_msgs/srv/CancelGoal"), name)
+        self._entities.append(canceller.destroy)
+        return canceller
 
     def serve_action(
         self,

@@ -17,7 +17,6 @@ from qwen2vl_robot.graph.interface import GoalStatus, Message
 if TYPE_CHECKING:
     from rclpy.action.client import ClientGoalHandle
     from rclpy.action.server import ServerGoalHandle
-    from rclpy.client import Client
     from rclpy.task import Future
 
     from qwen2vl_robot.graph.ros import RosGraph
@@ -97,25 +96,6 @@ class RosActionClient:
         self._goals.sends(identity)
         goal_id = self._uuid(uuid=list(identity))
         return _SentGoal(self._client.send_goal_async(goal, feedback_callback=listen, goal_uuid=goal_id))
-
-
-class RosGoalCanceller:
-    """A `graph.interface.GoalCanceller`; rclpy's action client cancels its own goals only.
-
-    Args:
-        client: of the action's cancel service.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def is_served(self) -> bool:
-        """Return whether the service has a server."""
-        return bool(self._client.service_is_ready())
-
-    def cancel_all(self) -> None:
-        """Ask the server to cancel every goal: zeros for id and stamp mean all of them."""
-        self._client.call_async(self._client.srv_type.Request())
 
 
 class _SentGoal:

@@ -12,7 +12,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import image_from_rgb
 from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord
-from qwen2vl_robot.nodes import reports
+from qwen2vl_robot.nodes import drawing, reports
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
@@ -52,7 +52,7 @@ class Display:
         """Publish a plan, its boxes as detections, and the frame with them drawn in (see `ports.Listener`)."""
         make, frame, frame_id = self._graph.message, observation.frame, self._camera_frame()
         self._publish(interface.PLAN, reports.plan_report(plan, observation, self._status.instruction))
-        self._publishers[interface.DETECTIONS.name].publish(reports.detections(make, plan, frame, frame_id))
+        self._publishers[interface.DETECTIONS.name].publish(drawing.detections(make, plan, frame, frame_id))
         boxes = [(a.object.label, b) for a in plan.actions if a.object is not None for b in a.object.boxes]
         rules = self._surroundings.heard(self._status.instruction).rules
         sides = sides_seen_from(rules.seen_from, frame.T_base_camera)
@@ -69,24 +69,23 @@ class Display:
             duration_s = None if step.motion is None else step.motion.duration_s
             report = reports.verdict_report(step.verdict, step.action.describe(), duration_s, asks=False)
             self._publish(interface.VERDICT, report)
-            self._mark(self._scene, step.motion, reports.contacts_of(step, self._kinematics.tool_pose))
+            self._mark(self._scene, step.motion, drawing.contacts_of(step, self._kinematics.tool_pose))
         self._status.doing("observe")
 
-    def on_question(self, step: Rehearsed, asks: bool) -> None:
+    def on_question(self, step: Rehearsed, asks: bool, doubts: tuple[str, ...]) -> None:
         """Publish the verdict of a step that is about to be admitted; `asks`: whether a person must approve it."""
         self._scene = step.scene
         self._seen_ns = self._seen_ns if step.seen is None else step.seen.stamp_ns
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
-        self._publish(
-            interface.VERDICT, reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks)
-        )
+        report = reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks, doubts=doubts)
+        self._publish(interface.VERDICT, report)
         self._mark(step.scene, step.motion, np.zeros((0, 3)))
         self._status.doing("admit" if asks else "run")
 
     def _mark(self, scene: Scene | None, motion: Motion | None, contacts_m: Array) -> None:
-        path = None if motion is None else reports.path_of(motion, self._kinematics.tool_pose)
+        path = None if motion is None else drawing.path_of(motion, self._kinematics.tool_pose)
         base = self._surroundings.profile.base_link
-        markers = reports.markers(self._graph.message, scene, path, contacts_m, base, self._seen_ns)
+        markers = drawing.markers(self._graph.message, scene, path, contacts_m, base, self._seen_ns)
         self._publishers[interface.MARKERS.name].publish(markers)
 
     def _publish(self, topic: interface.Topic, report: Strict) -> None:

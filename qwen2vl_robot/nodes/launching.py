@@ -144,7 +144,7 @@ def run_plant_process(
     """
     from qwen2vl_robot.plant.node import PlantNode
 
-    graph = _join(options, PLANT_NAME)
+    graph = join(options, PLANT_NAME)
     start_logging(options.log_level, graph.log_handler(options.log_level))
     ended = threading.Event()
     _until_signal(ended.set)
@@ -173,7 +173,7 @@ def run_recorder_process(
     from qwen2vl_robot.nodes.recorder import Recorder
 
     folder = out or Path(time.strftime("recording_%Y%m%d_%H%M%S"))
-    graph = _join(options, "recorder")
+    graph = join(options, "recorder")
     try:
         recorder = Recorder(graph, folder, cameras=tuple(cameras) or ("",), with_pictures=with_pictures)
         ended = threading.Event()
@@ -199,7 +199,7 @@ def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], N
 
     recogniser = SpeechRecogniser()
     with open_sound(source, recogniser.frame_bytes) as frames:
-        graph = _join(options, "voice")
+        graph = join(options, "voice")
         try:
             publisher = graph.publisher(VOICE_INSTRUCTION)
             for sentence in transcribe(recogniser, frames):
@@ -209,7 +209,7 @@ def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], N
             graph.close()
 
 
-def _join(options: NodeOptions, node: str) -> Graph:
+def join(options: NodeOptions, node: str) -> Graph:
     """Join the graph as a node, with the name and namespace that remapping gives it."""
     _start_ros(options)
     remap, name, namespace = parse_remaps(options.remaps, node, options.namespace)

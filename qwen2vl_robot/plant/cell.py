@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.bullet import TIME_STEP_S, Bowl, BulletWorld
+from qwen2vl_robot.bullet import TABLE, TIME_STEP_S, Bowl, BulletWorld
 from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.film import FILM_HZ, FILM_INTRINSICS, shoot
@@ -138,8 +138,7 @@ class Plant:
 
     def _picture(self, camera: ErringCamera) -> CameraFrame:
         stamp_ns, k = round(self._world.time_s * 1e9), camera.intrinsics
-        rgb, true_m = self._look(k)
-        rgb, depth_m = camera.see(rgb, true_m, _finishes(self._scene, self._seen))
+        rgb, depth_m = camera.see(*self._look(k), _finishes(self._scene, self._seen))
         depth_m.setflags(write=False)
         rgb.setflags(write=False)
         return CameraFrame(stamp_ns, rgb, depth_m, k, read_only(self._T_base_camera_published))
@@ -151,9 +150,10 @@ class Plant:
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
 
     def _look(self, k: Intrinsics) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        rgb, depth_m, names = self._world.render(k, self._scene.T_base_camera, self._scene.light)
+        scene, camera = self._scene, (k, self._scene.T_base_camera)
+        rgb, depth_m, names = self._world.render(*camera, scene.light)
         self._seen = (round(self._world.time_s / TIME_STEP_S), names)
-        return rgb, depth_m
+        return rgb, depth_m if scene.waves is None else scene.waves.raise_table(depth_m, names == TABLE, *camera)
 
     # ------------------------------------------------------------------------------------------- arm
 

@@ -14,6 +14,7 @@ from qwen2vl_robot.geometry import Array, look_at, make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, Intrinsics, Shape, Sphere
 from qwen2vl_robot.plant.cameras import Finish
+from qwen2vl_robot.plant.room import Fixture, Waves, add_fixtures, furnish
 from qwen2vl_robot.resources import resolve
 
 _PLACEMENT_TRIES = 200
@@ -51,6 +52,8 @@ class PlantScene:
     light: Light
     start_q_offset_rad: float
     faults: Faults
+    fixtures: tuple[Fixture, ...] = ()
+    waves: Waves | None = None
 
 
 def load_scene(path: str | Path) -> tuple[SceneRanges, Catalogue]:
@@ -98,6 +101,7 @@ def draw_scene(
     light = _draw_light(ranges, rng)
     table = ranges.table_colours[int(rng.integers(len(ranges.table_colours)))]
     spread = rng.integers(-12, 13)
+    room_rng = np.random.default_rng([seed, 2])  # of its own: the draws of scenes without a room stay as they are
     return PlantScene(
         seed=seed,
         robot=ranges.robot,
@@ -109,11 +113,14 @@ def draw_scene(
         light=light,
         start_q_offset_rad=ranges.home_spread_rad,
         faults=ranges.faults,
+        fixtures=furnish(ranges.around, room_rng),
+        waves=Waves.draw(ranges.table_waves_m, room_rng) if ranges.table_waves_m else None,
     )
 
 
 def populate(world: BulletWorld, scene: PlantScene, *, collides: bool = True) -> None:
-    """Add the scene's objects (not table or robot) to a world under their labels."""
+    """Add the scene's objects to a world under their labels, and what else is in the room (not table or robot)."""
+    add_fixtures(world, scene.fixtures)
     for item in scene.objects:
         world.add_body(
             item.label,

@@ -69,7 +69,7 @@ class LocalGraph:
     def serve(self, service: interface.Service, handler: Callable[[Any], Any]) -> None:
         self.services[service.name] = handler
 
-    def call(self, service: interface.Service) -> Any:
+    def call(self, service: interface.Service, timeout_s: float = 0.0) -> Any:
         return self.services[service.name](self.message(f"{service.type}_Request")())
 
     def action_client(self, action: interface.ActionInterface) -> _Client:

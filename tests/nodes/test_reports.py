@@ -23,7 +23,7 @@ from qwen2vl_robot.messages import (
     Verdict,
     Violation,
 )
-from qwen2vl_robot.nodes import reports
+from qwen2vl_robot.nodes import drawing, reports
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 
@@ -52,7 +52,7 @@ def test_a_box_becomes_a_detection_in_pixels() -> None:
     k = Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
     frame = CameraFrame(5, np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.float32), k, np.eye(4))
     plan = Plan((Action(Verb.PICK, ObjectReference("red block", (ImageBox(100, 200, 300, 400),))),), "")
-    detection = reports.detections(message_class, plan, frame, "camera").detections[0]
+    detection = drawing.detections(message_class, plan, frame, "camera").detections[0]
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (128.0, 144.0)
     assert (detection.bbox.size_x, detection.bbox.size_y) == (128.0, 96.0)
     assert detection.results[0].hypothesis.class_id == "red block"
@@ -62,7 +62,7 @@ def test_a_box_becomes_a_detection_in_pixels() -> None:
 def test_markers_show_objects_obstacles_path_and_contacts() -> None:
     body = SceneObject("red block", Box((0.04, 0.04, 0.04)), np.eye(4))
     scene = Scene((body,), (body,))
-    markers = reports.markers(message_class, scene, np.zeros((2, 3)), np.zeros((1, 3)), "base", 7_000_000_005).markers
+    markers = drawing.markers(message_class, scene, np.zeros((2, 3)), np.zeros((1, 3)), "base", 7_000_000_005).markers
     assert [m.ns for m in markers] == ["", "objects", "obstacles", "path", "contacts"]
     assert {(m.header.stamp.sec, m.header.stamp.nanosec, m.header.frame_id) for m in markers} == {(7, 5, "base")}
     assert markers[0].action == 3  # deletes the markers shown before

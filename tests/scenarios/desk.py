@@ -220,6 +220,6 @@ class Setup:
     def controller(self) -> Controller:
         """A controller of these parts, with a gate of which the answer is spoilt."""
         cell = self.cell
-        approver = AskingApprover(self.halt, self.approval, on_question=lambda step, asks: None)
+        approver = AskingApprover(self.halt, self.approval, on_question=lambda step, asks, doubts: None)
         ports = Ports(cell, cell, cell, self.planner, self.rehearsal, approver)
         return assemble(_SURROUNDINGS, ports, halt=self.halt, gate=FaultyGate(self.spoil))
