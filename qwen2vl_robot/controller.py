@@ -19,6 +19,7 @@ from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError,
 from qwen2vl_robot.holding import conclude, done_already
 from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.languages import detect_language, load_languages
+from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
     Action,
     ApprovedMotion,
@@ -92,8 +93,8 @@ class Controller:
                         outlook = self._rehearse(task, step, outlook, motions)
                     for step in steps:
                         self._look_again(task, step)
-                        approved = self._admit(task, step, ruling)
-                        self._run(task, step, approved)
+                        approved, lookout = self._admit(task, step, ruling)
+                        self._run(task, step, approved, lookout)
                         self._judge(task, step)
                     outcome = conclude(task, ruling.left_out, self._surroundings.rules)
                 except _EndOfTry as end:
@@ -214,16 +215,17 @@ class Controller:
         outlook = Outlook.now(observation, scene)
         self._rehearse(task, step, outlook, self._move(task, step, outlook))
 
-    def _admit(self, task: Task, step: Step, ruling: Ruling) -> ApprovedMotion:
+    def _admit(self, task: Task, step: Step, ruling: Ruling) -> tuple[ApprovedMotion, Lookout]:
         """Ask the approver and the gate; what waiting made stale is looked at, made and rehearsed anew."""
         for chances_left in reversed(range(MAX_TRIES)):
-            with task.timed("admit"):
+            with task.timed("admit"):  # the lookout first: an approval does not last
+                lookout = Lookout(self._parts.camera, self._surroundings, _rehearsed(step))
                 answer = ask(self._parts, self._belief, _rehearsed(step), ruling.to_confirm)
             if not isinstance(answer, Refusal):
                 _log.debug("admitted %s", step.action.describe())
                 self._parts.cell.learn(ruling)
                 task.mark("first_motion")
-                return answer
+                return answer, lookout
             cause = Cause(answer.reason, f"gate: {answer.reason}: {answer.text}", answer.numbers)
             refused = Outcome(OutcomeKind.REFUSED, (cause,))
             if not chances_left or respond(answer.reason) is not Response.TRY_AGAIN:
@@ -233,18 +235,19 @@ class Controller:
             self._look_again(task, step)
         raise self._end(task, step, refused, step.rehearsed)
 
-    def _run(self, task: Task, step: Step, approved: ApprovedMotion) -> None:
+    def _run(self, task: Task, step: Step, approved: ApprovedMotion, lookout: Lookout) -> None:
         """Have the arm do it; an aborted motion latches a stop, so that a person looks before anything goes on."""
         parts = self._parts
         try:
             with task.timed("run"):
-                age_s = parts.gate.max_state_age_s
+                age_s, ports = parts.gate.max_state_age_s, (parts.arm, parts.clock)
                 report = executor.run(
-                    approved, parts.arm, parts.clock, self._profile, parts.halt, max_state_age_s=age_s
+                    approved, *ports, self._profile, parts.halt, max_state_age_s=age_s, lookout=lookout
                 )
         except BaseException as error:
             parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
             raise
+        _log.info("%s", lookout.describe())
         step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
             parts.halt.stop(f"the last motion was aborted: {report.reason}")

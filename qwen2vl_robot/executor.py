@@ -13,6 +13,7 @@ from qwen2vl_robot.gate import MAX_STATE_AGE_S
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.gripping import GO_AHEAD_S, LATE_S, Gripping
 from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import ApprovedMotion, Cause, JointSegment, Motion, RobotState, digest
 from qwen2vl_robot.ports import Arm, Clock
 from qwen2vl_robot.reasons import AbortReason, AnyReason, Reason, RefusalReason
@@ -105,13 +106,15 @@ def run(
     halt: Halt,
     *,
     max_state_age_s: float = MAX_STATE_AGE_S,
+    lookout: Lookout | None = None,
 ) -> ExecutionReport:
     """Send an approved motion and watch it to its end; whatever looks wrong stops the arm, and nothing resumes it.
 
     Args:
         max_state_age_s: an older joint state is stale; the gate's own limit.
+        lookout: sees what comes into the arm's way; only an arm that no camera looks at has none.
     """
-    watch = _Watch(approved, arm, clock, profile, halt, max_state_age_s)
+    watch = _Watch(approved, arm, clock, profile, halt, max_state_age_s, lookout)
     try:
         watch.send()
         while watch.is_under_way():
@@ -146,9 +149,10 @@ class _Watch:
         profile: RobotProfile,
         halt: Halt,
         max_state_age_s: float,
+        lookout: Lookout | None,
     ) -> None:
         self._approved = approved
-        self._max_state_age_s = max_state_age_s
+        self._max_state_age_s, self._lookout = max_state_age_s, lookout
         self._arm = arm
         self._clock = clock
         self._profile = profile
@@ -177,6 +181,8 @@ class _Watch:
         if not self._now_ns <= approved.expires_ns:
             late_s = (self._now_ns - approved.expires_ns) / 1e9
             raise _abort(AbortReason.EXPIRED, f"the approval expired {late_s:.2f} s ago", late_s=late_s)
+        if self._lookout is not None and self._lookout.problem:
+            raise _abort(AbortReason.UNWATCHED, f"nobody could watch the motion: {self._lookout.problem}")
         self._track = JointTrack(approved.motion, approved.start_q_rad)
         try:
             self._arm.execute(approved)
@@ -201,6 +207,8 @@ class _Watch:
         self._check_tracking(state)
         self._gripping.measure(state)
         self._raise(self._gripping.slip(self._since_s(state.stamp_ns)))
+        if self._lookout is not None:
+            self._raise(self._lookout.look(state, self._since_s(state.stamp_ns), self._now_ns))
         if is_moving:
             self._check_gripper()
         since_s, duration_s = self._since_s(self._now_ns), self._approved.motion.duration_s

@@ -41,6 +41,16 @@ class Camera(Protocol):
             ObservationError: no frame, or an unusable one.
         """
 
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        """The newest frame that was exposed after a time of the clock, None while none is there; never waits.
+
+        It is asked many times a second while the arm moves. The frame may be smaller than that of `capture`, of the
+        same view.
+
+        Raises:
+            ObservationError: an unusable one.
+        """
+
 
 class Arm(Protocol):
     """An arm with its gripper; it moves for an `ApprovedMotion` and for nothing else."""

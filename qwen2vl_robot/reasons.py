@@ -110,6 +110,8 @@ class AbortReason(Reason):
     GRIP_LOST = "grip_lost", "the fingers moved though nothing commanded them"
     GRIPPER_LATE = "gripper_late", "the gripper did not come to rest with a result in time"
     GRIP_OFF = "grip_off", "the fingers came to rest wider or narrower than the motion expects"
+    INTRUSION = "intrusion", "something came into the arm's way while it moved"
+    UNWATCHED = "unwatched", "no frame showed whether something came into the arm's way"
     CLOCK = "clock", "the clock stood still, went back or jumped"
     OVERRUN = "overrun", "the arm still moved after the motion's end"
     ENDED_EARLY = "ended_early", "the arm stopped before the motion's end"

@@ -95,8 +95,8 @@ class MovedCell(Cell):
     arm_is_black: bool = False
     arm_is_gone: bool = False
 
-    def capture(self) -> CameraFrame:
-        frame = super().capture()
+    def see(self) -> CameraFrame:
+        frame = super().see()
         k, T = frame.intrinsics, frame.T_base_camera
         v, u = np.mgrid[0 : k.height_px, 0 : k.width_px]
         rays = np.stack([(u - k.cx_px) / k.fx_px, (v - k.cy_px) / k.fy_px, np.ones(u.shape)], axis=-1)

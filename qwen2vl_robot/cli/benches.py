@@ -57,27 +57,6 @@ def bench_hazards(
     raise typer.Exit(1 if found["totals"]["hazardous_accepted"] else 0)
 
 
-@bench.command("camera", epilog="Example: qwen2vl-robot bench camera --json out/camera.json")
-def bench_camera(
-    scenes: Annotated[int, typer.Option(min=1, max=100_000, help="Default scenes with a right calibration.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 0,
-    json_file: JsonFile = None,
-) -> None:
-    """Check rightly calibrated cameras by the arm in view. Exit code 1: one was called wrong."""
-    from qwen2vl_robot.benchmarks.camera import run_camera_checks, summarise_camera_checks
-
-    found = gather(
-        run_camera_checks(scenes, seed),
-        "scenes",
-        scenes,
-        answer=lambda results: {**provenance(), "totals": summarise_camera_checks(results), "scenes": results},
-        json_file=json_file,
-    )
-    say("totals", found["totals"])
-    save_json(found, json_file)
-    raise typer.Exit(1 if found["totals"]["false_alarms"] else 0)
-
-
 @bench.command("judge", epilog="Example: qwen2vl-robot bench judge --json out/judge.json")
 def bench_judge(
     tables: Annotated[int, typer.Option(min=1, max=10_000, help="Scenes, each with an ending of every kind.")] = 60,

@@ -101,8 +101,27 @@ class GraphCamera:
         Raises:
             ObservationError: no fresh frame, an unusable message, no transform, or something halted the waiting.
         """
-        asked_ns = self._graph.now_ns() if since_ns is None else since_ns
-        image, depth, info = self._wait(asked_ns)
+        exposure = self._wait(self._graph.now_ns() if since_ns is None else since_ns)
+        return self._frame(*exposure, self._clip)
+
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        """Return the newest frame exposed after a time, without a clip, None while none is there (see `ports.Camera`).
+
+        Raises:
+            ObservationError: an unusable message, or no transform yet.
+        """
+        with self._has_come:
+            exposure = self._match(since_ns + 1)
+        return None if exposure is None else self._frame(*exposure)
+
+    def _frame(
+        self,
+        image: interface.Message,
+        depth: interface.Message,
+        info: interface.Message,
+        clip: Callable[..., tuple[npt.NDArray[np.uint8], ...]] | None = None,
+    ) -> CameraFrame:
+        """Check and convert the messages of one exposure; only a frame with a clip waits for tf."""
         intrinsics = intrinsics_from_info(info)
         size_px = (intrinsics.width_px, intrinsics.height_px)
         rgb, depth_m = self._rgb(image, size_px), depth_from_image(depth)
@@ -122,11 +141,13 @@ class GraphCamera:
         self.frame_id = frames[0]
         stamp_ns = stamp_to_ns(image.header.stamp)
         fixed = self._settings.T_base_camera
-        pose = self._pose(frames[0], stamp_ns) if fixed is None else fixed
+        wait_s = 0.0 if clip is None else _TF_WAIT_S
+        pose = self._pose(frames[0], stamp_ns, wait_s) if fixed is None else fixed
         depth_m.setflags(write=False)
         rgb = np.array(rgb)  # the transport may reuse the message's memory
         rgb.setflags(write=False)
-        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=self._clip(image, size_px))
+        before = () if clip is None else clip(image, size_px)
+        return CameraFrame(stamp_ns, rgb, depth_m, intrinsics, read_only(pose, (4, 4)), clip=before)
 
     def _rgb(self, image: interface.Message, size_px: tuple[int, int]) -> npt.NDArray[np.uint8]:
         return rgb_from_compressed(image, size_px) if self._settings.is_compressed else rgb_from_image(image)
@@ -226,14 +247,14 @@ class GraphCamera:
         apart_s = abs(image_ns - depth_ns) / 1e9
         return f"image and depth are stamped {apart_s:.3f} s apart; allowed {self._max_apart_ns / 1e9:g} s"
 
-    def _pose(self, frame: str, stamp_ns: int) -> Array:
-        """Look up the camera's pose; wait up to 0.5 s, because tf may arrive after its frame."""
-        end_s = time.monotonic() + _TF_WAIT_S
+    def _pose(self, frame: str, stamp_ns: int, wait_s: float) -> Array:
+        """Look up the camera's pose; wait for it, because tf may arrive after its frame."""
+        end_s = time.monotonic() + wait_s
         while True:
             pose = self._try_transform(frame, stamp_ns)
             if not isinstance(pose, ObservationError):
                 return pose
-            if time.monotonic() > end_s:
+            if time.monotonic() >= end_s:
                 raise pose
             time.sleep(0.02)
 
@@ -268,6 +289,19 @@ class GraphCameras:
                 frames.append(camera.capture(asked_ns))
             except ObservationError as error:
                 raise ObservationError(f"{prefix}: {error}" if prefix else str(error), reason=error.reason) from error
+        return replace(frames[0], others=tuple(frames[1:]))
+
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        """Return the newest frame once each camera has one after a time, None before (see `ports.Camera`)."""
+        frames = []
+        for prefix, camera in self._cameras.items():
+            try:
+                frame = camera.newest(since_ns)
+            except ObservationError as error:
+                raise ObservationError(f"{prefix}: {error}" if prefix else str(error), reason=error.reason) from error
+            if frame is None:
+                return None
+            frames.append(frame)
         return replace(frames[0], others=tuple(frames[1:]))
 
     def forget(self) -> None:

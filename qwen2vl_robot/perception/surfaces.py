@@ -11,6 +11,7 @@ from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import RobotState
 from qwen2vl_robot.perception.view import Mask
 
+OUTLINE_M = 0.01  # between the points of an outline
 _VOXEL_M = 0.004  # one point in each
 _PER_M2 = 8e4  # points that are drawn before, about one a voxel's face
 _MOST = 200_000  # points that are drawn on one link: meshes of screws and gears inside are large
@@ -35,6 +36,7 @@ class Surfaces:
 
 
 _known: dict[str, Surfaces] = {}
+_outlines: dict[str, dict[str, Array]] = {}
 
 
 def surfaces_of(kinematics: Kinematics) -> Surfaces:
@@ -44,6 +46,18 @@ def surfaces_of(kinematics: Kinematics) -> Surfaces:
         rng = np.random.default_rng(0)
         _known[digest] = Surfaces({k: _outside(*_sample(t, rng)) for k, t in kinematics.link_triangles().items()})
     return _known[digest]
+
+
+def outlines_of(kinematics: Kinematics) -> dict[str, Array]:
+    """Thin the surfaces to one point in each centimetre: link → points (n, 3), link frame."""
+    digest = kinematics.profile.digest
+    if digest not in _outlines:
+        thin = {}
+        for link, (points_m, _) in surfaces_of(kinematics).links.items():
+            _, first = np.unique(np.floor(points_m / OUTLINE_M).astype(int), axis=0, return_index=True)
+            thin[link] = points_m[first]
+        _outlines[digest] = thin
+    return _outlines[digest]
 
 
 def _sample(triangles_m: Array, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -104,7 +104,7 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
     if not np.isfinite(depth_m).any():
         raise ObservationError("the frame has no depth at all; check the depth camera")
     depth_m[_flying(depth_m)] = np.nan
-    smooth_m = _smooth(depth_m)
+    smooth_m = smoothed(depth_m)
     T_base_camera, tilt_deg, offset_m = _level(frame, depth_m)
     rays = _rays(k, T_base_camera[:3, :3])
     height_m = (smooth_m * rays[..., 2] + np.float32(T_base_camera[2, 3])).astype(np.float32)
@@ -164,7 +164,7 @@ def deviation_of(ratio: Float32) -> float:
     return min(1.4826 * float(np.median(known)), MOST_NOISE_RATIO) if len(known) else 0.0
 
 
-def _smooth(depth_m: Float32) -> Float32:
+def smoothed(depth_m: Float32) -> Float32:
     """Fill small holes within one surface from their neighbours, then apply a 5x5 median filter."""
     known = np.isfinite(depth_m)
     filled = np.where(known, depth_m, np.float32(0))

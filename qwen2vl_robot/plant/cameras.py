@@ -6,6 +6,7 @@ picture 640 px wide, and grow with the picture.
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Literal
 
 import cv2
@@ -145,6 +146,24 @@ class ErringCamera:
         self._worn = self._ragged(4.0) if model.losses != Losses() else None
         self._shift = self._draw_shift()
         self._colour = np.zeros(3) if model.colour == Colour() else rng.uniform(-1.0, 1.0, 3)
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Return those of its pictures."""
+        return self._k
+
+    def smaller(self, px: int, rng: np.random.Generator) -> ErringCamera:
+        """Return the same camera with pictures about so wide: what lasts of its errors is the same."""
+        k, small, times = self._k, copy.copy(self), max(1, self._k.width_px // px)
+        width_px, height_px = k.width_px // times, k.height_px // times
+        centre = ((k.cx_px + 0.5) / times - 0.5, (k.cy_px + 0.5) / times - 0.5)
+        small._k, small._rng = Intrinsics(width_px, height_px, k.fx_px / times, k.fy_px / times, *centre), rng
+        small._scale, small._shape = self._scale / times, (height_px, width_px)
+        size = (width_px, height_px)
+        small._lasting_px = np.asarray(cv2.resize(self._lasting_px, size) / times, dtype=np.float32)
+        small._worn = None if self._worn is None else np.asarray(cv2.resize(self._worn, size), dtype=np.float32)
+        small._shift = (round(self._shift[0] / times), round(self._shift[1] / times))
+        return small
 
     def see(self, rgb: Picture, depth_m: Depth, finishes: dict[Finish, Mask]) -> tuple[Picture, Depth]:
         """Make one frame of a true picture (h, w, 3) and depth (h, w), NaN for the sky.

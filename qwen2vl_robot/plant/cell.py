@@ -24,6 +24,7 @@ from qwen2vl_robot.messages import (
     Container,
     GripperSegment,
     ImageBox,
+    Intrinsics,
     Motion,
     RobotState,
 )
@@ -34,6 +35,7 @@ from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load
 from qwen2vl_robot.plant.trajectory import Trajectory
 
 _SETTLE_S = 0.5
+_STREAM_NS, _STREAM_PX = 200_000_000, 320  # between the pictures that are taken while the arm moves, and their width
 _MAX_CATCH_UP_S = 0.25  # the plant drops any further delay behind the wall clock
 
 
@@ -70,6 +72,7 @@ class Plant:
             drawn.faults.extrinsics_error_m, drawn.faults.extrinsics_error_deg, self._rng
         )
         self._camera = ErringCamera(load_camera(camera or drawn.camera), drawn.intrinsics, self._rng)
+        self._stream = self._camera.smaller(_STREAM_PX, np.random.default_rng([seed, 2]))
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
         self._track: Trajectory | None = None
@@ -126,11 +129,19 @@ class Plant:
     def capture(self) -> CameraFrame:
         """Take an RGB-D frame that errs as its model does, with the published pose, which has a calibration error."""
         self.tick()
-        stamp_ns = round(self._world.time_s * 1e9)
-        rgb, depth_m = self._camera.see(*self._look(), _finishes(self._scene, self._seen))
+        return self._picture(self._camera)
+
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        """Take a small frame, five a second of plant time; None before its time has come (see `ports.Camera`)."""
+        self.tick()
+        return self._picture(self._stream) if self._world.time_s * 1e9 >= since_ns + _STREAM_NS else None
+
+    def _picture(self, camera: ErringCamera) -> CameraFrame:
+        stamp_ns, k = round(self._world.time_s * 1e9), camera.intrinsics
+        rgb, depth_m = camera.see(*self._look(k), _finishes(self._scene, self._seen))
         depth_m.setflags(write=False)
         rgb.setflags(write=False)
-        return CameraFrame(stamp_ns, rgb, depth_m, self._scene.intrinsics, read_only(self._T_base_camera_published))
+        return CameraFrame(stamp_ns, rgb, depth_m, k, read_only(self._T_base_camera_published))
 
     def state(self) -> RobotState:
         """Measure joints and gripper width; what the gripper holds is not measured."""
@@ -138,8 +149,8 @@ class Plant:
         q_rad, dq_radps, width_m = self._world.robot.arm_state()
         return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
 
-    def _look(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        scene, camera = self._scene, (self._scene.intrinsics, self._scene.T_base_camera)
+    def _look(self, k: Intrinsics) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        scene, camera = self._scene, (k, self._scene.T_base_camera)
         rgb, depth_m, names = self._world.render(*camera, scene.light)
         self._seen = (round(self._world.time_s / TIME_STEP_S), names)
         return rgb, depth_m if scene.waves is None else scene.waves.raise_table(depth_m, names == TABLE, *camera)
@@ -261,21 +272,12 @@ class Plant:
 
     def true_objects(self) -> dict[str, TrueObject]:
         """Map each label to the object's true state now."""
-        return {o.label: self._true_object(o) for o in self._scene.objects}
-
-    def _true_object(self, item: PlantObject) -> TrueObject:
-        pose, speed_mps, shape = self._world.pose(item.label), self._world.speed_mps(item.label), item.shape
-        if isinstance(shape, Bowl):  # the round container around it, which is a bowl's shape outside the plant
-            shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
-        elif isinstance(shape, Mesh):  # its bounding box
-            x, y, z = (float(v) for v in shape.size_m)
-            shape = Box((x, y, z))
-        return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
+        return {o.label: _true_object(self._world, o) for o in self._scene.objects}
 
     def true_boxes(self) -> dict[str, TrueBox]:
         """Map the label of each visible object to its box in the camera's image now."""
         if self._seen is None or self._seen[0] != round(self._world.time_s / TIME_STEP_S):
-            self._look()
+            self._look(self._scene.intrinsics)
         assert self._seen is not None
         names = self._seen[1]
         return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
@@ -287,6 +289,16 @@ class Plant:
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
+
+
+def _true_object(world: BulletWorld, item: PlantObject) -> TrueObject:
+    pose, speed_mps, shape = world.pose(item.label), world.speed_mps(item.label), item.shape
+    if isinstance(shape, Bowl):  # the round container around it, which is a bowl's shape outside the plant
+        shape = Container((shape.diameter_m, shape.diameter_m, shape.height_m), shape.wall_m, is_round=True)
+    elif isinstance(shape, Mesh):  # its bounding box
+        x, y, z = (float(v) for v in shape.size_m)
+        shape = Box((x, y, z))
+    return TrueObject(item.label, shape, pose, speed_mps, item.mass_kg, item.friction, item.can_be_picked)
 
 
 def _finishes(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) -> dict[Finish, npt.NDArray[np.bool_]]:

@@ -92,9 +92,9 @@ class PlantProcess:
             interpreter=interpreter,
         )
         self._worker.start()
-        wire = _Wire(self._worker)
-        self.link = PlantLink(wire, realtime=realtime)
-        self.truth = PlantTruth(wire)
+        self._wire = _Wire(self._worker)
+        self.link = PlantLink(self._wire, realtime=realtime)
+        self.truth = PlantTruth(self._wire)
 
     @property
     def pid(self) -> int | None:
@@ -160,6 +160,11 @@ class PlantLink:
         frame: CameraFrame = self._observe("capture")
         return frame
 
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        """Take a small frame if it is time for one (see `ports.Camera`)."""
+        frame: CameraFrame | None = self._observe("newest", since_ns)
+        return frame
+
     def state(self) -> RobotState:
         """Measure the arm (see `ports.Arm`)."""
         state: RobotState = self._observe("state")
@@ -211,9 +216,9 @@ class PlantLink:
         pictures: npt.NDArray[np.uint8] = self._command("take_film")
         return pictures
 
-    def _observe(self, method: str) -> Any:
+    def _observe(self, method: str, *args: object) -> Any:
         try:
-            return self._wire.call(method)
+            return self._wire.call(method, *args)
         except WorkerError as error:
             raise ObservationError(f"no {method} from the plant: {error}") from error
 

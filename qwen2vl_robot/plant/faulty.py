@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from qwen2vl_robot.geometry import make_pose, read_only
-from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, RobotState
+from qwen2vl_robot.geometry import Array, make_pose, read_only
+from qwen2vl_robot.messages import ApprovedMotion, Box, GripperSegment, Intrinsics, RobotState
 from qwen2vl_robot.plant.cell import Plant
+from qwen2vl_robot.plant.visited import Visit
 
 _LIFTED_M = 0.10  # above where it stood: half way
 _SLIP_M = 0.08  # below the fingers' pads
 _BUMP_MPS = 0.6
 _BUMP_SHARE = 0.6  # of a motion
 _STUCK_M = 0.045  # as wide as many blocks
+_VISITOR, _CARRIED, _STANDS_RADPS = "visitor", "carried", 0.02
 _APART_M = 0.11  # between things, so that the second one stands free
 
 
@@ -111,3 +113,64 @@ class Doubled(Plant):
             return
         T_base_object = make_pose([*free_m[0], like.T_base_object[2, 3]])
         self._world.add_body("second", like.shape, T_base_object, mass_kg=like.mass_kg, rgb=like.rgb)
+
+
+class Visited(Plant):
+    """Something glides along a line, whatever is there, while the first motion is under way; visited.py tells where."""
+
+    def __init__(self, *args: Any) -> None:
+        self._visit: Visit | None = None
+        self._T_tool_carried: Array | None = None
+        self._began_s: float | None = None
+        self._was_hit = False
+        super().__init__(*args)
+
+    def invite(self, visit: Visit) -> Intrinsics:
+        """Put a visitor where it waits; it moves once a motion is under way for as long as it says."""
+        self._visit = visit
+        self._world.add_body(_VISITOR, Box(visit.size_m), make_pose(visit.p_from_m), mass_kg=0.0, rgb=visit.rgb)
+        return self._stream.intrinsics
+
+    def send_away(self) -> None:
+        """Take the visitor away."""
+        self._world.remove(_VISITOR)
+        self._visit = None
+
+    def carry(self, size_m: tuple[float, float, float], T_tool_carried: Array) -> None:
+        """Fix a thing to the tool, as a load that does not slip."""
+        self._T_tool_carried = T_tool_carried
+        T = self._world.robot.tool_pose() @ T_tool_carried
+        self._world.add_body(_CARRIED, Box(size_m), T, mass_kg=0.0, rgb=(90.0, 140.0, 60.0), collides=False)
+
+    def shown_px(self, q_rad: Array, p_m: Array) -> int:
+        """Count the pixels that would show the visitor at a point, the arm at other joints; nothing moves by it."""
+        world, visit = self._world, self._visit
+        assert visit is not None
+        was_rad, _, width_m = world.robot.arm_state()
+        world.robot.reset_arm(q_rad, width_m)
+        world.set_pose(_VISITOR, make_pose(p_m))
+        self._look(self._stream.intrinsics)
+        assert self._seen is not None
+        shown = int((self._seen[1] == _VISITOR).sum())
+        world.robot.reset_arm(was_rad, width_m)
+        world.set_pose(_VISITOR, make_pose(visit.p_from_m))
+        self._seen = None
+        return shown
+
+    def true_hit(self) -> bool:
+        """Whether the arm touched the visitor while it moved."""
+        return self._was_hit
+
+    def _drive(self) -> None:
+        super()._drive()
+        now_s, robot = self._world.time_s, self._world.robot
+        if self._T_tool_carried is not None:
+            self._world.set_pose(_CARRIED, robot.tool_pose() @ self._T_tool_carried)
+        if self._motion is not None and self._began_s is None:
+            self._began_s = self._starts_s
+        if self._visit is None or self._began_s is None:
+            return
+        self._world.set_pose(_VISITOR, make_pose(self._visit.at_m(now_s - self._began_s)))
+        if float(np.max(np.abs(robot.arm_state()[1]))) > _STANDS_RADPS:
+            pairs = self._world.contacts.touching(of=[_VISITOR])
+            self._was_hit |= any(_VISITOR in (contact.a, contact.b) for contact in pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,28 @@ def test_the_table_lies_where_the_calibration_puts_it(frame: CameraFrame) -> Non
     near = points[np.abs(points[:, 2]) < 0.02]
     assert len(near) > len(points) / 2
     assert abs(float(np.median(near[:, 2]))) < 0.01
+
+
+def test_no_frame_is_newer_than_a_time_to_come(camera: Any) -> None:
+    assert camera.newest(camera.now_ns() + 10**12) is None
+
+
+def test_a_newer_frame_comes_by_itself_and_shows_the_same_view(camera: Any, frame: CameraFrame) -> None:
+    since_ns = camera.now_ns()
+    newer = next(filter(None, (_later(camera, since_ns) for _ in range(200))))
+    assert newer.stamp_ns > since_ns
+    assert np.array_equal(newer.T_base_camera, frame.T_base_camera)
+    small, large = newer.intrinsics, frame.intrinsics
+    times = large.width_px / small.width_px
+    assert newer.depth_m.shape == (small.height_px, small.width_px)
+    assert times == large.height_px / small.height_px == pytest.approx(large.fx_px / small.fx_px)
+    assert small.cx_px == pytest.approx(large.cx_px / times, abs=0.5)
+
+
+def _later(camera: Any, since_ns: int) -> CameraFrame | None:
+    camera.sleep(0.05)
+    newer: CameraFrame | None = camera.newest(since_ns)
+    return newer
 
 
 def test_a_later_frame_is_stamped_later(camera: Camera, frame: CameraFrame) -> None:

@@ -62,6 +62,9 @@ class WireCell:
     def capture(self) -> CameraFrame:
         return self._camera.capture()
 
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        return self._camera.newest(since_ns)
+
 
 @contextlib.contextmanager
 def wire_cell(ready: Path) -> Iterator[WireCell]:

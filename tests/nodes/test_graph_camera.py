@@ -313,6 +313,25 @@ def test_no_clip_is_kept_unless_asked_for() -> None:
     assert cell.capture().clip == ()
 
 
+def test_the_newest_frame_is_there_once_it_came_and_never_waited_for() -> None:
+    cell = Cell(timeout_s=1e9)
+    since_ns = cell.graph.now_ns() - 1
+    assert cell.camera.newest(since_ns) is None
+    cell.publish()
+    frame = cell.camera.newest(since_ns)
+    assert frame is not None
+    assert np.array_equal(frame.depth_m, DEPTH_M)
+    assert cell.camera.newest(frame.stamp_ns) is None
+
+
+def test_a_newest_frame_that_cannot_be_used_is_named() -> None:
+    cell = Cell()
+    cell.changes["depth"] = {"encoding": "mono8"}
+    cell.publish()
+    with pytest.raises(ObservationError, match="depth"):
+        cell.camera.newest(0)
+
+
 class TwoCells:
     """Two cameras on one graph, of which the second may stay silent."""
 
@@ -330,6 +349,16 @@ class TwoCells:
 def test_the_first_cameras_frame_carries_what_the_others_saw() -> None:
     frame = TwoCells().capture()
     assert np.array_equal(frame.rgb, RGB)
+    assert [np.array_equal(other.rgb, RGB[::-1]) for other in frame.others] == [True]
+
+
+def test_the_newest_frame_waits_for_every_camera() -> None:
+    two = TwoCells()
+    two.cells[0].publish()
+    assert two.cameras.newest(0) is None
+    two.cells[1].publish()
+    frame = two.cameras.newest(0)
+    assert frame is not None
     assert [np.array_equal(other.rgb, RGB[::-1]) for other in frame.others] == [True]
 
 

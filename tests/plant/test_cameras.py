@@ -8,7 +8,7 @@ import pytest
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import Intrinsics
-from qwen2vl_robot.plant.cameras import CameraModel, ErringCamera, camera_names, load_camera
+from qwen2vl_robot.plant.cameras import CameraModel, ErringCamera, Noise, Stereo, camera_names, load_camera
 
 K = Intrinsics(640, 480, 620.0, 620.0, 319.5, 239.5)
 TABLE_M, TOP_M = 0.85, 0.80  # a thing of 5 cm
@@ -133,3 +133,15 @@ def test_colours_drift_from_frame_to_frame_within_limits() -> None:
     assert 0.5 < steps.max() < 0.06 * 150
     assert np.ptp(means[:, 1]) > 3.0
     assert (np.abs(means / 150.0 - 1.0) < 0.17).all()
+
+
+def test_a_smaller_picture_errs_as_the_large_one_does() -> None:
+    k = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
+    model = CameraModel(stereo=Stereo(baseline_m=0.05, noise=(Noise(disparity_px=0.3, over_px=20.0, lasts=True),)))
+    large = ErringCamera(model, k, np.random.default_rng(1))
+    small = large.smaller(320, np.random.default_rng(2))
+    assert small.intrinsics == Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
+    rgb, wall_m = np.full((480, 640, 3), 128, np.uint8), np.ones((480, 640), np.float32)
+    whole_m, half_m = large.see(rgb, wall_m, {})[1], small.see(rgb[::2, ::2], wall_m[::2, ::2], {})[1]
+    assert whole_m.std() > 0.005
+    assert np.abs(half_m - whole_m[::2, ::2]).max() < 0.2 * whole_m.std()

@@ -42,6 +42,7 @@ _T = look_at((1.5, 0.0, 0.9), (0.35, 0.0, 0.15))
 _V, _U = np.mgrid[0 : _K.height_px, 0 : _K.width_px]
 _RAYS = np.stack([(_U - _K.cx_px) / _K.fx_px, (_V - _K.cy_px) / _K.fy_px, np.ones(_U.shape)], axis=-1) @ _T[:3, :3].T
 _SURROUNDINGS = Surroundings.of(PROFILE)
+_STREAM_NS = 200_000_000  # between the frames while it moves
 HOME = np.array(PROFILE.home_q_rad)
 AWAY = HOME + np.eye(7)[0] * 0.4
 
@@ -121,11 +122,19 @@ class Cell:
         self.ns += round(seconds * 1e9)
         self._move()
 
-    def capture(self) -> CameraFrame:
-        self.frames += 1
+    def see(self) -> CameraFrame:
+        """What the camera sees now."""
         depth_m = _depth_m(tuple(self.q_rad.tolist()))
         rgb = np.full((*depth_m.shape, 3), 150, dtype=np.uint8)
-        frame: CameraFrame = self._answer("frame", CameraFrame(self.ns, rgb, depth_m, _K, freeze(_T)))
+        return CameraFrame(self.ns, rgb, depth_m, _K, freeze(_T))
+
+    def capture(self) -> CameraFrame:
+        self.frames += 1
+        frame: CameraFrame = self._answer("frame", self.see())
+        return frame
+
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        frame: CameraFrame | None = self._answer("picture", self.see() if self.ns - since_ns >= _STREAM_NS else None)
         return frame
 
     def state(self) -> RobotState:

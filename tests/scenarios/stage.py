@@ -101,6 +101,10 @@ class BlindCamera:
         frame = self._link.capture()
         return replace(frame, depth_m=np.full_like(frame.depth_m, np.nan))
 
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        frame = self._link.newest(since_ns)
+        return None if frame is None else replace(frame, depth_m=np.full_like(frame.depth_m, np.nan))
+
 
 class DoubtingRehearsal:
     """Rehearses truly, but says no to the first motions it is given."""

@@ -16,6 +16,7 @@ from qwen2vl_robot.messages import Box, Cylinder, Hull, SceneObject, Shape, Sphe
 from qwen2vl_robot.motion.collision import convex
 
 _APART_M = 0.02
+_BASE_M = 0.25
 _Part = tuple[coal.CollisionGeometry, Array]
 
 
@@ -73,6 +74,25 @@ class PathOracle:
         """Compute the same distance to an upright box of space."""
         low, high = np.asarray(low_m, dtype=float), np.asarray(high_m, dtype=float)
         return self._to_part(coal.Box(*(high - low)), make_pose((low + high) / 2), set(ignored))
+
+    def places_m(self, index: int) -> Array:
+        """Return the middles (k, 3) of the parts that are above the base, at one of the configurations."""
+        middles_m: Array = self._centres_m[index]
+        return middles_m[np.hypot(middles_m[:, 0], middles_m[:, 1]) > _BASE_M]
+
+    def to_moving_m(self, shape: Shape, poses: Array) -> Array:
+        """Compute the distance (m,) of arm or load at each configuration to a body with a pose (m, 4, 4) at each."""
+        (part, T_part), *_ = _parts(shape)
+        half_m, found_m = float(np.linalg.norm(_half_diagonal(part))), np.empty(len(poses))
+        for index, T in enumerate(poses @ T_part):
+            bounds_m = np.linalg.norm(self._centres_m[index] - T[:3, 3], axis=1) - self._radii_m - half_m
+            best_m = np.inf
+            for link in np.argsort(bounds_m):
+                if bounds_m[link] >= best_m:
+                    break
+                best_m = min(best_m, _distance_m(self._shapes[link], self._poses[index, link], part, T))
+            found_m[index] = best_m
+        return found_m
 
     def self_clearance_m(self, apart_at_rest: PathOracle | None = None) -> float:
         """Compute the smallest distance between links that are not neighbours in the chain.
