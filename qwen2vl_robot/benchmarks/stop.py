@@ -68,6 +68,8 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
 
     def try_once() -> float | None:
         """Milliseconds from a stop to its halt, None where none came."""
+        if child.poll() is not None:
+            raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
         time.sleep(_PAUSE_S)
         now_ns, at_rest = graph.now_ns(), np.zeros(len(names))
         joints.publish(joint_state_message(graph.message, names, at_home, at_rest, now_ns))
@@ -85,20 +87,15 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
         try:
             _wait_for(child, lambda: ready.exists() and stop.listeners() > 1 and joints.listeners() > 0)
             _wait_for(child, lambda: try_once() is not None)  # until both ends of all three topics know each other
-            late_ms, lost = [], 0
-            for _ in range(trials):
-                if child.poll() is not None:
-                    raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
-                late = try_once()
-                lost += late is None
-                late_ms += [] if late is None else [late]
+            answers = [try_once() for _ in range(trials)]
         finally:
             child.kill()
             child.wait()
             graph.close()
+    late_ms = [answer for answer in answers if answer is not None]
     shares = {"median_ms": 50, "p99_ms": 99, "max_ms": 100}
     totals = {name: round(float(np.percentile(late_ms, share)), 2) for name, share in shares.items() if late_ms}
-    return {"load": load, "transport": transport, "trials": trials, "totals": {**totals, "lost": lost}}
+    return {"load": load, "transport": transport, "trials": trials, "totals": {**totals, "lost": trials - len(late_ms)}}
 
 
 def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:
