@@ -121,7 +121,7 @@ class Shell:
         if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
             raise ExecutionError("nobody listens on ~/approve")
         publisher.publish(self._graph.message(interface.APPROVE.type)(data=verdict.digest))
-        self._answer(lambda now: now.approval is not None and now.approval is not before)
+        self._answer(lambda now: _is_answer(now, verdict.digest, before))
         answer = self.status().approval
         assert answer is not None
         return answer
@@ -208,6 +208,12 @@ def describe_task(task: TaskOutcome) -> str:
 
 def _own(topic: interface.Topic) -> interface.Topic:
     return topic.at(f"{interface.NODE_NAME}/{topic.name[2:]}")
+
+
+def _is_answer(now: StatusReport, digest: str, before: ApprovalReport | None) -> bool:
+    """Whether a status holds the answer to this yes, not one to an earlier yes."""
+    answer = now.approval
+    return answer is not None and answer.digest == digest and (answer != before or now.awaits != digest)
 
 
 def _has_answered(now: StatusReport, before: StatusReport) -> bool:

@@ -133,7 +133,12 @@ def test_a_yes_is_for_what_was_shown(controller: Robot, shell: Shell) -> None:
         report = ApprovalReport(digest=text, accepted=text == DIGEST, reason="approved")
         controller.show(state="working", awaits=None, approval=report)
 
-    controller.on["~/approve"] = answer
+    def after_other_news(text: str) -> None:
+        controller.show(doing="still thinking")
+        answer(text)
+
+    controller.on["~/approve"] = after_other_news
+    controller.show(approval=ApprovalReport(digest="0" * 64, accepted=False, reason="an earlier yes"))
     controller.ask("I do not know 'crimson'")
     verdict = shell.question()
     asked = shells.describe_question(verdict)
