@@ -37,7 +37,7 @@ _PAUSE_S = 0.01
 
 
 def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
-    """Send stops over DDS and time the halts of a controller on either transport.
+    """Send stops over DDS and time the halts of a controller on either transport, once one has been answered.
 
     Returns:
         "load", "transport", "trials", and "totals" with median_ms, p99_ms, max_ms and lost.
@@ -65,6 +65,20 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
     names = [*(j.name for j in profile.joints), *profile.gripper.joints]
     at_home = np.array([*profile.home_q_rad, *[0.04] * len(profile.gripper.joints)])
     message = graph.message("std_msgs/msg/Bool")(data=True)
+
+    def try_once() -> float | None:
+        """Milliseconds from a stop to its halt, None where none came."""
+        if child.poll() is not None:
+            raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
+        time.sleep(_PAUSE_S)
+        now_ns, at_rest = graph.now_ns(), np.zeros(len(names))
+        joints.publish(joint_state_message(graph.message, names, at_home, at_rest, now_ns))
+        time.sleep(_PAUSE_S)
+        halted.clear()
+        sent_s = time.perf_counter()
+        stop.publish(message)
+        return (came_s[0] - sent_s) * 1e3 if halted.wait(_ANSWER_S) else None
+
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
         child = subprocess.Popen(
@@ -72,28 +86,16 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
         )
         try:
             _wait_for(child, lambda: ready.exists() and stop.listeners() > 1 and joints.listeners() > 0)
-            late_ms, lost = [], 0
-            for _ in range(trials):
-                time.sleep(_PAUSE_S)
-                if child.poll() is not None:
-                    raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
-                now_ns, at_rest = graph.now_ns(), np.zeros(len(names))
-                joints.publish(joint_state_message(graph.message, names, at_home, at_rest, now_ns))
-                time.sleep(_PAUSE_S)
-                halted.clear()
-                sent_s = time.perf_counter()
-                stop.publish(message)
-                if halted.wait(_ANSWER_S):
-                    late_ms.append((came_s[0] - sent_s) * 1e3)
-                else:
-                    lost += 1
+            _wait_for(child, lambda: try_once() is not None)  # until both ends of all three topics know each other
+            answers = [try_once() for _ in range(trials)]
         finally:
             child.kill()
             child.wait()
             graph.close()
+    late_ms = [answer for answer in answers if answer is not None]
     shares = {"median_ms": 50, "p99_ms": 99, "max_ms": 100}
     totals = {name: round(float(np.percentile(late_ms, share)), 2) for name, share in shares.items() if late_ms}
-    return {"load": load, "transport": transport, "trials": trials, "totals": {**totals, "lost": lost}}
+    return {"load": load, "transport": transport, "trials": trials, "totals": {**totals, "lost": trials - len(late_ms)}}
 
 
 def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:

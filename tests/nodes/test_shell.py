@@ -118,9 +118,7 @@ def test_without_a_controller_every_word_is_an_error(monkeypatch: pytest.MonkeyP
         graph.close()
 
 
-def test_garbage_about_itself_is_no_status(
-    controller: Robot, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_garbage_about_itself_is_no_status(controller: Robot, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shells, "HEAR_S", 0.5)
     for text in ("", "[]", "{}", '{"state": "dancing"}', "[" * 9000, "{" + '"a":' * 5000):
         controller.say(interface.STATUS, text)
