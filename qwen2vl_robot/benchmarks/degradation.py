@@ -184,6 +184,9 @@ class _Cell:
         self._ns += _LOOK_NS
         return replace(self._look(), stamp_ns=self._ns)
 
+    def newest(self, since_ns: int) -> CameraFrame | None:
+        return None  # nothing moves here, so nothing is watched
+
     def state(self) -> RobotState:
         return replace(self._first.robot, stamp_ns=self._ns)
 
