@@ -184,7 +184,7 @@ def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> t
     facing = -np.einsum("ij,ij->i", normals[inside] @ E[:3, :3].T, rays) / np.linalg.norm(rays, axis=1)
     is_front = (depth_m[inside] < front_m[cell] + _BEHIND_M) & (depth_m[inside] < around_m[cell] + _FAR_BEHIND_M)
     shown = inside[is_front & (facing > _FACING)]
-    known = np.isfinite(view.depth_m[pixels[shown, 1], pixels[shown, 0]])
+    known = view.is_known[pixels[shown, 1], pixels[shown, 0]]
     share = float(known.mean()) if len(shown) else 0.0
     return shown, int(np.isfinite(front_m).sum() * _CELL_PX**2 * share)
 
