@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen2vl_robot.errors import ObservationError, PerceptionError
+from qwen2vl_robot.judge import Compared, judge
 from qwen2vl_robot.messages import Cause, Effect, Observation, Outcome, OutcomeKind, Rehearsed, RobotState, Scene
 from qwen2vl_robot.perception import Surroundings, remeasure
 from qwen2vl_robot.ports import Arm
@@ -55,6 +56,14 @@ class Belief:
     def expect(self, step: Rehearsed) -> None:
         """Believe what the twin predicts, until it is measured."""
         self.scene, self.grip_width_m = step.verdict.scene_after, None
+
+    def compare(self, step: Rehearsed, looks: tuple[Observation, Observation], surroundings: Surroundings) -> Compared:
+        """Measure the second look and judge the step by both; why a scene could not be measured is a cause, too."""
+        measured, problem = self.measure(step, looks[1], surroundings)
+        outcome = judge(step, looks, measured, surroundings)
+        if problem is not None and outcome.causes:
+            outcome = replace(outcome, causes=(*outcome.causes, problem))
+        return outcome, measured
 
     def measure(
         self, step: Rehearsed, observation: Observation, surroundings: Surroundings

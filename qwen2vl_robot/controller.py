@@ -17,7 +17,7 @@ from qwen2vl_robot.admission import ask
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.holding import conclude, done_already
-from qwen2vl_robot.judge import LOOK_GAP_S, judge
+from qwen2vl_robot.judge import Compared, look_until_sure
 from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
@@ -240,10 +240,8 @@ class Controller:
         parts = self._parts
         try:
             with task.timed("run"):
-                age_s, ports = parts.gate.max_state_age_s, (parts.arm, parts.clock)
-                report = executor.run(
-                    approved, *ports, self._profile, parts.halt, max_state_age_s=age_s, lookout=lookout
-                )
+                age_s, ports = parts.gate.max_state_age_s, (parts.arm, parts.clock, self._profile, parts.halt)
+                report = executor.run(approved, *ports, max_state_age_s=age_s, lookout=lookout)
         except BaseException as error:
             parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
             raise
@@ -257,20 +255,21 @@ class Controller:
     def _judge(self, task: Task, step: Step) -> None:
         """Compare fresh measurements with what the motion was for; what cannot be measured is not verified."""
         rehearsed, belief = _rehearsed(step), self._belief
-        belief.expect(rehearsed)
+
+        def look() -> Observation:
+            belief.expect(rehearsed)
+            return twice(lambda: step.shown_by(self._look(task)))
+
+        def compare(first: Observation, second: Observation) -> Compared:
+            with task.timed("measure"):
+                return belief.compare(rehearsed, (first, second), self._surroundings)
+
         try:
-            first = twice(lambda: step.shown_by(self._look(task)))
-            self._parts.clock.sleep(LOOK_GAP_S)
-            second = twice(lambda: step.shown_by(self._look(task)))
+            outcome, measured = look_until_sure(look, compare, self._parts.clock)
         except ObservationError as error:
             belief.hold_nothing()  # nobody has seen that it holds anything
             cause = _cause(error, f"the effect could not be measured: {error}")
             raise self._end(task, step, Outcome(OutcomeKind.NOT_VERIFIED, (cause,)), rehearsed) from error
-        with task.timed("measure"):
-            measured, problem = belief.measure(rehearsed, second, self._surroundings)
-            outcome = judge(rehearsed, (first, second), measured, self._surroundings)
-        if problem is not None and outcome.causes:
-            outcome = replace(outcome, causes=(*outcome.causes, problem))
         if outcome.kind is not OutcomeKind.ACHIEVED:
             belief.fail(rehearsed.motion.effect, outcome)
             raise self._end(task, step, outcome, rehearsed)

@@ -27,6 +27,7 @@ from qwen2vl_robot.messages import (
     digest,
     freeze,
 )
+from qwen2vl_robot.perception.view import region_of
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason
 from qwen2vl_robot.validation.change import difference
 
@@ -215,7 +216,7 @@ class Gate:
             return old
         if fresh.stamp_ns < seen.stamp_ns:
             return Refusal(stale, "the fresh frame is older than the one that was rehearsed")
-        what = difference(seen, fresh)
+        what = difference(seen, fresh, region_of(self._profile))
         return None if what is None else Refusal(RefusalReason.SCENE_CHANGED, f"since the rehearsal {what}")
 
     def _refuse_camera(self, live: RobotState, fresh: CameraFrame | None) -> Refusal | None:

@@ -29,10 +29,14 @@ from qwen2vl_robot.perception.changes import Change, inside_any, trace, unexplai
 from qwen2vl_robot.perception.joining import same_material
 from qwen2vl_robot.perception.links import ENOUGH_PX, see_links
 from qwen2vl_robot.perception.surroundings import Surroundings
+from qwen2vl_robot.ports import Clock
 from qwen2vl_robot.reasons import EvidenceReason, TaskReason
 from qwen2vl_robot.relations import relation_holds
 
+Compared = tuple[Outcome, Scene | None]  # what two looks say, and the scene in the second one if it was measured
+
 LOOK_GAP_S = 0.4  # between the two looks: what moves at 2 cm/s, which counts as at rest, goes 8 mm
+_MOST_JUDGED = 3  # pairs of looks at one effect
 _ARM_OFF_M = 0.025  # by depth; hulls and calibration leave 3 to 13 mm where the arm is right
 _CLEARLY_MOVED_RAD = 0.1  # a joint that moves less may leave the arm where it was, for depth
 _GRIP_ERROR_M = 0.005  # a measured side is good to 2 mm, the fingers' width to 1 mm
@@ -63,6 +67,28 @@ def judge(
     except ObservationError as error:
         return _unverified(EvidenceReason.UNMEASURED, f"the effect could not be measured: {error}")
     return next(filter(None, (check(case) for check in _CHECKS)), None) or _judge_effect(case)
+
+
+def look_until_sure(
+    look: Callable[[], Observation], compare: Callable[[Observation, Observation], Compared], clock: Clock
+) -> Compared:
+    """Compare looks, `LOOK_GAP_S` apart, until another one would not tell more."""
+    seen = look()
+    for chances_left in reversed(range(_MOST_JUDGED)):
+        clock.sleep(LOOK_GAP_S)
+        before, seen = seen, look()
+        compared = compare(before, seen)
+        if not (chances_left and _may_be_seen_later(compared[0])):
+            break
+    return compared
+
+
+def _may_be_seen_later(outcome: Outcome) -> bool:
+    """Whether another look may tell: what moves comes to rest, and what one noisy frame does not show the next one may.
+
+    What speaks against an effect is final: who looks until it suits will see what is not there.
+    """
+    return outcome.kind is OutcomeKind.NOT_VERIFIED or outcome.reason is EvidenceReason.MOVING
 
 
 # ------------------------------------------------------------------------------- what speaks against it, in order

@@ -50,5 +50,5 @@ def test_frames_of_any_size_and_depth_can_be_compared(h: int, w: int, depth: flo
     k = Intrinsics(w, h, 10.0, 10.0, 1.0, 1.0)
     rgb = np.zeros((h, w, 3), dtype=np.uint8)
     frame = CameraFrame(0, rgb, np.full((h, w), depth, dtype=np.float32), k, freeze(np.eye(4)))
-    told = difference(frame, frame)
+    told = difference(frame, frame, np.array([[-9.0] * 3, [9.0] * 3]))
     assert (told is None) == bool(np.isfinite(depth))

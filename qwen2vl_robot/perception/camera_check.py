@@ -18,7 +18,7 @@ from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transfo
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Observation
 from qwen2vl_robot.perception.surfaces import surfaces_of
-from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
+from qwen2vl_robot.perception.view import MOST_NOISE_RATIO, LevelledView, Mask, deviation_of, make_view
 
 ENOUGH_PX = 2000  # of the arm, with depth; fewer say little about where the camera is
 LIMIT_M = 0.0105  # refused from here; right calibrations are below 0.006, and 0.015 is a danger
@@ -39,6 +39,7 @@ _PATCH_PX = 48  # as far as a stereo camera's errors are alike
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
 _CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
 _LEAST_POINTS = 30
+_NEAR_TABLE_M = 0.02  # depth of the table, and nothing else, says how it errs
 _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
 _FAR_M = 0.06  # a point that is off by this much or more does not fit at all
@@ -234,24 +235,48 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
         step = np.linalg.solve(normal, (J * weight[:, None]).T @ away_m[used])
         E = _turned(float(step[2]), pivot_m, step[:2]) @ E
     share = float(used.sum() / np.isfinite(deeper_m).sum())
+    pixels = _project(view, moved_m[used])[0]
     pulls = J * (weight * away_m[used])[:, None]
-    covariance = _covariance(normal, pulls, _project(view, moved_m[used])[0])
+    noise_m = _patch_noise_ratio(view) * view.smooth_m[pixels[:, 1], pixels[:, 0]] ** 2
+    doubts = J * (weight * noise_m * _slant(view, moved_m[used], n))[:, None]
+    covariance = _covariance(normal, pulls, doubts, pixels)
     return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
 
 
-def _covariance(normal: Array, pulls: Array, pixels: npt.NDArray[np.int64]) -> Array:
-    """Compute the covariance (3, 3) of a fit from what its points (n, 3) pull, in patches of the picture.
+def _patch_noise_ratio(view: LevelledView) -> float:
+    """Estimate the deviation of the mean depth of a patch, over its square, 1/m, by the patches of the table."""
+    rows, columns = (size // _PATCH_PX for size in view.height_m.shape)
+    part = np.s_[: rows * _PATCH_PX, : columns * _PATCH_PX]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off_m = view.height_m[part] / view.rays[part][..., 2]
+        ratio = np.where(np.abs(off_m) < _NEAR_TABLE_M, off_m / view.smooth_m[part] ** 2, np.nan)
+    patches = ratio.reshape(rows, _PATCH_PX, columns, _PATCH_PX).swapaxes(1, 2).reshape(rows * columns, -1)
+    mostly = np.isfinite(patches).mean(axis=1) > 0.5
+    return deviation_of(np.nanmean(patches[mostly], axis=1)) if mostly.any() else MOST_NOISE_RATIO
 
-    Depth errs alike in neighbouring pixels, so a patch counts as one measurement (White's estimator with clusters);
-    what meshes and levelling leave comes on top.
+
+def _slant(view: LevelledView, points_m: Array, normals: Array) -> Array:
+    """By how much points (n, 3) on a surface are off along its normals (n, 3), for one metre along the ray."""
+    rays = (points_m - view.origin_m) / ((points_m - view.origin_m) @ view.T_base_camera[:3, 2])[:, None]
+    slant: Array = np.abs(np.einsum("ij,ij->i", rays, normals))
+    return slant
+
+
+def _covariance(normal: Array, pulls: Array, doubts: Array, pixels: npt.NDArray[np.int64]) -> Array:
+    """Compute the covariance (3, 3) of a fit in patches of the picture, because depth errs alike in near pixels.
+
+    A patch counts as one measurement. What its points pull (n, 3) shows how they scatter (White's estimator with
+    clusters); few patches may agree by chance, so what the noise of the table's depth would pull (n, 3) is added, and
+    what meshes and levelling leave.
     """
     patch = (pixels // _PATCH_PX).astype(np.int64)
     _, which = np.unique(patch, axis=0, return_inverse=True)
     count = int(which.max()) + 1
-    sums = np.zeros((count, 3))
+    sums, noises = np.zeros((count, 3)), np.zeros((count, 3))
     np.add.at(sums, which.ravel(), pulls)
+    np.add.at(noises, which.ravel(), doubts)
     inverse = np.linalg.pinv(normal)
-    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1))
+    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1)) + noises.T @ noises
     covariance: Array = inverse @ spread @ inverse + inverse * _NOISE_M**2
     return covariance
 

@@ -19,7 +19,6 @@ _WIDTH_M = 0.007  # narrower changes are edges: of a pixel or two, and of fits t
 _AREA_M2 = 1.5e-4  # smaller ones are noise; a thing of 4 cm that moves by 1 cm changes 2 to 4 cm²
 _ROOM_M = 0.015  # around the fitted shape of a body that was to move: fits are good to some millimetres
 _OWN_M = 0.008  # around a body's shape for the pixels that show it
-_REACH_M = 1.2  # from the base; beyond lies no table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +39,7 @@ class Change:
 def unexplained(
     before: LevelledView, after: LevelledView, left: Sequence[SceneObject] = (), arrived: Sequence[SceneObject] = ()
 ) -> list[Change]:
-    """Find what changed, the largest first, apart from the arm.
+    """Find what changed where the arm can come, the largest first, apart from the arm.
 
     Args:
         left: bodies, where they were, that were to move from there.
@@ -56,7 +55,7 @@ def unexplained(
     excused = inside_any(old_m, left, _ROOM_M) | inside_any(new_m, arrived, _ROOM_M)
     is_gone = step_m[rows, cols] > 0.0
     shown_m = np.where(is_gone[:, None], old_m, new_m)
-    counts = ~excused & (np.abs(shown_m[:, :2]) < _REACH_M).all(axis=1)
+    counts = ~excused & ((shown_m > after.region_m[0]) & (shown_m < after.region_m[1])).all(axis=1)
     found = []
     for gone in (True, False):
         chosen = counts & (is_gone == gone)

@@ -122,12 +122,20 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
         intrinsics=k,
         T_base_camera=T_base_camera,
         noise_ratio=_noise_ratio(height_m, rays, smooth_m),
-        region_m=np.array([profile.workspace.min_m, profile.workspace.max_m]) + np.array([[-_AROUND_M], [_AROUND_M]]),
+        region_m=region_of(profile),
         tilt_deg=tilt_deg,
         offset_m=offset_m,
     )
     view.is_robot[:] = _robot_pixels(view, observation, kinematics)
     return view
+
+
+def region_of(profile: RobotProfile) -> Array:
+    """Return the lowest and highest corner (2, 3), base frame, of where the arm and its load may come."""
+    region_m: Array = np.array([profile.workspace.min_m, profile.workspace.max_m]) + np.array(
+        [[-_AROUND_M], [_AROUND_M]]
+    )
+    return region_m
 
 
 def _flying(depth_m: Float32) -> Mask:

@@ -11,7 +11,7 @@ _DEPTH_M = 0.02  # the least; a thing of 3 cm is more, wherever it stands
 _DEPTH_SIGMAS = 4.0  # of the difference of two frames, where that is more: it grows with z²
 _MOST_DEPTH_RATIO = 0.027  # 1/m: four deviations over z² where each frame has 0.15 px of noise in a D435's disparity
 _SAMPLE_PX = 4
-_EDGE_PX = 1  # so far from a depth edge a pixel may show either side; with 0, 12 of 24 still scenes changed under d435
+_EDGE_PX = 2  # so far from a depth edge a pixel may show either side: real pixels fly that far
 _COLOUR = 60  # of 255, in any channel
 _MOST_GAIN = 1.3  # brightness and white balance drift less between two frames
 _LIT = (20, 235)  # levels from which a gain can be told
@@ -21,16 +21,21 @@ _SEEN_SHARE = 0.5  # share of the pixels that must have depth in both frames
 _MOST_BLOCKS = 1  # one block may change at an edge while the arm settles
 
 
-def difference(before: CameraFrame, after: CameraFrame) -> str | None:
-    """Describe what changed; None when no camera sees a change larger than about a centimetre."""
+def difference(before: CameraFrame, after: CameraFrame, region_m: npt.NDArray[np.float64]) -> str | None:
+    """Describe what changed; None when no camera sees a change larger than about a centimetre.
+
+    Args:
+        region_m: (2, 3) lowest and highest corner of what counts, base frame; what is in neither frame in there, as a
+            floor far behind, may change.
+    """
     if len(before.others) != len(after.others):
         return f"{1 + len(after.others)} cameras answered, {1 + len(before.others)} before"
     pairs = zip((before, *before.others), (after, *after.others), strict=True)
-    changes = (_difference(one, other) for one, other in pairs)
+    changes = (_difference(one, other, region_m) for one, other in pairs)
     return next((change for change in changes if change is not None), None)
 
 
-def _difference(before: CameraFrame, after: CameraFrame) -> str | None:
+def _difference(before: CameraFrame, after: CameraFrame, region_m: npt.NDArray[np.float64]) -> str | None:
     if before.intrinsics != after.intrinsics or before.rgb.shape != after.rgb.shape:
         return "the camera has changed"
     if before.depth_m.shape != after.depth_m.shape or before.depth_m.shape != before.rgb.shape[:2]:
@@ -42,13 +47,28 @@ def _difference(before: CameraFrame, after: CameraFrame) -> str | None:
         return f"only {both.mean():.0%} of the pixels have depth in both frames"
     expected = np.minimum(before.rgb * _gain(before.rgb, after.rgb), np.float32(255.0))
     gap = np.abs(expected - after.rgb).max(axis=2)
-    blocks = _blocks(_moved(before.depth_m, after.depth_m) | (gap > _COLOUR))
+    counts = _is_in(before, region_m) | _is_in(after, region_m)
+    blocks = _blocks((_moved(before.depth_m, after.depth_m) | (gap > _COLOUR)) & counts)
     count = int(blocks.sum())
     if count <= _MOST_BLOCKS:
         return None
     row, column = np.argwhere(blocks).mean(axis=0)
     x, y = 1000 * (column + 0.5) / blocks.shape[1], 1000 * (row + 0.5) / blocks.shape[0]
     return f"something moved near ({x:.0f}, {y:.0f}) of 1000, {count} patches of {_BLOCK_PX} x {_BLOCK_PX} pixels"
+
+
+def _is_in(frame: CameraFrame, region_m: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Mark the pixels that show something in a region, and those without depth, which may."""
+    k, T, z_m = frame.intrinsics, frame.T_base_camera, frame.depth_m
+    x = ((np.arange(k.width_px) - k.cx_px) / k.fx_px).astype(np.float32)
+    y = ((np.arange(k.height_px) - k.cy_px) / k.fy_px).astype(np.float32)[:, None]
+    inside = np.ones(z_m.shape, bool)
+    for axis, (low_m, high_m) in enumerate(region_m.T):
+        R = T[axis, :3].astype(np.float32)
+        at_m = (R[0] * x + R[1] * y + R[2]) * z_m + np.float32(T[axis, 3])
+        with np.errstate(invalid="ignore"):
+            inside &= ~((at_m < low_m) | (at_m > high_m))
+    return inside
 
 
 def _moved(was_m: npt.NDArray[np.float32], is_m: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
