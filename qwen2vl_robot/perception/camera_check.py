@@ -39,6 +39,7 @@ _PATCH_PX = 48  # as far as a stereo camera's errors are alike
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
 _CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
 _LEAST_POINTS = 30
+_PRIOR = np.diag([0.15**-2, 0.15**-2, 0.1**-2])  # a camera is rarely further off, m and rad: what does not show is 0
 _NEAR_TABLE_M = 0.02  # depth of the table, and nothing else, says how it errs
 _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
@@ -219,7 +220,7 @@ def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
 def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _Fit | None:
     """Fit shift and turn to depth (robust point-to-plane), from coarse to fine; None where next to nothing fits."""
     points_m, normals = _thin(points_m, _MOST_POINTS), _thin(normals, _MOST_POINTS)
-    E = start
+    E, noise_ratio = start, _patch_noise_ratio(view)
     for gate_m in _GATES_M:
         moved_m, turned = transform(E, points_m), normals @ E[:3, :3].T
         pivot_m = moved_m.mean(axis=0)
@@ -231,15 +232,17 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
         n, arm_m = turned[used], moved_m[used] - pivot_m
         J = np.column_stack([n[:, 0], n[:, 1], n[:, 1] * arm_m[:, 0] - n[:, 0] * arm_m[:, 1]])
         weight = (1.0 - (away_m[used] / gate_m) ** 2) ** 2
-        normal = (J * weight[:, None]).T @ J + 1e-9 * np.eye(3)
-        step = np.linalg.solve(normal, (J * weight[:, None]).T @ away_m[used])
+        pixels = _project(view, moved_m[used])[0]
+        doubt_m = noise_ratio * view.smooth_m[pixels[:, 1], pixels[:, 0]] ** 2 * _slant(view, moved_m[used], n)
+        variance_m2 = _NOISE_M**2 + float(np.mean(doubt_m**2)) * used.sum() / _patches(pixels)[1]
+        prior = _PRIOR * variance_m2
+        so_far = np.array([*(pivot_m - transform(invert(E), pivot_m))[:2], np.arctan2(E[1, 0], E[0, 0])])
+        normal = (J * weight[:, None]).T @ J + prior
+        step = np.linalg.solve(normal, (J * weight[:, None]).T @ away_m[used] - prior @ so_far)
         E = _turned(float(step[2]), pivot_m, step[:2]) @ E
     share = float(used.sum() / np.isfinite(deeper_m).sum())
-    pixels = _project(view, moved_m[used])[0]
-    pulls = J * (weight * away_m[used])[:, None]
-    noise_m = _patch_noise_ratio(view) * view.smooth_m[pixels[:, 1], pixels[:, 0]] ** 2
-    doubts = J * (weight * noise_m * _slant(view, moved_m[used], n))[:, None]
-    covariance = _covariance(normal, pulls, doubts, pixels)
+    pulls, doubts = J * (weight * away_m[used])[:, None], J * (weight * doubt_m)[:, None]
+    covariance = _covariance(normal, pulls, doubts, pixels, prior * variance_m2)
     return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
 
 
@@ -262,21 +265,25 @@ def _slant(view: LevelledView, points_m: Array, normals: Array) -> Array:
     return slant
 
 
-def _covariance(normal: Array, pulls: Array, doubts: Array, pixels: npt.NDArray[np.int64]) -> Array:
+def _patches(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], int]:
+    """Number the patches of pixels (n, 2), and count them."""
+    which = np.unique(pixels // _PATCH_PX, axis=0, return_inverse=True)[1].ravel()
+    return which, int(which.max()) + 1
+
+
+def _covariance(normal: Array, pulls: Array, doubts: Array, pixels: npt.NDArray[np.int64], prior: Array) -> Array:
     """Compute the covariance (3, 3) of a fit in patches of the picture, because depth errs alike in near pixels.
 
     A patch counts as one measurement. What its points pull (n, 3) shows how they scatter (White's estimator with
-    clusters); few patches may agree by chance, so what the noise of the table's depth would pull (n, 3) is added, and
-    what meshes and levelling leave.
+    clusters); few patches may agree by chance, so what the noise of the table's depth would pull (n, 3) is added, what
+    meshes and levelling leave, and what the prior leaves open.
     """
-    patch = (pixels // _PATCH_PX).astype(np.int64)
-    _, which = np.unique(patch, axis=0, return_inverse=True)
-    count = int(which.max()) + 1
+    which, count = _patches(pixels)
     sums, noises = np.zeros((count, 3)), np.zeros((count, 3))
-    np.add.at(sums, which.ravel(), pulls)
-    np.add.at(noises, which.ravel(), doubts)
+    np.add.at(sums, which, pulls)
+    np.add.at(noises, which, doubts)
     inverse = np.linalg.pinv(normal)
-    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1)) + noises.T @ noises
+    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1)) + noises.T @ noises + prior
     covariance: Array = inverse @ spread @ inverse + inverse * _NOISE_M**2
     return covariance
 
