@@ -58,8 +58,8 @@ def run_graph_demo(
             started_s = time.perf_counter()
             watch.watch_camera()
             watch.ask(text, controller)
-            status = watch.wait(controller)
-        report = {**status["last_task"], "transport": transport, "seed": where.seed, "scene": where.file}
+            task = watch.wait(controller)
+        report = {**task, "transport": transport, "seed": where.seed, "scene": where.file}
         report["seconds"] |= {"start": round(started_s - began_s, 3), "all": round(time.perf_counter() - began_s, 3)}
         files = save_run(out, report, _drawings(watch, text, report))
     say(f"{report['outcome']}; see {', '.join(files)} in {out}")

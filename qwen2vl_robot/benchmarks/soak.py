@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.transport import check_transport
@@ -74,16 +74,16 @@ class _Operator:
         self._reset = self._graph.client(f"{interface.NODE_NAME}/{interface.RESET.name[2:]}", interface.RESET.type)
 
     def do(self, text: str) -> dict[str, Any]:
-        """Ask for a task, wait for its end, and return its report."""
+        """Ask for a task, wait for its end, and return its report; one that was not taken has the outcome "refused"."""
         self._until(lambda: self._watch.status.get("state") in ("idle", "stopped"))
         if self._watch.status["state"] == "stopped":
             self._reset.call(_ANSWER_S)
             self._until(lambda: self._watch.status["state"] == "idle")
-        before = self._watch.status["tasks"]
         self._watch.ask(text, self._controller)
-        self._until(lambda: self._watch.status["tasks"] > before)
-        task: dict[str, Any] = self._watch.status["last_task"]
-        return task
+        try:
+            return self._watch.wait(self._controller, _TASK_S)
+        except ExecutionError as refusal:
+            return {"instruction": text, "outcome": "refused", "reasons": [str(refusal)]}
 
     def close(self) -> None:
         self._watch.close()

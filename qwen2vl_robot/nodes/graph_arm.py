@@ -22,16 +22,17 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
 from qwen2vl_robot.nodes.controllers import Controllers
 from qwen2vl_robot.nodes.health import Health
-from qwen2vl_robot.nodes.joints import JointStates
+from qwen2vl_robot.nodes.joints import STANDS_RADPS, JointStates, fastest_radps
 from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
 _AFTER_S = 0.06  # three heartbeats
 _END_S = 1.5  # a motion's last goals must end within this time after it
-_HALT_S = 1.0  # controllers must confirm a halt within this time, and then it is no longer watched
+_HALT_S = 1.0  # controllers must confirm a halt within this time
+_WATCH_S = 10.0  # then a halt is no longer watched: what did not rest by then was reported
 _REST_S = 0.3  # for a halt to reach the arm and for the joints to be measured, beside the time to slow down
-_STANDS_RADPS = 0.02  # a joint that turns slower is taken to stand: 20 ms of an encoder's steps of 0.0004 rad
+_STANDS_NS = 100_000_000  # for so long in a row: an arm that swings back passes through 0 rad/s
 
 
 class GraphArm:
@@ -146,7 +147,8 @@ class GraphArm:
         goals = self._controllers.open_goals()
         latest = self._joints.newest()
         self._halts += 1
-        self._is_halting = bool(goals) or (latest is not None and _speed_radps(latest) > _STANDS_RADPS)
+        moves = latest is not None and fastest_radps(latest) > STANDS_RADPS
+        self._is_halting = self._is_halting or bool(goals) or moves
         self._controllers.halting.send(self._joints.newest, [goal for _, goal in goals])
         if self._is_halting:
             arguments = (goals, self._halts, self._graph.now_ns())
@@ -165,8 +167,8 @@ class GraphArm:
             late = sorted({what for what, goal in goals if goal.outcome() is None})
             latest = self._joints.newest()
             shows = latest is not None and latest.stamp_ns > since_ns
-            speed_radps = _speed_radps(latest) if latest is not None and shows else math.inf
-            if not late and speed_radps <= _STANDS_RADPS:
+            speed_radps = fastest_radps(latest) if latest is not None and shows else math.inf
+            if not late and self._joints.stood_ns(since_ns) >= _STANDS_NS:
                 self._is_halting = False
                 if "arm" in self._health.problems() and self._failure is None:
                     self._health.fine("arm")
@@ -174,13 +176,13 @@ class GraphArm:
                 return
             waited_s = time.monotonic() - begins_s
             is_late = (self._graph.now_ns() - since_ns) / 1e9 > limit_s or waited_s > _HALT_S
-            if is_late and speed_radps > _STANDS_RADPS:
+            if is_late and speed_radps > STANDS_RADPS:
                 how = f"it moves at {speed_radps:.3f} rad/s" if shows else "no joint state shows that it stands"
                 self._health.error("arm", f"the arm did not stop within {limit_s:.2f} s: {how}", lasts=True)
-            if waited_s > _HALT_S:
-                if late:
-                    told = f"the controller of the {', '.join(late)} did not confirm a halt in {_HALT_S:g} s"
-                    self._health.error("arm", told, lasts=True)
+            if late and waited_s > _HALT_S:
+                told = f"the controller of the {', '.join(late)} did not confirm a halt in {_HALT_S:g} s"
+                self._health.error("arm", told, lasts=True)
+            if waited_s > _WATCH_S:
                 return
             time.sleep(_POLL_S if not is_late else 10 * _POLL_S)
 
@@ -259,10 +261,6 @@ class GraphArm:
     def _pause(self, seconds: float) -> None:
         self._controllers.check_goals(self._is_halted)
         self._graph.sleep(seconds)
-
-
-def _speed_radps(state: RobotState) -> float:
-    return float(np.max(np.abs(state.dq_radps), initial=0.0))
 
 
 def _check_approval(approved: ApprovedMotion, profile: RobotProfile, now_ns: int) -> None:

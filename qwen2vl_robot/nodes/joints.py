@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+import numpy as np
+
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.graph import interface
@@ -17,6 +19,7 @@ _WINDOW_NS = 20_000_000  # a velocity is measured over at least this long, or th
 _KEPT_NS = 500_000_000  # what is older says nothing about the speed now
 _AHEAD_NS = 200_000_000  # of our clock, which may be taken by a thread that runs late; a clock further ahead hides age
 _STATES = 40
+STANDS_RADPS = 0.02  # a joint that turns slower is taken to stand: 20 ms of an encoder's steps of 0.0004 rad
 _NONE = "joint_states: no complete state of the arm came yet"
 
 
@@ -28,6 +31,7 @@ class JointStates:
         self._needed = (*(j.name for j in profile.joints), *profile.gripper.joints)
         self._why_none = _NONE
         self._states: deque[RobotState] = deque(maxlen=_STATES)
+        self._stands_since_ns: int | None = None
         self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
         self._past: dict[str, deque[tuple[int, float]]] = {name: deque() for name in self._needed}
         graph.subscribe_newest(interface.JOINT_STATES, self._take, joint_names_on_wire)
@@ -51,10 +55,16 @@ class JointStates:
         states = tuple(self._states)
         return states[-1] if states else None
 
+    def stood_ns(self, since_ns: int) -> int:
+        """Return for how long after a time every state has shown an arm that stands; 0 or less while it turns."""
+        latest, stands_ns = self.newest(), self._stands_since_ns
+        return 0 if latest is None or stands_ns is None else latest.stamp_ns - max(stands_ns, since_ns)
+
     def forget(self) -> None:
         """Forget every state: the clock jumped, and their stamps mean nothing any more."""
         self._why_none = _NONE
         self._states = deque(maxlen=_STATES)
+        self._stands_since_ns = None
         self._joints = {}
         self._past = {name: deque() for name in self._needed}
 
@@ -80,8 +90,13 @@ class JointStates:
         if self._states and self._states[-1].stamp_ns > max(state.stamp_ns, self._graph.now_ns()):
             # One from before the clock was set back would hide all that come after it.
             self._states = deque((s for s in self._states if s.stamp_ns <= state.stamp_ns), maxlen=_STATES)
+            self._stands_since_ns = None
         if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
             self._states.append(state)
+            if fastest_radps(state) > STANDS_RADPS:
+                self._stands_since_ns = None
+            elif self._stands_since_ns is None:
+                self._stands_since_ns = state.stamp_ns
 
     def _with_velocity(self, name: str, stamp_ns: int, position: float, velocity: float) -> tuple[float, float] | None:
         """A joint's position and velocity; NaN is a velocity that its hardware does not measure.
@@ -101,6 +116,11 @@ class JointStates:
             past.popleft()
         since_ns = stamp_ns - past[0][0]
         return None if since_ns <= 0 else (position, (position - past[0][1]) / since_ns * 1e9)
+
+
+def fastest_radps(state: RobotState) -> float:
+    """Return the speed of the joint that turns fastest."""
+    return float(np.max(np.abs(state.dq_radps), initial=0.0))
 
 
 def _ahead(ahead_ns: int) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from qwen2vl_robot import film
 from qwen2vl_robot.documents import parse_json
-from qwen2vl_robot.errors import WorkerError
+from qwen2vl_robot.errors import ExecutionError, WorkerError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
@@ -43,6 +43,7 @@ class DemoClient:
         self._graph = open_graph(transport, "demo")
         self._show = show
         self.status: dict[str, Any] = {}
+        self._ended = self._refused = 0
         self.picture: interface.Message | None = None
         self.pictures: list[film.Picture] = []
         names = {
@@ -60,6 +61,7 @@ class DemoClient:
             WorkerError: it ended, or it did not listen within 30 s.
         """
         wait_for(lambda: self._instruction.listeners() > 0 and self.status, controller, "controller", 30.0)
+        self._ended, self._refused = self.status["tasks"], self.status["refused_instructions"]
         self._instruction.publish(self._graph.message("std_msgs/msg/String")(data=text))
 
     def watch_camera(self) -> None:
@@ -68,14 +70,21 @@ class DemoClient:
             interface.IMAGE, lambda message: self.pictures.extend([small_picture(rgb_from_image(message))] * FILM_HOLD)
         )
 
-    def wait(self, controller: subprocess.Popen[bytes]) -> dict[str, Any]:
-        """Wait until a task has ended and return the status.
+    def wait(self, controller: subprocess.Popen[bytes], at_most_s: float = TASK_S) -> dict[str, Any]:
+        """Wait until the task that was asked for has ended and return its report.
 
         Raises:
-            WorkerError: the controller ended, or it took longer than 600 s.
+            ExecutionError: the controller did not take the instruction.
+            WorkerError: the controller ended, or it took too long.
         """
-        wait_for(lambda: self.status.get("tasks"), controller, "controller", TASK_S)
-        return self.status
+        wait_for(self._is_answered, controller, "controller", at_most_s)
+        if self.status["tasks"] == self._ended:
+            raise ExecutionError(f"the controller did not take the instruction: {self.status['last_refusal']}")
+        task: dict[str, Any] = self.status["last_task"]
+        return task
+
+    def _is_answered(self) -> bool:
+        return bool(self.status["tasks"] > self._ended or self.status["refused_instructions"] > self._refused)
 
     def close(self) -> None:
         """Leave the graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Cell:
         self.finger_mps = 0.4  # speed of the fingers
         self.tick_wall_s = 0.0008  # faster than real time
         self.push_rad = 0.0  # by which something pushes the first joint
+        self.swing: Callable[[float], float] = lambda now_s: 0.0  # by which it swings
         self.is_silent = False
         self.says_it_rests = False  # else its hardware measures no speeds
         now_s = self.graph.now_ns() / 1e9
@@ -63,7 +65,7 @@ class Cell:
             self.graph.time_ns += round(_TICK_S * 1e9)
             now_s = self.graph.time_ns / 1e9
             self.q_rad = np.array(self.server.targets(now_s, self.q_rad)[0])
-            self.q_rad[0] += self.push_rad
+            self.q_rad[0] += self.push_rad + self.swing(now_s)
             wanted_m = max(self.gripper.target(now_s, self.width_m), self.blocked_m)
             step_m = self.finger_mps * _TICK_S
             self.width_m += float(np.clip(wanted_m - self.width_m, -step_m, step_m))
@@ -283,6 +285,23 @@ def test_an_arm_that_a_halt_does_not_stop_is_reported() -> None:
     assert "the arm did not stop within" in cell.health.problems()["arm"].text
     assert "rad/s" in cell.health.problems()["arm"].text
     assert cell.arm.is_halting
+    cell.close()
+
+
+def test_an_arm_that_swings_back_does_not_stand_when_it_turns_round() -> None:
+    cell = Cell(TOPICS)
+    rests_ns: list[int] = []
+    cell.arm._on_rest = lambda: rests_ns.append(cell.graph.time_ns)
+    held_rad, stop_s = float(cell.q_rad[0]), cell.graph.time_ns / 1e9
+    # An arm that is commanded by effort overshoots: it passes through 0 rad/s several times before it rests.
+    cell.swing = lambda now_s: 0.02 * math.exp(-(now_s - stop_s) / 0.4) * math.sin((now_s - stop_s) * 8.0)
+    wait_until(lambda: abs(cell.arm.state().dq_radps[0]) > 0.05)
+    cell.arm.stop()
+    wait_until(lambda: bool(rests_ns))
+    rested_s = rests_ns[0] / 1e9
+    swing_radps = 0.02 * 8.0 * math.exp(-(rested_s - stop_s) / 0.4)
+    assert swing_radps < 0.06, f"called at rest while it swings at up to {swing_radps:.3f} rad/s round {held_rad:.2f}"
+    assert not cell.arm.is_halting
     cell.close()
 
 
