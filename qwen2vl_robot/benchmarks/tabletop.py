@@ -44,6 +44,7 @@ from qwen2vl_robot.sides import Sides, sides_seen_from
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 REHEARSAL_BUDGET_S = 30.0
+_CAMERA = "d435"  # errs as a real camera does
 _UNMOVED_M = 0.01
 _DRAWS = 20  # scenes to try until the named objects are visible
 _DRAW_STRIDE = 1_000_003  # keeps redrawn scenes away from other seeds
@@ -58,7 +59,7 @@ class Suite:
         name: name of the suite's file in sim/tasks.
         held_out: whether to name held-out colour-kind pairs, too.
         faults: whether something goes wrong in the plant, one fault after the other.
-        camera: a model of sim/cameras, instead of the scene's own.
+        camera: a model of sim/cameras; a D435's if left out.
 
     Attributes:
         camera: the model of the plant's camera.
@@ -76,7 +77,7 @@ class Suite:
     ) -> None:
         self._spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
         self._ranges, self._catalogue = load_scene(self._spec.scene)
-        self.camera = camera or self._ranges.camera.model
+        self.camera = camera or _CAMERA
         self._english: Language = load_languages()[ENGLISH]
         self._cell = load_rules()
         self._profile = load_robot(self._ranges.robot)

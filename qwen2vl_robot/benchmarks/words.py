@@ -110,7 +110,7 @@ def first_frame(seed: int) -> Frame:
 
 
 def _look(seed: int, drawn: int) -> Frame:
-    with PlantProcess(str(resolve(_SCENE)), drawn) as plant:
+    with PlantProcess(str(resolve(_SCENE)), drawn, camera="ideal") as plant:  # sentences are looked at, not depth
         boxes = plant.truth.boxes()
         visible = (label for label, box in boxes.items() if box.visible_px >= _MIN_VISIBLE_PX)
         return Frame(seed, plant.link.capture().rgb, tuple(sorted(visible)))

@@ -111,7 +111,7 @@ CameraName = Annotated[
     typer.Option(
         "--camera",
         callback=_check_camera,
-        help="How the simulated camera errs: ideal, d435, structured_light or a file; as the scene says if left out.",
+        help="How the simulated camera errs: d435 (unless a scene says so), ideal, structured_light or a file.",
     ),
 ]
 
