@@ -7,6 +7,7 @@ picture 640 px wide, and grow with the picture.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Annotated, Literal
 
 import cv2
@@ -215,9 +216,10 @@ class ErringCamera:
         """Draw a smooth random field (h, w) of mean 0 and deviation 1."""
         over_px *= self._scale
         every = max(1, int(over_px / 2))
-        h, w = (side // every + 2 for side in self._shape)
+        around = math.ceil(3 * over_px / every)  # a blur at a border repeats what it has, and would deviate more there
+        h, w = (side // every + 2 + 2 * around for side in self._shape)
         coarse = self._rng.standard_normal((h, w), dtype=np.float32)
-        coarse = cv2.GaussianBlur(coarse, (0, 0), over_px / every).astype(np.float32)
+        coarse = cv2.GaussianBlur(coarse, (0, 0), over_px / every).astype(np.float32)[around:-around, around:-around]
         field: Depth = cv2.resize(coarse, self._shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
         return np.asarray((field - field.mean()) / max(float(field.std()), 1e-9), dtype=np.float32)
 

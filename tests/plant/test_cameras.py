@@ -145,3 +145,11 @@ def test_a_smaller_picture_errs_as_the_large_one_does() -> None:
     whole_m, half_m = large.see(rgb, wall_m, {})[1], small.see(rgb[::2, ::2], wall_m[::2, ::2], {})[1]
     assert whole_m.std() > 0.005
     assert np.abs(half_m - whole_m[::2, ::2]).max() < 0.2 * whole_m.std()
+
+
+def test_noise_is_the_same_everywhere_in_the_picture() -> None:
+    fields = [ErringCamera(load_camera("d435"), K, np.random.default_rng(i))._field(10.0) for i in range(80)]
+    deviation = np.std(fields, axis=0)
+    middle = deviation[100:-100, 100:-100].mean()
+    for edge in (deviation[-8:], deviation[:8], deviation[:, :8], deviation[:, -8:], deviation[-8:, -8:]):
+        assert edge.mean() == pytest.approx(middle, rel=0.25)
