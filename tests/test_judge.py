@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from qwen2vl_robot.benchmarks.endings.suite import is_truly, look_at
 from qwen2vl_robot.benchmarks.endings.table import Table, draw_table
 from qwen2vl_robot.evidence import gather
 from qwen2vl_robot.geometry import make_pose
-from qwen2vl_robot.judge import _carrier, judge
+from qwen2vl_robot.judge import LOOK_GAP_S, _carrier, judge, look_until_sure
 from qwen2vl_robot.messages import (
     Box,
+    Cause,
     Effect,
     Observation,
     Outcome,
@@ -227,3 +230,48 @@ def test_only_what_carries_the_object_may_be_hidden_by_it(
     case = gather(ending.step, looks, ending.step.scene, SURROUNDINGS)
     case = replace(case, effect=effect, scene=Scene((below,), ()), measured=Scene((below, moved), (), held=held))
     assert _carrier(case) == known
+
+
+def outcome(kind: OutcomeKind, reason: Any = None) -> Outcome:
+    return Outcome(kind, () if reason is None else (Cause(reason, "because"),))
+
+
+MOVES = outcome(OutcomeKind.WRONG_EFFECT, EvidenceReason.MOVING)
+UNSEEN = outcome(OutcomeKind.NOT_VERIFIED, EvidenceReason.UNMEASURED)
+WRONG = outcome(OutcomeKind.WRONG_EFFECT, TaskReason.WRONG_EFFECT)
+DONE = outcome(OutcomeKind.ACHIEVED)
+
+
+@pytest.mark.parametrize(
+    ("said", "looks", "last"),
+    [
+        ([DONE], 2, DONE),
+        ([MOVES, UNSEEN, DONE], 4, DONE),
+        ([UNSEEN, WRONG], 3, WRONG),
+        ([WRONG, DONE], 2, WRONG),
+        ([MOVES, MOVES, MOVES, DONE], 4, MOVES),
+        ([UNSEEN, UNSEEN, UNSEEN, DONE], 4, UNSEEN),
+    ],
+)
+def test_only_what_a_later_look_may_show_is_looked_at_again(said: list[Outcome], looks: int, last: Outcome) -> None:
+    seen = count()
+    pairs: list[tuple[int, int]] = []
+
+    def compare(first: Any, second: Any) -> tuple[Outcome, None]:
+        pairs.append((first, second))
+        return said[len(pairs) - 1], None
+
+    class Clock:
+        slept_s = 0.0
+
+        def now_ns(self) -> int:
+            return 0
+
+        def sleep(self, seconds: float) -> None:
+            self.slept_s += seconds
+
+    clock = Clock()
+    assert look_until_sure(lambda: next(seen), compare, clock) == (last, None)  # type: ignore[arg-type, return-value]
+    assert next(seen) == looks
+    assert pairs == [(n, n + 1) for n in range(looks - 1)], "each look is compared with the one right before it"
+    assert clock.slept_s == pytest.approx(LOOK_GAP_S * len(pairs))
