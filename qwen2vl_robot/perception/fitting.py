@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.perception.joining import same_material
 from qwen2vl_robot.perception.segments import Segment
 from qwen2vl_robot.perception.solids import (
     FOOT_RATIO,
@@ -24,6 +25,7 @@ from qwen2vl_robot.perception.view import LevelledView
 
 Bytes = npt.NDArray[np.uint8]
 
+_FLAT_M = 0.004  # over the table: what shows less is the table
 _THINNEST_M = 0.006  # smallest size of a solid to start a search from
 _FACE_M, _FACE_PX = 0.004, 30  # what lies this near to the top is the upper face, if it is so many points
 _PAD_PX = 24
@@ -72,7 +74,9 @@ class Fitter:
         hiding = others[window] & ~mine & np.isfinite(smooth_m)
         self.hiding_m = np.where(hiding, smooth_m, np.float32(np.inf))  # depth of what may hide this segment
         self.is_mine = mine
-        self._is_free = ~(mine | others[window])  # table or nothing: a solid must not cover it
+        is_flat = np.isfinite(view.depth_m[window]) & (view.height_m[window] < _FLAT_M)
+        may_be_mine = ~is_flat & same_material(view.rgb[window].astype(np.float64), segment.rgb)
+        self._is_free = ~(mine | others[window] | may_be_mine)  # table or nothing: a solid must not cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
         self._mine_count = int(np.count_nonzero(mine))
         chosen = _sample(_core(segment.measured[window] & np.isfinite(view.depth_m[window])), _RAYS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from qwen2vl_robot.errors import PerceptionError
@@ -62,7 +63,8 @@ def remeasure(expected: Scene, observation: Observation, surroundings: Surroundi
     bodies = measure_bodies(view, find_segments(view))
     found = _find_all(view, bodies, standing)
     if len(found) < len(standing):  # two things of one colour that touch may be one segment
-        bodies = measure_bodies(view, _split_shared(view, [b.segment for b in bodies], standing))
+        around = [*standing, *expected.obstacles]
+        bodies = measure_bodies(view, _split_shared(view, [b.segment for b in bodies], around))
         found = _find_all(view, bodies, standing)
     for item in standing:
         if item.name not in found:
@@ -214,10 +216,19 @@ def _cut(view: LevelledView, segment: Segment, owners: list[SceneObject]) -> lis
     for index in range(len(owners)):
         mask = np.zeros_like(segment.mask)
         mask[segment.mask] = nearest == index
-        part = make_segment(view, mask)
+        part = make_segment(view, _largest_piece(mask))
         if part is not None:
             parts.append(part)
     return parts
+
+
+def _largest_piece(mask: Mask) -> Mask:
+    """Keep the largest connected piece of a mask: at edges depth lies between two things, nearest to either."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    if len(stats) < 2:
+        return mask
+    largest: Mask = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return largest
 
 
 def _distance_m(item: SceneObject, points_m: Array) -> Array:
