@@ -82,10 +82,10 @@ class Stage:
 
 
 @contextmanager
-def stage(*always: ObjectSpec, seed: int = 11) -> Iterator[Stage]:
+def stage(*always: ObjectSpec, seed: int = 11, camera: str = "d435") -> Iterator[Stage]:
     """Set up a plant that holds exactly these objects."""
     with (
-        PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always)) as plant,
+        PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always), camera=camera) as plant,
         RehearsalProcess(PROFILE, budget_s=60.0) as rehearsal,
     ):
         yield Stage(plant, rehearsal, Halt())
