@@ -38,13 +38,13 @@ from qwen2vl_robot.perception import Surroundings, perceive
 from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
-_CAMERA = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
+_CAMERA = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
 _FAR_M, _NOISE_M, _GREY_NOISE = 2.5, 0.001, 4.0
 _TABLE_GREY = (150, 140, 130)
 _TARGET, _OTHER = (200, 40, 40), (40, 80, 200)
 _LABEL = "red block"
 _HIT_M = -0.001  # a finger that touches a side which it is about to hold is no hit
-_LEAST_PX = 60  # of the target, so that a person could draw a box around it
+_LEAST_PX = 240  # of the target, so that a person could draw a box around it
 _SAMPLES = 120  # of each segment
 
 Boxes = tuple[SceneObject, ...]
@@ -176,9 +176,9 @@ def _ask(stage: Stage, twin: RehearsalProcess, table: Table, rng: np.random.Gene
     """Let the chain pick the target up, as far as its verdict, and measure where its hand would go."""
     frame, shown = table.cast(rng)
     v, u = np.nonzero((shown >= 0) & (shown < len(table.target)))
-    if len(v) < _LEAST_PX or min(v.min(), u.min()) == 0 or v.max() == 239 or u.max() == 319:
+    if len(v) < _LEAST_PX or min(v.min(), u.min()) == 0 or v.max() == 479 or u.max() == 639:
         raise RejectedError
-    box = ImageBox(*(1000.0 * np.array([u.min() / 320, v.min() / 240, (u.max() + 1) / 320, (v.max() + 1) / 240])))
+    box = ImageBox(*(1000.0 * np.array([u.min() / 640, v.min() / 480, (u.max() + 1) / 640, (v.max() + 1) / 480])))
     plan = Plan((Action(Verb.PICK, ObjectReference(_LABEL, (box,))),), "")
     observation = Observation(frame, stage.state(np.array(stage.profile.home_q_rad)))
     surroundings = Surroundings.of(stage.profile)
