@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, JsonFile, ModelName, app, bench
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app, bench
 from qwen2vl_robot.cli.output import Results, gather, provenance, save_json, say, show
 from qwen2vl_robot.cli.scoring import share_text
 from qwen2vl_robot.results import draw_all
@@ -62,6 +62,7 @@ def bench_judge(
     tables: Annotated[int, typer.Option(min=1, max=10_000, help="Scenes, each with an ending of every kind.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 61000,
     processes: Annotated[int, typer.Option(min=1, max=64, help="How many scenes are judged at once.")] = 2,
+    camera: CameraName = None,
     json_file: JsonFile = None,
 ) -> None:
     """Judge endings made by hand in the plant. Exit code 1: one that is no success was called achieved."""
@@ -72,9 +73,10 @@ def bench_judge(
     def answer(results: Results) -> dict[str, Any]:
         endings = [ending for table in results for ending in table["endings"]]
         seconds = round(time.perf_counter() - began, 1)
-        return {**provenance(), "seed": seed, "seconds": seconds, "totals": summarise_endings(endings)}
+        head = {**provenance(), "seed": seed, "camera": camera or "ideal", "seconds": seconds}
+        return {**head, "totals": summarise_endings(endings)}
 
-    found = gather(run_endings(tables, seed, processes), "scenes", tables, answer=answer, json_file=json_file)
+    found = gather(run_endings(tables, seed, processes, camera), "scenes", tables, answer=answer, json_file=json_file)
     if json_file != STDOUT:
         _print_endings(found)
     save_json(found, json_file)

@@ -64,11 +64,13 @@ class StagedPlant:
     """A staged plant in a process of its own; a context manager.
 
     Args:
-        scene_path, seed, always, count: as in `PlantProcess`.
+        scene_path, seed, always, count, camera: as in `PlantProcess`.
     """
 
-    def __init__(self, scene_path: str, seed: int, always: tuple[ObjectSpec, ...], count: int) -> None:
-        self._worker = Worker("qwen2vl_robot.plant.staging:Staging", scene_path, seed, always, count)
+    def __init__(
+        self, scene_path: str, seed: int, always: tuple[ObjectSpec, ...], count: int, *, camera: str | None = None
+    ) -> None:
+        self._worker = Worker("qwen2vl_robot.plant.staging:Staging", scene_path, seed, always, count, camera)
         self._worker.start()
 
     def __enter__(self) -> StagedPlant:

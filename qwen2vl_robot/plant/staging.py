@@ -21,8 +21,10 @@ _GRIP_S, _REST_S = 0.25, 0.4
 class Staging(Plant):
     """A plant that can be arranged."""
 
-    def __init__(self, scene_path: str, seed: int, always: tuple[ObjectSpec, ...], count: int) -> None:
-        super().__init__(scene_path, seed, always, count)
+    def __init__(
+        self, scene_path: str, seed: int, always: tuple[ObjectSpec, ...], count: int, camera: str | None = None
+    ) -> None:
+        super().__init__(scene_path, seed, always, count, camera=camera)
         self._start = {item.label: self._world.pose(item.label) for item in self._scene.objects}
 
     def add(self, label: str, extra: Extra) -> None:

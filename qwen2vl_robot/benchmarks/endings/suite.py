@@ -43,12 +43,12 @@ _FLOOR_M = -0.5  # what is lower is no part of the scene
 class Judging:
     """Makes and judges the endings of one seed after the other; it runs in a process of its own."""
 
-    def __init__(self) -> None:
-        self._surroundings = Surroundings.of(load_robot(ROBOT))
+    def __init__(self, camera: str | None) -> None:
+        self._surroundings, self._camera = Surroundings.of(load_robot(ROBOT)), camera
 
     def table(self, seed: int) -> list[dict[str, Any]]:
         """Judge one ending of each kind on the table of a seed; none where its target is not seen."""
-        drawn = draw_table(seed, self._surroundings)
+        drawn = draw_table(seed, self._surroundings, self._camera)
         if drawn is None:
             return []
         plant, table = drawn
@@ -135,14 +135,18 @@ def _moved_m(was: TrueObject, now: TrueObject) -> float:
     return float(np.linalg.norm(now.T_base_object[:3, 3] - was.T_base_object[:3, 3]))
 
 
-def run_endings(tables: int, seed: int, processes: int) -> Iterator[dict[str, Any]]:
-    """Judge every table, several at once; yields each one's "endings" as they come."""
+def run_endings(tables: int, seed: int, processes: int, camera: str | None) -> Iterator[dict[str, Any]]:
+    """Judge every table, several at once; yields each one's "endings" as they come.
+
+    Args:
+        camera: a model of sim/cameras; None for the scene's own.
+    """
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for each in range(seed, seed + tables):
         todo.put(each)
     done: queue.SimpleQueue[list[dict[str, Any]] | BaseException | None] = queue.SimpleQueue()
     for _ in range(processes):
-        threading.Thread(target=_work, args=(todo, done), daemon=True).start()
+        threading.Thread(target=_work, args=(todo, done, camera), daemon=True).start()
     ended = 0
     while ended < processes:
         result = done.get()
@@ -154,10 +158,10 @@ def run_endings(tables: int, seed: int, processes: int) -> Iterator[dict[str, An
             yield {"endings": result}
 
 
-def _work(todo: Any, done: Any) -> None:
+def _work(todo: Any, done: Any, camera: str | None) -> None:
     """Judge tables until none is left; an exception ends the run."""
     try:
-        with Worker("qwen2vl_robot.benchmarks.endings.suite:Judging") as worker:
+        with Worker("qwen2vl_robot.benchmarks.endings.suite:Judging", camera) as worker:
             while not todo.empty():
                 try:
                     seed = todo.get_nowait()

@@ -231,14 +231,14 @@ class Table:
         return None
 
 
-def draw_table(seed: int, surroundings: Surroundings) -> tuple[StagedPlant, Table] | None:
+def draw_table(seed: int, surroundings: Surroundings, camera: str | None = None) -> tuple[StagedPlant, Table] | None:
     """Start the plant of a seed and measure it; None where the target is not seen."""
     rng = np.random.default_rng([seed, 3])
     kind = ("block", "cylinder", "ball")[seed % 3]
     reference = ("plate", "bowl")[seed // 3 % 2]
     colours = rng.permutation(["red", "orange", "yellow", "green", "cyan", "blue", "purple"])
     always = (ObjectSpec(colour=str(colours[0]), kind=kind), ObjectSpec(colour=str(colours[1]), kind=reference))
-    plant = StagedPlant(SCENE, seed, always, int(rng.integers(4, 8)))
+    plant = StagedPlant(SCENE, seed, always, int(rng.integers(4, 8)), camera=camera)
     names = [f"{spec.colour} {spec.kind}" for spec in always]
     try:
         return plant, Table.of(plant, surroundings, seed, *names)
