@@ -15,7 +15,7 @@ from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.nodes.watch import DemoClient, wait_for
 
 
-class Controller:
+class Answering:
     """Answers each instruction with a status that counts it as ended or as refused."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ def test_it_waits_for_the_answer_to_its_own_instruction(
     process: subprocess.Popen[bytes], takes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", "87")
-    controller, client = Controller(), DemoClient("dds", lambda line: None)
+    controller, client = Answering(), DemoClient("dds", lambda line: None)
     controller.takes = takes
     wait_for(lambda: [controller.publish(), client.status][1], process, "controller", 20.0)
     client.ask("pick up the red block", process)
