@@ -26,6 +26,7 @@ from qwen2vl_robot.reasons import (
     PerceptionReason,
     Reason,
     RefusalReason,
+    TaskReason,
 )
 
 _BY_COLOUR: frozenset[Reason] = frozenset(
@@ -119,9 +120,15 @@ class CameraGuard:
         return CameraSaid(seen.describe(), unchecked, seen.numbers, seen.problem)
 
     def explained(self, outcome: Outcome, plan: Plan | None) -> Outcome:
-        """Put the camera first among the causes of a refusal that the last frame's camera is bad enough to explain."""
+        """Put the camera first among the causes of a refusal that the last frame's camera is bad enough to explain.
+
+        Words that nobody understood stay before it: no camera explains them.
+        """
         cause = next(self._explanations(outcome, plan), None)
-        return outcome if cause is None else replace(outcome, causes=(cause, *outcome.causes))
+        if cause is None:
+            return outcome
+        words = 1 if outcome.reason is TaskReason.NOT_UNDERSTOOD else 0
+        return replace(outcome, causes=(*outcome.causes[:words], cause, *outcome.causes[words:]))
 
     def _explanations(self, outcome: Outcome, plan: Plan | None) -> Iterator[Cause]:
         reasons = {cause.reason for cause in outcome.causes}
