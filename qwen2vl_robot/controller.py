@@ -8,14 +8,16 @@ the end) is `policy.respond_to`. Breakage is an exception.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from qwen2vl_robot import executor
 from qwen2vl_robot.admission import ask
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
+from qwen2vl_robot.executor import ExecutionReport
 from qwen2vl_robot.holding import conclude, done_already
 from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.languages import detect_language, load_languages
@@ -40,7 +42,7 @@ from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.perception.links import link_boxes
 from qwen2vl_robot.policy import ABOUT_CAMERA, Response, respond, respond_to, twice
-from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.reasons import AbortReason, TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
@@ -172,12 +174,13 @@ class Controller:
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
         self._belief.scene = scene
         already = done_already(actions, scene, self._surroundings.rules, only_held=bool(ruling.to_confirm))
-        task.found(already)
+        already = task.found(already, actions)
         return steps_of(plan, actions, asked, held=held, without=already), Outlook.now(observation, scene)
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        motions = self._maker.ways(step.grounded, _world(self._parts, outlook, ()).scene, outlook.start)
+        world = _world(self._parts, outlook, ())
+        motions = self._maker.ways(step.grounded, world.scene, world.start, world.frame)
         while True:
             with task.timed("move"):
                 motion = next(motions, None)
@@ -250,6 +253,7 @@ class Controller:
         _log.info("%s", lookout.describe())
         step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
+            _look_why(report, parts, lambda: self._look(task))  # before the stop, which ends all looking
             parts.halt.stop(f"the last motion was aborted: {report.reason}")
             raise self._end(task, step, Outcome(OutcomeKind.ABORTED, report.causes), step.rehearsed)
         parts.clock.sleep(_SETTLE_S)
@@ -279,14 +283,13 @@ class Controller:
     # ------------------------------------------------------------------------------------- parts of the steps
 
     def _look(self, task: Task) -> Observation:
-        """A fresh frame in which the arm does not contradict the camera, and its state (ObservationError: none)."""
+        """A fresh frame in which the arm contradicts no camera, and its state (ObservationError: none)."""
         with task.timed("observe"):
             task.seen = observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
         for listener in self._parts.listeners:
             listener.on_frame(observation)
         with task.timed("check camera"):
-            said = self._parts.guard.confirm(observation)
-        task.camera = task.camera or said
+            task.heed(self._parts.guard.look(observation))
         return observation
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
@@ -298,9 +301,7 @@ class Controller:
             began_ns = parts.clock.now_ns()
             with task.timed("rehearse"):
                 verdict = parts.rehearsal.rehearse(motion, world.scene, world.start, refused=refused)
-            _log.debug(
-                "verdict on %s: %s", step.action.describe(), "accepted" if verdict.accepted else verdict.explanation
-            )
+            _log.debug("verdict on %s: %s", step.action.describe(), verdict.explanation or "accepted")
             return Rehearsed(motion, verdict, world.scene, world.start, began_ns, world.frame)
 
         try:
@@ -321,6 +322,14 @@ def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> O
     known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
     restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
     return restricted.with_unseen(targets, around.profile, known)
+
+
+def _look_why(report: ExecutionReport, parts: Parts, look: Callable[[], object]) -> None:
+    """Look whether what came into the way was the arm itself, seen by a camera that is off; the guard then says so."""
+    if report.reason is AbortReason.INTRUSION:
+        parts.clock.sleep(_SETTLE_S)
+        with contextlib.suppress(ObservationError):
+            look()
 
 
 def _rehearsed(step: Step) -> Rehearsed:

@@ -57,7 +57,7 @@ ABOUT_CAMERA = frozenset(
 _ENDING = {ObservationReason.HALTED, *ABOUT_CAMERA}
 _PLAN_AGAIN: frozenset[Reason] = frozenset(
     {
-        *(set(MotionReason) - {MotionReason.UNEXPLAINED}),
+        *(set(MotionReason) - {MotionReason.UNEXPLAINED, MotionReason.NOT_IN_VIEW}),
         *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
         *PlannerReason,
         PerceptionReason.NOT_FOUND,

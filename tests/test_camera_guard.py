@@ -135,14 +135,14 @@ def test_an_arm_that_is_not_where_it_should_show_is_no_unchecked_camera() -> Non
 def test_a_camera_that_the_arm_confirms_is_reported_as_checked() -> None:
     report, _ = go_home(MovedCell())
     assert report.outcome.kind is OutcomeKind.ACHIEVED
-    assert task_outcome(report).camera.startswith("camera checked: off by")
+    assert task_outcome(report).cameras[0].text.startswith("camera checked: off by")
 
 
 def test_an_unchecked_camera_is_reported_and_motion_goes_on_unless_a_check_is_required() -> None:
     cell = MovedCell()
     cell.arm_is_black = True
     report, _ = go_home(cell)
-    assert task_outcome(report).camera.startswith("camera unchecked: the arm shows in")
+    assert task_outcome(report).cameras[0].text.startswith("camera unchecked: the arm shows in")
     assert cell.motion is not None
     held = MovedCell()
     held.arm_is_black = True

@@ -7,6 +7,7 @@ about the vertical. Those show on the arm: its links, placed by the joints, are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Observation
+from qwen2vl_robot.messages import Intrinsics, Observation
 from qwen2vl_robot.perception.surfaces import surfaces_of
 from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
@@ -148,7 +149,9 @@ def check_camera(observation: Observation, profile: RobotProfile, kinematics: Ki
     moved_m = transform(observation.frame.T_base_camera @ invert(T_true), area_m) - area_m
     size_m = float(np.sqrt((moved_m**2).sum(axis=1).mean()))
     off_m = moved_m.mean(axis=0)
-    sure_m, unsure_m = _how_sure(fit, area_m.mean(axis=0), off_m)
+    variance, unsure_m, axes = how_sure(fit.covariance, area_m.mean(axis=0) - fit.pivot_m)
+    known = axes[:, np.sqrt(variance) <= UNSURE_M]
+    sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
     return CameraSeen(shown_px, off_m, size_m, sure_m, fit.turn_rad, unsure_m)
 
 
@@ -159,57 +162,74 @@ def work_area_m(profile: RobotProfile) -> Array:
     return np.array([*corners, np.mean(corners, axis=0)])
 
 
-def _how_sure(fit: _Fit, at_m: Array, off_m: Array) -> tuple[float, float]:
-    """Return the part of a shift along directions that are known well, and the largest standard deviation."""
-    arm_m = at_m - fit.pivot_m
+def how_sure(covariance: Array, arm_m: Array) -> tuple[Array, float, Array]:
+    """Return the variances (2,) of where a fit puts a point, the largest deviation, and their axes (2, 2).
+
+    Args:
+        covariance: (3, 3) of shift and turn.
+        arm_m: (3,) from where the turn is about to the point.
+    """
     J = np.array([[1.0, 0.0, -arm_m[1]], [0.0, 1.0, arm_m[0]]])
-    variance, axes = np.linalg.eigh(J @ fit.covariance @ J.T)
-    known = axes[:, np.sqrt(np.maximum(variance, 0.0)) <= UNSURE_M]
-    sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
-    return sure_m, float(np.sqrt(max(variance[-1], 0.0)))
+    variance, axes = np.linalg.eigh(J @ covariance @ J.T)
+    variance = np.maximum(variance, 0.0)
+    return variance, float(np.sqrt(variance[-1])), axes
 
 
-def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> tuple[npt.NDArray[np.intp], int]:
-    """Choose the points that the camera should see, and count the pixels with depth that they stand for."""
-    k = view.intrinsics
-    moved_m = transform(E, points_m)
-    pixels, depth_m = _project(view, moved_m)
-    inside = np.flatnonzero(_in_picture(view, pixels) & (depth_m > 0.1))
+@dataclass(frozen=True, slots=True, eq=False)
+class Front:
+    """What of many points a camera could see: their indices (k,) and pixels (k, 2), and the pixels that they fill."""
+
+    index: npt.NDArray[np.intp]
+    pixels: npt.NDArray[np.int64]
+    px: int
+
+
+def front_of(T_base_camera: Array, k: Intrinsics, points_m: Array, normals: Array) -> Front:
+    """Choose the points (n, 3) on surfaces that no nearer ones hide from a camera and that face it."""
+    pixels, depth_m = _project(T_base_camera, k, points_m)
+    inside = np.flatnonzero(_in_picture(k, pixels) & (depth_m > 0.1))
     columns, rows = k.width_px // _CELL_PX + 1, k.height_px // _CELL_PX + 1
     cell = (pixels[inside, 1] // _CELL_PX) * columns + pixels[inside, 0] // _CELL_PX
     front_m = np.full(columns * rows, np.inf)
     np.minimum.at(front_m, cell, depth_m[inside])
     around_m = cv2.erode(front_m.reshape(rows, columns), np.ones((3, 3))).ravel()  # near the camera points are sparse
-    rays = moved_m[inside] - view.origin_m
-    facing = -np.einsum("ij,ij->i", normals[inside] @ E[:3, :3].T, rays) / np.linalg.norm(rays, axis=1)
+    rays = points_m[inside] - T_base_camera[:3, 3]
+    facing = -np.einsum("ij,ij->i", normals[inside], rays) / np.linalg.norm(rays, axis=1)
     is_front = (depth_m[inside] < front_m[cell] + _BEHIND_M) & (depth_m[inside] < around_m[cell] + _FAR_BEHIND_M)
     shown = inside[is_front & (facing > _FACING)]
-    known = np.isfinite(view.depth_m[pixels[shown, 1], pixels[shown, 0]])
-    share = float(known.mean()) if len(shown) else 0.0
-    return shown, int(np.isfinite(front_m).sum() * _CELL_PX**2 * share)
+    return Front(shown, pixels[shown], int(np.isfinite(front_m).sum()) * _CELL_PX**2)
 
 
-def _project(view: LevelledView, points_m: Array) -> tuple[npt.NDArray[np.int64], Array]:
+def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> tuple[npt.NDArray[np.intp], int]:
+    """Choose the points that the camera should see, and count the pixels with depth that they stand for."""
+    front = front_of(view.T_base_camera, view.intrinsics, transform(E, points_m), normals @ E[:3, :3].T)
+    known = np.isfinite(view.depth_m[front.pixels[:, 1], front.pixels[:, 0]])
+    return front.index, int(front.px * (float(known.mean()) if len(known) else 0.0))
+
+
+def _project(T_base_camera: Array, k: Intrinsics, points_m: Array) -> tuple[npt.NDArray[np.int64], Array]:
     """Return the pixels (n, 2) of points as whole numbers, and their optical depth (n,)."""
-    depth_m = (points_m - view.origin_m) @ view.T_base_camera[:3, 2]
-    return np.rint(np.clip(view.project(points_m), -1e6, 1e6)).astype(np.int64), depth_m
+    p_m = (points_m - T_base_camera[:3, 3]) @ T_base_camera[:3, :3]
+    scale = np.array([k.fx_px, k.fy_px]) / np.maximum(p_m[:, 2:], 1e-3)
+    at_px = p_m[:, :2] * scale + [k.cx_px, k.cy_px]
+    return np.rint(np.clip(at_px, -1e6, 1e6)).astype(np.int64), p_m[:, 2]
 
 
-def _in_picture(view: LevelledView, pixels: npt.NDArray[np.int64]) -> Mask:
-    k = view.intrinsics
+def _in_picture(k: Intrinsics, pixels: npt.NDArray[np.int64]) -> Mask:
     inside: Mask = np.all((pixels >= 0) & (pixels < np.array([k.width_px, k.height_px])), axis=1)
     return inside
 
 
-def _thin(points: Array, most: int) -> Array:
-    thinned: Array = points[np.linspace(0, len(points) - 1, min(len(points), most)).astype(int)]
-    return thinned
+def thin(points: npt.NDArray[Any], most: int = _MOST_POINTS) -> npt.NDArray[Any]:
+    """Keep so many rows at most, evenly spread."""
+    kept: npt.NDArray[Any] = points[np.linspace(0, len(points) - 1, min(len(points), most)).astype(int)]
+    return kept
 
 
 def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
     """Return for points (n, 3) what is measured where they show (n, 3), NaN where nothing is, and how much deeper."""
-    pixels, depth_m = _project(view, moved_m)
-    inside = _in_picture(view, pixels) & (depth_m > 0.1)
+    pixels, depth_m = _project(view.T_base_camera, view.intrinsics, moved_m)
+    inside = _in_picture(view.intrinsics, pixels) & (depth_m > 0.1)
     column, row = np.where(inside[:, None], pixels, 0).T
     found_m = np.where(inside, view.smooth_m[row, column], np.nan)
     return view.origin_m + found_m[:, None] * view.rays[row, column], found_m - depth_m
@@ -217,7 +237,7 @@ def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
 
 def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _Fit | None:
     """Fit shift and turn to depth (robust point-to-plane), from coarse to fine; None where next to nothing fits."""
-    points_m, normals = _thin(points_m, _MOST_POINTS), _thin(normals, _MOST_POINTS)
+    points_m, normals = thin(points_m), thin(normals)
     E = start
     for gate_m in _GATES_M:
         moved_m, turned = transform(E, points_m), normals @ E[:3, :3].T
@@ -228,18 +248,24 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
         if used.sum() < _LEAST_POINTS:
             return None
         n, arm_m = turned[used], moved_m[used] - pivot_m
-        J = np.column_stack([n[:, 0], n[:, 1], n[:, 1] * arm_m[:, 0] - n[:, 0] * arm_m[:, 1]])
+        J = pulls_of(n, arm_m)
         weight = (1.0 - (away_m[used] / gate_m) ** 2) ** 2
         normal = (J * weight[:, None]).T @ J + 1e-9 * np.eye(3)
         step = np.linalg.solve(normal, (J * weight[:, None]).T @ away_m[used])
         E = _turned(float(step[2]), pivot_m, step[:2]) @ E
     share = float(used.sum() / np.isfinite(deeper_m).sum())
     pulls = J * (weight * away_m[used])[:, None]
-    covariance = _covariance(normal, pulls, _project(view, moved_m[used])[0])
+    pixels = _project(view.T_base_camera, view.intrinsics, moved_m[used])[0]
+    covariance = covariance_of(normal, pulls, pixels)
     return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
 
 
-def _covariance(normal: Array, pulls: Array, pixels: npt.NDArray[np.int64]) -> Array:
+def pulls_of(normals: Array, arm_m: Array) -> Array:
+    """Compute by how much points (n, 3) leave their surfaces, per shift along x and y and turn about the vertical."""
+    return np.column_stack([normals[:, 0], normals[:, 1], normals[:, 1] * arm_m[:, 0] - normals[:, 0] * arm_m[:, 1]])
+
+
+def covariance_of(normal: Array, pulls: Array, pixels: npt.NDArray[np.int64]) -> Array:
     """Compute the covariance (3, 3) of a fit from what its points (n, 3) pull, in patches of the picture.
 
     Depth errs alike in neighbouring pixels, so a patch counts as one measurement (White's estimator with clusters);
@@ -297,7 +323,7 @@ def _settle(view: LevelledView, points_m: Array, normals: Array, start: Array) -
 def _starts(view: LevelledView, points_m: Array, normals: Array) -> list[Array]:
     """Turn the arm about the camera and shift it: the poses (4, 4) at which most of it is measured and least is not."""
     facing = np.einsum("ij,ij->i", normals, view.origin_m - points_m) > 0
-    few_m = _thin(points_m[facing], _SEARCH_POINTS)
+    few_m = thin(points_m[facing], _SEARCH_POINTS)
     shifts = np.arange(-REACH_M, REACH_M + 1e-6, _SHIFT_STEP_M)
     grid = np.array([[x, y, 0.0] for x in shifts for y in shifts])
     starts: list[tuple[float, Array]] = []
