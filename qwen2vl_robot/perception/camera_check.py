@@ -203,7 +203,7 @@ def front_of(T_base_camera: Array, k: Intrinsics, points_m: Array, normals: Arra
 def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> tuple[npt.NDArray[np.intp], int]:
     """Choose the points that the camera should see, and count the pixels with depth that they stand for."""
     front = front_of(view.T_base_camera, view.intrinsics, transform(E, points_m), normals @ E[:3, :3].T)
-    known = np.isfinite(view.depth_m[front.pixels[:, 1], front.pixels[:, 0]])
+    known = view.is_known[front.pixels[:, 1], front.pixels[:, 0]]
     return front.index, int(front.px * (float(known.mean()) if len(known) else 0.0))
 
 

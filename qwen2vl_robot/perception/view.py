@@ -38,6 +38,7 @@ class LevelledView:
 
     Attributes:
         rgb: (h, w, 3) uint8.
+        is_known: (h, w) where the camera gave depth, even if between two surfaces.
         depth_m: (h, w) as measured, NaN where missing or between two surfaces.
         smooth_m: (h, w) depth with small holes filled and a median filter; NaN far from any measurement.
         rays: (h, w, 3) base-frame direction of each pixel's ray, one metre of optical depth long.
@@ -50,6 +51,7 @@ class LevelledView:
     """
 
     rgb: npt.NDArray[np.uint8]
+    is_known: Mask
     depth_m: Float32
     smooth_m: Float32
     rays: Float32
@@ -103,6 +105,7 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
     depth_m = np.where((frame.depth_m > 0) & np.isfinite(frame.depth_m), frame.depth_m, np.nan).astype(np.float32)
     if not np.isfinite(depth_m).any():
         raise ObservationError("the frame has no depth at all; check the depth camera")
+    is_known = np.isfinite(depth_m)
     depth_m[_flying(depth_m)] = np.nan
     smooth_m = smoothed(depth_m)
     T_base_camera, tilt_deg, offset_m = _level(frame, depth_m)
@@ -110,6 +113,7 @@ def make_view(observation: Observation, kinematics: Kinematics, profile: RobotPr
     height_m = (smooth_m * rays[..., 2] + np.float32(T_base_camera[2, 3])).astype(np.float32)
     view = LevelledView(
         rgb=frame.rgb,
+        is_known=is_known,
         depth_m=depth_m,
         smooth_m=smooth_m,
         rays=rays,

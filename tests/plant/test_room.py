@@ -67,7 +67,7 @@ def test_waves_are_as_high_as_asked_for_and_smooth(seed: int) -> None:
 def test_depth_shows_the_waves_where_the_table_shows(tmp_path: Path) -> None:
     """The table's points lie on the waves, those of things where they lay."""
     flat, wavy = (plant(tmp_path, room) for room in ("", "table_waves_m: 0.010\n"))
-    (_, before_m), (_, after_m) = flat._look(), wavy._look()
+    (_, before_m), (_, after_m) = (p._look(p._scene.intrinsics) for p in (flat, wavy))
     assert wavy._seen is not None
     assert wavy._scene.waves is not None
     is_table = wavy._seen[1] == "table"

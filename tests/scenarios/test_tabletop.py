@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.config import ObjectSpec
-from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import (
     Motion,
     OutcomeKind,
@@ -243,12 +242,14 @@ def test_a_question_of_the_planner_is_passed_on() -> None:
         assert report.outcome.reasons == ("I see no green ball.",)
 
 
-def test_a_camera_without_depth_is_an_error_before_anything_moves() -> None:
+def test_a_camera_without_depth_is_named_before_anything_moves() -> None:
     with stage(RED_BLOCK) as s:
         before = s.plant.truth.objects()
         reply = format_reply([s.boxes("red block")], [PICK])
-        with pytest.raises(ObservationError, match="depth"):
-            s.run(reply, camera=BlindCamera(s.plant.link), instruction="pick up the red block")
+        report = s.run(reply, camera=BlindCamera(s.plant.link), instruction="pick up the red block")
+        assert report.outcome.kind is OutcomeKind.REFUSED
+        assert report.outcome.reason is ObservationReason.CAMERA_BLIND
+        assert "100% of the work space has no depth" in report.outcome.causes[0].text
         assert s.moved_m(before) < UNMOVED_M
 
 
