@@ -8,16 +8,14 @@ the end) is `policy.respond_to`. Breakage is an exception.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from qwen2vl_robot import executor
 from qwen2vl_robot.admission import ask
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
-from qwen2vl_robot.executor import ExecutionReport
 from qwen2vl_robot.holding import conclude, done_already
 from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.languages import detect_language, load_languages
@@ -41,8 +39,8 @@ from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.perception.links import link_boxes
-from qwen2vl_robot.policy import ABOUT_CAMERA, Response, respond, respond_to, twice
-from qwen2vl_robot.reasons import AbortReason, TaskReason
+from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, respond_to, stop_after, twice
+from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
@@ -51,7 +49,6 @@ from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
-_SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
 _log = logging.getLogger(__name__)
@@ -253,10 +250,9 @@ class Controller:
         _log.info("%s", lookout.describe())
         step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
-            _look_why(report, parts, lambda: self._look(task))  # before the stop, which ends all looking
-            parts.halt.stop(f"the last motion was aborted: {report.reason}")
+            stop_after(report.reason, parts.halt, parts.clock, lambda: self._look(task))
             raise self._end(task, step, Outcome(OutcomeKind.ABORTED, report.causes), step.rehearsed)
-        parts.clock.sleep(_SETTLE_S)
+        parts.clock.sleep(SETTLE_S)
 
     def _judge(self, task: Task, step: Step) -> None:
         """Compare fresh measurements with what the motion was for; what cannot be measured is not verified."""
@@ -322,14 +318,6 @@ def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> O
     known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
     restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
     return restricted.with_unseen(targets, around.profile, known)
-
-
-def _look_why(report: ExecutionReport, parts: Parts, look: Callable[[], object]) -> None:
-    """Look whether what came into the way was the arm itself, seen by a camera that is off; the guard then says so."""
-    if report.reason is AbortReason.INTRUSION:
-        parts.clock.sleep(_SETTLE_S)
-        with contextlib.suppress(ObservationError):
-            look()
 
 
 def _rehearsed(step: Step) -> Rehearsed:

@@ -18,7 +18,7 @@ from qwen2vl_robot.cli.shell import check_camera
 from qwen2vl_robot.errors import BadInputError
 
 
-@app.command(epilog="Example: qwen2vl-robot calibrate views/ --out calibration.yaml, then: calibrate --live")
+@app.command(epilog="Example: qwen2vl-robot calibrate views/ --out calibration.yaml")
 def calibrate(
     views: Annotated[
         Path | None, typer.Argument(help="Folder with views.yaml and its pictures; docs/robot.md explains it.")

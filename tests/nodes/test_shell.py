@@ -203,20 +203,43 @@ def command(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told: list[str]) -> None:
+@contextlib.contextmanager
+def whole_cell(folder: Path, told: list[str], seed: int, *parameters: str) -> Iterator[tuple[Shell, Any]]:
+    """Robot, supervisor and controller as processes; yields who looks at them, and the controller's process."""
     nodes = (
-        ["sim", "--seed", "3"],
+        ["sim", "--seed", str(seed)],
         ["supervisor", "-p", "use_sim_time:=true"],
-        ["run", "-p", "use_sim_time:=true", "-p", "approval:=confirm", "-p", "seed:=3"],
+        ["run", *(part for p in ("use_sim_time:=true", f"seed:={seed}", *parameters) for part in ("-p", p))],
     )
     with contextlib.ExitStack() as stack:
         for node in nodes:
-            ready, where = tmp_path / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
+            ready, where = folder / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
             process = stack.enter_context(run_node([*node, *where], ready, {"ROS_DOMAIN_ID": DOMAIN}))
             wait_for(ready.exists, process, node[0], 180.0)
         graph = DdsGraph("looker", namespace="/left", domain_id=int(DOMAIN))
         stack.callback(graph.close)
-        looker = Shell(graph, told.append)
+        yield Shell(graph, told.append), process
+
+
+def test_a_person_at_a_shell_checks_a_camera_that_sees_nothing_of_the_arm(tmp_path: Path, told: list[str]) -> None:
+    with whole_cell(tmp_path, told, 0, "approval:=auto", "camera_check:=required"):
+        held = command("say", "go home", "--watch")
+        assert held.returncode == 1
+        assert "camera unchecked" in held.stdout
+        denied = command("calibrate", "--live", answer="n\n")
+        assert denied.returncode == 3, denied
+        assert "look whether the arm's way is free" in denied.stdout
+        assert "camera: unknown: camera unchecked" in denied.stdout
+        passed = command("calibrate", "--live", answer="y\ny\n")
+        assert passed.returncode == 0, passed
+        assert "camera: passes: camera checked" in passed.stdout
+        assert "mm along x" in passed.stdout and "give or take" in passed.stdout
+        goes = command("say", "go home", "--watch")
+        assert goes.returncode == 0, goes
+
+
+def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told: list[str]) -> None:
+    with whole_cell(tmp_path, told, 3, "approval:=confirm") as (looker, process):
         taken = command("say", "pick up the red block")
         assert (taken.returncode, taken.stderr) == (0, ""), taken
         wait_for(lambda: looker.status().awaits, process, "controller", 120.0)
@@ -237,6 +260,19 @@ def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told:
         released = command("reset", "--yes")
         assert released.returncode == 0, released
         wait_for(lambda: looker.status().stopped_by is None, process, "controller", 30.0)
+
+
+@pytest.mark.parametrize("arguments", [(), ("views", "--live")], ids=["nothing", "both"])
+def test_calibrate_wants_a_folder_or_a_running_controller(arguments: tuple[str, ...]) -> None:
+    wrong = command("calibrate", *arguments)
+    assert wrong.returncode == 2
+    assert "give the folder of views, or --live" in wrong.stderr
+
+
+def test_a_check_without_a_controller_is_an_error() -> None:
+    alone = command("calibrate", "--live")
+    assert alone.returncode == 1
+    assert "no controller is heard" in alone.stderr
 
 
 def test_what_is_no_digest_approves_nothing() -> None:
