@@ -117,12 +117,9 @@ class CameraGuard:
             if wrong is not None and off is first:  # what the table says more exactly, the arm only confirms
                 text, against = f"camera: {wrong.text}; {first.describe()}", wrong.reason
                 return CameraSaid(text, against, wrong.numbers, cameras=cameras)
-            refused = (
-                text
-                if len(found) == 1
-                else "; ".join(f"{c.name}: {c.text}" for c in cameras if c.verdict is CameraVerdict.REFUSES)
-            )
-            return CameraSaid(refused, ObservationReason.CAMERA_OFF, off.numbers, cameras=cameras)
+            refused = [f"{c.name}: {c.text}" for c in cameras if c.verdict is CameraVerdict.REFUSES]
+            text = text if len(found) == 1 else "; ".join(refused)
+            return CameraSaid(text, ObservationReason.CAMERA_OFF, off.numbers, cameras=cameras)
         problem = first.problem or _contradiction(observation.frame)
         if problem and health.unusual:
             worst = health.unusual[0]
@@ -160,8 +157,9 @@ class CameraGuard:
 
     def _explanations(self, outcome: Outcome, plan: Plan | None) -> Iterator[Cause]:
         reasons = {cause.reason for cause in outcome.causes}
-        if AbortReason.INTRUSION in reasons and self._said.against is not None:  # the arm itself, seen beside itself
-            yield Cause(self._said.against, self._said.text, self._said.numbers)
+        said = self._said
+        if AbortReason.INTRUSION in reasons and said.against is ObservationReason.CAMERA_OFF and said.numbers:
+            yield Cause(said.against, said.text, said.numbers)  # it was the arm itself, seen beside itself
         if not reasons & _BY_DEPTH:
             return
         for measure in self._health.unusual:

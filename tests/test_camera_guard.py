@@ -18,9 +18,11 @@ from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     ApprovedMotion,
     CameraFrame,
+    Cause,
     Effect,
     Instruction,
     Observation,
+    Outcome,
     OutcomeKind,
     Refusal,
     Rehearsed,
@@ -31,7 +33,7 @@ from qwen2vl_robot.nodes.health import Health, Level
 from qwen2vl_robot.nodes.reports import task_outcome
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.plant.client import PlantProcess
-from qwen2vl_robot.reasons import ObservationReason, RefusalReason
+from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
 from tests.cells import PROFILE, SCENE, accept, approval_of, reach
 from tests.nodes.local_graph import LocalGraph
 from tests.scenarios.desk import Cell, Planner, Rehearsal
@@ -278,3 +280,18 @@ def test_showing_the_arm_is_no_way_past_a_camera_that_is_off() -> None:
     answer = gate.admit(step, robot, frame, approval_of(step), Halt(), robot.stamp_ns)
     assert isinstance(answer, Refusal)
     assert answer.reason is RefusalReason.CAMERA_OFF
+
+
+def test_an_intruder_that_was_the_arm_itself_is_the_cameras_fault() -> None:
+    seen = look(CLEAR)
+    off = replace(seen, frame=replace(seen.frame, T_base_camera=SIDEWAYS @ seen.frame.T_base_camera))
+    came = Outcome(OutcomeKind.ABORTED, (Cause(AbortReason.INTRUSION, "something came into the arm's way"),))
+    guard = CameraGuard(AROUND, is_required=True)
+    guard.look(off)
+    assert [c.reason for c in guard.explained(came, None).causes] == [
+        ObservationReason.CAMERA_OFF,
+        AbortReason.INTRUSION,
+    ]
+    for fine in (seen, desk(0.0, is_black=True)):  # a hand stays a hand, whether or not the camera is checked
+        guard.look(fine)
+        assert guard.explained(came, None) == came

@@ -20,7 +20,7 @@ from qwen2vl_robot.messages import (
     digest,
 )
 from qwen2vl_robot.planner.reply import format_reply
-from qwen2vl_robot.reasons import TaskReason, ViolationKind
+from qwen2vl_robot.reasons import ObservationReason, TaskReason, ViolationKind
 from qwen2vl_robot.relations import load_relations, relation_holds
 from tests.scenarios.stage import (
     BLUE_PLATE,
