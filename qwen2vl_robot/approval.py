@@ -28,7 +28,12 @@ class Unattended:
         return Approval(verdict_digest, secrets.token_hex(16), stops)
 
 
-_STEPS = {"hold": "pick up the {}", "release": "put the {} down", "push": "push the {}", "none": "move the arm"}
+_STEPS = {
+    "hold": "pick up the {}",
+    "release": "put the {} down",
+    "push": "push the {}",
+    "show": "show the arm to the camera",
+}
 
 
 class PromptingApprover:
@@ -45,7 +50,7 @@ class PromptingApprover:
         """Say yes where the person does (see `ports.Approver`)."""
         verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops
         effect = rehearsed.motion.effect
-        step = _STEPS[effect.kind].format(effect.name) if effect.name else "move the arm"
+        step = _STEPS.get(effect.kind, "move the arm").format(effect.name)
         seconds = rehearsed.motion.duration_s
         doubt = "".join(f"{text[:1].upper()}{text[1:]}. " for text in doubts)
         if self._ask(f"{doubt}I would {step}, in {seconds:.1f} s. Do it?"):

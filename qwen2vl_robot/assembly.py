@@ -11,6 +11,7 @@ from qwen2vl_robot.gate import Gate, GateLimits
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings
+from qwen2vl_robot.planner.checking import Checking
 from qwen2vl_robot.ports import Approver, Arm, Camera, Clock, Listener, Planner, Rehearsal
 from qwen2vl_robot.rules import RuleBook, load_rules
 
@@ -22,7 +23,7 @@ class Ports:
     Attributes:
         approver: who lets a rehearsed step go; left out, whatever needs no person goes, and nothing else.
         listeners: are called with every observation, plan and step.
-        guard: checks the camera in every frame; left out, one that lets an unchecked camera pass.
+        guard: checks the cameras in every frame; left out, one that lets an unchecked camera pass.
     """
 
     camera: Camera
@@ -61,7 +62,7 @@ def assemble(
         camera=ports.camera,
         arm=ports.arm,
         clock=ports.clock,
-        planner=ports.planner,
+        planner=Checking(ports.planner),
         rehearsal=ports.rehearsal,
         approver=ports.approver or Unattended(halt),
         gate=gate or Gate(surroundings.profile, cell.zones, limits, guard),

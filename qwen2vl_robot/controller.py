@@ -39,7 +39,7 @@ from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.perception.links import link_boxes
-from qwen2vl_robot.policy import ABOUT_CAMERA, Response, respond, respond_to, twice
+from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, respond_to, stop_after, twice
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, steps_of
@@ -49,7 +49,6 @@ from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
-_SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
 _log = logging.getLogger(__name__)
@@ -172,12 +171,13 @@ class Controller:
             raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error),))) from error
         self._belief.scene = scene
         already = done_already(actions, scene, self._surroundings.rules, only_held=bool(ruling.to_confirm))
-        task.found(already)
+        already = task.found(already, actions)
         return steps_of(plan, actions, asked, held=held, without=already), Outlook.now(observation, scene)
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        motions = self._maker.ways(step.grounded, _world(self._parts, outlook, ()).scene, outlook.start)
+        world = _world(self._parts, outlook, ())
+        motions = self._maker.ways(step.grounded, world.scene, world.start, world.frame)
         while True:
             with task.timed("move"):
                 motion = next(motions, None)
@@ -248,9 +248,9 @@ class Controller:
         _log.info("%s", lookout.describe())
         step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
-            parts.halt.stop(f"the last motion was aborted: {report.reason}")
+            stop_after(report.reason, parts.halt, parts.clock, lambda: self._look(task))
             raise self._end(task, step, Outcome(OutcomeKind.ABORTED, report.causes), step.rehearsed)
-        parts.clock.sleep(_SETTLE_S)
+        parts.clock.sleep(SETTLE_S)
 
     def _judge(self, task: Task, step: Step) -> None:
         """Compare fresh measurements with what the motion was for; what cannot be measured is not verified."""
@@ -278,14 +278,13 @@ class Controller:
     # ------------------------------------------------------------------------------------- parts of the steps
 
     def _look(self, task: Task) -> Observation:
-        """A fresh frame in which the arm does not contradict the camera, and its state (ObservationError: none)."""
+        """A fresh frame in which the arm contradicts no camera, and its state (ObservationError: none)."""
         with task.timed("observe"):
             task.seen = observation = Observation(self._parts.camera.capture(), self._belief.state_of(self._parts.arm))
         for listener in self._parts.listeners:
             listener.on_frame(observation)
         with task.timed("check camera"):
-            said = self._parts.guard.confirm(observation)
-        task.camera = task.camera or said
+            task.heed(self._parts.guard.look(observation))
         return observation
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
@@ -297,9 +296,7 @@ class Controller:
             began_ns = parts.clock.now_ns()
             with task.timed("rehearse"):
                 verdict = parts.rehearsal.rehearse(motion, world.scene, world.start, refused=refused)
-            _log.debug(
-                "verdict on %s: %s", step.action.describe(), "accepted" if verdict.accepted else verdict.explanation
-            )
+            _log.debug("verdict on %s: %s", step.action.describe(), verdict.explanation or "accepted")
             return Rehearsed(motion, verdict, world.scene, world.start, began_ns, world.frame)
 
         try:

@@ -117,7 +117,7 @@ class Gate:
             or self._refuse_zones(rehearsed)
             or self._refuse_age(live, rehearsed.rehearsed_ns, now_ns)
             or self._refuse_start(rehearsed, live)
-            or self._refuse_camera(live, fresh)  # before the change that an ill camera looks like
+            or self._refuse_camera(rehearsed.motion, live, fresh)  # before the change that an ill camera looks like
             or self._refuse_change(rehearsed.seen, fresh, now_ns)
             or self._refuse_approval(rehearsed, approval, halt)
         )
@@ -219,13 +219,14 @@ class Gate:
         what = difference(seen, fresh, region_of(self._profile))
         return None if what is None else Refusal(RefusalReason.SCENE_CHANGED, f"since the rehearsal {what}")
 
-    def _refuse_camera(self, live: RobotState, fresh: CameraFrame | None) -> Refusal | None:
+    def _refuse_camera(self, motion: Motion, live: RobotState, fresh: CameraFrame | None) -> Refusal | None:
         if self._guard is None:
             return None
         if fresh is None:
             return Refusal(RefusalReason.NO_FRAME, "no frame shows where the camera is")
         said = self._guard.look(Observation(fresh, live))
-        if said.against is not None:
+        shows = motion.effect.kind == "show" and said.against is ObservationReason.CAMERA_UNCHECKED  # to check it
+        if said.against is not None and not shows:
             return Refusal(_ABOUT_CAMERA.get(said.against, said.against), said.text, said.numbers)
         return Refusal(RefusalReason.NO_FRAME, said.problem) if said.problem else None
 

@@ -173,7 +173,12 @@ def _name(change: Change, case: Case) -> str:
 
 
 def _check_hidden(case: Case) -> Outcome | None:
-    """Whatever was seen before is in view; of what is covered nobody knows whether it is still there."""
+    """Whatever was seen before is in view; of what is covered nobody knows whether it is still there.
+
+    An arm that shows itself to the camera covers what is behind it.
+    """
+    if case.effect.kind == "show":
+        return None
     known = {body.name for body in case.left} | _carrier(case)
     for body in (b for b in case.scene.bodies() if b.name not in known):
         shows = trace(case.before, case.after, body)
@@ -214,7 +219,7 @@ _CHECKS: tuple[Callable[[Case], Outcome | None], ...] = (
 
 def _judge_effect(case: Case) -> Outcome:
     effect, name = case.effect, case.effect.name
-    if effect.kind == "none":
+    if effect.kind in ("show", "none"):
         return _judge_arm(case)
     if case.measured is None:
         return _unverified(EvidenceReason.UNMEASURED, "not everything was found again afterwards")

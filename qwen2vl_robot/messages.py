@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.bounds import INSTRUCTION_CHARS
+from qwen2vl_robot.camera_verdict import CameraChecked
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, deproject, intersection_over_union, read_only, transform
 from qwen2vl_robot.reasons import AnyReason, ViolationKind
@@ -102,6 +103,7 @@ class Observation:
 class InstructionSource(str, Enum):
     TEXT = "text"
     VOICE = "voice"
+    CHECK = "check"  # nobody's words: a check of the cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Verb(str, Enum):
     PUSH = "push"
     HOME = "home"
     WAIT = "wait"
+    SHOW = "show"  # the arm to the cameras; no planner may say it
     ASK = "ask"
     REFUSE = "refuse"
 
@@ -479,8 +482,8 @@ class Effect:
 
     Attributes:
         kind: "hold" (object in the gripper), "release" (object stands at `T_base_object`), "push" (object moved
-            to `T_base_object`), "none" (home, wait).
-        name: the object that the effect is about, None for "none".
+            to `T_base_object`), "show" (the cameras see the arm), "none" (home, wait).
+        name: the object that the effect is about, None for "show" and "none".
         T_base_object: (4, 4) predicted pose, for "release" and "push".
         relation, reference: the relation asked for, for "release".
         tolerance_m: how far the measured position may lie from the predicted one.
@@ -715,14 +718,14 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskReport:
-    """A whole task: from the instruction to the measured outcome; `camera` says whether the arm confirms its pose."""
+    """A whole task: from the instruction to the measured outcome; `cameras`: whether the arm confirms them."""
 
     instruction: Instruction
     outcome: Outcome
     plans: tuple[Plan, ...]
     steps: tuple[StepRecord, ...]
     seconds: dict[str, float]
-    camera: str = ""
+    cameras: tuple[CameraChecked, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------- digests

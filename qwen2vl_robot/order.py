@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from qwen2vl_robot.agreement import still_to_do
 from qwen2vl_robot.languages import detect_language
-from qwen2vl_robot.messages import Cause, Instruction, Outcome, OutcomeKind, Plan, Verb
+from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Plan, Verb
 from qwen2vl_robot.planner.phrasing import examples, motions, plainest
 from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Step, read
 from qwen2vl_robot.reasons import TaskReason
@@ -47,11 +47,13 @@ class Order:
 
 
 def understand(instruction: Instruction, *, trusts_unread: bool = False) -> Order | Outcome:
-    """Read a sentence without any model: what it orders, or how it ends without a plan.
+    """Read a sentence without any model: what it orders, or how it ends without a plan; a check is no sentence.
 
     Args:
         trusts_unread: whether a sentence of which nothing was read goes to the planner as it is.
     """
+    if instruction.source is InstructionSource.CHECK:
+        return Order(instruction, Goal(), ())
     order = read_order(instruction)
     _log.info("read: %s", order.goal.describe() or "nothing")
     if trusts_unread and not order.goal.steps:
@@ -92,6 +94,13 @@ def answer_without_motion(goal: Goal) -> Outcome | None:
     if _fills_two_hands(motions(goal)):
         return _refuse(TaskReason.ONE_GRIPPER, f"You said: {said}. I hold one thing at a time. Nothing moves.")
     return None
+
+
+def doubts_about(source: InstructionSource) -> tuple[str, ...]:
+    """Why a person has to agree to whatever comes from there."""
+    if source is InstructionSource.CHECK:
+        return ("the camera may be wrong until it is checked: look whether the arm's way is free",)
+    return ("the instruction came by voice, which may be anybody's",) if source is InstructionSource.VOICE else ()
 
 
 def answer_of(plan: Plan, order: Order) -> Outcome | None:

@@ -6,12 +6,16 @@ plan; a model that is told of it changes what was right.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from enum import IntEnum
 
 from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Observation, Outcome
+from qwen2vl_robot.ports import Clock
 from qwen2vl_robot.reasons import (
+    AbortReason,
     EvidenceReason,
     MotionReason,
     ObservationReason,
@@ -22,6 +26,8 @@ from qwen2vl_robot.reasons import (
     TaskReason,
     ViolationKind,
 )
+
+SETTLE_S = 0.3  # the arm and what it let go come to rest before they are measured
 
 
 class Response(IntEnum):
@@ -57,7 +63,7 @@ ABOUT_CAMERA = frozenset(
 _ENDING = {ObservationReason.HALTED, *ABOUT_CAMERA}
 _PLAN_AGAIN: frozenset[Reason] = frozenset(
     {
-        *(set(MotionReason) - {MotionReason.UNEXPLAINED}),
+        *(set(MotionReason) - {MotionReason.UNEXPLAINED, MotionReason.NOT_IN_VIEW}),
         *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
         *PlannerReason,
         PerceptionReason.NOT_FOUND,
@@ -109,3 +115,18 @@ def twice(look: Callable[[], Observation]) -> Observation:
         if respond(error.reason) is not Response.TRY_AGAIN:
             raise
         return look()
+
+
+def stop_after(aborted: Reason | None, halt: Halt, clock: Clock, look: Callable[[], Observation]) -> None:
+    """Latch a stop after a motion that was aborted, so that a person looks before anything goes on; the arm stands.
+
+    Where something came into its way, one look before the stop, which ends all looking, tells the guard of the camera
+    whether that was the arm itself, seen by a camera that is off.
+    """
+    try:
+        if aborted is AbortReason.INTRUSION:
+            clock.sleep(SETTLE_S)
+            with contextlib.suppress(ObservationError):
+                look()
+    finally:
+        halt.stop(f"the last motion was aborted: {aborted}")

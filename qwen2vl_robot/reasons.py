@@ -126,6 +126,7 @@ class MotionReason(Reason):
     NO_PATH = "no_path", "there is no free path"
     NO_SPACE = "no_space", "there is no free place"
     UNSUPPORTED = "unsupported", "this action cannot be done with this object"
+    NOT_IN_VIEW = "not_in_view", "in no pose would a camera see enough of the arm to be checked by it"
     UNEXPLAINED = "unexplained", "no shape explains what was measured of the object, so how to touch it is not known"
 
 

@@ -23,7 +23,6 @@ from qwen2vl_robot.messages import (
     Action,
     Cause,
     Instruction,
-    InstructionSource,
     Outcome,
     OutcomeKind,
     Plan,
@@ -34,7 +33,7 @@ from qwen2vl_robot.messages import (
     Zone,
     shape_size_m,
 )
-from qwen2vl_robot.order import Order, answer_of, understand
+from qwen2vl_robot.order import Order, answer_of, doubts_about, understand
 from qwen2vl_robot.planner.contract import MAX_WAIT_S
 from qwen2vl_robot.reading import HANDLING, Deed, Goal, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
@@ -137,8 +136,7 @@ class RuleBook:
         asked = list(agreement.doubts)
         if not goal.is_understood and known != {*goal.unread}:  # the reader is not sure either: every word counts
             asked += [doubt for action in actions for doubt in self._doubt(action, text)]
-        if order.instruction.source is InstructionSource.VOICE:
-            asked.append("the instruction came by voice, which may be anybody's")
+        asked += doubts_about(order.instruction.source)
         return Ruling(
             tuple(dict.fromkeys(forbidden)),
             agreement.contradictions,

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from qwen2vl_robot.camera_guard import CameraSaid
+from qwen2vl_robot.camera_verdict import CameraChecked, CameraVerdict
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import (
     Action,
@@ -15,6 +17,7 @@ from qwen2vl_robot.messages import (
     Effect,
     GroundedAction,
     Instruction,
+    InstructionSource,
     Observation,
     Outcome,
     OutcomeKind,
@@ -23,6 +26,7 @@ from qwen2vl_robot.messages import (
     Scene,
     StepRecord,
     TaskReport,
+    Verb,
     Verdict,
 )
 from qwen2vl_robot.order import Order, not_understood
@@ -31,6 +35,7 @@ from qwen2vl_robot.ports import Listener
 from qwen2vl_robot.reasons import ObservationReason, PerceptionReason, TaskReason
 
 _log = logging.getLogger(__name__)
+_SAYS_MORE = (CameraVerdict.UNKNOWN, CameraVerdict.PASSES, CameraVerdict.REFUSES)
 
 
 class Step:
@@ -85,7 +90,7 @@ class Task:
         achieved: the effects of the steps that were, in their order, each with the scene that was measured after it.
         unread: words that nobody knows and that a person has not agreed to.
         seen: the last observation.
-        camera: what the arm in the first frame says about the camera.
+        cameras: what the arm says of each camera: that it is wrong, else that it is right, else that nobody knows.
     """
 
     def __init__(self, instruction: Instruction, listeners: tuple[Listener, ...]) -> None:
@@ -95,7 +100,7 @@ class Task:
         self.achieved: tuple[tuple[Effect, Scene | None], ...] = ()
         self.unread: tuple[str, ...] = ()
         self.seen: Observation | None = None
-        self.camera = ""
+        self.cameras: tuple[CameraChecked, ...] = ()
         self.plans: list[Plan] = []
         self.steps: list[StepRecord] = []
         self.seconds: dict[str, float] = {}
@@ -114,6 +119,29 @@ class Task:
         """Note when something happened for the first time, in seconds since the task began."""
         self.seconds.setdefault(moment, time.perf_counter() - self._began_s)
 
+    @property
+    def is_check(self) -> bool:
+        """Whether the task is to check the cameras."""
+        return self.instruction.source is InstructionSource.CHECK
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the arm confirms every camera."""
+        return bool(self.cameras) and all(c.verdict is CameraVerdict.PASSES for c in self.cameras)
+
+    def heed(self, said: CameraSaid) -> None:
+        """Note what a frame says of its cameras.
+
+        Raises:
+            ObservationError: it says that nothing may be measured in it; of a camera that is about to be checked that
+                it is unchecked is no obstacle.
+        """
+        known = self.cameras or said.cameras
+        pairs = zip(known, said.cameras or known, strict=False)
+        self.cameras = tuple(max((was, now), key=_says) for was, now in pairs)
+        if said.against is not None and not (self.is_check and said.against is ObservationReason.CAMERA_UNCHECKED):
+            raise ObservationError(said.text, reason=said.against)
+
     def record(self, action: Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> None:
         """Note how a step ended."""
         motion, verdict = (None, None) if rehearsed is None else (rehearsed.motion, rehearsed.verdict)
@@ -124,9 +152,16 @@ class Task:
         for listener in self._listeners:
             listener.on_step(step)
 
-    def found(self, already: Mapping[int, str]) -> None:
-        """Note what holds before anything moves, by the index of an action."""
-        self.already += [text for text in dict.fromkeys(already.values()) if text not in self.already]
+    def found(self, already: Mapping[int, str], actions: Sequence[GroundedAction] = ()) -> dict[int, str]:
+        """Note what holds before anything moves, by the index of an action; returns it with what the cameras show.
+
+        An arm is shown, and needs no way back, where it confirms every camera as it is.
+        """
+        found = dict(already)
+        if self.is_confirmed and any(action.verb is Verb.SHOW for action in actions):
+            found = dict.fromkeys(range(len(actions)), "every camera sees enough of the arm as it is")
+        self.already += [text for text in dict.fromkeys(found.values()) if text not in self.already]
+        return found
 
     def achieve(self, step: Step, outcome: Outcome, measured: Scene | None) -> None:
         """Note that a step was achieved, with the scene that shows it."""
@@ -158,7 +193,12 @@ class Task:
         self.mark("total")
         _log.log(*_severity(outcome), f"task {self.instruction.text!r}", describe(outcome))
         plans, steps, seconds = tuple(self.plans), tuple(self.steps), dict(self.seconds)
-        return TaskReport(self.instruction, outcome, plans, steps, seconds, self.camera)
+        return TaskReport(self.instruction, outcome, plans, steps, seconds, self.cameras)
+
+
+def _says(camera: CameraChecked) -> tuple[int, int]:
+    """How much is known of a camera."""
+    return _SAYS_MORE.index(camera.verdict), camera.shown_px
 
 
 def refused(verdict: Verdict) -> Outcome:

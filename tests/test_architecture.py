@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("reasons", "log", "bounds"),
     ("errors",),
-    ("geometry", "messages", "sides"),
+    ("geometry", "messages", "sides", "camera_verdict"),
     ("documents", "complaints"),
     ("ports", "resources", "config", "process", "description", "languages", "phrases", "meshes", "results", "photos"),
     ("bullet",),

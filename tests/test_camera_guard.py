@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from qwen2vl_robot.assembly import Ports, assemble
-from qwen2vl_robot.camera_guard import CameraGuard
+from qwen2vl_robot.camera_guard import CHECK_LASTS_S, CameraGuard
+from qwen2vl_robot.camera_verdict import CameraVerdict
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     ApprovedMotion,
     CameraFrame,
+    Cause,
+    Effect,
     Instruction,
     Observation,
+    Outcome,
     OutcomeKind,
     Refusal,
     Rehearsed,
@@ -29,7 +33,7 @@ from qwen2vl_robot.nodes.health import Health, Level
 from qwen2vl_robot.nodes.reports import task_outcome
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.plant.client import PlantProcess
-from qwen2vl_robot.reasons import ObservationReason, RefusalReason
+from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
 from tests.cells import PROFILE, SCENE, accept, approval_of, reach
 from tests.nodes.local_graph import LocalGraph
 from tests.scenarios.desk import Cell, Planner, Rehearsal
@@ -135,14 +139,14 @@ def test_an_arm_that_is_not_where_it_should_show_is_no_unchecked_camera() -> Non
 def test_a_camera_that_the_arm_confirms_is_reported_as_checked() -> None:
     report, _ = go_home(MovedCell())
     assert report.outcome.kind is OutcomeKind.ACHIEVED
-    assert task_outcome(report).camera.startswith("camera checked: off by")
+    assert task_outcome(report).cameras[0].text.startswith("camera checked: off by")
 
 
 def test_an_unchecked_camera_is_reported_and_motion_goes_on_unless_a_check_is_required() -> None:
     cell = MovedCell()
     cell.arm_is_black = True
     report, _ = go_home(cell)
-    assert task_outcome(report).camera.startswith("camera unchecked: the arm shows in")
+    assert task_outcome(report).cameras[0].text.startswith("camera unchecked: the arm shows in")
     assert cell.motion is not None
     held = MovedCell()
     held.arm_is_black = True
@@ -162,3 +166,132 @@ def test_diagnostics_say_what_the_arm_says_of_the_camera() -> None:
     assert health.problems()["camera check"].level is Level.ERROR
     guard.look(look(CLEAR))
     assert "camera check" not in health.problems()
+
+
+# ------------------------------------------------------------------------------------------- several cameras
+
+
+def two(second: Array | None = None, seed: int = CLEAR) -> Observation:
+    """What a camera sees, and a second one at its place whose published pose is off."""
+    seen = look(seed)
+    other = replace(seen.frame, T_base_camera=(np.eye(4) if second is None else second) @ seen.frame.T_base_camera)
+    return replace(seen, frame=replace(seen.frame, others=(other,)))
+
+
+def test_every_camera_is_checked_by_its_name() -> None:
+    said = CameraGuard(AROUND, names=("front", "side")).look(two())
+    assert said.against is None
+    assert [(c.name, c.verdict) for c in said.cameras] == [(n, CameraVerdict.PASSES) for n in ("front", "side")]
+    assert "front: camera checked" in said.text and "side: camera checked" in said.text
+
+
+@pytest.mark.parametrize("off_m", [0.016, 0.05])
+def test_a_wrong_further_camera_is_refused_and_named(off_m: float) -> None:
+    said = CameraGuard(AROUND, names=("front", "side")).look(two(make_pose([0.0, off_m, 0.0])))
+    assert said.against is ObservationReason.CAMERA_OFF
+    assert said.text.startswith("side: the camera is off by")
+    assert dict(said.numbers)["y_m"] == pytest.approx(off_m, abs=0.008)
+    assert [c.verdict for c in said.cameras] == [CameraVerdict.PASSES, CameraVerdict.REFUSES]
+
+
+def test_a_wrong_further_camera_holds_motion_and_people_are_told() -> None:
+    health = Health(LocalGraph(), hardware_id="", facts=dict)
+    guard = CameraGuard(AROUND, on_seen=health.on_camera)
+    seen = two(SIDEWAYS)
+    robot = replace(seen.robot, dq_radps=freeze(np.zeros(7)))
+    motion = reach(robot.q_rad, [0.01] * 7, 0.2)
+    step = Rehearsed(motion, accept(motion, robot), SCENE, robot, robot.stamp_ns, seen.frame)
+    answer = Gate(PROFILE, (), guard=guard).admit(step, robot, seen.frame, approval_of(step), Halt(), robot.stamp_ns)
+    assert isinstance(answer, Refusal)
+    assert answer.reason is RefusalReason.CAMERA_OFF
+    assert answer.text.startswith("camera 2: ")
+    assert set(health.problems()) == {"camera check camera 2"}
+    guard.look(two())
+    assert not health.problems()
+
+
+def test_a_further_camera_that_sees_nothing_of_the_arm_holds_motion_only_where_a_check_is_required() -> None:
+    seen = look(CLEAR)
+    bare = replace(seen.frame, depth_m=np.full_like(seen.frame.depth_m, np.nan))
+    both = replace(seen, frame=replace(seen.frame, others=(bare,)))
+    assert CameraGuard(AROUND).look(both).against is None
+    said = CameraGuard(AROUND, is_required=True).look(both)
+    assert said.against is ObservationReason.CAMERA_UNCHECKED
+    assert "camera 2: camera unchecked" in said.text
+
+
+# ------------------------------------------------------------------------------------------- a check that lasts
+
+
+def desk(after_s: float, *, is_black: bool, off: Array | None = None) -> Observation:
+    """What the desk's camera sees after some time, with an arm that shows or one that gives no depth."""
+    cell = MovedCell()
+    cell.sleep(after_s)
+    cell.arm_is_black, cell.off = is_black, np.eye(4) if off is None else off
+    return Observation(cell.see(), cell.state())
+
+
+@pytest.mark.parametrize(
+    ("after_s", "off", "against"),
+    [
+        (30.0, None, None),
+        (CHECK_LASTS_S + 1.0, None, ObservationReason.CAMERA_UNCHECKED),
+        (-30.0, None, ObservationReason.CAMERA_UNCHECKED),
+        (30.0, make_pose([0.0, 0.001, 0.0]), ObservationReason.CAMERA_UNCHECKED),
+    ],
+    ids=["soon", "late", "before", "moved"],
+)
+def test_a_check_counts_for_a_while_at_one_pose(
+    after_s: float, off: Array | None, against: ObservationReason | None
+) -> None:
+    guard = CameraGuard(AROUND, is_required=True)
+    assert guard.look(desk(0.0, is_black=True)).against is ObservationReason.CAMERA_UNCHECKED
+    assert guard.look(desk(0.0, is_black=False)).against is None
+    said = guard.look(desk(after_s, is_black=True, off=off))
+    assert said.against is against
+    assert said.cameras[0].verdict is CameraVerdict.UNKNOWN, "what is remembered is not what is seen"
+
+
+def test_a_camera_that_was_wrong_since_is_not_remembered_as_right() -> None:
+    guard = CameraGuard(AROUND, is_required=True)
+    assert guard.look(desk(0.0, is_black=False)).against is None
+    assert guard.look(desk(1.0, is_black=False, off=SIDEWAYS)).against is ObservationReason.CAMERA_OFF
+    assert guard.look(desk(2.0, is_black=True)).against is ObservationReason.CAMERA_UNCHECKED
+
+
+def test_only_a_motion_that_shows_the_arm_passes_the_gate_unchecked_where_a_check_is_required() -> None:
+    seen = look(FEW)
+    robot = replace(seen.robot, dq_radps=freeze(np.zeros(7)))
+    for kind, passes in (("show", True), ("none", False)):
+        motion = replace(reach(robot.q_rad, [0.01] * 7, 0.2), effect=Effect(kind))
+        step = Rehearsed(motion, accept(motion, robot), SCENE, robot, robot.stamp_ns, seen.frame)
+        gate = Gate(PROFILE, (), guard=CameraGuard(AROUND, is_required=True))
+        answer = gate.admit(step, robot, seen.frame, approval_of(step), Halt(), robot.stamp_ns)
+        assert isinstance(answer, ApprovedMotion) is passes
+
+
+def test_showing_the_arm_is_no_way_past_a_camera_that_is_off() -> None:
+    seen = look(CLEAR)
+    frame = replace(seen.frame, T_base_camera=SIDEWAYS @ seen.frame.T_base_camera)
+    robot = replace(seen.robot, dq_radps=freeze(np.zeros(7)))
+    motion = replace(reach(robot.q_rad, [0.01] * 7, 0.2), effect=Effect("show"))
+    step = Rehearsed(motion, accept(motion, robot), SCENE, robot, robot.stamp_ns, frame)
+    gate = Gate(PROFILE, (), guard=CameraGuard(AROUND))
+    answer = gate.admit(step, robot, frame, approval_of(step), Halt(), robot.stamp_ns)
+    assert isinstance(answer, Refusal)
+    assert answer.reason is RefusalReason.CAMERA_OFF
+
+
+def test_an_intruder_that_was_the_arm_itself_is_the_cameras_fault() -> None:
+    seen = look(CLEAR)
+    off = replace(seen, frame=replace(seen.frame, T_base_camera=SIDEWAYS @ seen.frame.T_base_camera))
+    came = Outcome(OutcomeKind.ABORTED, (Cause(AbortReason.INTRUSION, "something came into the arm's way"),))
+    guard = CameraGuard(AROUND, is_required=True)
+    guard.look(off)
+    assert [c.reason for c in guard.explained(came, None).causes] == [
+        ObservationReason.CAMERA_OFF,
+        AbortReason.INTRUSION,
+    ]
+    for fine in (seen, desk(0.0, is_black=True)):  # a hand stays a hand, whether or not the camera is checked
+        guard.look(fine)
+        assert guard.explained(came, None) == came

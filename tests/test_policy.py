@@ -21,7 +21,7 @@ from qwen2vl_robot.reasons import (
 from qwen2vl_robot.task import Task
 
 MENDED_BY_A_PLAN = {
-    *(set(MotionReason) - {MotionReason.UNEXPLAINED}),
+    *(set(MotionReason) - {MotionReason.UNEXPLAINED, MotionReason.NOT_IN_VIEW}),
     PerceptionReason.NOT_FOUND,
     RefusalReason.SCENE_CHANGED,
     RefusalReason.START_MOVED,

@@ -14,9 +14,14 @@ from qwen2vl_robot.cli.output import gather, provenance, save_json, say
 def bench_camera(
     scenes: Annotated[int, typer.Option(min=1, max=100_000, help="Default scenes with a right calibration.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Have the arm move into view, with cameras off by 0, 5, 15 and 30 mm.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Check rightly calibrated cameras by the arm in view. Exit code 1: one was called wrong."""
+    """Check rightly calibrated cameras by the arm in view. Exit code 1: one was called wrong, or with --live right."""
+    if live:
+        _bench_live(scenes, seed, json_file)
     from qwen2vl_robot.benchmarks.camera import run_camera_checks, summarise_camera_checks
 
     found = gather(
@@ -29,6 +34,21 @@ def bench_camera(
     say("totals", found["totals"])
     save_json(found, json_file)
     raise typer.Exit(1 if found["totals"]["false_alarms"] else 0)
+
+
+def _bench_live(scenes: int, seed: int, json_file: str | None) -> None:
+    from qwen2vl_robot.benchmarks.live_check import run_live_checks, summarise_live_checks
+
+    found = gather(
+        run_live_checks(scenes, seed),
+        "checks",
+        4 * scenes,
+        answer=lambda results: {**provenance(), "totals": summarise_live_checks(results), "checks": results},
+        json_file=json_file,
+    )
+    say("totals", found["totals"])
+    save_json(found, json_file)
+    raise typer.Exit(1 if found["totals"]["wrong"] else 0)
 
 
 @bench.command("lookout", epilog="Example: qwen2vl-robot bench lookout --frames 300 --json -")

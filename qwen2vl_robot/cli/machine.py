@@ -12,16 +12,34 @@ from rich.markup import escape
 from rich.table import Table
 
 from qwen2vl_robot.cli.base import STDOUT, JsonFile, app
+from qwen2vl_robot.cli.graph import GraphName, Namespace, Remap
 from qwen2vl_robot.cli.output import save_json, show
+from qwen2vl_robot.cli.shell import check_camera
+from qwen2vl_robot.errors import BadInputError
 
 
 @app.command(epilog="Example: qwen2vl-robot calibrate views/ --out calibration.yaml")
 def calibrate(
-    views: Annotated[Path, typer.Argument(help="Folder with views.yaml and its pictures; docs/robot.md explains it.")],
+    views: Annotated[
+        Path | None, typer.Argument(help="Folder with views.yaml and its pictures; docs/robot.md explains it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.yaml"),
+    live: Annotated[
+        bool, typer.Option("--live", help="Check the cameras of a running controller: its arm moves into their view.")
+    ] = False,
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Find the camera's pose from pictures of a ChArUco board on the flange or on the table (docs/robot.md)."""
+    """Find the camera's pose from pictures of a ChArUco board, or check it by the arm in view (docs/robot.md).
+
+    Exit code of --live: 0 where every camera passes, 1 where one is refused, 3 where nobody knows.
+    """
+    if live == (views is not None):
+        raise BadInputError("calibrate: give the folder of views, or --live to check a running controller's cameras")
+    if views is None:
+        raise typer.Exit(check_camera(graph, namespace, remap, json_file))
     from qwen2vl_robot.nodes.camera_calibration import calibrate_folder, write_calibration
 
     done = calibrate_folder(views)

@@ -1,4 +1,4 @@
-"""Commands that speak with a controller that runs somewhere on the graph: say, status, approve, stop, reset."""
+"""Commands that speak with a controller that runs on the graph: say, status, approve, stop, reset; its camera check."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwen2vl_robot.bounds import shown
-from qwen2vl_robot.cli.base import JsonFile, app
+from qwen2vl_robot.cli.base import STDOUT, JsonFile, app
 from qwen2vl_robot.cli.graph import GraphName, Namespace, Remap
 from qwen2vl_robot.cli.output import save_json
 from qwen2vl_robot.cli.output import say as tell
 from qwen2vl_robot.errors import BadInputError
 
 if TYPE_CHECKING:
+    from qwen2vl_robot.nodes.reports import VerdictReport
     from qwen2vl_robot.nodes.shell import Shell
 
 _LINE_CHARS = 2000  # what is printed of a text that came over the graph
@@ -133,6 +134,41 @@ def reset(
         if not yes and not typer.confirm("Release it?", default=False):
             raise typer.Exit(1)
         _print(shell.reset())
+
+
+def check_camera(graph: str, namespace: str, remap: list[str] | None, json_file: str | None) -> int:
+    """Have a controller show its arm to its cameras, with a person's yes at the prompt; returns the exit code."""
+    from qwen2vl_robot.camera_verdict import CameraVerdict
+    from qwen2vl_robot.nodes.shell import describe_camera, describe_question, describe_task
+
+    with _shell(graph, namespace, remap) as shell:
+
+        def ask(verdict: VerdictReport) -> None:
+            _print(describe_question(verdict))
+            is_wanted = False
+            try:
+                is_wanted = typer.confirm("Approve?", default=False, err=json_file == STDOUT)
+            finally:  # also where the prompt is interrupted
+                if not is_wanted:
+                    shell.cancel()
+            if is_wanted:
+                _print(shell.approve(verdict).reason)
+
+        tasks = shell.check_camera()
+        try:
+            task = shell.watch(tasks, ask)
+        except KeyboardInterrupt:
+            tell("the check goes on; `qwen2vl-robot stop` stops it")
+            raise typer.Exit(130) from None
+    if json_file != STDOUT:
+        _print(describe_task(task))
+        for camera in task.cameras:
+            _print(describe_camera(camera))
+    save_json(task.model_dump(mode="json"), json_file)
+    verdicts = {camera.verdict for camera in task.cameras}
+    if CameraVerdict.REFUSES in verdicts:
+        return 1
+    return 0 if verdicts == {CameraVerdict.PASSES} else 3
 
 
 @contextlib.contextmanager

@@ -130,6 +130,7 @@ CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
 CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "cancel the current task; an aborted motion latches a stop")
+CHECK_CAMERA = Service("~/check_camera", "std_srvs/srv/Trigger", "show the arm to the cameras and check them by it")
 
 FOLLOW_JOINT_TRAJECTORY = ActionInterface(
     "follow_joint_trajectory", "control_msgs/action/FollowJointTrajectory", "the motion, monitored by its controller"
@@ -147,7 +148,7 @@ TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
     CONTROLLER_HEARTBEAT,
 )  # fmt: skip
-SERVICES = (RESET, STOP_NOW, CANCEL)
+SERVICES = (RESET, STOP_NOW, CANCEL, CHECK_CAMERA)
 ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
 
 

@@ -12,7 +12,7 @@ from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import GroundedAction, Motion, RobotState, Scene, SceneObject
+from qwen2vl_robot.messages import CameraFrame, GroundedAction, Motion, RobotState, Scene, SceneObject
 from qwen2vl_robot.motion import ik
 from qwen2vl_robot.motion.attempts import CLEARANCES_M, Attempt, each
 from qwen2vl_robot.motion.collision import CollisionModel, Pair
@@ -50,6 +50,7 @@ class Job:
         rules: when something is on, in or beside something else.
         state: the arm's state at the start of every motion.
         seed: of the searches for a path around obstacles.
+        seen: the frame in which the scene was measured, where there is one.
     """
 
     robot: Robot
@@ -58,6 +59,7 @@ class Job:
     scene: Scene
     state: RobotState
     seed: int
+    seen: CameraFrame | None = None
 
     @cached_property
     def current_yaw_rad(self) -> float:

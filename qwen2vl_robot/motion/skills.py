@@ -1,6 +1,6 @@
 """A grounded action, the scene and the arm's state → a timed `Motion` with its effect.
 
-Each verb has a recipe: `pick.py`, `place.py`, `push.py`, and below `home` and `wait`.
+Each verb has a recipe: `pick.py`, `place.py`, `push.py`, `show.py`, and below `home` and `wait`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from qwen2vl_robot.config import RelationRules, RobotProfile
-from qwen2vl_robot.messages import Effect, GroundedAction, Motion, RobotState, Scene, Verb
+from qwen2vl_robot.messages import CameraFrame, Effect, GroundedAction, Motion, RobotState, Scene, Verb
 from qwen2vl_robot.motion.job import Job, Robot, measure_robot, unsupported
 from qwen2vl_robot.motion.pick import pick
 from qwen2vl_robot.motion.place import place
 from qwen2vl_robot.motion.push import push
+from qwen2vl_robot.motion.show import show
 from qwen2vl_robot.motion.timeline import PathFinder
 
 _LONGEST_WAIT_S = 60.0
@@ -29,8 +30,12 @@ class MotionMaker:
         self._rules = rules
         self._seed = seed
 
-    def ways(self, action: GroundedAction, scene: Scene, state: RobotState) -> Iterator[Motion]:
+    def ways(
+        self, action: GroundedAction, scene: Scene, state: RobotState, seen: CameraFrame | None = None
+    ) -> Iterator[Motion]:
         """Make motions for one action, best first; each starts at `state.q_rad` and ends at home (a wait stays).
+
+        An arm that is shown ends where the cameras of the frame `seen` see it.
 
         The same inputs and seed give the same motions in every process. At least one comes, or an error.
 
@@ -40,7 +45,7 @@ class MotionMaker:
         if action.verb not in RECIPES:
             raise unsupported(f"{action.verb.value} is not a motion; motions are {', '.join(v.value for v in RECIPES)}")
         _check_state(self._robot, state)
-        yield from RECIPES[action.verb](Job(self._robot, self._rules, action, scene, state, self._seed))
+        yield from RECIPES[action.verb](Job(self._robot, self._rules, action, scene, state, self._seed, seen))
 
 
 def _go_home(job: Job) -> Iterator[Motion]:
@@ -76,6 +81,7 @@ RECIPES: dict[Verb, Callable[[Job], Iterator[Motion]]] = {
     Verb.PUSH: push,
     Verb.HOME: _go_home,
     Verb.WAIT: _wait,
+    Verb.SHOW: show,
 }
 
 

@@ -21,7 +21,6 @@ from qwen2vl_robot.bounds import DIGEST_CHARS
 from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.controller import Controller
-from qwen2vl_robot.description import check_description
 from qwen2vl_robot.errors import BadInputError, ObservationError, RobotError
 from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.graph import interface
@@ -33,11 +32,12 @@ from qwen2vl_robot.nodes.graph_camera import cameras_of
 from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.jumps import Jumps
-from qwen2vl_robot.nodes.live_robot import load_live_robot
+from qwen2vl_robot.nodes.live_robot import Described, load_live_robot
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
+from qwen2vl_robot.planner.checking import CHECK
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.reading import asks_to_stop
 from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
@@ -64,7 +64,7 @@ class ControllerNode:
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)
         self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
-        self._lock, self._has_description, self._mismatch = threading.RLock(), False, ""
+        self._lock = threading.RLock()
         self._controller: Controller | None = None
         self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt(lambda: self.guard.lack())
@@ -73,6 +73,7 @@ class ControllerNode:
             self.halt, settings.approval, on_question=lambda *step: self.display.on_question(*step), timeout_s=wait_s
         )
         self.health = Health(graph, hardware_id=self._profile.name, facts=self._facts)
+        self._described = Described(self._profile, self.health, is_needed=settings.needs_description)
         self.arm = GraphArm(
             graph, self._profile, self.health, self._why_halted, lambda: self.status.publish(), has_supervisor=True
         )
@@ -179,14 +180,19 @@ class ControllerNode:
             graph.subscribe(topic, partial(self._on_instruction, source, False))
             graph.subscribe(anyhow, partial(self._on_instruction, source, True))
         graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
-        graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._on_description(message.data))
+        graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._described.take(message.data))
 
         def answer(call: Callable[[], str]) -> Callable[[Any], Any]:
-            return lambda request: trigger(success=True, message=call())
+            def respond(request: Any) -> Any:
+                said = call()
+                return trigger(success=not said.startswith("not "), message=said)
+
+            return respond
 
         graph.serve(interface.STOP_NOW, answer(lambda: self.stop("service ~/stop")))
         graph.serve(interface.RESET, answer(self.reset))
         graph.serve(interface.CANCEL, answer(self.cancel))
+        graph.serve(interface.CHECK_CAMERA, answer(lambda: self._take(CHECK)))
 
     def stop(self, reason: str) -> str:
         """Latch a stop and halt the arm; the halt is sent when this returns."""
@@ -244,12 +250,17 @@ class ControllerNode:
         except BadInputError as error:
             self._refuse(str(error))
             return
+        self._take(instruction)
+
+    def _take(self, instruction: Instruction) -> str:
+        """Accept an instruction as the next task or refuse it; says which."""
         with self._lock:
             reason = self._not_now()
             if reason is None:
                 self._accept(instruction)
-        if reason is not None:
-            self._refuse(f"not taken: {reason}")
+                return "taken"
+        self._refuse(f"not taken: {reason}")
+        return f"not taken: {reason}"
 
     def _accept(self, instruction: Instruction) -> None:
         self.halt.begin_task()
@@ -267,9 +278,7 @@ class ControllerNode:
             return "stopped; release it with ~/reset"
         if self.halt.has_task:
             return "another task is under way; ~/cancel ends it"
-        if self._settings.needs_description and not self._has_description:
-            return "no robot_description has come yet"
-        return self._mismatch or self.guard.lack()
+        return self._described.lack() or self.guard.lack()
 
     def _refuse(self, reason: str) -> None:
         self.health.warn("instruction", reason)
@@ -282,18 +291,6 @@ class ControllerNode:
         if not accepted:
             self.health.warn("approve", reason)
 
-    def _on_description(self, urdf: str) -> None:
-        """Compare the robot_description with the robot file; while they differ no instruction is taken."""
-        try:
-            check_description(urdf, self._profile)
-        except BadInputError as error:
-            self._mismatch = f"robot_description: {error}"
-            self.health.error("robot_description", str(error), lasts=True)
-        else:
-            self._mismatch = ""
-            self.health.fine("robot_description")
-        self._has_description = True  # last: no instruction may come between arrival and comparison
-
     # ------------------------------------------------------------------------------------------ publishing
 
     def _publish_status(self, report: StatusReport) -> None:
@@ -305,8 +302,13 @@ class ControllerNode:
 
 
 def _guard(around: Surroundings, settings: Settings, health: Health) -> CameraGuard:
-    is_required = settings.camera_check == "required"
-    return CameraGuard(around, is_required=is_required, on_seen=health.on_camera, on_health=health.on_camera_health)
+    return CameraGuard(
+        around,
+        names=tuple(prefix.strip("/") for prefix in settings.cameras),
+        is_required=settings.camera_check == "required",
+        on_seen=health.on_camera,
+        on_health=health.on_camera_health,
+    )
 
 
 def _outcome_of(error: Exception, halt: Halt) -> Outcome:

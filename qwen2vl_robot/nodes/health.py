@@ -86,12 +86,13 @@ class Health:
         """
         self._note(subject, Level.ERROR, text, lasts)
 
-    def on_camera(self, seen: CameraSeen) -> None:
-        """Note whether the arm confirms the camera's pose; that holds until another frame says otherwise."""
+    def on_camera(self, name: str, seen: CameraSeen) -> None:
+        """Note whether the arm confirms a camera's pose; that holds until another frame says otherwise."""
+        subject = f"camera check {name}".strip()
         if seen.is_checked and not seen.is_off:
-            self.fine("camera check")
+            self.fine(subject)
         else:
-            self._note("camera check", Level.ERROR if seen.is_off else Level.WARN, seen.describe(), lasts=True)
+            self._note(subject, Level.ERROR if seen.is_off else Level.WARN, seen.describe(), lasts=True)
 
     def on_camera_health(self, health: CameraHealth) -> None:
         """Note how the camera of the last frame is, with every number; what was not measured is no OK."""

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from qwen2vl_robot.camera_verdict import CameraChecked, CameraVerdict
 from qwen2vl_robot.config import Strict
 from qwen2vl_robot.messages import (
     Action,
@@ -94,6 +95,19 @@ class StepOutcome(Strict):
     reasons: list[str] = Field(description="the text of each cause")
 
 
+class CameraReport(Strict):
+    """What the arm says of one camera: how far things at the work place are measured from where they are."""
+
+    name: str
+    verdict: CameraVerdict
+    text: str
+    shown_px: int = Field(description="pixels with depth where the arm should show")
+    size_m: float | None
+    off_m: tuple[float, float, float] | None = Field(description="the same along x, y and z of the base frame")
+    unsure_m: float | None = Field(description="standard deviation in the direction that is known least")
+    turn_rad: float | None = Field(description="of the camera about the vertical")
+
+
 class TaskOutcome(Strict):
     instruction: str
     source: InstructionSource
@@ -102,7 +116,7 @@ class TaskOutcome(Strict):
     reasons: list[str] = Field(description="the text of each cause")
     steps: list[StepOutcome]
     seconds: dict[str, float]
-    camera: str = Field(default="", description="checked by the arm in the picture, or unchecked and why")
+    cameras: list[CameraReport] = Field(default=[], description="each camera, checked by the arm in its picture or not")
 
 
 class ApprovalReport(Strict):
@@ -192,7 +206,20 @@ def task_outcome(report: TaskReport) -> TaskOutcome:
         reasons=list(report.outcome.reasons),
         steps=[_step(s.action, s.outcome) for s in report.steps],
         seconds={k: round(v, 3) for k, v in report.seconds.items()},
-        camera=report.camera,
+        cameras=[_camera(camera) for camera in report.cameras],
+    )
+
+
+def _camera(camera: CameraChecked) -> CameraReport:
+    return CameraReport(
+        name=camera.name,
+        verdict=camera.verdict,
+        text=camera.text[:_MAX_TEXT],
+        shown_px=camera.shown_px,
+        size_m=_finite(camera.size_m),
+        off_m=camera.off_m,
+        unsure_m=_finite(camera.unsure_m),
+        turn_rad=camera.turn_rad,
     )
 
 

@@ -17,7 +17,7 @@ from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import Instruction
-from qwen2vl_robot.nodes.reports import ApprovalReport, StatusReport, TaskOutcome, VerdictReport
+from qwen2vl_robot.nodes.reports import ApprovalReport, CameraReport, StatusReport, TaskOutcome, VerdictReport
 
 HEAR_S = 5.0  # nodes find each other within one; a busy machine needs longer
 ANSWER_S = 10.0
@@ -72,15 +72,37 @@ class Shell:
             raise ExecutionError(f"refused: {now.last_refusal}")
         return now
 
-    def watch(self, tasks: int) -> TaskOutcome:
+    def check_camera(self) -> int:
+        """Have the cameras checked by the arm; returns how many tasks had ended before, for `watch`.
+
+        Raises:
+            ExecutionError: nobody answers, or it is refused.
+        """
+        tasks = self.status().tasks
+        answer = self._call(interface.CHECK_CAMERA)
+        if not answer.success:
+            raise ExecutionError(str(answer.message))
+        return tasks
+
+    def cancel(self) -> str:
+        """Give up the current task; returns the controller's answer.
+
+        Raises:
+            ExecutionError: nobody answers.
+        """
+        return str(self._call(interface.CANCEL).message)
+
+    def watch(self, tasks: int, on_question: Callable[[VerdictReport], None] | None = None) -> TaskOutcome:
         """Show what the controller does until a task has ended.
 
         Args:
             tasks: how many had ended before.
+            on_question: is called once with each verdict that awaits a yes; left out, it is shown.
 
         Raises:
             ExecutionError: the controller is gone.
         """
+        ask = on_question or (lambda verdict: self._show(describe_question(verdict)))
         seen = asked = ""
         while True:
             now = self.status()
@@ -91,7 +113,7 @@ class Shell:
                 self._show(line)
             if now.awaits is not None and now.awaits != asked:
                 asked = now.awaits
-                self._show(describe_question(self.question()))
+                ask(self.question())
             if self._graph.publishers_of(self._status_topic) == 0:
                 raise ExecutionError("the controller is gone; its supervisor halts the arm")
             self._until(lambda now=now: self._status is not now, _AGAIN_S)  # type: ignore[misc]
@@ -152,10 +174,12 @@ class Shell:
         Raises:
             ExecutionError: nobody answers.
         """
-        service = replace(interface.RESET, name=f"{interface.NODE_NAME}/{interface.RESET.name[2:]}")
-        return str(self._graph.call(service, HEAR_S).message)
+        return str(self._call(interface.RESET).message)
 
     # -------------------------------------------------------------------------------------------- listening
+
+    def _call(self, service: interface.Service) -> interface.Message:
+        return self._graph.call(replace(service, name=f"{interface.NODE_NAME}/{service.name[2:]}"), HEAR_S)
 
     def _is_stopped(self) -> bool:
         return self._status is not None and self._status.stopped_by is not None
@@ -204,6 +228,16 @@ def describe_question(verdict: VerdictReport) -> str:
 def describe_task(task: TaskOutcome) -> str:
     """How a task ended, with its reasons."""
     return f"{task.instruction}: {task.outcome.value.replace('_', ' ')}" + "".join(f"\n  {r}" for r in task.reasons)
+
+
+def describe_camera(camera: CameraReport) -> str:
+    """What a check says of one camera: the verdict, size and direction, and how sure that is."""
+    line = f"{camera.name}: {camera.verdict.value}: {camera.text}"
+    if camera.off_m is None or camera.size_m is None or camera.unsure_m is None:
+        return line
+    along = ", ".join(f"{1000 * v:+.1f} mm along {axis}" for v, axis in zip(camera.off_m, "xyz", strict=True))
+    sure = f"give or take {2000 * camera.unsure_m:.1f} mm (95 %)"
+    return f"{line}\n  things at the work place are measured {1000 * camera.size_m:.1f} mm off: {along}, {sure}"
 
 
 def _own(topic: interface.Topic) -> interface.Topic:

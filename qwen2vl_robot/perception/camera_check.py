@@ -7,6 +7,7 @@ about the vertical. Those show on the arm: its links, placed by the joints, are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +17,17 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, invert, make_pose, rotation_z, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Observation
+from qwen2vl_robot.messages import Intrinsics, Observation
+from qwen2vl_robot.perception.camera_doubt import (
+    NOISE_M,
+    covariance_of,
+    patch_noise_ratio,
+    patches_of,
+    pulls_of,
+    slant_of,
+)
 from qwen2vl_robot.perception.surfaces import surfaces_of
-from qwen2vl_robot.perception.view import MOST_NOISE_RATIO, LevelledView, Mask, deviation_of, make_view
+from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
 ENOUGH_PX = 2000  # of the arm, with depth; fewer say little about where the camera is
 LIMIT_M = 0.0105  # refused from here; right calibrations are below 0.006, and 0.015 is a danger
@@ -32,15 +41,11 @@ _FACING = 0.25  # cosine to the line of sight; flatter surfaces have poor depth
 _MOST_POINTS, _SEARCH_POINTS = 2500, 400
 _GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
 _FITS_M, _FITS_DEPTH_M = 0.012, 0.024  # across the surface and along the ray
-_NOISE_M = 0.0015  # of one point's depth after smoothing, with what meshes and levelling leave
 _SURELY_OFF = 6.0  # standard deviations beyond the limit
-_UNLIKE = 4.0  # times the variance that patches show: measured with cameras that err as a D435 does
-_PATCH_PX = 48  # as far as a stereo camera's errors are alike
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
 _CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
 _LEAST_POINTS = 30
 _PRIOR = np.diag([0.15**-2, 0.15**-2, 0.1**-2])  # a camera is rarely further off, m and rad: what does not show is 0
-_NEAR_TABLE_M = 0.02  # depth of the table, and nothing else, says how it errs
 _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
 _FAR_M = 0.06  # a point that is off by this much or more does not fit at all
@@ -150,7 +155,9 @@ def check_camera(observation: Observation, profile: RobotProfile, kinematics: Ki
     moved_m = transform(observation.frame.T_base_camera @ invert(T_true), area_m) - area_m
     size_m = float(np.sqrt((moved_m**2).sum(axis=1).mean()))
     off_m = moved_m.mean(axis=0)
-    sure_m, unsure_m = _how_sure(fit, area_m.mean(axis=0), off_m)
+    variance, unsure_m, axes = how_sure(fit.covariance, area_m.mean(axis=0) - fit.pivot_m)
+    known = axes[:, np.sqrt(variance) <= UNSURE_M]
+    sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
     return CameraSeen(shown_px, off_m, size_m, sure_m, fit.turn_rad, unsure_m)
 
 
@@ -161,57 +168,74 @@ def work_area_m(profile: RobotProfile) -> Array:
     return np.array([*corners, np.mean(corners, axis=0)])
 
 
-def _how_sure(fit: _Fit, at_m: Array, off_m: Array) -> tuple[float, float]:
-    """Return the part of a shift along directions that are known well, and the largest standard deviation."""
-    arm_m = at_m - fit.pivot_m
+def how_sure(covariance: Array, arm_m: Array) -> tuple[Array, float, Array]:
+    """Return the variances (2,) of where a fit puts a point, the largest deviation, and their axes (2, 2).
+
+    Args:
+        covariance: (3, 3) of shift and turn.
+        arm_m: (3,) from where the turn is about to the point.
+    """
     J = np.array([[1.0, 0.0, -arm_m[1]], [0.0, 1.0, arm_m[0]]])
-    variance, axes = np.linalg.eigh(J @ fit.covariance @ J.T)
-    known = axes[:, np.sqrt(np.maximum(variance, 0.0)) <= UNSURE_M]
-    sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
-    return sure_m, float(np.sqrt(max(variance[-1], 0.0)))
+    variance, axes = np.linalg.eigh(J @ covariance @ J.T)
+    variance = np.maximum(variance, 0.0)
+    return variance, float(np.sqrt(variance[-1])), axes
 
 
-def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> tuple[npt.NDArray[np.intp], int]:
-    """Choose the points that the camera should see, and count the pixels with depth that they stand for."""
-    k = view.intrinsics
-    moved_m = transform(E, points_m)
-    pixels, depth_m = _project(view, moved_m)
-    inside = np.flatnonzero(_in_picture(view, pixels) & (depth_m > 0.1))
+@dataclass(frozen=True, slots=True, eq=False)
+class Front:
+    """What of many points a camera could see: their indices (k,) and pixels (k, 2), and the pixels that they fill."""
+
+    index: npt.NDArray[np.intp]
+    pixels: npt.NDArray[np.int64]
+    px: int
+
+
+def front_of(T_base_camera: Array, k: Intrinsics, points_m: Array, normals: Array) -> Front:
+    """Choose the points (n, 3) on surfaces that no nearer ones hide from a camera and that face it."""
+    pixels, depth_m = _project(T_base_camera, k, points_m)
+    inside = np.flatnonzero(_in_picture(k, pixels) & (depth_m > 0.1))
     columns, rows = k.width_px // _CELL_PX + 1, k.height_px // _CELL_PX + 1
     cell = (pixels[inside, 1] // _CELL_PX) * columns + pixels[inside, 0] // _CELL_PX
     front_m = np.full(columns * rows, np.inf)
     np.minimum.at(front_m, cell, depth_m[inside])
     around_m = cv2.erode(front_m.reshape(rows, columns), np.ones((3, 3))).ravel()  # near the camera points are sparse
-    rays = moved_m[inside] - view.origin_m
-    facing = -np.einsum("ij,ij->i", normals[inside] @ E[:3, :3].T, rays) / np.linalg.norm(rays, axis=1)
+    rays = points_m[inside] - T_base_camera[:3, 3]
+    facing = -np.einsum("ij,ij->i", normals[inside], rays) / np.linalg.norm(rays, axis=1)
     is_front = (depth_m[inside] < front_m[cell] + _BEHIND_M) & (depth_m[inside] < around_m[cell] + _FAR_BEHIND_M)
     shown = inside[is_front & (facing > _FACING)]
-    known = view.is_known[pixels[shown, 1], pixels[shown, 0]]
-    share = float(known.mean()) if len(shown) else 0.0
-    return shown, int(np.isfinite(front_m).sum() * _CELL_PX**2 * share)
+    return Front(shown, pixels[shown], int(np.isfinite(front_m).sum()) * _CELL_PX**2)
 
 
-def _project(view: LevelledView, points_m: Array) -> tuple[npt.NDArray[np.int64], Array]:
+def _visible(view: LevelledView, points_m: Array, normals: Array, E: Array) -> tuple[npt.NDArray[np.intp], int]:
+    """Choose the points that the camera should see, and count the pixels with depth that they stand for."""
+    front = front_of(view.T_base_camera, view.intrinsics, transform(E, points_m), normals @ E[:3, :3].T)
+    known = view.is_known[front.pixels[:, 1], front.pixels[:, 0]]
+    return front.index, int(front.px * (float(known.mean()) if len(known) else 0.0))
+
+
+def _project(T_base_camera: Array, k: Intrinsics, points_m: Array) -> tuple[npt.NDArray[np.int64], Array]:
     """Return the pixels (n, 2) of points as whole numbers, and their optical depth (n,)."""
-    depth_m = (points_m - view.origin_m) @ view.T_base_camera[:3, 2]
-    return np.rint(np.clip(view.project(points_m), -1e6, 1e6)).astype(np.int64), depth_m
+    p_m = (points_m - T_base_camera[:3, 3]) @ T_base_camera[:3, :3]
+    scale = np.array([k.fx_px, k.fy_px]) / np.maximum(p_m[:, 2:], 1e-3)
+    at_px = p_m[:, :2] * scale + [k.cx_px, k.cy_px]
+    return np.rint(np.clip(at_px, -1e6, 1e6)).astype(np.int64), p_m[:, 2]
 
 
-def _in_picture(view: LevelledView, pixels: npt.NDArray[np.int64]) -> Mask:
-    k = view.intrinsics
+def _in_picture(k: Intrinsics, pixels: npt.NDArray[np.int64]) -> Mask:
     inside: Mask = np.all((pixels >= 0) & (pixels < np.array([k.width_px, k.height_px])), axis=1)
     return inside
 
 
-def _thin(points: Array, most: int) -> Array:
-    thinned: Array = points[np.linspace(0, len(points) - 1, min(len(points), most)).astype(int)]
-    return thinned
+def thin(points: npt.NDArray[Any], most: int = _MOST_POINTS) -> npt.NDArray[Any]:
+    """Keep so many rows at most, evenly spread."""
+    kept: npt.NDArray[Any] = points[np.linspace(0, len(points) - 1, min(len(points), most)).astype(int)]
+    return kept
 
 
 def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
     """Return for points (n, 3) what is measured where they show (n, 3), NaN where nothing is, and how much deeper."""
-    pixels, depth_m = _project(view, moved_m)
-    inside = _in_picture(view, pixels) & (depth_m > 0.1)
+    pixels, depth_m = _project(view.T_base_camera, view.intrinsics, moved_m)
+    inside = _in_picture(view.intrinsics, pixels) & (depth_m > 0.1)
     column, row = np.where(inside[:, None], pixels, 0).T
     found_m = np.where(inside, view.smooth_m[row, column], np.nan)
     return view.origin_m + found_m[:, None] * view.rays[row, column], found_m - depth_m
@@ -219,8 +243,8 @@ def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
 
 def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _Fit | None:
     """Fit shift and turn to depth (robust point-to-plane), from coarse to fine; None where next to nothing fits."""
-    points_m, normals = _thin(points_m, _MOST_POINTS), _thin(normals, _MOST_POINTS)
-    E, noise_ratio = start, _patch_noise_ratio(view)
+    points_m, normals = thin(points_m), thin(normals)
+    E, noise_ratio = start, patch_noise_ratio(view)
     for gate_m in _GATES_M:
         moved_m, turned = transform(E, points_m), normals @ E[:3, :3].T
         pivot_m = moved_m.mean(axis=0)
@@ -230,11 +254,11 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
         if used.sum() < _LEAST_POINTS:
             return None
         n, arm_m = turned[used], moved_m[used] - pivot_m
-        J = np.column_stack([n[:, 0], n[:, 1], n[:, 1] * arm_m[:, 0] - n[:, 0] * arm_m[:, 1]])
+        J = pulls_of(n, arm_m)
         weight = (1.0 - (away_m[used] / gate_m) ** 2) ** 2
-        pixels = _project(view, moved_m[used])[0]
-        doubt_m = noise_ratio * view.smooth_m[pixels[:, 1], pixels[:, 0]] ** 2 * _slant(view, moved_m[used], n)
-        variance_m2 = _NOISE_M**2 + float(np.mean(doubt_m**2)) * used.sum() / _patches(pixels)[1]
+        pixels = _project(view.T_base_camera, view.intrinsics, moved_m[used])[0]
+        doubt_m = noise_ratio * view.smooth_m[pixels[:, 1], pixels[:, 0]] ** 2 * slant_of(view, moved_m[used], n)
+        variance_m2 = NOISE_M**2 + float(np.mean(doubt_m**2)) * used.sum() / patches_of(pixels)[1]
         prior = _PRIOR * variance_m2
         so_far = np.array([*(pivot_m - transform(invert(E), pivot_m))[:2], np.arctan2(E[1, 0], E[0, 0])])
         normal = (J * weight[:, None]).T @ J + prior
@@ -242,50 +266,8 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
         E = _turned(float(step[2]), pivot_m, step[:2]) @ E
     share = float(used.sum() / np.isfinite(deeper_m).sum())
     pulls, doubts = J * (weight * away_m[used])[:, None], J * (weight * doubt_m)[:, None]
-    covariance = _covariance(normal, pulls, doubts, pixels, prior * variance_m2)
+    covariance = covariance_of(normal, pulls, doubts, pixels, prior * variance_m2)
     return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
-
-
-def _patch_noise_ratio(view: LevelledView) -> float:
-    """Estimate the deviation of the mean depth of a patch, over its square, 1/m, by the patches of the table."""
-    rows, columns = (size // _PATCH_PX for size in view.height_m.shape)
-    part = np.s_[: rows * _PATCH_PX, : columns * _PATCH_PX]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off_m = view.height_m[part] / view.rays[part][..., 2]
-        ratio = np.where(np.abs(off_m) < _NEAR_TABLE_M, off_m / view.smooth_m[part] ** 2, np.nan)
-    patches = ratio.reshape(rows, _PATCH_PX, columns, _PATCH_PX).swapaxes(1, 2).reshape(rows * columns, -1)
-    mostly = np.isfinite(patches).mean(axis=1) > 0.5
-    return deviation_of(np.nanmean(patches[mostly], axis=1)) if mostly.any() else MOST_NOISE_RATIO
-
-
-def _slant(view: LevelledView, points_m: Array, normals: Array) -> Array:
-    """By how much points (n, 3) on a surface are off along its normals (n, 3), for one metre along the ray."""
-    rays = (points_m - view.origin_m) / ((points_m - view.origin_m) @ view.T_base_camera[:3, 2])[:, None]
-    slant: Array = np.abs(np.einsum("ij,ij->i", rays, normals))
-    return slant
-
-
-def _patches(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], int]:
-    """Number the patches of pixels (n, 2), and count them."""
-    which = np.unique(pixels // _PATCH_PX, axis=0, return_inverse=True)[1].ravel()
-    return which, int(which.max()) + 1
-
-
-def _covariance(normal: Array, pulls: Array, doubts: Array, pixels: npt.NDArray[np.int64], prior: Array) -> Array:
-    """Compute the covariance (3, 3) of a fit in patches of the picture, because depth errs alike in near pixels.
-
-    A patch counts as one measurement. What its points pull (n, 3) shows how they scatter (White's estimator with
-    clusters); few patches may agree by chance, so what the noise of the table's depth would pull (n, 3) is added, what
-    meshes and levelling leave, and what the prior leaves open.
-    """
-    which, count = _patches(pixels)
-    sums, noises = np.zeros((count, 3)), np.zeros((count, 3))
-    np.add.at(sums, which, pulls)
-    np.add.at(noises, which, doubts)
-    inverse = np.linalg.pinv(normal)
-    spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1)) + noises.T @ noises + prior
-    covariance: Array = inverse @ spread @ inverse + inverse * _NOISE_M**2
-    return covariance
 
 
 def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | None) -> tuple[_Fit | None, int]:
@@ -329,7 +311,7 @@ def _settle(view: LevelledView, points_m: Array, normals: Array, start: Array) -
 def _starts(view: LevelledView, points_m: Array, normals: Array) -> list[Array]:
     """Turn the arm about the camera and shift it: the poses (4, 4) at which most of it is measured and least is not."""
     facing = np.einsum("ij,ij->i", normals, view.origin_m - points_m) > 0
-    few_m = _thin(points_m[facing], _SEARCH_POINTS)
+    few_m = thin(points_m[facing], _SEARCH_POINTS)
     shifts = np.arange(-REACH_M, REACH_M + 1e-6, _SHIFT_STEP_M)
     grid = np.array([[x, y, 0.0] for x in shifts for y in shifts])
     starts: list[tuple[float, Array]] = []

@@ -38,7 +38,7 @@ MAX_TOLERANCE_M = 0.1  # of an effect's place
 MAX_FAR_M = 20.0  # no table scene is larger
 _TIME_SLACK_S = 1e-6
 _JUMP_SLACK_RAD = 1e-6
-_EFFECTS = ("hold", "release", "push", "none")
+_EFFECTS = ("hold", "release", "push", "show", "none")
 
 
 def check_form(motion: Motion, scene: Scene, start: RobotState, profile: RobotProfile) -> tuple[Violation, ...]:
@@ -250,7 +250,7 @@ def _is_pose(T: Array) -> bool:
 
 def _check_effect(effect: Effect, scene: Scene) -> Iterator[Violation]:
     objects = [body.name for body in scene.objects]
-    if effect.kind != "none" and effect.name not in objects:
+    if effect.kind not in ("show", "none") and effect.name not in objects:
         yield Violation(
             ViolationKind.FORMAT, None, (f"effect on {effect.name!r}; the scene has {', '.join(objects)}",), 1.0, ""
         )

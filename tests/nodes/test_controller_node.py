@@ -77,6 +77,26 @@ def test_a_spoken_one_is_marked_as_such(cell: Cell) -> None:
     assert cell.waiting().source is InstructionSource.VOICE
 
 
+def test_a_check_of_the_camera_is_a_task_that_words_cannot_ask_for(cell: Cell) -> None:
+    answer = cell.graph.call(interface.CHECK_CAMERA)
+    assert (answer.success, answer.message) == (True, "taken")
+    assert cell.status()["instruction"] == "check the camera"
+    assert cell.waiting().source is InstructionSource.CHECK
+    answer = cell.graph.call(interface.CHECK_CAMERA)
+    assert not answer.success
+    assert "another task is under way" in answer.message
+    cell.node.halt.end_task()
+    cell.say("check the camera")
+    assert cell.waiting().source is InstructionSource.TEXT
+
+
+def test_a_stopped_robot_checks_no_camera(cell: Cell) -> None:
+    cell.graph.give(interface.STOP, data=True)
+    answer = cell.graph.call(interface.CHECK_CAMERA)
+    assert (answer.success, answer.message) == (False, "not taken: stopped; release it with ~/reset")
+    assert cell.waiting() is None
+
+
 @pytest.mark.parametrize("text", ["reset", "approve", "yes, go on", "release the stop"])
 def test_voice_never_releases_a_stop(cell: Cell, text: str) -> None:
     cell.graph.give(interface.STOP, data=True)

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from qwen2vl_robot.camera_verdict import CameraVerdict
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
+from qwen2vl_robot.messages import InstructionSource, OutcomeKind
 from qwen2vl_robot.nodes import shell as shells
-from qwen2vl_robot.nodes.reports import ApprovalReport, StatusReport, VerdictReport
+from qwen2vl_robot.nodes.reports import ApprovalReport, CameraReport, StatusReport, TaskOutcome, VerdictReport
 from qwen2vl_robot.nodes.shell import Shell
 from qwen2vl_robot.nodes.watch import run_node, wait_for
 
@@ -37,6 +39,10 @@ class Robot:
             self.graph.subscribe(topic, lambda message, name=topic.name: self._hear(name, message.data))
         trigger = self.graph.message("std_srvs/srv/Trigger_Response")
         self.graph.serve(interface.RESET, lambda request: trigger(success=True, message="released"))
+        self.lack = ""
+        self.graph.serve(
+            interface.CHECK_CAMERA, lambda request: trigger(success=not self.lack, message=self.lack or "taken")
+        )
 
     def _hear(self, name: str, data: Any) -> None:
         self.heard[name].append(data)
@@ -191,6 +197,42 @@ def test_a_reset_brings_the_controllers_answer(controller: Robot, shell: Shell) 
     assert shell.reset() == "released"
 
 
+def test_a_check_asks_once_and_brings_what_the_arm_says_of_the_camera(controller: Robot, shell: Shell) -> None:
+    seen = CameraReport(
+        name="side", verdict=CameraVerdict.REFUSES, text="the camera is off", shown_px=9000, size_m=0.0301,
+        off_m=(0.03, -0.002, 0.0), unsure_m=0.0004, turn_rad=0.0,
+    )  # fmt: skip
+    ended = TaskOutcome(
+        instruction="check the camera", source=InstructionSource.CHECK, outcome=OutcomeKind.NOT_VERIFIED, causes=[],
+        reasons=[], steps=[], seconds={}, cameras=[seen],
+    )  # fmt: skip
+    controller.on["~/approve"] = lambda digest: controller.show(
+        state="idle", awaits=None, tasks=1, last_task=ended,
+        approval=ApprovalReport(digest=digest, accepted=True, reason="approved"),
+    )  # fmt: skip
+    controller.show()
+    tasks = shell.check_camera()
+    controller.ask("the camera may be wrong until it is checked")
+    asked: list[str] = []
+
+    def say_yes(verdict: VerdictReport) -> None:
+        asked.append(verdict.digest)
+        assert shell.approve(verdict).accepted
+
+    (camera,) = shell.watch(tasks, say_yes).cameras
+    assert asked == [DIGEST]
+    said = shells.describe_camera(camera)
+    assert said.startswith("side: refuses: the camera is off")
+    assert "30.1 mm off: +30.0 mm along x, -2.0 mm along y, +0.0 mm along z, give or take 0.8 mm" in said
+
+
+def test_a_check_that_is_refused_is_an_error_with_its_reason(controller: Robot, shell: Shell) -> None:
+    controller.lack = "not taken: another task is under way"
+    controller.show()
+    with pytest.raises(ExecutionError, match="another task is under way"):
+        shell.check_camera()
+
+
 # ------------------------------------------------------------------------------------------- the whole cell
 
 DOMAIN = "57"
@@ -203,20 +245,37 @@ def command(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told: list[str]) -> None:
+@contextlib.contextmanager
+def whole_cell(folder: Path, told: list[str], seed: int, *parameters: str) -> Iterator[tuple[Shell, Any]]:
+    """Robot, supervisor and controller as processes; yields who looks at them, and the controller's process."""
     nodes = (
-        ["sim", "--seed", "3"],
+        ["sim", "--seed", str(seed)],
         ["supervisor", "-p", "use_sim_time:=true"],
-        ["run", "-p", "use_sim_time:=true", "-p", "approval:=confirm", "-p", "seed:=3"],
+        ["run", *(part for p in ("use_sim_time:=true", f"seed:={seed}", *parameters) for part in ("-p", p))],
     )
     with contextlib.ExitStack() as stack:
         for node in nodes:
-            ready, where = tmp_path / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
+            ready, where = folder / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
             process = stack.enter_context(run_node([*node, *where], ready, {"ROS_DOMAIN_ID": DOMAIN}))
             wait_for(ready.exists, process, node[0], 180.0)
         graph = DdsGraph("looker", namespace="/left", domain_id=int(DOMAIN))
         stack.callback(graph.close)
-        looker = Shell(graph, told.append)
+        yield Shell(graph, told.append), process
+
+
+def test_a_person_who_says_no_at_the_prompt_leaves_the_camera_unknown(tmp_path: Path, told: list[str]) -> None:
+    with whole_cell(tmp_path, told, 0, "approval:=auto", "camera_check:=required"):
+        held = command("say", "go home", "--watch")
+        assert held.returncode == 1
+        assert "camera unchecked" in held.stdout
+        denied = command("calibrate", "--live", answer="n\n")
+        assert denied.returncode == 3, denied
+        assert "look whether the arm's way is free" in denied.stdout
+        assert "camera: unknown: camera unchecked" in denied.stdout
+
+
+def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told: list[str]) -> None:
+    with whole_cell(tmp_path, told, 3, "approval:=confirm") as (looker, process):
         taken = command("say", "pick up the red block")
         assert (taken.returncode, taken.stderr) == (0, ""), taken
         wait_for(lambda: looker.status().awaits, process, "controller", 120.0)
@@ -237,6 +296,19 @@ def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told:
         released = command("reset", "--yes")
         assert released.returncode == 0, released
         wait_for(lambda: looker.status().stopped_by is None, process, "controller", 30.0)
+
+
+@pytest.mark.parametrize("arguments", [(), ("views", "--live")], ids=["nothing", "both"])
+def test_calibrate_wants_a_folder_or_a_running_controller(arguments: tuple[str, ...]) -> None:
+    wrong = command("calibrate", *arguments)
+    assert wrong.returncode == 2
+    assert "give the folder of views, or --live" in wrong.stderr
+
+
+def test_a_check_without_a_controller_is_an_error() -> None:
+    alone = command("calibrate", "--live")
+    assert alone.returncode == 1
+    assert "no controller is heard" in alone.stderr
 
 
 def test_what_is_no_digest_approves_nothing() -> None:
