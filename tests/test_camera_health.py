@@ -170,6 +170,21 @@ def test_a_frame_that_comes_again_while_nothing_moved_is_not_called_fine_without
     assert "repeats" in {m.name for m in healths[-1].unmeasured}
 
 
+def test_a_few_pixels_that_change_while_an_arm_settles_are_no_noise() -> None:
+    first, _, _ = looks()
+    rgb, depth_m = np.array(first.frame.rgb), np.array(first.frame.depth_m)
+    rgb[200:240, 300:340] = 90
+    frames = [
+        replace(
+            first.frame, rgb=rgb, depth_m=depth_m + np.float32(1e-4 * n), stamp_ns=first.frame.stamp_ns + n * LATER_NS
+        )
+        for n in (1, 2, 3)
+    ]
+    guard = CameraGuard(AROUND)
+    assert guard.look(first).against is None
+    assert [guard.look(replace(first, frame=frame)).against for frame in frames] == [None] * 3
+
+
 def test_a_frame_that_comes_again_though_the_arm_has_left_is_stuck() -> None:
     over_table = HOME.copy()
     over_table[[1, 3, 5]] = 0.1, -2.0, 2.1

@@ -16,6 +16,9 @@ from qwen2vl_robot.messages import Observation
 from qwen2vl_robot.perception.surfaces import surfaces_of
 
 _STILL_RAD, _STILL_M = 0.002, 0.001  # of joints and gripper between two frames; more counts as moved
+_NOISY = (
+    0.05  # of the pixels; an arm that settles by less than `_STILL_RAD` changes fewer, noise of a sensor nearly all
+)
 _MOVED_M, _THERE_M, _POINTS = 0.05, 0.02, 100  # of the arm's surface that showed, and are elsewhere
 
 
@@ -40,12 +43,10 @@ def see_repeated(repeated: Repeated, observation: Observation, kinematics: Kinem
         return "one frame does not tell whether the camera is stuck"
     if before.frame.stamp_ns == observation.frame.stamp_ns:
         return "two frames have one stamp, so whether the camera is stuck is not measured"
-    equal = (
-        np.array_equal(before.frame.depth_m, observation.frame.depth_m, equal_nan=True),
-        np.array_equal(before.frame.rgb, observation.frame.rgb),
-    )
+    changed = _changed(before, observation)
+    equal = [share == 0.0 for share in changed]
     if _is_still(before, observation):
-        depth, colour = (had or not same for had, same in zip(repeated.has_noise, equal, strict=True))
+        depth, colour = (had or share > _NOISY for had, share in zip(repeated.has_noise, changed, strict=True))
         repeated.has_noise = (depth, colour)
     if not any(equal):
         return False
@@ -54,6 +55,13 @@ def see_repeated(repeated: Repeated, observation: Observation, kinematics: Kinem
     if all(equal) and _has_left(before, observation, kinematics):
         return True
     return False if not all(equal) else "the frame is that before, and nothing that shows has moved"
+
+
+def _changed(before: Observation, now: Observation) -> tuple[float, float]:
+    """The shares of pixels with another depth, and with another colour."""
+    was_m, is_m = before.frame.depth_m, now.frame.depth_m
+    depth = (was_m != is_m) & ~(np.isnan(was_m) & np.isnan(is_m))
+    return float(depth.mean()), float((before.frame.rgb != now.frame.rgb).any(axis=2).mean())
 
 
 def _is_still(before: Observation, now: Observation) -> bool:
