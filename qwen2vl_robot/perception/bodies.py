@@ -31,6 +31,7 @@ _GOOD_OVERLAP = 0.85
 _OUTSIDE_M = 0.006  # a shape leaves no more than a few points further outside: noise and smoothing give 1 to 4 mm
 _OUTSIDE_SIGMAS = 3.0  # where the camera's noise is more than that
 _OUTSIDE_RATIO = 0.02
+_WELL_RATIO = 0.5  # of a cost: pieces that cost less than half are things of their own
 _MAX_MISSING_RATIO = 0.1  # of a body's pixels with depth, in it or beside it and without
 _HOLE_M = 0.02  # between measured parts: a smaller hole hides nothing of 4 cm, the smallest thing on the table
 _SLIVER_PX = 5  # colour and depth of an edge are up to two pixels apart on each side
@@ -254,10 +255,11 @@ def is_empty_space(view: LevelledView, expected: SceneObject) -> bool:
 def _split(view: LevelledView, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
     """Split a segment that is really two bodies of one colour; an empty list if it is not."""
     is_hollow = body.best.solid.is_hollow
+    is_well_explained = body.is_explained and body.best.cost_m < _WELL_RATIO * explained_cost_m(body.segment)
+    if not is_well_explained and (apart := _split_apart(view, body, everything, bodies)):
+        return apart
     if body.is_explained and not is_hollow:
         return []
-    if not body.is_explained and (apart := _split_apart(view, body, everything, bodies)):
-        return apart
     parts = (_split_content if is_hollow else _split_by_height)(view, body)
     if parts is None:
         return []
@@ -268,7 +270,7 @@ def _split(view: LevelledView, body: Body, everything: Mask, bodies: list[Body])
 
 
 def _split_apart(view: LevelledView, body: Body, everything: Mask, bodies: list[Body]) -> list[Body]:
-    """Split a segment of pieces that lie apart in the picture, where a solid explains each of them and none the whole.
+    """Split a segment of pieces that lie apart in the picture, where solids explain them, and none the whole as well.
 
     Pieces on both sides of something nearer may be one thing that it hides in part. What is hidden counts as occupied.
     """
@@ -276,7 +278,10 @@ def _split_apart(view: LevelledView, body: Body, everything: Mask, bodies: list[
     pieces = [make_segment(view, labels == number) for number in range(1, count)]
     below = [b.best.solid for b in bodies]
     split = [measure(view, piece, everything, below) for piece in pieces if piece is not None]
-    return split if len(split) > 1 and all(piece.is_explained for piece in split) else []
+    if len(split) < 2 or not all(piece.is_explained for piece in split):
+        return []
+    most_m = max(piece.best.cost_m for piece in split)
+    return split if not body.is_explained or most_m < _WELL_RATIO * body.best.cost_m else []
 
 
 def _split_content(view: LevelledView, body: Body) -> tuple[Segment, Segment] | None:

@@ -41,6 +41,7 @@ _MEAN_OF_SIGMA = 0.8  # the mean of what is normally distributed, without sign, 
 _BORDER_PX = 0.5
 _HIDING = 200
 _HIDING_SLACK_M = 0.0025
+_TURNS = 4
 _ROUGH_MARGIN_M, _FINE_MARGIN_M = 0.012, 0.004
 
 
@@ -165,6 +166,7 @@ def fit_solid(fitter: Fitter, bottom_m: float) -> list[Fit]:
         face = points[np.abs(points[:, 2] - top_m) < _FACE_M]
         shown = face if len(face) >= _FACE_PX else points
         starts += _start_prisms(shown[:, :2], 0, bottom_m, height_m)
+        starts += _start_turned(shown[:, :2], bottom_m, height_m)
     starts.append(_start_sphere(segment.points_m, bottom_m, height_m))
     hollow = _start_hollow(points, bottom_m, top_m)
     starts += hollow
@@ -254,6 +256,14 @@ def _start_prisms(xy_m: Array, area_mm2: int, bottom_m: float, height_m: float) 
         BoxSolid(bottom_m, cx / 1000, cy / 1000, float(np.deg2rad(angle_deg)), *sides_m, height_m),
         CylinderSolid(bottom_m, float(middle[0]), float(middle[1]), max(diameter_m, _THINNEST_M), height_m),
     ]
+
+
+def _start_turned(xy_m: Array, bottom_m: float, height_m: float) -> list[Solid]:
+    """Start square boxes at several turns: of a face whose corners are hidden, the smallest rectangle lies askew."""
+    (cx, cy), (sx, sy), _ = cv2.minAreaRect((xy_m * 1000).astype(np.float32))
+    side_m = max(min(sx, sy) / 1000, _THINNEST_M)
+    turns_rad = np.arange(_TURNS) * (np.pi / 2 / _TURNS)
+    return [BoxSolid(bottom_m, cx / 1000, cy / 1000, float(a), side_m, side_m, height_m) for a in turns_rad]
 
 
 def _start_sphere(points_m: Array, bottom_m: float, height_m: float) -> Solid:
