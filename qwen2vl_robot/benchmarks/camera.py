@@ -19,12 +19,16 @@ from qwen2vl_robot.plant.client import PlantProcess
 _SCENE, _ROBOT = "scenes/tabletop.yaml", "franka_panda"
 
 
-def run_camera_checks(scenes: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Check the camera in each scene, whose calibration has the plant's usual error."""
+def run_camera_checks(scenes: int, seed: int, camera: str) -> Iterator[dict[str, Any]]:
+    """Check the camera in each scene, whose calibration has the plant's usual error.
+
+    Args:
+        camera: a model of sim/cameras.
+    """
     profile = load_robot(_ROBOT)
     kinematics, area_m = Kinematics(profile), work_area_m(profile)
     for number in range(seed, seed + scenes):
-        with PlantProcess(_SCENE, number) as plant:
+        with PlantProcess(_SCENE, number, camera=camera) as plant:
             observation = Observation(plant.link.capture(), plant.link.state())
             T_true = plant.truth.T_base_camera()
         began_s = time.perf_counter()

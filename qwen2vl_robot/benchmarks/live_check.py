@@ -55,8 +55,12 @@ class Moved:
         return getattr(self._link, name)
 
 
-def run_live_checks(scenes: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Check the camera of each scene at each size of error, along a direction of the table that the seed draws."""
+def run_live_checks(scenes: int, seed: int, camera: str) -> Iterator[dict[str, Any]]:
+    """Check the camera of each scene at each size of error, along a direction of the table that the seed draws.
+
+    Args:
+        camera: a model of sim/cameras.
+    """
     profile = load_robot(_ROBOT)
     around = Surroundings.of(profile)
     with RehearsalProcess(profile, budget_s=_BUDGET_S, workers=1) as rehearsal:
@@ -65,7 +69,7 @@ def run_live_checks(scenes: int, seed: int) -> Iterator[dict[str, Any]]:
             for off_mm in _OFF_MM:
                 bearing_rad = np.random.default_rng([number, off_mm]).uniform(0.0, 2 * np.pi)
                 off_m = off_mm / 1000 * np.array([np.cos(bearing_rad), np.sin(bearing_rad), 0.0])
-                with PlantProcess(_SCENE, number) as plant:
+                with PlantProcess(_SCENE, number, camera=camera) as plant:
                     cell = Moved(plant, make_pose(off_m))
                     yield {"seed": number, "off_mm": off_mm, **_check(cell, around, rehearsal, off_m)}
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qwen2vl_robot.cli.base import STDOUT, JsonFile, bench
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, bench
 from qwen2vl_robot.cli.output import gather, provenance, save_json, say
 
 
@@ -17,15 +17,16 @@ def bench_camera(
     live: Annotated[
         bool, typer.Option("--live", help="Have the arm move into view, with cameras off by 0, 5, 15 and 30 mm.")
     ] = False,
+    camera: CameraName = "ideal",
     json_file: JsonFile = None,
 ) -> None:
     """Check rightly calibrated cameras by the arm in view. Exit code 1: one was called wrong, or with --live right."""
     if live:
-        _bench_live(scenes, seed, json_file)
+        _bench_live(scenes, seed, camera or "ideal", json_file)
     from qwen2vl_robot.benchmarks.camera import run_camera_checks, summarise_camera_checks
 
     found = gather(
-        run_camera_checks(scenes, seed),
+        run_camera_checks(scenes, seed, camera or "ideal"),
         "scenes",
         scenes,
         answer=lambda results: {**provenance(), "totals": summarise_camera_checks(results), "scenes": results},
@@ -36,11 +37,11 @@ def bench_camera(
     raise typer.Exit(1 if found["totals"]["false_alarms"] else 0)
 
 
-def _bench_live(scenes: int, seed: int, json_file: str | None) -> None:
+def _bench_live(scenes: int, seed: int, camera: str, json_file: str | None) -> None:
     from qwen2vl_robot.benchmarks.live_check import run_live_checks, summarise_live_checks
 
     found = gather(
-        run_live_checks(scenes, seed),
+        run_live_checks(scenes, seed, camera),
         "checks",
         4 * scenes,
         answer=lambda results: {**provenance(), "totals": summarise_live_checks(results), "checks": results},
