@@ -195,7 +195,7 @@ def load_rules_from(data: object) -> CellRules:
 
 
 def test_no_verb_of_the_vocabulary_ends_a_stop() -> None:
-    assert {verb.value for verb in Verb} == {"pick", "place", "push", "home", "wait", "ask", "refuse"}
+    assert {verb.value for verb in Verb} == {"pick", "place", "push", "home", "wait", "ask", "refuse", "show"}
 
 
 def test_a_cell_has_as_many_zones_as_allowed_and_not_one_more() -> None:
