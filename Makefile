@@ -58,7 +58,7 @@ format: $(READY) ## let ruff put the code in shape
 bench: $(READY) ## the figures of README; writes out/eval-*.json (about 70 minutes)
 	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
-	$(ROBOT) eval --suite tabletop --episodes 100 --seed 5000 --planner checkpoint --json out/eval-5000.json
+	$(ROBOT) eval --suite tabletop --episodes 100 --seed 5000 --planner checkpoint --camera ideal --json out/eval-5000.json
 	$(ROBOT) eval --suite grounding --episodes 100 --seed 20000000 --json out/eval-grounding.json
 	$(ROBOT) eval --suite references --episodes 120 --seed 6000 --camera ideal --json out/eval-references.json
 	$(ROBOT) eval --language all --episodes 500 --seed 30000000 --json out/eval-languages.json
