@@ -68,12 +68,13 @@ def bench_judge(
     """Judge endings made by hand in the plant. Exit code 1: one that is no success was called achieved."""
     from qwen2vl_robot.benchmarks.endings.suite import run_endings, summarise_endings
 
+    camera = camera or "ideal"
     began = time.perf_counter()
 
     def answer(results: Results) -> dict[str, Any]:
         endings = [ending for table in results for ending in table["endings"]]
         seconds = round(time.perf_counter() - began, 1)
-        head = {**provenance(), "seed": seed, "camera": camera or "ideal", "seconds": seconds}
+        head = {**provenance(), "seed": seed, "camera": camera, "seconds": seconds}
         return {**head, "totals": summarise_endings(endings)}
 
     found = gather(run_endings(tables, seed, processes, camera), "scenes", tables, answer=answer, json_file=json_file)

@@ -17,7 +17,7 @@ def bench_camera(
     live: Annotated[
         bool, typer.Option("--live", help="Have the arm move into view, with cameras off by 0, 5, 15 and 30 mm.")
     ] = False,
-    camera: CameraName = "ideal",
+    camera: CameraName = None,
     json_file: JsonFile = None,
 ) -> None:
     """Check rightly calibrated cameras by the arm in view. Exit code 1: one was called wrong, or with --live right."""

@@ -275,6 +275,8 @@ def _split_apart(view: LevelledView, body: Body, everything: Mask, bodies: list[
     Pieces on both sides of something nearer may be one thing that it hides in part. What is hidden counts as occupied.
     """
     count, labels = cv2.connectedComponents(body.segment.mask.astype(np.uint8), connectivity=8)
+    if count < 3:  # the background and one piece, which is measured already
+        return []
     pieces = [make_segment(view, labels == number) for number in range(1, count)]
     below = [b.best.solid for b in bodies]
     split = [measure(view, piece, everything, below) for piece in pieces if piece is not None]

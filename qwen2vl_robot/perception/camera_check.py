@@ -143,9 +143,10 @@ def check_camera(observation: Observation, profile: RobotProfile, kinematics: Ki
     points_m, normals = surfaces_of(kinematics).at(kinematics, observation.robot)
     shown_px = _visible(view, points_m, normals, np.eye(4))[1]
     is_shown = shown_px >= ENOUGH_PX
-    fit = _settle(view, points_m, normals, np.eye(4))[0] if is_shown else None
+    noise_ratio = patch_noise_ratio(view)
+    fit = _settle(view, points_m, normals, np.eye(4), noise_ratio)[0] if is_shown else None
     if fit is None or fit.share < _GOOD:
-        fit, found_px = _search(view, points_m, normals, fit)
+        fit, found_px = _search(view, points_m, normals, fit, noise_ratio)
         if not is_shown and (found_px < ENOUGH_PX or fit is None or fit.share < _SURELY):
             return CameraSeen(shown_px)
     if fit is None or fit.share < _LEAST:
@@ -241,10 +242,14 @@ def _measure(view: LevelledView, moved_m: Array) -> tuple[Array, Array]:
     return view.origin_m + found_m[:, None] * view.rays[row, column], found_m - depth_m
 
 
-def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _Fit | None:
-    """Fit shift and turn to depth (robust point-to-plane), from coarse to fine; None where next to nothing fits."""
+def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array, noise_ratio: float) -> _Fit | None:
+    """Fit shift and turn to depth (robust point-to-plane), from coarse to fine; None where next to nothing fits.
+
+    Args:
+        noise_ratio: of a patch of depth, see `patch_noise_ratio`.
+    """
     points_m, normals = thin(points_m), thin(normals)
-    E, noise_ratio = start, patch_noise_ratio(view)
+    E = start
     for gate_m in _GATES_M:
         moved_m, turned = transform(E, points_m), normals @ E[:3, :3].T
         pivot_m = moved_m.mean(axis=0)
@@ -270,7 +275,9 @@ def _fit(view: LevelledView, points_m: Array, normals: Array, start: Array) -> _
     return _Fit(E, float(np.arctan2(E[1, 0], E[0, 0])), share, pivot_m, covariance)
 
 
-def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | None) -> tuple[_Fit | None, int]:
+def _search(
+    view: LevelledView, points_m: Array, normals: Array, first: _Fit | None, noise_ratio: float
+) -> tuple[_Fit | None, int]:
     """Fit from several starts, the best of a grid, and return the best fit with the pixels that it explains.
 
     Another place needs clearly more to fit than the one that was published, and no fewer pixels than are enough: a few
@@ -278,7 +285,7 @@ def _search(view: LevelledView, points_m: Array, normals: Array, first: _Fit | N
     """
     fits: list[tuple[_Fit, int]] = []
     for start in _starts(view, points_m, normals):
-        fit, shown_px = _settle(view, points_m, normals, start)
+        fit, shown_px = _settle(view, points_m, normals, start, noise_ratio)
         if fit is not None and shown_px >= ENOUGH_PX:
             fits.append((fit, shown_px))
     if first is not None:
@@ -296,12 +303,14 @@ def _moved_m(fit: _Fit) -> float:
     return float(np.linalg.norm(transform(invert(fit.E), fit.pivot_m) - fit.pivot_m))
 
 
-def _settle(view: LevelledView, points_m: Array, normals: Array, start: Array) -> tuple[_Fit | None, int]:
+def _settle(
+    view: LevelledView, points_m: Array, normals: Array, start: Array, noise_ratio: float
+) -> tuple[_Fit | None, int]:
     """Fit what should show at a start, then what should show at that fit; also count the pixels of the latter."""
     fit, shown_px, E = None, 0, start
     for _ in range(2):
         shown, shown_px = _visible(view, points_m, normals, E)
-        fit = _fit(view, points_m[shown], normals[shown], E) if len(shown) else None
+        fit = _fit(view, points_m[shown], normals[shown], E, noise_ratio) if len(shown) else None
         if fit is None:
             break
         E = fit.E

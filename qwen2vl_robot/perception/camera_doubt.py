@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.perception.view import MOST_NOISE_RATIO, LevelledView, deviation_of
+from qwen2vl_robot.perception.view import MOST_NOISE_RATIO, LevelledView, deviation_of, table_ratio
 
 NOISE_M = 0.0015  # of one point's depth after smoothing, with what meshes and levelling leave
 _UNLIKE = 4.0  # times the variance that patches show: measured with cameras that err as a D435 does
 _PATCH_PX = 48  # as far as a stereo camera's errors are alike
-_NEAR_TABLE_M = 0.02  # depth of the table, and nothing else, says how it errs
 
 
 def pulls_of(normals: Array, arm_m: Array) -> Array:
@@ -23,9 +22,7 @@ def patch_noise_ratio(view: LevelledView) -> float:
     """Estimate the deviation of the mean depth of a patch, over its square, 1/m, by the patches of the table."""
     rows, columns = (size // _PATCH_PX for size in view.height_m.shape)
     part = np.s_[: rows * _PATCH_PX, : columns * _PATCH_PX]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off_m = view.height_m[part] / view.rays[part][..., 2]
-        ratio = np.where(np.abs(off_m) < _NEAR_TABLE_M, off_m / view.smooth_m[part] ** 2, np.nan)
+    ratio = table_ratio(view.height_m[part], view.rays[part], view.smooth_m[part])
     patches = ratio.reshape(rows, _PATCH_PX, columns, _PATCH_PX).swapaxes(1, 2).reshape(rows * columns, -1)
     mostly = np.isfinite(patches).mean(axis=1) > 0.5
     return deviation_of(np.nanmean(patches[mostly], axis=1)) if mostly.any() else MOST_NOISE_RATIO

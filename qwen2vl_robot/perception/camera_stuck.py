@@ -16,9 +16,7 @@ from qwen2vl_robot.messages import Observation
 from qwen2vl_robot.perception.surfaces import surfaces_of
 
 _STILL_RAD, _STILL_M = 0.002, 0.001  # of joints and gripper between two frames; more counts as moved
-_NOISY = (
-    0.05  # of the pixels; an arm that settles by less than `_STILL_RAD` changes fewer, noise of a sensor nearly all
-)
+_NOISY = 0.05  # of the pixels: an arm that settles by less than `_STILL_RAD` changes fewer, a sensor's noise nearly all
 _MOVED_M, _THERE_M, _POINTS = 0.05, 0.02, 100  # of the arm's surface that showed, and are elsewhere
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.perception.joining import same_material
+from qwen2vl_robot.perception.joining import largest_piece, same_material
 from qwen2vl_robot.perception.segments import Segment
 from qwen2vl_robot.perception.solids import (
     FOOT_RATIO,
@@ -222,12 +222,9 @@ def _footprint(fitter: Fitter, bottom_m: float, top_m: float) -> tuple[Array, in
         _look_up(fitter, np.column_stack([spots, np.full(len(spots), z)])) for z in (top_m, bottom_m)
     )
     inside = (upper | hidden_up) & (lower | hidden_low) & (upper | lower)
-    grid = inside.reshape(gx.shape).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(grid, connectivity=4)
-    if count < 2:
+    footprint = spots[largest_piece(inside.reshape(gx.shape)).ravel()]
+    if not len(footprint):
         return xy, 0
-    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    footprint = spots[(labels == largest).ravel()]
     return footprint, round(len(footprint) * step * step * 1e6)
 
 

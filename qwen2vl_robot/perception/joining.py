@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.perception.view import Float32, LevelledView
+from qwen2vl_robot.perception.view import Float32, LevelledView, Mask
 
 DEPTH_STEP_M = 0.012  # from one pixel to the next; a side wall seen from 75 deg above gives 5 mm
 _PATCH_PX = 80
@@ -27,6 +27,15 @@ def same_material(a_rgb: Array, b_rgb: Array) -> npt.NDArray[np.bool_]:
     is_dark = strong < 90.0
     near: npt.NDArray[np.bool_] = (off_line < 4.0 + 0.10 * weak) & ((strong < 2.7 * weak) | is_dark)
     return near
+
+
+def largest_piece(mask: Mask) -> Mask:
+    """Keep the largest connected piece of a mask (h, w); nothing of an empty one."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    if len(stats) < 2:
+        return mask
+    largest: Mask = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return largest
 
 
 def join(view: LevelledView, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:

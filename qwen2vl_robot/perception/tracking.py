@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from qwen2vl_robot.errors import PerceptionError
@@ -22,7 +21,7 @@ from qwen2vl_robot.perception.bodies import (
 )
 from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m
 from qwen2vl_robot.perception.grounding import place_in_gripper
-from qwen2vl_robot.perception.joining import same_material
+from qwen2vl_robot.perception.joining import largest_piece, same_material
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment
 from qwen2vl_robot.perception.solids import Solid, solid_of
 from qwen2vl_robot.perception.surroundings import Surroundings
@@ -216,19 +215,10 @@ def _cut(view: LevelledView, segment: Segment, owners: list[SceneObject]) -> lis
     for index in range(len(owners)):
         mask = np.zeros_like(segment.mask)
         mask[segment.mask] = nearest == index
-        part = make_segment(view, _largest_piece(mask))
+        part = make_segment(view, largest_piece(mask))  # at edges depth lies nearest to either thing
         if part is not None:
             parts.append(part)
     return parts
-
-
-def _largest_piece(mask: Mask) -> Mask:
-    """Keep the largest connected piece of a mask: at edges depth lies between two things, nearest to either."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    if len(stats) < 2:
-        return mask
-    largest: Mask = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    return largest
 
 
 def _distance_m(item: SceneObject, points_m: Array) -> Array:

@@ -163,11 +163,14 @@ def _noise_ratio(height_m: Float32, rays: Float32, smooth_m: Float32) -> float:
     It is bounded, so that what covers half of a table does not pass for its noise: beyond, noise counts as things.
     """
     part = np.s_[::_LEVEL_STEP_PX, ::_LEVEL_STEP_PX]
+    return deviation_of(table_ratio(height_m[part], rays[part], smooth_m[part]))
+
+
+def table_ratio(height_m: Float32, rays: Float32, smooth_m: Float32) -> Float32:
+    """By how much depth (h, w) of the table is off, over its square, 1/m; NaN where no table shows."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        off_m = height_m[part] / rays[part][..., 2]
-        table = np.abs(off_m) < _NEAR_TABLE_M
-        ratio = off_m[table] / smooth_m[part][table] ** 2
-    return deviation_of(ratio)
+        off_m = height_m / rays[..., 2]
+        return np.where(np.abs(off_m) < _NEAR_TABLE_M, off_m / smooth_m**2, np.float32(np.nan)).astype(np.float32)
 
 
 def deviation_of(ratio: Float32) -> float:

@@ -59,16 +59,10 @@ def _difference(before: CameraFrame, after: CameraFrame, region_m: npt.NDArray[n
 
 def _is_in(frame: CameraFrame, region_m: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Mark the pixels that show something in a region, and those without depth, which may."""
-    k, T, z_m = frame.intrinsics, frame.T_base_camera, frame.depth_m
-    x = ((np.arange(k.width_px) - k.cx_px) / k.fx_px).astype(np.float32)
-    y = ((np.arange(k.height_px) - k.cy_px) / k.fy_px).astype(np.float32)[:, None]
-    inside = np.ones(z_m.shape, bool)
-    for axis, (low_m, high_m) in enumerate(region_m.T):
-        R = T[axis, :3].astype(np.float32)
-        at_m = (R[0] * x + R[1] * y + R[2]) * z_m + np.float32(T[axis, 3])
-        with np.errstate(invalid="ignore"):
-            inside &= ~((at_m < low_m) | (at_m > high_m))
-    return inside
+    points_m = frame.points_base_m()
+    with np.errstate(invalid="ignore"):
+        outside: npt.NDArray[np.bool_] = ((points_m < region_m[0]) | (points_m > region_m[1])).any(axis=-1)
+    return ~outside
 
 
 def _moved(was_m: npt.NDArray[np.float32], is_m: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
