@@ -55,7 +55,7 @@ format: $(READY) ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the figures of README; writes out/eval-*.json (about 70 minutes)
+bench: $(READY) ## the figures of README; writes out/*.json and a page of them, out/results.html (about 70 minutes)
 	@mkdir -p out
 	$(ROBOT) eval --suite tabletop --episodes $(EPISODES) --seed $(SEED) --planner truth --json out/eval-truth.json
 	$(ROBOT) eval --suite tabletop --episodes 100 --seed 5000 --planner checkpoint --camera ideal --json out/eval-5000.json
@@ -64,6 +64,7 @@ bench: $(READY) ## the figures of README; writes out/eval-*.json (about 70 minut
 	$(ROBOT) eval --language all --episodes 500 --seed 30000000 --json out/eval-languages.json
 	$(ROBOT) bench hazards --json out/hazards.json
 	$(ROBOT) bench validation --json out/validation.json
+	$(ROBOT) results page out --out out/results.html
 
 fuzz: $(READY) ## 100,000 malformed inputs against everything that reads them, the validator and the gate (about 5 minutes)
 	$(BIN)/python -m tests.fuzz 100000

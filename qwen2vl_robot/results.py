@@ -79,18 +79,22 @@ def _is_same_file(descriptor: int, file: Path) -> bool:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write one JSON document; where that fails, what the file held before is still there.
+    """Write one JSON document, as `write_text`."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text; where that fails, what the file held before is still there.
 
     Raises:
         UnsavedError: the disk is full, the folder is read-only ...
     """
-    data = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
     target = path.resolve()
     is_device = target.exists() and not target.is_file()  # /dev/stdout and the like are written, never replaced
     part = target if is_device else target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
+        part.write_bytes(text.encode())
         if not is_device:
             os.replace(part, target)
     except OSError as error:

@@ -11,7 +11,8 @@ import pytest
 
 _DOMAIN = 55
 _MULTICAST_PORT = 7400 + 250 * _DOMAIN  # of discovery, by the RTPS specification
-_TRACING = "<CycloneDDS><Domain><Tracing><Verbosity>warning</Verbosity></Tracing></Domain></CycloneDDS>"
+_TRACING = """<CycloneDDS><Domain><Tracing><Verbosity>warning</Verbosity><OutputFile>stderr</OutputFile></Tracing>
+</Domain></CycloneDDS>"""
 _MULTICAST = "<CycloneDDS><Domain><General><AllowMulticast>true</AllowMulticast></General></Domain></CycloneDDS>"
 _COMMENTED = "<CycloneDDS><!-- <NetworkInterface name='eth0'/> --></CycloneDDS>"
 _NAMED = """<CycloneDDS><Domain><General><Interfaces><NetworkInterface autodetermine='true'/></Interfaces></General>
