@@ -21,15 +21,15 @@ CLEAR, FEW, ROUND = 2, 10, 186  # seeds: much of the arm, nothing of it, and onl
 
 
 @lru_cache(maxsize=8)
-def look(seed: int) -> tuple[Observation, Array]:
+def look(seed: int, camera: str | None = None) -> tuple[Observation, Array]:
     """What a scene shows, and the camera's true pose."""
-    with PlantProcess(SCENE, seed) as plant:
+    with PlantProcess(SCENE, seed, camera=camera) as plant:
         return Observation(plant.link.capture(), plant.link.state()), plant.truth.T_base_camera()
 
 
-def displaced(seed: int, off: Array) -> Observation:
+def displaced(seed: int, off: Array, camera: str | None = None) -> Observation:
     """The scene, seen by a camera whose published pose is off by a pose (4, 4) in the base frame."""
-    observation, T_true = look(seed)
+    observation, T_true = look(seed, camera)
     return replace(observation, frame=replace(observation.frame, T_base_camera=off @ T_true))
 
 
@@ -135,3 +135,30 @@ def test_the_triangles_of_a_primitive_lie_on_it_and_face_outwards() -> None:
     normals = np.cross(b - a, c - a)
     assert np.linalg.norm(normals, axis=1).sum() / 2 == pytest.approx(2 * (0.02 + 0.03 + 0.06))
     assert (np.einsum("ij,ij->i", normals, a) > 0).all()
+
+
+@pytest.mark.parametrize("seed", [508, 509])
+def test_the_outline_in_colour_tells_what_a_stereo_cameras_depth_leaves_open(seed: int) -> None:
+    """By depth alone a camera that errs as a D435 does, and is turned by 12 degrees about the base, passed here."""
+    assert not check_camera(look(seed, "d435")[0], PROFILE, KINEMATICS).is_off
+    for degrees in (-12.0, 12.0):
+        seen = check_camera(displaced(seed, make_pose(np.zeros(3), rotation_z(np.deg2rad(degrees))), "d435"), PROFILE, KINEMATICS)
+        assert seen.is_off
+        assert np.rad2deg(seen.turn_rad) == pytest.approx(degrees, abs=2.0)
+
+
+def test_edges_that_are_not_the_arms_accuse_no_camera() -> None:
+    """A table full of lines and an arm in stripes: the outline is lost among them, and depth alone speaks."""
+    observation = look(508, "d435")[0]
+    rows, columns = np.indices(observation.frame.depth_m.shape)
+    for period_px in (5, 9, 16, 31):
+        lines = ((rows + columns) // period_px % 2 * 200 + 20).astype(np.uint8)
+        frame = replace(observation.frame, rgb=np.repeat(lines[..., None], 3, axis=2))
+        assert not check_camera(replace(observation, frame=frame), PROFILE, KINEMATICS).is_off
+
+
+def test_a_picture_without_edges_leaves_the_camera_unchecked() -> None:
+    observation = look(508, "d435")[0]
+    grey = np.full_like(observation.frame.rgb, 128)
+    seen = check_camera(replace(observation, frame=replace(observation.frame, rgb=grey)), PROFILE, KINEMATICS)
+    assert not seen.is_checked and not seen.is_off

@@ -6,7 +6,7 @@ about the vertical. Those show on the arm: its links, placed by the joints, are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -21,11 +21,13 @@ from qwen2vl_robot.messages import Intrinsics, Observation
 from qwen2vl_robot.perception.camera_doubt import (
     NOISE_M,
     covariance_of,
+    how_sure,
     patch_noise_ratio,
     patches_of,
     pulls_of,
     slant_of,
 )
+from qwen2vl_robot.perception.camera_outline import fit_outline
 from qwen2vl_robot.perception.surfaces import surfaces_of
 from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
@@ -48,6 +50,7 @@ _LEAST_POINTS = 30
 _PRIOR = np.diag([0.15**-2, 0.15**-2, 0.1**-2])  # a camera is rarely further off, m and rad: what does not show is 0
 _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
+_CONTRADICTS = 25.0  # squared deviations, of three that are measured twice
 _FAR_M = 0.06  # a point that is off by this much or more does not fit at all
 
 
@@ -79,8 +82,13 @@ class CameraSeen:
         """Whether the camera is surely not where its calibration says."""
         if self.size_m is None or not self.size_m > LIMIT_M:
             return False
-        is_known = self.unsure_m <= UNSURE_M or self.size_m > LIMIT_M + _SURELY_OFF * self.unsure_m
+        is_known = self.unsure_m <= UNSURE_M or self.is_surely_off
         return self.off_m is None or is_known or self.sure_m > LIMIT_M
+
+    @property
+    def is_surely_off(self) -> bool:
+        """Whether the camera is off by so much that no doubt about the direction matters."""
+        return self.size_m is not None and self.size_m > LIMIT_M + _SURELY_OFF * self.unsure_m
 
     @property
     def is_checked(self) -> bool:
@@ -151,9 +159,18 @@ def check_camera(observation: Observation, profile: RobotProfile, kinematics: Ki
             return CameraSeen(shown_px)
     if fit is None or fit.share < _LEAST:
         return CameraSeen(shown_px, size_m=np.inf)
-    area_m = work_area_m(profile)
+    T_base_camera, area_m = observation.frame.T_base_camera, work_area_m(profile)
+    seen = _seen(view, fit, T_base_camera, area_m, shown_px)
+    if seen.is_checked:
+        return seen
+    closer = _seen(view, _with_outline(view, points_m, fit), T_base_camera, area_m, shown_px)
+    return closer if closer.is_surely_off else seen  # the outline is not exact enough to confirm a camera
+
+
+def _seen(view: LevelledView, fit: _Fit, T_base_camera: Array, area_m: Array, shown_px: int) -> CameraSeen:
+    """Compute what a fit means at the work place, for a camera that was published at a pose."""
     T_true = invert(fit.E) @ view.T_base_camera
-    moved_m = transform(observation.frame.T_base_camera @ invert(T_true), area_m) - area_m
+    moved_m = transform(T_base_camera @ invert(T_true), area_m) - area_m
     size_m = float(np.sqrt((moved_m**2).sum(axis=1).mean()))
     off_m = moved_m.mean(axis=0)
     variance, unsure_m, axes = how_sure(fit.covariance, area_m.mean(axis=0) - fit.pivot_m)
@@ -167,19 +184,6 @@ def work_area_m(profile: RobotProfile) -> Array:
     x_m, y_m = profile.workspace.max_m[0], profile.workspace.max_m[1]
     corners = [(x * x_m, y * y_m, 0.0) for x in _WORK_X for y in (-_WORK_Y, _WORK_Y)]
     return np.array([*corners, np.mean(corners, axis=0)])
-
-
-def how_sure(covariance: Array, arm_m: Array) -> tuple[Array, float, Array]:
-    """Return the variances (2,) of where a fit puts a point, the largest deviation, and their axes (2, 2).
-
-    Args:
-        covariance: (3, 3) of shift and turn.
-        arm_m: (3,) from where the turn is about to the point.
-    """
-    J = np.array([[1.0, 0.0, -arm_m[1]], [0.0, 1.0, arm_m[0]]])
-    variance, axes = np.linalg.eigh(J @ covariance @ J.T)
-    variance = np.maximum(variance, 0.0)
-    return variance, float(np.sqrt(variance[-1])), axes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,6 +300,18 @@ def _search(
     best = max((f.share for f, _ in fits), default=0.0)
     alike = [(f, px) for f, px in fits if f.share > best - _ALIKE]
     return min(alike, key=lambda f: _moved_m(f[0]), default=(None, 0))
+
+
+def _with_outline(view: LevelledView, points_m: Array, fit: _Fit) -> _Fit:
+    """Add what the arm's outline in colour says to a fit to depth, unless the two contradict each other."""
+    seen = fit_outline(view, transform(fit.E, points_m), fit.pivot_m)
+    if seen is None or seen.x @ np.linalg.solve(fit.covariance + seen.covariance, seen.x) > _CONTRADICTS:
+        return fit
+    information = np.linalg.inv(seen.covariance)
+    covariance = np.linalg.inv(np.linalg.inv(fit.covariance) + information)
+    x = covariance @ information @ seen.x
+    E = _turned(float(x[2]), fit.pivot_m, x[:2]) @ fit.E
+    return replace(fit, E=E, turn_rad=float(np.arctan2(E[1, 0], E[0, 0])), covariance=covariance)
 
 
 def _moved_m(fit: _Fit) -> float:

@@ -56,3 +56,16 @@ def covariance_of(normal: Array, pulls: Array, doubts: Array, pixels: npt.NDArra
     spread = _UNLIKE * sums.T @ sums * (count / max(count - 3, 0.1)) + noises.T @ noises + prior
     covariance: Array = inverse @ spread @ inverse + inverse * NOISE_M**2
     return covariance
+
+
+def how_sure(covariance: Array, arm_m: Array) -> tuple[Array, float, Array]:
+    """Return the variances (2,) of where a fit puts a point, the largest deviation, and their axes (2, 2).
+
+    Args:
+        covariance: (3, 3) of shift and turn.
+        arm_m: (3,) from where the turn is about to the point.
+    """
+    J = np.array([[1.0, 0.0, -arm_m[1]], [0.0, 1.0, arm_m[0]]])
+    variance, axes = np.linalg.eigh(J @ covariance @ J.T)
+    variance = np.maximum(variance, 0.0)
+    return variance, float(np.sqrt(variance[-1])), axes

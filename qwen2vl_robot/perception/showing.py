@@ -6,8 +6,8 @@ import numpy as np
 
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import CameraFrame, RobotState
-from qwen2vl_robot.perception.camera_check import front_of, how_sure, thin, work_area_m
-from qwen2vl_robot.perception.camera_doubt import covariance_of, pulls_of
+from qwen2vl_robot.perception.camera_check import front_of, thin, work_area_m
+from qwen2vl_robot.perception.camera_doubt import covariance_of, how_sure, pulls_of
 from qwen2vl_robot.perception.surfaces import surfaces_of
 
 _DEPTH_M = 0.0015  # by which a patch of depth errs as a whole; it ranks poses, nothing is decided by it
