@@ -28,7 +28,7 @@ from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, TaskReport
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import cameras_of
+from qwen2vl_robot.nodes.graph_cameras import cameras_of
 from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.jumps import Jumps

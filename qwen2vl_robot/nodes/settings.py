@@ -46,6 +46,10 @@ class Settings(Strict):
         description="each camera's prefix of image, depth and camera_info, such as front/; the first one is planned on",
     )
     compressed: bool = Field(default=False, description="subscribe to image/compressed instead of image")
+    compressed_depth: bool = Field(default=False, description="subscribe to depth/compressedDepth instead of depth")
+    pictures: Literal["by_name", "raw", "rectified"] = Field(
+        default="by_name", description="which pictures image and depth carry; by_name: as the topics' names say"
+    )
     calibrations: tuple[_Text, ...] = Field(
         default=("",),
         max_length=PICTURES,
