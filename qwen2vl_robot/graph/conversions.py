@@ -162,8 +162,14 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))
     width_m = sum(positions[n][0] for n in profile.gripper.joints)
-    if not np.isfinite([*q, *dq, width_m]).all():
-        raise ObservationError("joint_states: a position or velocity is not finite", reason=ObservationReason.NO_STATE)
+    given = [(f"position of {n}", positions[n][0]) for n in (*names, *profile.gripper.joints)]
+    given += [(f"velocity of {n}", v) for n, v in zip(names, dq, strict=True) if math.isfinite(positions[n][0])]
+    unknown = [f"{what} is {v}" for what, v in given if not math.isfinite(v)]
+    if unknown:
+        raise ObservationError(
+            f"joint_states: the {', the '.join(unknown)}; does its hardware interface send one?",
+            reason=ObservationReason.NO_STATE,
+        )
     return RobotState(stamp_ns, read_only(q), read_only(dq), width_m)
 
 
