@@ -79,7 +79,8 @@ def description(data: bytes) -> bool:
         joints = read_joints(data.decode("utf-8", "replace"))
     except BadInputError as error:
         return not str(error).isprintable()
-    return not all(np.isfinite([j.lower, j.upper, j.velocity, j.effort]).all() for j in joints.values())
+    limits = [[j.lower, j.upper, *([] if j.is_continuous else [j.velocity, j.effort])] for j in joints.values()]
+    return not all(np.isfinite(each).all() for each in limits)
 
 
 def sound(data: bytes) -> bool:

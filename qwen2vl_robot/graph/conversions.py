@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.bounds import JOINTS, shown
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.description import prefix_of
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, read_only, rotation_from_quat
 from qwen2vl_robot.graph.interface import Message, MessageMaker
@@ -156,8 +157,9 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
     names = [j.name for j in profile.joints]
     missing = [n for n in (*names, *profile.gripper.joints) if n not in positions]
     if missing:
+        received = f"; received {shown(', '.join(sorted(positions))) or 'none'}"
         raise ObservationError(
-            f"joint_states: {', '.join(missing)} missing; received {shown(', '.join(sorted(positions))) or 'none'}",
+            f"joint_states: {', '.join(missing)} missing{prefix_of(names, positions) or received}",
             reason=ObservationReason.NO_STATE,
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))

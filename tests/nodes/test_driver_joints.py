@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import Message
@@ -18,6 +20,7 @@ from qwen2vl_robot.nodes.joints import JointStates
 from tests.cells import PROFILE
 from tests.graph.drivers import joint_state
 from tests.nodes.local_graph import LocalGraph
+from tests.test_driver_descriptions import GEN3, profile_of, urdf
 
 ARM = [joint.name for joint in PROFILE.joints]
 FINGERS = list(PROFILE.gripper.joints)
@@ -55,13 +58,13 @@ class Driver:
 
 
 def listened(
-    drivers: Sequence[Driver], seconds: float = 1.0, max_gripper_age_s: float = 0.5
+    drivers: Sequence[Driver], seconds: float = 1.0, profile: RobotProfile = PROFILE
 ) -> tuple[JointStates, Health, int]:
     """Let drivers publish for a time, in steps of a millisecond of the graph's clock."""
     graph = LocalGraph()
     graph.foreign_publishers["joint_states"] = len(drivers) - 1
     health = Health(graph, hardware_id="arm", facts=dict)
-    joints = JointStates(graph, PROFILE, health)
+    joints = JointStates(graph, profile, health)
     begin_ns = graph.now_ns()
     publisher = graph.publisher(interface.JOINT_STATES)
     for step in range(round(seconds * 1000) + 1):
@@ -205,3 +208,38 @@ def test_fingers_that_close_at_full_speed_are_no_leap() -> None:
     closing = Driver(FINGERS, 5, lambda s: [max(0.0, 0.04 - share_mps * s)] * 2)
     joints, _, _ = listened([Driver(ARM, 100, lambda s: HOME), closing], seconds=0.6)
     assert joints.latest().gripper_width_m < 0.08
+
+
+def gen3(first: Callable[[float], float], hz: float = 100) -> Driver:
+    """kortex_driver's joint_states, of which joint_1 turns without end; it sends no velocity here."""
+    names = [*(name for name, *_ in GEN3), "left_joint", "right_joint"]
+    return Driver(names, hz, lambda s: [first(s), *[0.0] * 6, 0.02, 0.02])
+
+
+def test_a_joint_without_end_that_is_wrapped_by_its_driver_is_no_leap(tmp_path: Path) -> None:
+    profile = profile_of(tmp_path, GEN3, urdf(GEN3))
+    driver = gen3(lambda s: math.remainder(3.1 + 0.3 * s, math.tau))
+    joints, health, _ = listened([driver], seconds=0.2, profile=profile)
+    assert joints.latest().q_rad[0] == pytest.approx(3.16 - math.tau, abs=0.01)
+    assert joints.latest().dq_radps[0] == pytest.approx(0.3, abs=0.01), "not a turn in 10 ms"
+    assert "joint_states" not in health.problems()
+
+
+@pytest.mark.parametrize(("at_rad", "back_rad"), [(7.0, -6.283), (-9.0, 6.283), (16.0, -18.850)])
+def test_a_joint_without_end_that_is_whole_turns_away_says_how_to_turn_it(
+    at_rad: float, back_rad: float, tmp_path: Path
+) -> None:
+    """A controller that counts turns would go all the way back to a goal within one turn."""
+    profile = profile_of(tmp_path, GEN3, urdf(GEN3))
+    joints, health, _ = listened([gen3(lambda s: at_rad)], seconds=0.1, profile=profile)
+    text = f"joint_1 is at {at_rad:.3f} rad, the robot file allows -3.142 to 3.142; turn it by {back_rad:.3f} rad"
+    assert text in health.problems()["joint_states"].text
+    assert joints.newest() is None
+
+
+def test_a_prefix_of_joints_is_named() -> None:
+    driver = Driver([f"left_{name}" for name in BOTH], 100, still)
+    _, health, _ = listened([driver], seconds=0.1)
+    text = health.problems()["joint_states"].text
+    assert f"{ARM[0]}, {ARM[1]}" in text
+    assert "all of them have the prefix 'left_' there" in text
