@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qwen2vl_robot.bounds import BODIES, JOINTS, URDF_CHARS, shown
 from qwen2vl_robot.complaints import complaint
-from qwen2vl_robot.description import compose, fill_limits, find_urdf, mesh_digests
+from qwen2vl_robot.description import compose, fill_limits, find_urdf
 from qwen2vl_robot.documents import is_file, read_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.sides import SeenFrom
+from qwen2vl_robot.urdf_files import mesh_digests, usable_urdf
 
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -208,12 +209,11 @@ class RobotProfile(Strict):
         Raises:
             BadInputError: a URDF or a mesh is missing.
         """
-        path = find_urdf(self.urdf, self.name)
-        mount = self.gripper_mount
+        path, mount = find_urdf(self.urdf, self.name), self.gripper_mount
         if mount is None:
-            return path
+            return usable_urdf(path)
         gripper = find_urdf(mount.urdf, self.name)
-        return compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad)
+        return usable_urdf(compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad))
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from qwen2vl_robot import film
 from qwen2vl_robot.demo import DemoScene
-from qwen2vl_robot.graph.conversions import rgb_from_image
+from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
 from qwen2vl_robot.nodes.watch import FILM_HOLD, DemoClient, run_node, small_picture, supervisor_command, wait_for

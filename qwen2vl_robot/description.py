@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 import os
-import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen2vl_robot.bounds import MESH_BYTES, URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS, YAML_BYTES, shown
-from qwen2vl_robot.documents import is_file, read_file, read_text
+from qwen2vl_robot.bounds import YAML_BYTES, shown
+from qwen2vl_robot.documents import is_file, read_text
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.resources import data_root, resolve
+from qwen2vl_robot.urdf_files import find_meshes, keep_urdf, parse_urdf, read_urdf
 
 if TYPE_CHECKING:
     from qwen2vl_robot.config import RobotProfile
@@ -24,29 +22,35 @@ if TYPE_CHECKING:
 LIVE = "robot_description"  # a robot file's `urdf` where the robot publishes its own
 _LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # an environment variable, so that the workers see it too
 _SLACK = 1e-3  # files round their limits differently
-_MOVES = ("revolute", "prismatic")
+_MOVES = ("revolute", "prismatic", "continuous")
 # Field of config.JointLimits → field of `UrdfJoint`.
 _OF_URDF = {"lower_rad": "lower", "upper_rad": "upper", "velocity_radps": "velocity", "effort_nm": "effort"}
 
 
 @dataclass(frozen=True, slots=True)
 class UrdfJoint:
-    """A URDF's limits of a moving joint: rad, rad/s and N m, for a prismatic joint m, m/s and N."""
+    """A URDF's limits of a moving joint: rad, rad/s and N m, for a prismatic joint m, m/s and N.
+
+    Attributes:
+        is_continuous: whether it turns without end; its limits are then those of one turn, -pi to pi, and a velocity or
+            an effort that the URDF leaves out is infinite.
+    """
 
     name: str
     lower: float
     upper: float
     velocity: float
     effort: float
+    is_continuous: bool = False
 
 
 def read_joints(urdf: str) -> dict[str, UrdfJoint]:
-    """Read every revolute and prismatic joint, by name.
+    """Read every revolute, prismatic and continuous joint, by name.
 
     Raises:
         BadInputError: not a URDF, or a limit is missing or not a finite number.
     """
-    root = _parse(urdf)
+    root = parse_urdf(urdf)
     return {j.name: j for item in root.findall("joint") if item.get("type") in _MOVES for j in [_joint(item)]}
 
 
@@ -76,10 +80,9 @@ def take_live(urdf: str) -> None:
     Raises:
         BadInputError: not a URDF, or one of its meshes is not installed here.
     """
-    root = _parse(urdf)
-    for mesh in root.iter("mesh"):
-        mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), Path.cwd())))
-    os.environ[_LIVE_PATH] = str(_keep(root))
+    root = parse_urdf(urdf)
+    find_meshes(root, Path.cwd())
+    os.environ[_LIVE_PATH] = str(keep_urdf(root))
 
 
 def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
@@ -114,10 +117,9 @@ def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], 
     Raises:
         BadInputError: one of them is no URDF, a mesh is missing, or the arm lacks the link.
     """
-    root, hand = (_parse(read_urdf(path)) for path in (arm, gripper))
+    root, hand = (parse_urdf(read_urdf(path)) for path in (arm, gripper))
     for tree, path in ((root, arm), (hand, gripper)):
-        for mesh in tree.iter("mesh"):
-            mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), path.parent)))
+        find_meshes(tree, path.parent)
     links = [item.get("name") for item in root.findall("link")]
     if parent_link not in links:
         raise BadInputError(f"{arm} has no link {parent_link!r}; it has {shown(', '.join(map(str, links)))}")
@@ -130,77 +132,21 @@ def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], 
     ElementTree.SubElement(joint, "child", link=base)
     ElementTree.SubElement(joint, "origin", xyz=" ".join(map(str, xyz_m)), rpy=" ".join(map(str, rpy_rad)))
     root.extend(item for item in hand if item.tag in ("link", "joint"))
-    return _keep(root)
+    return keep_urdf(root)
 
 
-def _mesh_path(reference: str, folder: Path) -> Path:
-    """Find a mesh beside its URDF or in the share folder of an installed ROS package."""
-    name = reference.removeprefix("file://").removeprefix("package://")
-    shares = [Path(p) / "share" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    for place in (folder, *shares):
-        if is_file(place / name):
-            return (place / name).resolve()
-    raise BadInputError(f"mesh {shown(reference)}: not found beside the URDF nor in {_shown(shares)}")
+def prefix_of(needed: Iterable[str], found: Iterable[str]) -> str:
+    """Say with which prefix all needed names were found, "" where there is none.
 
-
-def mesh_digests(urdf: Path) -> tuple[str, ...]:
-    """Compute the SHA-256 of each collision mesh of a URDF, in its order; "" for a missing one."""
-    digests = []
-    for reference in _collision_meshes(urdf):
-        try:
-            path = _mesh_path(reference, urdf.parent)
-            stat = path.stat()
-            digests.append(_file_digest(path, stat.st_mtime_ns, stat.st_size))
-        except (BadInputError, OSError):
-            digests.append("")  # loading the robot reports what is wrong
-    return tuple(digests)
-
-
-def check_meshes(urdf: Path) -> None:
-    """Check a URDF, and that every collision mesh of it is there.
-
-    Raises:
-        BadInputError: not a URDF within the bounds, or a mesh is missing or too large.
+    >>> prefix_of(["joint1", "joint2"], ["left_joint2", "left_joint1", "joint9"])
+    "; all of them have the prefix 'left_' there: write them so in the robot file"
     """
-    for reference in _collision_meshes(urdf):
-        if _mesh_path(reference, urdf.parent).stat().st_size > MESH_BYTES:
-            raise BadInputError(f"mesh {shown(reference)}: more than {MESH_BYTES} bytes")
-
-
-def _collision_meshes(urdf: Path) -> tuple[str, ...]:
-    stat = urdf.stat()
-    return _read_meshes(urdf, stat.st_mtime_ns, stat.st_size)
-
-
-# A robot's digest is computed often, so each version of a file is read once.
-
-
-@functools.lru_cache(maxsize=16)
-def _read_meshes(urdf: Path, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
-    tree = _parse(read_urdf(urdf))
-    return tuple(mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh"))
-
-
-@functools.lru_cache(maxsize=256)
-def _file_digest(path: Path, mtime_ns: int, size_bytes: int) -> str:
-    return hashlib.sha256(read_file(path, MESH_BYTES)).hexdigest()
-
-
-def _shown(shares: list[Path]) -> str:
-    return ", ".join(map(str, shares)) or "AMENT_PREFIX_PATH, which is empty"
-
-
-def _keep(root: ElementTree.Element) -> Path:
-    """Write a URDF to the user's cache, named by its hash, and return its path."""
-    text = ElementTree.tostring(root)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{hashlib.sha256(text).hexdigest()[:24]}.urdf"
-    if not path.is_file() or path.read_bytes() != text:
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    return path
+    needed, found = list(needed), set(found)
+    for name in sorted(found):
+        prefix = name.removesuffix(needed[0]) if needed else name
+        if prefix not in ("", name) and all(prefix + each in found for each in needed):
+            return f"; all of them have the prefix {shown(prefix)!r} there: write them so in the robot file"
+    return ""
 
 
 def check_description(urdf: str, profile: RobotProfile) -> None:
@@ -209,13 +155,16 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     Raises:
         BadInputError: joints or links of the file are missing, or the file allows wider limits than the robot.
     """
-    root, joints = _parse(urdf), read_joints(urdf)
+    root, joints = parse_urdf(urdf), read_joints(urdf)
     links = {item.get("name") for item in root.findall("link")}
     needed = {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
     missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
     missing += [f"link {n}" for n in sorted(needed) if n not in links]
     if missing:
-        raise BadInputError(f"it has no {shown(', no '.join(missing))}; the robot file of {profile.name} needs them")
+        prefix = prefix_of([j.name for j in profile.joints], joints)
+        raise BadInputError(
+            f"it has no {shown(', no '.join(missing))}; the robot file of {profile.name} needs them{prefix}"
+        )
     for ours in profile.joints:
         theirs = joints[ours.name]
         for what, given, allowed in (
@@ -227,62 +176,12 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
                 raise BadInputError(f"{ours.name}: the robot file allows {what} {given:g}, the robot {allowed:g}")
 
 
-def read_urdf(path: Path) -> str:
-    """Read a URDF's text.
-
-    Raises:
-        BadInputError: it cannot be read, or is too large.
-    """
-    return read_text(path, URDF_CHARS)
-
-
-def links_with(urdf: Path, part: str) -> tuple[str, ...]:
-    """The names of a URDF's links that have a part such as "collision".
-
-    Raises:
-        BadInputError: not a URDF.
-    """
-    return tuple(str(link.get("name")) for link in _parse(read_urdf(urdf)).iter("link") if link.find(part) is not None)
-
-
-def _parse(urdf: str) -> ElementTree.Element:
-    if len(urdf) > URDF_CHARS:
-        raise BadInputError(f"a URDF of {len(urdf)} characters; allowed up to {URDF_CHARS}")
-    if "<!ENTITY" in urdf:
-        raise BadInputError("a URDF must not have entity declarations")
-    try:
-        root: ElementTree.Element = ElementTree.fromstring(urdf, ElementTree.XMLParser(target=_Tree()))
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        raise BadInputError(f"not a URDF: no XML (line {line}, column {column})") from error
-    except ValueError as error:  # characters that no encoding has
-        raise BadInputError("not a URDF: no XML") from error
-    if root.tag != "robot":
-        raise BadInputError("not a URDF: its root is not <robot>")
-    return root
-
-
-class _Tree(ElementTree.TreeBuilder):
-    """Builds a tree and gives up on a deep or a wide one while it grows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._depth = self._elements = 0
-
-    def start(self, tag: Any, attributes: Any, /) -> Any:
-        self._depth, self._elements = self._depth + 1, self._elements + 1
-        if self._depth > URDF_DEPTH or self._elements > URDF_ELEMENTS:
-            raise BadInputError(f"a URDF may have {URDF_ELEMENTS} elements, {URDF_DEPTH} deep")
-        return super().start(tag, attributes)
-
-    def end(self, tag: str, /) -> Any:
-        self._depth -= 1
-        return super().end(tag)
-
-
 def _joint(item: ElementTree.Element) -> UrdfJoint:
     name, limit = item.get("name", ""), item.find("limit")
+    is_continuous = item.get("type") == "continuous"
     if limit is None:
+        if is_continuous:
+            return UrdfJoint(name, -math.pi, math.pi, math.inf, math.inf, is_continuous)
         raise BadInputError(f"joint {shown(name)}: no <limit>")
     try:
         lower, upper = (float(limit.get(k, "0")) for k in ("lower", "upper"))
@@ -291,4 +190,6 @@ def _joint(item: ElementTree.Element) -> UrdfJoint:
         raise BadInputError(f"joint {shown(name)}: {shown(error)}") from error
     if not all(math.isfinite(v) for v in (lower, upper, velocity, effort)):
         raise BadInputError(f"joint {shown(name)}: lower, upper, velocity and effort must be finite numbers")
-    return UrdfJoint(name, lower, upper, velocity, effort)
+    if is_continuous:
+        lower, upper = -math.pi, math.pi
+    return UrdfJoint(name, lower, upper, velocity, effort, is_continuous)

@@ -10,9 +10,9 @@ import numpy as np
 import pinocchio
 
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.description import check_meshes
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
+from qwen2vl_robot.urdf_files import check_meshes
 
 _ROUND_SIDES = 24  # a round collision shape becomes a prism with this many sides that encloses it
 

@@ -23,14 +23,12 @@ from qwen2vl_robot.description import read_joints
 from qwen2vl_robot.documents import parse_json, parse_yaml
 from qwen2vl_robot.errors import BadInputError, ObservationError, PlannerError
 from qwen2vl_robot.graph.conversions import (
-    depth_from_image,
-    intrinsics_from_info,
     joints_from_message,
     pose_from_transform,
-    rgb_from_compressed,
-    rgb_from_image,
     state_from_joints,
 )
+from qwen2vl_robot.graph.lens import lens_from_info, rectify_depth
+from qwen2vl_robot.graph.pictures import depth_from_image, rgb_from_compressed, rgb_from_image
 from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
 from qwen2vl_robot.nodes.voice import open_sound
 from qwen2vl_robot.planner.reply import parse_reply
@@ -81,7 +79,8 @@ def description(data: bytes) -> bool:
         joints = read_joints(data.decode("utf-8", "replace"))
     except BadInputError as error:
         return not str(error).isprintable()
-    return not all(np.isfinite([j.lower, j.upper, j.velocity, j.effort]).all() for j in joints.values())
+    limits = [[j.lower, j.upper, *([] if j.is_continuous else [j.velocity, j.effort])] for j in joints.values()]
+    return not all(np.isfinite(each).all() for each in limits)
 
 
 def sound(data: bytes) -> bool:
@@ -100,9 +99,9 @@ def messages(data: bytes) -> bool:
     """Camera, arm and tf: what is taken over is finite, and as large as it says."""
     take = _Bytes(data)
     calls: tuple[Callable[[], bool], ...] = (
-        lambda: rgb_from_image(_image(take, ("rgb8", "bgra8", "mono8", "yuv"))).shape[2] != 3,
+        lambda: rgb_from_image(_image(take, ("rgb8", "mono16", "yuyv", "bayer_rggb16", "yuv"))).shape[2] != 3,
         lambda: bool(np.isinf(depth_from_image(_image(take, ("32FC1", "16UC1", "8UC1")))).any()),
-        lambda: not np.isfinite(intrinsics_from_info(_info(take)).fx_px),
+        lambda: _is_wild_lens(_info(take)),
         lambda: not np.isfinite(pose_from_transform(_transform(take))).all(),
         lambda: not np.isfinite(state_from_joints(joints_from_message(_joints(take)), PROFILE, 0).q_rad).all(),
         lambda: _is_wild(_trajectory(take)),
@@ -112,6 +111,13 @@ def messages(data: bytes) -> bool:
             return calls[take.below(len(calls))]()
     except (ObservationError, BadInputError) as error:
         return not str(error).isprintable()
+
+
+def _is_wild_lens(info: Any) -> bool:
+    lens = lens_from_info(info)
+    depth_m = np.ones(lens.size_px[::-1], dtype=np.float32)
+    rectified_m = rectify_depth(depth_m, lens, "raw")
+    return rectified_m.shape != depth_m.shape or not np.isfinite(lens.rectified.fx_px)
 
 
 def _is_wild(trajectory: Any) -> bool:
@@ -155,7 +161,17 @@ def _image(take: _Bytes, encodings: tuple[str, ...]) -> Any:
 
 def _info(take: _Bytes) -> Any:
     k = [take.number() * 100 for _ in range(9)]
-    return SimpleNamespace(width=take.below(20), height=take.below(20), k=k, d=take.numbers(8))
+    if take.below(4):  # mostly of a form that the rest is looked at
+        k = [abs(k[0]), 0.0, abs(k[2]) % 20, 0.0, abs(k[4]), abs(k[5]) % 20, 0.0, 0.0, 1.0]
+    p = [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0] if take.below(2) else take.numbers(24)[:12] or [0.0] * 12
+    return SimpleNamespace(
+        **{"width": take.below(20), "height": take.below(20), "k": k, "d": take.numbers(8), "r": [0.0] * 9},
+        p=p + [0.0] * (12 - len(p)),
+        distortion_model=("plumb_bob", "rational_polynomial", "equidistant", "")[take.below(4)],
+        binning_x=take.below(3),
+        binning_y=take.below(3),
+        roi=SimpleNamespace(x_offset=take.below(3), y_offset=0, width=take.below(20), height=take.below(20)),
+    )
 
 
 def _transform(take: _Bytes) -> Any:

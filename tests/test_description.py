@@ -12,9 +12,10 @@ import yaml
 
 from qwen2vl_robot.bounds import MESH_BYTES, URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS
 from qwen2vl_robot.config import RobotProfile, load_robot, load_yaml, robot_file
-from qwen2vl_robot.description import check_description, check_meshes, mesh_digests, read_joints, take_live, wants_live
+from qwen2vl_robot.description import check_description, read_joints, take_live, wants_live
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
+from qwen2vl_robot.urdf_files import check_meshes, mesh_digests
 from tests.hostile import MOST_MB, grown_mb
 
 ROBOTS = ("franka_panda", "kuka_iiwa", "xarm6")
@@ -91,7 +92,7 @@ def test_a_robot_may_describe_itself(tmp_path: Path) -> None:
 
 
 def test_a_mesh_that_is_not_installed_is_named() -> None:
-    urdf = '<robot name="r"><link name="a"><visual><geometry><mesh filename="package://no_such/a.stl"/></geometry></visual></link></robot>'
+    urdf = '<robot name="r"><link name="a"><collision><geometry><mesh filename="package://no_such/a.stl"/></geometry></collision></link></robot>'
     with pytest.raises(BadInputError, match="mesh package://no_such/a.stl"):
         take_live(urdf)
 

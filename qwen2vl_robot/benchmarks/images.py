@@ -19,13 +19,8 @@ import numpy as np
 
 from qwen2vl_robot.errors import WorkerError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import (
-    depth_from_image,
-    image_from_depth,
-    image_from_rgb,
-    rgb_from_image,
-    stamp_to_ns,
-)
+from qwen2vl_robot.graph.conversions import image_from_depth, image_from_rgb, stamp_to_ns
+from qwen2vl_robot.graph.pictures import depth_from_image, rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.reasons import WorkerReason
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwen2vl_robot.bullet.client import TABLE, Client, pybullet, silence
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.description import check_meshes, links_with
+from qwen2vl_robot.urdf_files import check_meshes, links_with
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """ROS messages ↔ our frozen messages: duck-typed, without an import of ROS; every received message is checked.
 
-`make` is `Graph.message`: a ROS type's name → its class. An unusable message raises an `ObservationError` or a
-`BadInputError`; its one line says what was received and what is allowed.
+`make` is `Graph.message`: a ROS type's name → its class. An unusable message raises an `ObservationError`; its one line
+says what was received and what is allowed. What cameras send is read in `pictures`, `compressed_depth` and `lens`.
 """
 
 from __future__ import annotations
@@ -14,29 +14,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.bounds import (
-    DISTORTION_TERMS,
-    IMAGE_BYTES,
-    IMAGE_PIXELS,
-    IMAGE_SIDE_PX,
-    JOINTS,
-    VALUE_CHARS,
-    shown,
-)
+from qwen2vl_robot.bounds import JOINTS, shown
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.errors import BadInputError, ObservationError
+from qwen2vl_robot.description import prefix_of
+from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, read_only, rotation_from_quat
 from qwen2vl_robot.graph.interface import Message, MessageMaker
 from qwen2vl_robot.messages import Intrinsics, RobotState
-from qwen2vl_robot.photos import open_picture
 from qwen2vl_robot.reasons import ObservationReason
 
 _NS = 1_000_000_000
-# Encoding → (channels, indices of red, green and blue among them); sensor_msgs/image_encodings.
-_COLOURS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)),
-            "mono8": (1, (0, 0, 0)), "8UC1": (1, (0, 0, 0)), "8UC3": (3, (2, 1, 0))}  # fmt: skip
-_DEPTHS = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 0.001)}  # encoding → (NumPy type, metres per unit); REP 118
-_NO_DISTORTION = 1e-6
 
 
 # ------------------------------------------------------------------------------------------------- time
@@ -69,105 +56,6 @@ def header(make: MessageMaker, stamp_ns: int, frame_id: str) -> Message:
 
 
 # ---------------------------------------------------------------------------------------------- camera, in
-
-
-def rgb_from_image(message: Message) -> npt.NDArray[np.uint8]:
-    """Read a sensor_msgs/msg/Image as RGB (h, w, 3) uint8; rgb8 shares the message's memory.
-
-    Raises:
-        ObservationError: the encoding is unknown, or the sizes contradict each other.
-    """
-    if message.encoding not in _COLOURS:
-        raise ObservationError(
-            f"image: encoding {shown(message.encoding, VALUE_CHARS)!r}; allowed: {', '.join(_COLOURS)}"
-        )
-    channels, order = _COLOURS[message.encoding]
-    lines = _image_lines(message, channels, "image")
-    pixels = lines[:, : int(message.width) * channels].reshape(int(message.height), int(message.width), channels)
-    return pixels if order == (0, 1, 2) and channels == 3 else np.ascontiguousarray(pixels[:, :, list(order)])
-
-
-def rgb_from_compressed(message: Message, size_px: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Decode a sensor_msgs/msg/CompressedImage (JPEG or PNG) to RGB (h, w, 3) uint8.
-
-    Args:
-        size_px: (width, height) that the camera declares; a picture of another size is refused by its header.
-
-    Raises:
-        ObservationError: no JPEG or PNG of that size.
-    """
-    if len(message.data) > IMAGE_BYTES:
-        raise ObservationError(f"image: {len(message.data)} bytes; allowed are {IMAGE_BYTES}")
-    what = f"image: format {shown(message.format, VALUE_CHARS)!r}"
-    try:
-        with open_picture(bytes(message.data), what, IMAGE_PIXELS, ("JPEG", "PNG")) as picture:
-            if picture.size != size_px:
-                found = "x".join(map(str, picture.size))
-                raise ObservationError(f"image: {found} px, camera_info says {size_px[0]}x{size_px[1]}")
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except BadInputError as error:
-        raise ObservationError(str(error)) from error
-
-
-def depth_from_image(message: Message) -> npt.NDArray[np.float32]:
-    """Read a depth image as (h, w) float32 metres; missing depth (0, negative, infinite or NaN) becomes NaN.
-
-    Raises:
-        ObservationError: the encoding is unknown, or the sizes contradict each other.
-    """
-    if message.encoding not in _DEPTHS:
-        raise ObservationError(
-            f"depth: encoding {shown(message.encoding, VALUE_CHARS)!r}; allowed: {', '.join(_DEPTHS)}"
-        )
-    kind, metres = _DEPTHS[message.encoding]
-    dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
-    lines = _image_lines(message, dtype.itemsize, "depth")
-    used = np.ascontiguousarray(lines[:, : int(message.width) * dtype.itemsize])
-    depth_m = used.view(dtype).astype(np.float32) * np.float32(metres)
-    depth_m[~(np.isfinite(depth_m) & (depth_m > 0.0))] = np.nan
-    return depth_m
-
-
-def _image_lines(message: Message, bytes_per_pixel: int, what: str) -> npt.NDArray[np.uint8]:
-    """Check the sizes and return the data as (height, step) bytes."""
-    width, height, step = int(message.width), int(message.height), int(message.step)
-    _check_size(width, height, what)
-    if step < width * bytes_per_pixel:
-        raise ObservationError(
-            f"{what}: step {step} is too short for {width} px of {message.encoding}; at least {width * bytes_per_pixel}"
-        )
-    if len(message.data) != step * height:
-        raise ObservationError(
-            f"{what}: {len(message.data)} bytes; step {step} and height {height} need {step * height}"
-        )
-    return np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
-
-
-def _check_size(width: int, height: int, what: str) -> None:
-    if not (0 < width <= IMAGE_SIDE_PX and 0 < height <= IMAGE_SIDE_PX and width * height <= IMAGE_PIXELS):
-        allowed = f"allowed 1 to {IMAGE_SIDE_PX} a side and {IMAGE_PIXELS} pixels"
-        raise ObservationError(f"{what}: {width}x{height} px; {allowed}")
-
-
-def intrinsics_from_info(message: Message) -> Intrinsics:
-    """Read pinhole intrinsics from a sensor_msgs/msg/CameraInfo.
-
-    Raises:
-        ObservationError: a number is not finite, a size or focal length is not positive, the principal point lies
-            outside the image, or the camera is not rectified.
-    """
-    k = [float(v) for v in message.k]
-    width, height = int(message.width), int(message.height)
-    if not all(math.isfinite(v) for v in k):
-        raise ObservationError("camera_info: k has a number that is not finite")
-    _check_size(width, height, "camera_info")
-    if not (k[0] > 0.0 and k[4] > 0.0):
-        raise ObservationError(f"camera_info: focal lengths {k[0]:g} and {k[4]:g} px; both above 0")
-    if not (0.0 <= k[2] <= width and 0.0 <= k[5] <= height):
-        raise ObservationError(f"camera_info: centre ({k[2]:g}, {k[5]:g}) px lies outside {width}x{height}")
-    if len(message.d) > DISTORTION_TERMS or any(not abs(float(d)) <= _NO_DISTORTION for d in message.d):
-        raise ObservationError("camera_info: d is not zero; use rectified topics (image_proc publishes image_rect)")
-    return Intrinsics(width, height, k[0], k[4], k[2], k[5])
 
 
 def pose_from_transform(transform: Message) -> Array:
@@ -269,14 +157,21 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
     names = [j.name for j in profile.joints]
     missing = [n for n in (*names, *profile.gripper.joints) if n not in positions]
     if missing:
+        received = f"; received {shown(', '.join(sorted(positions))) or 'none'}"
         raise ObservationError(
-            f"joint_states: {', '.join(missing)} missing; received {shown(', '.join(sorted(positions))) or 'none'}",
+            f"joint_states: {', '.join(missing)} missing{prefix_of(names, positions) or received}",
             reason=ObservationReason.NO_STATE,
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))
     width_m = sum(positions[n][0] for n in profile.gripper.joints)
-    if not np.isfinite([*q, *dq, width_m]).all():
-        raise ObservationError("joint_states: a position or velocity is not finite", reason=ObservationReason.NO_STATE)
+    given = [(f"position of {n}", positions[n][0]) for n in (*names, *profile.gripper.joints)]
+    given += [(f"velocity of {n}", v) for n, v in zip(names, dq, strict=True) if math.isfinite(positions[n][0])]
+    unknown = [f"{what} is {v}" for what, v in given if not math.isfinite(v)]
+    if unknown:
+        raise ObservationError(
+            f"joint_states: the {', the '.join(unknown)}; does its hardware interface send one?",
+            reason=ObservationReason.NO_STATE,
+        )
     return RobotState(stamp_ns, read_only(q), read_only(dq), width_m)
 
 

@@ -87,9 +87,10 @@ class ActionInterface:
 
 # ------------------------------------------------------------------------------------------------------ in
 
-IMAGE = Topic("image", "sensor_msgs/msg/Image", Qos.SENSOR, "colour frame: rgb8, bgr8, rgba8, bgra8 or mono8")
+IMAGE = Topic("image", "sensor_msgs/msg/Image", Qos.SENSOR, "colour frame: RGB, grey, YUV 4:2:2 or Bayer")
 COMPRESSED = Topic("image/compressed", "sensor_msgs/msg/CompressedImage", Qos.SENSOR, "colour frame as JPEG or PNG")
-DEPTH = Topic("depth", "sensor_msgs/msg/Image", Qos.SENSOR, "registered to image: 32FC1 in m or 16UC1 in mm (REP 118)")
+DEPTH = Topic("depth", "sensor_msgs/msg/Image", Qos.SENSOR, "32FC1 in m or 16UC1 in mm (REP 118)")
+COMPRESSED_DEPTH = Topic("depth/compressedDepth", "sensor_msgs/msg/CompressedImage", Qos.SENSOR, "depth as PNG or RVL")
 CAMERA_INFO = Topic("camera_info", "sensor_msgs/msg/CameraInfo", Qos.SENSOR, "intrinsics of image and depth")
 JOINT_STATES = Topic("joint_states", "sensor_msgs/msg/JointState", Qos.STATE, "arm and finger joints, any order")
 ROBOT_DESCRIPTION = Topic("robot_description", "std_msgs/msg/String", Qos.LATCHED, "URDF; must fit the robot file")
@@ -141,8 +142,8 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
 )
 
 TOPICS_IN = (
-    IMAGE, COMPRESSED, DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK, INSTRUCTION,
-    VOICE_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
+    IMAGE, COMPRESSED, DEPTH, COMPRESSED_DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK,
+    INSTRUCTION, VOICE_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,

@@ -78,8 +78,12 @@ def segment_from_trajectory(message: Message, profile: RobotProfile) -> JointSeg
     if any(len(p.positions) != len(names) for p in points):
         raise BadInputError(f"every point needs {len(names)} positions")
     time_s = np.array([duration_to_s(p.time_from_start) for p in points])
-    if not (np.diff(time_s) > 0).all():
-        raise BadInputError("times must rise")
+    late = np.flatnonzero(~(np.diff(time_s) > 0))
+    if len(late):
+        i = int(late[0])
+        raise BadInputError(
+            f"times must rise; point {i + 1} is at {time_s[i + 1]:g} s, point {i} before it at {time_s[i]:g} s"
+        )
     last = list(points[-1].velocities)
     if any(abs(v) > _NO_VELOCITY for v in last):
         raise BadInputError(f"the final velocity {shown(last)} is not zero")

@@ -28,7 +28,7 @@ from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, TaskReport
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import cameras_of
+from qwen2vl_robot.nodes.graph_cameras import cameras_of
 from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.jumps import Jumps
@@ -75,8 +75,9 @@ class ControllerNode:
         self.health = Health(graph, hardware_id=self._profile.name, facts=self._facts)
         self._described = Described(self._profile, self.health, is_needed=settings.needs_description)
         self.arm = GraphArm(
-            graph, self._profile, self.health, self._why_halted, lambda: self.status.publish(), has_supervisor=True
-        )
+            graph, self._profile, self.health, self._why_halted, lambda: self.status.publish(),
+            has_supervisor=True, max_gripper_age_s=settings.max_gripper_age_s,
+        )  # fmt: skip
         self.guard = Guard(graph, self._profile, settings.silence_s, self.halt, self.arm, self.stop, self.health)
         self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
         self.camera = cameras_of(graph, self._profile.base_link, settings, self._why_halted)

@@ -22,7 +22,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import ApprovedMotion, GripperSegment, JointSegment, Motion, RobotState, Segment, digest
 from qwen2vl_robot.nodes.controllers import Controllers
 from qwen2vl_robot.nodes.health import Health
-from qwen2vl_robot.nodes.joints import STANDS_RADPS, JointStates, fastest_radps
+from qwen2vl_robot.nodes.joints import MAX_GRIPPER_AGE_S, STANDS_RADPS, JointStates, fastest_radps
 from qwen2vl_robot.nodes.urgency import urgent
 
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
@@ -43,6 +43,7 @@ class GraphArm:
             and before each segment is sent, because this process may have stood still meanwhile.
         on_rest: called when the arm is measured at rest after a halt.
         has_supervisor: whether a supervisor publishes on the arm's command topic too, and nobody else may.
+        max_gripper_age_s: how much older than the arm's joints the fingers' may be.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class GraphArm:
         on_rest: Callable[[], None] = lambda: None,
         *,
         has_supervisor: bool = False,
+        max_gripper_age_s: float = MAX_GRIPPER_AGE_S,
     ) -> None:
         self._graph, self._profile, self._health = graph, profile, health
         self._why_halted, self._on_rest = why_halted, on_rest
         self._controllers = Controllers(graph, profile, health, has_supervisor=has_supervisor)
-        self._joints = JointStates(graph, profile, health)
+        self._joints = JointStates(graph, profile, health, max_gripper_age_s)
         self._start_ns = 0  # of the motion's time 0; later by as much as the gripper kept the motion waiting
         self._grip: GripperSegment | None = None  # sent, and without leave to go on
         self._has_leave = threading.Event()

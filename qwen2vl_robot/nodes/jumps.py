@@ -7,7 +7,7 @@ import time
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.nodes.graph_arm import GraphArm
-from qwen2vl_robot.nodes.graph_camera import GraphCameras
+from qwen2vl_robot.nodes.graph_cameras import GraphCameras
 from qwen2vl_robot.nodes.health import Health
 
 _SAID_S = 1.0  # two clocks on one topic make a hundred jumps a second

@@ -14,7 +14,7 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.idl import DEFAULT_DISTRO, typestore
 
-_PICTURES = (interface.IMAGE, interface.COMPRESSED, interface.DEPTH)
+_PICTURES = (interface.IMAGE, interface.COMPRESSED, interface.DEPTH, interface.COMPRESSED_DEPTH)
 
 
 class Recorder:

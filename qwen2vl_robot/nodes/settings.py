@@ -16,6 +16,7 @@ from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.documents import parse_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
+from qwen2vl_robot.nodes.joints import MAX_GRIPPER_AGE_S
 from qwen2vl_robot.nodes.parameters import read_parameters
 from qwen2vl_robot.sides import SeenFrom
 
@@ -46,6 +47,10 @@ class Settings(Strict):
         description="each camera's prefix of image, depth and camera_info, such as front/; the first one is planned on",
     )
     compressed: bool = Field(default=False, description="subscribe to image/compressed instead of image")
+    compressed_depth: bool = Field(default=False, description="subscribe to depth/compressedDepth instead of depth")
+    pictures: Literal["by_name", "raw", "rectified"] = Field(
+        default="by_name", description="which pictures image and depth carry; by_name: as the topics' names say"
+    )
     calibrations: tuple[_Text, ...] = Field(
         default=("",),
         max_length=PICTURES,
@@ -64,6 +69,9 @@ class Settings(Strict):
         default=0.0, ge=0.0, le=10.0, description="seconds of video before a frame that the planner gets; 0: none"
     )
     max_state_age_s: float = Field(default=0.2, gt=0.0, le=2.0, description="older joint states are stale: no motion")
+    max_gripper_age_s: float = Field(
+        default=MAX_GRIPPER_AGE_S, gt=0.0, le=2.0, description="finger joints may be that much older than the arm's"
+    )
     silence_s: float = Field(
         default=0.25,
         ge=0.1,

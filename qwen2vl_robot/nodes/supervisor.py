@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import secrets
 import threading
 from typing import Any
@@ -47,11 +48,10 @@ class Supervisor:
     ) -> None:
         self._graph, self._robot = graph, profile.digest
         self._halting = Halting(graph, profile)
-        # Only a point to hold needs to know where the arm is.
+        # Only a point to hold needs to know where the arm is, and it needs no fingers.
         needs_joints = self._halting.publisher is not None
-        self._joints = (
-            JointStates(graph, profile, Health(graph, hardware_id=profile.name, facts=dict)) if needs_joints else None
-        )
+        health = Health(graph, hardware_id=profile.name, facts=dict)
+        self._joints = JointStates(graph, profile, health, max_gripper_age_s=math.inf) if needs_joints else None
         graph.on_jump(lambda seconds: self._forget())
         self._instance = secrets.token_hex(8)
         self._lock = threading.RLock()

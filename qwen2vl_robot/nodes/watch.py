@@ -19,7 +19,7 @@ from qwen2vl_robot import film
 from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import ExecutionError, WorkerError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import rgb_from_image
+from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.reasons import WorkerReason
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile, SceneRanges, load_robot, load_yaml
-from qwen2vl_robot.description import read_urdf
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import (
     image_from_depth,
@@ -29,6 +28,7 @@ from qwen2vl_robot.messages import CameraFrame, RobotState
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.urdf_files import read_urdf
 
 _log = logging.getLogger(__name__)
 CAMERA_FRAME = "camera_color_optical_frame"

@@ -139,6 +139,13 @@ def test_bad_times_sizes_and_velocities_are_refused() -> None:
         assert bench.send(bench.goal(trajectory)).accepted() is False
 
 
+def test_two_points_of_one_time_are_named() -> None:
+    trajectory = Bench().trajectory()
+    trajectory.points[-1].time_from_start = trajectory.points[0].time_from_start
+    with pytest.raises(BadInputError, match=r"times must rise; point 1 is at (\S+) s, point 0 before it at \1 s"):
+        segment_from_trajectory(trajectory, PROFILE)
+
+
 NAN, INF = float("nan"), float("inf")
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from qwen2vl_robot.config import Controllers, RobotProfile, load_robot
-from qwen2vl_robot.description import read_urdf
 from qwen2vl_robot.errors import BadInputError, WorkerError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from qwen2vl_robot.reasons import WorkerReason
+from qwen2vl_robot.urdf_files import read_urdf
 
 RATE_HZ = 200
 OLD_GRIPPER = "old_gripper_controller"  # takes GripperCommand; `gripper_controller` takes ParallelGripperCommand
