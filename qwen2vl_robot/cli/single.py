@@ -106,6 +106,7 @@ def plan(
         answer = planner.plan_picture(request)
     actions = [_action_as_json(a) for a in answer.actions]
     document = {"instruction": instruction, "actions": actions, "box_unit": BOX_UNIT, "reply": answer.reply}
+    document["notes"] = list(answer.notes)
     save_json(document, json_file)
     if json_file != STDOUT:
         _print_plan(answer)

@@ -1,7 +1,8 @@
 """The reply schema of reply.py → a grammar (llguidance's Lark) that constrains a decoder.
 
-`parse_reply` accepts every reply of the grammar, except boxes without x0 < x1 and y0 < y1. The grammar tracks how many
-objects were listed, whether one is missing (then only `ask` and `refuse` are left) and whether the hand is full.
+`parse_reply` accepts every reply of the grammar, except boxes whose corners have no one meaning. The grammar tracks
+how many objects were listed, whether one is missing (then only `ask` and `refuse` are left) and whether the hand is
+full.
 """
 
 from __future__ import annotations

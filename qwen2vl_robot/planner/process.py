@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from types import TracebackType
@@ -20,6 +21,8 @@ from qwen2vl_robot.reading import whose_sides
 from qwen2vl_robot.reasons import PlannerReason
 from qwen2vl_robot.relations import load_relations
 from qwen2vl_robot.sides import SeenFrom
+
+_log = logging.getLogger(__name__)
 
 
 class PlannerProcess:
@@ -80,6 +83,8 @@ class PlannerProcess:
         plan = self._call("plan", request, **({"shows_all": True} if shows_all else {}))
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner returned a {type(plan).__name__}, not a plan", reason=PlannerReason.WORKER)
+        for note in plan.notes:
+            _log.info("the reply: %s", note)
         return plan
 
     def raw_reply(self, request: PlannerRequest, **how: object) -> RawReply:
