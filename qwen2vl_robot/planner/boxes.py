@@ -20,6 +20,7 @@ MIN_BOX_SIDE = 1.0  # of 1000; a thinner box is too small to measure
 MAX_OVERHANG = 100.0  # of 1000, out of the picture; models that write pixels are not told its size, and drift
 MIN_INSIDE_RATIO = 0.5  # of a box that reaches out; the rest would be a guess
 _ROUNDING = 1e-6
+_FAR = 10.0  # sides of the picture; what is farther out is no coordinate in any unit
 _Numbers = tuple[float, float, float, float]
 
 
@@ -42,6 +43,8 @@ def read_box(
     sides = tuple(map(float, image_size_px)) if by_pixels else (1000.0, 1000.0)
     if min(numbers) >= 0.0 and max(numbers) <= 1.0 and any(v % 1.0 for v in numbers):
         raise _refused(label, numbers, "these are shares of one, not the model's unit", PlannerReason.BOX_UNITS)
+    if max(map(abs, numbers)) > _FAR * max(sides):
+        raise _refused(label, numbers, "every number must lie in the picture", PlannerReason.BOX_OUTSIDE)
     numbers, turned = _in_order(numbers, label, sides)
     box, clipped = _inside(numbers, label, convention, image_size_px)
     if box[2] - box[0] < MIN_BOX_SIDE or box[3] - box[1] < MIN_BOX_SIDE:

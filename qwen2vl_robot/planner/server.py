@@ -203,7 +203,9 @@ def _content(body: bytes) -> str:
     if not isinstance(text, str) or not text.strip():
         raise PlannerError("the server's answer has no text")
     if reason == "length":
-        raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
+        raise PlannerError(
+            f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens", reason=PlannerReason.REPLY_CUT
+        )
     return text
 
 
