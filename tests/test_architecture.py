@@ -32,6 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "planner.extraction",
         "planner.boxes",
         "planner.detections",
+        "planner.detect",
+        "planner.answers",
         "perception",
         "motion",
         "validation",

@@ -31,6 +31,7 @@ _POINT_KEYS = ("point_2d", "point", "points", "coordinates")
 _OTHER_SHAPES = ("bbox_3d", "quad_2d", "rbox_2d", "polygon", "quad")
 _NOTHING = ("none", "no objects", "no object", "not there", "nothing")
 _MOST_ENTRIES = MAX_OBJECTS * MAX_BOXES
+ACTIONS_LEFT_OUT = "nobody asked for actions"
 _NO_FORM = "the reply holds no boxes in a form that is read"
 
 
@@ -163,7 +164,7 @@ def _of_value(value: Any, notes: list[str]) -> Iterator[_Entry]:
 def _of_object(entry: dict[str, Any], notes: list[str]) -> Iterator[_Entry]:
     """The things of one JSON object: one with its box, a list of them under a key, or nouns as keys."""
     if "actions" in entry:
-        notes.append("nobody asked for actions")
+        notes.append(ACTIONS_LEFT_OUT)
     for key in _LISTS:
         if isinstance(entry.get(key), list):
             yield from _of_value(entry[key], notes)

@@ -28,6 +28,19 @@ def reply_grammar(max_coordinate: int) -> str:
     return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)  # rules are written with '...'
 
 
+@functools.lru_cache(maxsize=32)
+def detection_grammar(max_coordinate: int, nouns: tuple[str, ...]) -> str:
+    """Write the grammar of a list of boxes with some labels, none of them included."""
+    labels = " | ".join(json.dumps(json.dumps(noun, ensure_ascii=False), ensure_ascii=False) for noun in nouns)
+    coordinate = json.dumps({"type": "integer", "minimum": 0, "maximum": max_coordinate})
+    most = MAX_BOXES * len(nouns)
+    rules = f"""coordinate: %json {coordinate}
+label: {labels}
+thing: '{{"bbox_2d":[' coordinate ',' coordinate ',' coordinate ',' coordinate '],"label":' label '}}'
+start: '[' (thing (',' thing){{0,{most - 1}}})? ']'"""
+    return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)
+
+
 def bench_grammar(max_coordinate: int) -> str:
     """Write the grammar of plans that put one named thing somewhere, for timing with random weights.
 

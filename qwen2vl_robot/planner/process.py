@@ -11,7 +11,7 @@ import numpy as np
 
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, PlannerRequest, StepRecord
-from qwen2vl_robot.planner.contract import failure_line
+from qwen2vl_robot.planner.contract import PlannerMode, failure_line
 from qwen2vl_robot.planner.hub import prepare_hub
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
@@ -34,15 +34,23 @@ class PlannerProcess:
         model: a model name as in sources.py.
         timeout_s: time limit of one plan; by default that of the model's settings.
         seen_from: whose left and right a large model is told to mean; by default that of sim/tasks/relations.yaml.
+        mode: whether the model is asked for a plan or for boxes alone; by default that of the model's settings.
 
     Raises:
         BadInputError: the model's settings cannot be used.
     """
 
     def __init__(
-        self, model: str = SHIPPED_MODEL, *, timeout_s: float | None = None, seen_from: SeenFrom | None = None
+        self,
+        model: str = SHIPPED_MODEL,
+        *,
+        timeout_s: float | None = None,
+        seen_from: SeenFrom | None = None,
+        mode: PlannerMode | None = None,
     ) -> None:
         settings = read_settings(model)
+        if mode is not None:
+            settings = settings.model_copy(update={"mode": mode})
         self._seen_from = load_relations(seen_from).seen_from
         self._timeout_s = timeout_s or settings.timeout_s
         factory = f"{__name__}:load_local" if settings.server is None else "qwen2vl_robot.planner.server:ServerPlanner"
@@ -75,12 +83,18 @@ class PlannerProcess:
         )
         return self.plan_picture(request)
 
-    def plan_picture(self, request: PlannerRequest, *, shows_all: bool = False) -> Plan:
+    def plan_picture(
+        self, request: PlannerRequest, *, shows_all: bool = False, mode: PlannerMode | None = None
+    ) -> Plan:
         """Plan for pictures alone, without depth or calibration.
 
-        `shows_all` (local models only): also show further pictures and the clip to a checkpoint trained on one picture.
+        Args:
+            shows_all: (local models only) also show further pictures and the clip to a checkpoint trained on one
+                picture.
+            mode: by default that of the planner.
         """
-        plan = self._call("plan", request, **({"shows_all": True} if shows_all else {}))
+        how: dict[str, object] = {"shows_all": True} if shows_all else {}
+        plan = self._call("plan", request, **how, **({"mode": mode} if mode else {}))
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner returned a {type(plan).__name__}, not a plan", reason=PlannerReason.WORKER)
         for note in plan.notes:
@@ -89,12 +103,19 @@ class PlannerProcess:
 
     def raw_reply(self, request: PlannerRequest, **how: object) -> RawReply:
         """Return the model's answer unparsed; `how` holds keyword arguments of `LocalPlanner.reply`."""
-        reply = self._call("reply", request, **how)
+        return self._raw("reply", request, **how)
+
+    def _raw(self, method: str, request: PlannerRequest, **how: object) -> RawReply:
+        reply = self._call(method, request, **how)
         if not isinstance(reply, RawReply):
             raise PlannerError(
                 f"the planner returned a {type(reply).__name__}, not a reply", reason=PlannerReason.WORKER
             )
         return reply
+
+    def raw_locations(self, request: PlannerRequest, nouns: tuple[str, ...], **how: object) -> RawReply:
+        """Return the model's answer to where some nouns are, unparsed; `how` as for `raw_reply`."""
+        return self._raw("locate", request, nouns=nouns, **how)
 
     def limits(self) -> tuple[int, float]:
         """Measure (bytes of the weights of text layers and output head, best memory bandwidth in bytes per second)."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from qwen2vl_robot.bounds import NAME_CHARS
 from qwen2vl_robot.config import Strict, load_yaml, parse
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle
+from qwen2vl_robot.planner.contract import BoxConvention, PlannerMode, PromptStyle
 
 SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
 DASHSCOPE_URL = "https://dashscope.aliyuncs.com/compatible-mode/v1"
@@ -42,6 +42,7 @@ class ModelSettings(Strict):
         device_map, dtype, attention: arguments of transformers' `from_pretrained`, for a local model.
         min_pixels, max_pixels: limits of a picture's size; 28 x 28 pixels cost one token.
         prompt_style, box_convention: override the model's planner.json and family.
+        mode: whether the model is asked for a plan, or for boxes alone.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=NAME_CHARS, pattern=_PLAIN)]
@@ -56,6 +57,7 @@ class ModelSettings(Strict):
     max_pixels: _Pixels | None = None
     prompt_style: PromptStyle | None = None
     box_convention: BoxConvention | None = None
+    mode: PlannerMode = PlannerMode.PLAN
 
 
 def read_settings(model: str) -> ModelSettings:
