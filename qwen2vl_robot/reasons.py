@@ -150,8 +150,12 @@ class PlannerReason(Reason):
     OTHER_LABEL = "other_label", "the reply's boxes are of other things than those asked for, or have no name"
     BOX_FORM = "box_form", "a box of the reply is not four numbers of a box with a width and a height"
     BOX_CORNERS = "box_corners", "the corners of a box can be read in more than one way"
-    BOX_UNITS = "box_units", "a box is in another unit than the model's; `doctor --model` measures which"
+    BOX_UNITS = "box_units", "a box is in another unit than the model's; `doctor --calibrate` measures which"
     BOX_OUTSIDE = "box_outside", "a box reaches farther out of the picture than can be cut off"
+    UNCALIBRATED = (
+        "uncalibrated",
+        "the unit of the model's boxes is not known; `doctor --model NAME --calibrate` measures it",
+    )
     POINTS = "points", "the reply has points where boxes are needed"
     BAD_REQUEST = "bad_request", "the planner cannot be asked with this picture, clip or instruction"
     WORKER = "planner_worker", "the planner's process crashed, hung or failed"

@@ -22,6 +22,7 @@ from qwen2vl_robot.messages import ImageBox, Instruction, Plan, PlannerRequest, 
 from qwen2vl_robot.planner.contract import PlannerMode
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import parse_reply
+from qwen2vl_robot.planner.sources import ModelSettings
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
@@ -33,7 +34,7 @@ _ATTEMPTS = 60
 
 
 def run_grounding(
-    model: str,
+    model: str | ModelSettings,
     pictures: int,
     seed: int,
     modes: Sequence[PlannerMode | None] = (None,),
@@ -48,8 +49,9 @@ def run_grounding(
     wide, wide_catalogue = load_scene(_WIDE_SCENE)
     makers = _makers(catalogue.held_out)
     arms = (wide.robot, *wide.other_robots)
+    shown = {ranges.robot, *(arms if "wide" in families else ())}
     with ExitStack() as stack, PlannerProcess(model) as planner:
-        worlds = {arm: stack.enter_context(robot_on_table(load_robot(arm))) for arm in {ranges.robot, *arms}}
+        worlds = {arm: stack.enter_context(robot_on_table(load_robot(arm))) for arm in shown}
         for index in range(pictures):
             wide_with_arm = wide.model_copy(update={"robot": arms[index % len(arms)]})
             for family in families:
@@ -59,7 +61,9 @@ def run_grounding(
                 world = worlds[drawn_from[0].robot]
                 rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
-                for mode in modes if question is not None else ():
+                if question is None:
+                    continue
+                for mode in modes:
                     scored = score(planner, rgb, question, mode=mode)
                     yield {"family": family, "seed": seed + index, "mode": mode and mode.value, **scored}
 

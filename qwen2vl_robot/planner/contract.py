@@ -71,13 +71,26 @@ CONVENTIONS = {
 }
 
 
+def family_of(name: str) -> str | None:
+    """The model family that a name says, None where it does not say one as its makers write it.
+
+    Names that others gave (`qwen2.5vl:7b`, `UI-TARS-7B`) may stand for other weights, or for a server that shrinks
+    pictures.
+
+    >>> family_of("Qwen/Qwen2.5-VL-7B-Instruct"), family_of("qwen2.5vl:7b")
+    ('qwen2_5_vl', None)
+    """
+    found = re.match(r"qwen(2|2[._]5|3)[-_]vl(?![a-z])", name.rsplit("/", 1)[-1].lower())
+    return f"qwen{found[1].replace('.', '_')}_vl" if found else None
+
+
 def convention_of(name: str) -> BoxConvention:
-    """Guess the box convention from a model's name.
+    """The box convention of the family that a model's name says; of an unknown one it is a guess, good for no motion.
 
     >>> convention_of("Qwen/Qwen2.5-VL-7B-Instruct").value
     'resized_pixels'
     """
-    return CONVENTIONS["qwen2_5_vl" if "qwen2.5-vl" in name.lower().replace("_", ".") else "qwen2_vl"]
+    return CONVENTIONS[family_of(name) or "qwen2_vl"]
 
 
 def strip_control_tokens(text: str) -> str:

@@ -103,6 +103,16 @@ def parse_detections(
     return Detections({noun: tuple(boxes) for noun, boxes in found.items()}, tuple(dict.fromkeys(notes)))
 
 
+def raw_boxes(reply: str) -> list[Any]:
+    """What stands for the boxes of a reply, unconverted, to find out in which unit they are.
+
+    Raises:
+        PlannerError: no known form.
+    """
+    entries = itertools.islice(_entries_of(unwrap(reply), []), _MOST_ENTRIES)
+    return [entry.raw for entry in entries if entry.raw is not None]
+
+
 def _noun_of(label: str | None, nouns: Sequence[str]) -> str | None:
     """The noun that a label means; without a label the only one that was asked for."""
     if label is None:

@@ -31,7 +31,7 @@ class PlannerProcess:
     A crash or a hang raises a `PlannerError`; the next plan restarts the process.
 
     Args:
-        model: a model name as in sources.py.
+        model: a model name as in sources.py, or its settings.
         timeout_s: time limit of one plan; by default that of the model's settings.
         seen_from: whose left and right a large model is told to mean; by default that of sim/tasks/relations.yaml.
         mode: whether the model is asked for a plan or for boxes alone; by default that of the model's settings.
@@ -42,16 +42,17 @@ class PlannerProcess:
 
     def __init__(
         self,
-        model: str = SHIPPED_MODEL,
+        model: str | ModelSettings = SHIPPED_MODEL,
         *,
         timeout_s: float | None = None,
         seen_from: SeenFrom | None = None,
         mode: PlannerMode | None = None,
     ) -> None:
-        settings = read_settings(model)
+        settings = read_settings(model) if isinstance(model, str) else model
         if mode is not None:
             settings = settings.model_copy(update={"mode": mode})
         self._seen_from = load_relations(seen_from).seen_from
+        self._settings = settings
         self._timeout_s = timeout_s or settings.timeout_s
         factory = f"{__name__}:load_local" if settings.server is None else "qwen2vl_robot.planner.server:ServerPlanner"
         self._worker = Worker(factory, settings)
@@ -71,8 +72,15 @@ class PlannerProcess:
         return self._worker.pid
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        """Plan the next actions (see `ports.Planner`)."""
+        """Plan the next actions (see `ports.Planner`).
+
+        Raises:
+            PlannerError: the unit of the model's boxes is not known, or there is no usable plan.
+        """
         frame = observation.frame
+        unknown = self._settings.why_uncalibrated((frame.rgb.shape[1], frame.rgb.shape[0]))
+        if unknown:
+            raise PlannerError(unknown, reason=PlannerReason.UNCALIBRATED)
         request = PlannerRequest(
             rgb=frame.rgb,
             instruction=instruction,

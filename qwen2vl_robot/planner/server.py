@@ -64,7 +64,7 @@ class ServerPlanner:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        self._convention = settings.box_convention or convention_of(settings.model)
+        self._convention = settings.convention or convention_of(settings.model)
         self._style = settings.prompt_style or PromptStyle.FULL
         self._key = _key(settings)
         if settings.mode is PlannerMode.DETECT:
@@ -130,7 +130,8 @@ class ServerPlanner:
                 self._closed_until_s = time.monotonic() + _STAYS_OPEN_S
             raise
         self._failures = 0
-        return RawReply(text, self._size_px(request.rgb), seconds=time.monotonic() - began_s)
+        size_px = self._settings.as_sent(self._size_px(request.rgb))
+        return RawReply(text, size_px, seconds=time.monotonic() - began_s)
 
     def _size_px(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
         """Compute the size that the model's own processor would choose, so that the server resizes nothing."""
