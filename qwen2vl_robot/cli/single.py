@@ -89,6 +89,7 @@ def plan(
     from qwen2vl_robot.order import understand
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+    from qwen2vl_robot.planner.sources import read_settings
     from qwen2vl_robot.reading import whose_sides
     from qwen2vl_robot.relations import load_relations
 
@@ -100,6 +101,9 @@ def plan(
         if json_file != STDOUT:
             typer.echo(" ".join(wish.reasons))
         raise typer.Exit(1)
+    unknown = read_settings(model or SHIPPED_MODEL).why_uncalibrated((rgb.shape[1], rgb.shape[0]))
+    if unknown:
+        say(f"nothing would be moved by these boxes: {unknown}")
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
     with PlannerProcess(model or SHIPPED_MODEL, mode=mode) as planner:
         whose = whose_sides(instruction, load_relations().seen_from)

@@ -80,7 +80,7 @@ def family_of(name: str) -> str | None:
     >>> family_of("Qwen/Qwen2.5-VL-7B-Instruct"), family_of("qwen2.5vl:7b")
     ('qwen2_5_vl', None)
     """
-    found = re.match(r"qwen(2|2[._]5|3)[-_]vl(?![a-z])", name.rsplit("/", 1)[-1].lower())
+    found = re.match(r"qwen(2|2[._]5|3)[-_]vl(?![a-z])", name.rstrip("/").rsplit("/", 1)[-1].lower())
     return f"qwen{found[1].replace('.', '_')}_vl" if found else None
 
 

@@ -25,6 +25,8 @@ _LANGUAGE = re.compile(r"\A[ \t]{0,2}[A-Za-z]{1,12}(?=[ \t]{0,4}[\r\n\[{])")  # 
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<｜end▁of▁sentence｜>")
 _NUMBERS = re.compile(r"\[[\d\s.,-]{5,80}\]")
 _LONG_NUMBER = re.compile(rf"\d{{{NUMBER_CHARS + 1}}}")
+_STRING = re.compile(r"""'[^'\n]*'|"[^"\n]*\"""")
+_DATA = re.compile(r"(?:[\s\[\]{}:,]|''|-?\d{1,15}(?:\.\d{1,15})?(?=[\s,\]}])|(?:None|True|False)(?=[\s,\]}]))*")
 _BETWEEN = " \t\r\n,;"
 _PLAIN = str.maketrans("［］｛｝（）：，“”＂－．０１２３４５６７８９", '[]{}():,"""-.0123456789')
 _CLOSES = {"[": "]", "{": "}"}
@@ -172,9 +174,12 @@ def _value(text: str, depth: int) -> tuple[Any, str]:
     try:
         return parse_json(text, "the reply"), ""
     except BadInputError as error:
+        # Python's own parser sees nothing but data: other text could make it warn, or recurse.
+        if "\\" in text or _DATA.fullmatch(_STRING.sub("''", text)) is None:
+            raise refuse(str(error)) from error
         try:
             tree = ast.parse(text, mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except (SyntaxError, ValueError):
             raise refuse(str(error)) from error
         if not all(_is_plain(node) for node in ast.walk(tree)):
             raise refuse(str(error)) from error
