@@ -292,12 +292,9 @@ def _write_settings(settings: ModelSettings, out: Path) -> None:
     Raises:
         BadInputError: the file cannot be written.
     """
-    import yaml
-
     if out.suffix not in (".yaml", ".yml"):
         raise BadInputError(f"--out {out}: a name that ends in .yaml is needed, as --model reads it")
-    text = yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    try:
-        out.write_text(text, encoding="utf-8")
+    try:  # JSON is YAML too
+        out.write_text(settings.model_dump_json(exclude_none=True, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise BadInputError(f"--out {out}: {error.strerror}") from error

@@ -12,7 +12,6 @@ import typer
 
 import qwen2vl_robot
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.planner.contract import PlannerMode
 from qwen2vl_robot.results import reason_of
 
 PROGRAM = "qwen2vl-robot"
@@ -106,14 +105,6 @@ JsonFile = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(callback=_check_model, help="Folder, hub name or server; the shipped checkpoint if left out."),
-]
-Mode = Annotated[
-    PlannerMode | None,
-    typer.Option(
-        "--mode",
-        help="plan: the model plans; detect: it only says where things are, the sentence says what to do; "
-        "else as the model's settings say.",
-    ),
 ]
 CameraName = Annotated[
     str | None,

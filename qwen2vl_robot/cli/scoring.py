@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, Mode, ModelName, app
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app
 from qwen2vl_robot.cli.output import gather, provenance, save_json, show
 from qwen2vl_robot.errors import BadInputError
 
@@ -44,7 +44,6 @@ def evaluate(
         bool, typer.Option("--faults", help="Something goes wrong in the plant: a slip, a bump, an echoing driver ...")
     ] = False,
     camera: CameraName = None,
-    mode: Mode = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth.
@@ -56,13 +55,11 @@ def evaluate(
         raise BadInputError(f"--camera: only with --suite {' or '.join(_IN_THE_PLANT)}")
     if suite not in _PRINTERS:
         raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
-    if mode is not None and suite != "grounding":
-        raise BadInputError("--mode: only with --suite grounding; elsewhere a planner.yaml with `mode` for --model")
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if language is not None:
         found = _eval_languages(head, model, language, episodes, json_file)
     elif suite == "grounding":
-        found = _eval_grounding({**head, "mode": mode and mode.value}, model, episodes, json_file)
+        found = _eval_grounding(head, model, episodes, json_file)
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
     else:
@@ -95,12 +92,10 @@ def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_fil
 
 def _eval_grounding(head: dict[str, Any], model: str | None, pictures: int, json_file: str | None) -> dict[str, Any]:
     from qwen2vl_robot.benchmarks.grounding import FAMILIES, run_grounding, summarise_grounding
-    from qwen2vl_robot.planner.contract import PlannerMode
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    mode = PlannerMode(head["mode"]) if head["mode"] else None
     return gather(
-        run_grounding(model or SHIPPED_MODEL, pictures, head["seed"], (mode,)),
+        run_grounding(model or SHIPPED_MODEL, pictures, head["seed"]),
         "questions",
         pictures * len(FAMILIES),
         answer=lambda results: {**head, "totals": summarise_grounding(results), "episodes": results},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, Mode, ModelName, app
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app
 from qwen2vl_robot.cli.output import save_json, saved_on_failure, say
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.sides import SeenFrom
@@ -68,7 +68,6 @@ def plan(
     image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP, BMP or TIFF; turned as its EXIF data says.")],
     instruction: Annotated[str, typer.Argument(help="What to do.")],
     model: ModelName = None,
-    mode: Mode = None,
     also: Annotated[
         list[Path] | None, typer.Option(help="A picture of another camera, as often as needed; boxes are in IMAGE.")
     ] = None,
@@ -105,7 +104,7 @@ def plan(
     if unknown:
         say(f"nothing would be moved by these boxes: {unknown}")
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
-    with PlannerProcess(model or SHIPPED_MODEL, mode=mode) as planner:
+    with PlannerProcess(model or SHIPPED_MODEL) as planner:
         whose = whose_sides(instruction, load_relations().seen_from)
         request = PlannerRequest(rgb, wish.instruction, others=others, clip=clip, seen_from=whose)
         answer = planner.plan_picture(request)

@@ -83,9 +83,7 @@ class ControllerNode:
         Jumps(graph, self.halt, self.arm, self.camera, self.health)
         self._around = Surroundings.of(self._profile, settings.whose_sides)
         self.display = Display(graph, self._around, self.status, self.health, lambda: self.camera.frame_id)
-        self.planner = PlannerProcess(
-            settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides, mode=settings.planner_mode
-        )
+        self.planner = PlannerProcess(settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides)
         python, budget_s = settings.worker_python or None, settings.rehearsal_budget_s
         self.rehearsal = RehearsalProcess(self._profile, budget_s=budget_s, interpreter=python)
         graph.on_broken(self._on_broken)

@@ -17,7 +17,6 @@ from qwen2vl_robot.documents import parse_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
 from qwen2vl_robot.nodes.parameters import read_parameters
-from qwen2vl_robot.planner.contract import PlannerMode
 from qwen2vl_robot.sides import SeenFrom
 
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
@@ -31,9 +30,6 @@ class Settings(Strict):
         default="rules/default.yaml", description="the cell's rules: a file of sim, or the path of one"
     )
     model: _Text = Field(default="", description="checkpoint folder or hub name; empty: the shipped checkpoint")
-    mode: Literal["", "plan", "detect"] = Field(
-        default="", description="ask the model for a plan, or where things are (detect); empty: as its settings say"
-    )
     seen_from: Literal["", "picture", "robot"] = Field(
         default="", description="whose left and right count, picture or robot; empty: as tasks/relations.yaml says"
     )
@@ -90,11 +86,6 @@ class Settings(Strict):
     def whose_sides(self) -> SeenFrom | None:
         """Return `seen_from`, None where it is left to tasks/relations.yaml."""
         return SeenFrom(self.seen_from) if self.seen_from else None
-
-    @property
-    def planner_mode(self) -> PlannerMode | None:
-        """Return `mode`, None where it is left to the model's settings."""
-        return PlannerMode(self.mode) if self.mode else None
 
     @model_validator(mode="after")
     def _check_cameras(self) -> Settings:

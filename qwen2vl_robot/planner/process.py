@@ -34,7 +34,6 @@ class PlannerProcess:
         model: a model name as in sources.py, or its settings.
         timeout_s: time limit of one plan; by default that of the model's settings.
         seen_from: whose left and right a large model is told to mean; by default that of sim/tasks/relations.yaml.
-        mode: whether the model is asked for a plan or for boxes alone; by default that of the model's settings.
 
     Raises:
         BadInputError: the model's settings cannot be used.
@@ -46,11 +45,8 @@ class PlannerProcess:
         *,
         timeout_s: float | None = None,
         seen_from: SeenFrom | None = None,
-        mode: PlannerMode | None = None,
     ) -> None:
         settings = read_settings(model) if isinstance(model, str) else model
-        if mode is not None:
-            settings = settings.model_copy(update={"mode": mode})
         self._seen_from = load_relations(seen_from).seen_from
         self._settings = settings
         self._timeout_s = timeout_s or settings.timeout_s

@@ -7,6 +7,7 @@ http://127.0.0.1:8000/v1#Qwen/Qwen2-VL-7B-Instruct   an OpenAI-compatible server
 dashscope:qwen2-vl-72b-instruct               DashScope; its key comes from DASHSCOPE_API_KEY
 random:2B                                     random weights of that size, to measure speed
 planner.yaml                                  a file with the fields of `ModelSettings`
+detect:NAME                                   any of these in the mode `detect`; without a name the shipped checkpoint
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from qwen2vl_robot.planner.contract import BoxConvention, PlannerMode, PromptSty
 
 SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
 DASHSCOPE_URL = "https://dashscope.aliyuncs.com/compatible-mode/v1"
+DETECT = "detect:"
 PIXELS_A_TOKEN = 28 * 28
 MIN_CALIBRATED_IOU = 0.5  # median overlap of a model's boxes with the true ones
 MIN_CALIBRATION_PICTURES = 6
@@ -133,6 +135,12 @@ def read_settings(model: str) -> ModelSettings:
     Raises:
         BadInputError: the file or the server's address cannot be used.
     """
+    if model.startswith(DETECT):
+        name = model.removeprefix(DETECT)
+        if name.startswith(DETECT):
+            raise BadInputError(f"--model {shown(model)}: {DETECT} once is enough")
+        settings = read_settings(name or SHIPPED_MODEL)
+        return settings.model_copy(update={"mode": PlannerMode.DETECT})
     if model.endswith((".yaml", ".yml")):
         return _checked(load_yaml(Path(model), ModelSettings), model)
     scheme, _, rest = model.partition(":")

@@ -19,6 +19,7 @@ from qwen2vl_robot.planner.grammar import detection_grammar
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
 from qwen2vl_robot.planner.reply import RawReply, format_reply
 from qwen2vl_robot.planner.server import ServerPlanner
+from qwen2vl_robot.planner.sources import read_settings
 from qwen2vl_robot.reading import read
 from qwen2vl_robot.reasons import PlannerReason
 from tests.planner.test_server import Server, completion, server
@@ -160,6 +161,16 @@ def test_the_grammar_of_boxes_allows_the_nouns_alone() -> None:
         assert consumed is is_allowed, reply
         if is_allowed:
             parse_detections(reply, ("red block", "blue plate"))
+
+
+def test_a_prefix_of_the_models_name_chooses_the_mode() -> None:
+    for name, model in (("detect:Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"), ("detect:", SHIPPED_MODEL)):
+        settings = read_settings(name)
+        assert (settings.model, settings.mode) == (model, PlannerMode.DETECT)
+        assert settings.why_uncalibrated((640, 480)) == ""
+    served = read_settings("detect:http://127.0.0.1:8000/v1#m")
+    assert (served.server, served.model, served.mode) == ("http://127.0.0.1:8000/v1", "m", PlannerMode.DETECT)
+    assert read_settings("Qwen/Qwen2-VL-2B-Instruct").mode is PlannerMode.PLAN
 
 
 # ---------------------------------------------------------------------------------------------- over HTTP
