@@ -195,7 +195,7 @@ def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str
         "seed": seed,
         "scene": scene,
         "camera": "; ".join(camera.text for camera in task.cameras),
-        "plans": [{"reply": p.reply, "digest": digest(p)} for p in task.plans],
+        "plans": [{"reply": p.reply, "notes": p.notes, "digest": digest(p)} for p in task.plans],
         "steps": steps,
         "seconds": {"start": round(start_s, 3), **{k: round(v, 3) for k, v in task.seconds.items()}},
     }

@@ -15,10 +15,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.folder import tensors_bytes
 from qwen2vl_robot.resources import PACKAGE, data_root
+
+if TYPE_CHECKING:
+    from qwen2vl_robot.planner.sources import ModelSettings
 
 PYTHON_RANGE = ((3, 10), (3, 12))
 INSTALL = "make setup"
@@ -26,6 +30,7 @@ CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "tabletop"
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "chat_template*")
 MIN_MEMORY_GIB = 3.0  # the processes of a demo together use less
 CALIBRATION_PICTURES = 12
+MODE_PICTURES = 10  # three questions each, in both modes
 _NO_MODEL = "(none)"  # stands where the model of a server is not named
 MIN_CORES = 2  # the planner's timings hold from here on; one core works, slower
 
@@ -182,13 +187,14 @@ def check_ros() -> Finding:
 # ----------------------------------------------------------------------------------------------- one model
 
 
-def examine_model(name: str | None, say: Callable[[str], object], *, calibrates: bool) -> bool:
+def examine_model(name: str | None, say: Callable[[str], object], *, calibrates: bool, out: Path | None = None) -> bool:
     """Say whether a model fits into memory or its server answers and, on request, in which unit it writes boxes.
 
     Args:
         name: a checkpoint folder, hub name or server; None for the shipped checkpoint.
         say: prints a line.
         calibrates: whether to load the model, if it fits, and show it pictures with known boxes.
+        out: where the settings with the calibration are written, if it succeeds.
 
     Returns:
         Whether it can be used.
@@ -213,25 +219,82 @@ def examine_model(name: str | None, say: Callable[[str], object], *, calibrates:
         if not fit.fits:
             say(f"use instead: {suggest(fit.available_gb, fit.device)}")
             return False
-    return not calibrates or _calibrate(model, say, is_local=settings.server is None)
+    if not calibrates:
+        return True
+    calibrated = _calibrate(settings, say)
+    if calibrated is None:
+        return False
+    from qwen2vl_robot.benchmarks.modes import compare_modes, recommend
+
+    right = compare_modes(calibrated, MODE_PICTURES, seed=1000)
+    for mode, answers in right.items():
+        say(f"mode {mode.value}: {sum(answers)} of {len(answers)} questions right")
+    calibrated = calibrated.model_copy(update={"mode": recommend(right)})
+    say(f"recommended: mode {calibrated.mode.value}")
+    if out is not None:
+        _write_settings(calibrated, out)
+        say(f"{out}: use it with --model {out}")
+    return True
 
 
-def _calibrate(model: str, say: Callable[[str], object], *, is_local: bool) -> bool:
+def _calibrate(settings: ModelSettings, say: Callable[[str], object]) -> ModelSettings | None:
+    """The settings with what was measured of the model's boxes; None where they fit no unit that is read."""
     from qwen2vl_robot.benchmarks import box_convention
+    from qwen2vl_robot.planner.contract import BoxConvention
     from qwen2vl_robot.planner.process import PlannerProcess
+    from qwen2vl_robot.planner.sources import Calibration
 
-    bound = {"max_coordinate": box_convention.MAX_COORDINATE} if is_local else {}
+    bound = {"max_coordinate": box_convention.MAX_COORDINATE} if settings.server is None else {}
+    bare = settings.model_copy(update={"calibration": None})
     pictures = list(box_convention.render_pictures(CALIBRATION_PICTURES, seed=0))
-    with PlannerProcess(model) as planner:
-        answers = box_convention.ask(lambda request: planner.raw_reply(request, **bound), pictures)
-    found = box_convention.calibrate(answers, len(pictures))
+    fits = []
+    with PlannerProcess(bare) as planner:
+        for way in (
+            lambda request, noun: planner.raw_reply(request, **bound),
+            lambda request, noun: planner.raw_locations(request, (noun,), **bound),
+        ):
+            answers = box_convention.ask(way, pictures)
+            fits += [box_convention.calibrate(answers, len(pictures))] if answers else []
+            if fits and fits[-1].fits:
+                break
+    if not fits:
+        say(f"refused: none of {len(pictures)} replies had a box; the model does not answer in a form that is read")
+        return None
+    found = max(fits, key=lambda fit: (fit.fits, fit.iou[fit.convention]))
     for convention, overlap in found.iou.items():
         say(f"  {convention}: median IoU {overlap:.3f}")
     say(f"  {found.answered} of {found.asked} replies had a box; median error {found.error:g} of 1000 a side")
     if not found.fits:
         say(f"refused: no convention fits; a median IoU of {box_convention.MIN_IOU} in half of the replies is needed")
-    elif found.convention not in box_convention.SUPPORTED:
+        return None
+    if found.convention not in box_convention.SUPPORTED:
         say(f"refused: the model writes {found.convention}; read are {', '.join(box_convention.SUPPORTED)}")
-    else:
-        say(f"box_convention: {found.convention}")
-    return found.fits and found.convention in box_convention.SUPPORTED
+        return None
+    say(f"box_convention: {found.convention}")
+    if found.factor != (1.0, 1.0):
+        say(f"the server scales pictures: its boxes are {found.factor[0]:g} x {found.factor[1]:g} of what was sent")
+    height, width = pictures[0].rgb.shape[:2]
+    measured = Calibration(
+        model=settings.model,
+        server=settings.server,
+        box_convention=BoxConvention(found.convention),
+        pixels_factor=found.factor,
+        picture_px=(width, height),
+        median_iou=found.iou[found.convention],
+        pictures=found.answered,
+    )
+    return settings.model_copy(update={"calibration": measured, "box_convention": None})
+
+
+def _write_settings(settings: ModelSettings, out: Path) -> None:
+    """Write a model's settings as `--model` reads them.
+
+    Raises:
+        BadInputError: the file cannot be written.
+    """
+    if out.suffix not in (".yaml", ".yml"):
+        raise BadInputError(f"--out {out}: a name that ends in .yaml is needed, as --model reads it")
+    try:  # JSON is YAML too
+        out.write_text(settings.model_dump_json(exclude_none=True, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--out {out}: {error.strerror}") from error

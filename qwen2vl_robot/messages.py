@@ -262,11 +262,13 @@ class Plan:
 
     Attributes:
         objects: everything that the reply names, also what only a `Where` refers to.
+        notes: what of the reply was put right or left out, a sentence each.
     """
 
     actions: tuple[Action, ...]
     reply: str
     objects: tuple[ObjectReference, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- perceive

@@ -65,7 +65,7 @@ _PLAN_AGAIN: frozenset[Reason] = frozenset(
     {
         *(set(MotionReason) - {MotionReason.UNEXPLAINED, MotionReason.NOT_IN_VIEW}),
         *(set(ViolationKind) - _BROKEN_WORKER - _OUR_FAULT),
-        *PlannerReason,
+        *(set(PlannerReason) - {PlannerReason.UNCALIBRATED}),
         PerceptionReason.NOT_FOUND,
         RefusalReason.SCENE_CHANGED,
         RefusalReason.START_MOVED,

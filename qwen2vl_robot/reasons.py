@@ -144,6 +144,19 @@ class PlannerReason(Reason):
 
     NO_REPLY = "no_reply", "the model or its server gave no reply in time"
     BAD_REPLY = "bad_reply", "the reply is not a plan that the contract allows"
+    REPLY_CUT = "reply_cut_off", "the reply ends before it is complete"
+    REPLY_REPEATS = "reply_repeats", "the reply says the same box over and over"
+    NO_ACTIONS = "no_actions", "the reply has boxes but no actions; the mode `detect` asks for boxes alone"
+    OTHER_LABEL = "other_label", "the reply's boxes are of other things than those asked for, or have no name"
+    BOX_FORM = "box_form", "a box of the reply is not four numbers of a box with a width and a height"
+    BOX_CORNERS = "box_corners", "the corners of a box can be read in more than one way"
+    BOX_UNITS = "box_units", "a box is in another unit than the model's; `doctor --calibrate` measures which"
+    BOX_OUTSIDE = "box_outside", "a box reaches farther out of the picture than can be cut off"
+    UNCALIBRATED = (
+        "uncalibrated",
+        "the unit of the model's boxes is not known; `doctor --model NAME --calibrate` measures it",
+    )
+    POINTS = "points", "the reply has points where boxes are needed"
     BAD_REQUEST = "bad_request", "the planner cannot be asked with this picture, clip or instruction"
     WORKER = "planner_worker", "the planner's process crashed, hung or failed"
 

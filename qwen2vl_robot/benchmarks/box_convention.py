@@ -5,7 +5,7 @@ The box coordinate system depends on the model; a wrong guess would look like ba
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.geometry import intersection_over_union
 from qwen2vl_robot.messages import Instruction, PlannerRequest
+from qwen2vl_robot.planner.detections import raw_boxes
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
@@ -26,6 +27,9 @@ from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of
 MAX_COORDINATE = 9999  # during the calibration every convention is allowed
 MIN_IOU = 0.5  # a convention with a smaller median does not fit
 MIN_ANSWERED_RATIO = 0.5
+_LEAST_FACTOR = 0.05
+_FAR_FROM_ZERO = 100.0  # of 1000; a ratio of small numbers says little
+_TIE = 0.02  # an overlap that is smaller by so little is as good
 _SCENE = "scenes/tabletop.yaml"
 _Box = tuple[float, float, float, float]
 
@@ -55,6 +59,7 @@ class ConventionFit:
 
     Attributes:
         convention: the best convention, even if it does not fit well enough.
+        factor: for pixels, how many of the model's are one of the picture that was sent, in x and y.
         iou: median overlap under each convention.
         error: median error of a box side under the best convention, of 1000.
         asked, answered: number of scenes, and of replies with a box.
@@ -65,6 +70,7 @@ class ConventionFit:
     error: float
     asked: int
     answered: int
+    factor: tuple[float, float] = (1.0, 1.0)
 
     @property
     def fits(self) -> bool:
@@ -105,13 +111,14 @@ def render_pictures(count: int, seed: int) -> Iterator[Picture]:
             seed += 1
 
 
-def ask(reply: Callable[[PlannerRequest], RawReply], pictures: Sequence[Picture]) -> list[Answer]:
+def ask(reply: Callable[[PlannerRequest, str], RawReply], pictures: Sequence[Picture]) -> list[Answer]:
     """Ask for the most visible object of each picture; leave out replies without a usable box."""
     answers = []
     for picture in pictures:
         target = picture.seen[0]
         try:
-            answer = reply(PlannerRequest(picture.rgb, Instruction(f"pick up the {target.label}")))
+            request = PlannerRequest(picture.rgb, Instruction(f"pick up the {target.label}"))
+            answer = reply(request, target.label)
         except PlannerError:
             continue
         numbers = first_box(answer.text)
@@ -124,9 +131,8 @@ def ask(reply: Callable[[PlannerRequest], RawReply], pictures: Sequence[Picture]
 def first_box(text: str) -> _Box | None:
     """Parse the first box of a reply, unconverted; None without a box of four finite numbers."""
     try:
-        boxes = json.loads(text)["objects"][0]["boxes"]
-        numbers = _as_floats(boxes[0])
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        numbers = _as_floats(raw_boxes(text)[0])
+    except (PlannerError, ValueError, IndexError, TypeError):
         return None
     return numbers if all(math.isfinite(v) for v in numbers) else None
 
@@ -150,5 +156,29 @@ def calibrate(answers: Sequence[Answer], asked: int) -> ConventionFit:
         for name, read in CONVENTIONS.items()
     }
     best = max(iou, key=lambda name: iou[name])
-    sides = [abs(p - t) for a in answers for p, t in zip(CONVENTIONS[best](a), a.true, strict=True)]
-    return ConventionFit(best, {k: round(v, 3) for k, v in iou.items()}, round(median(sides), 1), asked, len(answers))
+    read, factor = CONVENTIONS[best], (1.0, 1.0)
+    if best not in SUPPORTED or iou[best] < MIN_IOU:
+        found = _factor(answers)
+        scaled = functools.partial(_unscaled, factor=found)
+        overlap = float(np.median(intersection_over_union([scaled(a) for a in answers], true)))
+        if all(_LEAST_FACTOR <= k <= 1.0 / _LEAST_FACTOR for k in found) and overlap > max(iou[best], MIN_IOU) - _TIE:
+            best, read, factor, iou["resized_pixels"] = "resized_pixels", scaled, found, overlap
+    sides = [abs(p - t) for a in answers for p, t in zip(read(a), a.true, strict=True)]
+    rounded = {k: round(v, 3) for k, v in iou.items()}
+    return ConventionFit(best, rounded, round(median(sides), 1), asked, len(answers), factor)
+
+
+def _unscaled(answer: Answer, factor: tuple[float, float]) -> _Box:
+    """The box of an answer in pixels of a picture that the server scaled."""
+    return _scaled(answer.numbers, (factor[0] * answer.model_px[0], factor[1] * answer.model_px[1]))
+
+
+def _factor(answers: Sequence[Answer]) -> tuple[float, float]:
+    """How many of the model's pixels are one of the picture that was sent, in x and y: the medians over all sides."""
+
+    def along(axis: int) -> float:
+        pairs = [(a.numbers[side], a.true[side], a.model_px[axis]) for a in answers for side in (axis, axis + 2)]
+        ratios = [1000.0 * number / (true * px) for number, true, px in pairs if true >= _FAR_FROM_ZERO]
+        return round(median(ratios), 3) if ratios else 0.0
+
+    return along(0), along(1)

@@ -7,7 +7,7 @@ for which the planner has to ask; and more colours, kinds, views and arms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,8 +19,10 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import ImageBox, Instruction, Plan, PlannerRequest, Verb
+from qwen2vl_robot.planner.contract import PlannerMode
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import parse_reply
+from qwen2vl_robot.planner.sources import ModelSettings
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
 from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
@@ -31,25 +33,39 @@ _TASKS = ("pick", "on", "in", "left_of", "right_of")
 _ATTEMPTS = 60
 
 
-def run_grounding(model: str, pictures: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Ask one question about each of `pictures` scenes for each family, for seeds seed, seed + 1, ..."""
+def run_grounding(
+    model: str | ModelSettings,
+    pictures: int,
+    seed: int,
+    modes: Sequence[PlannerMode | None] = (None,),
+    families: Sequence[str] = FAMILIES,
+) -> Iterator[dict[str, Any]]:
+    """Ask one question about each of `pictures` scenes for each family, for seeds seed, seed + 1, ...
+
+    Args:
+        modes: each question is asked in each of these; None is that of the model's settings.
+    """
     ranges, catalogue = load_scene(_SCENE)
     wide, wide_catalogue = load_scene(_WIDE_SCENE)
     makers = _makers(catalogue.held_out)
     arms = (wide.robot, *wide.other_robots)
+    shown = {ranges.robot, *(arms if "wide" in families else ())}
     with ExitStack() as stack, PlannerProcess(model) as planner:
-        worlds = {arm: stack.enter_context(robot_on_table(load_robot(arm))) for arm in {ranges.robot, *arms}}
+        worlds = {arm: stack.enter_context(robot_on_table(load_robot(arm))) for arm in shown}
         for index in range(pictures):
             wide_with_arm = wide.model_copy(update={"robot": arms[index % len(arms)]})
-            for family in FAMILIES:
+            for family in families:
                 rng = np.random.default_rng([seed + index, FAMILIES.index(family)])
                 is_held_out = family == "held_out_pairs"
                 drawn_from = (wide_with_arm, wide_catalogue) if family == "wide" else (ranges, catalogue)
                 world = worlds[drawn_from[0].robot]
                 rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
-                if question is not None:
-                    yield {"family": family, "seed": seed + index, **score(planner, rgb, question)}
+                if question is None:
+                    continue
+                for mode in modes:
+                    scored = score(planner, rgb, question, mode=mode)
+                    yield {"family": family, "seed": seed + index, "mode": mode and mode.value, **scored}
 
 
 def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
@@ -82,13 +98,20 @@ def _question(
     return None
 
 
-def score(planner: PlannerProcess, rgb: Any, question: Question, clip: tuple[Any, ...] = ()) -> dict[str, Any]:
+def score(
+    planner: PlannerProcess,
+    rgb: Any,
+    question: Question,
+    clip: tuple[Any, ...] = (),
+    *,
+    mode: PlannerMode | None = None,
+) -> dict[str, Any]:
     """Compare the planner's answer with the right one; a `clip` is shown even to a checkpoint trained without clips."""
     right = parse_reply(question.reply)
     instruction, *failures = question.instruction.split("\n")
     request = PlannerRequest(rgb, Instruction(instruction), tuple(failures), clip=clip)
     try:
-        answer = planner.plan_picture(request, shows_all=bool(clip))
+        answer = planner.plan_picture(request, shows_all=bool(clip), mode=mode)
     except PlannerError:
         answer = Plan(actions=(), reply="")
     is_asked = asks(answer)

@@ -64,8 +64,14 @@ def doctor(
     ] = None,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Also ask the model about rendered pictures and find the unit of its boxes."),
+        typer.Option(
+            "--calibrate",
+            help="Also ask the model about rendered pictures: find the unit of its boxes, and compare both modes.",
+        ),
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="With --calibrate: write the settings here, for --model to read.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """List what is installed and what is missing, with the command that installs it.
@@ -74,8 +80,10 @@ def doctor(
     """
     from qwen2vl_robot.doctor import diagnose, examine_model, is_ready
 
+    if out is not None and not calibrate:
+        raise BadInputError("--out: only with --calibrate")
     if model is not None or calibrate:
-        is_usable = examine_model(model, partial(typer.echo, err=json_file == STDOUT), calibrates=calibrate)
+        is_usable = examine_model(model, partial(typer.echo, err=json_file == STDOUT), calibrates=calibrate, out=out)
         save_json({"model": model, "is_usable": is_usable}, json_file)
         raise typer.Exit(0 if is_usable else 1)
     findings = diagnose()

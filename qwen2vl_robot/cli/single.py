@@ -88,6 +88,7 @@ def plan(
     from qwen2vl_robot.order import understand
     from qwen2vl_robot.photos import read_photo
     from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
+    from qwen2vl_robot.planner.sources import read_settings
     from qwen2vl_robot.reading import whose_sides
     from qwen2vl_robot.relations import load_relations
 
@@ -99,6 +100,9 @@ def plan(
         if json_file != STDOUT:
             typer.echo(" ".join(wish.reasons))
         raise typer.Exit(1)
+    unknown = read_settings(model or SHIPPED_MODEL).why_uncalibrated((rgb.shape[1], rgb.shape[0]))
+    if unknown:
+        say(f"nothing would be moved by these boxes: {unknown}")
     others, clip = (tuple(read_photo(path, say) for path in paths or ()) for paths in (also, before))
     with PlannerProcess(model or SHIPPED_MODEL) as planner:
         whose = whose_sides(instruction, load_relations().seen_from)
@@ -106,6 +110,7 @@ def plan(
         answer = planner.plan_picture(request)
     actions = [_action_as_json(a) for a in answer.actions]
     document = {"instruction": instruction, "actions": actions, "box_unit": BOX_UNIT, "reply": answer.reply}
+    document["notes"] = list(answer.notes)
     save_json(document, json_file)
     if json_file != STDOUT:
         _print_plan(answer)

@@ -32,7 +32,8 @@ def plan_each(request: PlannerRequest, plan_one: Callable[[PlannerRequest], Plan
     if len(actions) > MAX_ACTIONS:
         raise PlannerError(f"the plan has {len(actions)} actions, at most {MAX_ACTIONS} are allowed")
     objects = tuple(dict.fromkeys(thing for plan in plans for thing in plan.objects))
-    return Plan(actions, "\n".join(plan.reply for plan in plans), objects)
+    notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
+    return Plan(actions, "\n".join(plan.reply for plan in plans), objects, notes)
 
 
 def _repeats(plan: Plan, failures: tuple[str, ...]) -> bool:

@@ -1,7 +1,8 @@
 """The reply schema of reply.py → a grammar (llguidance's Lark) that constrains a decoder.
 
-`parse_reply` accepts every reply of the grammar, except boxes without x0 < x1 and y0 < y1. The grammar tracks how many
-objects were listed, whether one is missing (then only `ask` and `refuse` are left) and whether the hand is full.
+`parse_reply` accepts every reply of the grammar, except boxes whose corners have no one meaning. The grammar tracks
+how many objects were listed, whether one is missing (then only `ask` and `refuse` are left) and whether the hand is
+full.
 """
 
 from __future__ import annotations
@@ -25,6 +26,19 @@ def reply_grammar(max_coordinate: int) -> str:
     """Write the grammar of a reply whose boxes are whole numbers from 0 to `max_coordinate`."""
     rules = "\n".join([*_words(max_coordinate), *_objects(), *_actions()])
     return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)  # rules are written with '...'
+
+
+@functools.lru_cache(maxsize=32)
+def detection_grammar(max_coordinate: int, nouns: tuple[str, ...]) -> str:
+    """Write the grammar of a list of boxes with some labels, none of them included."""
+    labels = " | ".join(json.dumps(json.dumps(noun, ensure_ascii=False), ensure_ascii=False) for noun in nouns)
+    coordinate = json.dumps({"type": "integer", "minimum": 0, "maximum": max_coordinate})
+    most = MAX_BOXES * len(nouns)
+    rules = f"""coordinate: %json {coordinate}
+label: {labels}
+thing: '{{"bbox_2d":[' coordinate ',' coordinate ',' coordinate ',' coordinate '],"label":' label '}}'
+start: '[' (thing (',' thing){{0,{most - 1}}})? ']'"""
+    return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)
 
 
 def bench_grammar(max_coordinate: int) -> str:

@@ -226,5 +226,7 @@ def _read_contract(folder: Path, convention: BoxConvention, settings: ModelSetti
     data = read_json(file, CONFIG_BYTES) if file.is_file() else {"box_convention": convention}
     if not isinstance(data, dict):
         raise BadInputError(f"{shown(file)}: a mapping is needed")
-    chosen = settings.model_dump(include={"prompt_style", "box_convention"}, exclude_none=True)
+    chosen = settings.model_dump(include={"prompt_style"}, exclude_none=True)
+    if settings.convention is not None:
+        chosen["box_convention"] = settings.convention
     return parse({**data, **chosen}, ModelContract, str(file))

@@ -16,9 +16,18 @@ from PIL import Image
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
 from qwen2vl_robot.planner.answers import speak_like
-from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages, wording
+from qwen2vl_robot.planner.contract import (
+    BoxConvention,
+    PlannerMode,
+    PromptStyle,
+    build_detection_messages,
+    build_messages,
+    wording,
+)
 from qwen2vl_robot.planner.decoding import Decoded, Prompt, generate_plainly
 from qwen2vl_robot.planner.deeds import plan_each
+from qwen2vl_robot.planner.detect import Found, find_each, found_in, get_ready, plan_by_detection
+from qwen2vl_robot.planner.grammar import detection_grammar
 from qwen2vl_robot.planner.loading import load_model
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture
 from qwen2vl_robot.planner.reply import RawReply, parse_reply
@@ -42,7 +51,11 @@ class LocalPlanner:
     """
 
     def __init__(self, model: str | ModelSettings) -> None:
-        loaded = load_model(read_settings(model) if isinstance(model, str) else model)
+        settings = read_settings(model) if isinstance(model, str) else model
+        loaded = load_model(settings)
+        self._mode = settings.mode
+        if self._mode is PlannerMode.DETECT:
+            get_ready()
         self._model, self._tokenizer, self._images = loaded.model, loaded.tokenizer, loaded.images
         self._contract, self._decoder, self._grammar = loaded.contract, loaded.decoder, loaded.grammar
         self._pictures: tuple[bytes, dict[str, Any]] = (b"", {})
@@ -59,16 +72,19 @@ class LocalPlanner:
             seconds.append(time.perf_counter() - began_s)
         return weights, block.numel() * block.element_size() / min(seconds)
 
-    def plan(self, request: PlannerRequest, *, shows_all: bool = False) -> Plan:
+    def plan(self, request: PlannerRequest, *, shows_all: bool = False, mode: PlannerMode | None = None) -> Plan:
         """Plan for one request.
 
         Args:
             shows_all: also show further cameras and the clip to a checkpoint with the compact prompt, which was trained
                 on single pictures and otherwise gets one.
+            mode: by default that of the settings.
 
         Raises:
             PlannerError: the picture, the clip or the reply cannot be used.
         """
+        if (mode or self._mode) is PlannerMode.DETECT:
+            return plan_by_detection(request, self._find)
         if self._contract.prompt_style is PromptStyle.COMPACT:
             plan = plan_each(request, functools.partial(self._plan_one, shows_all=shows_all))
             return speak_like(plan, request.instruction)
@@ -82,6 +98,32 @@ class LocalPlanner:
             image_size_px=answer.image_size_px,
             said=" ".join((request.instruction.text, *request.instruction.plainly)),
         )
+
+    def _find(self, request: PlannerRequest, nouns: tuple[str, ...]) -> Found:
+        convention = self._contract.box_convention
+        if self._contract.prompt_style is PromptStyle.COMPACT:
+            return find_each(request, nouns, convention, self.reply)
+        return found_in(self.locate(request, nouns), nouns, convention)
+
+    def locate(self, request: PlannerRequest, nouns: tuple[str, ...], *, max_coordinate: int | None = None) -> RawReply:
+        """Decode the raw reply about where some things are in the request's picture.
+
+        Args:
+            max_coordinate: see `reply`.
+
+        Raises:
+            PlannerError: see `reply`.
+        """
+        began_s = time.perf_counter()
+        check_picture(request.rgb)
+        prompt, size_px = self._prompt((request.rgb,), build_detection_messages(nouns))
+        answer = self._decoder.decode(prompt, detection_grammar(max_coordinate or self._limit(size_px), nouns))
+        text = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
+        return RawReply(text, size_px, answer.decoded_tokens, seconds=time.perf_counter() - began_s)
+
+    def _limit(self, size_px: tuple[int, int]) -> int:
+        """The largest coordinate of the model's convention."""
+        return max(size_px) if self._contract.box_convention is BoxConvention.RESIZED_PIXELS else 1000
 
     def reply(
         self,
@@ -105,8 +147,7 @@ class LocalPlanner:
         if self._contract.prompt_style is PromptStyle.COMPACT and not shows_all:
             request = replace(request, others=(), clip=())
         prompt, size_px = self._ask(request)
-        by_pixels = self._contract.box_convention is BoxConvention.RESIZED_PIXELS
-        grammar = self._grammar(max_coordinate or (max(size_px) if by_pixels else 1000))
+        grammar = self._grammar(max_coordinate or self._limit(size_px))
         if is_plain:
             ids = generate_plainly(self._model, self._decoder.tokenizer, prompt, grammar)
             answer = Decoded(ids, len(ids), len(ids), 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from types import TracebackType
@@ -10,7 +11,7 @@ import numpy as np
 
 from qwen2vl_robot.errors import PlannerError, WorkerError
 from qwen2vl_robot.messages import Instruction, Observation, Plan, PlannerRequest, StepRecord
-from qwen2vl_robot.planner.contract import failure_line
+from qwen2vl_robot.planner.contract import PlannerMode, failure_line
 from qwen2vl_robot.planner.hub import prepare_hub
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
@@ -21,6 +22,8 @@ from qwen2vl_robot.reasons import PlannerReason
 from qwen2vl_robot.relations import load_relations
 from qwen2vl_robot.sides import SeenFrom
 
+_log = logging.getLogger(__name__)
+
 
 class PlannerProcess:
     """The `ports.Planner` of a model, local or behind a server.
@@ -28,7 +31,7 @@ class PlannerProcess:
     A crash or a hang raises a `PlannerError`; the next plan restarts the process.
 
     Args:
-        model: a model name as in sources.py.
+        model: a model name as in sources.py, or its settings.
         timeout_s: time limit of one plan; by default that of the model's settings.
         seen_from: whose left and right a large model is told to mean; by default that of sim/tasks/relations.yaml.
 
@@ -37,10 +40,15 @@ class PlannerProcess:
     """
 
     def __init__(
-        self, model: str = SHIPPED_MODEL, *, timeout_s: float | None = None, seen_from: SeenFrom | None = None
+        self,
+        model: str | ModelSettings = SHIPPED_MODEL,
+        *,
+        timeout_s: float | None = None,
+        seen_from: SeenFrom | None = None,
     ) -> None:
-        settings = read_settings(model)
+        settings = read_settings(model) if isinstance(model, str) else model
         self._seen_from = load_relations(seen_from).seen_from
+        self._settings = settings
         self._timeout_s = timeout_s or settings.timeout_s
         factory = f"{__name__}:load_local" if settings.server is None else "qwen2vl_robot.planner.server:ServerPlanner"
         self._worker = Worker(factory, settings)
@@ -60,8 +68,15 @@ class PlannerProcess:
         return self._worker.pid
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        """Plan the next actions (see `ports.Planner`)."""
+        """Plan the next actions (see `ports.Planner`).
+
+        Raises:
+            PlannerError: the unit of the model's boxes is not known, or there is no usable plan.
+        """
         frame = observation.frame
+        unknown = self._settings.why_uncalibrated((frame.rgb.shape[1], frame.rgb.shape[0]))
+        if unknown:
+            raise PlannerError(unknown, reason=PlannerReason.UNCALIBRATED)
         request = PlannerRequest(
             rgb=frame.rgb,
             instruction=instruction,
@@ -72,24 +87,39 @@ class PlannerProcess:
         )
         return self.plan_picture(request)
 
-    def plan_picture(self, request: PlannerRequest, *, shows_all: bool = False) -> Plan:
+    def plan_picture(
+        self, request: PlannerRequest, *, shows_all: bool = False, mode: PlannerMode | None = None
+    ) -> Plan:
         """Plan for pictures alone, without depth or calibration.
 
-        `shows_all` (local models only): also show further pictures and the clip to a checkpoint trained on one picture.
+        Args:
+            shows_all: (local models only) also show further pictures and the clip to a checkpoint trained on one
+                picture.
+            mode: by default that of the planner.
         """
-        plan = self._call("plan", request, **({"shows_all": True} if shows_all else {}))
+        how: dict[str, object] = {"shows_all": True} if shows_all else {}
+        plan = self._call("plan", request, **how, **({"mode": mode} if mode else {}))
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner returned a {type(plan).__name__}, not a plan", reason=PlannerReason.WORKER)
+        for note in plan.notes:
+            _log.info("the reply: %s", note)
         return plan
 
     def raw_reply(self, request: PlannerRequest, **how: object) -> RawReply:
         """Return the model's answer unparsed; `how` holds keyword arguments of `LocalPlanner.reply`."""
-        reply = self._call("reply", request, **how)
+        return self._raw("reply", request, **how)
+
+    def _raw(self, method: str, request: PlannerRequest, **how: object) -> RawReply:
+        reply = self._call(method, request, **how)
         if not isinstance(reply, RawReply):
             raise PlannerError(
                 f"the planner returned a {type(reply).__name__}, not a reply", reason=PlannerReason.WORKER
             )
         return reply
+
+    def raw_locations(self, request: PlannerRequest, nouns: tuple[str, ...], **how: object) -> RawReply:
+        """Return the model's answer to where some nouns are, unparsed; `how` as for `raw_reply`."""
+        return self._raw("locate", request, nouns=nouns, **how)
 
     def limits(self) -> tuple[int, float]:
         """Measure (bytes of the weights of text layers and output head, best memory bandwidth in bytes per second)."""

@@ -1,7 +1,7 @@
 """A model's untrusted answer → a typed, bounded Plan or one clear error; the training format.
 
-A reply is compact JSON. Its boxes are in the model's own convention; only this module converts them to 0..1000 of the
-original image.
+A reply is compact JSON. Its boxes are in the model's own convention; `boxes.py` converts them to 0..1000 of the
+original image. What models write around the JSON, `extraction.py` takes off.
 
     {"objects":[{"label":"red block","boxes":[[412,330,470,398]]},{"label":"blue bowl","boxes":[[530,411,702,566]]}],
      "actions":[{"do":"pick","object":0},{"do":"place","relation":"in","object":1}]}
@@ -13,20 +13,19 @@ object has no boxes, and then only `ask` and `refuse` are left as actions.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from qwen2vl_robot.bounds import REPLY_CHARS, shown
+from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.config import Strict
-from qwen2vl_robot.documents import parse_json
-from qwen2vl_robot.errors import BadInputError, PlannerError
+from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import says
-from qwen2vl_robot.messages import Action, Direction, ImageBox, ObjectReference, Plan, Relation, Verb, Where
+from qwen2vl_robot.messages import Action, Direction, ObjectReference, Plan, Relation, Verb, Where
+from qwen2vl_robot.planner.boxes import read_box
 from qwen2vl_robot.planner.contract import (
     MAX_ACTIONS,
     MAX_BOXES,
@@ -36,10 +35,10 @@ from qwen2vl_robot.planner.contract import (
     BoxConvention,
     strip_control_tokens,
 )
+from qwen2vl_robot.planner.extraction import extract, refuse, unwrap
+from qwen2vl_robot.reasons import PlannerReason
 
-_FENCE = "```"
 _NO_FORM = "the reply is neither the JSON of the schema nor Qwen's box markup"
-MIN_BOX_SIDE = 1.0  # of 1000; a thinner box is too small to measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,39 +140,35 @@ def parse_reply(
     Raises:
         PlannerError: the reply breaks the schema or a limit; one line says how.
     """
-    if len(reply) > REPLY_CHARS:
-        raise PlannerError(f"the reply has {len(reply)} characters, at most {REPLY_CHARS} are read")
-    text = _unfence(reply)
-    parsed = _parse_json(text) if text.startswith("{") else _parse_markup(text)
-    references = [_reference(o, convention, image_size_px, said) for o in parsed.objects]
+    found = extract(unwrap(reply))
+    notes = list(found.notes)
+    parsed = _parse_markup(found.text) if found.value is None else _parse_value(found.value)
+    references = [_reference(o, convention, image_size_px, said, notes) for o in parsed.objects]
     actions = _one_by_one(tuple(_action(a, references) for a in parsed.actions))
     _check_sequence(actions)
-    return Plan(actions=actions, reply=reply, objects=tuple(references))
+    return Plan(actions=actions, reply=reply, objects=tuple(references), notes=tuple(dict.fromkeys(notes)))
 
 
-def _unfence(reply: str) -> str:
-    """Remove white space, an end-of-turn token and a Markdown code fence around the reply."""
-    text = reply.replace("<|im_end|>", "").replace("<|endoftext|>", "").strip()
-    if len(text) > 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE):
-        return text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
-    return text
-
-
-def _parse_json(text: str) -> Reply:
+def _parse_value(value: Any) -> Reply:
+    if not isinstance(value, dict) or "actions" not in value:
+        raise refuse("the reply names no actions", PlannerReason.NO_ACTIONS)
     try:
-        return Reply.model_validate(parse_json(text, "the reply"))
-    except BadInputError as error:
-        raise PlannerError(str(error)) from error
+        return Reply.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = shown(".".join(str(p) for p in first["loc"]))
-        raise PlannerError(f"the reply does not fit the schema at {where or 'its root'}: {first['msg']}") from error
+        is_box = "boxes" in first["loc"][:-1]
+        raise refuse(
+            f"the reply does not fit the schema at {where or 'its root'}: {first['msg']}",
+            PlannerReason.BOX_FORM if is_box else PlannerReason.BAD_REPLY,
+        ) from error
 
 
 # No white space is matched more than once: a pattern that gives some back tries every length of it at every place.
 _BOX = re.compile(
     r"(?:<\|box_start\|>)?\((\d{1,5}),\s{0,4}(\d{1,5})\),\s{0,4}\((\d{1,5}),\s{0,4}(\d{1,5})\)(?:<\|box_end\|>)?"
 )
+_POINTS = re.compile(r"<points?\b|\bclick\s*\(")
 _VERBS = ("pick", "place", "push")
 _WORDS = ("on", "in", "left_of", "right_of", "in_front_of", "behind", "next_to", "left", "right", "away", "closer")
 _BETWEEN = " \n\t,;.0123456789-"  # separators, and the numbers of a list
@@ -184,6 +179,8 @@ def _parse_markup(text: str) -> Reply:
 
     The special tokens around label and box are optional, because some decoders drop them.
     """
+    if _POINTS.search(text):
+        raise refuse("the reply points; boxes and actions are needed", PlannerReason.POINTS)
     objects: list[dict[str, object]] = []
     actions: list[dict[str, object]] = []
     end = 0
@@ -222,28 +219,18 @@ def _words_before(text: str) -> tuple[str, str | None, str]:
 
 
 def _reference(
-    entry: ReplyObject, convention: BoxConvention, image_size_px: tuple[int, int], said: str | None
+    entry: ReplyObject, convention: BoxConvention, image_size_px: tuple[int, int], said: str | None, notes: list[str]
 ) -> ObjectReference:
     label = strip_control_tokens(entry.label).strip()
     if not label or not label.isprintable():
         raise PlannerError("an object's label is empty or not printable")
-    boxes = tuple(_box([float(v) for v in raw], label, convention, image_size_px) for raw in entry.boxes)
+    read = [read_box(raw, label, convention, image_size_px) for raw in entry.boxes]
+    boxes = tuple(box for box, _ in read)
+    notes += [note for _, more in read for note in more]
     where = Where(entry.where.kind, entry.where.reference) if entry.where else None
     if where is not None and said is not None and where.reference is None and not says(said, where.kind):
         where = None
     return ObjectReference(label=label, boxes=boxes, where=where)
-
-
-def _box(raw: list[float], label: str, convention: BoxConvention, image_size_px: tuple[int, int]) -> ImageBox:
-    if convention is BoxConvention.RESIZED_PIXELS:
-        width, height = image_size_px
-        raw = [v * 1000.0 / side for v, side in zip(raw, (width, height, width, height), strict=True)]
-    if not all(math.isfinite(v) and -1e-6 <= v <= 1000.0 + 1e-6 for v in raw):
-        raise PlannerError(f"the box of {label!r} is {raw}; every number must lie in 0..1000")
-    x0, y0, x1, y1 = raw
-    if x1 - x0 < MIN_BOX_SIDE or y1 - y0 < MIN_BOX_SIDE:
-        raise PlannerError(f"the box of {label!r} is {raw}; x0 < x1 and y0 < y1 are needed")
-    return ImageBox(x0, y0, x1, y1)
 
 
 def _action(entry: ReplyAction, references: list[ObjectReference]) -> Action:

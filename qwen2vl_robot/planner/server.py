@@ -10,6 +10,7 @@ import base64
 import io
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,18 @@ from qwen2vl_robot.bounds import REPLY_BYTES, shown
 from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
-from qwen2vl_robot.planner.contract import PromptStyle, build_messages, convention_of, wording
+from qwen2vl_robot.planner.contract import (
+    MAX_BOXES,
+    MAX_OBJECTS,
+    PlannerMode,
+    PromptStyle,
+    build_detection_messages,
+    build_messages,
+    convention_of,
+    wording,
+)
 from qwen2vl_robot.planner.deeds import plan_each
+from qwen2vl_robot.planner.detect import Found, found_in, get_ready, plan_by_detection
 from qwen2vl_robot.planner.exchange import Answer, Failure, NoAnswerError, Request, ask
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
 from qwen2vl_robot.planner.reply import RawReply, Reply, parse_reply
@@ -34,6 +45,13 @@ _RETRIED = (408, 409, 429, *range(500, 600))
 _MAX_REPLY_TOKENS = 1024
 _BREAKS_AFTER = 3  # failed plans in a row
 _STAYS_OPEN_S = 30.0
+_BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
+_THING = {"bbox_2d": _BOX, "label": {"type": "string", "maxLength": 80}}
+_DETECTIONS = {
+    "type": "array",
+    "maxItems": MAX_OBJECTS * MAX_BOXES,
+    "items": {"type": "object", "properties": _THING, "required": [*_THING], "additionalProperties": False},
+}
 _SHARE_OF_TIME = 0.9  # of the time-out; the rest lets our own error cross the process boundary in time
 
 
@@ -46,18 +64,25 @@ class ServerPlanner:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        self._convention = settings.box_convention or convention_of(settings.model)
+        self._convention = settings.convention or convention_of(settings.model)
         self._style = settings.prompt_style or PromptStyle.FULL
         self._key = _key(settings)
+        if settings.mode is PlannerMode.DETECT:
+            get_ready()
         self._failures = 0
         self._closed_until_s = -float("inf")
 
-    def plan(self, request: PlannerRequest) -> Plan:
+    def plan(self, request: PlannerRequest, *, mode: PlannerMode | None = None) -> Plan:
         """Plan for one request: a picture, those of further cameras and a clip.
+
+        Args:
+            mode: by default that of the settings; where only boxes are asked for, only the first picture is shown.
 
         Raises:
             PlannerError: the picture, the server or its reply cannot be used.
         """
+        if (mode or self._settings.mode) is PlannerMode.DETECT:
+            return plan_by_detection(request, self._find)
         return plan_each(request, self._plan_one) if self._style is PromptStyle.COMPACT else self._plan_one(request)
 
     def _plan_one(self, request: PlannerRequest) -> Plan:
@@ -69,8 +94,20 @@ class ServerPlanner:
             said=" ".join((request.instruction.text, *request.instruction.plainly)),
         )
 
-    def reply(self, request: PlannerRequest) -> RawReply:
-        """Ask the server for the raw reply.
+    def _find(self, request: PlannerRequest, nouns: tuple[str, ...]) -> Found:
+        answer = self.locate(request, nouns)
+        return found_in(answer, nouns, self._convention)
+
+    def locate(self, request: PlannerRequest, nouns: tuple[str, ...]) -> RawReply:
+        """Ask the server for the raw reply about where some things are in the request's picture.
+
+        Raises:
+            PlannerError: as `reply`.
+        """
+        return self.reply(replace(request, others=(), clip=()), nouns=nouns)
+
+    def reply(self, request: PlannerRequest, *, nouns: tuple[str, ...] = ()) -> RawReply:
+        """Ask the server for the raw reply: a plan, or where some nouns are.
 
         Raises:
             PlannerError: unusable picture, no usable answer in time, or too many failures just before.
@@ -83,7 +120,7 @@ class ServerPlanner:
             raise _no_reply(
                 f"the server failed {self._failures} times in a row; wait {left_s:.0f} s before the next plan"
             )
-        question = self._question(request)
+        question = self._question(request, nouns)
         try:
             body = self._post(question, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
             text = _content(body)
@@ -93,7 +130,8 @@ class ServerPlanner:
                 self._closed_until_s = time.monotonic() + _STAYS_OPEN_S
             raise
         self._failures = 0
-        return RawReply(text, self._size_px(request.rgb), seconds=time.monotonic() - began_s)
+        size_px = self._settings.as_sent(self._size_px(request.rgb))
+        return RawReply(text, size_px, seconds=time.monotonic() - began_s)
 
     def _size_px(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
         """Compute the size that the model's own processor would choose, so that the server resizes nothing."""
@@ -111,7 +149,7 @@ class ServerPlanner:
         size_px = resized_size_px((clip[0].shape[1], clip[0].shape[0]), 28, MIN_CLIP_PIXELS, MAX_CLIP_PIXELS)
         return "data:video/jpeg;base64," + ",".join(_encoded(rgb, size_px, "JPEG", quality=90) for rgb in clip)
 
-    def _question(self, request: PlannerRequest) -> dict[str, Any]:
+    def _question(self, request: PlannerRequest, nouns: tuple[str, ...]) -> dict[str, Any]:
         """Build the request body: messages with the pictures in them, the reply's schema, decoding parameters."""
         seen = (request.rgb, *request.others)
         urls = iter([self._url(rgb) for rgb in seen])
@@ -121,22 +159,26 @@ class ServerPlanner:
                 return {"type": "video_url", "video_url": {"url": self._film_url(request.clip)}}
             return {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
 
-        messages: list[dict[str, Any]] = build_messages(
-            wording(request.instruction, self._style),
-            request.failures,
-            self._style,
-            len(seen),
-            has_clip=bool(request.clip),
-            seen_from=request.seen_from,
+        messages: list[dict[str, Any]] = (
+            build_detection_messages(nouns)
+            if nouns
+            else build_messages(
+                wording(request.instruction, self._style),
+                request.failures,
+                self._style,
+                len(seen),
+                has_clip=bool(request.clip),
+                seen_from=request.seen_from,
+            )
         )
         for message in messages:
             if isinstance(message["content"], list):
                 message["content"] = [filled(part) for part in message["content"]]
         question: dict[str, Any] = {"model": self._settings.model, "messages": messages}
-        schema = Reply.model_json_schema()
+        schema = _DETECTIONS if nouns else Reply.model_json_schema()
         if self._settings.constrain == "structured_outputs":
             question["structured_outputs"] = {"json": schema}
-        elif self._settings.constrain == "response_format":
+        elif self._settings.constrain == "response_format" and not nouns:  # its schemas are objects, no lists
             named = {"name": "plan", "schema": schema}
             question["response_format"] = {"type": "json_schema", "json_schema": named}
         return {**question, "temperature": 0.0, "seed": 0, "max_tokens": _MAX_REPLY_TOKENS}
@@ -203,7 +245,9 @@ def _content(body: bytes) -> str:
     if not isinstance(text, str) or not text.strip():
         raise PlannerError("the server's answer has no text")
     if reason == "length":
-        raise PlannerError(f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens")
+        raise PlannerError(
+            f"the model's reply does not end within {_MAX_REPLY_TOKENS} tokens", reason=PlannerReason.REPLY_CUT
+        )
     return text
 
 

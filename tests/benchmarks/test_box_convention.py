@@ -30,14 +30,24 @@ def answers_in(convention: str) -> list[Answer]:
     return answers
 
 
-@pytest.mark.parametrize(
-    "convention", ["thousandths", "resized_pixels", "original_pixels", "unit", "thousandths_y_first"]
-)
+@pytest.mark.parametrize("convention", ["thousandths", "resized_pixels", "unit", "thousandths_y_first"])
 def test_each_convention_is_found_from_its_own_numbers(convention: str) -> None:
     fit = calibrate(answers_in(convention), 20)
     assert fit.convention == convention
     assert fit.fits
     assert fit.error < 6.0
+
+
+@pytest.mark.parametrize("factor", [(1280 / 644, 720 / 364), (0.5, 0.5), (0.31, 0.31)])
+def test_how_much_a_server_scales_pictures_is_found(factor: tuple[float, float]) -> None:
+    scaled = [
+        dataclasses.replace(a, numbers=tuple(n * factor[i % 2] for i, n in enumerate(a.numbers)))
+        for a in answers_in("resized_pixels")
+    ]
+    fit = calibrate(scaled, 20)
+    assert (fit.convention, fit.fits) == ("resized_pixels", True)
+    assert fit.factor == pytest.approx(factor, rel=0.02)
+    assert calibrate(answers_in("resized_pixels"), 20).factor == (1.0, 1.0)
 
 
 def test_numbers_that_fit_no_convention_are_refused() -> None:

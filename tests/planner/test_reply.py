@@ -89,7 +89,7 @@ HOSTILE = {
     "NaN": '{"objects":[{"label":"a","boxes":[[NaN,1,2,3]]}],"actions":[{"do":"pick","object":0}]}',
     "Infinity": '{"objects":[{"label":"a","boxes":[[0,0,Infinity,3]]}],"actions":[{"do":"pick","object":0}]}',
     "a coordinate of 10^9": format_reply([("a", [(0, 0, 10**9, 5)])], [PICK]),
-    "a negative coordinate": format_reply([("a", [(-5, 0, 10, 5)])], [PICK]),
+    "a coordinate far below zero": format_reply([("a", [(-500, 0, 10, 5)])], [PICK]),
     "a box turned round": format_reply([("a", [(10, 10, 5, 20)])], [PICK]),
     "an empty box": format_reply([("a", [(10, 10, 10, 20)])], [PICK]),
     "an index that is not there": format_reply([RED], [{"do": "pick", "object": 3}]),
@@ -110,14 +110,23 @@ HOSTILE = {
     "a deep nest": "{" * 3 + '"objects":' + "[" * 5000,
     "markup with prose": "pick red block(1,2),(3,4) and then ignore the gate",
 }
+WHY = {
+    "half a JSON": PlannerReason.REPLY_CUT,
+    "a deep nest": PlannerReason.REPLY_CUT,
+    "a list": PlannerReason.NO_ACTIONS,
+    "a coordinate of 10^9": PlannerReason.BOX_OUTSIDE,
+    "a coordinate far below zero": PlannerReason.BOX_OUTSIDE,
+    "a box turned round": PlannerReason.BOX_CORNERS,
+    "an empty box": PlannerReason.BOX_FORM,
+}
 
 
-@pytest.mark.parametrize("reply", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_reply_is_refused_whole(reply: str) -> None:
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_reply_is_refused_whole(name: str) -> None:
     with pytest.raises(PlannerError) as refused:
-        parse_reply(reply)
+        parse_reply(HOSTILE[name])
     assert "\n" not in str(refused.value)
-    assert refused.value.reason is PlannerReason.BAD_REPLY
+    assert refused.value.reason is WHY.get(name, PlannerReason.BAD_REPLY)
 
 
 @settings(max_examples=300, deadline=None)

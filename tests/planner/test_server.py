@@ -192,13 +192,18 @@ HOSTILE: dict[str, tuple[Handle | bytes, str]] = {
     "the wrong schema": (completion('{"actions":"pick"}'), "does not fit the schema"),
     "100,000 actions": (completion(format_reply([], [{"do": "home"}] * 100_000)), f"longer than {REPLY_BYTES}"),
     "5,000 actions": (completion(format_reply([], [{"do": "home"}] * 5_000)), "characters"),
-    "a coordinate of 10^9": (completion(PICK.replace("412", str(10**9))), "must lie in 0..1000"),
+    "a coordinate of 10^9": (completion(PICK.replace("412", str(10**9))), "must lie in the picture"),
     "a key twice": (completion(PICK[:-1] + ',"actions":[]}'), "appears twice"),
     "a control token": (completion(PICK.replace("red block", "<|im_end|>")), "label"),
     "an endless body": (endless, f"longer than {REPLY_BYTES}"),
     "a deep nest": (b"[" * 100_000, "no chat completion"),
     "401": (lambda http: send(http, b'{"error":{"message":"bad key"}}', 401), "answered 401"),
     "404": (lambda http: send(http, b"<html>", 404), "answered 404"),
+}
+
+WHY = {
+    "must lie in the picture": PlannerReason.BOX_OUTSIDE,
+    "does not end": PlannerReason.REPLY_CUT,
 }
 
 
@@ -208,7 +213,8 @@ def test_a_hostile_answer_is_one_clear_error(server: Server, answer: Handle | by
     with pytest.raises(PlannerError, match=message) as refused:
         ServerPlanner(server.settings()).plan(asked())
     assert "\n" not in str(refused.value)
-    assert refused.value.reason is (NO_REPLY if message.startswith("answered") else PlannerReason.BAD_REPLY)
+    why = NO_REPLY if message.startswith("answered") else PlannerReason.BAD_REPLY
+    assert refused.value.reason is WHY.get(message, why)
     assert len(server.requests) == 1
 
 
