@@ -142,7 +142,9 @@ def test_the_outline_in_colour_tells_what_a_stereo_cameras_depth_leaves_open(see
     """By depth alone a camera that errs as a D435 does, and is turned by 12 degrees about the base, passed here."""
     assert not check_camera(look(seed, "d435")[0], PROFILE, KINEMATICS).is_off
     for degrees in (-12.0, 12.0):
-        seen = check_camera(displaced(seed, make_pose(np.zeros(3), rotation_z(np.deg2rad(degrees))), "d435"), PROFILE, KINEMATICS)
+        seen = check_camera(
+            displaced(seed, make_pose(np.zeros(3), rotation_z(np.deg2rad(degrees))), "d435"), PROFILE, KINEMATICS
+        )
         assert seen.is_off
         assert np.rad2deg(seen.turn_rad) == pytest.approx(degrees, abs=2.0)
 
