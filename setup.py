@@ -56,6 +56,7 @@ setup(
         "cyclonedds>=0.10.5,<12",
         "rosbags>=0.10,<0.12",
         "mcap>=1.6,<2",
+        "lz4>=4",
         "zstandard>=0.22",
         "typer>=0.12",
         "click>=8.1",

@@ -44,6 +44,19 @@ def replay(
     raise typer.Exit(2 if unusable else 1 if different else 0)
 
 
+@app.command(epilog="Example: qwen2vl-robot export out/bags --lerobot out/lerobot")
+def export(
+    bags: Annotated[list[Path], typer.Argument(help="Bags of decisions, or folders of them.")],
+    lerobot: Annotated[Path, typer.Option("--lerobot", help="A new folder for the LeRobot data set (version 3).")],
+) -> None:
+    """Write recorded tasks as a data set for training: an episode a task, refused and failed ones marked."""
+    from qwen2vl_robot.recording.lerobot import export as write
+
+    files = [file for bag in bags for file in (_bags_in(bag) if bag.is_dir() else [bag])]
+    counts = write(files, lerobot)
+    say(f"{sum(counts.values())} episodes in {lerobot}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+
+
 def _bags_in(folder: Path) -> list[Path]:
     bags = sorted(folder.glob("*.mcap"))
     if not bags:

@@ -16,11 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
+import lz4.frame
 import zstandard
 from mcap.exceptions import EndOfFile, McapError
 from mcap.records import Channel, Chunk, DataEnd, Footer, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
-from mcap.writer import Writer
+from mcap.writer import CompressionType, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -85,7 +86,9 @@ class BagWriter:
         self._channels: dict[str, int] = {}
         self._schemas: dict[str, int] = {}
         self._flushed_s = time.monotonic()
-        self._mcap: Any = Writer(cast("IO[bytes]", _Whole(self._file)), chunk_size=_CHUNK_BYTES)
+        self._mcap: Any = Writer(
+            cast("IO[bytes]", _Whole(self._file)), chunk_size=_CHUNK_BYTES, compression=CompressionType.LZ4
+        )
         self._mcap.start(profile="ros2", library="qwen2vl_robot")
 
     def write(
@@ -217,9 +220,15 @@ def _unpack(chunk: Chunk) -> list[Any]:
     """The records of a chunk, whose size is known before it is unpacked."""
     if not 0 <= chunk.uncompressed_size <= BAG_CHUNK_BYTES:
         raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes")
-    if chunk.compression not in ("", "zstd"):
-        raise ValueError(f"packed with {shown(chunk.compression, 20)}; a recorder of ours packs with zstd")
-    if chunk.compression:
+    if chunk.compression not in ("", "lz4", "zstd"):
+        raise ValueError(f"packed with {shown(chunk.compression, 20)}; MCAP knows lz4 and zstd")
+    if chunk.compression == "lz4":  # its frame may unpack to another size than the chunk says
+        with lz4.frame.LZ4FrameDecompressor() as unpacker:
+            data = unpacker.decompress(chunk.data, max_length=chunk.uncompressed_size)
+            if len(data) != chunk.uncompressed_size:
+                raise ValueError("a chunk has another size than it says")
+        chunk.compression, chunk.data = "", data
+    elif chunk.compression:
         size = zstandard.get_frame_parameters(chunk.data).content_size
         if size not in (chunk.uncompressed_size, zstandard.CONTENTSIZE_UNKNOWN):
             raise ValueError("a chunk has another size than it says")

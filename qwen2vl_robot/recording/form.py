@@ -22,7 +22,9 @@ from qwen2vl_robot.reasons import ObservationReason, RefusalReason
 
 _NOT_SAID = frozenset({"picture", "film", "seconds"})  # pictures have messages of their own; times differ each time
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
-_Joints = Annotated[tuple[float, ...], Field(max_length=JOINTS)]
+# A driver that measured nothing says so by NaN, and the flow refuses it: that is part of a recording.
+_Number = Annotated[float, Field(allow_inf_nan=True)]
+_Joints = Annotated[tuple[_Number, ...], Field(max_length=JOINTS)]
 _Stamp = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -126,7 +128,7 @@ class StateForm(Strict):
     stamp_ns: _Stamp
     q_rad: _Joints
     dq_radps: _Joints
-    gripper_width_m: float
+    gripper_width_m: _Number
     held: _Text | None = None
 
     def message(self) -> State:
@@ -168,7 +170,7 @@ class CauseForm(Strict):
     is_: Literal["Cause", "Refusal"] = Field(alias="is")
     reason: RefusalReason
     text: str
-    numbers: tuple[tuple[str, float], ...] = ()
+    numbers: tuple[tuple[str, _Number], ...] = ()
 
     def message(self) -> Cause:
         """The same as a message."""

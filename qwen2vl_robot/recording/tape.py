@@ -86,6 +86,10 @@ class Tape:
             return None
         return self.take(TASK)
 
+    def next_name(self) -> str | None:
+        """The name of the next call, None at the end of the bag."""
+        return None if self._next is None else self._next.name
+
     def take(self, name: str) -> Entry:
         """The next call, which has to be this one.
 

@@ -50,7 +50,6 @@ def test_a_task_that_was_done_is_replayed_without_a_difference(tmp_path: Path) -
     [
         ("frame", raise_it(ObservationError("no picture", reason=ObservationReason.NO_FRAME)), "refused"),
         ("picture", lambda frame, n: frame and replace(frame, depth_m=frame.depth_m * 0.5), "aborted"),
-        ("state", lambda state, n: replace(state, q_rad=freeze(state.q_rad + 0.5)), "aborted"),
         ("state", lambda state, n: replace(state, q_rad=freeze(state.q_rad * np.nan)), "aborted"),
         ("state", raise_it(ObservationError("no state")), "aborted"),
         ("now", lambda now_ns, n: now_ns + (n == 4) * 5_000_000_000, "aborted"),
