@@ -17,8 +17,9 @@ TESTS ?=
 EPISODES ?= 50
 SEED ?= 1000
 FUZZ_SECONDS ?= 600
+TRIALS ?= 1000
 
-.PHONY: help setup demo test test-py lint format bench fuzz atheris clean
+.PHONY: help setup demo test test-py lint format bench fuzz atheris bags lerobot clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -73,5 +74,17 @@ atheris: $(READY) ## the same, guided by coverage: FUZZ_SECONDS for each kind; n
 	@for target in reply document picture messages description sound; do \
 		$(BIN)/python -m tests.guided $$target $(FUZZ_SECONDS) || exit 1; done
 
+bags: $(READY) ## kill TRIALS recorders at random moments and read their files (about 20 minutes)
+	@mkdir -p out
+	$(BIN)/python -m tests.recording.kills $(TRIALS) --json out/kills.json
+
+lerobot: $(READY) ## export a demo's bag and read it back with LeRobot's own library, in .venv-lerobot
+	@test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
+	.venv-lerobot/bin/python -m pip install --quiet --prefer-binary $(addprefix --extra-index-url ,$(TORCH_INDEX)) 'lerobot==0.4.4'
+	@rm -rf out/lerobot out/lerobot.mcap
+	$(ROBOT) demo --headless --out out/demo --record out/lerobot.mcap
+	$(ROBOT) export out/lerobot.mcap --lerobot out/lerobot
+	HF_HUB_OFFLINE=1 .venv-lerobot/bin/python tests/recording/read_lerobot.py out/lerobot
+
 clean: ## remove .venv, caches and what the commands wrote
-	rm -rf .venv .venv-py* build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-py* .venv-lerobot build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -51,6 +51,9 @@ TRANSFORMS = 2_000  # tf frames that are remembered
 DISTORTION_TERMS = 64  # of a camera_info; a rational polynomial has 14
 NAME_CHARS = 500  # of a parameter, a model, a server's address or a tf frame
 
+# Bags. Ours have chunks of a few megabytes: a frame of the largest camera is one message.
+BAG_CHUNK_BYTES = 256_000_000  # unpacked; a record of another kind too
+
 # What an error may quote, and its own length.
 ERROR_CHARS = 1_000
 SHOWN_CHARS = 200  # of a name or of foreign text

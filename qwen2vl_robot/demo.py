@@ -36,6 +36,8 @@ from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.reading import read
+from qwen2vl_robot.recording.session import Recording, Session, setup_of
+from qwen2vl_robot.recording.setup import Setup
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.results import reserve, save_run
 from qwen2vl_robot.sides import SeenFrom, sides_seen_from
@@ -117,12 +119,14 @@ def run_demo(
     *,
     say: Callable[[str], None],
     ask: Callable[[str], bool] | None = None,
+    record: Recording | None = None,
 ) -> dict[str, Any]:
     """Carry out one instruction and write what happened to `out`.
 
     Args:
         say: prints a line.
         ask: shows a person each step and waits for a yes; left out, what needs a person is refused.
+        record: where every decision is recorded.
 
     Returns:
         The report, as in report.json.
@@ -151,9 +155,9 @@ def run_demo(
             halt = Halt()
             approver = None if ask is None else PromptingApprover(halt, ask)
             ports = Ports(plant.link, plant.link, plant.link, planner, rehearsal, approver, (pictures,))
-            controller = assemble(surroundings, ports, halt=halt, seed=scene.seed)
             started_s = time.perf_counter()
-            task = controller.run(asked)
+            made_of = setup_of(surroundings, ranges.robot, model or SHIPPED_MODEL, seed=scene.seed)
+            task = _carry_out(asked, made_of, surroundings, ports, halt, record, say)
             report = _report(task, scene.seed, scene.file, started_s - began_s)
             report["seconds"]["all"] = round(time.perf_counter() - began_s, 3)
             steps = ", then ".join(step["action"] for step in report["steps"])
@@ -163,6 +167,24 @@ def run_demo(
         say(" ".join(task.outcome.reasons))
     say(f"{report['outcome']}; see {', '.join(files)} in {out}")
     return report
+
+
+def _carry_out(
+    asked: Instruction,
+    made_of: Setup,
+    surroundings: Surroundings,
+    ports: Ports,
+    halt: Halt,
+    record: Recording | None,
+    say: Callable[[str], None],
+) -> TaskReport:
+    """Carry out the instruction, recorded or not."""
+    if record is None:
+        return assemble(surroundings, ports, halt=halt, seed=made_of.seed).run(asked)
+    with Session(record, made_of, surroundings, ports, halt, halt.stop) as session:
+        task = session.run(asked)
+    say(session.said)
+    return task
 
 
 def _report(task: TaskReport, seed: int, scene: str, start_s: float) -> dict[str, Any]:

@@ -29,9 +29,6 @@ class Halt:
 
     Args:
         unguarded: why nothing outside would halt the arm, None when something would; it latches nothing.
-
-    Attributes:
-        stops: how many stops and resets there were; who has noted it can see that one came in between.
     """
 
     def __init__(self, unguarded: Callable[[], str | None] = lambda: None) -> None:
@@ -40,13 +37,13 @@ class Halt:
         self._stopped: str | None = None
         self._cancelled: str | None = None
         self._has_task = False
-        self.stops = 0
+        self._stops = 0
 
     def stop(self, why: str) -> None:
         """Let nothing go on until `reset`; the first of several reasons is kept."""
         with self._lock:
             self._stopped = self._stopped or why or "stop"
-            self.stops += 1
+            self._stops += 1
 
     def reset(self, by: Authority = Authority.PERSON) -> None:
         """End a stop; a task that is under way is cancelled, for nobody knows how far it got.
@@ -60,7 +57,7 @@ class Halt:
             if self._has_task:
                 self._cancelled = self._cancelled or "a reset came in the middle of the task"
             self._stopped = None
-            self.stops += 1
+            self._stops += 1
 
     def cancel(self, why: str) -> bool:
         """Give up the task that is accepted or under way; False where there is none."""
@@ -97,6 +94,11 @@ class Halt:
         return self._has_task
 
     # --------------------------------------------------------------------------------------------- asking
+
+    @property
+    def stops(self) -> int:
+        """How many stops and resets there were; who has noted it can see that one came in between."""
+        return self._stops
 
     def cause(self) -> Cause | None:
         """Why nothing may go on: "stopped", "cancelled" or "no_supervisor"; None when all may."""

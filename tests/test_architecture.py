@@ -76,6 +76,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("controller",),
     ("planner", "graph", "plant"),
     ("assembly",),
+    ("recording",),
     ("nodes", "training", "benchmarks"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
@@ -130,6 +131,8 @@ CONFINED = {
         "ROS 2 stays optional",
     ),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
+    "mcap": (("recording.bag",), "one module knows the file format"),
+    "pyarrow": (("recording.lerobot",), "an export alone needs it"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),

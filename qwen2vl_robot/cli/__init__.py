@@ -15,7 +15,19 @@ import typer
 from qwen2vl_robot.bounds import ERROR_CHARS, shown
 
 # isort: off - imported for their commands, which --help lists in this order
-from qwen2vl_robot.cli import benches, cameras, comparing, eyes, graph, machine, scoring, shell, single, training
+from qwen2vl_robot.cli import (
+    bags,
+    benches,
+    cameras,
+    comparing,
+    eyes,
+    graph,
+    machine,
+    scoring,
+    shell,
+    single,
+    training,
+)
 from qwen2vl_robot.cli.base import PROGRAM, ROS_ARGUMENTS, app
 from qwen2vl_robot.errors import BadInputError, RobotError
 from qwen2vl_robot.graph.names import split_ros_arguments
@@ -24,6 +36,7 @@ from qwen2vl_robot.graph.names import split_ros_arguments
 
 __all__ = [
     "app",
+    "bags",
     "benches",
     "cameras",
     "comparing",

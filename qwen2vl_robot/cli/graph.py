@@ -91,9 +91,9 @@ def sim(
     )
 
 
-@app.command(epilog="Example: qwen2vl-robot record --out out/recording --pictures")
+@app.command(epilog="Example: qwen2vl-robot record --out out/recording.mcap --pictures")
 def record(
-    out: Annotated[Path | None, typer.Option(help="The bag's folder; recording_DATE_TIME if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The MCAP file; recording_DATE_TIME.mcap if left out.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Prefix of a camera's topics; repeatable.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Record images and depth too.")] = False,
     graph: GraphName = "auto",

@@ -38,6 +38,9 @@ def demo(
     graph: Annotated[
         str | None, typer.Option(help="dds or ros: robot and controller as two processes on the ROS 2 graph.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Record every decision in this new MCAP file, for `replay` and Foxglove.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Do one job in simulation from start to end: see, plan, check, move, look again.
@@ -47,7 +50,10 @@ def demo(
     with saved_on_failure(json_file):
         if graph is not None and confirm:
             raise BadInputError("--confirm: not with --graph; there `qwen2vl-robot approve` answers, see docs/robot.md")
+        if graph is not None and record is not None:
+            raise BadInputError("--record: not with --graph; there the node's parameter `record` does it")
         from qwen2vl_robot.demo import DemoScene, run_demo
+        from qwen2vl_robot.recording.session import Recording
 
         where = DemoScene(scene, seed, headless, seen_from, camera)
         if graph is not None:
@@ -55,7 +61,8 @@ def demo(
 
             report = run_graph_demo(instruction, where, out, model, transport=graph, say=say)
         else:
-            report = run_demo(instruction, where, out, model, say=say, ask=_ask if confirm else None)
+            ask, bag = _ask if confirm else None, None if record is None else Recording(record)
+            report = run_demo(instruction, where, out, model, say=say, ask=ask, record=bag)
     save_json(report, json_file)
     film = out / "film.gif"
     if not headless and graph is None and film.is_file():

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from qwen2vl_robot.approval import AskingApprover
-from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.assembly import Ports
 from qwen2vl_robot.bounds import DIGEST_CHARS
 from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import RobotProfile
@@ -33,6 +33,7 @@ from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.jumps import Jumps
 from qwen2vl_robot.nodes.live_robot import Described, load_live_robot
+from qwen2vl_robot.nodes.recording import Session, close_recording, make_controller
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
@@ -65,7 +66,7 @@ class ControllerNode:
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)
         self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
         self._lock = threading.RLock()
-        self._controller: Controller | None = None
+        self._controller: Controller | Session | None = None
         self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt(lambda: self.guard.lack())
         wait_s = settings.approval_timeout_s
@@ -100,7 +101,8 @@ class ControllerNode:
         Raises:
             RobotError: one of them cannot be started, or the cell's rules cannot be used.
         """
-        settings, cell = self._settings, load_rules(self._settings.rules)
+        settings = self._settings
+        load_rules(settings.rules)  # first: what is wrong in it is said at once
         with ThreadPoolExecutor(1) as threads:  # both load for seconds
             twin = threads.submit(self.rehearsal.start)
             self.planner.start()
@@ -109,7 +111,7 @@ class ControllerNode:
         ports = Ports(*links, _guard(self._around, settings, self.health))
         verdict_age_s = _VERDICT_AGE_S + settings.approval_timeout_s
         limits = GateLimits(max_state_age_s=settings.max_state_age_s, max_verdict_age_s=verdict_age_s)
-        self._controller = assemble(self._around, ports, halt=self.halt, cell=cell, limits=limits, seed=settings.seed)
+        self._controller = make_controller(settings, self._around, ports, limits, self.halt, self.stop)
         self.status.configured()
         _log.info("configured: robot %s, approval %s", self._profile.name, self._settings.approval.value)
 
@@ -136,6 +138,7 @@ class ControllerNode:
         self.health.close()
         self.planner.close()
         self.rehearsal.close()
+        close_recording(self._controller)
 
     def end_spin(self) -> None:
         """Halt the arm, cancel the current task, take no instructions, and have `spin` return."""

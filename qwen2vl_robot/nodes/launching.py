@@ -17,6 +17,7 @@ from qwen2vl_robot.graph.transport import check_transport, has_rclpy, open_graph
 from qwen2vl_robot.log import start_logging
 from qwen2vl_robot.nodes.settings import load_settings
 from qwen2vl_robot.nodes.urgency import SUPERVISOR, hurry
+from qwen2vl_robot.results import UnsavedError
 
 _log = logging.getLogger(__name__)
 
@@ -161,26 +162,30 @@ def run_plant_process(
 def run_recorder_process(
     options: NodeOptions, out: Path | None, cameras: list[str], *, with_pictures: bool
 ) -> dict[str, int]:
-    """Record the controller's topics until SIGINT or SIGTERM; return the number of messages per topic.
+    """Record the controller's topics until SIGINT, SIGTERM or SIGHUP; return the number of messages per topic.
 
     Args:
-        out: the bag's folder; None is recording_DATE_TIME in the current one.
+        out: the file; None is recording_DATE_TIME.mcap in the current folder.
         cameras: prefixes of the cameras' topics.
 
     Raises:
-        BadInputError: the folder or a name cannot be used.
+        BadInputError: the file or a name cannot be used.
+        UnsavedError: the disk is full or gone; what was written until then is in the file.
     """
     from qwen2vl_robot.nodes.recorder import Recorder
 
-    folder = out or Path(time.strftime("recording_%Y%m%d_%H%M%S"))
+    file = out or Path(time.strftime("recording_%Y%m%d_%H%M%S.mcap"))
     graph = join(options, "recorder")
     try:
-        recorder = Recorder(graph, folder, cameras=tuple(cameras) or ("",), with_pictures=with_pictures)
         ended = threading.Event()
+        prefixes = tuple(cameras) or ("",)
+        recorder = Recorder(graph, file, cameras=prefixes, with_pictures=with_pictures, on_broken=ended.set)
         _until_signal(ended.set)
         _touch(options.ready)
         ended.wait()
         recorder.close()
+        if recorder.problem:
+            raise UnsavedError(recorder.problem)
         return recorder.counts()
     finally:
         graph.close()
@@ -230,7 +235,7 @@ def _start_ros(options: NodeOptions) -> None:
 
 
 def _until_signal(end: Callable[[], None]) -> None:
-    """Call `end` on SIGINT and SIGTERM, so that the process can halt an arm before it exits."""
+    """Call `end` on SIGINT, SIGTERM and SIGHUP, so that the process can halt an arm before it exits."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         # On a thread of its own: the interrupted one may hold a lock that `end` needs.
@@ -238,6 +243,8 @@ def _until_signal(end: Callable[[], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, on_signal)
 
 
 def _touch(ready: Path | None) -> None:

@@ -87,6 +87,12 @@ class Settings(Strict):
     worker_python: _Text = Field(
         default="", description="the Python that has pybullet, for the twin; empty: the node's own"
     )
+    record: _Text = Field(
+        default="", description="a folder for a bag of every decision, which `replay` runs again; empty: none"
+    )
+    on_disk_error: Literal["stop", "go_on"] = Field(
+        default="stop", description="a bag that cannot be written: stop (and latch it), or go_on without"
+    )
     use_sim_time: bool = Field(default=False, description="take time from /clock")
     seed: int = Field(default=0, ge=0, description="seed of the path planner")
 

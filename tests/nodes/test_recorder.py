@@ -15,13 +15,12 @@ from tests.nodes.local_graph import LocalGraph
 
 def test_what_was_published_comes_out_of_the_bag(tmp_path: Path) -> None:
     graph = LocalGraph()
-    recorder = Recorder(graph, tmp_path / "bag")
+    recorder = Recorder(graph, tmp_path / "bag.mcap")
     graph.give(interface.INSTRUCTION, data="pick up the red block")
     graph.give(interface.STATUS.at(f"{interface.NODE_NAME}/status"), data='{"state": "working"}')
     recorder.close()
     graph.give(interface.INSTRUCTION, data="too late")
-    assert [file.suffix for file in (tmp_path / "bag").iterdir() if file.name != "metadata.yaml"] == [".mcap"]
-    with AnyReader([tmp_path / "bag"]) as reader:
+    with AnyReader([tmp_path / "bag.mcap"]) as reader:
         recorded = {c.topic: reader.deserialize(raw, c.msgtype).data for c, _, raw in reader.messages()}  # type: ignore[attr-defined]
     assert recorded == {"/instruction": "pick up the red block", "/qwen2vl_robot/status": '{"state": "working"}'}
 
@@ -33,5 +32,7 @@ def test_pictures_are_recorded_where_asked_for_of_every_camera() -> None:
 
 
 def test_an_earlier_recording_is_not_overwritten(tmp_path: Path) -> None:
+    earlier = tmp_path / "bag.mcap"
+    earlier.touch()
     with pytest.raises(BadInputError, match="exists already"):
-        Recorder(LocalGraph(), tmp_path)
+        Recorder(LocalGraph(), earlier)

@@ -1,0 +1,1 @@
+"""Decisions → bags that Foxglove and `ros2 bag` open, and back: recording, replay, export."""
