@@ -674,6 +674,7 @@ class ApprovedMotion:
 
 class OutcomeKind(str, Enum):
     ACHIEVED = "achieved"
+    ANSWERED = "answered"  # a question, with its answer as the cause's text; nothing moved
     NOT_VERIFIED = "not_verified"
     ASKED = "asked"
     REFUSED = "refused"

@@ -113,6 +113,10 @@ class RuleBook:
         """Boxes (k, 2, 3), lowest and highest corners, of which a person vouches that nothing is ever there."""
         return read_only(np.array([(box.min_m, box.max_m) for box in self._cell.free]).reshape(-1, 2, 3))
 
+    def never_touched(self, language: str) -> tuple[str, ...]:
+        """What is never touched here, in a language's words, for people."""
+        return tuple(self._families.name(word, language) for word in self._cell.never_touch)
+
     def judge(self, order: Order, plan: Plan, *, held: str | None = None) -> Ruling:
         """Hold a plan to the rules and to what the person asked for.
 
@@ -156,7 +160,7 @@ class RuleBook:
 
     def understand(self, instruction: Instruction) -> Order | Outcome:
         """Read a sentence before anything is planned, as order.py does, with the words that only this cell uses."""
-        asked = understand(self._in_known_words(instruction))
+        asked = understand(self.in_known_words(instruction))
         if isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED:
             forbidden = self.forbid(instruction)
             return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else asked
@@ -170,10 +174,10 @@ class RuleBook:
 
     def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
         """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""
-        text = self._in_known_words(instruction).text
+        text = self.in_known_words(instruction).text
         return Ruling(tuple(self._forbid_words(read(text), text))).causes
 
-    def _in_known_words(self, instruction: Instruction) -> Instruction:
+    def in_known_words(self, instruction: Instruction) -> Instruction:
         """The instruction with the plain nouns in the place of the words that only this cell uses."""
         speech = load_languages()[detect_language(instruction.text)]
         text = instruction.text

@@ -49,6 +49,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "policy",
         "agreement",
         "order",
+        "stocktaking",
+        "answering",
         "holding",
         "naming",
         "planner.phrasing",

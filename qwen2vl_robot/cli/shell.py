@@ -33,7 +33,8 @@ def say(
 ) -> None:
     """Give the robot an instruction.
 
-    Exit code 0: it is taken, or with --watch: achieved. 1: anything else. Ctrl-C ends the watching, not the task.
+    Exit code 0: it is taken, or with --watch: achieved, or a question that is answered. 1: anything else. Ctrl-C ends
+    the watching, not the task.
     """
     from qwen2vl_robot.nodes.shell import describe, describe_task
 
@@ -52,7 +53,7 @@ def say(
             tell("the task goes on; `qwen2vl-robot stop` stops it")
             raise typer.Exit(130) from None
         _print(describe_task(task))
-    raise typer.Exit(0 if task.outcome.value == "achieved" else 1)
+    raise typer.Exit(0 if task.outcome.value in ("achieved", "answered") else 1)
 
 
 @app.command(epilog="Example: qwen2vl-robot status --namespace /left --json -")
