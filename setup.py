@@ -62,7 +62,9 @@ setup(
     ],
     extras_require={
         "voice": ["pocketsphinx>=5,<6"],
+        "mcp": ["mcp>=2.3,<3"],
         "test": [
+            "mcp>=2.3,<3",
             "pocketsphinx>=5,<6",
             "pytest>=8",
             "hypothesis>=6.100",

@@ -17,7 +17,7 @@ from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
 from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.planner.phrasing import example_sentences
-from qwen2vl_robot.reading import Asks, Question, Thing, read
+from qwen2vl_robot.reading import Asks, Question, Thing
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.stocktaking import Matched, match, parts_of_table, place_of
 
@@ -73,7 +73,7 @@ def answer(
     Args:
         look: takes a fresh observation; called only for a question about what is to be seen.
     """
-    goal = read(parts.cell.in_known_words(instruction).text)
+    goal = parts.cell.read(instruction)
     if goal.question is None:
         return None
     speech = load_languages()[goal.language]
@@ -141,6 +141,8 @@ def _seen(question: Question, stock: Stock, around: Surroundings, speech: Langua
     elif question.asks is Asks.WHERE and found.sure:
         for item in found.sure[:_MOST_PLACES]:
             yield _place(item, stock, around, speech)
+    elif not found.sure and found.maybe and question.asks is not Asks.COUNT:
+        pass  # what follows says of what this is not sure
     elif not found.sure:
         yield says.none if question.asks is Asks.COUNT else says.nothing
     else:

@@ -179,6 +179,11 @@ class Language(Strict):
         adjective = self.superlatives[extra] if extra else self.colours[colour] if colour else ""
         return tidy(_SLOT.sub(lambda m: adjective if isinstance(adjective, str) else adjective[m[1]], pattern))
 
+    def plain_form(self, noun: str) -> str:
+        """A noun of the catalogue, or "thing", as the language says it."""
+        forms = [form for form, english in self.lexicon() if english == noun]
+        return (forms or self.reading.forms(noun) or [noun])[0]
+
     def lexicon(self) -> Iterator[tuple[str, str]]:
         """(word, English word) of everything that the file names: what a tokenizer and the rules must know."""
         small = {w for forms in self.words.values() for w in forms}

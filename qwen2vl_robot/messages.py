@@ -103,6 +103,7 @@ class Observation:
 class InstructionSource(str, Enum):
     TEXT = "text"
     VOICE = "voice"
+    AGENT = "agent"  # software that speaks for a person, and may repeat what it read anywhere
     CHECK = "check"  # nobody's words: a check of the cameras
 
 

@@ -160,7 +160,7 @@ class RuleBook:
 
     def understand(self, instruction: Instruction) -> Order | Outcome:
         """Read a sentence before anything is planned, as order.py does, with the words that only this cell uses."""
-        asked = understand(self.in_known_words(instruction))
+        asked = understand(self._in_known_words(instruction))
         if isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED:
             forbidden = self.forbid(instruction)
             return Outcome(OutcomeKind.REFUSED, forbidden) if forbidden else asked
@@ -174,15 +174,19 @@ class RuleBook:
 
     def forbid(self, instruction: Instruction) -> tuple[Cause, ...]:
         """Why a sentence is refused by its own words, whatever was planned; empty when it is not."""
-        text = self.in_known_words(instruction).text
+        text = self._in_known_words(instruction).text
         return Ruling(tuple(self._forbid_words(read(text), text))).causes
 
-    def in_known_words(self, instruction: Instruction) -> Instruction:
+    def read(self, instruction: Instruction) -> Goal:
+        """Read a sentence with the words that only this cell uses."""
+        return read(self._in_known_words(instruction).text)
+
+    def _in_known_words(self, instruction: Instruction) -> Instruction:
         """The instruction with the plain nouns in the place of the words that only this cell uses."""
         speech = load_languages()[detect_language(instruction.text)]
         text = instruction.text
         for word, noun in self._cell.known.items():
-            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", _plain_form(noun, speech), text, flags=re.IGNORECASE)
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", speech.plain_form(noun), text, flags=re.IGNORECASE)
         return instruction if text == instruction.text else replace(instruction, text=text)
 
     def _in_plain_nouns(self, plan: Plan) -> Plan:
@@ -318,12 +322,6 @@ def _things(steps: Iterable[Step]) -> Iterator[Thing]:
 def _is_open(step: Step) -> bool:
     """Whether it is not said what is handled, or where it goes."""
     return step.thing is None or (step.deed is Deed.PLACE and step.relation is None and step.direction is None)
-
-
-def _plain_form(noun: str, speech: Language) -> str:
-    """A noun of the catalogue, or "thing", as a language says it."""
-    forms = [form for form, english in speech.lexicon() if english == noun]
-    return (forms or speech.reading.forms(noun) or [noun])[0]
 
 
 def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:

@@ -102,7 +102,7 @@ def _named(thing: Thing, stock: Stock, words: Words) -> tuple[tuple[Item, ...], 
     """The things that surely have the label, and those that may."""
     label = thing.label
     if not label:
-        return stock.items, ()
+        return tuple(i for i in stock.items if i.is_clear), tuple(i for i in stock.items if not i.is_clear)
     sure = tuple(item for item in stock.items if item.is_surely(label, words))
     maybe = tuple(item for item in stock.items if item not in sure and item.may_be(label, words))
     return sure, tuple(item for item in maybe if not item.is_clear or _fits_several(item, label))

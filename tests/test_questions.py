@@ -17,7 +17,7 @@ from qwen2vl_robot.resources import data_root
 
 ROOT = Path(__file__).parent
 SUITE = {
-    file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
+    file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))["questions"]
     for file in sorted((data_root() / "sim/tasks/questions").glob("*.yaml"))
 }
 ASKS = {
