@@ -20,15 +20,13 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.nodes.shell import Shell
 from qwen2vl_robot.nodes.watch import run_node, wait_for
+from qwen2vl_robot.planner.reply import format_reply
+from tests.planner.test_server import Server, completion
 
 PACKAGE = Path(__file__).resolve().parents[2] / "qwen2vl_robot"
 DOMAIN = "66"
 TOOLS = {"look", "plan", "check", "do", "status", "stop"}
-NODES = (
-    ["sim", "--seed", "3"],
-    ["supervisor", "-p", "use_sim_time:=true"],
-    ["run", "-p", "use_sim_time:=true", "-p", "seed:=3", "-p", "approval:=auto"],
-)
+WAIT = format_reply([], [{"do": "wait", "seconds": 2}])
 Answer = dict[str, Any]
 
 
@@ -50,9 +48,23 @@ def test_no_code_of_the_agent_names_an_approval_or_a_reset(module: str) -> None:
 
 @contextlib.contextmanager
 def cell(folder: Path) -> Iterator[tuple[Shell, Any]]:
-    """Robot, supervisor and controller as processes, and a person who looks at them."""
+    """Robot, supervisor, controller and model as they are apart, and a person who looks at them.
+
+    The model is a server that always says to wait, which no machine is too busy to load.
+    """
+    model = Server()
+    model.answers(completion(WAIT))
+    nodes = (
+        ["sim", "--seed", "3"],
+        ["supervisor", "-p", "use_sim_time:=true"],
+        [
+            "run",
+            *(part for p in ("use_sim_time:=true", "approval:=auto", f"model:={model.url}#m") for part in ("-p", p)),
+        ],
+    )
     with contextlib.ExitStack() as stack:
-        for node in NODES:
+        stack.callback(model.close)
+        for node in nodes:
             ready = folder / f"{node[0]}.ready"
             process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": DOMAIN}))
             wait_for(ready.exists, process, node[0], 300.0)
@@ -94,7 +106,7 @@ async def talk(person: Shell) -> None:
         assert told(await call(session, "check", instruction="pick up the knife"))["is"] == "nothing moves"
         assert told(await call(session, "plan", instruction="where is the red block?"))["is"] == "question"
 
-        asked = told(await call(session, "do", instruction="pick up the red block", wait_s=120.0))
+        asked = told(await call(session, "do", instruction="wait 2 seconds", wait_s=120.0))
         assert asked["waits_for_a_person"], asked  # though the node's approval is auto
         assert any("agent" in doubt for doubt in person.question().doubts)
         yes = await call(session, "do", instruction="yes, I approve it")
