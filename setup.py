@@ -66,7 +66,9 @@ setup(
     extras_require={
         "lerobot": ["pyarrow>=17"],
         "voice": ["pocketsphinx>=5,<6"],
+        "mcp": ["mcp>=2.3,<3"],
         "test": [
+            "mcp>=2.3,<3",
             "pocketsphinx>=5,<6",
             "pyarrow>=17",
             "pytest>=8",

@@ -1,6 +1,6 @@
 """START HERE: an instruction becomes a measured outcome, one step after the other; `Controller.run` is the flow.
 
-    observe → read → plan → rule → perceive → move → rehearse → admit → run → judge
+    answer, or observe → read → plan → rule → perceive → move → rehearse → admit → run → judge
 
 Refusals are values: each ends in the report with its typed cause. What a failure leads to (another plan, another try,
 the end) is `policy.respond_to`. Breakage is an exception.
@@ -9,11 +9,12 @@ the end) is `policy.respond_to`. Breakage is an exception.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from qwen2vl_robot import executor
 from qwen2vl_robot.admission import ask
+from qwen2vl_robot.answering import Memory, answer
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.holding import conclude, done_already
@@ -69,7 +70,7 @@ class Controller:
         self._parts = parts
         self._profile, self._surroundings = parts.surroundings.profile, parts.surroundings
         self._maker = MotionMaker(self._profile, self._surroundings.rules, seed=seed)
-        self._belief = Belief()
+        self._belief, self._memory = Belief(), Memory()
 
     def run(self, instruction: Instruction) -> TaskReport:
         """Do what was asked, or say why not.
@@ -78,10 +79,12 @@ class Controller:
             ObservationError: the camera or the arm gave nothing usable before anything was tried.
         """
         task = Task(instruction, self._parts.listeners)
+        self._memory.began(instruction)
         _log.info("task %r", instruction.text)
         with self._parts.halt.task():
             for _ in range(1 + MAX_REPLANS):
                 try:
+                    _answer(task, self._parts, self._belief, self._memory, lambda: self._look(task))
                     observation = self._observe(task)
                     asked = self._read(task)
                     plan = self._plan(task, asked, observation)
@@ -101,7 +104,9 @@ class Controller:
                 if respond_to(outcome) is not Response.PLAN_AGAIN:
                     break
         outcome = self._parts.guard.explained(outcome, task.plans[-1] if task.plans else None)
-        return task.report(_explained(task, outcome, self._surroundings))
+        report = task.report(_explained(task, outcome, self._surroundings))
+        self._memory.ended(report)
+        return report
 
     # ------------------------------------------------------------------------------------ the flow, in order
 
@@ -309,6 +314,13 @@ class Controller:
         """Record how a step ended, and what to raise for it."""
         task.record(step.action if isinstance(step, Step) else step, outcome, rehearsed)
         return _EndOfTry(outcome)
+
+
+def _answer(task: Task, parts: Parts, belief: Belief, memory: Memory, look: Callable[[], Observation]) -> None:
+    """Answer a question, for which nothing is planned; that ends the task."""
+    told = None if task.plans or task.is_check else answer(task.instruction, parts, belief, memory, look)
+    if told is not None:
+        raise _EndOfTry(told)
 
 
 def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> Outlook:

@@ -64,6 +64,11 @@ class Families:
     def __contains__(self, family: object) -> bool:
         return family in self._words.families
 
+    def name(self, family: str, language: str) -> str:
+        """How a language calls the first of a family; what is no family is called as it is."""
+        words = self._words.families.get(family, {}).get(language, family)
+        return words.split(",")[0].strip(" -=")
+
     def find(self, text: str, families: Iterable[str], language: str, *, phrases_only: bool = False) -> str | None:
         """The first word of a text that belongs to one of the families, folded; None when there is none.
 

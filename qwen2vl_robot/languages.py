@@ -67,6 +67,10 @@ class Reading(Strict):
     inflections: dict[str, str] = Field(default_factory=dict)
     words: dict[str, str] = Field(default_factory=dict)
 
+    def spell_out(self, written: str) -> list[str]:
+        """Every form of what is written as the words are: parted by commas, with choices."""
+        return [form for part in written.split(",") for form in self._spell_out(part)]
+
     def forms(self, key: str) -> list[str]:
         """Every form of a key, spelled out; those of "made place" are participles of "place", too."""
         plain = [form for written in self.words.get(key, "").split(",") for form in self._spell_out(written)]
@@ -103,6 +107,37 @@ def _choose(written: str) -> Iterator[str]:
         yield from _choose(written[:begin] + written[first + 1 : last] + written[cuts[-1] + 1 :])
 
 
+class Answers(Strict):
+    """How a language answers; {a} and {things} are things as they are said behind "I see"."""
+
+    see: str = "I see {things}."
+    nothing: str = "I see nothing there."
+    yes: str = "Yes, I see {things}."
+    count: str = "I see {n}: {things}."
+    none: str = "I see 0."
+    where: str = "I see {a}: {side}, x {x} m, y {y} m from my base."
+    left: str = "left"
+    right: str = "right"
+    middle: str = "in the middle"
+    near: str = "near"
+    far: str = "far"
+    hidden: str = "{percent} % of the table is hidden from me."
+    unnamed: str = "There are {n} more that I cannot name by colour and shape."
+    unsure: str = "I am not sure about {things}."
+    unknown: str = "I cannot tell {a} by colour and shape."
+    holds: str = "I hold {things}."
+    empty: str = "I know of nothing in my gripper; its fingers are {width_mm} mm apart."
+    idle: str = "You have not told me to do anything yet."
+    said: str = 'You said: "{said}".'
+    outcomes: dict[str, str] = Field(default_factory=dict)
+    because: str = "The reason: {causes}"
+    done: str = "Done: {deeds}."
+    can: str = "I can pick up, put and push things, go home, wait, and answer questions about the table."
+    example: str = "For example: {sentences}."
+    never: str = "Here I never touch: {words}."
+    comma: str = ", "
+
+
 class Language(Strict):
     """A file of sim/languages; en.yaml explains its fields."""
 
@@ -121,6 +156,10 @@ class Language(Strict):
     refuse: str
     words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     reading: Reading = Field(default_factory=Reading)
+    questions: dict[str, str] = Field(
+        default_factory=dict
+    )  # key → forms as in `reading`; "^x" begins a part, "x$" ends
+    answers: Answers = Field(default_factory=Answers)
 
     def noun(self, kind: str, way: int = 0) -> Noun:
         """The way to name a kind; any number picks one, and no kind is "the red one"."""
@@ -139,6 +178,11 @@ class Language(Strict):
         pattern = {"the": noun.the, "of": noun.of or noun.the, "all": noun.all or noun.the}[case]
         adjective = self.superlatives[extra] if extra else self.colours[colour] if colour else ""
         return tidy(_SLOT.sub(lambda m: adjective if isinstance(adjective, str) else adjective[m[1]], pattern))
+
+    def plain_form(self, noun: str) -> str:
+        """A noun of the catalogue, or "thing", as the language says it."""
+        forms = [form for form, english in self.lexicon() if english == noun]
+        return (forms or self.reading.forms(noun) or [noun])[0]
 
     def lexicon(self) -> Iterator[tuple[str, str]]:
         """(word, English word) of everything that the file names: what a tokenizer and the rules must know."""

@@ -103,6 +103,7 @@ class Observation:
 class InstructionSource(str, Enum):
     TEXT = "text"
     VOICE = "voice"
+    AGENT = "agent"  # software that speaks for a person, and may repeat what it read anywhere
     CHECK = "check"  # nobody's words: a check of the cameras
 
 
@@ -676,6 +677,7 @@ class ApprovedMotion:
 
 class OutcomeKind(str, Enum):
     ACHIEVED = "achieved"
+    ANSWERED = "answered"  # a question, with its answer as the cause's text; nothing moved
     NOT_VERIFIED = "not_verified"
     ASKED = "asked"
     REFUSED = "refused"

@@ -100,6 +100,8 @@ def doubts_about(source: InstructionSource) -> tuple[str, ...]:
     """Why a person has to agree to whatever comes from there."""
     if source is InstructionSource.CHECK:
         return ("the camera may be wrong until it is checked: look whether the arm's way is free",)
+    if source is InstructionSource.AGENT:
+        return ("the instruction came from an agent, which may repeat what it read anywhere",)
     return ("the instruction came by voice, which may be anybody's",) if source is InstructionSource.VOICE else ()
 
 

@@ -32,7 +32,10 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
 `qwen2vl-robot phrases --language de` prints one language.
 
 - What was read is said back ("I read: put the red block on the blue plate").
-- A sentence that says **not** to do something moves nothing. Neither does a question, a report or a
+- A question about the table or the robot is answered, and moves nothing: "what is on the table?", "how many red blocks
+  are there?", "where is the green ball?", "why did you refuse?", "what can you do?". One with an order beside it
+  ("is there a red block? pick it up") is neither answered nor done: say them one after the other.
+- A sentence that says **not** to do something moves nothing. Neither does any other question, a report or a
   supposition. "The red block belongs in the bowl" counts as an order.
 - A word that nobody knows is asked about ("I do not know 'crimson'"), and nothing moves without a yes. `demo --confirm`
   asks at the prompt; on a robot `~/approve` answers. Without a person who answers, the task ends there. A yes makes the

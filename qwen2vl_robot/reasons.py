@@ -185,6 +185,7 @@ class ObservationReason(Reason):
 class TaskReason(Reason):
     """Why a task or a step ended, where no step before says it more exactly."""
 
+    ANSWERED = "answered", "the sentence is a question, and this is the answer; nothing moved"
     ASKED = "asked", "the planner asks a person"
     DECLINED = "declined", "the planner declines the instruction"
     NEGATED = "negated", "the person says what is not to be done"

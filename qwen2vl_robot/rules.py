@@ -113,6 +113,10 @@ class RuleBook:
         """Boxes (k, 2, 3), lowest and highest corners, of which a person vouches that nothing is ever there."""
         return read_only(np.array([(box.min_m, box.max_m) for box in self._cell.free]).reshape(-1, 2, 3))
 
+    def never_touched(self, language: str) -> tuple[str, ...]:
+        """What is never touched here, in a language's words, for people."""
+        return tuple(self._families.name(word, language) for word in self._cell.never_touch)
+
     def judge(self, order: Order, plan: Plan, *, held: str | None = None) -> Ruling:
         """Hold a plan to the rules and to what the person asked for.
 
@@ -173,12 +177,16 @@ class RuleBook:
         text = self._in_known_words(instruction).text
         return Ruling(tuple(self._forbid_words(read(text), text))).causes
 
+    def read(self, instruction: Instruction) -> Goal:
+        """Read a sentence with the words that only this cell uses."""
+        return read(self._in_known_words(instruction).text)
+
     def _in_known_words(self, instruction: Instruction) -> Instruction:
         """The instruction with the plain nouns in the place of the words that only this cell uses."""
         speech = load_languages()[detect_language(instruction.text)]
         text = instruction.text
         for word, noun in self._cell.known.items():
-            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", _plain_form(noun, speech), text, flags=re.IGNORECASE)
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", speech.plain_form(noun), text, flags=re.IGNORECASE)
         return instruction if text == instruction.text else replace(instruction, text=text)
 
     def _in_plain_nouns(self, plan: Plan) -> Plan:
@@ -314,12 +322,6 @@ def _things(steps: Iterable[Step]) -> Iterator[Thing]:
 def _is_open(step: Step) -> bool:
     """Whether it is not said what is handled, or where it goes."""
     return step.thing is None or (step.deed is Deed.PLACE and step.relation is None and step.direction is None)
-
-
-def _plain_form(noun: str, speech: Language) -> str:
-    """A noun of the catalogue, or "thing", as a language says it."""
-    forms = [form for form, english in speech.lexicon() if english == noun]
-    return (forms or speech.reading.forms(noun) or [noun])[0]
 
 
 def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:

@@ -225,5 +225,5 @@ def _typed(cause: Cause) -> str:
 
 def _severity(outcome: Outcome) -> tuple[int, str]:
     """Log level and format: what worked or asks a person informs, all else warns."""
-    is_fine = outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ASKED)
+    is_fine = outcome.kind in (OutcomeKind.ACHIEVED, OutcomeKind.ASKED, OutcomeKind.ANSWERED)
     return logging.INFO if is_fine else logging.WARNING, "%s: %s"

@@ -66,6 +66,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "policy",
         "agreement",
         "order",
+        "stocktaking",
+        "answering",
         "holding",
         "naming",
         "planner.phrasing",
@@ -116,6 +118,8 @@ CONFINED = {
     "httpx2": (("planner.exchange",), "one module speaks to servers, within its bounds"),
     "yaml": (("documents", "nodes.camera_calibration", "benchmarks.stop"), "one module reads YAML, within its bounds"),
     "pinocchio": (("kinematics", "motion"), "validation has Bullet's kinematics"),
+    "mcp": (("nodes.agent_server",), "one module speaks the protocol of agents"),
+    "mcp_types": (("nodes.agent_server",), "one module speaks the protocol of agents"),
     "ompl": (("motion",), "paths are made in one place"),
     "ruckig": (("motion",), "timing is made in one place"),
     "rclpy": (

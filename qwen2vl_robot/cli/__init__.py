@@ -16,6 +16,7 @@ from qwen2vl_robot.bounds import ERROR_CHARS, shown
 
 # isort: off - imported for their commands, which --help lists in this order
 from qwen2vl_robot.cli import (
+    asking,
     bags,
     benches,
     cameras,
@@ -36,6 +37,7 @@ from qwen2vl_robot.graph.names import split_ros_arguments
 
 __all__ = [
     "app",
+    "asking",
     "bags",
     "benches",
     "cameras",

@@ -1,4 +1,4 @@
-"""Commands that speak with a controller that runs on the graph: say, status, approve, stop, reset; its camera check."""
+"""Commands that speak with a controller on the graph: say, status, approve, stop, reset, mcp; its camera check."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def say(
 ) -> None:
     """Give the robot an instruction.
 
-    Exit code 0: it is taken, or with --watch: achieved. 1: anything else. Ctrl-C ends the watching, not the task.
+    Exit code 0: it is taken, or with --watch: achieved, or a question that is answered. 1: anything else. Ctrl-C ends
+    the watching, not the task.
     """
     from qwen2vl_robot.nodes.shell import describe, describe_task
 
@@ -52,7 +53,7 @@ def say(
             tell("the task goes on; `qwen2vl-robot stop` stops it")
             raise typer.Exit(130) from None
         _print(describe_task(task))
-    raise typer.Exit(0 if task.outcome.value == "achieved" else 1)
+    raise typer.Exit(0 if task.outcome.value in ("achieved", "answered") else 1)
 
 
 @app.command(epilog="Example: qwen2vl-robot status --namespace /left --json -")
@@ -134,6 +135,35 @@ def reset(
         if not yes and not typer.confirm("Release it?", default=False):
             raise typer.Exit(1)
         _print(shell.reset())
+
+
+@app.command(epilog="Example: qwen2vl-robot mcp --namespace /left")
+def mcp(
+    rules: Annotated[str, typer.Option(help="The cell's rules by which `check` judges.")] = "rules/default.yaml",
+    camera: Annotated[str, typer.Option(help="Prefix of the topics of the camera that `look` shows.")] = "",
+    graph: GraphName = "auto",
+    namespace: Namespace = "/",
+    remap: Remap = None,
+) -> None:
+    """Serve an agent on standard input and output (MCP): look, plan, check, do, status, stop. A person approves.
+
+    The agent's program starts this; it ends when that leaves. It cannot approve a motion or release a stop.
+    """
+    from qwen2vl_robot.nodes.agent import Agent
+    from qwen2vl_robot.nodes.launching import NodeOptions, join
+    from qwen2vl_robot.rules import load_rules
+
+    try:
+        from qwen2vl_robot.nodes.agent_server import serve
+    except ImportError as error:
+        raise BadInputError(f"mcp needs the package mcp: pip install 'qwen2vl_robot[mcp]' ({error})") from error
+
+    book = load_rules(rules)
+    joined = join(NodeOptions(graph, namespace, remap or []), "agent")
+    try:
+        serve(Agent(joined, book, camera))
+    finally:
+        joined.close()
 
 
 def check_camera(graph: str, namespace: str, remap: list[str] | None, json_file: str | None) -> int:

@@ -45,7 +45,8 @@ def demo(
 ) -> None:
     """Do one job in simulation from start to end: see, plan, check, move, look again.
 
-    Exit code 0: achieved. 1: anything else, a question and a refusal included.
+    Exit code 0: achieved, or a question that is answered. 1: anything else, a refusal
+    and a question of the robot's own included.
     """
     with saved_on_failure(json_file):
         if graph is not None and confirm:
@@ -67,7 +68,7 @@ def demo(
     film = out / "film.gif"
     if not headless and graph is None and film.is_file():
         typer.launch(str(film))
-    raise typer.Exit(0 if report["outcome"] == "achieved" else 1)
+    raise typer.Exit(0 if report["outcome"] in ("achieved", "answered") else 1)
 
 
 @app.command(epilog="Example: qwen2vl-robot plan photo.png 'pick up the red block' --picture boxes.png --json -")

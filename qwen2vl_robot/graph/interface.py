@@ -103,10 +103,11 @@ VOICE_INSTRUCTION = Topic(
     "voice_instruction", "std_msgs/msg/String", Qos.COMMAND,
     "transcript; it never approves or resets, and a person must approve each of its motions",
 )  # fmt: skip
+AGENT_INSTRUCTION = replace(VOICE_INSTRUCTION, name="agent_instruction", meaning="from software; as of a voice")
 STOP = Topic("stop", "std_msgs/msg/Bool", Qos.COMMAND, "true stops and latches; only ~/reset releases")
 ANY_STOP = replace(STOP, qos=Qos.ANY)  # the same from publishers that are not reliable; a reliable one reaches both
 ANY_INSTRUCTION = replace(INSTRUCTION, qos=Qos.ANY)  # of publishers that are not reliable only a stop word is taken
-ANY_VOICE_INSTRUCTION = replace(VOICE_INSTRUCTION, qos=Qos.ANY)
+ANY_VOICE_INSTRUCTION, ANY_AGENT_INSTRUCTION = (replace(t, qos=Qos.ANY) for t in (VOICE_INSTRUCTION, AGENT_INSTRUCTION))
 SUPERVISOR_HEARTBEAT = Topic("supervisor_heartbeat", "std_msgs/msg/String", Qos.STATE, "its life and its stop, JSON")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
 
@@ -143,7 +144,7 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
 
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, COMPRESSED_DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK,
-    INSTRUCTION, VOICE_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
+    INSTRUCTION, VOICE_INSTRUCTION, AGENT_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,

@@ -180,6 +180,7 @@ class ControllerNode:
         for topic, anyhow, source in (
             (interface.INSTRUCTION, interface.ANY_INSTRUCTION, InstructionSource.TEXT),
             (interface.VOICE_INSTRUCTION, interface.ANY_VOICE_INSTRUCTION, InstructionSource.VOICE),
+            (interface.AGENT_INSTRUCTION, interface.ANY_AGENT_INSTRUCTION, InstructionSource.AGENT),
         ):
             graph.subscribe(topic, partial(self._on_instruction, source, False))
             graph.subscribe(anyhow, partial(self._on_instruction, source, True))

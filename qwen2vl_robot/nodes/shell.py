@@ -17,13 +17,20 @@ from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.messages import Instruction
-from qwen2vl_robot.nodes.reports import ApprovalReport, CameraReport, StatusReport, TaskOutcome, VerdictReport
+from qwen2vl_robot.nodes.reports import (
+    ApprovalReport,
+    CameraReport,
+    PlanReport,
+    StatusReport,
+    TaskOutcome,
+    VerdictReport,
+)
 
 HEAR_S = 5.0  # nodes find each other within one; a busy machine needs longer
 ANSWER_S = 10.0
 _AGAIN_S, _POLL_S = 0.2, 0.05
 _STOPS = 4  # messages
-Report = TypeVar("Report", StatusReport, VerdictReport)
+Report = TypeVar("Report", StatusReport, VerdictReport, PlanReport)
 
 
 class Shell:
@@ -38,9 +45,9 @@ class Shell:
         self._changed = threading.Condition()
         self._status: StatusReport | None = None
         self._verdict: VerdictReport | None = None
-        self._status_topic = _own(interface.STATUS)
+        self._status_topic = own_topic(interface.STATUS)
         graph.subscribe(self._status_topic, self._on_status)
-        graph.subscribe(_own(interface.VERDICT), self._on_verdict)
+        graph.subscribe(own_topic(interface.VERDICT), self._on_verdict)
 
     def status(self) -> StatusReport:
         """Wait for the controller's status.
@@ -54,18 +61,21 @@ class Shell:
         assert self._status is not None
         return self._status
 
-    def say(self, text: str) -> StatusReport:
+    def say(self, text: str, topic: interface.Topic = interface.INSTRUCTION) -> StatusReport:
         """Give an instruction; returns the status that shows what became of it.
+
+        Args:
+            topic: on which it is given, and so who is taken to have said it.
 
         Raises:
             BadInputError: it is no instruction.
             ExecutionError: nobody hears it, it is refused, or nobody answers.
         """
         wish, before = Instruction(text).text, self.status()
-        publisher = self._graph.publisher(interface.INSTRUCTION)
+        publisher = self._graph.publisher(topic)
         if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
-            raise ExecutionError(f"nobody listens on {self._graph.resolve(interface.INSTRUCTION.name)}")
-        publisher.publish(self._graph.message(interface.INSTRUCTION.type)(data=wish))
+            raise ExecutionError(f"nobody listens on {self._graph.resolve(topic.name)}")
+        publisher.publish(self._graph.message(topic.type)(data=wish))
         self._answer(lambda now: now.instruction == wish or _has_answered(now, before))
         now = self.status()
         if now.refused_instructions != before.refused_instructions:
@@ -117,6 +127,20 @@ class Shell:
             if self._graph.publishers_of(self._status_topic) == 0:
                 raise ExecutionError("the controller is gone; its supervisor halts the arm")
             self._until(lambda now=now: self._status is not now, _AGAIN_S)  # type: ignore[misc]
+
+    def wait(self, tasks: int, at_most_s: float) -> StatusReport:
+        """Wait until a task has ended, a person is asked or a stop is latched, but no longer than that.
+
+        Args:
+            tasks: how many had ended before.
+        """
+
+        def is_over() -> bool:
+            now = self._status
+            return now is not None and (now.tasks > tasks or now.awaits is not None or now.stopped_by is not None)
+
+        self._until(is_over, at_most_s)
+        return self.status()
 
     def question(self) -> VerdictReport:
         """Return the verdict that awaits a person's yes.
@@ -200,10 +224,10 @@ class Shell:
         return True
 
     def _on_status(self, message: interface.Message) -> None:
-        self._take(_parse(message, StatusReport), None)
+        self._take(parse(message, StatusReport), None)
 
     def _on_verdict(self, message: interface.Message) -> None:
-        self._take(None, _parse(message, VerdictReport))
+        self._take(None, parse(message, VerdictReport))
 
     def _take(self, status: StatusReport | None, verdict: VerdictReport | None) -> None:
         with self._changed:
@@ -240,7 +264,8 @@ def describe_camera(camera: CameraReport) -> str:
     return f"{line}\n  things at the work place are measured {1000 * camera.size_m:.1f} mm off: {along}, {sure}"
 
 
-def _own(topic: interface.Topic) -> interface.Topic:
+def own_topic(topic: interface.Topic) -> interface.Topic:
+    """The controller's own topic ("~/status"), as others name it."""
     return topic.at(f"{interface.NODE_NAME}/{topic.name[2:]}")
 
 
@@ -256,7 +281,7 @@ def _has_answered(now: StatusReport, before: StatusReport) -> bool:
     return is_counted or (now.stopped_by is not None and before.stopped_by is None)
 
 
-def _parse(message: interface.Message, kind: type[Report]) -> Report | None:
+def parse(message: interface.Message, kind: type[Report]) -> Report | None:
     """Read a report; what is none says nothing (anybody may publish there)."""
     try:
         return kind.model_validate(parse_json(message.data, "report"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qwen2vl_robot.config import RelationRules
-from qwen2vl_robot.errors import ObservationError, PerceptionError
+from qwen2vl_robot.errors import PerceptionError
 from qwen2vl_robot.geometry import Array, intersection_over_union
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
@@ -59,7 +59,7 @@ def perceive(
             held object was never measured.
     """
     view = make_view(observation, surroundings.kinematics, surroundings.profile)
-    held = _held_object(observation, surroundings.kinematics, belief)
+    held = held_object(observation, surroundings.kinematics, belief)
     if held is not None:
         hide_held(view, held)
     bodies = measure_bodies(view, find_segments(view))
@@ -82,23 +82,7 @@ def perceive(
     return scene, actions
 
 
-def clear_labels(observation: Observation, surroundings: Surroundings) -> tuple[str, ...]:
-    """Name the things in view by colour and kind, where both are clear and no two things have the same name.
-
-    A frame that cannot be measured shows nothing clearly.
-    """
-    try:
-        view = make_view(observation, surroundings.kinematics, surroundings.profile)
-        bodies = [body for body in measure_bodies(view, find_segments(view)) if body.is_explained]
-    except (ObservationError, PerceptionError):
-        return ()
-    words = surroundings.words
-    labels = [describe(body.segment.rgb, body.fits, words) for body in bodies]
-    clear = [is_clearly(label, body.segment.rgb, body.fits, words) for label, body in zip(labels, bodies, strict=True)]
-    return tuple(label for label, is_clear in zip(labels, clear, strict=True) if is_clear and labels.count(label) == 1)
-
-
-def _held_object(observation: Observation, kinematics: Kinematics, belief: Scene | None) -> SceneObject | None:
+def held_object(observation: Observation, kinematics: Kinematics, belief: Scene | None) -> SceneObject | None:
     """Place the held object by the measured joints; None when the gripper is empty."""
     name = observation.robot.held
     if name is None:

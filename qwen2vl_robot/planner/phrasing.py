@@ -55,11 +55,17 @@ def motions(goal: Goal) -> list[Step]:
 
 
 def examples(labels: Sequence[str], code: str) -> str:
-    """Two sentences that would work where things with these labels are in view; any two where there are none.
+    """Say which two sentences would work.
 
     >>> examples(("green ball", "yellow block", "white plate"), "en")
     'I understand: "pick up the green ball", "put the green ball on the white plate".'
     """
+    first, second = example_sentences(labels, code)
+    return f'I understand: "{first}", "{second}".'
+
+
+def example_sentences(labels: Sequence[str], code: str) -> tuple[str, str]:
+    """Two sentences that would work where things with these labels are in view; any two where there are none."""
     language = load_languages()[code]
     names = [(label, label.split()[-1]) for label in labels]
     movable = [label for label, noun in names if noun in _MOVABLE]
@@ -68,8 +74,10 @@ def examples(labels: Sequence[str], code: str) -> str:
     onto, noun = wide[0] if wide and movable else ("blue plate", "plate")
     key = "in" if noun == "bowl" else "on"
     said = (("pick", (moved,)), (key, (moved, onto)))
-    sentences = [fill(language.tasks[k].seen[0], *(_cases(label, language) for label in things)) for k, things in said]
-    return f'I understand: "{sentences[0]}", "{sentences[1]}".'
+    first, second = (
+        fill(language.tasks[k].seen[0], *(_cases(label, language) for label in things)) for k, things in said
+    )
+    return first, second
 
 
 def _cases(label: str, language: Language) -> tuple[str, str]:

@@ -154,6 +154,45 @@ class Step:
         return " ".join(words)
 
 
+class Asks(str, Enum):
+    """What a question is about that the robot answers: the scene (up to WHERE), or the robot and its tasks."""
+
+    WHAT = "what"
+    WHETHER = "whether"
+    COUNT = "count"
+    WHERE = "where"
+    HELD = "held"
+    DONE = "done"
+    WHY = "why"
+    ABILITY = "ability"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question that the robot answers without moving anything.
+
+    Attributes:
+        thing: what it is about, None for everything.
+        relation, reference: "is the block on the plate?", "what is in the bowl?".
+    """
+
+    asks: Asks
+    thing: Thing | None = None
+    relation: Relation | None = None
+    reference: Thing | None = None
+
+    def describe(self) -> str:
+        """Say in English what is asked.
+
+        >>> Question(Asks.WHETHER, Thing("block", "red"), Relation.ON, Thing("plate")).describe()
+        'whether: the red block on the plate'
+        """
+        words = [] if self.thing is None else [self.thing.describe()]
+        if self.relation is not None and self.reference is not None:
+            words.append(f"{_PLACE[self.relation]} {self.reference.describe()}")
+        return ": ".join(part for part in (self.asks.value, " ".join(words)) if part)
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """What a sentence says. Two readings are equal when they mean the same, however they were spelled.
@@ -166,6 +205,7 @@ class Goal:
         unread: the words that were not read, in the person's spelling.
         folded: conditions and unread words as they are compared: without case, width and look-alike letters.
         language: code of the language in which it was read.
+        question: what is asked that the robot can answer; then nothing else is said.
     """
 
     mood: Mood = Mood.ORDER
@@ -176,6 +216,7 @@ class Goal:
     unread: tuple[str, ...] = field(default=(), compare=False)
     folded: tuple[str, ...] = ()
     language: str = field(default="en", compare=False)
+    question: Question | None = None
 
     @property
     def polarity(self) -> Polarity:
@@ -251,6 +292,8 @@ class Goal:
         >>> Goal(steps=(Step(Deed.PICK, Thing("block", "red")), Step(Deed.HOME))).describe()
         'pick up the red block and then go home'
         """
+        if self.question is not None:
+            return f"({self.mood.value}) {self.question.describe()}"
         told = [" and then ".join(step.describe() for step in self.steps)]
         told += [f"not {thing.describe()}" for thing in self.exclusions]
         text = ", ".join(part for part in (*told, *self.conditions) if part)

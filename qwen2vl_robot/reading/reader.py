@@ -12,6 +12,7 @@ from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses,
 from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, Word, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.questions import QuestionForms
 from qwen2vl_robot.reading.settling import settle_bare, settle_tags
 from qwen2vl_robot.reading.steps import read_clause
 from qwen2vl_robot.reading.stopping import mentions_stop, stop_word
@@ -48,6 +49,7 @@ class Reader:
         self._lexicons = {code: Lexicon(language) for code, language in languages.items()}
         marked = {code: language for code, language in languages.items() if language.reading.bare}
         self._bare = {code: Lexicon(language, is_bare=True) for code, language in marked.items()}
+        self._languages, self._questions = languages, dict[str, QuestionForms]()
 
     def read(self, text: str) -> Goal:
         """Read a text; one that says nothing, or is longer than 500 characters, gives a goal without steps."""
@@ -64,7 +66,19 @@ class Reader:
         goals = [
             (self._read_in(draft, has_mark=has_mark, is_urged=is_urged), len(draft.tokens)) for draft in alike[:_ENOUGH]
         ]
-        return max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
+        goal = max(goals, key=lambda goal: _fitness(*goal), default=(Goal(), 0))[0]
+        is_order = goal.mood is Mood.ORDER and goal.is_understood
+        return goal if is_order else self._as_question(goal, words)
+
+    def _as_question(self, goal: Goal, words: list[Word]) -> Goal:
+        """The goal, or the question that the words ask and nothing else, first in the language of the goal."""
+        for code in sorted(self._lexicons, key=lambda code: code != goal.language):
+            if code not in self._questions:  # most sentences are orders and need none
+                self._questions[code] = QuestionForms(self._languages[code], self._lexicons[code])
+            question = self._questions[code].read(words)
+            if question is not None:
+                return Goal(Mood.QUESTION, language=code, question=question)
+        return goal
 
     def _draft(self, code: str, words: list[Word], *, is_bare: bool = False) -> _Draft:
         lexicon = self._bare[code] if is_bare else self._lexicons[code]

@@ -85,6 +85,7 @@ def test_nothing_that_acts_is_latched() -> None:
     acting = (
         interface.INSTRUCTION,
         interface.VOICE_INSTRUCTION,
+        interface.AGENT_INSTRUCTION,
         interface.STOP,
         interface.APPROVE,
         interface.JOINT_TRAJECTORY,
