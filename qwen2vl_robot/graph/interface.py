@@ -213,10 +213,7 @@ class SentGoal(Protocol):
         """Return the final status and result; None while the goal runs."""
 
     def cancel(self) -> None:
-        """Ask the server to cancel the goal.
-
-        The request is sent when this returns; for a goal that is not accepted yet it may follow the acceptance.
-        """
+        """Ask the server to cancel the goal; the request is sent when this returns, or follows its acceptance."""
 
 
 class ActionClient(Protocol):

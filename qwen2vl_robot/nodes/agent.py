@@ -18,7 +18,7 @@ from PIL import Image
 from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import rgb_from_image
+from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.messages import Instruction, InstructionSource, Outcome
 from qwen2vl_robot.nodes.reports import PlanReport, StatusReport
 from qwen2vl_robot.nodes.shell import HEAR_S, Shell, own_topic, parse
