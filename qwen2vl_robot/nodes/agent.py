@@ -83,7 +83,10 @@ class Agent:
         now = self._shell.status()
         if now.state != "idle":
             return picture, {"measured": None, "because": f"the controller is {now.state}"}
-        return picture, {"measured": self._ask(_WHAT, 20.0)}
+        try:
+            return picture, {"measured": self._ask(_WHAT, 20.0)}
+        except ExecutionError as error:
+            return picture, {"measured": None, "because": shown(str(error), _TEXT_CHARS)}
 
     def plan(self, instruction: str) -> Json:
         """Say how a sentence is read, and the controller's latest plan; the controller plans only to move.
