@@ -27,7 +27,7 @@ setup(
     maintainer_email="maintainers@example.com",
     python_requires=">=3.10",
     packages=find_packages(exclude=["tests", "tests.*"]),
-    package_data={NAME: ["py.typed", "checkpoints/**/*"]},
+    package_data={NAME: ["py.typed", "checkpoints/**/*", "console/static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml", *glob("LICENSE")]),
@@ -61,8 +61,11 @@ setup(
         "packaging>=22",
     ],
     extras_require={
+        "console": ["aiohttp>=3.10,<4"],
         "voice": ["pocketsphinx>=5,<6"],
         "test": [
+            "aiohttp>=3.10,<4",
+            "playwright>=1.45,<2",
             "pocketsphinx>=5,<6",
             "pytest>=8",
             "hypothesis>=6.100",

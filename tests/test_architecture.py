@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("controller",),
     ("planner", "graph", "plant"),
     ("assembly",),
-    ("nodes", "training", "benchmarks"),
+    ("nodes", "training", "benchmarks", "console"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 
@@ -114,6 +114,7 @@ CONFINED = {
     ),
     "rcl_interfaces": (("graph.lifecycle",), "ROS 2 stays optional"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
+    "aiohttp": (("console",), "the console is the only server"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),
 }

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from qwen2vl_robot.config import Strict
 from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
@@ -23,7 +24,7 @@ HEAR_S = 5.0  # nodes find each other within one; a busy machine needs longer
 ANSWER_S = 10.0
 _AGAIN_S, _POLL_S = 0.2, 0.05
 _STOPS = 4  # messages
-Report = TypeVar("Report", StatusReport, VerdictReport)
+Report = TypeVar("Report", bound=Strict)
 
 
 class Shell:
@@ -38,9 +39,12 @@ class Shell:
         self._changed = threading.Condition()
         self._status: StatusReport | None = None
         self._verdict: VerdictReport | None = None
-        self._status_topic = _own(interface.STATUS)
+        self._status_topic = own(interface.STATUS)
+        approvals = interface.APPROVE.at(f"{interface.NODE_NAME}/approve")
+        topics = (interface.INSTRUCTION, interface.STOP, approvals)
+        self._to = {topic.name: graph.publisher(topic) for topic in topics}  # now: a stop must not wait for discovery
         graph.subscribe(self._status_topic, self._on_status)
-        graph.subscribe(_own(interface.VERDICT), self._on_verdict)
+        graph.subscribe(own(interface.VERDICT), self._on_verdict)
 
     def status(self) -> StatusReport:
         """Wait for the controller's status.
@@ -62,7 +66,7 @@ class Shell:
             ExecutionError: nobody hears it, it is refused, or nobody answers.
         """
         wish, before = Instruction(text).text, self.status()
-        publisher = self._graph.publisher(interface.INSTRUCTION)
+        publisher = self._to[interface.INSTRUCTION.name]
         if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
             raise ExecutionError(f"nobody listens on {self._graph.resolve(interface.INSTRUCTION.name)}")
         publisher.publish(self._graph.message(interface.INSTRUCTION.type)(data=wish))
@@ -139,7 +143,7 @@ class Shell:
             ExecutionError: nobody answers.
         """
         before = self.status().approval
-        publisher = self._graph.publisher(interface.APPROVE.at(f"{interface.NODE_NAME}/approve"))
+        publisher = self._to[f"{interface.NODE_NAME}/approve"]
         if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
             raise ExecutionError("nobody listens on ~/approve")
         publisher.publish(self._graph.message(interface.APPROVE.type)(data=verdict.digest))
@@ -156,7 +160,7 @@ class Shell:
         Raises:
             ExecutionError: nobody listens.
         """
-        publisher, sent = self._graph.publisher(interface.STOP), 0
+        publisher, sent = self._to[interface.STOP.name], 0
         end_s = time.monotonic() + HEAR_S
         while time.monotonic() < end_s and not (sent >= _STOPS and self._is_stopped()):
             if publisher.listeners():  # again and again: the second one who listens may be found later
@@ -200,10 +204,10 @@ class Shell:
         return True
 
     def _on_status(self, message: interface.Message) -> None:
-        self._take(_parse(message, StatusReport), None)
+        self._take(read_report(message, StatusReport), None)
 
     def _on_verdict(self, message: interface.Message) -> None:
-        self._take(None, _parse(message, VerdictReport))
+        self._take(None, read_report(message, VerdictReport))
 
     def _take(self, status: StatusReport | None, verdict: VerdictReport | None) -> None:
         with self._changed:
@@ -240,7 +244,8 @@ def describe_camera(camera: CameraReport) -> str:
     return f"{line}\n  things at the work place are measured {1000 * camera.size_m:.1f} mm off: {along}, {sure}"
 
 
-def _own(topic: interface.Topic) -> interface.Topic:
+def own(topic: interface.Topic) -> interface.Topic:
+    """The controller's private topic as another node names it."""
     return topic.at(f"{interface.NODE_NAME}/{topic.name[2:]}")
 
 
@@ -256,7 +261,7 @@ def _has_answered(now: StatusReport, before: StatusReport) -> bool:
     return is_counted or (now.stopped_by is not None and before.stopped_by is None)
 
 
-def _parse(message: interface.Message, kind: type[Report]) -> Report | None:
+def read_report(message: interface.Message, kind: type[Report]) -> Report | None:
     """Read a report; what is none says nothing (anybody may publish there)."""
     try:
         return kind.model_validate(parse_json(message.data, "report"))
