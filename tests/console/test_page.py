@@ -47,6 +47,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, console: Served, controller: Controller) -> Iterator[Any]:
+    time.sleep(1.0)  # a stop is sent several times: the last of the test before must have come
     controller.show(state="idle", doing="", stopped_by=None, awaits=None, instruction=None, approval=None)
     for heard in controller.heard.values():
         heard.clear()

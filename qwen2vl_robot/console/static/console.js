@@ -288,7 +288,7 @@ function showBodies(rehearsal) {
 }
 
 function showLog(lines) {
-  const log = at("log");
+  const log = at("log-box");
   const isAtEnd = log.scrollTop + log.clientHeight > log.scrollHeight - 30;
   items("log", (lines ?? []).map((line) => line.text), (item, index) => {
     const time = document.createElement("time");
