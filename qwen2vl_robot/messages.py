@@ -710,12 +710,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRecord:
-    """One step of the history: what was tried, what the twin said, what came of it."""
+    """One step of the history: what was tried, what the twin said, what came of it, and where it was rehearsed."""
 
     action: Action
     motion: Motion | None
     verdict: Verdict | None
     outcome: Outcome
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

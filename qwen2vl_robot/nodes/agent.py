@@ -21,7 +21,7 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.messages import Instruction, InstructionSource, Outcome
 from qwen2vl_robot.nodes.reports import PlanReport, StatusReport
-from qwen2vl_robot.nodes.shell import HEAR_S, Shell, own_topic, parse
+from qwen2vl_robot.nodes.shell import HEAR_S, Shell, own_topic, read_report
 from qwen2vl_robot.rules import RuleBook
 
 MAX_WAIT_S = 120.0
@@ -208,7 +208,7 @@ class Agent:
         self._has_image.set()
 
     def _on_plan(self, message: interface.Message) -> None:
-        self._plan = parse(message, PlanReport) or self._plan
+        self._plan = read_report(message, PlanReport) or self._plan
 
 
 def _told(now: StatusReport) -> Json:
