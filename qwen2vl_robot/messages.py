@@ -737,8 +737,7 @@ class TaskReport:
 def digest(message: object) -> str:
     """SHA-256 in hex over a message's content: the same content gives the same digest in every process.
 
-    Floats are hashed by their IEEE bytes, so a change in the last bit changes the digest. `seconds`, `film`,
-    `stamp_ns` and what only explains are left out: a digest holds no wall time.
+    Floats count by their IEEE bytes. What `_NOT_DIGESTED` names is left out: wall time, and what only explains.
 
     Raises:
         TypeError: the message holds a type that no message should hold.
