@@ -32,7 +32,7 @@ class JointStates:
         self._why_none = _NONE
         self._states: deque[RobotState] = deque(maxlen=_STATES)
         self._stands_since_ns: int | None = None
-        self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
+        self._joints: dict[str, tuple[int, tuple[float, float, float]]] = {}
         self._past: dict[str, deque[tuple[int, float]]] = {name: deque() for name in self._needed}
         graph.subscribe_newest(interface.JOINT_STATES, self._take, joint_names_on_wire)
 
@@ -77,8 +77,9 @@ class JointStates:
                 self._why_none = _ahead(ahead_ns)
                 raise ObservationError(self._why_none, reason=ObservationReason.NO_STATE)
             known = {name: value for name, value in joints_from_message(message).items() if name in self._past}
-            moved = {name: self._with_velocity(name, stamp_ns, *value) for name, value in known.items()}
-            self._joints |= {name: (stamp_ns, value) for name, value in moved.items() if value is not None}
+            moved = {name: self._with_velocity(name, stamp_ns, *value[:2]) for name, value in known.items()}
+            told = {name: (*value, known[name][2]) for name, value in moved.items() if value is not None}
+            self._joints |= {name: (stamp_ns, value) for name, value in told.items()}
             if None in moved.values():  # a second message tells the speed
                 return
             oldest_ns = min((self._joints[n][0] for n in self._needed if n in self._joints), default=stamp_ns)

@@ -32,7 +32,9 @@ from qwen2vl_robot.plant.cameras import ErringCamera, Finish, load_camera
 from qwen2vl_robot.plant.client import TrueBox, TrueObject
 from qwen2vl_robot.plant.driver import Fingers, check_approved
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
+from qwen2vl_robot.plant.torques import ErringTorques
 from qwen2vl_robot.plant.trajectory import Trajectory
+from qwen2vl_robot.retreat import way_back
 
 _SETTLE_S = 0.5
 _STREAM_NS, _STREAM_PX = 200_000_000, 320  # between the pictures that are taken while the arm moves, and their width
@@ -73,6 +75,7 @@ class Plant:
         )
         self._camera = ErringCamera(load_camera(camera or drawn.camera), drawn.intrinsics, self._rng)
         self._stream = self._camera.smaller(_STREAM_PX, np.random.default_rng([seed, 2]))
+        self._torques = ErringTorques(self._profile, np.random.default_rng([seed, 3]))
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
         self._track: Trajectory | None = None
@@ -147,7 +150,9 @@ class Plant:
         """Measure joints and gripper width; what the gripper holds is not measured."""
         self.tick()
         q_rad, dq_radps, width_m = self._world.robot.arm_state()
-        return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
+        effort_nm = self._torques.read_nm(self._world.robot.efforts_nm(), dq_radps)
+        joints = (read_only(q_rad), read_only(dq_radps))
+        return RobotState(round(self._world.time_s * 1e9), *joints, width_m, effort_nm=read_only(effort_nm))
 
     def _look(self, k: Intrinsics) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         scene, camera = self._scene, (k, self._scene.T_base_camera)
@@ -196,6 +201,17 @@ class Plant:
         self._fingers = None
         self._starts_s = max(self._starts_s, self._world.time_s + self._faults.actuation_lag_s - end_s)
         return round((self._starts_s - self._faults.actuation_lag_s + end_s) * 1e9)
+
+    def retreat(self, from_s: float) -> int:
+        """Go back up the guarded segment, from one actuation lag on (see `ports.Arm`)."""
+        self.tick()
+        if self._motion is None or self._halts_s is not None:
+            raise ExecutionError("no motion is under way that could go back")
+        back = way_back(self._motion, from_s)
+        self._track = Trajectory(back.q_rad[0], back.time_s, back.q_rad)
+        self._motion, self._grips, self._fingers = replace(self._motion, segments=(back,), guarded=None), [], None
+        self._starts_s = self._world.time_s + self._faults.actuation_lag_s
+        return round(self._world.time_s * 1e9)
 
     def stop(self) -> None:
         """Stop and hold the position that the arm has one actuation lag from now."""
@@ -309,13 +325,13 @@ def _finishes(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) 
 
 def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
     """Draw each body's mass and friction around its nominal values."""
+
+    def varied(value: float, ratio: float) -> float:
+        return value * (1.0 + rng.uniform(-ratio, ratio))
+
     mass, friction = scene.faults.mass_spread_ratio, scene.faults.friction_spread_ratio
     objects = tuple(
-        replace(
-            item,
-            mass_kg=item.mass_kg * (1.0 + rng.uniform(-mass, mass)),
-            friction=item.friction * (1.0 + rng.uniform(-friction, friction)),
-        )
+        replace(item, mass_kg=varied(item.mass_kg, mass), friction=varied(item.friction, friction))
         for item in scene.objects
     )
     return replace(scene, objects=objects)

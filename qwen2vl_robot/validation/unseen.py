@@ -8,6 +8,7 @@ exempt, and so is, above the height up to which things stand, what a person vouc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ _SMALLEST_M = 0.04  # a space smaller than this each way hides nothing relevant
 _BEHIND_M = 0.015  # a cell this close behind the surface touches it, and the surface was seen
 _BASE_M = 0.25  # space closer to the robot's axis does not matter
 _FINGER_ROOM_M = 0.015  # added to the fingers' thickness
+_CORNER_M = 0.008  # from the middle of a cell: just inside its corners
 
 _Cells = npt.NDArray[np.bool_]
 
@@ -66,19 +68,67 @@ def unseen_space(
         scene: the predicted scene when the motion begins; the measured one for the first motion.
         targets: names of the bodies that the motion handles; the fingers may enter the space close around them.
     """
-    room_m = profile.gripper.finger_thickness_m + _FINGER_ROOM_M
-    rooms = [
-        (body, room_m if body.name in targets else _CELL_M / 2)
-        for body in (*measured.bodies(), *scene.bodies())
-        if body.name != scene.held
-    ]
-    rooms += [(link, _HIGH_CELL_M / 2) for link in known.arm]
+    rooms = _rooms(measured, scene, known, _finger_room_m(profile), targets)
     workspace, limit_m = profile.workspace, scene.table_height_m + profile.safety.things_below_m
     below = np.array([[*workspace.min_m[:2], scene.table_height_m], [*workspace.max_m[:2], limit_m]])
     above = np.array([[*workspace.min_m[:2], limit_m], workspace.max_m])
     low_m = _unseen_in(below, _CELL_M, frame, rooms, np.zeros((0, 2, 3)))
     high_m = _unseen_in(above, _HIGH_CELL_M, frame, rooms, known.free_m)
     return read_only(np.concatenate([low_m, high_m]))
+
+
+def shadow_space(
+    frame: CameraFrame,
+    measured: Scene,
+    scene: Scene,
+    profile: RobotProfile,
+    targets: tuple[str | None, ...],
+    known: Known,
+) -> Array:
+    """Compute boxes (k, 2, 3) of the room close around the targets that `unseen_space` leaves out, and nobody has seen.
+
+    A box counts where no camera sees any corner of it, so that a thing as large as it could be there.
+    """
+    around_m = _finger_room_m(profile) + _CELL_M
+    near = [body for body in (*measured.bodies(), *scene.bodies()) if body.name in targets and body.name != scene.held]
+    cells_m = np.zeros((0, 3))
+    for body in near:
+        half_m = np.abs(body.T_base_object[:3, :3]) @ (np.array(shape_size_m(body.shape)) / 2) + around_m
+        low_m, high_m = body.T_base_object[:3, 3] - half_m, body.T_base_object[:3, 3] + half_m
+        low_m[2] = max(low_m[2], scene.table_height_m)
+        cells_m = np.concatenate([cells_m, _cells_between(low_m, high_m, scene.table_height_m)])
+    cells_m = np.unique(cells_m.round(6), axis=0)
+    is_near = np.zeros(len(cells_m), dtype=bool)
+    for body in near:
+        is_near |= _is_in(body, cells_m, _finger_room_m(profile))
+    for body, room_m in _rooms(measured, scene, known, _CELL_M / 2, ()):
+        is_near &= ~_is_in(body, cells_m, room_m)
+    for corner in np.array(list(product((-1, 0, 1), repeat=3))) * _CORNER_M:
+        for seen in (frame, *frame.others):
+            is_near[is_near] = ~_is_seen(seen, cells_m[is_near] + corner)
+    return read_only(cells_m[is_near][:, None] + np.array([[-0.5], [0.5]]) * _CELL_M)
+
+
+def _cells_between(low_m: Array, high_m: Array, table_m: float) -> Array:
+    """List the middles (k, 3) of the cells that reach into a box; the lowest ones stand on the table."""
+    origin_m = np.array([0.0, 0.0, table_m])
+    first, last = np.floor((low_m - origin_m) / _CELL_M), np.ceil((high_m - origin_m) / _CELL_M)
+    axes = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
+    middles_m: Array = origin_m + (np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5) * _CELL_M
+    return middles_m
+
+
+def _finger_room_m(profile: RobotProfile) -> float:
+    return profile.gripper.finger_thickness_m + _FINGER_ROOM_M
+
+
+def _rooms(
+    measured: Scene, scene: Scene, known: Known, target_room_m: float, targets: tuple[str | None, ...]
+) -> list[tuple[SceneObject, float]]:
+    """List what is known to fill space, each with the room around it that is not looked at."""
+    bodies = [body for body in (*measured.bodies(), *scene.bodies()) if body.name != scene.held]
+    rooms = [(body, target_room_m if body.name in targets else _CELL_M / 2) for body in bodies]
+    return rooms + [(link, _HIGH_CELL_M / 2) for link in known.arm]
 
 
 def _unseen_in(
