@@ -29,7 +29,6 @@ class Feeling:
     def __init__(self, motion: Motion) -> None:
         self._guarded, self._segment = motion.guarded, guarded_segment(motion)
         self._free: list[tuple[float, float]] = []  # height and force, before the fingers are in unseen room
-        self._line: tuple[float, float] | None = None
         self._stamp_ns = -1
         self.most_n = 0.0
 
@@ -45,23 +44,27 @@ class Feeling:
         if effort_nm is None or effort_nm.shape != segment.q_rad.shape[1:] or not np.isfinite(effort_nm).all():
             return Cause(AbortReason.NO_EFFORT, "the state has no joint torques, so that no contact could be felt")
         height_m, force_n = self._work_n(effort_nm, since_s)
-        if since_s < guarded.since_s:
+        if since_s < guarded.since_s and len(self._free) < _LEAST_STATES:
             self._free.append((height_m, force_n))
             return None
         if len(self._free) < _LEAST_STATES:
             text = f"only {len(self._free)} states show the way down before unseen room; needed {_LEAST_STATES}"
             return Cause(AbortReason.NO_EFFORT, text, (("states", len(self._free)), ("needed", _LEAST_STATES)))
-        if self._line is None:
-            heights_m, forces_n = np.array(self._free).T
-            slope, offset = np.polyfit(heights_m, forces_n, 1)
-            self._line = float(slope), float(offset)
-        felt_n = force_n - (self._line[0] * height_m + self._line[1])
+        felt_n = force_n - self._free_n(height_m)
+        if since_s < guarded.since_s:
+            self._free.append((height_m, force_n))
         self.most_n = max(self.most_n, abs(felt_n))
         if abs(felt_n) <= FELT_N:
             return None
         text = f"a finger met something where no camera has looked, with the tool at {height_m:.3f} m: {felt_n:.0f} N"
         numbers = (("force_n", felt_n), ("allowed_n", FELT_N), ("height_m", height_m))
         return Cause(AbortReason.MET_UNSEEN, f"{text}; allowed {FELT_N:g} N", numbers)
+
+    def _free_n(self, height_m: float) -> float:
+        """Return the force that going down freely takes at a height, by the line through what the first part showed."""
+        heights_m, forces_n = np.array(self._free).T
+        slope, offset = np.polyfit(heights_m, forces_n, 1)
+        return float(slope * height_m + offset)
 
     def _work_n(self, effort_nm: np.ndarray, since_s: float) -> tuple[float, float]:
         """Return the tool's height and the force against which the joints work on the way down."""

@@ -25,6 +25,7 @@ from qwen2vl_robot.sides import Sides
 LINE_SPEED_RATIO = 0.5
 RISE_M = np.array([0.0, 0.0, 0.09])  # straight up and down over a grasp or a release
 _SHADOW_ROOM_M = 0.005  # around unseen room: fingers are not where they should be to the millimetre
+_SHADOW_TOP_M = 0.015  # above it: narrower things than those that count may stand higher in a shadow, which is a wedge
 _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
 
 
@@ -152,7 +153,7 @@ class Job:
         p_m = np.concatenate([p_m + share * RISE_M for share in (0.0, 0.25, 0.5, 0.75, 1.0)])[:, None]
         low_m, high_m = boxes_m[None, :, 0] - _SHADOW_ROOM_M, boxes_m[None, :, 1] + _SHADOW_ROOM_M
         is_met = ((p_m > low_m) & (p_m < high_m)).all(axis=-1).any(axis=0)
-        return float(boxes_m[is_met, 1, 2].max()) + _SHADOW_ROOM_M if is_met.any() else None
+        return float(boxes_m[is_met, 1, 2].max()) + _SHADOW_TOP_M if is_met.any() else None
 
     def check_workspace(self, p_base_m: Array) -> None:
         """Refuse a point (3,), base frame, outside the workspace.

@@ -22,9 +22,10 @@ _CELL_M = 0.02
 _HIGH_CELL_M = 0.04  # above the height up to which things stand
 _SMALLEST_M = 0.04  # a space smaller than this each way hides nothing relevant
 _BEHIND_M = 0.015  # a cell this close behind the surface touches it, and the surface was seen
+_CLOSE_BEHIND_M = 0.006  # the same close around a target, where depth and calibration err by less
 _BASE_M = 0.25  # space closer to the robot's axis does not matter
 _FINGER_ROOM_M = 0.015  # added to the fingers' thickness
-_CORNER_M = 0.008  # from the middle of a cell: just inside its corners
+_NARROW_CELL_M, _NARROWEST_M = 0.01, 0.02  # the same close around a target, where fingers have to go
 
 _Cells = npt.NDArray[np.bool_]
 
@@ -87,35 +88,27 @@ def shadow_space(
 ) -> Array:
     """Compute boxes (k, 2, 3) of the room close around the targets that `unseen_space` leaves out, and nobody has seen.
 
-    A box counts where no camera sees any corner of it, so that a thing as large as it could be there.
+    It counts where a cube of 2 cm could be that no pixel shows, with all that is joined to it: a thing may taper.
     """
-    around_m = _finger_room_m(profile) + _CELL_M
     near = [body for body in (*measured.bodies(), *scene.bodies()) if body.name in targets and body.name != scene.held]
-    cells_m = np.zeros((0, 3))
+    rooms = _rooms(measured, scene, known, _NARROW_CELL_M / 2, ())
+    found = [np.zeros((0, 2, 3))]
     for body in near:
-        half_m = np.abs(body.T_base_object[:3, :3]) @ (np.array(shape_size_m(body.shape)) / 2) + around_m
+        half_m = np.abs(body.T_base_object[:3, :3]) @ (np.array(shape_size_m(body.shape)) / 2) + _finger_room_m(profile)
         low_m, high_m = body.T_base_object[:3, 3] - half_m, body.T_base_object[:3, 3] + half_m
         low_m[2] = max(low_m[2], scene.table_height_m)
-        cells_m = np.concatenate([cells_m, _cells_between(low_m, high_m, scene.table_height_m)])
-    cells_m = np.unique(cells_m.round(6), axis=0)
-    is_near = np.zeros(len(cells_m), dtype=bool)
-    for body in near:
-        is_near |= _is_in(body, cells_m, _finger_room_m(profile))
-    for body, room_m in _rooms(measured, scene, known, _CELL_M / 2, ()):
-        is_near &= ~_is_in(body, cells_m, room_m)
-    for corner in np.array(list(product((-1, 0, 1), repeat=3))) * _CORNER_M:
-        for seen in (frame, *frame.others):
-            is_near[is_near] = ~_is_seen(seen, cells_m[is_near] + corner)
-    return read_only(cells_m[is_near][:, None] + np.array([[-0.5], [0.5]]) * _CELL_M)
-
-
-def _cells_between(low_m: Array, high_m: Array, table_m: float) -> Array:
-    """List the middles (k, 3) of the cells that reach into a box; the lowest ones stand on the table."""
-    origin_m = np.array([0.0, 0.0, table_m])
-    first, last = np.floor((low_m - origin_m) / _CELL_M), np.ceil((high_m - origin_m) / _CELL_M)
-    axes = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
-    middles_m: Array = origin_m + (np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5) * _CELL_M
-    return middles_m
+        count = np.maximum(np.ceil((high_m - low_m) / _NARROW_CELL_M).astype(int), 0)
+        middles_m = low_m + (np.indices(tuple(count)).reshape(3, -1).T + 0.5) * _NARROW_CELL_M
+        is_hidden = _is_in(body, middles_m, _finger_room_m(profile))
+        for other, room_m in rooms:
+            is_hidden[is_hidden] = ~_is_in(other, middles_m[is_hidden], room_m)
+        for corner in np.array(list(product((-0.4, 0.4), repeat=3))) * _NARROW_CELL_M:
+            for seen in (frame, *frame.others):
+                is_hidden[is_hidden] = ~_is_seen(seen, middles_m[is_hidden] + corner, _CLOSE_BEHIND_M)
+        hidden = is_hidden.reshape(tuple(count))
+        shadow = _joined_to(_large_enough(hidden, round(_NARROWEST_M / _NARROW_CELL_M)), hidden)
+        found.append(_boxes(shadow, low_m, _NARROW_CELL_M))
+    return read_only(np.concatenate(found))
 
 
 def _finger_room_m(profile: RobotProfile) -> float:
@@ -148,7 +141,20 @@ def _unseen_in(
     return _boxes(hidden, space_m[0], cell_m)
 
 
-def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
+def _joined_to(kept: _Cells, hidden: _Cells) -> _Cells:
+    """Grow cells within hidden ones, by neighbours that share a side (a morphological reconstruction)."""
+    grown = np.zeros_like(kept)
+    while (kept != grown).any():
+        grown, kept = kept, kept.copy()
+        for axis in range(3):
+            along, into = np.moveaxis(grown, axis, 0), np.moveaxis(kept, axis, 0)
+            into[1:] |= along[:-1]
+            into[:-1] |= along[1:]
+        kept &= hidden
+    return kept
+
+
+def _is_seen(frame: CameraFrame, p_base_m: Array, behind_m: float = _BEHIND_M) -> _Cells:
     """Check whether the pixel of each point (k, 3) shows a surface behind the point, or close to it."""
     k = frame.intrinsics
     p_m = transform(invert(frame.T_base_camera), p_base_m)
@@ -159,7 +165,7 @@ def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
     for du, dv in ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)):  # a hole in the depth is not a wall
         column = np.clip(np.round(np.where(is_in, u, 0)) + du, 0, k.width_px - 1).astype(int)
         row = np.clip(np.round(np.where(is_in, v, 0)) + dv, 0, k.height_px - 1).astype(int)
-        seen |= is_in & (frame.depth_m[row, column] >= z_m - _BEHIND_M)
+        seen |= is_in & (frame.depth_m[row, column] >= z_m - behind_m)
     return seen
 
 

@@ -26,6 +26,7 @@ from qwen2vl_robot.benchmarks.hazards.gates import ASKERS as GATE_ASKERS
 from qwen2vl_robot.benchmarks.hazards.looks import LOOKERS, look
 from qwen2vl_robot.benchmarks.hazards.moving import moved_while_moving
 from qwen2vl_robot.benchmarks.hazards.sentences import SENTENCE_KINDS, ask_sentence
+from qwen2vl_robot.benchmarks.hazards.shadows import shadow_forced
 from qwen2vl_robot.benchmarks.hazards.stage import Case, Stage
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.config import load_robot
@@ -35,7 +36,12 @@ from qwen2vl_robot.messages import Verdict
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
-ASKERS = {**GATE_ASKERS, "wrong_camera": wrong_camera, "moved_while_moving": moved_while_moving}
+ASKERS = {
+    **GATE_ASKERS,
+    "wrong_camera": wrong_camera,
+    "moved_while_moving": moved_while_moving,
+    "shadow_forced": shadow_forced,
+}
 KINDS = (*MAKERS, *LOOKERS, *ASKERS, *SENTENCE_KINDS)
 SEED = 7_000
 _BUDGET_S = 300.0  # long, so that a busy machine does not count as a refusal
