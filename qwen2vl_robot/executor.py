@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -272,8 +272,9 @@ class _Watch:
         assert segment is not None
         self._met, self._back_s = met, segment.start_s
         from_s = self._track.nearest_s(state.q_rad, segment.start_s, since_s)
-        back = way_back(self._approved.motion, from_s)
-        self._track = JointTrack(replace(self._approved.motion, segments=(back,)), back.q_rad[0])
+        motion = self._approved.motion
+        back = way_back(motion, from_s)
+        self._track = JointTrack(Motion(motion.robot, (back,), motion.effect), back.q_rad[0])
         self._origin_ns, self._duration_s = self._arm.retreat(from_s), back.end_s
 
     def _look_around(self, state: RobotState) -> None:

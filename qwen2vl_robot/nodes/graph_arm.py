@@ -66,7 +66,7 @@ class GraphArm:
         self._has_leave = threading.Event()
         self._thread: threading.Thread | None = None
         self._motion: Motion | None = None
-        self._back: JointSegment | None = None  # the way back up on which the arm was sent, its times from 0 on
+        self._back: JointSegment | None = None  # up, on which the arm was sent
         self._failure: str | None = None
         self._is_halted = self._is_halting = self._has_ended = self._is_going_back = False
         self._halts = self._looked_ns = 0
@@ -206,17 +206,7 @@ class GraphArm:
         if approved.token in self._used:
             raise ExecutionError("this approval was used before; each is good for one motion")
         _check_approval(approved, self._profile, self._graph.now_ns())
-        segments = approved.motion.segments
-        first = next((s.q_rad[0] for s in segments if isinstance(s, JointSegment)), approved.start_q_rad)
-        try:
-            q_rad = self.state().q_rad
-        except ObservationError as error:
-            raise ExecutionError(str(error)) from error
-        for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
-            off_rad = float(np.max(np.abs(q_rad - expected)))
-            if not off_rad <= self._profile.start_tolerance_rad:
-                allowed = self._profile.start_tolerance_rad
-                raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
+        _check_start(approved, self._profile, self.state)
         self._controllers.check()
 
     def forget(self) -> None:
@@ -238,7 +228,6 @@ class GraphArm:
             except ExecutionError:
                 if self._back is None or self._is_halted:
                     raise
-            if self._back is not None and not self._is_halted:
                 self._go_back(self._back)
             if not self._is_halted:
                 self._health.fine("arm")
@@ -249,11 +238,7 @@ class GraphArm:
                 self.stop()
 
     def _carry_out(self, segments: tuple[Segment, ...], duration_s: float) -> None:
-        """Send each segment at its time, until a halt.
-
-        Raises:
-            ExecutionError: something keeps the arm from moving on, or it was sent back.
-        """
+        """Send each segment at its time; raises ExecutionError where something keeps the arm from it."""
         for segment in _join_segments(segments):
             lead_s = _LEAD_S if isinstance(segment, JointSegment) else 0.0  # a gripper acts on arrival
             self._wait_until(segment.start_s - lead_s)
@@ -273,9 +258,8 @@ class GraphArm:
 
     def _go_back(self, back: JointSegment) -> None:
         """Once the controllers have confirmed the halt, send the way back."""
-        last_ns = self._start_ns - round(_LEAD_S * 1e9)
         while self._controllers.open_goals() and not self._is_halted:
-            if self._graph.now_ns() > last_ns:
+            if self._graph.now_ns() > self._start_ns - round(_LEAD_S * 1e9):
                 raise ExecutionError(f"a goal did not end within {_BACK_S:g} s of the halt before the way back")
             self._graph.sleep(_POLL_S)
         self._controllers.forget()
@@ -317,6 +301,24 @@ def _check_approval(approved: ApprovedMotion, profile: RobotProfile, now_ns: int
         raise ExecutionError(f"the motion was approved for another robot than {profile.name}")
     if now_ns > approved.expires_ns:
         raise ExecutionError(f"the approval expired {(now_ns - approved.expires_ns) / 1e9:.2f} s ago")
+
+
+def _check_start(approved: ApprovedMotion, profile: RobotProfile, measure: Callable[[], RobotState]) -> None:
+    """Check that the arm is where the motion begins.
+
+    Raises:
+        ExecutionError: it is elsewhere, or nobody knows where.
+    """
+    try:
+        q_rad = measure().q_rad
+    except ObservationError as error:
+        raise ExecutionError(str(error)) from error
+    segments = approved.motion.segments
+    first = next((s.q_rad[0] for s in segments if isinstance(s, JointSegment)), approved.start_q_rad)
+    for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
+        off_rad, allowed_rad = float(np.max(np.abs(q_rad - expected))), profile.start_tolerance_rad
+        if not off_rad <= allowed_rad:
+            raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed_rad} rad")
 
 
 def _join_segments(segments: tuple[Segment, ...]) -> list[Segment]:

