@@ -75,6 +75,9 @@ class Arm:
         self.began_s = max(self.began_s, time.monotonic() - grip.end_s)
         return round((self.began_s + grip.end_s) * 1e9)
 
+    def retreat(self, from_s: float) -> int:  # asked of an arm alone whose states have `effort_nm`
+        raise RuntimeError("this arm tells no torques, so that no motion of it is guarded")
+
     def stop(self) -> None:
         self.times_s, self.points_rad, self.grips = np.zeros(1), self.state().q_rad[None], []
 

@@ -179,7 +179,7 @@ class Controller:
 
     def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        world = _world(self._parts, outlook, ())
+        world = _world(self._parts, outlook, _targets(step))
         motions = self._maker.ways(step.grounded, world.scene, world.start, world.frame)
         while True:
             with task.timed("move"):
@@ -291,9 +291,9 @@ class Controller:
         return observation
 
     def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
-        parts, targets = self._parts, (step.grounded.target, step.grounded.reference)
+        parts = self._parts
         with task.timed("move"):
-            world = _world(parts, outlook, targets)
+            world = _world(parts, outlook, _targets(step))
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()
@@ -327,6 +327,10 @@ def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> O
     known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
     restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
     return restricted.with_unseen(targets, around.profile, known)
+
+
+def _targets(step: Step) -> tuple[str | None, ...]:
+    return step.grounded.target, step.grounded.reference
 
 
 def _rehearsed(step: Step) -> Rehearsed:

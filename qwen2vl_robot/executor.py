@@ -9,6 +9,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import ExecutionError, RobotError
+from qwen2vl_robot.feeling import Feeling
 from qwen2vl_robot.gate import MAX_STATE_AGE_S
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.gripping import GO_AHEAD_S, LATE_S, Gripping
@@ -17,6 +18,7 @@ from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import ApprovedMotion, Cause, JointSegment, Motion, RobotState, digest
 from qwen2vl_robot.ports import Arm, Clock
 from qwen2vl_robot.reasons import AbortReason, AnyReason, Reason, RefusalReason
+from qwen2vl_robot.retreat import guarded_segment, way_back
 
 _POLL_S = 0.02
 _STALE_LOOKS = 3  # in a row: on a busy machine the clock's thread may have run before the one that takes joint states
@@ -79,6 +81,12 @@ class JointTrack:
         step_rad = self._q_rad[after] - self._q_rad[after - 1]
         share = (time_s - self._time_s[after - 1]) / span_s
         return self._q_rad[after - 1] + share * step_rad, step_rad / span_s
+
+    def nearest_s(self, q_rad: Array, start_s: float, end_s: float) -> float:
+        """The time between two of the motion at which it is closest to joints (n,)."""
+        times_s = np.linspace(start_s, end_s, 1 + round((end_s - start_s) / _POLL_S))
+        off_rad = [float(np.max(np.abs(self.at(time_s)[0] - q_rad))) for time_s in times_s]
+        return float(times_s[int(np.argmin(off_rad))])
 
     def error_rad(self, q_rad: Array, time_s: float, max_lag_s: float) -> float:
         """Largest joint distance to the track, for the lag up to `max_lag_s` that fits best."""
@@ -159,7 +167,10 @@ class _Watch:
         self._halt, self._stops = halt, halt.stops
         self._started_ns: int | None = None
         self._origin_ns = 0  # when the motion's time 0 would be, had the gripper kept no part of it waiting
-        self._gripping = Gripping(approved.motion)
+        self._gripping, self._feeling = Gripping(approved.motion), Feeling(approved.motion)
+        self._duration_s = approved.motion.duration_s
+        self._met: Cause | None = None  # why the arm is on its way back
+        self._back_s = 0.0
         self._now_ns = 0
         self._looked_s = time.monotonic()
         self._stamp_ns = -1
@@ -205,25 +216,30 @@ class _Watch:
         self._check_clock()
         self._check_age(state)
         self._check_tracking(state)
-        self._gripping.measure(state)
-        self._raise(self._gripping.slip(self._since_s(state.stamp_ns)))
-        if self._lookout is not None:
-            self._raise(self._lookout.look(state, self._since_s(state.stamp_ns), self._now_ns))
-        if is_moving:
-            self._check_gripper()
-        since_s, duration_s = self._since_s(self._now_ns), self._approved.motion.duration_s
+        self._look_around(state)
+        if self._met is None:
+            self._gripping.measure(state)
+            self._raise(self._gripping.slip(self._since_s(state.stamp_ns)))
+            if is_moving:
+                self._check_gripper()
+                self._feel(state)
+        since_s, duration_s = self._since_s(self._now_ns), self._duration_s
         if is_moving and since_s > duration_s + _OVERRUN_S:
             late_s = since_s - duration_s
             text = f"still moving {late_s:.1f} s after the motion's end"
             raise _abort(AbortReason.OVERRUN, text, late_s=late_s, allowed_s=_OVERRUN_S)
-        if not is_moving and (since_s < duration_s - _POLL_S or self._gripping.next is not None):
+        left_out = self._gripping.next if self._met is None else None
+        if not is_moving and (since_s < duration_s - _POLL_S or left_out is not None):
             text = f"the arm stopped at {since_s:.2f} s of {duration_s:.2f} s"
             raise _abort(AbortReason.ENDED_EARLY, text, elapsed_s=since_s, duration_s=duration_s)
+        if not is_moving and self._met is not None:
+            raise _AbortError(self._met)  # it has come back up
         return is_moving
 
     def abort(self, cause: Cause) -> ExecutionReport:
         """Stop the arm and report why; a stop that took longer than it may is one more cause."""
-        causes = (cause, *_stop(self._arm))
+        met = () if self._met is None or self._met is cause else (self._met,)
+        causes = (*met, cause, *_stop(self._arm))
         try:
             stopped_s = (self._clock.now_ns() - self._now_ns) / 1e9
         except RobotError as error:
@@ -242,7 +258,30 @@ class _Watch:
     def _since_s(self, time_ns: int) -> float:
         """The motion's own time at a time of the clock; it stands while a command to the gripper is not done."""
         since_s, grip = (time_ns - self._origin_ns) / 1e9, self._gripping.next
-        return since_s if grip is None else min(since_s, grip.end_s)
+        return since_s if grip is None or self._met is not None else min(since_s, grip.end_s)
+
+    def _feel(self, state: RobotState) -> None:
+        """Feel for a contact; at the first one the arm goes back up the way that it came, and this watch with it."""
+        since_s = self._since_s(state.stamp_ns)
+        met = self._feeling.feel(state, since_s)
+        if met is None:
+            return
+        if met.reason is not AbortReason.MET_UNSEEN:
+            raise _AbortError(met)
+        segment = guarded_segment(self._approved.motion)
+        assert segment is not None
+        self._met, self._back_s = met, segment.start_s
+        from_s = self._track.nearest_s(state.q_rad, segment.start_s, since_s)
+        motion = self._approved.motion
+        back = way_back(motion, from_s)
+        self._track = JointTrack(Motion(motion.robot, (back,), motion.effect), back.q_rad[0])
+        self._origin_ns, self._duration_s = self._arm.retreat(from_s), back.end_s
+
+    def _look_around(self, state: RobotState) -> None:
+        """See what comes into the arm's way; on its way back up that is the whole guarded segment."""
+        if self._lookout is not None:
+            since_s = self._since_s(state.stamp_ns) if self._met is None else self._back_s
+            self._raise(self._lookout.look(state, since_s, self._now_ns))
 
     def _check_gripper(self) -> None:
         """Let the motion go on after a command to the gripper, once its result came and its width is checked."""

@@ -117,6 +117,7 @@ class Gate:
             or self._refuse_zones(rehearsed)
             or self._refuse_age(live, rehearsed.rehearsed_ns, now_ns)
             or self._refuse_start(rehearsed, live)
+            or self._refuse_effort(rehearsed.motion, live)
             or self._refuse_camera(rehearsed.motion, live, fresh)  # before the change that an ill camera looks like
             or self._refuse_change(rehearsed.seen, fresh, now_ns)
             or self._refuse_approval(rehearsed, approval, halt)
@@ -205,6 +206,14 @@ class Gate:
             held = f"{live.held!r} now, {start.held!r} at the rehearsed start, {rehearsed.scene.held!r} in the scene"
             return Refusal(moved, f"another object is held: {held}")
         return None
+
+    def _refuse_effort(self, motion: Motion, live: RobotState) -> Refusal | None:
+        """A guarded motion needs an arm that tells the torques of its joints."""
+        n, effort_nm = len(self._profile.joints), live.effort_nm
+        if motion.guarded is None or (effort_nm is not None and np.shape(effort_nm) == (n,) and _is_finite(effort_nm)):
+            return None
+        text = "the fingers would enter room that no camera has seen, and no joint torques are measured"
+        return Refusal(RefusalReason.NO_EFFORT, text)
 
     def _refuse_change(self, seen: CameraFrame | None, fresh: CameraFrame | None, now_ns: int) -> Refusal | None:
         if seen is None or fresh is None:

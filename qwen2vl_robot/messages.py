@@ -21,6 +21,7 @@ from qwen2vl_robot.bounds import INSTRUCTION_CHARS
 from qwen2vl_robot.camera_verdict import CameraChecked
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, deproject, intersection_over_union, read_only, transform
+from qwen2vl_robot.guarded import Guarded
 from qwen2vl_robot.reasons import AnyReason, ViolationKind
 from qwen2vl_robot.sides import SeenFrom, Sides
 
@@ -76,6 +77,7 @@ class RobotState:
         q_rad, dq_radps: (n,).
         gripper_width_m: opening between the finger pads.
         held: name of the scene object believed to be in the gripper, or None.
+        effort_nm: (n,) measured torques of the joints, None where the robot tells none.
     """
 
     stamp_ns: int
@@ -83,6 +85,7 @@ class RobotState:
     dq_radps: Array
     gripper_width_m: float
     held: str | None = None
+    effort_nm: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,10 +240,7 @@ class Action:
 
     Attributes:
         object: what to pick or push; what to place beside, on or in (with `relation`).
-        relation: of a place.
-        direction: of a push.
-        seconds: of a wait.
-        text: of an ask or a refuse.
+        relation, direction, seconds, text: of a place, a push, a wait, and an ask or a refuse.
     """
 
     verb: Verb
@@ -390,6 +390,7 @@ class Scene:
         zones: where the cell's rules restrict the arm.
         unseen_m: (k, 2, 3) lowest and highest corners of boxes into which no camera has looked; None when the scene
             comes from no camera.
+        shadow_m: (k, 2, 3) the same close around what the motion handles, where guarded fingers alone may go.
         sides: which way left and behind are, in the picture of the plan; None where nothing is left of anything.
     """
 
@@ -400,6 +401,7 @@ class Scene:
     T_tool_held: Array | None = None
     zones: tuple[Zone, ...] = ()
     unseen_m: Array | None = None
+    shadow_m: Array | None = None
     sides: Sides | None = None
 
     def find(self, name: str) -> SceneObject:
@@ -502,11 +504,12 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Motion:
-    """A timed motion from one known start state, with the effect it should have."""
+    """A timed motion from one known start state, with the effect it should have; `guarded`: what ends at a contact."""
 
     robot: str
     segments: tuple[Segment, ...]
     effect: Effect
+    guarded: Guarded | None = None
 
     @property
     def duration_s(self) -> float:

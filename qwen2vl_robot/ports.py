@@ -89,6 +89,21 @@ class Arm(Protocol):
             ExecutionError: nothing waits for it.
         """
 
+    def retreat(self, from_s: float) -> int:
+        """Stop now, drop the rest of a guarded motion, and go its way back up (`retreat.way_back`).
+
+        `is_moving` until it has come there; a `stop` halts it as any motion.
+
+        Args:
+            from_s: the motion's own time at which the arm came by where it is.
+
+        Returns:
+            When on the clock the way back begins, ns.
+
+        Raises:
+            ExecutionError: no motion is under way, or it is not guarded at that time.
+        """
+
     def stop(self) -> None:
         """Halt now, hold position, drop the motion. Safe to call at any time, more than once."""
 

@@ -90,6 +90,7 @@ class RefusalReason(Reason):
     SCENE_CHANGED = "scene_changed", "the scene has changed since the rehearsal"
     CAMERA_OFF = "camera_off", "the arm in the last look says that the camera is not where its calibration says"
     CAMERA_UNCHECKED = "camera_unchecked", "too little of the arm shows to check the camera, which is required"
+    NO_EFFORT = "no_effort", "no joint torques are measured, and the motion needs them to feel a contact"
     START_MOVED = "start_moved", "the arm, the gripper or what it holds is not as it was at the rehearsed start"
 
 
@@ -107,6 +108,8 @@ class AbortReason(Reason):
     NOT_FINITE = "not_finite", "a joint state is not usable"
     TRACKING = "tracking", "a joint left the motion"
     CONTACT = "contact", "a joint stays beside the motion as if the arm pushed on something"
+    MET_UNSEEN = "met_unseen", "a finger met something where no camera has looked; the arm went back up"
+    NO_EFFORT = "no_effort", "joint torques were not measured where a contact had to be felt"
     GRIP_LOST = "grip_lost", "the fingers moved though nothing commanded them"
     GRIPPER_LATE = "gripper_late", "the gripper did not come to rest with a result in time"
     GRIP_OFF = "grip_off", "the fingers came to rest wider or narrower than the motion expects"
@@ -126,6 +129,7 @@ class MotionReason(Reason):
     NO_PATH = "no_path", "there is no free path"
     NO_SPACE = "no_space", "there is no free place"
     UNSUPPORTED = "unsupported", "this action cannot be done with this object"
+    NO_EFFORT = "no_effort", "the fingers would enter unseen room, and no joint torques are measured to feel a contact"
     NOT_IN_VIEW = "not_in_view", "in no pose would a camera see enough of the arm to be checked by it"
     UNEXPLAINED = "unexplained", "no shape explains what was measured of the object, so how to touch it is not known"
 

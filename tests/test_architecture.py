@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("reasons", "log", "bounds"),
     ("errors",),
-    ("geometry", "messages", "sides", "camera_verdict"),
+    ("geometry", "messages", "guarded", "sides", "camera_verdict"),
     ("documents", "complaints"),
     (
         "ports",
@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "meshes",
         "results",
         "photos",
+        "retreat",
     ),
     ("bullet",),
     (
@@ -60,6 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "executor",
         "lookout",
         "gripping",
+        "feeling",
         "judge",
         "evidence",
         "belief",

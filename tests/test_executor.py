@@ -75,6 +75,9 @@ class FaultyArm:
     def go_on(self) -> int:
         return self._link.go_on()
 
+    def retreat(self, from_s: float) -> int:
+        return self._link.retreat(from_s)
+
     def stop(self) -> None:
         self.stops += 1
         self._link.stop()

@@ -213,11 +213,10 @@ class _Cell:
     def is_moving(self) -> bool:
         return False
 
-    def has_gripped(self) -> bool:
-        return False
-
-    def go_on(self) -> int:
+    def go_on(self, from_s: float = 0.0) -> int:
         raise ExecutionError("no arm moves here")
+
+    has_gripped, retreat = is_moving, go_on
 
     def stop(self) -> None:
         """There is nothing to stop."""

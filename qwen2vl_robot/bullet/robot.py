@@ -155,6 +155,11 @@ class BulletRobot:
         n = len(self.joints)
         return np.array([s[0] for s in states[:n]]), np.array([s[1] for s in states[:n]]), [s[0] for s in states[n:]]
 
+    def efforts_nm(self) -> Array:
+        """Read the torque (n,) with which each joint's motor drove it in the last step."""
+        states = pybullet.getJointStates(self.body, self.joints, physicsClientId=self._client.id)
+        return np.array([s[3] for s in states])
+
     def finger_speed_mps(self) -> float:
         """Read the speed of the faster finger."""
         states = pybullet.getJointStates(self.body, self.fingers, physicsClientId=self._client.id)

@@ -32,11 +32,11 @@ class RobotBody:
         corners = [np.round(hull_triangles(np.asarray(points_m)), 4).ravel().tolist() for points_m in hulls.values()]
         self.mesh_json = json.dumps({"links": corners}, separators=(",", ":"))
 
-    def poses(self, positions: Mapping[str, tuple[float, float]]) -> list[list[float]] | None:
+    def poses(self, positions: Mapping[str, tuple[float, float, float]]) -> list[list[float]] | None:
         """Where each link is: rows of `T_base_link` (12 numbers); None where a joint is missing.
 
         Args:
-            positions: joint name → (position, velocity), rad and rad/s (fingers m and m/s).
+            positions: joint name → (position, velocity, effort), rad, rad/s and N m (fingers m, m/s and N).
         """
         try:
             state = state_from_joints(dict(positions), self._profile, 0)

@@ -6,6 +6,7 @@ Nothing queues up: each kind has one value and a number that rises when it chang
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -48,7 +49,7 @@ class Desk:
         self._lines: deque[dict[str, Any]] = deque(maxlen=_LINES)
         self._image: interface.Message | None = None
         self._image_count, self._is_watched = 0, False
-        self._joints: dict[str, tuple[float, float]] = {}
+        self._joints: dict[str, tuple[float, float, float]] = {}
         self._joints_are_new = False
         self._said = ""
         self._tasks = -1
@@ -133,7 +134,7 @@ class Desk:
         poses = None
         if self.body is not None and rehearsal.motion is not None:
             with self._lock:
-                fingers = [value for name, (value, _) in self._joints.items() if "finger" in name]
+                fingers = [value for name, (value, *_) in self._joints.items() if "finger" in name]
             poses = self.body.motion_poses(rehearsal.motion, sum(fingers) if fingers else _OPEN_M)
         self._set("motion", json.dumps(poses, separators=(",", ":")))
 
@@ -160,7 +161,8 @@ class Desk:
         except ObservationError:
             return
         with self._lock:
-            self._joints.update({name: (position, 0.0) for name, (position, _) in joints.items()})  # drawn, not judged
+            drawn = {name: (position, 0.0, math.nan) for name, (position, *_) in joints.items()}
+            self._joints.update(drawn)  # not judged
             if len(self._joints) > JOINTS:
                 self._joints.clear()
             self._joints_are_new = True

@@ -145,11 +145,13 @@ def transform_message(make: MessageMaker, parent: str, child: str, T: Array, sta
 # ------------------------------------------------------------------------------------------------------ arm
 
 
-def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotProfile, stamp_ns: int) -> RobotState:
+def state_from_joints(
+    positions: dict[str, tuple[float, float, float]], profile: RobotProfile, stamp_ns: int
+) -> RobotState:
     """Build the arm's state, joints in robot-file order; the gripper width is the sum of the finger positions.
 
     Args:
-        positions: joint name → (position, velocity), rad and rad/s (fingers m and m/s).
+        positions: joint name → (position, velocity, effort), rad, rad/s and N m (fingers m, m/s and N).
 
     Raises:
         ObservationError: a joint is missing, or a number is not finite.
@@ -162,7 +164,7 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
             f"joint_states: {', '.join(missing)} missing{prefix_of(names, positions) or received}",
             reason=ObservationReason.NO_STATE,
         )
-    q, dq = ([positions[n][i] for n in names] for i in (0, 1))
+    q, dq, effort_nm = ([positions[n][i] for n in names] for i in (0, 1, 2))
     width_m = sum(positions[n][0] for n in profile.gripper.joints)
     given = [(f"position of {n}", positions[n][0]) for n in (*names, *profile.gripper.joints)]
     given += [(f"velocity of {n}", v) for n, v in zip(names, dq, strict=True) if math.isfinite(positions[n][0])]
@@ -172,16 +174,19 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
             f"joint_states: the {', the '.join(unknown)}; does its hardware interface send one?",
             reason=ObservationReason.NO_STATE,
         )
-    return RobotState(stamp_ns, read_only(q), read_only(dq), width_m)
+    told_nm = read_only(effort_nm) if np.isfinite(effort_nm).all() else None
+    return RobotState(stamp_ns, read_only(q), read_only(dq), width_m, effort_nm=told_nm)
 
 
-def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
-    """Read a sensor_msgs/msg/JointState as joint name → (position, velocity); a velocity that is not given is NaN.
+def joints_from_message(message: Message) -> dict[str, tuple[float, float, float]]:
+    """Read a sensor_msgs/msg/JointState as joint name → (position, velocity, effort); what is not given is NaN.
+
+    Efforts that are not as many as the names are not given either: few robots need them.
 
     Raises:
         ObservationError: a name appears twice, or there are not as many positions or velocities as names.
     """
-    if max(len(message.name), len(message.position), len(message.velocity)) > JOINTS:
+    if max(len(message.name), len(message.position), len(message.velocity), len(message.effort)) > JOINTS:
         raise ObservationError(f"joint_states: more than {JOINTS} joints", reason=ObservationReason.NO_STATE)
     names, positions, velocities = list(message.name), list(message.position), list(message.velocity)
     if len(positions) != len(names) or len(velocities) not in (0, len(names)) or len(set(names)) != len(names):
@@ -190,8 +195,10 @@ def joints_from_message(message: Message) -> dict[str, tuple[float, float]]:
             "allowed: each name once, one position a name, one velocity a name or none",
             reason=ObservationReason.NO_STATE,
         )
-    velocities = velocities or [math.nan] * len(names)
-    return {n: (float(p), float(v)) for n, p, v in zip(names, positions, velocities, strict=True)}
+    unknown = [math.nan] * len(names)
+    efforts = list(message.effort) if len(message.effort) == len(names) else unknown
+    values = zip(names, positions, velocities or unknown, efforts, strict=True)
+    return {n: (float(p), float(v), float(e)) for n, p, v, e in values}
 
 
 def joint_names_on_wire(cdr: bytes) -> bytes:
@@ -214,10 +221,13 @@ def joint_names_on_wire(cdr: bytes) -> bytes:
     return cdr[begin:at] if at < len(cdr) else cdr
 
 
-def joint_state_message(make: MessageMaker, names: Iterable[str], q: Array, dq: Array, stamp_ns: int) -> Message:
-    """Make a sensor_msgs/msg/JointState of positions and velocities."""
+def joint_state_message(
+    make: MessageMaker, names: Iterable[str], q: Array, dq: Array, stamp_ns: int, effort: Array | None = None
+) -> Message:
+    """Make a sensor_msgs/msg/JointState of positions and velocities, and of efforts where they are measured."""
+    efforts = {} if effort is None else {"effort": doubles(effort)}
     return make("sensor_msgs/msg/JointState")(
-        header=header(make, stamp_ns, ""), name=list(names), position=doubles(q), velocity=doubles(dq)
+        header=header(make, stamp_ns, ""), name=list(names), position=doubles(q), velocity=doubles(dq), **efforts
     )
 
 

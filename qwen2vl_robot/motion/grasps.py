@@ -20,6 +20,7 @@ _LEAST_ROOM_M = 0.008  # measured widths are wrong by some millimetres
 _LEAST_BITE_M = 0.006  # the object's top must be this far above the tool's origin
 _ROUND_YAWS = 12
 _ROOM_STEP_M = 0.03
+_FINGER_STEP_M = 0.005
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +44,15 @@ class Hand:
     max_width_m: float
     closing_axis: str
     room_m: Array
+
+    def fingers_m(self, opening_m: float) -> Array:
+        """Fill the fingers at an opening with points (n, 3) of the tool frame, from the tips up to the palm."""
+        along = np.arange(opening_m / 2, opening_m / 2 + self.outer_m + _FINGER_STEP_M, _FINGER_STEP_M)
+        across = np.linspace(-self.side_m, self.side_m, 5)
+        up = np.arange(-self.palm_m, self.pad_depth_m + _FINGER_STEP_M, _FINGER_STEP_M)
+        axes = [np.r_[-along, along], across] if self.closing_axis == "x" else [across, np.r_[-along, along]]
+        points_m: Array = np.stack(np.meshgrid(*axes, up), axis=-1).reshape(-1, 3)
+        return points_m
 
 
 @dataclass(frozen=True, slots=True, eq=False)

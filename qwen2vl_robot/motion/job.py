@@ -16,7 +16,7 @@ from qwen2vl_robot.messages import CameraFrame, GroundedAction, Motion, RobotSta
 from qwen2vl_robot.motion import ik
 from qwen2vl_robot.motion.attempts import CLEARANCES_M, Attempt, each
 from qwen2vl_robot.motion.collision import CollisionModel, Pair
-from qwen2vl_robot.motion.grasps import Hand, closing_yaw_rad, measure_hand
+from qwen2vl_robot.motion.grasps import Grasp, Hand, closing_yaw_rad, measure_hand
 from qwen2vl_robot.motion.path import Space, tool_line
 from qwen2vl_robot.motion.timeline import MotionBuilder
 from qwen2vl_robot.reasons import MotionReason
@@ -24,6 +24,8 @@ from qwen2vl_robot.sides import Sides
 
 LINE_SPEED_RATIO = 0.5
 RISE_M = np.array([0.0, 0.0, 0.09])  # straight up and down over a grasp or a release
+_SHADOW_ROOM_M = 0.005  # around unseen room: fingers are not where they should be to the millimetre
+_SHADOW_TOP_M = 0.015  # above it: narrower things than those that count may stand higher in a shadow, which is a wedge
 _LINE_MARGIN_M = 0.002  # less than the fingertips' clearance to the table
 
 
@@ -137,12 +139,21 @@ class Job:
 
     def hidden(self, T_base_tool: Array) -> int:
         """Count the points of the hand at a tool pose (4, 4), and above it, where no camera has looked."""
-        boxes_m = self.scene.unseen_m
-        if boxes_m is None or not len(boxes_m):
+        boxes_m = _boxes(self.scene.unseen_m, self.scene.shadow_m)
+        if not len(boxes_m):
             return 0
         here_m = transform(T_base_tool, self.robot.hand.room_m)
         p_m = np.concatenate([here_m, here_m + RISE_M])[:, None]
         return int(((p_m > boxes_m[None, :, 0]) & (p_m < boxes_m[None, :, 1])).all(axis=-1).any(axis=-1).sum())
+
+    def shadow_top_m(self, grasp: Grasp) -> float | None:
+        """Return the height of the top of the unseen room that fingers would go into, None where they meet none."""
+        boxes_m = _boxes(self.scene.shadow_m)
+        p_m = transform(grasp.T_base_tool, self.robot.hand.fingers_m(grasp.opening_m))
+        p_m = np.concatenate([p_m + share * RISE_M for share in (0.0, 0.25, 0.5, 0.75, 1.0)])[:, None]
+        low_m, high_m = boxes_m[None, :, 0] - _SHADOW_ROOM_M, boxes_m[None, :, 1] + _SHADOW_ROOM_M
+        is_met = ((p_m > low_m) & (p_m < high_m)).all(axis=-1).any(axis=0)
+        return float(boxes_m[is_met, 1, 2].max()) + _SHADOW_TOP_M if is_met.any() else None
 
     def check_workspace(self, p_base_m: Array) -> None:
         """Refuse a point (3,), base frame, outside the workspace.
@@ -162,6 +173,11 @@ class Job:
         """Check whether a point (3,), base frame, lies in the workspace."""
         low, high = np.array(self.robot.profile.workspace.min_m), np.array(self.robot.profile.workspace.max_m)
         return bool(np.all((p_base_m >= low) & (p_base_m <= high)))
+
+
+def _boxes(*given_m: Array | None) -> Array:
+    """Join boxes (k, 2, 3) of the scene."""
+    return np.concatenate([np.zeros((0, 2, 3)), *(boxes_m for boxes_m in given_m if boxes_m is not None)])
 
 
 def measure_robot(profile: RobotProfile) -> Robot:

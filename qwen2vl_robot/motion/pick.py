@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from functools import partial
 
 from qwen2vl_robot.errors import MotionError
-from qwen2vl_robot.geometry import invert
+from qwen2vl_robot.geometry import Array, invert
 from qwen2vl_robot.messages import Effect, Motion, SceneObject
 from qwen2vl_robot.motion.attempts import Attempt
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.grasps import Grasp, grasps
 from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, Job, line_space, unsupported
 from qwen2vl_robot.motion.path import check_line
-from qwen2vl_robot.motion.timeline import PathFinder
+from qwen2vl_robot.motion.timeline import MotionBuilder, PathFinder
 from qwen2vl_robot.reasons import MotionReason
 from qwen2vl_robot.relations import free_gap_m
 
+_FREE_M = 0.012  # of a guarded descent before the fingers are in unseen room
 _STANDS_ON_M = 0.01  # a body whose bottom is this close to another's top stands on it
 
 
@@ -33,7 +34,7 @@ def pick(job: Job) -> Iterator[Motion]:
     if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
         raise MotionError(f"{load} stands on {target.name}; move it first", reason=MotionReason.NO_GRASP)
     options = grasps(target, job.robot.hand, job.current_yaw_rad)
-    options.sort(key=lambda grasp: job.hidden(grasp.T_base_tool))
+    options.sort(key=lambda grasp: (job.shadow_top_m(grasp) is not None, job.hidden(grasp.T_base_tool)))
     near = frozenset({target.name})
 
     def attempts(clearance_m: float) -> Iterator[Attempt]:
@@ -56,11 +57,40 @@ def _attempt_grasp(
     builder = job.builder()
     builder.open_to(grasp.opening_m)
     builder.travel(before, line[0], find_path)
-    builder.follow(line, LINE_SPEED_RATIO)
+    _descend(job, builder, line, grasp)
     builder.close_on(grasp.width_m)
     builder.follow(line[::-1], LINE_SPEED_RATIO)
     builder.travel(after, job.robot.home_rad, find_path)
     return builder.motion(Effect("hold", target.name))
+
+
+def _descend(job: Job, builder: MotionBuilder, line: Array, grasp: Grasp) -> None:
+    """Go down a line of joints (m, n); guarded where fingers go into room that no camera has seen.
+
+    Raises:
+        MotionError: no contact could be felt there.
+    """
+    top_m = job.shadow_top_m(grasp)
+    if top_m is None:
+        builder.follow(line, LINE_SPEED_RATIO)
+        return
+    if job.state.effort_nm is None:
+        raise MotionError(
+            "the fingers would enter room that no camera has seen, and the arm tells no torques to feel a contact by",
+            reason=MotionReason.NO_EFFORT,
+        )
+    enters_m = top_m + job.robot.hand.pad_depth_m
+    heights_m = [float(job.robot.kinematics.tool_pose(q)[2, 3]) for q in line]
+    above = [index for index, height_m in enumerate(heights_m) if height_m >= enters_m + _FREE_M]
+    if not above:
+        raise MotionError(
+            f"unseen room begins {1000 * (heights_m[0] - enters_m):.0f} mm below the fingers; {1000 * _FREE_M:.0f} mm "
+            "are needed to tell a contact from going down freely",
+            reason=MotionReason.NO_GRASP,
+        )
+    if above[-1] > 0:
+        builder.follow(line[: above[-1] + 1], LINE_SPEED_RATIO)
+    builder.descend_guarded(line[above[-1] :], job.robot.kinematics, enters_m)
 
 
 def _stands_on(body: SceneObject, support: SceneObject) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, read_only
+from qwen2vl_robot.guarded import SPEED_MPS, Guarded
+from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion, RobotState, Segment
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.path import Space
@@ -18,6 +20,7 @@ _TRAVEL_MARGINS_M = (0.012, 0.005, 0.002)  # wide first, smaller where the scene
 _SETTLE_S = 0.4  # extra time for the fingers to settle
 _SAME_WIDTH_M = 0.002
 _HOLD_STEP_S = 0.01
+_PACING, _PACE = 8, 0.98  # times that a slow descent is timed anew, and the share of its speed that it aims at
 
 PathFinder = Callable[[Space, Array, Array], list[Array]]
 
@@ -33,6 +36,7 @@ class MotionBuilder:
     def __init__(self, profile: RobotProfile, state: RobotState) -> None:
         self._profile = profile
         self._segments: list[Segment] = []
+        self._guarded: Guarded | None = None
         self.q_rad = np.array(state.q_rad)
         self.width_m = state.gripper_width_m
 
@@ -61,6 +65,26 @@ class MotionBuilder:
         self._segments.append(time_curve(points_rad, self._profile, self._now_s, speed_ratio))
         self.q_rad = points_rad[-1]
 
+    def descend_guarded(self, points_rad: Array, kinematics: Kinematics, enters_m: float) -> None:
+        """Follow dense joints (m, n) straight down, so slowly that a contact can be felt in time.
+
+        Args:
+            enters_m: the tool's height from which on fingers may be in room that no camera has seen.
+        """
+        ratio, tops = 1.0, 0.0
+        for _ in range(_PACING):
+            segment = time_curve(points_rad, self._profile, self._now_s, ratio)
+            p_m = np.array([kinematics.tool_pose(q)[:3, 3] for q in segment.q_rad])
+            tops = float((np.linalg.norm(np.diff(p_m, axis=0), axis=1) / np.diff(segment.time_s)).max())
+            if tops <= SPEED_MPS:
+                break
+            ratio *= _PACE * SPEED_MPS / tops
+        height_m = np.minimum.accumulate(p_m[:, 2])
+        since_s = float(segment.time_s[int(np.argmax(height_m <= enters_m))])
+        self._guarded = Guarded(len(self._segments), since_s, read_only(height_m))
+        self._segments.append(segment)
+        self.q_rad = points_rad[-1]
+
     def open_to(self, width_m: float) -> None:
         """Move the fingers to an opening, unless they are there already."""
         if abs(width_m - self.width_m) > _SAME_WIDTH_M:
@@ -78,7 +102,7 @@ class MotionBuilder:
 
     def motion(self, effect: Effect) -> Motion:
         """Return the motion built so far."""
-        return Motion(self._profile.name, tuple(self._segments), effect)
+        return Motion(self._profile.name, tuple(self._segments), effect, self._guarded)
 
     def _grip(self, command_m: float, expected_m: float) -> None:
         seconds = abs(expected_m - self.width_m) / self._profile.gripper.speed_mps + _SETTLE_S

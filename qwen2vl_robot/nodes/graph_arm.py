@@ -24,7 +24,9 @@ from qwen2vl_robot.nodes.controllers import Controllers
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import MAX_GRIPPER_AGE_S, STANDS_RADPS, JointStates, fastest_radps
 from qwen2vl_robot.nodes.urgency import urgent
+from qwen2vl_robot.retreat import way_back
 
+_BACK_S = 0.4  # for a halt to be confirmed before the arm goes back
 _LEAD_S = 0.2  # a joint segment is sent this long before its start; a motion starts this long after `execute`
 _POLL_S = 0.01
 _AFTER_S = 0.06  # three heartbeats
@@ -65,8 +67,10 @@ class GraphArm:
         self._grip: GripperSegment | None = None  # sent, and without leave to go on
         self._has_leave = threading.Event()
         self._thread: threading.Thread | None = None
+        self._motion: Motion | None = None
+        self._back: JointSegment | None = None  # up, on which the arm was sent
         self._failure: str | None = None
-        self._is_halted = self._is_halting = self._has_ended = False
+        self._is_halted = self._is_halting = self._has_ended = self._is_going_back = False
         self._halts = self._looked_ns = 0
         self._used: set[str] = set()  # tokens of approvals
         self._lock = threading.Lock()
@@ -86,6 +90,7 @@ class GraphArm:
             self._used.add(approved.token)
             self._controllers.forget()
             self._failure, self._grip, self._is_halted, self._has_ended = None, None, False, False
+            self._motion, self._back, self._is_going_back = approved.motion, None, False
             halted = self._why_halted()  # after the flag: a stop is seen here, or it sets the flag again
             if halted is not None:
                 raise ExecutionError(halted)
@@ -134,6 +139,16 @@ class GraphArm:
         self._grip = None
         self._has_leave.set()
         return planned_ns + late_ns
+
+    def retreat(self, from_s: float) -> int:
+        """Halt now, and go the guarded segment's way back up (see `ports.Arm`)."""
+        if self._motion is None or not self._is_sending or self._back is not None:
+            raise ExecutionError("no motion is under way that could go back")
+        back = way_back(self._motion, from_s)
+        # In this order: the motion's thread must not take the goal's end for a failure.
+        self._start_ns, self._back = self._graph.now_ns() + round((_BACK_S + _LEAD_S) * 1e9), back
+        self._controllers.halting.send(self._joints.newest, [goal for _, goal in self._controllers.open_goals()])
+        return self._start_ns
 
     def unwatched_s(self) -> float | None:
         """Return for how long, in ROS time (a simulation may stand still), nobody looked at a motion; None without."""
@@ -193,17 +208,7 @@ class GraphArm:
         if approved.token in self._used:
             raise ExecutionError("this approval was used before; each is good for one motion")
         _check_approval(approved, self._profile, self._graph.now_ns())
-        segments = approved.motion.segments
-        first = next((s.q_rad[0] for s in segments if isinstance(s, JointSegment)), approved.start_q_rad)
-        try:
-            q_rad = self.state().q_rad
-        except ObservationError as error:
-            raise ExecutionError(str(error)) from error
-        for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
-            off_rad = float(np.max(np.abs(q_rad - expected)))
-            if not off_rad <= self._profile.start_tolerance_rad:
-                allowed = self._profile.start_tolerance_rad
-                raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed} rad")
+        _check_start(approved, self._profile, self.state)
         self._controllers.check()
 
     def forget(self) -> None:
@@ -220,22 +225,12 @@ class GraphArm:
     def _perform(self, motion: Motion) -> None:
         """Send each segment at its time and wait for the motion's end; the top of a thread."""
         try:
-            for segment in _join_segments(motion.segments):
-                lead_s = _LEAD_S if isinstance(segment, JointSegment) else 0.0  # a gripper acts on arrival
-                self._wait_until(segment.start_s - lead_s)
-                if self._is_halted:
-                    return
-                halted = self._why_halted()
-                if halted is not None:
-                    raise ExecutionError(halted)
-                self._send(segment)
-            self._wait_until(motion.duration_s)
-            end_ns = self._start_ns + round((motion.duration_s + _END_S) * 1e9)
-            while not self._is_halted and self._controllers.open_goals():
-                if self._graph.now_ns() > end_ns:
-                    raise ExecutionError(f"a goal did not end within {_END_S:g} s after the motion")
-                self._pause(_POLL_S)
-            self._controllers.check_goals(self._is_halted)
+            try:
+                self._carry_out(motion.segments, motion.duration_s)
+            except ExecutionError:
+                if self._back is None or self._is_halted:
+                    raise
+                self._go_back(self._back)
             if not self._is_halted:
                 self._health.fine("arm")
         except Exception as error:  # noqa: BLE001 - the top of this thread: halt, and say why
@@ -243,6 +238,35 @@ class GraphArm:
                 self._failure = f"{error}" if isinstance(error, ExecutionError) else f"{type(error).__name__}: {error}"
                 self._health.error("arm", self._failure, lasts=True)
                 self.stop()
+
+    def _carry_out(self, segments: tuple[Segment, ...], duration_s: float) -> None:
+        """Send each segment at its time; raises ExecutionError where something keeps the arm from it."""
+        for segment in _join_segments(segments):
+            lead_s = _LEAD_S if isinstance(segment, JointSegment) else 0.0  # a gripper acts on arrival
+            self._wait_until(segment.start_s - lead_s)
+            if self._is_halted:
+                return
+            halted = self._why_halted()
+            if halted is not None:
+                raise ExecutionError(halted)
+            self._send(segment)
+        self._wait_until(duration_s)
+        end_ns = self._start_ns + round((duration_s + _END_S) * 1e9)
+        while not self._is_halted and self._controllers.open_goals():
+            if self._graph.now_ns() > end_ns:
+                raise ExecutionError(f"a goal did not end within {_END_S:g} s after the motion")
+            self._pause(_POLL_S)
+        self._controllers.check_goals(self._is_halted)
+
+    def _go_back(self, back: JointSegment) -> None:
+        """Once the controllers have confirmed the halt, send the way back."""
+        while self._controllers.open_goals() and not self._is_halted:
+            if self._graph.now_ns() > self._start_ns - round(_LEAD_S * 1e9):
+                raise ExecutionError(f"a goal did not end within {_BACK_S:g} s of the halt before the way back")
+            self._graph.sleep(_POLL_S)
+        self._controllers.forget()
+        self._is_going_back = True
+        self._carry_out((back,), back.end_s)
 
     def _send(self, segment: Segment) -> None:
         """Send one segment, a gripper's until there is leave to go on; a stop that came meanwhile halts it at once."""
@@ -261,6 +285,8 @@ class GraphArm:
             self._pause(min(_POLL_S, max(0.0005, left_s)))
 
     def _pause(self, seconds: float) -> None:
+        if self._back is not None and not self._is_going_back:
+            raise ExecutionError("the arm was sent back")
         self._controllers.check_goals(self._is_halted)
         self._graph.sleep(seconds)
 
@@ -277,6 +303,24 @@ def _check_approval(approved: ApprovedMotion, profile: RobotProfile, now_ns: int
         raise ExecutionError(f"the motion was approved for another robot than {profile.name}")
     if now_ns > approved.expires_ns:
         raise ExecutionError(f"the approval expired {(now_ns - approved.expires_ns) / 1e9:.2f} s ago")
+
+
+def _check_start(approved: ApprovedMotion, profile: RobotProfile, measure: Callable[[], RobotState]) -> None:
+    """Check that the arm is where the motion begins.
+
+    Raises:
+        ExecutionError: it is elsewhere, or nobody knows where.
+    """
+    try:
+        q_rad = measure().q_rad
+    except ObservationError as error:
+        raise ExecutionError(str(error)) from error
+    segments = approved.motion.segments
+    first = next((s.q_rad[0] for s in segments if isinstance(s, JointSegment)), approved.start_q_rad)
+    for what, expected in (("approved start", approved.start_q_rad), ("motion's first point", first)):
+        off_rad, allowed_rad = float(np.max(np.abs(q_rad - expected))), profile.start_tolerance_rad
+        if not off_rad <= allowed_rad:
+            raise ExecutionError(f"the arm is {off_rad:.4f} rad from the {what}; allowed {allowed_rad} rad")
 
 
 def _join_segments(segments: tuple[Segment, ...]) -> list[Segment]:

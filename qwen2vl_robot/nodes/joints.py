@@ -57,7 +57,7 @@ class JointStates:
         self._why_none = _NONE
         self._states: deque[RobotState] = deque(maxlen=_STATES)
         self._stands_since_ns: int | None = None
-        self._joints: dict[str, tuple[int, tuple[float, float]]] = {}
+        self._joints: dict[str, tuple[int, tuple[float, float, float]]] = {}
         self._past: dict[str, deque[tuple[int, float]]] = {name: deque() for name in self._needed}
         graph.subscribe_newest(interface.JOINT_STATES, self._take, joint_names_on_wire)
 
@@ -108,9 +108,10 @@ class JointStates:
             known = {name: value for name, value in received.items() if name in self._past}
             if not known and not self._joints:
                 state_from_joints(received, self._profile, stamp_ns)  # says what came instead
-            self._check_agreement(stamp_ns, {name: position for name, (position, _) in known.items()})
-            moved = {name: self._with_velocity(name, stamp_ns, *value) for name, value in known.items()}
-            self._joints |= {name: (stamp_ns, value) for name, value in moved.items() if value is not None}
+            self._check_agreement(stamp_ns, {name: position for name, (position, _, _) in known.items()})
+            moved = {name: self._with_velocity(name, stamp_ns, *value[:2]) for name, value in known.items()}
+            told = {name: (*value, known[name][2]) for name, value in moved.items() if value is not None}
+            self._joints |= {name: (stamp_ns, value) for name, value in told.items()}
             if None in moved.values():  # a second message tells the speed
                 return
             arm = [j.name for j in self._profile.joints]

@@ -31,8 +31,10 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.plant.cameras import ErringCamera, Finish, load_camera
 from qwen2vl_robot.plant.client import TrueBox, TrueObject
 from qwen2vl_robot.plant.driver import Fingers, check_approved
-from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate
+from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene, populate, with_spread
+from qwen2vl_robot.plant.torques import ErringTorques
 from qwen2vl_robot.plant.trajectory import Trajectory
+from qwen2vl_robot.retreat import way_back
 
 _SETTLE_S = 0.5
 _STREAM_NS, _STREAM_PX = 200_000_000, 320  # between the pictures that are taken while the arm moves, and their width
@@ -65,7 +67,7 @@ class Plant:
         ranges, catalogue = load_scene(scene_path)
         drawn = draw_scene(ranges, catalogue, seed, always=always, count=count)
         self._rng = np.random.default_rng([seed, 1])
-        self._scene = _with_spread(drawn, self._rng)
+        self._scene = with_spread(drawn, self._rng)
         self._faults = drawn.faults
         self._profile: RobotProfile = load_robot(drawn.robot)
         self._T_base_camera_published = drawn.T_base_camera @ _pose_error(
@@ -73,6 +75,7 @@ class Plant:
         )
         self._camera = ErringCamera(load_camera(camera or drawn.camera), drawn.intrinsics, self._rng)
         self._stream = self._camera.smaller(_STREAM_PX, np.random.default_rng([seed, 2]))
+        self._torques = ErringTorques(self._profile, np.random.default_rng([seed, 3]))
         self._motion: Motion | None = None
         self._used: set[str] = set()  # tokens of approvals
         self._track: Trajectory | None = None
@@ -86,7 +89,7 @@ class Plant:
         self._world.add_table(rgb=drawn.table_rgb)
         self._world.add_robot(self._profile)
         populate(self._world, self._scene)
-        self._home_with_spread()
+        _put_home(self._world, self._profile, self._scene.start_q_offset_rad, self._rng)
         self._step(round(_SETTLE_S / TIME_STEP_S))
         self._realtime = realtime
         self._wall_offset_s = time.monotonic() - self._world.time_s
@@ -147,7 +150,9 @@ class Plant:
         """Measure joints and gripper width; what the gripper holds is not measured."""
         self.tick()
         q_rad, dq_radps, width_m = self._world.robot.arm_state()
-        return RobotState(round(self._world.time_s * 1e9), read_only(q_rad), read_only(dq_radps), width_m)
+        effort_nm = self._torques.read_nm(self._world.robot.efforts_nm(), dq_radps)
+        joints = (read_only(q_rad), read_only(dq_radps))
+        return RobotState(round(self._world.time_s * 1e9), *joints, width_m, effort_nm=read_only(effort_nm))
 
     def _look(self, k: Intrinsics) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         scene, camera = self._scene, (k, self._scene.T_base_camera)
@@ -197,6 +202,16 @@ class Plant:
         self._starts_s = max(self._starts_s, self._world.time_s + self._faults.actuation_lag_s - end_s)
         return round((self._starts_s - self._faults.actuation_lag_s + end_s) * 1e9)
 
+    def retreat(self, from_s: float) -> int:
+        """Go back up the guarded segment, from one actuation lag on (see `ports.Arm`)."""
+        if not self.is_moving() or self._motion is None:
+            raise ExecutionError("no motion is under way that could go back")
+        back = way_back(self._motion, from_s)
+        self._track = Trajectory(back.q_rad[0], back.time_s, back.q_rad)
+        self._motion, self._grips, self._fingers = replace(self._motion, segments=(back,), guarded=None), [], None
+        self._starts_s = self._world.time_s + self._faults.actuation_lag_s
+        return round(self._world.time_s * 1e9)
+
     def stop(self) -> None:
         """Stop and hold the position that the arm has one actuation lag from now."""
         self.tick()
@@ -215,16 +230,6 @@ class Plant:
         self._command_gripper(width_m)
         self.advance(seconds)
         return self.state()
-
-    def _home_with_spread(self) -> None:
-        spread_rad = self._scene.start_q_offset_rad
-        home_rad = np.array(self._profile.home_q_rad)
-        limits = np.array([(joint.lower_rad, joint.upper_rad) for joint in self._profile.joints]).T
-        q_rad = np.clip(home_rad + self._rng.uniform(-spread_rad, spread_rad, len(home_rad)), *limits)
-        width_m = self._profile.gripper.max_width_m
-        self._world.robot.reset_arm(q_rad, width_m)
-        self._world.robot.command_arm(q_rad)
-        self._world.robot.command_gripper(width_m, self._profile.gripper.force_n)
 
     def _step(self, count: int) -> None:
         every = round(1.0 / FILM_HZ / TIME_STEP_S)
@@ -267,8 +272,7 @@ class Plant:
     def take_film(self) -> npt.NDArray[np.uint8]:
         """End the recording and return its pictures (k, h, w, 3)."""
         pictures, self._film = self._film or [], None
-        k = FILM_INTRINSICS
-        return np.stack(pictures) if pictures else np.zeros((0, k.height_px, k.width_px, 3), dtype=np.uint8)
+        return _stacked(pictures)
 
     def true_objects(self) -> dict[str, TrueObject]:
         """Map each label to the object's true state now."""
@@ -278,9 +282,7 @@ class Plant:
         """Map the label of each visible object to its box in the camera's image now."""
         if self._seen is None or self._seen[0] != round(self._world.time_s / TIME_STEP_S):
             self._look(self._scene.intrinsics)
-        assert self._seen is not None
-        names = self._seen[1]
-        return {o.label: box for o in self._scene.objects if (box := _visible_box(names == o.label)) is not None}
+        return _boxes_of(self._scene, self._seen)
 
     def true_robot_px(self) -> int:
         """Count the pixels of the latest picture that show the robot."""
@@ -289,6 +291,11 @@ class Plant:
     def true_T_base_camera(self) -> Array:
         """Return the camera's true pose (4, 4)."""
         return self._scene.T_base_camera
+
+
+def _boxes_of(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) -> dict[str, TrueBox]:
+    assert seen is not None
+    return {o.label: box for o in scene.objects if (box := _visible_box(seen[1] == o.label)) is not None}
 
 
 def _true_object(world: BulletWorld, item: PlantObject) -> TrueObject:
@@ -307,18 +314,19 @@ def _finishes(scene: PlantScene, seen: tuple[int, npt.NDArray[np.str_]] | None) 
     return {o.finish: np.isin(seen[1], [i.label for i in odd if i.finish == o.finish]) for o in odd if seen}
 
 
-def _with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
-    """Draw each body's mass and friction around its nominal values."""
-    mass, friction = scene.faults.mass_spread_ratio, scene.faults.friction_spread_ratio
-    objects = tuple(
-        replace(
-            item,
-            mass_kg=item.mass_kg * (1.0 + rng.uniform(-mass, mass)),
-            friction=item.friction * (1.0 + rng.uniform(-friction, friction)),
-        )
-        for item in scene.objects
-    )
-    return replace(scene, objects=objects)
+def _stacked(pictures: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    k = FILM_INTRINSICS
+    return np.stack(pictures) if pictures else np.zeros((0, k.height_px, k.width_px, 3), dtype=np.uint8)
+
+
+def _put_home(world: BulletWorld, profile: RobotProfile, spread_rad: float, rng: np.random.Generator) -> None:
+    """Put the arm near its home, with open fingers."""
+    home_rad = np.array(profile.home_q_rad)
+    limits = np.array([(joint.lower_rad, joint.upper_rad) for joint in profile.joints]).T
+    q_rad = np.clip(home_rad + rng.uniform(-spread_rad, spread_rad, len(home_rad)), *limits)
+    world.robot.reset_arm(q_rad, profile.gripper.max_width_m)
+    world.robot.command_arm(q_rad)
+    world.robot.command_gripper(profile.gripper.max_width_m, profile.gripper.force_n)
 
 
 def _pose_error(length_m: float, angle_deg: float, rng: np.random.Generator) -> Array:

@@ -186,6 +186,10 @@ class PlantLink:
         """Let the motion go on after a command to the gripper (see `ports.Arm`)."""
         return int(self._command("go_on"))
 
+    def retreat(self, from_s: float) -> int:
+        """Go back up the guarded segment (see `ports.Arm`)."""
+        return int(self._command("retreat", from_s))
+
     def stop(self) -> None:
         """Halt and hold (see `ports.Arm`)."""
         self._command("stop")

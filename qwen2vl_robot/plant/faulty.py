@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from qwen2vl_robot.bullet import TIME_STEP_S
 from qwen2vl_robot.geometry import Array, make_pose, read_only
 from qwen2vl_robot.messages import ApprovedMotion, Box, GripperSegment, Intrinsics, RobotState
 from qwen2vl_robot.plant.cell import Plant
+from qwen2vl_robot.plant.laid import Laid
+from qwen2vl_robot.plant.scenes import PlantObject, populate
 from qwen2vl_robot.plant.visited import Visit
 
 _LIFTED_M = 0.10  # above where it stood: half way
@@ -17,6 +21,7 @@ _BUMP_MPS = 0.6
 _BUMP_SHARE = 0.6  # of a motion
 _STUCK_M = 0.045  # as wide as many blocks
 _VISITOR, _CARRIED, _STANDS_RADPS = "visitor", "carried", 0.02
+_ROUGH, _LAID_S = 0.8, 0.3  # friction of what is laid by hand, and the time that it has to come to rest
 _APART_M = 0.11  # between things, so that the second one stands free
 
 
@@ -174,3 +179,36 @@ class Visited(Plant):
         if float(np.max(np.abs(robot.arm_state()[1]))) > _STANDS_RADPS:
             pairs = self._world.contacts.touching(of=[_VISITOR])
             self._was_hit |= any(_VISITOR in (contact.a, contact.b) for contact in pairs)
+
+
+class LaidTable(Plant):
+    """Nothing stands on the table but boxes that are laid there; laid.py is its client."""
+
+    def __init__(self, *args: Any) -> None:
+        self._press_n: dict[str, float] = {}
+        super().__init__(*args)
+        self._links = set(self._world.robot.link_names())
+
+    def lay(self, boxes: tuple[Laid, ...]) -> None:
+        """Lay boxes, instead of all that stands there, and let them come to rest."""
+        for item in self._scene.objects:
+            self._world.remove(item.label)
+        laid = [
+            PlantObject(b.label, "", "", Box(b.size_m), b.T_base_object, b.rgb, b.mass_kg, _ROUGH, 0.0, True)
+            for b in boxes
+        ]
+        self._scene = replace(self._scene, objects=tuple(laid), fixtures=())
+        populate(self._world, self._scene)
+        self._press_n = {item.label: 0.0 for item in laid}
+        self._step(round(_LAID_S / TIME_STEP_S))
+
+    def true_press_n(self, label: str) -> float:
+        """The largest force, N, with which the arm pressed on a box."""
+        return self._press_n[label]
+
+    def _drive(self) -> None:
+        super()._drive()
+        for contact in self._world.contacts.touching(of=[]) if self._press_n else ():
+            link, other = (contact.a, contact.b) if contact.a in self._links else (contact.b, contact.a)
+            if link in self._links and other in self._press_n:
+                self._press_n[other] = max(self._press_n[other], contact.force_n)

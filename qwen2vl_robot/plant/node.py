@@ -131,7 +131,9 @@ class PlantNode:
         share_m = state.gripper_width_m / len(fingers)
         q = np.concatenate([state.q_rad, np.full(len(fingers), share_m)])
         dq = np.concatenate([state.dq_radps, np.zeros(len(fingers))])
-        self._publishers[interface.JOINT_STATES.name].publish(joint_state_message(make, names, q, dq, state.stamp_ns))
+        effort = None if state.effort_nm is None else np.concatenate([state.effort_nm, np.zeros(len(fingers))])
+        message = joint_state_message(make, names, q, dq, state.stamp_ns, effort)
+        self._publishers[interface.JOINT_STATES.name].publish(message)
 
     def _publish_links(self) -> None:
         base = self._profile.base_link

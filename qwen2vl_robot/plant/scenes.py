@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,20 @@ def populate(world: BulletWorld, scene: PlantScene, *, collides: bool = True) ->
             rgb=item.rgb,
             collides=collides,
         )
+
+
+def with_spread(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
+    """Draw each body's mass and friction around its nominal values."""
+
+    def varied(value: float, ratio: float) -> float:
+        return value * (1.0 + rng.uniform(-ratio, ratio))
+
+    mass, friction = scene.faults.mass_spread_ratio, scene.faults.friction_spread_ratio
+    objects = tuple(
+        replace(item, mass_kg=varied(item.mass_kg, mass), friction=varied(item.friction, friction))
+        for item in scene.objects
+    )
+    return replace(scene, objects=objects)
 
 
 def _draw_specs(

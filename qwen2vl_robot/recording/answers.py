@@ -62,6 +62,10 @@ class TapeArm:
         """The recorded time (see `ports.Arm`)."""
         return self._tape.whole("arm.go_on")
 
+    def retreat(self, from_s: float) -> int:
+        """The recorded time (see `ports.Arm`)."""
+        return self._tape.whole("arm.retreat")
+
     def stop(self) -> None:
         """Nothing moves (see `ports.Arm`)."""
         self._tape.answer("arm.stop")

@@ -130,11 +130,13 @@ class StateForm(Strict):
     dq_radps: _Joints
     gripper_width_m: _Number
     held: _Text | None = None
+    effort_nm: _Joints | None = None
 
     def message(self) -> State:
         """The same as a message."""
         q_rad, dq_radps = read_only(self.q_rad, (None,)), read_only(self.dq_radps, (None,))
-        return State(self.stamp_ns, q_rad, dq_radps, self.gripper_width_m, self.held)
+        effort_nm = None if self.effort_nm is None else read_only(self.effort_nm, (None,))
+        return State(self.stamp_ns, q_rad, dq_radps, self.gripper_width_m, self.held, effort_nm)
 
 
 class InstructionForm(Strict):

@@ -137,6 +137,9 @@ class _Arm:
     def go_on(self) -> int:
         return _tell(self._sink, "arm.go_on", self._arm.go_on)
 
+    def retreat(self, from_s: float) -> int:
+        return _tell(self._sink, "arm.retreat", lambda: self._arm.retreat(from_s), from_s=from_s)
+
     def stop(self) -> None:
         _tell(self._sink, "arm.stop", self._arm.stop)
 

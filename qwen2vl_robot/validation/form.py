@@ -11,6 +11,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.guarded import Guarded
 from qwen2vl_robot.messages import (
     Box,
     Container,
@@ -64,7 +65,9 @@ def _check_types(motion: Motion, scene: Scene, start: RobotState) -> Iterator[Vi
     """Check types at run time, because the input need not come from our own code."""
     given: list[tuple[object, type | tuple[type, ...]]] = [(motion, Motion), (scene, Scene), (start, RobotState)]
     if isinstance(motion, Motion):
-        given += [(motion.effect, Effect), *((s, (JointSegment, GripperSegment)) for s in motion.segments)]
+        given += [(motion.effect, Effect), (motion.guarded, (Guarded, type(None)))]
+        given += [(motion.guarded.index, int)] if isinstance(motion.guarded, Guarded) else []
+        given += [*((s, (JointSegment, GripperSegment)) for s in motion.segments)]
     if isinstance(scene, Scene):
         given += [(body, SceneObject) for body in scene.bodies()]
         given += [(body.shape, (Box, Cylinder, Sphere, Container, Hull)) for body in scene.bodies()]
@@ -106,6 +109,8 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
             yield f"segment {index} q_rad", segment.q_rad
         else:
             yield f"segment {index}", (segment.start_s, segment.end_s, segment.width_m, segment.meets_m)
+    if motion.guarded is not None:
+        yield "guarded segment", (motion.guarded.since_s, *np.ravel(motion.guarded.height_m))
     yield "effect tolerance_m", motion.effect.tolerance_m
     if motion.effect.T_base_object is not None:
         yield "effect T_base_object", motion.effect.T_base_object
@@ -120,8 +125,9 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
         yield "T_tool_held", scene.T_tool_held
     for zone in scene.zones:
         yield f"zone {zone.name}", (*zone.min_m, *zone.max_m, zone.speed_mps)
-    if scene.unseen_m is not None:
-        yield "unseen space", scene.unseen_m
+    for what, boxes_m in (("unseen space", scene.unseen_m), ("unseen room", scene.shadow_m)):
+        if boxes_m is not None:
+            yield what, boxes_m
     if scene.sides is not None:
         yield "sides", (*scene.sides.left_xy, *scene.sides.behind_xy)
     yield "start q_rad", start.q_rad
@@ -148,6 +154,7 @@ def _check_format(motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
     yield from found
     if not found:
         yield from _check_joins(motion)
+        yield from _check_guarded(motion)
 
 
 def _check_segment(index: int, segment: Segment, joints: int) -> Iterator[Violation]:
@@ -167,6 +174,20 @@ def _check_segment(index: int, segment: Segment, joints: int) -> Iterator[Violat
         yield Violation(
             ViolationKind.FORMAT, float(time_s[short]), (f"{name} point {short + 1}",), float(steps_s[short]), "s later"
         )
+
+
+def _check_guarded(motion: Motion) -> Iterator[Violation]:
+    """Check that what is guarded is one joint segment, with a time in it and a height for each of its points."""
+    guarded = motion.guarded
+    if guarded is None:
+        return
+    segment = motion.segments[guarded.index] if 0 <= guarded.index < len(motion.segments) else None
+    if (
+        not isinstance(segment, JointSegment)
+        or np.shape(guarded.height_m) != segment.time_s.shape
+        or not segment.start_s < guarded.since_s < segment.end_s
+    ):
+        yield Violation(ViolationKind.FORMAT, None, (f"segment {guarded.index} cannot be guarded",), 1.0, "")
 
 
 def _check_joins(motion: Motion) -> Iterator[Violation]:
@@ -209,9 +230,10 @@ def _check_scene(effect: Effect, scene: Scene, start: RobotState) -> Iterator[Vi
             yield Violation(
                 ViolationKind.FORMAT, None, (f"zone {zone.name} is inside out",), min(thin_m, zone.speed_mps), "m"
             )
-    unseen_m = np.zeros((0, 2, 3)) if scene.unseen_m is None else np.asarray(scene.unseen_m)
-    if unseen_m.ndim != 3 or unseen_m.shape[1:] != (2, 3) or (unseen_m[:, 0] >= unseen_m[:, 1]).any():
-        yield Violation(ViolationKind.FORMAT, None, ("unseen space is not made of boxes",), 1.0, "")
+    for given_m in (scene.unseen_m, scene.shadow_m):
+        boxes_m = np.zeros((0, 2, 3)) if given_m is None else np.asarray(given_m)
+        if boxes_m.ndim != 3 or boxes_m.shape[1:] != (2, 3) or (boxes_m[:, 0] >= boxes_m[:, 1]).any():
+            yield Violation(ViolationKind.FORMAT, None, ("unseen space is not made of boxes",), 1.0, "")
     if scene.held != start.held:
         problem = f"scene holds {scene.held!r}, start state {start.held!r}"
         yield Violation(ViolationKind.START_STATE, None, (problem,), 1.0, "")

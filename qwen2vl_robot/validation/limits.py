@@ -14,11 +14,13 @@ import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.guarded import SPEED_MPS
 from qwen2vl_robot.messages import GripperSegment, JointSegment, Motion, RobotState, Scene, Violation, Zone
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.form import check_form
 
 _JOINT_SLACK_RAD = 1e-6
+_HEIGHT_SLACK_M = 0.002  # of a guarded segment: far less than it takes to mistake a force
 _RATIO_SLACK = 1e-3  # a motion at its limit may exceed it by rounding
 
 
@@ -147,6 +149,23 @@ def check_speed(
             yield from _too_fast(
                 ViolationKind.ZONE_SPEED, (profile.tool_link, zone.name), time_s, inside, zone.speed_mps
             )
+
+
+def check_guarded(time_s: Array, p_base_tool_m: Array, motion: Motion, profile: RobotProfile) -> Iterator[Violation]:
+    """Check that a guarded segment is slow and its heights are true, by the tool's positions (m, 3) at times (m,)."""
+    if motion.guarded is None:
+        return
+    segment = motion.segments[motion.guarded.index]
+    assert isinstance(segment, JointSegment)
+    is_in = (time_s >= segment.start_s) & (time_s <= segment.end_s)
+    told_m = np.interp(time_s[is_in], segment.time_s, motion.guarded.height_m)
+    off_m = float(np.abs(told_m - p_base_tool_m[is_in, 2]).max(initial=0.0))
+    if is_in.sum() < 2 or off_m > _HEIGHT_SLACK_M or not (np.diff(motion.guarded.height_m) <= 0.0).all():
+        yield Violation(ViolationKind.FORMAT, segment.start_s, ("heights of a guarded segment",), off_m, "m")
+        return
+    steps_s, moved_m = np.diff(time_s[is_in]), np.linalg.norm(np.diff(p_base_tool_m[is_in], axis=0), axis=1)
+    speed_mps = np.divide(moved_m, steps_s, out=np.zeros_like(moved_m), where=steps_s > 0.0)
+    yield from _too_fast(ViolationKind.TOOL_SPEED, (profile.tool_link,), time_s[is_in], speed_mps, SPEED_MPS)
 
 
 def _too_fast(

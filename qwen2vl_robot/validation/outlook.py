@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.messages import CameraFrame, Observation, RobotState, Scene, Verdict
-from qwen2vl_robot.validation.unseen import Known, unseen_space
+from qwen2vl_robot.validation.unseen import Known, shadow_space, unseen_space
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,9 +33,10 @@ class Outlook:
         """Predict the world after an accepted motion; None when the verdict has no scene or state."""
         if verdict.scene_after is None or verdict.state_after is None:
             return None
-        return replace(self, scene=verdict.scene_after, start=verdict.state_after)
+        start = replace(verdict.state_after, effort_nm=self.start.effort_nm)  # a robot that tells torques goes on to
+        return replace(self, scene=verdict.scene_after, start=start)
 
     def with_unseen(self, targets: tuple[str | None, ...], profile: RobotProfile, known: Known) -> Outlook:
-        """Return a copy with the space that no camera has seen marked in the scene; see `unseen.unseen_space`."""
-        unseen_m = unseen_space(self.frame, self.measured, self.scene, profile, targets, known)
-        return replace(self, scene=replace(self.scene, unseen_m=unseen_m))
+        """Return a copy with the space that no camera has seen marked in the scene; see `unseen`."""
+        looked = (self.frame, self.measured, self.scene, profile, targets, known)
+        return replace(self, scene=replace(self.scene, unseen_m=unseen_space(*looked), shadow_m=shadow_space(*looked)))

@@ -89,7 +89,7 @@ class Twin:
             found = self._check_torques(motion, scene)
         if found:
             return Swept(found, (), 0)
-        add_forbidden(self._world, scene)
+        add_forbidden(self._world, scene, with_shadow=motion.effect.kind == "hold")
         return sweep(self._world, self._profile, motion, scene, start)
 
     def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:

@@ -15,9 +15,9 @@ from qwen2vl_robot.messages import GripperSegment, Motion, RobotState, Scene, Vi
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.findings import NEAR_M, STEP_M, Approach, Swept
 from qwen2vl_robot.validation.handling import Handling, find_openings
-from qwen2vl_robot.validation.limits import check_speed, check_workspace
+from qwen2vl_robot.validation.limits import check_guarded, check_speed, check_workspace
 from qwen2vl_robot.validation.resting import STAYS_M, Resting, set_down
-from qwen2vl_robot.validation.space import zone_name
+from qwen2vl_robot.validation.space import is_shadow, zone_name
 from qwen2vl_robot.validation.timeline import timeline
 from qwen2vl_robot.validation.unseen import unseen_index
 
@@ -42,7 +42,7 @@ class _Sweep:
         self, world: BulletWorld, profile: RobotProfile, motion: Motion, scene: Scene, start: RobotState
     ) -> None:
         self._world = world
-        self._profile = profile
+        self._profile, self._motion = profile, motion
         self._line = timeline(motion, start)
         self._handling = Handling(profile, motion, scene)
         self._scene = scene
@@ -74,6 +74,7 @@ class _Sweep:
         found = (
             *check_workspace(time_s, tool_m, self._profile),
             *check_speed(time_s, tool_m, self._profile, self._scene.zones),
+            *check_guarded(time_s, tool_m, self._motion, self._profile),
             *self._fallen,
             *self._violations(),
         )
@@ -129,12 +130,20 @@ class _Sweep:
             pairs.append((contact.a, contact.b))
             if self._pushed in pairs[-1]:
                 self._pushed_s = min(self._pushed_s, at_s)
+            if self._is_felt(contact.a, contact.b, at_s):
+                continue
             is_meant = self._handling.may_touch(contact.a, contact.b, T_base_tool[:3, 3], release_m)
             if is_meant and not (self._is_landing(contact.a, contact.b) and depth_m > LANDING_DEPTH_M):
                 continue
             first_s, deepest_m = self._touches.get((contact.a, contact.b), (at_s, 0.0))
             self._touches[contact.a, contact.b] = (first_s, max(deepest_m, depth_m))
         return pairs
+
+    def _is_felt(self, a: str, b: str, at_s: float) -> bool:
+        """Whether it is unseen room that a guarded descent goes into: for fingers, and for what they then hold."""
+        guarded, shadows = self._motion.guarded, {name for name in (a, b) if is_shadow(name)}
+        others = {a, b} - shadows - set(self._profile.gripper.finger_links) - {self._handling.held}
+        return bool(shadows) and guarded is not None and at_s >= guarded.since_s and not others
 
     def _is_landing(self, a: str, b: str) -> bool:
         return not {a, b} & self._links
@@ -213,7 +222,7 @@ class _Sweep:
     def _kind(self, a: str, b: str) -> ViolationKind:
         if {a, b} <= self._links:
             return ViolationKind.SELF_COLLISION
-        if unseen_index(a) is not None or unseen_index(b) is not None:
+        if any(unseen_index(name) is not None or is_shadow(name) for name in (a, b)):
             return ViolationKind.UNSEEN
         is_zone = {a, b} & {zone_name(z) for z in self._scene.zones}
         return ViolationKind.ZONE if is_zone else ViolationKind.COLLISION

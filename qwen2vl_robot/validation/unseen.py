@@ -8,6 +8,7 @@ exempt, and so is, above the height up to which things stand, what a person vouc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ _CELL_M = 0.02
 _HIGH_CELL_M = 0.04  # above the height up to which things stand
 _SMALLEST_M = 0.04  # a space smaller than this each way hides nothing relevant
 _BEHIND_M = 0.015  # a cell this close behind the surface touches it, and the surface was seen
+_CLOSE_BEHIND_M = 0.006  # the same close around a target, where depth and calibration err by less
 _BASE_M = 0.25  # space closer to the robot's axis does not matter
 _FINGER_ROOM_M = 0.015  # added to the fingers' thickness
+_NARROW_CELL_M, _NARROWEST_M = 0.01, 0.02  # the same close around a target, where fingers have to go
 
 _Cells = npt.NDArray[np.bool_]
 
@@ -66,19 +69,59 @@ def unseen_space(
         scene: the predicted scene when the motion begins; the measured one for the first motion.
         targets: names of the bodies that the motion handles; the fingers may enter the space close around them.
     """
-    room_m = profile.gripper.finger_thickness_m + _FINGER_ROOM_M
-    rooms = [
-        (body, room_m if body.name in targets else _CELL_M / 2)
-        for body in (*measured.bodies(), *scene.bodies())
-        if body.name != scene.held
-    ]
-    rooms += [(link, _HIGH_CELL_M / 2) for link in known.arm]
+    rooms = _rooms(measured, scene, known, _finger_room_m(profile), targets)
     workspace, limit_m = profile.workspace, scene.table_height_m + profile.safety.things_below_m
     below = np.array([[*workspace.min_m[:2], scene.table_height_m], [*workspace.max_m[:2], limit_m]])
     above = np.array([[*workspace.min_m[:2], limit_m], workspace.max_m])
     low_m = _unseen_in(below, _CELL_M, frame, rooms, np.zeros((0, 2, 3)))
     high_m = _unseen_in(above, _HIGH_CELL_M, frame, rooms, known.free_m)
     return read_only(np.concatenate([low_m, high_m]))
+
+
+def shadow_space(
+    frame: CameraFrame,
+    measured: Scene,
+    scene: Scene,
+    profile: RobotProfile,
+    targets: tuple[str | None, ...],
+    known: Known,
+) -> Array:
+    """Compute boxes (k, 2, 3) of the room close around the targets that `unseen_space` leaves out, and nobody has seen.
+
+    It counts where a cube of 2 cm could be that no pixel shows, with all that is joined to it: a thing may taper.
+    """
+    near = [body for body in (*measured.bodies(), *scene.bodies()) if body.name in targets and body.name != scene.held]
+    rooms = _rooms(measured, scene, known, _NARROW_CELL_M / 2, ())
+    found = [np.zeros((0, 2, 3))]
+    for body in near:
+        half_m = np.abs(body.T_base_object[:3, :3]) @ (np.array(shape_size_m(body.shape)) / 2) + _finger_room_m(profile)
+        low_m, high_m = body.T_base_object[:3, 3] - half_m, body.T_base_object[:3, 3] + half_m
+        low_m[2] = max(low_m[2], scene.table_height_m)
+        count = np.maximum(np.ceil((high_m - low_m) / _NARROW_CELL_M).astype(int), 0)
+        middles_m = low_m + (np.indices(tuple(count)).reshape(3, -1).T + 0.5) * _NARROW_CELL_M
+        is_hidden = _is_in(body, middles_m, _finger_room_m(profile))
+        for other, room_m in rooms:
+            is_hidden[is_hidden] = ~_is_in(other, middles_m[is_hidden], room_m)
+        for corner in np.array(list(product((-0.4, 0.4), repeat=3))) * _NARROW_CELL_M:
+            for seen in (frame, *frame.others):
+                is_hidden[is_hidden] = ~_is_seen(seen, middles_m[is_hidden] + corner, _CLOSE_BEHIND_M)
+        hidden = is_hidden.reshape(tuple(count))
+        shadow = _joined_to(_large_enough(hidden, round(_NARROWEST_M / _NARROW_CELL_M)), hidden)
+        found.append(_boxes(shadow, low_m, _NARROW_CELL_M))
+    return read_only(np.concatenate(found))
+
+
+def _finger_room_m(profile: RobotProfile) -> float:
+    return profile.gripper.finger_thickness_m + _FINGER_ROOM_M
+
+
+def _rooms(
+    measured: Scene, scene: Scene, known: Known, target_room_m: float, targets: tuple[str | None, ...]
+) -> list[tuple[SceneObject, float]]:
+    """List what is known to fill space, each with the room around it that is not looked at."""
+    bodies = [body for body in (*measured.bodies(), *scene.bodies()) if body.name != scene.held]
+    rooms = [(body, target_room_m if body.name in targets else _CELL_M / 2) for body in bodies]
+    return rooms + [(link, _HIGH_CELL_M / 2) for link in known.arm]
 
 
 def _unseen_in(
@@ -98,7 +141,20 @@ def _unseen_in(
     return _boxes(hidden, space_m[0], cell_m)
 
 
-def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
+def _joined_to(kept: _Cells, hidden: _Cells) -> _Cells:
+    """Grow cells within hidden ones, by neighbours that share a side (a morphological reconstruction)."""
+    grown = np.zeros_like(kept)
+    while (kept != grown).any():
+        grown, kept = kept, kept.copy()
+        for axis in range(3):
+            along, into = np.moveaxis(grown, axis, 0), np.moveaxis(kept, axis, 0)
+            into[1:] |= along[:-1]
+            into[:-1] |= along[1:]
+        kept &= hidden
+    return kept
+
+
+def _is_seen(frame: CameraFrame, p_base_m: Array, behind_m: float = _BEHIND_M) -> _Cells:
     """Check whether the pixel of each point (k, 3) shows a surface behind the point, or close to it."""
     k = frame.intrinsics
     p_m = transform(invert(frame.T_base_camera), p_base_m)
@@ -109,7 +165,7 @@ def _is_seen(frame: CameraFrame, p_base_m: Array) -> _Cells:
     for du, dv in ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)):  # a hole in the depth is not a wall
         column = np.clip(np.round(np.where(is_in, u, 0)) + du, 0, k.width_px - 1).astype(int)
         row = np.clip(np.round(np.where(is_in, v, 0)) + dv, 0, k.height_px - 1).astype(int)
-        seen |= is_in & (frame.depth_m[row, column] >= z_m - _BEHIND_M)
+        seen |= is_in & (frame.depth_m[row, column] >= z_m - behind_m)
     return seen
 
 

@@ -13,6 +13,7 @@ from qwen2vl_robot.messages import Effect, GripperSegment, JointSegment, Motion,
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from tests.cells import PROFILE, admit, carry_through, grip, reach
 from tests.contracts.wire import WireCell, wire_cell
+from tests.guarded_motion import descent
 
 _OFFSET_RAD = [0.2, 0.1, 0.0, 0.1, 0.0, 0.1, -0.2]
 
@@ -139,4 +140,71 @@ def test_a_second_motion_is_rejected_while_one_runs(resting: PlantLink) -> None:
     resting.execute(first)
     with pytest.raises(ExecutionError, match="moving"):
         resting.execute(first)
+    carry_through(resting, resting, 5.0)
+
+
+# -------------------------------------------------------------------------------------------- the way back up
+
+
+@pytest.fixture
+def descending(resting: PlantLink) -> PlantLink:
+    """An arm in the middle of a guarded descent, over an empty place."""
+    motion = descent(top_m=0.35)
+    top = motion.segments[0]
+    assert isinstance(top, JointSegment)
+    resting.execute(admit(reach(resting.state().q_rad, top.q_rad[0] - resting.state().q_rad, 3.0), resting, resting))
+    carry_through(resting, resting)
+    resting.sleep(0.5)
+    resting.execute(admit(motion, resting, resting))
+    resting.sleep(4.0)
+    return resting
+
+
+def test_states_tell_the_torques_of_the_joints(resting: PlantLink) -> None:
+    effort_nm = resting.state().effort_nm
+    assert effort_nm is not None and effort_nm.shape == (len(PROFILE.joints),)
+    assert np.isfinite(effort_nm).all()
+    assert np.max(np.abs(effort_nm)) > 3.0  # the arm has a weight
+
+
+def test_a_guarded_motion_goes_back_up_the_way_that_it_came(descending: PlantLink) -> None:
+    top = descent(top_m=0.35).segments[0]
+    assert isinstance(top, JointSegment)
+    low_rad = descending.state().q_rad
+    begins_ns = descending.retreat(3.9)
+    assert abs(begins_ns - descending.now_ns()) < 2_000_000_000
+    assert descending.is_moving()
+    carry_through(descending, descending)
+    descending.sleep(0.3)
+    assert np.max(np.abs(low_rad - top.q_rad[0])) > 0.02
+    assert np.allclose(descending.state().q_rad, top.q_rad[0], atol=0.006)
+
+
+def test_a_stop_on_the_way_back_up_holds_the_arm_within_a_tenth_of_a_second(descending: PlantLink) -> None:
+    top = descent(top_m=0.35).segments[0]
+    assert isinstance(top, JointSegment)
+    begins_ns = descending.retreat(3.9)
+    while descending.now_ns() < begins_ns + 1_200_000_000:
+        descending.sleep(0.02)
+    moving_rad = descending.state().q_rad
+    stopped_ns = descending.now_ns()
+    descending.stop()
+    assert not descending.is_moving()
+    while descending.state().stamp_ns < stopped_ns + 140_000_000:  # a tenth of a second, and the lag of the motors
+        descending.sleep(0.005)
+    held_rad = descending.state().q_rad
+    descending.sleep(1.0)
+    assert np.allclose(descending.state().q_rad, held_rad, atol=0.002)
+    assert np.max(np.abs(held_rad - moving_rad)) < 0.01
+    assert np.max(np.abs(held_rad - top.q_rad[0])) > 0.01  # it did not get to the top
+    with pytest.raises(ExecutionError):
+        descending.retreat(3.0)
+
+
+def test_what_is_not_guarded_cannot_go_back(resting: PlantLink) -> None:
+    with pytest.raises(ExecutionError):
+        resting.retreat(0.5)
+    resting.execute(admit(reach(resting.state().q_rad, _OFFSET_RAD), resting, resting))
+    with pytest.raises(ExecutionError, match="guarded"):
+        resting.retreat(0.5)
     carry_through(resting, resting, 5.0)

@@ -56,6 +56,9 @@ class WireCell:
     def go_on(self) -> int:
         return self._arm.go_on()
 
+    def retreat(self, from_s: float) -> int:
+        return self._arm.retreat(from_s)
+
     def stop(self) -> None:
         self._arm.stop()
 

@@ -158,6 +158,9 @@ class Cell:
     def go_on(self) -> int:
         raise ExecutionError("it has no gripper")
 
+    def retreat(self, from_s: float) -> int:
+        raise ExecutionError("nothing is guarded")
+
     def stop(self) -> None:
         if self.stopped_ns is None:
             self.stopped_ns = self.ns

@@ -12,11 +12,12 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, invert, make_pose, transform
 from qwen2vl_robot.kinematics import Kinematics
-from qwen2vl_robot.messages import Box, Cylinder, Hull, SceneObject, Shape, Sphere
+from qwen2vl_robot.messages import Box, Cylinder, Hull, JointSegment, Rehearsed, SceneObject, Shape, Sphere
 from qwen2vl_robot.motion.collision import convex
 
 _APART_M = 0.02
 _BASE_M = 0.25
+_SAMPLES = 120  # of each segment
 _Part = tuple[coal.CollisionGeometry, Array]
 
 
@@ -146,6 +147,20 @@ def _half_diagonal(shape: coal.CollisionGeometry) -> Array:
     shape.computeLocalAABB()
     half: Array = np.abs(np.stack([shape.aabb_local.min_, shape.aabb_local.max_])).max(axis=0)
     return half
+
+
+def hand_clearance_m(kinematics: Kinematics, step: Rehearsed, body: SceneObject) -> float:
+    """Measure how far the open hand stays from a true shape until the fingers close."""
+    width_m, q_rad = step.start.gripper_width_m, [np.array(step.start.q_rad)[None]]
+    for segment in step.motion.segments:
+        if isinstance(segment, JointSegment):
+            q_rad.append(segment.q_rad[:: max(1, len(segment.q_rad) // _SAMPLES)])
+            q_rad.append(segment.q_rad[-1:])
+        elif len(q_rad) > 1 and segment.width_m < width_m:
+            break
+        else:
+            width_m = segment.width_m
+    return PathOracle(kinematics, np.concatenate(q_rad), width_m).clearance_m(body)
 
 
 def _ball(points_m: Array) -> tuple[Array, float]:

@@ -26,6 +26,7 @@ from qwen2vl_robot.benchmarks.hazards.gates import ASKERS as GATE_ASKERS
 from qwen2vl_robot.benchmarks.hazards.looks import LOOKERS, look
 from qwen2vl_robot.benchmarks.hazards.moving import moved_while_moving
 from qwen2vl_robot.benchmarks.hazards.sentences import SENTENCE_KINDS, ask_sentence
+from qwen2vl_robot.benchmarks.hazards.shadows import shadow_forced
 from qwen2vl_robot.benchmarks.hazards.stage import Case, Stage
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.config import load_robot
@@ -36,7 +37,8 @@ from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 ASKERS = {**GATE_ASKERS, "wrong_camera": wrong_camera, "moved_while_moving": moved_while_moving}
-KINDS = (*MAKERS, *LOOKERS, *ASKERS, *SENTENCE_KINDS)
+_FORCED = shadow_forced.__name__
+KINDS = (*MAKERS, *LOOKERS, _FORCED, *ASKERS, *SENTENCE_KINDS)
 SEED = 7_000
 _BUDGET_S = 300.0  # long, so that a busy machine does not count as a refusal
 _LABELS = "hazards/labels.csv"
@@ -132,11 +134,13 @@ def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, An
     """Make one case and judge it."""
     began = time.perf_counter()
     failures: int | None = None
+    rng = np.random.default_rng([spec.seed, spec.is_hazard, spec.is_near])
     if spec.kind in ASKERS:
-        rng = np.random.default_rng([spec.seed, spec.is_hazard, spec.is_near])
         accepted, amount, unit, reason = ASKERS[spec.kind](stage.profile, rng, spec.is_hazard, spec.is_near)
     elif spec.kind in LOOKERS:
         accepted, amount, unit, reason = look(spec.kind, stage, rehearsal, spec.seed, spec.is_hazard, spec.is_near)
+    elif spec.kind == _FORCED:
+        accepted, amount, unit, reason = shadow_forced(stage, rehearsal, rng, spec.is_hazard, spec.is_near)
     elif spec.kind in SENTENCE_KINDS:
         accepted, amount, unit, reason = ask_sentence(spec.kind, spec.index, spec.is_hazard)
     else:
