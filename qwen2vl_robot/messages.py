@@ -659,11 +659,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ApprovedMotion:
-    """A motion that may reach the arm once, until `expires_ns`. Only gate.py makes one.
-
-    Attributes:
-        token: of the approval; see there.
-    """
+    """A motion that may reach the arm once, until `expires_ns`. Only gate.py makes one; `token`: see `Approval`."""
 
     motion: Motion
     digest: str
