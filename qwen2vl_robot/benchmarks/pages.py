@@ -64,7 +64,7 @@ def _x(ratio: float) -> float:
 
 def page_html(results: Sequence[ResultFile]) -> str:
     """Make one HTML page of result files that needs no other file: what was run, on which machine, and its totals."""
-    links = "".join(f'<a href="#r{i}">{escape(r.kind)}</a>' for i, r in enumerate(results))
+    links = "".join(f'<a href="#r{i}">{escape(_name(r))}</a>' for i, r in enumerate(results))
     sections = "".join(_section(i, result) for i, result in enumerate(results))
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -72,12 +72,16 @@ def page_html(results: Sequence[ResultFile]) -> str:
     )
 
 
+def _name(result: ResultFile) -> str:
+    return result.path.rsplit("/", 1)[-1]
+
+
 def _section(index: int, result: ResultFile) -> str:
     whole = "" if result.data.get("is_complete", True) else "<p><strong>This run did not end.</strong></p>"
     said = {"command": result.data["command"], "rows": len(result.rows), **result.settings}
     facts = "".join(f"<tr><th>{escape(k)}</th><td><code>{escape(str(v))}</code></td></tr>" for k, v in said.items())
-    name = escape(result.path.rsplit("/", 1)[-1])
-    head = f'<section id="r{index}"><h2>{escape(result.kind)} <small>{name}</small></h2>{whole}<table>{facts}</table>'
+    head = f'<section id="r{index}"><h2>{escape(result.kind)} <small>{escape(_name(result))}</small></h2>{whole}'
+    head += f"<table>{facts}</table>"
     return f"{head}<h3>totals</h3>{_table(result.data['totals'])}</section>"
 
 
