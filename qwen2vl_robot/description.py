@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LIVE = "robot_description"  # a robot file's `urdf` where the robot publishes its own
 _LIVE_PATH = "QWEN2VL_ROBOT_DESCRIPTION"  # an environment variable, so that the workers see it too
 _SLACK = 1e-3  # files round their limits differently
-_MOVES = ("revolute", "prismatic")
+_MOVES = ("revolute", "prismatic", "continuous")
 # Field of config.JointLimits → field of `UrdfJoint`.
 _OF_URDF = {"lower_rad": "lower", "upper_rad": "upper", "velocity_radps": "velocity", "effort_nm": "effort"}
 
@@ -41,12 +41,12 @@ class UrdfJoint:
 
 
 def read_joints(urdf: str) -> dict[str, UrdfJoint]:
-    """Read every revolute and prismatic joint, by name.
+    """Read every joint that turns or slides, by name; one that turns on and on has infinite position limits.
 
     Raises:
         BadInputError: not a URDF, or a limit is missing or not a finite number.
     """
-    root = _parse(urdf)
+    root = parse_urdf(urdf)
     return {j.name: j for item in root.findall("joint") if item.get("type") in _MOVES for j in [_joint(item)]}
 
 
@@ -58,10 +58,15 @@ def find_urdf(reference: str, robot: str) -> Path:
     """
     if reference != LIVE:
         return resolve(reference, data_root() / "sim" / "robots" / robot)
-    live = os.environ.get(_LIVE_PATH)
-    if not live or not is_file(Path(live)):
+    if not is_received():
         raise BadInputError(f"{robot}: its urdf is {LIVE}, and none was received; is robot_state_publisher running?")
-    return Path(live)
+    return Path(os.environ[_LIVE_PATH])
+
+
+def is_received() -> bool:
+    """Return whether a robot_description was received."""
+    live = os.environ.get(_LIVE_PATH)
+    return bool(live) and is_file(Path(str(live)))
 
 
 def wants_live(robot_file: Path) -> bool:
@@ -76,7 +81,7 @@ def take_live(urdf: str) -> None:
     Raises:
         BadInputError: not a URDF, or one of its meshes is not installed here.
     """
-    root = _parse(urdf)
+    root = parse_urdf(urdf)
     for mesh in root.iter("mesh"):
         mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), Path.cwd())))
     os.environ[_LIVE_PATH] = str(_keep(root))
@@ -114,7 +119,7 @@ def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], 
     Raises:
         BadInputError: one of them is no URDF, a mesh is missing, or the arm lacks the link.
     """
-    root, hand = (_parse(read_urdf(path)) for path in (arm, gripper))
+    root, hand = (parse_urdf(read_urdf(path)) for path in (arm, gripper))
     for tree, path in ((root, arm), (hand, gripper)):
         for mesh in tree.iter("mesh"):
             mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), path.parent)))
@@ -177,7 +182,7 @@ def _collision_meshes(urdf: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=16)
 def _read_meshes(urdf: Path, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
-    tree = _parse(read_urdf(urdf))
+    tree = parse_urdf(read_urdf(urdf))
     return tuple(mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh"))
 
 
@@ -209,7 +214,7 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     Raises:
         BadInputError: joints or links of the file are missing, or the file allows wider limits than the robot.
     """
-    root, joints = _parse(urdf), read_joints(urdf)
+    root, joints = parse_urdf(urdf), read_joints(urdf)
     links = {item.get("name") for item in root.findall("link")}
     needed = {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
     missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
@@ -242,10 +247,17 @@ def links_with(urdf: Path, part: str) -> tuple[str, ...]:
     Raises:
         BadInputError: not a URDF.
     """
-    return tuple(str(link.get("name")) for link in _parse(read_urdf(urdf)).iter("link") if link.find(part) is not None)
+    return tuple(
+        str(link.get("name")) for link in parse_urdf(read_urdf(urdf)).iter("link") if link.find(part) is not None
+    )
 
 
-def _parse(urdf: str) -> ElementTree.Element:
+def parse_urdf(urdf: str) -> ElementTree.Element:
+    """Parse a URDF's text.
+
+    Raises:
+        BadInputError: it is none, or is beyond the bounds.
+    """
     if len(urdf) > URDF_CHARS:
         raise BadInputError(f"a URDF of {len(urdf)} characters; allowed up to {URDF_CHARS}")
     if "<!ENTITY" in urdf:
@@ -280,15 +292,32 @@ class _Tree(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
+def without_turns(urdf: str) -> str:
+    """Make joints that turn on and on revolute ones without limits, so that an angle is their only coordinate.
+
+    Raises:
+        BadInputError: not a URDF.
+    """
+    root = parse_urdf(urdf)
+    for item in root.findall("joint"):
+        if item.get("type") == "continuous":
+            item.set("type", "revolute")
+            limit = item.find("limit")
+            limit = ElementTree.SubElement(item, "limit", effort="0", velocity="0") if limit is None else limit
+            limit.attrib |= {"lower": "-1e9", "upper": "1e9"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def _joint(item: ElementTree.Element) -> UrdfJoint:
     name, limit = item.get("name", ""), item.find("limit")
+    is_endless = item.get("type") == "continuous"
     if limit is None:
         raise BadInputError(f"joint {shown(name)}: no <limit>")
     try:
-        lower, upper = (float(limit.get(k, "0")) for k in ("lower", "upper"))
+        lower, upper = (0.0, 0.0) if is_endless else (float(limit.get(k, "0")) for k in ("lower", "upper"))
         velocity, effort = (float(limit.get(k, "nan")) for k in ("velocity", "effort"))
     except ValueError as error:
         raise BadInputError(f"joint {shown(name)}: {shown(error)}") from error
     if not all(math.isfinite(v) for v in (lower, upper, velocity, effort)):
         raise BadInputError(f"joint {shown(name)}: lower, upper, velocity and effort must be finite numbers")
-    return UrdfJoint(name, lower, upper, velocity, effort)
+    return UrdfJoint(name, *((-math.inf, math.inf) if is_endless else (lower, upper)), velocity, effort)

@@ -258,7 +258,7 @@ def transform_message(make: MessageMaker, parent: str, child: str, T: Array, sta
 
 
 def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotProfile, stamp_ns: int) -> RobotState:
-    """Build the arm's state, joints in robot-file order; the gripper width is the sum of the finger positions.
+    """Build the arm's state, joints in robot-file order; the gripper's width is that of its joints' positions.
 
     Args:
         positions: joint name → (position, velocity), rad and rad/s (fingers m and m/s).
@@ -274,7 +274,7 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
             reason=ObservationReason.NO_STATE,
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))
-    width_m = sum(positions[n][0] for n in profile.gripper.joints)
+    width_m = profile.gripper.width_m([positions[n][0] for n in profile.gripper.joints])
     if not np.isfinite([*q, *dq, width_m]).all():
         raise ObservationError("joint_states: a position or velocity is not finite", reason=ObservationReason.NO_STATE)
     return RobotState(stamp_ns, read_only(q), read_only(dq), width_m)
