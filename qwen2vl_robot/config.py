@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from qwen2vl_robot.bounds import BODIES, JOINTS, URDF_CHARS, shown
 from qwen2vl_robot.complaints import complaint
-from qwen2vl_robot.description import LIVE, compose, fill_limits, find_urdf, is_received, mesh_digests
+from qwen2vl_robot.description import LIVE, fill_limits, find_urdf, is_received, mesh_digests
 from qwen2vl_robot.documents import is_file, read_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.fields import NonNegative as NonNegative
@@ -26,8 +26,10 @@ from qwen2vl_robot.fields import Vector3 as Vector3
 from qwen2vl_robot.gripper import Controllers as Controllers
 from qwen2vl_robot.gripper import Gripper as Gripper
 from qwen2vl_robot.gripper import GripperMount as GripperMount
+from qwen2vl_robot.gripper import ToolMount as ToolMount
 from qwen2vl_robot.joint_kinds import followers
 from qwen2vl_robot.messages import digest
+from qwen2vl_robot.mounting import add_link, compose
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.sides import SeenFrom
 
@@ -137,6 +139,7 @@ class RobotProfile(Strict):
     safety: Safety = Safety()
     controllers: Controllers = Controllers()
     gripper_mount: GripperMount | None = None
+    tool_mount: ToolMount | None = None
     unconfirmed: tuple[Confirmable, ...] = ()
 
     @model_validator(mode="before")
@@ -156,17 +159,16 @@ class RobotProfile(Strict):
 
     @property
     def urdf_path(self) -> Path:
-        """Return the URDF's path; with a `gripper_mount`, that of arm and gripper composed.
+        """Return the URDF's path; with a `gripper_mount` or `tool_mount`, the composed one's.
 
         Raises:
             BadInputError: a URDF or a mesh is missing.
         """
-        path = find_urdf(self.urdf, self.name)
-        mount = self.gripper_mount
-        if mount is None:
-            return path
-        gripper = find_urdf(mount.urdf, self.name)
-        return compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad)
+        path, mount, tool = find_urdf(self.urdf, self.name), self.gripper_mount, self.tool_mount
+        if mount is not None:
+            gripper = find_urdf(mount.urdf, self.name)
+            path = compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad)
+        return path if tool is None else add_link(path, self.tool_link, tool.parent_link, tool.xyz_m, tool.rpy_rad)
 
     @property
     def digest(self) -> str:

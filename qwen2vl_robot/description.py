@@ -1,4 +1,4 @@
-"""URDFs → what a robot file takes from them: joint limits, an arm with a gripper, a live robot_description."""
+"""URDFs → what a robot file takes from them: joint limits, meshes, a live robot_description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import os
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,7 @@ def take_live(urdf: str) -> None:
     root = parse_urdf(urdf)
     for mesh in root.iter("mesh"):
         mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), Path.cwd())))
-    os.environ[_LIVE_PATH] = str(_keep(root))
+    os.environ[_LIVE_PATH] = str(keep_urdf(root))
 
 
 def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
@@ -110,32 +109,16 @@ def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "joints": filled}
 
 
-def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], rpy_rad: Sequence[float]) -> Path:
-    """Write the URDF of an arm with a gripper fixed to one of its links, to the user's cache.
-
-    Args:
-        xyz_m, rpy_rad: pose of the gripper's root link in `parent_link`.
+def with_mesh_paths(urdf: Path) -> ElementTree.Element:
+    """Parse a URDF and write where each of its meshes is on this machine.
 
     Raises:
-        BadInputError: one of them is no URDF, a mesh is missing, or the arm lacks the link.
+        BadInputError: not a URDF, or a mesh is missing.
     """
-    root, hand = (parse_urdf(read_urdf(path)) for path in (arm, gripper))
-    for tree, path in ((root, arm), (hand, gripper)):
-        for mesh in tree.iter("mesh"):
-            mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), path.parent)))
-    links = [item.get("name") for item in root.findall("link")]
-    if parent_link not in links:
-        raise BadInputError(f"{arm} has no link {parent_link!r}; it has {shown(', '.join(map(str, links)))}")
-    children = {item.get("link") for item in hand.iter("child")}
-    base = next((item.get("name", "") for item in hand.findall("link") if item.get("name") not in children), None)
-    if base is None:
-        raise BadInputError(f"{gripper}: it has no link to mount it by")
-    joint = ElementTree.SubElement(root, "joint", name=f"{base}_mount", type="fixed")
-    ElementTree.SubElement(joint, "parent", link=parent_link)
-    ElementTree.SubElement(joint, "child", link=base)
-    ElementTree.SubElement(joint, "origin", xyz=" ".join(map(str, xyz_m)), rpy=" ".join(map(str, rpy_rad)))
-    root.extend(item for item in hand if item.tag in ("link", "joint"))
-    return _keep(root)
+    root = parse_urdf(read_urdf(urdf))
+    for mesh in root.iter("mesh"):
+        mesh.set("filename", str(_mesh_path(mesh.get("filename", ""), urdf.parent)))
+    return root
 
 
 def _mesh_path(reference: str, folder: Path) -> Path:
@@ -195,7 +178,7 @@ def _shown(shares: list[Path]) -> str:
     return ", ".join(map(str, shares)) or "AMENT_PREFIX_PATH, which is empty"
 
 
-def _keep(root: ElementTree.Element) -> Path:
+def keep_urdf(root: ElementTree.Element) -> Path:
     """Write a URDF to the user's cache, named by its hash, and return its path."""
     text = ElementTree.tostring(root)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
@@ -216,7 +199,8 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     """
     root, joints = parse_urdf(urdf), read_joints(urdf)
     links = {item.get("name") for item in root.findall("link")}
-    needed = {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
+    needed = {profile.base_link, *profile.gripper.finger_links}
+    needed |= {profile.tool_link} if profile.tool_mount is None else {profile.tool_mount.parent_link}
     missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
     missing += [f"link {n}" for n in sorted(needed) if n not in links]
     if missing:

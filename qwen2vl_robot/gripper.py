@@ -96,6 +96,14 @@ class GripperMount(Strict):
     rpy_rad: Vector3 = (0.0, 0.0, 0.0)
 
 
+class ToolMount(Strict):
+    """A tool frame that the URDF lacks: the link `tool_link`, fixed to `parent_link`."""
+
+    parent_link: str
+    xyz_m: Vector3
+    rpy_rad: Vector3 = (0.0, 0.0, 0.0)
+
+
 class Controllers(Strict):
     """The names of ros2_control's controllers on the graph; only an arm on the graph uses them.
 

@@ -31,8 +31,11 @@ class Kinematics:
         finger_joints: numbers in `model` of the gripper's joints and of those that follow them.
     """
 
-    def __init__(self, profile: RobotProfile) -> None:
+    def __init__(self, profile: RobotProfile, *, checks_pads: bool = True) -> None:
         """Read the profile's URDF.
+
+        Args:
+            checks_pads: whether the fingers must stand where the profile says; only who looks for that says no.
 
         Raises:
             BadInputError: the URDF lacks a joint or link of the profile, a joint is of a kind that is not supported, or
@@ -61,7 +64,8 @@ class Kinematics:
         self._T_base_root = self._measure_base(profile.base_link)
         self.link_hulls = self._read_hulls()
         self.moving_links = frozenset(n for n, i in self._links.items() if self.model.frames[i].parentJoint != 0)
-        self._check_pads()
+        if checks_pads:
+            self._check_pads()
 
     def tool_pose(self, q_rad: Array, width_m: float = 0.0) -> Array:
         """Compute `T_base_tool` (4, 4) at joints (n,) rad and a gripper width, m."""

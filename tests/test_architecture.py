@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "process",
         "description",
         "joint_kinds",
+        "mounting",
         "languages",
         "phrases",
         "meshes",
@@ -73,7 +74,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("controller",),
     ("planner", "graph", "plant"),
     ("assembly",),
-    ("nodes", "training", "benchmarks"),
+    ("nodes", "training", "benchmarks", "arms"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 

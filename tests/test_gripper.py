@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pinocchio
 import pytest
 import yaml
 from hypothesis import given
@@ -152,6 +153,20 @@ def test_the_torques_of_the_arm_do_not_depend_on_joints_that_follow(hand: Bullet
     assert torques.shape == (1, 6)
     assert abs(torques[0, 1]) > 10.0  # the shoulder carries the stretched arm
     assert abs(torques[0, 0]) < 1e-6  # nothing pulls about the vertical
+
+
+def test_a_frame_without_a_mass_weighs_nothing(hand: BulletWorld) -> None:
+    """Bullet gives a link without inertia 1 kg; the tool frame of this arm is one."""
+    hand.set_gravity()
+    at_rest = np.zeros((1, 6))
+    model = pinocchio.buildModelFromUrdf(str(KNUCKLES.urdf_path))
+    q = pinocchio.neutral(model)
+    for joint, q_rad in zip(KNUCKLES.joints, KNUCKLES.home_q_rad, strict=True):
+        found = model.joints[model.getJointId(joint.name)]
+        q[found.idx_q : found.idx_q + found.nq] = [q_rad] if found.nq == 1 else [np.cos(q_rad), np.sin(q_rad)]
+    needed = pinocchio.computeGeneralizedGravity(model, model.createData(), q)
+    places = [model.joints[model.getJointId(joint.name)].idx_v for joint in KNUCKLES.joints]
+    assert np.allclose(hand.robot.torques_nm(HOME[None], at_rest, at_rest)[0], needed[places], atol=0.05)
 
 
 # ---------------------------------------------------------------------------------------------------- graph

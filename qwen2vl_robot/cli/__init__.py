@@ -15,14 +15,27 @@ import typer
 from qwen2vl_robot.bounds import ERROR_CHARS, shown
 
 # isort: off - imported for their commands, which --help lists in this order
-from qwen2vl_robot.cli import benches, cameras, eyes, graph, machine, scoring, shell, single, training
+from qwen2vl_robot.cli import benches, cameras, eyes, graph, machine, robots, scoring, shell, single, training
 from qwen2vl_robot.cli.base import PROGRAM, ROS_ARGUMENTS, app
 from qwen2vl_robot.errors import BadInputError, RobotError
 from qwen2vl_robot.graph.names import split_ros_arguments
 
 # isort: on
 
-__all__ = ["app", "benches", "cameras", "eyes", "graph", "machine", "main", "scoring", "shell", "single", "training"]
+__all__ = [
+    "app",
+    "benches",
+    "cameras",
+    "eyes",
+    "graph",
+    "machine",
+    "main",
+    "robots",
+    "scoring",
+    "shell",
+    "single",
+    "training",
+]
 
 # Typer brings its own click or uses the installed one, by version; both have this root.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
