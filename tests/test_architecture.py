@@ -20,13 +20,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("geometry", "messages", "sides", "camera_verdict"),
     ("documents", "complaints"),
+    ("fields",),
     (
         "ports",
         "resources",
         "config",
+        "gripper",
         "process",
         "description",
         "urdf_files",
+        "joint_kinds",
+        "mounting",
         "languages",
         "phrases",
         "meshes",
@@ -79,7 +83,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planner", "graph", "plant"),
     ("assembly",),
     ("recording",),
-    ("nodes", "training", "benchmarks"),
+    ("nodes", "training", "benchmarks", "arms"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 

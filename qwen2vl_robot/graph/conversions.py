@@ -146,7 +146,7 @@ def transform_message(make: MessageMaker, parent: str, child: str, T: Array, sta
 
 
 def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotProfile, stamp_ns: int) -> RobotState:
-    """Build the arm's state, joints in robot-file order; the gripper width is the sum of the finger positions.
+    """Build the arm's state, joints in robot-file order; the gripper's width is that of its joints' positions.
 
     Args:
         positions: joint name → (position, velocity), rad and rad/s (fingers m and m/s).
@@ -163,7 +163,7 @@ def state_from_joints(positions: dict[str, tuple[float, float]], profile: RobotP
             reason=ObservationReason.NO_STATE,
         )
     q, dq = ([positions[n][i] for n in names] for i in (0, 1))
-    width_m = sum(positions[n][0] for n in profile.gripper.joints)
+    width_m = profile.gripper.width_m([positions[n][0] for n in profile.gripper.joints])
     given = [(f"position of {n}", positions[n][0]) for n in (*names, *profile.gripper.joints)]
     given += [(f"velocity of {n}", v) for n, v in zip(names, dq, strict=True) if math.isfinite(positions[n][0])]
     unknown = [f"{what} is {v}" for what, v in given if not math.isfinite(v)]
