@@ -27,7 +27,7 @@ setup(
     maintainer_email="maintainers@example.com",
     python_requires=">=3.10",
     packages=find_packages(exclude=["tests", "tests.*"]),
-    package_data={NAME: ["py.typed", "checkpoints/**/*"]},
+    package_data={NAME: ["py.typed", "checkpoints/**/*", "console/static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml", *glob("LICENSE")]),
@@ -65,10 +65,13 @@ setup(
     ],
     extras_require={
         "lerobot": ["pyarrow>=17"],
+        "console": ["aiohttp>=3.10,<4"],
         "voice": ["pocketsphinx>=5,<6"],
         "mcp": ["mcp>=2.3,<3"],
         "test": [
             "mcp>=2.3,<3",
+            "aiohttp>=3.10,<4",
+            "playwright>=1.45,<2",
             "pocketsphinx>=5,<6",
             "pyarrow>=17",
             "pytest>=8",

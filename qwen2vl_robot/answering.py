@@ -50,12 +50,13 @@ class Memory:
         """Note a task before anything is done for it."""
         self._tasks.append(Past(instruction.text))
 
-    def ended(self, report: TaskReport) -> None:
-        """Note how the latest task ended; one that was a question is forgotten."""
+    def ended(self, report: TaskReport) -> TaskReport:
+        """Note how the latest task ended, and return its report; one that was a question is forgotten."""
         task = self._tasks.pop()
         deeds = tuple(s.action.describe() for s in report.steps if s.outcome.kind is OutcomeKind.ACHIEVED)
         if report.outcome.kind is not OutcomeKind.ANSWERED:
             self._tasks.append(replace(task, outcome=report.outcome, deeds=deeds))
+        return report
 
     def before(self, *, is_failure: bool) -> Past | None:
         """The task before the current one; where it may be, the latest that was not achieved."""

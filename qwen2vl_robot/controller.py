@@ -104,9 +104,7 @@ class Controller:
                 if respond_to(outcome) is not Response.PLAN_AGAIN:
                     break
         outcome = self._parts.guard.explained(outcome, task.plans[-1] if task.plans else None)
-        report = task.report(_explained(task, outcome, self._surroundings))
-        self._memory.ended(report)
-        return report
+        return self._memory.ended(task.report(_explained(task, outcome, self._surroundings)))
 
     # ------------------------------------------------------------------------------------ the flow, in order
 

@@ -104,7 +104,7 @@ class InstructionSource(str, Enum):
     TEXT = "text"
     VOICE = "voice"
     AGENT = "agent"  # software that speaks for a person, and may repeat what it read anywhere
-    CHECK = "check"  # nobody's words: a check of the cameras
+    CHECK = "check"  # nobody's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,13 +571,11 @@ class Verdict:
     """What the twin found, with the world as it would be afterwards.
 
     Attributes:
-        accepted: no violation was found and every check ran.
-        scene_after, state_after: the twin's end of the motion, None unless accepted.
+        accepted: no violation was found and every check ran; else `scene_after` and `state_after` are None.
         trials: the perturbed roll-outs, None when an earlier stage refused.
         explanation: why not, in one sentence for people; not part of the digest.
-        picture: (h, w, 3) uint8 view of the moment that refused it, not part of the digest.
-        film: (k, h, w, 3) uint8 pictures of the rehearsal when asked for, not part of the digest.
-        seconds: wall time taken, not part of the digest.
+        picture, film: uint8 views, of the moment that refused it (h, w, 3) and of the rehearsal (k, h, w, 3).
+        seconds: wall time taken; like the pictures not part of the digest.
     """
 
     accepted: bool
@@ -712,12 +710,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRecord:
-    """One step of the history: what was tried, what the twin said, what came of it."""
+    """One step of the history: what was tried, what the twin said, what came of it, and where it was rehearsed."""
 
     action: Action
     motion: Motion | None
     verdict: Verdict | None
     outcome: Outcome
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -738,8 +737,7 @@ class TaskReport:
 def digest(message: object) -> str:
     """SHA-256 in hex over a message's content: the same content gives the same digest in every process.
 
-    Floats are hashed by their IEEE bytes, so a change in the last bit changes the digest. `seconds`, `film`,
-    `stamp_ns` and what only explains are left out: a digest holds no wall time.
+    Floats count by their IEEE bytes. What `_NOT_DIGESTED` names is left out: wall time, and what only explains.
 
     Raises:
         TypeError: the message holds a type that no message should hold.

@@ -145,7 +145,7 @@ class Task:
     def record(self, action: Action, outcome: Outcome, rehearsed: Rehearsed | None = None) -> None:
         """Note how a step ended."""
         motion, verdict = (None, None) if rehearsed is None else (rehearsed.motion, rehearsed.verdict)
-        step = StepRecord(action, motion, verdict, outcome)
+        step = StepRecord(action, motion, verdict, outcome, None if rehearsed is None else rehearsed.scene)
         name = action.verb.value if action.text else action.describe()  # the text of a question is its outcome's too
         _log.log(*_severity(outcome), name, describe(outcome))
         self.steps.append(step)

@@ -83,7 +83,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planner", "graph", "plant"),
     ("assembly",),
     ("recording",),
-    ("nodes", "training", "benchmarks", "arms"),
+    ("nodes", "training", "benchmarks", "arms", "console"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 
@@ -142,6 +142,7 @@ CONFINED = {
     "mcap": (("recording.bag",), "one module knows the file format"),
     "pyarrow": (("recording.lerobot",), "an export alone needs it"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
+    "aiohttp": (("console",), "the console is the only server"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),
 }

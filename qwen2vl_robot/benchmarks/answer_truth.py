@@ -159,8 +159,8 @@ def _named(said: str, speech: Language) -> set[str]:
 
 def _begins_with_no(said: str, speech: Language) -> bool:
     """Whether an answer says that something is not seen."""
-    before, after = speech.ask.split("{a}")[0], speech.ask.split("{a}")[1]
-    return bool(before and said.startswith(before)) or bool(after.strip() and after.strip() in said)
+    before, after = (part.strip(" .。") for part in speech.ask.split("{a}"))
+    return bool(before and said.startswith(before)) or bool(after and after in said)
 
 
 def _recalls(said: str, speech: Language, before: TaskReport | None) -> bool:

@@ -120,6 +120,7 @@ JOINT_TRAJECTORY = Topic(
 GRIPPER_TOPIC = Topic("gripper_command", "std_msgs/msg/Float64MultiArray", Qos.COMMAND, "finger positions, topic form")
 PLAN = Topic("~/plan", "std_msgs/msg/String", Qos.LATCHED, "the latest plan, JSON")
 VERDICT = Topic("~/verdict", "std_msgs/msg/String", Qos.LATCHED, "the latest verdict with digest and reasons, JSON")
+REHEARSAL = Topic("~/rehearsal", "std_msgs/msg/String", Qos.LATCHED, "scene, motion and trials of the verdict, JSON")
 STATUS = Topic("~/status", "std_msgs/msg/String", Qos.LATCHED, "the node's state and what it waits for, JSON")
 MARKERS = Topic("~/markers", "visualization_msgs/msg/MarkerArray", Qos.LATCHED, "objects, obstacles, path, contacts")
 ANNOTATED = Topic("~/annotated", "sensor_msgs/msg/Image", Qos.PICTURE, "the planned frame with the plan's boxes")
@@ -147,7 +148,7 @@ TOPICS_IN = (
     INSTRUCTION, VOICE_INSTRUCTION, AGENT_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
-    JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
+    JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, REHEARSAL, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
     CONTROLLER_HEARTBEAT,
 )  # fmt: skip
 SERVICES = (RESET, STOP_NOW, CANCEL, CHECK_CAMERA)
@@ -213,10 +214,7 @@ class SentGoal(Protocol):
         """Return the final status and result; None while the goal runs."""
 
     def cancel(self) -> None:
-        """Ask the server to cancel the goal.
-
-        The request is sent when this returns; for a goal that is not accepted yet it may follow the acceptance.
-        """
+        """Ask the server to cancel the goal; the request is sent when this returns, or follows its acceptance."""
 
 
 class ActionClient(Protocol):

@@ -18,10 +18,10 @@ from PIL import Image
 from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph import interface
-from qwen2vl_robot.graph.conversions import rgb_from_image
+from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.messages import Instruction, InstructionSource, Outcome
 from qwen2vl_robot.nodes.reports import PlanReport, StatusReport
-from qwen2vl_robot.nodes.shell import HEAR_S, Shell, own_topic, parse
+from qwen2vl_robot.nodes.shell import HEAR_S, Shell, own_topic, read_report
 from qwen2vl_robot.rules import RuleBook
 
 MAX_WAIT_S = 120.0
@@ -83,7 +83,10 @@ class Agent:
         now = self._shell.status()
         if now.state != "idle":
             return picture, {"measured": None, "because": f"the controller is {now.state}"}
-        return picture, {"measured": self._ask(_WHAT, 20.0)}
+        try:
+            return picture, {"measured": self._ask(_WHAT, 20.0)}
+        except ExecutionError as error:
+            return picture, {"measured": None, "because": shown(str(error), _TEXT_CHARS)}
 
     def plan(self, instruction: str) -> Json:
         """Say how a sentence is read, and the controller's latest plan; the controller plans only to move.
@@ -205,7 +208,7 @@ class Agent:
         self._has_image.set()
 
     def _on_plan(self, message: interface.Message) -> None:
-        self._plan = parse(message, PlanReport) or self._plan
+        self._plan = read_report(message, PlanReport) or self._plan
 
 
 def _told(now: StatusReport) -> Json:

@@ -219,8 +219,7 @@ class ControllerNode:
         self.health.fine("arm", "callback", "task")  # a person has looked
         self.status.publish()
         answer = "released" if was_stopped else f"there was no stop{'; the task is cancelled' if had_task else ''}"
-        _log.info("reset: %s", answer)
-        return answer
+        return _logged("reset", answer)
 
     def cancel(self) -> str:
         """Cancel the current task, accepted or under way, and halt the arm."""
@@ -304,6 +303,11 @@ class ControllerNode:
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}
         return {"state": self.status.state(), "robot": self._profile.name, **counts}
+
+
+def _logged(what: str, answer: str) -> str:
+    _log.info("%s: %s", what, answer)
+    return answer
 
 
 def _guard(around: Surroundings, settings: Settings, health: Health) -> CameraGuard:

@@ -1,4 +1,4 @@
-"""Each step of the flow → its display on the graph: plan, verdict, markers, detections, annotated picture."""
+"""Each step of the flow → its display: plan, verdict, rehearsal, markers, detections, annotated picture."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qwen2vl_robot.graph.conversions import image_from_rgb
 from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord
 from qwen2vl_robot.nodes import drawing, reports
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.rehearsal_report import rehearsal_report
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.sides import sides_seen_from
@@ -39,8 +40,8 @@ class Display:
         self._kinematics = surroundings.kinematics
         self._scene: Scene | None = None
         self._seen_ns = 0  # stamp of the frame in which it was measured
-        topics = (interface.PLAN, interface.VERDICT, interface.MARKERS, interface.ANNOTATED, interface.DETECTIONS)
-        self._publishers = {topic.name: graph.publisher(topic) for topic in topics}
+        topics = (interface.PLAN, interface.VERDICT, interface.REHEARSAL, interface.MARKERS, interface.ANNOTATED)
+        self._publishers = {topic.name: graph.publisher(topic) for topic in (*topics, interface.DETECTIONS)}
 
     def on_frame(self, observation: Observation) -> None:
         """Set the status to "plan" (see `ports.Listener`)."""
@@ -61,15 +62,15 @@ class Display:
         self._status.doing("rehearse")
 
     def on_step(self, step: StepRecord) -> None:
-        """Publish a refusing verdict with its markers (see `ports.Listener`).
-
-        A record carries no scene: the markers show that of the step asked about before.
-        """
+        """Publish a refusing verdict with its rehearsal and markers (see `ports.Listener`)."""
+        profile = self._surroundings.profile
         if step.verdict is not None and not step.verdict.accepted:
             duration_s = None if step.motion is None else step.motion.duration_s
             report = reports.verdict_report(step.verdict, step.action.describe(), duration_s, asks=False)
             self._publish(interface.VERDICT, report)
-            self._mark(self._scene, step.motion, drawing.contacts_of(step, self._kinematics.tool_pose))
+            self._publish(interface.REHEARSAL, rehearsal_report(report, step.verdict, step.scene, step.motion, profile))
+            scene = self._scene if step.scene is None else step.scene
+            self._mark(scene, step.motion, drawing.contacts_of(step, self._kinematics.tool_pose))
         self._status.doing("observe")
 
     def on_question(self, step: Rehearsed, asks: bool, doubts: tuple[str, ...]) -> None:
@@ -79,6 +80,8 @@ class Display:
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
         report = reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks, doubts=doubts)
         self._publish(interface.VERDICT, report)
+        profile = self._surroundings.profile
+        self._publish(interface.REHEARSAL, rehearsal_report(report, step.verdict, step.scene, step.motion, profile))
         self._mark(step.scene, step.motion, np.zeros((0, 3)))
         self._status.doing("admit" if asks else "run")
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from qwen2vl_robot.config import Strict
 from qwen2vl_robot.documents import parse_json
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
@@ -20,7 +21,6 @@ from qwen2vl_robot.messages import Instruction
 from qwen2vl_robot.nodes.reports import (
     ApprovalReport,
     CameraReport,
-    PlanReport,
     StatusReport,
     TaskOutcome,
     VerdictReport,
@@ -30,7 +30,7 @@ HEAR_S = 5.0  # nodes find each other within one; a busy machine needs longer
 ANSWER_S = 10.0
 _AGAIN_S, _POLL_S = 0.2, 0.05
 _STOPS = 4  # messages
-Report = TypeVar("Report", StatusReport, VerdictReport, PlanReport)
+Report = TypeVar("Report", bound=Strict)
 
 
 class Shell:
@@ -46,6 +46,9 @@ class Shell:
         self._status: StatusReport | None = None
         self._verdict: VerdictReport | None = None
         self._status_topic = own_topic(interface.STATUS)
+        approvals = interface.APPROVE.at(f"{interface.NODE_NAME}/approve")
+        topics = (interface.INSTRUCTION, interface.STOP, approvals)
+        self._to = {topic.name: graph.publisher(topic) for topic in topics}  # now: a stop must not wait for discovery
         graph.subscribe(self._status_topic, self._on_status)
         graph.subscribe(own_topic(interface.VERDICT), self._on_verdict)
 
@@ -72,7 +75,7 @@ class Shell:
             ExecutionError: nobody hears it, it is refused, or nobody answers.
         """
         wish, before = Instruction(text).text, self.status()
-        publisher = self._graph.publisher(topic)
+        publisher = self._to[topic.name] if topic.name in self._to else self._graph.publisher(topic)
         if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
             raise ExecutionError(f"nobody listens on {self._graph.resolve(topic.name)}")
         publisher.publish(self._graph.message(topic.type)(data=wish))
@@ -163,7 +166,7 @@ class Shell:
             ExecutionError: nobody answers.
         """
         before = self.status().approval
-        publisher = self._graph.publisher(interface.APPROVE.at(f"{interface.NODE_NAME}/approve"))
+        publisher = self._to[f"{interface.NODE_NAME}/approve"]
         if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
             raise ExecutionError("nobody listens on ~/approve")
         publisher.publish(self._graph.message(interface.APPROVE.type)(data=verdict.digest))
@@ -180,7 +183,7 @@ class Shell:
         Raises:
             ExecutionError: nobody listens.
         """
-        publisher, sent = self._graph.publisher(interface.STOP), 0
+        publisher, sent = self._to[interface.STOP.name], 0
         end_s = time.monotonic() + HEAR_S
         while time.monotonic() < end_s and not (sent >= _STOPS and self._is_stopped()):
             if publisher.listeners():  # again and again: the second one who listens may be found later
@@ -224,10 +227,10 @@ class Shell:
         return True
 
     def _on_status(self, message: interface.Message) -> None:
-        self._take(parse(message, StatusReport), None)
+        self._take(read_report(message, StatusReport), None)
 
     def _on_verdict(self, message: interface.Message) -> None:
-        self._take(None, parse(message, VerdictReport))
+        self._take(None, read_report(message, VerdictReport))
 
     def _take(self, status: StatusReport | None, verdict: VerdictReport | None) -> None:
         with self._changed:
@@ -265,7 +268,7 @@ def describe_camera(camera: CameraReport) -> str:
 
 
 def own_topic(topic: interface.Topic) -> interface.Topic:
-    """The controller's own topic ("~/status"), as others name it."""
+    """The controller's private topic as another node names it."""
     return topic.at(f"{interface.NODE_NAME}/{topic.name[2:]}")
 
 
@@ -281,7 +284,7 @@ def _has_answered(now: StatusReport, before: StatusReport) -> bool:
     return is_counted or (now.stopped_by is not None and before.stopped_by is None)
 
 
-def parse(message: interface.Message, kind: type[Report]) -> Report | None:
+def read_report(message: interface.Message, kind: type[Report]) -> Report | None:
     """Read a report; what is none says nothing (anybody may publish there)."""
     try:
         return kind.model_validate(parse_json(message.data, "report"))

@@ -31,7 +31,7 @@ class Item:
     Attributes:
         label: colour and kind as measured ("red block").
         is_explained: whether a shape explains it well enough to be trusted.
-        is_clear: whether it is, and no other word of the list fits as well.
+        is_clear: whether it is, no other kind fits as well, and its colour has a name: of several that hold, the first.
     """
 
     label: str
@@ -46,8 +46,9 @@ class Item:
         return contradiction(label, self.rgb, self.fits, words) is None
 
     def is_surely(self, label: str, words: Words) -> bool:
-        """Whether a label fits, and no other word does as well."""
-        return self.is_explained and is_clearly(label, self.rgb, self.fits, words)
+        """Whether a label is this thing's own, or a part of it, or fits as no other word does."""
+        is_own = self.is_clear and set(label.split()) <= set(self.label.split())
+        return is_own or (self.is_explained and is_clearly(label, self.rgb, self.fits, words))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,16 +99,19 @@ def clear_labels(observation: Observation, surroundings: Surroundings) -> tuple[
     """
     try:
         view = make_view(observation, surroundings.kinematics, surroundings.profile)
-        items = [_item(body, surroundings.words) for body in measure_bodies(view, find_segments(view))]
+        bodies = [body for body in measure_bodies(view, find_segments(view)) if body.is_explained]
     except (ObservationError, PerceptionError):
         return ()
-    labels = [item.label for item in items]
-    return tuple(item.label for item in items if item.is_clear and labels.count(item.label) == 1)
+    words = surroundings.words
+    labels = [describe(body.segment.rgb, body.fits, words) for body in bodies]
+    clear = [is_clearly(label, body.segment.rgb, body.fits, words) for label, body in zip(labels, bodies, strict=True)]
+    return tuple(label for label, is_clear in zip(labels, clear, strict=True) if is_clear and labels.count(label) == 1)
 
 
 def _item(body: Body, words: Words) -> Item:
     label = describe(body.segment.rgb, body.fits, words)
-    is_clear = body.is_explained and is_clearly(label, body.segment.rgb, body.fits, words)
+    colour, kind = label.split()
+    is_clear = body.is_explained and colour in words.colours and is_clearly(kind, body.segment.rgb, body.fits, words)
     return Item(label, body.is_explained, is_clear, scene_object(label, body), body.segment.rgb, body.fits)
 
 

@@ -24,11 +24,15 @@ from qwen2vl_robot.messages import (
     Violation,
 )
 from qwen2vl_robot.nodes import drawing, reports
+from qwen2vl_robot.nodes.rehearsal_report import RehearsalReport
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 
 
-@pytest.mark.parametrize("model", [reports.PlanReport, reports.VerdictReport, reports.StatusReport])
+PUBLISHED = (reports.PlanReport, reports.VerdictReport, reports.StatusReport, RehearsalReport)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
 def test_the_published_schema_is_the_models(model: type[reports.Strict]) -> None:
     """Write them again with: python -c "from tests.nodes.test_reports import write; write()"."""
     published = json.loads((SCHEMAS / f"{model.__name__}.json").read_text(encoding="utf-8"))
@@ -36,7 +40,7 @@ def test_the_published_schema_is_the_models(model: type[reports.Strict]) -> None
 
 
 def write() -> None:
-    for model in (reports.PlanReport, reports.VerdictReport, reports.StatusReport):
+    for model in PUBLISHED:
         text = json.dumps(model.model_json_schema(), indent=2) + "\n"
         (SCHEMAS / f"{model.__name__}.json").write_text(text, encoding="utf-8")
 
