@@ -7,35 +7,32 @@ secrets that was named by mistake.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from qwen2vl_robot.bounds import BODIES, JOINTS, URDF_CHARS, shown
 from qwen2vl_robot.complaints import complaint
-from qwen2vl_robot.description import compose, fill_limits, find_urdf
+from qwen2vl_robot.description import LIVE, fill_limits, find_urdf, is_received
 from qwen2vl_robot.documents import is_file, read_file, read_yaml
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.fields import NonNegative as NonNegative
+from qwen2vl_robot.fields import Positive as Positive
+from qwen2vl_robot.fields import Range as Range
+from qwen2vl_robot.fields import Ratio as Ratio
+from qwen2vl_robot.fields import Rgb as Rgb
+from qwen2vl_robot.fields import Strict as Strict
+from qwen2vl_robot.fields import Vector3 as Vector3
+from qwen2vl_robot.gripper import Controllers as Controllers
+from qwen2vl_robot.gripper import Gripper as Gripper
+from qwen2vl_robot.gripper import GripperMount as GripperMount
+from qwen2vl_robot.gripper import ToolMount as ToolMount
+from qwen2vl_robot.joint_kinds import followers
 from qwen2vl_robot.messages import digest
+from qwen2vl_robot.mounting import add_link, compose
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.sides import SeenFrom
 from qwen2vl_robot.urdf_files import mesh_digests, usable_urdf
-
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-Vector3 = tuple[float, float, float]
-Rgb = tuple[
-    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
-]
-Range = tuple[float, float]
-
-
-class Strict(BaseModel):
-    """Base of every configuration model: frozen, no unknown fields, no NaN, no infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
 
 # ------------------------------------------------------------------------------------------------ robots
 
@@ -56,30 +53,6 @@ class JointLimits(Strict):
         if self.lower_rad >= self.upper_rad:
             raise ValueError(f"lower_rad {self.lower_rad} must be below upper_rad {self.upper_rad}")
         return self
-
-
-class Gripper(Strict):
-    """A parallel gripper.
-
-    Attributes:
-        joints: finger joints; each one's position is its share of the width, and they are equal.
-        finger_links: the links that touch a grasped object; left, then right.
-        max_width_m: largest opening between the pads.
-        speed_mps: rate of change of the width.
-        force_n: grasp force of each finger.
-        pad_depth_m: how far the fingertips reach beyond the tool frame's origin along the approach (tool z).
-        finger_thickness_m: thickness of a finger, along the closing direction.
-        closing_axis: tool-frame axis along which the fingers close.
-    """
-
-    joints: tuple[str, ...]
-    finger_links: tuple[str, str]
-    max_width_m: Positive
-    speed_mps: Positive
-    force_n: Positive
-    pad_depth_m: NonNegative
-    finger_thickness_m: Positive
-    closing_axis: Literal["x", "y"]
 
 
 class Workspace(Strict):
@@ -133,27 +106,7 @@ class Safety(Strict):
     uncertainty: Uncertainty = Uncertainty()
 
 
-class GripperMount(Strict):
-    """A gripper with its own URDF on an arm without one; its root link is fixed to `parent_link`."""
-
-    urdf: str
-    parent_link: str
-    xyz_m: Vector3 = (0.0, 0.0, 0.0)
-    rpy_rad: Vector3 = (0.0, 0.0, 0.0)
-
-
-class Controllers(Strict):
-    """The names of ros2_control's controllers on the graph; only an arm on the graph uses them.
-
-    Attributes:
-        arm: prefix of `follow_joint_trajectory` (action) or `joint_trajectory` (topic, which gives no feedback).
-        gripper: prefix of `gripper_cmd` (GripperCommand, or ParallelGripperCommand) or of the topic `commands`.
-    """
-
-    arm: str = "joint_trajectory_controller"
-    arm_form: Literal["action", "topic"] = "action"
-    gripper: str = "gripper_controller"
-    gripper_form: Literal["action", "parallel_action", "topic"] = "action"
+Confirmable = Literal["limits", "tool_link", "gripper", "home", "allowed_contacts", "workspace"]
 
 
 class RobotProfile(Strict):
@@ -167,6 +120,7 @@ class RobotProfile(Strict):
         start_tolerance_rad: largest distance of a joint from the motion's start.
         object_mass_kg, object_friction: the twin's assumptions about objects.
         safety: the limits of every motion.
+        unconfirmed: what `robot init` guessed and no person has compared with the robot yet; nothing moves before.
     """
 
     name: str
@@ -186,6 +140,8 @@ class RobotProfile(Strict):
     safety: Safety = Safety()
     controllers: Controllers = Controllers()
     gripper_mount: GripperMount | None = None
+    tool_mount: ToolMount | None = None
+    unconfirmed: tuple[Confirmable, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -204,16 +160,18 @@ class RobotProfile(Strict):
 
     @property
     def urdf_path(self) -> Path:
-        """Return the URDF's path; with a `gripper_mount`, that of arm and gripper composed.
+        """Return the URDF's path; with a `gripper_mount` or `tool_mount`, the composed one's.
 
         Raises:
             BadInputError: a URDF or a mesh is missing.
         """
-        path, mount = find_urdf(self.urdf, self.name), self.gripper_mount
-        if mount is None:
-            return usable_urdf(path)
-        gripper = find_urdf(mount.urdf, self.name)
-        return usable_urdf(compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad))
+        path, mount, tool = find_urdf(self.urdf, self.name), self.gripper_mount, self.tool_mount
+        if mount is not None:
+            gripper = find_urdf(mount.urdf, self.name)
+            path = compose(path, gripper, mount.parent_link, mount.xyz_m, mount.rpy_rad)
+        if tool is not None:
+            path = add_link(path, self.tool_link, tool.parent_link, tool.xyz_m, tool.rpy_rad)
+        return usable_urdf(path)
 
     @property
     def digest(self) -> str:
@@ -225,9 +183,33 @@ def load_robot(name: str) -> RobotProfile:
     """Load sim/robots/NAME/robot.yaml, or a robot.yaml by its path.
 
     Raises:
-        BadInputError: no such robot, or a field of it is wrong.
+        BadInputError: no such robot, a field of it is wrong, its URDF is of a kind that is not supported, or no person
+            has confirmed all of it.
     """
-    return load_yaml(robot_file(name), RobotProfile)
+    profile = load_unconfirmed_robot(name)
+    if profile.unconfirmed:
+        raise BadInputError(
+            f"{shown(name)}: not confirmed yet: {', '.join(profile.unconfirmed)}; compare each with the robot, then "
+            "take its name out of `unconfirmed`"
+        )
+    return profile
+
+
+def load_unconfirmed_robot(name: str) -> RobotProfile:
+    """Load a robot that nobody may move before a person has confirmed it (raises as `load_robot`)."""
+    file = robot_file(name)
+    profile = parse(_with_files_beside(_read_mapping(file), file.parent), RobotProfile, str(file))
+    if profile.urdf != LIVE or is_received():
+        followers(profile)
+    return profile
+
+
+def _with_files_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the paths of URDFs that lie beside a robot file absolute."""
+    mount, urdf = data.get("gripper_mount"), data.get("urdf")
+    if isinstance(urdf, str) and is_file(folder / urdf):
+        data = {**data, "urdf": str((folder / urdf).resolve())}
+    return {**data, "gripper_mount": _with_files_beside(mount, folder)} if isinstance(mount, dict) else data
 
 
 def robot_file(name: str) -> Path:
@@ -402,10 +384,14 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         BadInputError: the file is missing, unreadable or not YAML, or a field is wrong; one line says which and what is
             allowed.
     """
+    return parse(_read_mapping(path), model, str(path))
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise BadInputError(f"{shown(path)}: a mapping is needed, found {type(data).__name__}")
-    return parse(data, model, str(path))
+    return data
 
 
 def parse(data: object, model: type[Model], origin: str) -> Model:

@@ -1,11 +1,11 @@
-"""URDFs → what a robot file takes from them: joint limits, an arm with a gripper, a live robot_description."""
+"""URDFs → what a robot file takes from them: joint limits, a live robot_description."""
 
 from __future__ import annotations
 
 import math
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,10 +62,15 @@ def find_urdf(reference: str, robot: str) -> Path:
     """
     if reference != LIVE:
         return resolve(reference, data_root() / "sim" / "robots" / robot)
-    live = os.environ.get(_LIVE_PATH)
-    if not live or not is_file(Path(live)):
+    if not is_received():
         raise BadInputError(f"{robot}: its urdf is {LIVE}, and none was received; is robot_state_publisher running?")
-    return Path(live)
+    return Path(os.environ[_LIVE_PATH])
+
+
+def is_received() -> bool:
+    """Return whether a robot_description was received."""
+    live = os.environ.get(_LIVE_PATH)
+    return bool(live) and is_file(Path(str(live)))
 
 
 def wants_live(robot_file: Path) -> bool:
@@ -108,33 +113,6 @@ def fill_limits(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "joints": filled}
 
 
-def compose(arm: Path, gripper: Path, parent_link: str, xyz_m: Sequence[float], rpy_rad: Sequence[float]) -> Path:
-    """Write the URDF of an arm with a gripper fixed to one of its links, to the user's cache.
-
-    Args:
-        xyz_m, rpy_rad: pose of the gripper's root link in `parent_link`.
-
-    Raises:
-        BadInputError: one of them is no URDF, a mesh is missing, or the arm lacks the link.
-    """
-    root, hand = (parse_urdf(read_urdf(path)) for path in (arm, gripper))
-    for tree, path in ((root, arm), (hand, gripper)):
-        find_meshes(tree, path.parent)
-    links = [item.get("name") for item in root.findall("link")]
-    if parent_link not in links:
-        raise BadInputError(f"{arm} has no link {parent_link!r}; it has {shown(', '.join(map(str, links)))}")
-    children = {item.get("link") for item in hand.iter("child")}
-    base = next((item.get("name", "") for item in hand.findall("link") if item.get("name") not in children), None)
-    if base is None:
-        raise BadInputError(f"{gripper}: it has no link to mount it by")
-    joint = ElementTree.SubElement(root, "joint", name=f"{base}_mount", type="fixed")
-    ElementTree.SubElement(joint, "parent", link=parent_link)
-    ElementTree.SubElement(joint, "child", link=base)
-    ElementTree.SubElement(joint, "origin", xyz=" ".join(map(str, xyz_m)), rpy=" ".join(map(str, rpy_rad)))
-    root.extend(item for item in hand if item.tag in ("link", "joint"))
-    return keep_urdf(root)
-
-
 def prefix_of(needed: Iterable[str], found: Iterable[str]) -> str:
     """Say with which prefix all needed names were found, "" where there is none.
 
@@ -157,7 +135,8 @@ def check_description(urdf: str, profile: RobotProfile) -> None:
     """
     root, joints = parse_urdf(urdf), read_joints(urdf)
     links = {item.get("name") for item in root.findall("link")}
-    needed = {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
+    needed = {profile.base_link, *profile.gripper.finger_links}
+    needed |= {profile.tool_link} if profile.tool_mount is None else {profile.tool_mount.parent_link}
     missing = [f"joint {n}" for n in (*(j.name for j in profile.joints), *profile.gripper.joints) if n not in joints]
     missing += [f"link {n}" for n in sorted(needed) if n not in links]
     if missing:

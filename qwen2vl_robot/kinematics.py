@@ -12,8 +12,10 @@ import pinocchio
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
+from qwen2vl_robot.joint_kinds import followers
 from qwen2vl_robot.urdf_files import check_meshes
 
+_PAD_SLACK_M = 0.004  # the gate takes fingers that are as far from where the twin had them for the same
 _ROUND_SIDES = 24  # a round collision shape becomes a prism with this many sides that encloses it
 
 
@@ -26,13 +28,18 @@ class Kinematics:
         lower_rad, upper_rad: joint limits (n,) of the profile, in its order.
         link_hulls: link → vertices (m, 3) of the convex hull of its collision geometry, link frame, metres.
         moving_links: links that some joint moves.
+        finger_joints: numbers in `model` of the gripper's joints and of those that follow them.
     """
 
-    def __init__(self, profile: RobotProfile) -> None:
+    def __init__(self, profile: RobotProfile, *, checks_pads: bool = True) -> None:
         """Read the profile's URDF.
 
+        Args:
+            checks_pads: whether the fingers must stand where the profile says; only who looks for that says no.
+
         Raises:
-            BadInputError: the URDF lacks a joint or link of the profile, or a joint is not of one coordinate.
+            BadInputError: the URDF lacks a joint or link of the profile, a joint is of a kind that is not supported, or
+                the fingers stand elsewhere than the profile says of a width.
         """
         path = profile.urdf_path
         check_meshes(path)  # also that the file is within the bounds, before pinocchio reads it
@@ -44,7 +51,10 @@ class Kinematics:
         self._data = self.model.createData()
         self._q = pinocchio.neutral(self.model)
         self._arm = np.array([self._coordinate(j.name) for j in profile.joints])
-        self._fingers = np.array([self._coordinate(j) for j in profile.gripper.joints], dtype=int)
+        self._followers = followers(profile)
+        fingers = [*profile.gripper.joints, *(f.name for f in self._followers)]
+        self._fingers = np.array([self._coordinate(j) for j in fingers], dtype=int)
+        self.finger_joints = frozenset(self.model.getJointId(j) for j in fingers)
         self._velocity = np.array([self.model.joints[self.model.getJointId(j.name)].idx_v for j in profile.joints])
         self._links = {f.name: i for i, f in enumerate(self.model.frames) if f.type == pinocchio.FrameType.BODY}
         for link in (profile.base_link, profile.tool_link, *profile.gripper.finger_links):
@@ -53,6 +63,8 @@ class Kinematics:
         self._T_base_root = self._measure_base(profile.base_link)
         self.link_hulls = self._read_hulls()
         self.moving_links = frozenset(n for n, i in self._links.items() if self.model.frames[i].parentJoint != 0)
+        if checks_pads:
+            self._check_pads()
 
     def tool_pose(self, q_rad: Array, width_m: float = 0.0) -> Array:
         """Compute `T_base_tool` (4, 4) at joints (n,) rad and a gripper width, m."""
@@ -94,8 +106,9 @@ class Kinematics:
         if q.shape != (self.dof,) or not np.isfinite(q).all() or not np.isfinite(width_m):
             raise ValueError(f"{self.dof} finite joint positions needed, given {q!r}, width {width_m} m")
         self._q[self._arm] = q
-        if len(self._fingers):
-            self._q[self._fingers] = width_m / len(self._fingers)
+        position = self.profile.gripper.position(width_m)
+        drivers = [position] * len(self.profile.gripper.joints)
+        self._q[self._fingers] = [*drivers, *(f.position(position) for f in self._followers)]
 
     def _in_base(self, placement: pinocchio.SE3) -> Array:
         pose: Array = self._T_base_root @ np.asarray(placement.homogeneous)
@@ -110,6 +123,36 @@ class Kinematics:
         if model_joint.nq != 1:
             raise BadInputError(f"joint {joint!r} has {model_joint.nq} coordinates; only joints with one are supported")
         return int(model_joint.idx_q)
+
+    def pad_gap_m(self, width_m: float) -> float:
+        """Measure how far apart the finger links stand at a width, along the closing axis; negative where they overlap.
+
+        Raises:
+            BadInputError: a finger has no collision shape.
+        """
+        gripper = self.profile.gripper
+        missing = [link for link in gripper.finger_links if link not in self.link_hulls]
+        if missing:
+            raise BadInputError(f"{self.profile.urdf}: finger {missing[0]} has no collision shape")
+        poses, axis = self.link_poses(np.array(self.profile.home_q_rad), width_m), "xy".index(gripper.closing_axis)
+        T_tool_base = invert(poses[self.profile.tool_link])
+        along = [transform(T_tool_base @ poses[n], self.link_hulls[n])[:, axis] for n in gripper.finger_links]
+        low, high = sorted(along, key=lambda one_m: float(one_m.mean()))
+        return float(high.min() - low.max())
+
+    def _check_pads(self) -> None:
+        """Check that the fingers open as the robot file says: one that closes where it should open is refused here."""
+        gripper = self.profile.gripper
+        rows_m = [width_m for width_m, _ in gripper.position_by_width_m] or [0.0, gripper.max_width_m]
+        for width_m in rows_m:
+            gap_m = self.pad_gap_m(width_m)
+            if abs(gap_m - width_m) > _PAD_SLACK_M:
+                at = f"{gripper.joints[0]} = {gripper.position(width_m):.4g}"
+                raise BadInputError(
+                    f"{self.profile.name}: at a width of {width_m * 1000:.0f} mm ({at}) the URDF's fingers stand "
+                    f"{gap_m * 1000:.0f} mm apart, allowed {_PAD_SLACK_M * 1000:.0f} mm more or less; look at "
+                    "position_by_width_m, joints, finger_links and closing_axis of the gripper"
+                )
 
     def _check_link(self, link: str) -> None:
         if link not in self._links:

@@ -112,6 +112,17 @@ def _usable(path: Path, mtime_ns: int, size_bytes: int) -> Path:
     return keep_urdf(root)
 
 
+def with_mesh_paths(path: Path) -> ElementTree.Element:
+    """Parse a URDF and find its meshes (see `find_meshes`).
+
+    Raises:
+        BadInputError: not a URDF, or a collision mesh is missing.
+    """
+    root = parse_urdf(read_urdf(path))
+    find_meshes(root, path.parent)
+    return root
+
+
 def find_meshes(root: ElementTree.Element, folder: Path) -> None:
     """Give every mesh its absolute path; leave out what is only to be seen where its mesh is missing.
 

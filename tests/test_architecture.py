@@ -20,13 +20,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("geometry", "messages", "guarded", "sides", "camera_verdict"),
     ("documents", "complaints"),
+    ("fields",),
     (
         "ports",
         "resources",
         "config",
+        "gripper",
         "process",
         "description",
         "urdf_files",
+        "joint_kinds",
+        "mounting",
         "languages",
         "phrases",
         "meshes",
@@ -81,7 +85,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planner", "graph", "plant"),
     ("assembly",),
     ("recording",),
-    ("nodes", "training", "benchmarks", "console"),
+    ("nodes", "training", "benchmarks", "arms", "console"),
     ("demo", "demo_graph", "doctor", "cli", "__main__"),
 )
 

@@ -14,7 +14,7 @@ import yaml
 
 from qwen2vl_robot.bullet.client import Client
 from qwen2vl_robot.bullet.urdf import load
-from qwen2vl_robot.config import RobotProfile, load_yaml, robot_file
+from qwen2vl_robot.config import RobotProfile, load_robot, load_yaml, robot_file
 from qwen2vl_robot.description import check_description, read_joints
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
@@ -58,8 +58,8 @@ ROBOTS: dict[str, list[Row]] = {
     "xArm7 (xarm_description)": rows("joint", "revolute", XARM),
     "xArm6 (xarm_description)": rows("joint", "revolute", [*XARM[:3], *XARM[4:]]),
     "iiwa 7 (lbr_description)": IIWA,
-    "a gantry before an arm": [("rail", "prismatic", 0.0, 2.0, 0.5, 800.0), *FR3],
 }
+GANTRY: list[Row] = [("rail", "prismatic", 0.0, 2.0, 0.5, 800.0), *FR3]
 
 
 def urdf(joints: list[Row], prefix: str = "", geometry: str = "<box size='0.05 0.05 0.1'/>", more: str = "") -> str:
@@ -77,11 +77,13 @@ def urdf(joints: list[Row], prefix: str = "", geometry: str = "<box size='0.05 0
             f"<limit {ends} velocity='{velocity}' effort='{effort}'/></joint>"
             f"<link name='{prefix}link{i + 1}'>{body}</link>"
         )
-    for finger in ("left", "right"):
+    pad = inertial + "<collision><geometry><box size='0.02 0.02 0.05'/></geometry></collision>"
+    for finger, side in (("left", 1), ("right", -1)):
         parts.append(
-            f"<link name='{finger}_finger'>{body}</link><joint name='{finger}_joint' type='prismatic'>"
+            f"<link name='{finger}_finger'>{pad}</link><joint name='{finger}_joint' type='prismatic'>"
             f"<parent link='{prefix}link{len(joints)}'/><child link='{finger}_finger'/>"
-            "<axis xyz='0 1 0'/><limit lower='0' upper='0.04' velocity='0.1' effort='20'/></joint>"
+            f"<origin xyz='0 {0.01 * side} 0'/><axis xyz='0 {side} 0'/>"
+            "<limit lower='0' upper='0.04' velocity='0.1' effort='20'/></joint>"
         )
     control = "".join(f"<joint name='{prefix}{name}'><state_interface name='position'/></joint>" for name, *_ in joints)
     return (
@@ -115,6 +117,15 @@ def test_the_makers_urdf_gives_a_robot_its_limits(case: str, tmp_path: Path) -> 
     kinematics = Kinematics(profile)
     assert kinematics.dof == len(joints)
     assert np.isfinite(kinematics.tool_pose(np.array(profile.home_q_rad))).all()
+
+
+def test_the_limits_of_a_gantry_before_an_arm_are_read_and_the_arm_is_refused(tmp_path: Path) -> None:
+    profile = profile_of(tmp_path, GANTRY, urdf(GANTRY))
+    assert (profile.joints[0].upper_rad, profile.joints[0].effort_nm) == (2.0, 800.0)
+    with pytest.raises(BadInputError, match="joint rail is prismatic; joints of the arm may be revolute"):
+        Kinematics(profile)
+    with pytest.raises(BadInputError, match="joint rail is prismatic"):
+        load_robot(str(tmp_path / "robot.yaml"))
 
 
 def test_joints_that_turn_without_end_move_as_others_do_in_pinocchio_and_bullet(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def main() -> None:
     while True:
         for rgb, depth_m, q_rad, width_m in zip(*sent, strict=True):
             began_s, now_ns = time.monotonic(), graph.now_ns()
-            fingers = np.full(len(profile.gripper.joints), width_m / len(profile.gripper.joints))
+            fingers = np.full(len(profile.gripper.joints), profile.gripper.position(float(width_m)))
             q = np.concatenate([q_rad, fingers])
             joints.publish(joint_state_message(make, names, q, np.zeros(len(q)), now_ns))
             infos.publish(info_from_intrinsics(make, k, now_ns, "camera"))

@@ -60,6 +60,7 @@ class Suite:
         held_out: whether to name held-out colour-kind pairs, too.
         faults: whether something goes wrong in the plant, one fault after the other.
         camera: a model of sim/cameras; a D435's if left out.
+        scene: a file of sim/scenes, instead of the suite's own.
 
     Attributes:
         camera: the model of the plant's camera.
@@ -74,8 +75,10 @@ class Suite:
         held_out: bool = False,
         faults: bool = False,
         camera: str | None = None,
+        scene: str | None = None,
     ) -> None:
-        self._spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
+        spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
+        self._spec = spec if scene is None else spec.model_copy(update={"scene": scene})
         self._ranges, self._catalogue = load_scene(self._spec.scene)
         self.camera = camera or _CAMERA
         self._english: Language = load_languages()[ENGLISH]

@@ -108,7 +108,7 @@ class Contacts:
         if not np.isfinite(width_m):
             raise ValueError(f"gripper width {width_m} m must be finite")
         p, client, robot, which = pybullet, self._client.id, arm.body, arm.joints + arm.fingers
-        fingers = [[width_m / len(arm.fingers)]] * len(arm.fingers)
+        fingers = [[position] for position in arm.finger_positions(width_m)]
         load = -1 if held is None else self._client.body(held)
         grip = {arm.links[link] for link in arm.profile.gripper.finger_links}
         if T_tool_held is not None:

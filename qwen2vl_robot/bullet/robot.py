@@ -8,6 +8,7 @@ from qwen2vl_robot.bullet import urdf
 from qwen2vl_robot.bullet.client import TABLE, Client, pybullet
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, make_pose, rotation_from_quat
+from qwen2vl_robot.joint_kinds import followers
 
 _FINGER_ERP = 0.2
 _POSITION_GAIN, _VELOCITY_GAIN = 0.3, 1.0  # of Bullet's motors: share of the error that one step removes
@@ -19,7 +20,7 @@ class BulletRobot:
 
     Attributes:
         body: Bullet's id.
-        joints, fingers: indices of the profile's joints and of the gripper's.
+        joints, fingers: indices of the profile's joints, and of the gripper's with those that follow them.
         links: index of each link by its URDF name; the base is -1.
         tool: index of the profile's tool link.
         standing: links that may touch the table.
@@ -38,46 +39,50 @@ class BulletRobot:
         self.body = loaded.body
         self.links = loaded.links
         self.joints = [loaded.joints[j.name] for j in profile.joints]
-        self.fingers = [loaded.joints[j] for j in profile.gripper.joints]
+        self._followers = followers(profile)
+        self._drivers = [loaded.joints[j] for j in profile.gripper.joints]
+        self.fingers = self._drivers + [loaded.joints[f.name] for f in self._followers]
         self.tool = loaded.links[profile.tool_link]
         standing = {link for pair in profile.allowed_contacts if TABLE in pair for link in pair} - {TABLE}
         self.standing = {loaded.links[link] for link in standing}
         self._moving = self.joints + self.fingers
         self._efforts = [j.effort_nm for j in profile.joints]
         self._gains = [_POSITION_GAIN] * len(self.joints), [_VELOCITY_GAIN] * len(self.joints)
+        self._slides = {i for i in self.fingers if self._joint_kind(i) == pybullet.JOINT_PRISMATIC}
         self._couple_fingers()
         self.reset_arm(np.array(profile.home_q_rad), profile.gripper.max_width_m)
         self._chain = self._measure_links()
         client.names.update({(self.body, index): link for link, index in self.links.items()})
 
     def _couple_fingers(self) -> None:
-        """Make the fingers move as mirror images, as the gripper's mechanism does.
+        """Make the fingers move as mirror images, and what follows them follow, as the gripper's mechanism does.
 
         Two independent motors with equal forces would let the object between the fingers drift.
         """
-        for other in self.fingers[1:]:
-            gear: int = pybullet.createConstraint(
-                self.body,
-                self.fingers[0],
-                self.body,
-                other,
-                pybullet.JOINT_GEAR,
-                jointAxis=[1, 0, 0],
-                parentFramePosition=[0, 0, 0],
-                childFramePosition=[0, 0, 0],
-                physicsClientId=self._client.id,
+        pairs = [(self._drivers[0], other, 1.0, 0.0) for other in self._drivers[1:]]
+        for other, f in zip(self.fingers[len(self._drivers) :], self._followers, strict=True):
+            pairs.append((self._drivers[f.driver], other, f.multiplier, f.offset))
+            pybullet.setJointMotorControl2(  # Bullet gives each joint a motor that brakes it
+                self.body, other, pybullet.VELOCITY_CONTROL, force=0.0, physicsClientId=self._client.id
             )
-            pybullet.changeConstraint(
-                gear, gearRatio=-1, erp=_FINGER_ERP, maxForce=_FINGER_COUPLING_N, physicsClientId=self._client.id
-            )
+        for pair in pairs:
+            _gear(self._client, self.body, *pair)
+
+    def _joint_kind(self, index: int) -> int:
+        return int(pybullet.getJointInfo(self.body, index, physicsClientId=self._client.id)[2])
+
+    def finger_positions(self, width_m: float) -> list[float]:
+        """Compute the position of each joint of `fingers` at a width."""
+        driver = self.profile.gripper.position(width_m)
+        return [driver] * len(self._drivers) + [f.position(driver) for f in self._followers]
 
     # ----------------------------------------------------------------------------------------- commands
 
     def reset_arm(self, q_rad: Array, width_m: float | None) -> None:
         """Set joints (n,) and gripper width, at rest; without a width the fingers stay where they are."""
         self._check_joints(q_rad, width_m or 0.0)
-        widths = self._joint_values()[2] if width_m is None else [width_m / len(self.fingers)] * len(self.fingers)
-        values = [[float(q)] for q in q_rad] + [[w] for w in widths]
+        fingers = self._joint_values()[2] if width_m is None else self.finger_positions(width_m)
+        values = [[float(q)] for q in q_rad] + [[q] for q in fingers]
         pybullet.resetJointStatesMultiDof(
             self.body,
             self._moving,
@@ -125,15 +130,16 @@ class BulletRobot:
         """Drive the fingers towards a width with at most `force_n` each, at this share of the declared speed."""
         if not (np.isfinite(width_m) and np.isfinite(force_n)) or force_n < 0:
             raise ValueError(f"gripper width {width_m} m and force {force_n} N must be finite, force not negative")
-        share_m = min(max(width_m, 0.0), self.profile.gripper.max_width_m) / len(self.fingers)
-        for finger in self.fingers:
+        gripper, drivers = self.profile.gripper, self._drivers
+        position = gripper.position(min(max(width_m, 0.0), gripper.max_width_m))
+        for finger in drivers:
             pybullet.setJointMotorControl2(
                 self.body,
                 finger,
                 pybullet.POSITION_CONTROL,
-                targetPosition=share_m,
-                force=force_n,
-                maxVelocity=speed_ratio * self.profile.gripper.speed_mps / 2,
+                targetPosition=position,
+                force=force_n / (gripper.travel_per_m * len(drivers)),  # the same work at the pads
+                maxVelocity=speed_ratio * gripper.speed_mps * gripper.travel_per_m,
                 physicsClientId=self._client.id,
             )
 
@@ -146,11 +152,11 @@ class BulletRobot:
 
     def arm_state(self) -> tuple[Array, Array, float]:
         """Read joint positions (n,) rad, velocities (n,) rad/s and the gripper width in metres."""
-        q, dq, widths = self._joint_values()
-        return q, dq, float(sum(widths))
+        q, dq, fingers = self._joint_values()
+        return q, dq, float(self.profile.gripper.width_m(fingers[: len(self._drivers)]))
 
     def _joint_values(self) -> tuple[Array, Array, list[float]]:
-        """Read positions (n,) and velocities (n,) of the arm, and the position of each finger."""
+        """Read positions (n,) and velocities (n,) of the arm, and the position of each joint of `fingers`."""
         states = pybullet.getJointStates(self.body, self._moving, physicsClientId=self._client.id)
         n = len(self.joints)
         return np.array([s[0] for s in states[:n]]), np.array([s[1] for s in states[:n]]), [s[0] for s in states[n:]]
@@ -162,8 +168,8 @@ class BulletRobot:
 
     def finger_speed_mps(self) -> float:
         """Read the speed of the faster finger."""
-        states = pybullet.getJointStates(self.body, self.fingers, physicsClientId=self._client.id)
-        return max(abs(float(s[1])) for s in states)
+        states = pybullet.getJointStates(self.body, self._drivers, physicsClientId=self._client.id)
+        return max(abs(float(s[1])) for s in states) / (2 * self.profile.gripper.travel_per_m)
 
     def tool_pose(self) -> Array:
         """Compute `T_base_tool` (4, 4) of the profile's tool link."""
@@ -203,10 +209,12 @@ class BulletRobot:
     def torques_nm(self, q_rad: Array, dq_radps: Array, ddq_radps2: Array, load_kg: float = 0.0) -> Array:
         """Compute joint torques (m, n) for states (m, n) of motion, with a load at the tool frame's origin."""
         joints, robot, client = len(self.joints), self.body, self._client.id
+        order = np.argsort(self._moving)  # Bullet takes and gives all joints by their index
+        places = np.argsort(order)[:joints]
         states = np.stack([np.asarray(v, dtype=np.float64) for v in (q_rad, dq_radps, ddq_radps2)])
         if states.ndim != 3 or states.shape[2] != joints or not (np.isfinite(states).all() and np.isfinite(load_kg)):
             raise ValueError(f"finite states (m, {joints}) and load needed, given {states.shape}, {load_kg} kg")
-        states = np.concatenate([states, np.zeros((3, states.shape[1], len(self.fingers)))], axis=2)
+        states = np.concatenate([states, np.zeros((3, states.shape[1], len(self.fingers)))], axis=2)[:, :, order]
         needed, linear = [], []
         for q, dq, ddq in zip(*states.tolist(), strict=True):
             needed.append(pybullet.calculateInverseDynamics(robot, q, dq, ddq, physicsClientId=client))
@@ -218,7 +226,7 @@ class BulletRobot:
             J_tool = np.array(linear)
             pull_mps2 = np.einsum("mij,mj->mi", J_tool, states[2]) + np.array([0.0, 0.0, 9.81])
             torques += load_kg * np.einsum("mij,mi->mj", J_tool, pull_mps2)
-        return torques[:, :joints]
+        return torques[:, places]
 
     def reach_m(self, beyond_tool_m: float = 0.0) -> Array:
         """Bound how far each joint (n,) can move any point, metres per radian.
@@ -234,7 +242,7 @@ class BulletRobot:
                 if index in self.joints:
                     which = self.joints.index(index)
                     reach_m[which] = max(reach_m[which], way_m)
-                elif index in self.fingers:
+                elif index in self._slides:
                     way_m += self.profile.gripper.max_width_m
                 index, offset_m, _ = self._chain[index]
                 way_m += offset_m
@@ -255,3 +263,26 @@ class BulletRobot:
             return 0.0
         bounds = np.array(pybullet.getAABB(self.body, index, physicsClientId=self._client.id))
         return float(np.linalg.norm(np.abs(bounds - self._link_pose(index)[:3, 3]).max(axis=0)))
+
+
+def _gear(client: Client, body: int, driver: int, other: int, multiplier: float, offset: float) -> None:
+    """Hold a joint at multiplier · driver + offset, as a gear does."""
+    gear: int = pybullet.createConstraint(
+        body,
+        driver,
+        body,
+        other,
+        pybullet.JOINT_GEAR,
+        jointAxis=[1, 0, 0],
+        parentFramePosition=[0, 0, 0],
+        childFramePosition=[0, 0, 0],
+        physicsClientId=client.id,
+    )
+    pybullet.changeConstraint(  # Bullet holds other = (driver - target) / -ratio
+        gear,
+        gearRatio=-1.0 / multiplier,
+        relativePositionTarget=-offset / multiplier,
+        erp=_FINGER_ERP,
+        maxForce=_FINGER_COUPLING_N,
+        physicsClientId=client.id,
+    )

@@ -35,6 +35,7 @@ def load(client: Client, profile: RobotProfile) -> Loaded:
     _check_names(robot, profile)
     _check_shapes(client, robot, profile)
     _allow_contacts(client, robot, profile)
+    _unload_frames(client, robot, profile)
     for link in profile.gripper.finger_links:
         pybullet.changeDynamics(
             robot.body, robot.links[link], lateralFriction=1.0, spinningFriction=0.01, physicsClientId=client.id
@@ -83,6 +84,21 @@ def _check_shapes(client: Client, robot: Loaded, profile: RobotProfile) -> None:
     for shaped in _links_with_shapes(profile):
         if not pybullet.getCollisionShapeData(robot.body, robot.links[shaped], physicsClientId=client.id):
             raise ValueError(f"{profile.urdf_path}: the collision mesh of {shaped} does not load")
+
+
+def _unload_frames(client: Client, robot: Loaded, profile: RobotProfile) -> None:
+    """Take the mass from links that have none in the URDF, such as tool frames: Bullet gives each of them 1 kg."""
+    for frame in set(robot.links) - set(_links_with_inertia(profile)):
+        if robot.links[frame] >= 0:
+            pybullet.changeDynamics(
+                robot.body, robot.links[frame], mass=0.0, localInertiaDiagonal=[0.0] * 3, physicsClientId=client.id
+            )
+
+
+@functools.cache
+def _links_with_inertia(profile: RobotProfile) -> tuple[str, ...]:
+    """List the URDF's links with a mass of their own."""
+    return links_with(profile.urdf_path, "inertial")
 
 
 @functools.cache

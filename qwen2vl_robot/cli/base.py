@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Say it, see it, check it, then move: Qwen2-VL proposes, a PyBullet twin rehearses, a gate admits.",
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure parts of the chain on this machine.")
+robot = typer.Typer(no_args_is_help=True, help="Bring an arm of your own: guess its robot file, and check one.")
 
 
 def version() -> str:

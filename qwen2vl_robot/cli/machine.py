@@ -1,4 +1,4 @@
-"""Commands about this machine and its camera: calibrate, doctor."""
+"""Commands about this machine and its camera: calibrate, board, doctor."""
 
 from __future__ import annotations
 
@@ -54,6 +54,30 @@ def calibrate(
         checked = "" if found.held_out_m is None else f", a view from the others {found.held_out_m * 1000:.1f} mm"
         residual = f"residual {found.residual_m * 1000:.1f} mm, {found.residual_deg:.2f} deg{checked}"
         typer.echo(f"{out}: {residual}, {found.views} views")
+
+
+@app.command(epilog="Example: qwen2vl-robot board board.pdf --squares 7 5 --square-mm 30 --marker-mm 22")
+def board(
+    file: Annotated[Path, typer.Argument(help="The sheet to write, a .pdf or a .png; print it at 100 %.")],
+    squares: Annotated[tuple[int, int], typer.Option(help="Squares along x and along y.")] = (7, 5),
+    square_mm: Annotated[float, typer.Option(help="Side of a square.")] = 30.0,
+    marker_mm: Annotated[float, typer.Option(help="Side of a marker.")] = 22.0,
+    dictionary: Annotated[str, typer.Option(help="OpenCV's name of the markers' dictionary.")] = "DICT_5X5_100",
+) -> None:
+    """Print a ChArUco board for `calibrate`, with a bar of 100 mm, and the line for views.yaml that describes it."""
+    from qwen2vl_robot.config import parse
+    from qwen2vl_robot.nodes.board_printing import print_board
+    from qwen2vl_robot.nodes.calibration_board import BoardSpec
+
+    numbers = {
+        "squares_x": squares[0],
+        "squares_y": squares[1],
+        "square_m": round(square_mm / 1000, 6),
+        "marker_m": round(marker_mm / 1000, 6),
+        "dictionary": dictionary,
+    }
+    print_board(parse(numbers, BoardSpec, "board"), file)
+    typer.echo(f"board: {{{', '.join(f'{key}: {value}' for key, value in numbers.items())}}}")
 
 
 @app.command(epilog="Example: qwen2vl-robot doctor --model Qwen/Qwen2-VL-7B-Instruct")

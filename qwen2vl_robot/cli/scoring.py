@@ -44,6 +44,9 @@ def evaluate(
         bool, typer.Option("--faults", help="Something goes wrong in the plant: a slip, a bump, an echoing driver ...")
     ] = False,
     camera: CameraName = None,
+    scene: Annotated[
+        str | None, typer.Option(help="A scene file instead of the suite's own, such as scenes/xarm6.yaml.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth.
@@ -53,6 +56,8 @@ def evaluate(
     suite = suite if language is None else "languages"
     if camera is not None and suite not in _IN_THE_PLANT:
         raise BadInputError(f"--camera: only with --suite {' or '.join(_IN_THE_PLANT)}")
+    if scene is not None and suite not in _IN_THE_PLANT:
+        raise BadInputError(f"--scene: only with --suite {' or '.join(_IN_THE_PLANT)}")
     if suite not in _PRINTERS:
         raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
@@ -63,7 +68,7 @@ def evaluate(
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
     else:
-        found = _eval_tasks({**head, "faults": faults, "camera": camera}, model, episodes, json_file)
+        found = _eval_tasks({**head, "faults": faults, "camera": camera, "scene": scene}, model, episodes, json_file)
     if json_file != STDOUT:
         _PRINTERS[suite](found)
     save_json(found, json_file)
@@ -73,9 +78,8 @@ def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_fil
     from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    runner = Suite(
-        head["planner"], model or SHIPPED_MODEL, name=head["suite"], faults=head["faults"], camera=head["camera"]
-    )
+    chosen = {key: head[key] for key in ("faults", "camera", "scene")}
+    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"], **chosen)
     head["camera"] = runner.camera
     try:
         return gather(

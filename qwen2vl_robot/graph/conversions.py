@@ -148,7 +148,7 @@ def transform_message(make: MessageMaker, parent: str, child: str, T: Array, sta
 def state_from_joints(
     positions: dict[str, tuple[float, float, float]], profile: RobotProfile, stamp_ns: int
 ) -> RobotState:
-    """Build the arm's state, joints in robot-file order; the gripper width is the sum of the finger positions.
+    """Build the arm's state, joints in robot-file order; the gripper's width is that of its joints' positions.
 
     Args:
         positions: joint name → (position, velocity, effort), rad, rad/s and N m (fingers m, m/s and N).
@@ -165,7 +165,7 @@ def state_from_joints(
             reason=ObservationReason.NO_STATE,
         )
     q, dq, effort_nm = ([positions[n][i] for n in names] for i in (0, 1, 2))
-    width_m = sum(positions[n][0] for n in profile.gripper.joints)
+    width_m = profile.gripper.width_m([positions[n][0] for n in profile.gripper.joints])
     given = [(f"position of {n}", positions[n][0]) for n in (*names, *profile.gripper.joints)]
     given += [(f"velocity of {n}", v) for n, v in zip(names, dq, strict=True) if math.isfinite(positions[n][0])]
     unknown = [f"{what} is {v}" for what, v in given if not math.isfinite(v)]

@@ -75,16 +75,16 @@ def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
     model, gripper = kinematics.model, profile.gripper
     poses = kinematics.link_poses(np.array(profile.home_q_rad), 0.0)
     T_tool_base = invert(poses[profile.tool_link])
+    joint_of = {link: model.frames[model.getFrameId(link)].parentJoint for link in kinematics.link_hulls}
     tool_joint = model.frames[model.getFrameId(profile.tool_link)].parentJoint
     palms = [
         transform(T_tool_base @ poses[link], hull)
         for link, hull in kinematics.link_hulls.items()
-        if link not in gripper.finger_links and model.frames[model.getFrameId(link)].parentJoint == tool_joint
+        if link not in gripper.finger_links and joint_of[link] == tool_joint
     ]
     palm_m = max(-max((float(palm[:, 2].max()) for palm in palms), default=-0.03), 0.0)
-    fingers = np.vstack(
-        [transform(T_tool_base @ poses[link], kinematics.link_hulls[link]) for link in gripper.finger_links]
-    )
+    moved = [n for n in kinematics.link_hulls if n in gripper.finger_links or joint_of[n] in kinematics.finger_joints]
+    fingers = np.vstack([transform(T_tool_base @ poses[link], kinematics.link_hulls[link]) for link in moved])
     closing = "xy".index(gripper.closing_axis)
     outer_m, side_m = (float(np.abs(fingers[:, axis]).max()) for axis in (closing, 1 - closing))
     parts = np.vstack([fingers, *palms])

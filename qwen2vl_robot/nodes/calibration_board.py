@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -15,14 +15,31 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, make_pose
 from qwen2vl_robot.messages import Intrinsics
 
-_DICTIONARY = "DICT_5X5_100"
-_OTHERS = tuple(
-    f"DICT_{name}"
-    for name in (
-        *("4X4_50", "4X4_1000", "5X5_1000", "6X6_50", "6X6_1000", "7X7_50", "7X7_1000"),
-        *("ARUCO_ORIGINAL", "APRILTAG_16H5", "APRILTAG_25H9", "APRILTAG_36H10", "APRILTAG_36H11"),
-    )
-)
+Dictionary = Literal[
+    "DICT_4X4_50",
+    "DICT_4X4_100",
+    "DICT_4X4_250",
+    "DICT_4X4_1000",
+    "DICT_5X5_50",
+    "DICT_5X5_100",
+    "DICT_5X5_250",
+    "DICT_5X5_1000",
+    "DICT_6X6_50",
+    "DICT_6X6_100",
+    "DICT_6X6_250",
+    "DICT_6X6_1000",
+    "DICT_7X7_50",
+    "DICT_7X7_100",
+    "DICT_7X7_250",
+    "DICT_7X7_1000",
+    "DICT_ARUCO_ORIGINAL",
+    "DICT_APRILTAG_16H5",
+    "DICT_APRILTAG_25H9",
+    "DICT_APRILTAG_36H10",
+    "DICT_APRILTAG_36H11",
+]
+# Those of one size of marker begin alike, so the largest and the smallest of each tell whose markers they are.
+_OTHERS = tuple(d for d in get_args(Dictionary) if not d.endswith(("_100", "_250", "5X5_50")))
 _MIN_CORNERS = 6
 _MIN_MARKERS = 4  # of another dictionary: some of a small dictionary's markers are found in any picture
 MAX_REPROJECTION_PX = 2.0  # root mean square; a sharp board with right intrinsics has 0.1 to 0.5
@@ -32,18 +49,19 @@ Grey = npt.NDArray[np.uint8]
 
 
 class BoardSpec(Strict):
-    """A printed ChArUco board of dictionary DICT_5X5_100; sides of squares and markers in metres."""
+    """A printed ChArUco board; sides of squares and markers in metres."""
 
     squares_x: int = Field(ge=3, le=20)
     squares_y: int = Field(ge=3, le=20)
     square_m: float = Field(gt=0.0, le=0.5)
     marker_m: float = Field(gt=0.0, le=0.5)
+    dictionary: Dictionary = "DICT_5X5_100"
 
     def board(self) -> Any:
         """Return OpenCV's board (`Any`: OpenCV's annotations do not fit what its detector returns).
 
         Raises:
-            BadInputError: the markers are not smaller than the squares.
+            BadInputError: the markers are not smaller than the squares, or the dictionary has not enough of them.
         """
         return self._board(self.squares_x, self.squares_y, is_legacy=False)
 
@@ -61,7 +79,10 @@ class BoardSpec(Strict):
     def _board(self, squares_x: int, squares_y: int, *, is_legacy: bool) -> Any:
         if self.marker_m >= self.square_m:
             raise BadInputError(f"marker_m {self.marker_m} must be below square_m {self.square_m}")
-        dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)
+        dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, self.dictionary))
+        needed, has = squares_x * squares_y // 2, len(dictionary.bytesList)
+        if needed > has:
+            raise BadInputError(f"{squares_x}x{squares_y} squares need {needed} markers; {self.dictionary} has {has}")
         board = cv2.aruco.CharucoBoard((squares_x, squares_y), self.square_m, self.marker_m, dictionary)
         board.setLegacyPattern(is_legacy)
         return board
@@ -128,13 +149,13 @@ def _markers(grey: Grey, dictionary: str) -> npt.NDArray[np.intp]:
 
 def _why_not(grey: Grey, spec: BoardSpec, corners: int) -> str:
     """Say in one line why a picture shows no board of this kind."""
-    ids = _markers(grey, _DICTIONARY)
+    ids = _markers(grey, spec.dictionary)
     if len(ids) < _MIN_MARKERS:
-        counts = {name: len(_markers(grey, name)) for name in _OTHERS}
+        counts = {name: len(_markers(grey, name)) for name in _OTHERS if name != spec.dictionary}
         name = max(counts, key=lambda n: counts[n])
         if counts[name] >= max(_MIN_MARKERS, 2 * len(ids)):
-            return f"its markers are of another dictionary, {name}; {_DICTIONARY} is needed"
-        if len(_markers(np.ascontiguousarray(grey[:, ::-1]), _DICTIONARY)) >= _MIN_MARKERS:
+            return f"its markers are of another dictionary, {name}; {spec.dictionary} is needed"
+        if len(_markers(np.ascontiguousarray(grey[:, ::-1]), spec.dictionary)) >= _MIN_MARKERS:
             return "the picture is mirrored"
         return f"{len(ids)} markers are seen: too small, too dark, blurred, or no board"
     for advice, board in spec.variants().items():

@@ -28,7 +28,9 @@ class Controllers:
         self._commanders, self.halting = Commanders(graph, health), Halting(graph, profile)
         self._clients = {what: (action, graph.action_client(action)) for what, action in actions_of(profile).items()}
         self._goals: dict[str, interface.SentGoal] = {}
-        self._gripper_topic = interface.GRIPPER_TOPIC.at(f"{profile.controllers.gripper}/commands")
+        self._gripper_topic = interface.GRIPPER_TOPIC.at(
+            f"{profile.controllers.gripper}/{profile.controllers.gripper_topic}"
+        )
         if "gripper" not in self._clients:
             self._gripper_publisher = graph.publisher(self._gripper_topic)
 
@@ -113,13 +115,13 @@ class Controllers:
 
     def _send_gripper(self, segment: GripperSegment) -> None:
         gripper, make = self._profile.gripper, self._graph.message
-        position = segment.width_m / len(gripper.joints)
+        position = gripper.position(segment.width_m)
         if "gripper" not in self._clients:
             kind = make(interface.GRIPPER_TOPIC.type)
             self._gripper_publisher.publish(kind(data=[position] * len(gripper.joints)))
             return
         action, client = self._clients["gripper"]
-        self._note("gripper", client.send(gripper_goal(make, action, gripper, position)))
+        self._note("gripper", client.send(gripper_goal(make, action, self._profile, position)))
 
     def _note(self, what: str, goal: interface.SentGoal) -> None:
         self._goals = {**self._goals, what: goal}  # a new one: a halt reads it on another thread

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.config import Gripper, RobotProfile
+from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import duration_from_s
 
@@ -23,13 +23,15 @@ def trajectory_goal(
 
 
 def gripper_goal(
-    make: interface.MessageMaker, action: interface.ActionInterface, gripper: Gripper, position: float
+    make: interface.MessageMaker, action: interface.ActionInterface, profile: RobotProfile, position: float
 ) -> interface.Message:
-    """Make a goal of either gripper action; the position is that of one finger joint."""
+    """Make a goal of either gripper action; the position is that of one joint of the gripper."""
+    given = profile.controllers.gripper_max_effort
+    max_effort = profile.gripper.force_n if given is None else given
     if action.type == interface.GRIPPER_COMMAND.type:
-        command = make("control_msgs/msg/GripperCommand")(position=position, max_effort=gripper.force_n)
+        command = make("control_msgs/msg/GripperCommand")(position=position, max_effort=max_effort)
     else:
         command = make("sensor_msgs/msg/JointState")(
-            name=[gripper.joints[0]], position=[position], effort=[gripper.force_n]
+            name=[profile.gripper.joints[0]], position=[position], effort=[max_effort] if max_effort else []
         )
     return make(f"{action.type}_Goal")(command=command)

@@ -72,7 +72,7 @@ def actions_of(profile: RobotProfile) -> dict[str, interface.ActionInterface]:
         found["arm"] = interface.FOLLOW_JOINT_TRAJECTORY.at(f"{names.arm}/follow_joint_trajectory")
     if names.gripper_form != "topic":
         action = interface.GRIPPER_COMMAND if names.gripper_form == "action" else interface.PARALLEL_GRIPPER_COMMAND
-        found["gripper"] = action.at(f"{names.gripper}/gripper_cmd")
+        found["gripper"] = action.at(f"{names.gripper}/{names.gripper_action}")
     return found
 
 

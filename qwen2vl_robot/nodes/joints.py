@@ -22,7 +22,7 @@ _KEPT_NS = 500_000_000  # what is older says nothing about the speed now
 _AHEAD_NS = 200_000_000  # of our clock, which may be taken by a thread that runs late; a clock further ahead hides age
 _STATES = 40
 MAX_GRIPPER_AGE_S = 0.5  # of finger joints in messages of their own: many a gripper is read at 5 Hz
-_SAME_RAD, _SAME_FINGER_M = 0.05, 0.01  # one joint in two messages of one moment; what is further apart are two joints
+_SAME_RAD, _SAME_WIDTH_M = 0.05, 0.02  # one joint in two messages of one moment; what is further apart are two joints
 _BEYOND_RAD = 0.1  # its limits a joint may be measured
 _FASTER_RATIO = 2.0  # than its limit a joint may look, by stamps that are not exact
 _CONTESTED_NS = 3_000_000_000  # after a leap; a publisher that sends once a second is still there
@@ -47,7 +47,8 @@ class JointStates:
         self._graph, self._profile, self._health = graph, profile, health
         self._max_gripper_age_s = max_gripper_age_s
         # How far apart two messages of one moment may put a joint, and how much further each second.
-        fingers = dict.fromkeys(profile.gripper.joints, (_SAME_FINGER_M, profile.gripper.speed_mps))
+        per_m, speed_mps = profile.gripper.travel_per_m, profile.gripper.speed_mps
+        fingers = dict.fromkeys(profile.gripper.joints, (_SAME_WIDTH_M * per_m, 2 * speed_mps * per_m))
         self._apart = fingers | {j.name: (_SAME_RAD, j.velocity_radps) for j in profile.joints}
         urdf = read_urdf(find_urdf(profile.urdf, profile.name))
         self._turning = {name for name, joint in read_joints(urdf).items() if joint.is_continuous}

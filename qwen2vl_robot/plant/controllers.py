@@ -25,7 +25,8 @@ from qwen2vl_robot.plant.trajectory import Trajectory
 SUCCESSFUL, INVALID_GOAL, PATH_TOLERANCE_VIOLATED, GOAL_TOLERANCE_VIOLATED = 0, -1, -4, -5
 _FEEDBACK_S = 0.05
 # Of one finger joint: ros2_control's goal_tolerance, stall_velocity_threshold and stall_timeout.
-_REACHED_M, _STALL_MPS, _STALL_S = 0.01, 0.001, 1.0
+# In the joint's own unit, m or rad.
+_REACHED, _STALL_SPEED, _STALL_S = 0.01, 0.001, 1.0
 
 
 @dataclass(slots=True)
@@ -187,36 +188,37 @@ class TrajectoryServer:
 class GripperServer:
     """A gripper controller in the form that the robot file sets, with the defaults of ros2_control's two.
 
-    It ends a goal as reached while its finger is up to 10 mm away, and as aborted once the finger has stood for 1 s
-    elsewhere: on an object too. It does not look at limits or at the joint's name.
+    It ends a goal as reached while its joint is up to 0.01 m or rad away, and as aborted once the joint has stood
+    elsewhere for 1 s: on an object too. It does not look at limits or at the joint's name.
     """
 
     def __init__(self, graph: interface.Graph, profile: RobotProfile, width_m: float, lag_s: float) -> None:
         self._graph, self._profile, self._lag_s = graph, profile, lag_s
         self._lock = threading.RLock()
-        self._fingers = len(profile.gripper.joints)
+        self._gripper = profile.gripper
         self._width_m = self._wanted_m = self._applied_m = width_m
         self._since_s = self._now_s = self._moved_s = 0.0
         self._handle: GoalHandle | None = None
         names = profile.controllers
         if names.gripper_form == "topic":
-            graph.subscribe(interface.GRIPPER_TOPIC.at(f"{names.gripper}/commands"), self._on_topic)
+            graph.subscribe(interface.GRIPPER_TOPIC.at(f"{names.gripper}/{names.gripper_topic}"), self._on_topic)
             return
         self._is_parallel = names.gripper_form == "parallel_action"
         action = interface.PARALLEL_GRIPPER_COMMAND if self._is_parallel else interface.GRIPPER_COMMAND
-        self._action = action.at(f"{names.gripper}/gripper_cmd")
+        self._action = action.at(f"{names.gripper}/{names.gripper_action}")
         graph.serve_action(self._action, self._accept, self._cancel)
 
     def target(self, now_s: float, width_m: float) -> float:
         """Check the gripper's width and return the motors' target width now, m."""
         with self._lock:
-            if abs(width_m - self._width_m) / self._fingers > _STALL_MPS * (now_s - self._now_s):
+            travel_per_m = self._gripper.travel_per_m
+            if abs(width_m - self._width_m) * travel_per_m > _STALL_SPEED * (now_s - self._now_s):
                 self._moved_s = now_s
             self._now_s, self._width_m = now_s, width_m
             if now_s >= self._since_s + self._lag_s:
                 if math.isfinite(self._wanted_m):  # motors take no other number
                     self._applied_m = self._wanted_m
-                if abs(self._wanted_m - width_m) / self._fingers < _REACHED_M:
+                if abs(self._wanted_m - width_m) * travel_per_m < _REACHED:
                     self._end(GoalStatus.SUCCEEDED, is_stalled=False)
                 elif now_s - self._moved_s > _STALL_S:
                     self._end(GoalStatus.ABORTED, is_stalled=True)
@@ -228,12 +230,12 @@ class GripperServer:
             if len(position) != 1:
                 return False
             position = position[0]
-        self._drive(float(position) * self._fingers, handle)
+        self._drive(self._gripper.width_m([float(position)] * len(self._gripper.joints)), handle)
         return True
 
     def _on_topic(self, message: Any) -> None:
-        if len(message.data) == self._fingers:
-            self._drive(float(sum(message.data)), None)
+        if len(message.data) == len(self._gripper.joints):
+            self._drive(self._gripper.width_m([float(v) for v in message.data]), None)
 
     def _drive(self, width_m: float, handle: GoalHandle | None) -> None:
         with self._lock:
@@ -252,7 +254,7 @@ class GripperServer:
         if handle is None:
             return
         reached = status is GoalStatus.SUCCEEDED
-        position, make = self._width_m / self._fingers, self._graph.message
+        position, make = self._gripper.position(self._width_m), self._graph.message
         kind = make(f"{self._action.type}_Result")
         if self._is_parallel:
             state = make("sensor_msgs/msg/JointState")(name=[self._profile.gripper.joints[0]], position=[position])

@@ -128,8 +128,8 @@ class PlantNode:
         self._publishers[interface.CLOCK.name].publish(clock)
         fingers = self._profile.gripper.joints
         names = [*(j.name for j in self._profile.joints), *fingers]
-        share_m = state.gripper_width_m / len(fingers)
-        q = np.concatenate([state.q_rad, np.full(len(fingers), share_m)])
+        finger = self._profile.gripper.position(state.gripper_width_m)
+        q = np.concatenate([state.q_rad, np.full(len(fingers), finger)])
         dq = np.concatenate([state.dq_radps, np.zeros(len(fingers))])
         effort = None if state.effort_nm is None else np.concatenate([state.effort_nm, np.zeros(len(fingers))])
         message = joint_state_message(make, names, q, dq, state.stamp_ns, effort)

@@ -18,6 +18,7 @@ from qwen2vl_robot.plant.room import Fixture, Waves, add_fixtures, furnish
 from qwen2vl_robot.resources import resolve
 
 _PLACEMENT_TRIES = 200
+_ARRANGEMENTS = 20
 _COLOUR_SPREAD = 14  # sRGB levels by which two objects of one colour may differ from its catalogue value
 
 
@@ -96,7 +97,7 @@ def draw_scene(
     wanted = _draw_specs(
         ranges, catalogue, rng, list(ranges.always if always is None else always), count, with_held_out
     )
-    objects = _place(wanted, ranges, catalogue, rng)
+    objects = _place(wanted, ranges, catalogue, rng, seed)
     intrinsics, T_base_camera = _draw_camera(ranges, rng)
     light = _draw_light(ranges, rng)
     table = ranges.table_colours[int(rng.integers(len(ranges.table_colours)))]
@@ -227,23 +228,54 @@ def _draw_shape(kind: KindRanges, rng: np.random.Generator) -> tuple[Shape | Bow
     return Bowl(diameter_m, height_m, kind.wall_m or 0.006), diameter_m / 2, height_m
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """A body before it has a place: its radius on the table and its height, metres."""
+
+    spec: ObjectSpec
+    shape: Shape | Bowl | Mesh
+    radius_m: float
+    height_m: float
+    is_due: bool  # named by the file's `always`
+
+
 def _place(
-    specs: list[ObjectSpec], ranges: SceneRanges, catalogue: Catalogue, rng: np.random.Generator
+    specs: list[ObjectSpec], ranges: SceneRanges, catalogue: Catalogue, rng: np.random.Generator, seed: int
 ) -> list[PlantObject]:
     """Place the objects on the table, `gap_m` apart, the widest first; those that find no room are left out.
 
-    An object with a position of its own goes there whatever is beside it.
+    An object with a position of its own goes there whatever is beside it. Where one of the file's `always` finds no
+    room, all are placed anew, those first.
 
     Raises:
         BadInputError: an object of the file's `always` finds no room.
     """
-    must = {(s.colour, s.kind) for s in ranges.always}
-    drawn = [(spec, *_draw_shape(catalogue.kinds[spec.kind], rng)) for spec in specs]
-    drawn.sort(key=lambda item: (-item[2], item[0].colour, item[0].kind))
+    due = {(s.colour, s.kind) for s in ranges.always}
+    drawn = [
+        _Drawn(spec, *_draw_shape(catalogue.kinds[spec.kind], rng), (spec.colour, spec.kind) in due) for spec in specs
+    ]
+    drawn.sort(key=lambda item: (-item.radius_m, item.spec.colour, item.spec.kind))
+    objects, without = _arrange(drawn, ranges, catalogue, rng)
+    drawn.sort(key=lambda item: not item.is_due)
+    for attempt in range(_ARRANGEMENTS):
+        if without is None:
+            return objects
+        # Of its own: the scenes of other seeds stay as they are.
+        objects, without = _arrange(drawn, ranges, catalogue, np.random.default_rng([seed, 3, attempt]))
+    if without is not None:
+        raise BadInputError(f"no room for the {without.colour} {without.kind}; widen area_min_m..area_max_m")
+    return objects
+
+
+def _arrange(
+    drawn: list[_Drawn], ranges: SceneRanges, catalogue: Catalogue, rng: np.random.Generator
+) -> tuple[list[PlantObject], ObjectSpec | None]:
+    """Place bodies in their order; the second value is one that must be there and found no room."""
     placed: list[tuple[float, float, float]] = []
     objects: list[PlantObject] = []
     low, high = np.array(ranges.area_min_m), np.array(ranges.area_max_m)
-    for spec, shape, radius_m, height_m in drawn:
+    for item in drawn:
+        spec, radius_m = item.spec, item.radius_m
         for _ in range(_PLACEMENT_TRIES):
             inset = min(radius_m, float(min(high - low)) / 2 - 1e-6)
             x, y = spec.position_m or rng.uniform(low + inset, high - inset)
@@ -251,27 +283,30 @@ def _place(
             if is_free or spec.position_m is not None:
                 break
         else:
-            if (spec.colour, spec.kind) in must:
-                raise BadInputError(f"no room for the {spec.colour} {spec.kind}; widen area_min_m..area_max_m")
+            if item.is_due:
+                return objects, spec
             continue
         placed.append((float(x), float(y), radius_m))
-        kind = catalogue.kinds[spec.kind]
-        yaw = np.deg2rad(spec.yaw_deg) if spec.yaw_deg is not None else rng.uniform(-np.pi, np.pi)
-        base = np.array(catalogue.colours[spec.colour], dtype=float)
-        rgb = np.clip(base + rng.uniform(-_COLOUR_SPREAD, _COLOUR_SPREAD, 3), 0, 255)
-        objects.append(
-            PlantObject(
-                label=f"{spec.colour} {spec.kind}",
-                colour=spec.colour,
-                kind=spec.kind,
-                shape=shape,
-                T_base_object=make_pose([x, y, height_m / 2], rotation_z(float(yaw))),
-                rgb=(float(rgb[0]), float(rgb[1]), float(rgb[2])),
-                mass_kg=kind.mass_kg,
-                friction=kind.friction,
-                rolling_friction=kind.rolling_friction,
-                can_be_picked=kind.can_be_picked,
-                finish=kind.finish,
-            )
-        )
-    return objects
+        objects.append(_stand(item, (float(x), float(y)), catalogue, rng))
+    return objects, None
+
+
+def _stand(item: _Drawn, at_m: tuple[float, float], catalogue: Catalogue, rng: np.random.Generator) -> PlantObject:
+    """Draw the yaw and the shade of a body that has found its place."""
+    spec, kind = item.spec, catalogue.kinds[item.spec.kind]
+    yaw = np.deg2rad(spec.yaw_deg) if spec.yaw_deg is not None else rng.uniform(-np.pi, np.pi)
+    base = np.array(catalogue.colours[spec.colour], dtype=float)
+    rgb = np.clip(base + rng.uniform(-_COLOUR_SPREAD, _COLOUR_SPREAD, 3), 0, 255)
+    return PlantObject(
+        label=f"{spec.colour} {spec.kind}",
+        colour=spec.colour,
+        kind=spec.kind,
+        shape=item.shape,
+        T_base_object=make_pose([*at_m, item.height_m / 2], rotation_z(float(yaw))),
+        rgb=(float(rgb[0]), float(rgb[1]), float(rgb[2])),
+        mass_kg=kind.mass_kg,
+        friction=kind.friction,
+        rolling_friction=kind.rolling_friction,
+        can_be_picked=kind.can_be_picked,
+        finish=kind.finish,
+    )

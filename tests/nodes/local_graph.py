@@ -142,6 +142,7 @@ class _Client:
     def send(self, goal: Any, on_feedback: Callable[[Any], None] | None = None) -> Sent:
         accept, cancel = self._graph._servers[self._name]
         sent = Sent(cancel, on_feedback)
+        sent.goal = goal
         sent.is_accepted = accept(goal, sent)
         if not sent.is_accepted:
             sent.ended = (GoalStatus.ABORTED, None)
@@ -167,6 +168,7 @@ class Sent:
 
     def __init__(self, cancel: Any, on_feedback: Any) -> None:
         self._cancel, self._on_feedback = cancel, on_feedback
+        self.goal: Any = None
         self.is_accepted = False
         self.ended: tuple[GoalStatus, Any] | None = None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.config import RobotProfile, load_robot
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import Message
@@ -208,6 +208,24 @@ def test_fingers_that_close_at_full_speed_are_no_leap() -> None:
     closing = Driver(FINGERS, 5, lambda s: [max(0.0, 0.04 - share_mps * s)] * 2)
     joints, _, _ = listened([Driver(ARM, 100, lambda s: HOME), closing], seconds=0.6)
     assert joints.latest().gripper_width_m < 0.08
+
+
+def knuckle(position: Callable[[float], float], begins_s: float = 0.0) -> Driver:
+    """A gripper driver that sends the one joint of tests/arms/knuckle_arm.yaml, rad: 0.8 is closed."""
+    return Driver(["left_knuckle_joint"], 10, lambda s: [position(s)], begins_s=begins_s)
+
+
+def test_a_gripper_whose_joint_turns_is_no_leap_at_full_speed_and_one_when_it_jumps() -> None:
+    """Its joint goes 0.8 rad for 85 mm, so that metres of width are no measure of its steps."""
+    profile = load_robot(str(Path(__file__).parents[1] / "arms" / "knuckle_arm.yaml"))
+    arm = Driver([j.name for j in profile.joints], 100, lambda s: profile.home_q_rad)
+    full = profile.gripper.speed_mps * 0.8 / 0.085
+    joints, health, _ = listened([arm, knuckle(lambda s: min(0.8, full * s))], seconds=1.1, profile=profile)
+    assert joints.latest().gripper_width_m == pytest.approx(0.0, abs=0.001)
+    assert "joint_states" not in health.problems()
+    joints, _, _ = listened([arm, knuckle(lambda s: 0.0), knuckle(lambda s: 0.8, begins_s=0.5)], profile=profile)
+    with pytest.raises(ObservationError, match="left_knuckle_joint is at"):
+        joints.latest()
 
 
 def gen3(first: Callable[[float], float], hz: float = 100) -> Driver:

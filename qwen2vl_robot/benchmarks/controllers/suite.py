@@ -178,7 +178,10 @@ def halts(client: Client, what: str) -> Iterator[tuple[str, Row]]:
 def _gripper(client: Client, controller: str, *, is_parallel: bool) -> Iterator[tuple[str, Row]]:
     """Each goal of one of the gripper's actions."""
     kind = interface.PARALLEL_GRIPPER_COMMAND if is_parallel else interface.GRIPPER_COMMAND
-    action, finger = kind.at(f"{controller}/gripper_cmd"), client.profile.gripper.joints[0]
+    action, finger = (
+        kind.at(f"{controller}/{client.profile.controllers.gripper_action}"),
+        client.profile.gripper.joints[0],
+    )
     hand = client.graph.action_client(action)
     goals = gripper_cases(client.graph.message, finger, is_parallel=is_parallel)
     _wait_until(hand.is_served)

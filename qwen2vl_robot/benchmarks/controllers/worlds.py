@@ -172,7 +172,7 @@ class StandIn:
             target_rad, _ = self._arm.targets(now_ns / 1e9, self._q_rad)
             self._q_rad = np.array(target_rad)
             self._width_m = self._gripper.target(now_ns / 1e9, self._width_m)
-            positions = np.array([*self._q_rad, *[self._width_m / fingers] * fingers])
+            positions = np.array([*self._q_rad, *[self._profile.gripper.position(self._width_m)] * fingers])
             speed_radps = (self._q_rad - before_rad) / max((now_ns - before_ns) / 1e9, 1e-4)
             before_ns, before_rad = now_ns, self._q_rad
             speed_radps = speed_radps if self._has_velocity else np.full_like(speed_radps, np.nan)
@@ -214,7 +214,7 @@ def _mock_description(profile: RobotProfile, has_velocity: bool) -> str:
     """The robot's URDF with mock hardware in it, without shapes."""
     urdf = re.sub(r"<!--.*?-->|<(visual|collision)>.*?</\1>", "", read_urdf(profile.urdf_path), flags=re.DOTALL)
     first, *others = profile.gripper.joints
-    finger_m = _WIDTH_M / len(profile.gripper.joints)
+    finger_m = profile.gripper.position(_WIDTH_M)
     joints = [
         *(_joint(j.name, q, has_velocity) for j, q in zip(profile.joints, profile.home_q_rad, strict=True)),
         _joint(first, finger_m, True),  # the grippers' controllers do not run without
