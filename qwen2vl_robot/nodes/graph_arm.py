@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
@@ -41,8 +42,7 @@ class GraphArm:
     """A `ports.Arm` on the graph.
 
     Args:
-        why_halted: why nothing may move, None when it may; checked as a motion starts, so that no earlier stop is lost,
-            and before each segment is sent, because this process may have stood still meanwhile.
+        why_halted: why nothing may move, None when it may; checked as a motion starts and before each segment is sent.
         on_rest: called when the arm is measured at rest after a halt.
         has_supervisor: whether a supervisor publishes on the arm's command topic too, and nobody else may.
         max_gripper_age_s: how much older than the arm's joints the fingers' may be.
@@ -96,10 +96,9 @@ class GraphArm:
                 raise ExecutionError(halted)
             self._looked_ns = self._graph.now_ns()
             self._start_ns = start_ns = self._looked_ns + round(_LEAD_S * 1e9)
-            hurrying = ExitStack()
-            hurrying.enter_context(urgent())  # before anybody hears that the arm moves
-            arguments = (approved.motion, hurrying)
-            self._thread = threading.Thread(target=self._hurry_through, args=arguments, name="motion", daemon=True)
+            (hurrying := ExitStack()).enter_context(urgent())  # before anybody hears that the arm moves
+            go = partial(self._hurry_through, approved.motion, hurrying)
+            self._thread = threading.Thread(target=go, name="motion", daemon=True)
             self._thread.start()
         while self._graph.now_ns() < start_ns and self._thread.is_alive():
             self._graph.sleep(_POLL_S)  # return when the motion starts: its time counts from there
