@@ -126,7 +126,9 @@ class JointStates:
             # One from before the clock was set back would hide all that come after it.
             self._states = deque((s for s in self._states if s.stamp_ns <= state.stamp_ns), maxlen=_STATES)
             self._stands_since_ns = None
-        if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
+        if self._states and state.stamp_ns == self._states[-1].stamp_ns:
+            self._states[-1] = state  # fingers that came after the arm's joints
+        elif not self._states or state.stamp_ns > self._states[-1].stamp_ns:
             self._states.append(state)
             if fastest_radps(state) > STANDS_RADPS:
                 self._stands_since_ns = None
