@@ -130,7 +130,7 @@ class JointStates:
             self._stands_since_ns = None
         if self._states and state.stamp_ns == self._states[-1].stamp_ns:
             self._states[-1] = state  # fingers that came after the arm's joints
-        if not self._states or state.stamp_ns > self._states[-1].stamp_ns:
+        elif not self._states or state.stamp_ns > self._states[-1].stamp_ns:
             self._states.append(state)
             if fastest_radps(state) > STANDS_RADPS:
                 self._stands_since_ns = None

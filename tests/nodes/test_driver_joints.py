@@ -261,3 +261,13 @@ def test_a_prefix_of_joints_is_named() -> None:
     text = health.problems()["joint_states"].text
     assert f"{ARM[0]}, {ARM[1]}" in text
     assert "all of them have the prefix 'left_' there" in text
+
+
+def test_fingers_that_come_after_the_arm_are_in_its_latest_state() -> None:
+    graph = LocalGraph()
+    joints = JointStates(graph, PROFILE, Health(graph, hardware_id="arm", facts=dict))
+    publisher = graph.publisher(interface.JOINT_STATES)
+    publisher.publish(joint_state(BOTH, still(0.0), [0.0] * 9, stamp_ns=graph.time_ns))
+    publisher.publish(joint_state(FINGERS, [0.039, 0.039], [0.0] * 2, stamp_ns=graph.time_ns + MS))
+    graph.time_ns += MS
+    assert joints.latest().gripper_width_m == pytest.approx(0.078)
