@@ -11,7 +11,6 @@ from qwen2vl_robot.geometry import Array, make_pose, rotation_from_quat
 from qwen2vl_robot.joint_kinds import followers
 
 _FINGER_ERP = 0.2
-_FOLLOWER_ERP = 0.8
 _POSITION_GAIN, _VELOCITY_GAIN = 0.3, 1.0  # of Bullet's motors: share of the error that one step removes
 _FINGER_COUPLING_N = 500.0  # far above any grasp force, so that the coupling is stiff
 
@@ -66,9 +65,8 @@ class BulletRobot:
             pybullet.setJointMotorControl2(  # Bullet gives each joint a motor that brakes it
                 self.body, other, pybullet.VELOCITY_CONTROL, force=0.0, physicsClientId=self._client.id
             )
-        for driver, other, multiplier, offset in pairs:
-            erp = _FINGER_ERP if other in self._drivers else _FOLLOWER_ERP
-            _gear(self._client, self.body, (driver, other), (multiplier, offset), erp)
+        for pair in pairs:
+            _gear(self._client, self.body, *pair)
 
     def _joint_kind(self, index: int) -> int:
         return int(pybullet.getJointInfo(self.body, index, physicsClientId=self._client.id)[2])
@@ -267,9 +265,8 @@ class BulletRobot:
         return float(np.linalg.norm(np.abs(bounds - self._link_pose(index)[:3, 3]).max(axis=0)))
 
 
-def _gear(client: Client, body: int, joints: tuple[int, int], ratio: tuple[float, float], erp: float) -> None:
-    """Hold the second joint at multiplier · first + offset, as a gear does."""
-    (driver, other), (multiplier, offset) = joints, ratio
+def _gear(client: Client, body: int, driver: int, other: int, multiplier: float, offset: float) -> None:
+    """Hold a joint at multiplier · driver + offset, as a gear does."""
     gear: int = pybullet.createConstraint(
         body,
         driver,
@@ -285,7 +282,7 @@ def _gear(client: Client, body: int, joints: tuple[int, int], ratio: tuple[float
         gear,
         gearRatio=-1.0 / multiplier,
         relativePositionTarget=-offset / multiplier,
-        erp=erp,
+        erp=_FINGER_ERP,
         maxForce=_FINGER_COUPLING_N,
         physicsClientId=client.id,
     )
