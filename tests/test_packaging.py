@@ -20,7 +20,7 @@ PACKAGE = "qwen2vl_robot"
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (PACKAGE, "sim", "launch", "resource", "package.xml", "setup.py", "setup.cfg", "README.md", "LICENSE")
 # Imported only where it is there: ROS 2 brings it, or one planner backend needs it.
-OPTIONAL = {"rclpy", "rcl_interfaces", "modelscope"}
+OPTIONAL = {"rclpy", "rcl_interfaces", "modelscope", "pyarrow"}
 # Modules whose distribution bears another name.
 DISTRIBUTIONS = {
     "PIL": "pillow",
