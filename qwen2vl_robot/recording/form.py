@@ -1,4 +1,4 @@
-"""Messages of the flow → what JSON holds, with every bit of every number; and back, where a replay needs them."""
+"""Messages of the flow → JSON with every bit of every number but a NaN's; and back, where a replay needs it."""
 
 from __future__ import annotations
 
