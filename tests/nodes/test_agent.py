@@ -115,7 +115,11 @@ def cell(folder: Path) -> Iterator[tuple[Shell, Any]]:
         ["supervisor", "-p", "use_sim_time:=true"],
         [
             "run",
-            *(part for p in ("use_sim_time:=true", "approval:=auto", f"model:={model.url}#m") for part in ("-p", p)),
+            *(
+                part
+                for p in ("use_sim_time:=true", "approval:=auto", f"model:={model.url}#Qwen2-VL-2B-Instruct")
+                for part in ("-p", p)
+            ),
         ],
     )
     with contextlib.ExitStack() as stack:
