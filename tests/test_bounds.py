@@ -36,12 +36,12 @@ READERS = {
     r"json\.loads?\(": ("documents.py", "training/", "benchmarks/"),
     r"yaml\.(safe_|full_|unsafe_)?load(_all)?\(": ("documents.py",),
     r"Image\.open\(|cv2\.im(read|decode)": ("photos.py",),
-    r"ElementTree\.(parse|fromstring|XML)\(": ("description.py",),
+    r"ElementTree\.(parse|fromstring|XML)\(": ("urdf_files.py",),
     r"wave\.open\(": ("nodes/voice.py",),
     r"(pickle|marshal|dill)\.loads?\(": ("process.py", "benchmarks/"),
     r"torch\.load\(": ("training/",),
     r"\.read_(text|bytes)\(": (
-        "description.py",  # what this package wrote
+        "urdf_files.py",  # what this package wrote
         *("process.py", "doctor.py", "planner/fit.py", "cli/output.py", "training/", "benchmarks/"),  # /proc, own files
     ),
 }

@@ -155,6 +155,10 @@ WRONG: dict[str, tuple[list[Driver], str]] = {
     "effort_controllers' velocities of some joints": (
         [Driver(BOTH, 100, still, lambda s: [0.0] * 7)], "9 names, 9 positions, 7 velocities"
     ),
+    "joint_state_publisher_gui beside the robot": (
+        [Driver(BOTH, 100, turning), Driver(BOTH, 10, lambda s: [*[0.0] * 7, *OPEN], begins_s=0.5)],
+        rf"{ARM[0]} is at \d\.\d+ and, 0\.0.. s apart, at .*; 2 publishers are on /joint_states .* may send this joint",
+    ),
 }  # fmt: skip
 
 
