@@ -268,8 +268,8 @@ def test_a_controller_with_a_plant_never_loads_bullet() -> None:
 def test_the_controllers_link_offers_no_truth() -> None:
     offered = {name for name in dir(PlantLink) if not name.startswith("_")}
     assert offered == {
-        "capture", "state", "execute", "is_moving", "has_gripped", "go_on", "stop", "newest", "now_ns", "sleep",
-        "start_film", "take_film",
+        "capture", "state", "execute", "is_moving", "has_gripped", "go_on", "retreat", "stop", "newest", "now_ns",
+        "sleep", "start_film", "take_film",
     }  # fmt: skip
 
 
