@@ -42,7 +42,8 @@ READERS = {
     r"torch\.load\(": ("training/",),
     r"\.read_(text|bytes)\(": (
         "urdf_files.py",  # what this package wrote
-        *("process.py", "doctor.py", "planner/fit.py", "cli/output.py", "training/", "benchmarks/"),  # /proc, own files
+        *("process.py", "doctor.py", "planner/fit.py", "cli/output.py"),  # /proc, own files
+        *("training/", "benchmarks/", "console/server.py"),
     ),
 }
 
