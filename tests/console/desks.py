@@ -45,7 +45,7 @@ PANDA = load_robot("franka_panda")
 REST_RAD = (0.0, -0.4, 0.0, -2.1, 0.0, 1.8, 0.8)
 
 
-class Controller:
+class StandIn:
     """Answers as the controller does: an approval counts once and for its digest, a stop stops."""
 
     def __init__(self, domain: int, namespace: str = "/") -> None:

@@ -17,7 +17,7 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("Debian's chromium is not installed (apt-get install chromium)", allow_module_level=True)
 
-from tests.console.desks import Controller, Served, served  # noqa: E402 - it needs the extra
+from tests.console.desks import Served, StandIn, served  # noqa: E402 - it needs the extra
 
 DOMAIN = 64
 AXE = Path(__file__).resolve().parents[2] / "out" / "axe" / "package" / "axe.min.js"
@@ -25,14 +25,14 @@ ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftsh
 
 
 @pytest.fixture(scope="module")
-def controller() -> Iterator[Controller]:
-    there = Controller(DOMAIN)
+def controller() -> Iterator[StandIn]:
+    there = StandIn(DOMAIN)
     yield there
     there.close()
 
 
 @pytest.fixture(scope="module")
-def console(controller: Controller) -> Iterator[Served]:
+def console(controller: StandIn) -> Iterator[Served]:
     with served(DOMAIN) as there:
         yield there
 
@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, console: Served, controller: Controller) -> Iterator[Any]:
+def page(browser: Any, console: Served, controller: StandIn) -> Iterator[Any]:
     time.sleep(1.0)  # a stop is sent several times: the last of the test before must have come
     controller.show(state="idle", doing="", stopped_by=None, awaits=None, instruction=None, approval=None)
     for heard in controller.heard.values():
@@ -74,7 +74,7 @@ def test_the_token_leaves_the_address(page: Any) -> None:
     assert "token" not in page.url
 
 
-def test_the_page_shows_pictures(page: Any, controller: Controller) -> None:
+def test_the_page_shows_pictures(page: Any, controller: StandIn) -> None:
     ended = threading.Event()
 
     def feed() -> None:
@@ -91,7 +91,7 @@ def test_the_page_shows_pictures(page: Any, controller: Controller) -> None:
 
 
 @pytest.mark.parametrize("focus", ["body", "#approve", "#stop", "#moment"])
-def test_the_space_bar_stops_and_presses_nothing(page: Any, controller: Controller, focus: str) -> None:
+def test_the_space_bar_stops_and_presses_nothing(page: Any, controller: StandIn, focus: str) -> None:
     controller.ask()
     page.locator("#question").wait_for(state="visible")
     if focus != "body":
@@ -101,7 +101,7 @@ def test_the_space_bar_stops_and_presses_nothing(page: Any, controller: Controll
     assert controller.heard["~/approve"] == []
 
 
-def test_a_space_that_is_typed_stops_nothing_but_ctrl_space_does(page: Any, controller: Controller) -> None:
+def test_a_space_that_is_typed_stops_nothing_but_ctrl_space_does(page: Any, controller: StandIn) -> None:
     page.locator("#instruction").click()
     page.keyboard.type("go home")
     assert page.locator("#instruction").input_value() == "go home"
@@ -110,14 +110,14 @@ def test_a_space_that_is_typed_stops_nothing_but_ctrl_space_does(page: Any, cont
     until(page, lambda: bool(controller.heard["stop"]))
 
 
-def test_a_yes_goes_to_the_digest_that_is_shown(page: Any, controller: Controller) -> None:
+def test_a_yes_goes_to_the_digest_that_is_shown(page: Any, controller: StandIn) -> None:
     awaited = controller.ask()
     playwright.expect(page.locator("#question-text")).to_contain_text("hold red block")
     page.locator("#approve").click()
     until(page, lambda: controller.heard["~/approve"] == [awaited])
 
 
-def test_what_the_graph_says_is_text_and_never_markup(page: Any, controller: Controller) -> None:
+def test_what_the_graph_says_is_text_and_never_markup(page: Any, controller: StandIn) -> None:
     evil = "<img src=x onerror=alert(1)>"
     controller.ask(evil)
     playwright.expect(page.locator("#question-text")).to_contain_text(evil)
@@ -125,13 +125,13 @@ def test_what_the_graph_says_is_text_and_never_markup(page: Any, controller: Con
     assert page.locator("main img").count() == 0
 
 
-def test_a_refusal_is_said_with_its_numbers(page: Any, controller: Controller) -> None:
+def test_a_refusal_is_said_with_its_numbers(page: Any, controller: StandIn) -> None:
     controller.rehearse(accepted=False)
     playwright.expect(page.locator("#violations")).to_contain_text("left finger with obstacle 1 at 1.20 s, 4.0 mm")
     playwright.expect(page.locator("#bodies")).to_contain_text("red block")
 
 
-def test_a_reset_waits_for_the_confirmation(page: Any, controller: Controller) -> None:
+def test_a_reset_waits_for_the_confirmation(page: Any, controller: StandIn) -> None:
     controller.show(state="stopped", stopped_by="a hand on the table")
     page.locator("#reset").click()
     playwright.expect(page.locator("#reset-dialog")).to_contain_text("a hand on the table")
@@ -159,7 +159,7 @@ def test_a_wrong_token_is_said_on_the_page(browser: Any, console: Served) -> Non
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not at hand (.ci/run fetches it with npm)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Any, console: Served, controller: Controller, scheme: str) -> None:
+def test_axe_finds_nothing(browser: Any, console: Served, controller: StandIn, scheme: str) -> None:
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     page.set_default_timeout(120_000)

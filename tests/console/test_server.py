@@ -16,27 +16,27 @@ import pytest
 pytest.importorskip("aiohttp", reason="the extra `console` is not installed")
 
 from qwen2vl_robot.console import door
-from tests.console.desks import Controller, Served, served
+from tests.console.desks import Served, StandIn, served
 
 DOMAIN = 63
 
 
 @pytest.fixture(scope="module")
-def controller() -> Iterator[Controller]:
-    there = Controller(DOMAIN)
+def controller() -> Iterator[StandIn]:
+    there = StandIn(DOMAIN)
     yield there
     there.close()
 
 
 @pytest.fixture(scope="module")
-def console(controller: Controller) -> Iterator[Served]:
+def console(controller: StandIn) -> Iterator[Served]:
     with served(DOMAIN) as there:
         controller.show()
         yield there
 
 
 @pytest.fixture(autouse=True)
-def _idle(controller: Controller) -> None:
+def _idle(controller: StandIn) -> None:
     controller.show(state="idle", doing="", stopped_by=None, awaits=None, instruction=None, approval=None)
     for heard in controller.heard.values():
         heard.clear()
@@ -64,7 +64,7 @@ def until(condition: Callable[[], bool], at_most_s: float = 20.0) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "é" * 10, "x" * 5000])
-def test_a_wrong_token_moves_nothing_and_is_said(console: Served, controller: Controller, token: str) -> None:
+def test_a_wrong_token_moves_nothing_and_is_said(console: Served, controller: StandIn, token: str) -> None:
     given = {"Authorization": f"Bearer {token}".encode().decode("latin-1")}
     for path in ("/api/stop", "/api/robots/0/say"):
         status, answer = ask(console, path, {"text": "go home"}, **given)
@@ -109,7 +109,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("body", GARBAGE)
-def test_garbage_is_an_error_and_moves_nothing(console: Served, controller: Controller, body: bytes) -> None:
+def test_garbage_is_an_error_and_moves_nothing(console: Served, controller: StandIn, body: bytes) -> None:
     status, answer = ask(console, "/api/robots/0/say", body)
     assert status == 400
     assert answer["error"]
@@ -125,12 +125,12 @@ def test_an_unknown_robot_or_command_is_said(console: Served, path: str) -> None
     assert ask(console, path, {"text": "go home"})[0] == 404
 
 
-def test_an_instruction_reaches_the_controller(console: Served, controller: Controller) -> None:
+def test_an_instruction_reaches_the_controller(console: Served, controller: StandIn) -> None:
     assert ask(console, "/api/robots/0/say", {"text": "go home"})[0] == 200
     assert controller.heard["instruction"] == ["go home"]
 
 
-def test_a_stop_reaches_the_controller_while_a_command_waits(console: Served, controller: Controller) -> None:
+def test_a_stop_reaches_the_controller_while_a_command_waits(console: Served, controller: StandIn) -> None:
     with ThreadPoolExecutor(1) as other:
         waits = other.submit(ask, console, "/api/robots/0/approve", {"digest": "00"})
         status, answer = ask(console, "/api/stop", {})
@@ -139,7 +139,7 @@ def test_a_stop_reaches_the_controller_while_a_command_waits(console: Served, co
     assert controller.heard["stop"]
 
 
-def test_of_two_who_approve_one_is_heard_and_the_other_told(console: Served, controller: Controller) -> None:
+def test_of_two_who_approve_one_is_heard_and_the_other_told(console: Served, controller: StandIn) -> None:
     awaited = controller.ask()
     with ThreadPoolExecutor(2) as people:
         both = [people.submit(ask, console, "/api/robots/0/approve", {"digest": awaited}) for _ in range(2)]
@@ -148,7 +148,7 @@ def test_of_two_who_approve_one_is_heard_and_the_other_told(console: Served, con
     assert controller.heard["~/approve"] == [awaited]
 
 
-def test_an_old_digest_approves_and_rejects_nothing(console: Served, controller: Controller) -> None:
+def test_an_old_digest_approves_and_rejects_nothing(console: Served, controller: StandIn) -> None:
     old = controller.ask("cup")
     controller.ask("red block")
     until(lambda: "no longer" in str(ask(console, "/api/robots/0/approve", {"digest": old})))
@@ -156,7 +156,7 @@ def test_an_old_digest_approves_and_rejects_nothing(console: Served, controller:
     assert controller.heard["~/approve"] == controller.heard["cancel"] == []
 
 
-def test_a_no_ends_the_task_and_its_reason_is_kept(console: Served, controller: Controller) -> None:
+def test_a_no_ends_the_task_and_its_reason_is_kept(console: Served, controller: StandIn) -> None:
     awaited = controller.ask()
     status, answer = ask(console, "/api/robots/0/reject", {"digest": awaited, "reason": "the cup is full"})
     assert status == 200, answer
@@ -165,7 +165,7 @@ def test_a_no_ends_the_task_and_its_reason_is_kept(console: Served, controller: 
     assert controller.heard["~/approve"] == []
 
 
-def test_a_reset_releases_only_the_stop_that_was_read(console: Served, controller: Controller) -> None:
+def test_a_reset_releases_only_the_stop_that_was_read(console: Served, controller: StandIn) -> None:
     assert ask(console, "/api/robots/0/reset", {"stopped_by": "x"})[0] == 400
     controller.show(state="stopped", stopped_by="a hand on the table")
     until(lambda: "another stop came" in str(ask(console, "/api/robots/0/reset", {"stopped_by": "the stop topic"})))
@@ -174,7 +174,7 @@ def test_a_reset_releases_only_the_stop_that_was_read(console: Served, controlle
     assert controller.heard["reset"] == [True]
 
 
-def test_a_thousand_silent_connections_do_not_keep_a_stop_out(console: Served, controller: Controller) -> None:
+def test_a_thousand_silent_connections_do_not_keep_a_stop_out(console: Served, controller: StandIn) -> None:
     strangers: list[socket.socket] = []
     try:
         for number in range(1000):
