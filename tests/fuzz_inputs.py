@@ -191,7 +191,8 @@ def _joints(take: _Bytes) -> Any:
     names = _names(take)
     count = len(names) if take.below(4) else take.below(12)
     numbers = [[take.number() for _ in range(count)] for _ in range(2)]
-    return SimpleNamespace(name=names, position=numbers[0], velocity=numbers[1])
+    effort = [] if take.below(4) else take.numbers(8)
+    return SimpleNamespace(name=names, position=numbers[0], velocity=numbers[1], effort=effort)
 
 
 def _trajectory(take: _Bytes) -> Any:

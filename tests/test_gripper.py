@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -217,9 +218,9 @@ def test_a_name_that_leads_elsewhere_is_refused() -> None:
 
 
 def test_joint_states_of_one_driver_are_a_width() -> None:
-    positions = {j.name: (q, 0.0) for j, q in zip(KNUCKLES.joints, KNUCKLES.home_q_rad, strict=True)}
+    positions = {j.name: (q, 0.0, math.nan) for j, q in zip(KNUCKLES.joints, KNUCKLES.home_q_rad, strict=True)}
     for driver, width_m in ((0.0, OPEN_M), (0.8, 0.0), (0.5, 0.0342)):
-        state = state_from_joints(positions | {"left_knuckle_joint": (driver, 0.0)}, KNUCKLES, 1)
+        state = state_from_joints(positions | {"left_knuckle_joint": (driver, 0.0, math.nan)}, KNUCKLES, 1)
         assert state.gripper_width_m == pytest.approx(width_m)
 
 
@@ -243,8 +244,8 @@ def panda_with_one_finger_joint(folder: Path, **gripper: Any) -> str:
 def test_eighty_millimetres_read_back_as_eighty_from_one_finger_that_the_other_mimics(tmp_path: Path) -> None:
     rows = [[0.0, 0.0], [0.08, 0.04]]
     profile = load_robot(panda_with_one_finger_joint(tmp_path, position_by_width_m=rows))
-    positions = {j.name: (q, 0.0) for j, q in zip(profile.joints, profile.home_q_rad, strict=True)}
-    state = state_from_joints(positions | {"panda_finger_joint1": (0.04, 0.0)}, profile, 1)
+    positions = {j.name: (q, 0.0, math.nan) for j, q in zip(profile.joints, profile.home_q_rad, strict=True)}
+    state = state_from_joints(positions | {"panda_finger_joint1": (0.04, 0.0, math.nan)}, profile, 1)
     assert state.gripper_width_m == pytest.approx(0.08)
     assert Kinematics(profile).pad_gap_m(0.08) == pytest.approx(0.08, abs=0.001)
 
