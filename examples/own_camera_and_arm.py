@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import qwen2vl_robot as qr
+from qwen2vl_robot.retreat import way_back
 
 DATA = np.load(Path(__file__).with_name("frame.npz"))
 DEPTH_M = np.where(DATA["depth_mm"] > 0, DATA["depth_mm"] / 1000.0, np.nan).astype(np.float32)
@@ -53,11 +54,13 @@ class Arm:
         if self.grips and since_s >= self.grips[0].start_s:
             self.width_m = self.grips[0].width_m  # at once, and nothing is in the way
         q_rad = np.array([np.interp(since_s, self.times_s, joint) for joint in self.points_rad.T])
-        return qr.RobotState(time.monotonic_ns(), q_rad, np.zeros(7), gripper_width_m=self.width_m)
+        effort_nm = np.zeros(7)  # what your joints measure; without it no finger goes where no camera has seen
+        return qr.RobotState(time.monotonic_ns(), q_rad, np.zeros(7), self.width_m, effort_nm=effort_nm)
 
     def execute(self, approved: qr.ApprovedMotion) -> None:
         assert approved.token not in self.used, "each approval is good for one motion"
         self.used.add(approved.token)
+        self.motion = approved.motion
         joints = [segment for segment in approved.motion.segments if hasattr(segment, "q_rad")]
         self.times_s = np.concatenate([segment.time_s for segment in joints])
         self.points_rad = np.concatenate([segment.q_rad for segment in joints])
@@ -75,8 +78,11 @@ class Arm:
         self.began_s = max(self.began_s, time.monotonic() - grip.end_s)
         return round((self.began_s + grip.end_s) * 1e9)
 
-    def retreat(self, from_s: float) -> int:  # asked of an arm alone whose states have `effort_nm`
-        raise RuntimeError("this arm tells no torques, so that no motion of it is guarded")
+    def retreat(self, from_s: float) -> int:  # a contact was felt: back up the way that it came
+        back = way_back(self.motion, from_s)
+        self.times_s, self.points_rad, self.grips = back.time_s, back.q_rad, []
+        self.began_s = time.monotonic()
+        return round(self.began_s * 1e9)
 
     def stop(self) -> None:
         self.times_s, self.points_rad, self.grips = np.zeros(1), self.state().q_rad[None], []
