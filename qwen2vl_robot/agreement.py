@@ -61,6 +61,8 @@ def agree(
     """
     said, tasks = list(motions(goal) if todo is None else todo), _planned(plan, held)
     broken, in_doubt = _forbidden(goal, [task.step for task in tasks])
+    if goal.question is not None and tasks:  # a question asks for no motion, whatever a model makes of it
+        broken = (*broken, f"you said: {goal.describe()}; the plan is: {_describe([task.step for task in tasks])}")
     doubts = (*_unread(goal, known), *_conditions(goal), *_unsaid(said), *in_doubt)
     if not said or broken:
         return Agreement(broken, doubts)

@@ -84,7 +84,7 @@ def test_an_order_beside_a_question_is_never_answered_nor_done(question: str, or
     [
         ("where is the leftmost block?", "(question) where: the leftmost block"),
         ("how many blocks are in the yellow bowl?", "(question) count: the block in the yellow bowl"),
-        ("donde esta el bloque rojo", "(question) where: the red block"),
+        ("¿dónde está el bloque rojo?", "(question) where: the red block"),
         ("WHERE'S THE RED BLOCK???", "(question) where: the red block"),
     ],
 )
