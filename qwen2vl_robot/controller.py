@@ -91,8 +91,9 @@ class Controller:
                     ruling = self._rule(task, asked, plan)
                     steps, outlook = self._perceive(task, asked, plan, ruling, observation)
                     for step in steps:  # the whole plan in the twin, before its first motion
-                        motions = self._move(task, step, outlook)
-                        outlook = self._rehearse(task, step, outlook, motions)
+                        world = _world(self._parts, task, step, outlook)
+                        motions = self._move(task, step, world)
+                        outlook = self._rehearse(task, step, world, motions)
                     for step in steps:
                         self._look_again(task, step)
                         approved, lookout = self._admit(task, step, ruling)
@@ -177,9 +178,8 @@ class Controller:
         already = task.found(already, actions)
         return steps_of(plan, actions, asked, held=held, without=already), Outlook.now(observation, scene)
 
-    def _move(self, task: Task, step: Step, outlook: Outlook) -> Iterator[Motion]:
+    def _move(self, task: Task, step: Step, world: Outlook) -> Iterator[Motion]:
         """Motions for a step, best first, each made when it is asked for."""
-        world = _world(self._parts, outlook, _targets(step))
         motions = self._maker.ways(step.grounded, world.scene, world.start, world.frame)
         while True:
             with task.timed("move"):
@@ -188,15 +188,15 @@ class Controller:
                 return
             yield motion
 
-    def _rehearse(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Outlook:
+    def _rehearse(self, task: Task, step: Step, world: Outlook, motions: Iterator[Motion]) -> Outlook:
         """Find a way that the twin accepts; returns the world that it leaves behind."""
-        rehearsed = self._first_accepted(task, step, outlook, motions)
+        rehearsed = self._first_accepted(task, step, world, motions)
         for _ in range(MAX_TRIES - 1):
             if rehearsed.verdict.accepted or respond_to(refused(rehearsed.verdict)) is not Response.TRY_AGAIN:
                 break
             task.record(step.action, refused(rehearsed.verdict), rehearsed)
-            rehearsed = self._first_accepted(task, step, outlook, self._move(task, step, outlook))
-        after = outlook.after(rehearsed.verdict)
+            rehearsed = self._first_accepted(task, step, world, self._move(task, step, world))
+        after = world.after(rehearsed.verdict)
         if not rehearsed.verdict.accepted or after is None:
             raise self._end(task, step, refused(rehearsed.verdict), rehearsed)
         step.rehearsed = rehearsed
@@ -215,8 +215,8 @@ class Controller:
         except PerceptionError as error:
             raise self._end(task, step, Outcome(OutcomeKind.WRONG_EFFECT, (_cause(error),))) from error
         self._belief.scene, step.is_fresh = scene, True
-        outlook = Outlook.now(observation, scene)
-        self._rehearse(task, step, outlook, self._move(task, step, outlook))
+        world = _world(self._parts, task, step, Outlook.now(observation, scene))
+        self._rehearse(task, step, world, self._move(task, step, world))
 
     def _admit(self, task: Task, step: Step, ruling: Ruling) -> tuple[ApprovedMotion, Lookout]:
         """Ask the approver and the gate; what waiting made stale is looked at, made and rehearsed anew."""
@@ -290,10 +290,8 @@ class Controller:
             task.heed(self._parts.guard.look(observation))
         return observation
 
-    def _first_accepted(self, task: Task, step: Step, outlook: Outlook, motions: Iterator[Motion]) -> Rehearsed:
+    def _first_accepted(self, task: Task, step: Step, world: Outlook, motions: Iterator[Motion]) -> Rehearsed:
         parts = self._parts
-        with task.timed("move"):
-            world = _world(parts, outlook, _targets(step))
 
         def rehearse(motion: Motion, refused: int) -> Rehearsed:
             began_ns = parts.clock.now_ns()
@@ -321,16 +319,13 @@ def _answer(task: Task, parts: Parts, belief: Belief, memory: Memory, look: Call
         raise _EndOfTry(told)
 
 
-def _world(parts: Parts, outlook: Outlook, targets: tuple[str | None, ...]) -> Outlook:
-    """The world with what the cell restricts and what nobody has seen; fingers may go close around the targets."""
-    around = parts.surroundings
-    known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
-    restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
-    return restricted.with_unseen(targets, around.profile, known)
-
-
-def _targets(step: Step) -> tuple[str | None, ...]:
-    return step.grounded.target, step.grounded.reference
+def _world(parts: Parts, task: Task, step: Step, outlook: Outlook) -> Outlook:
+    """The world with what the cell restricts and what nobody has seen; fingers may go close around a step's things."""
+    around, targets = parts.surroundings, (step.grounded.target, step.grounded.reference)
+    with task.timed("move"):
+        known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
+        restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
+        return restricted.with_unseen(targets, around.profile, known)
 
 
 def _rehearsed(step: Step) -> Rehearsed:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from qwen2vl_robot.benchmarks.shares import wilson_interval
+from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
 from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.documents import parse_json, read_text
 from qwen2vl_robot.errors import BadInputError
@@ -85,10 +85,6 @@ def _said(field: str) -> Callable[[Row], bool | None]:
     return lambda row: None if row.get(field) is None else bool(row[field])
 
 
-def _is_false_success(row: Row) -> bool:
-    return row["outcome"] == "achieved" and not row["success"]
-
-
 def _found(row: Row) -> bool | None:
     return all(iou >= 0.5 for iou in row["iou"]) if row.get("iou") else None
 
@@ -99,7 +95,7 @@ def _is_right_verdict(row: Row) -> bool:
 
 _EPISODES = (
     Measure("success", _said("success"), True),
-    Measure("false success", _is_false_success, False, is_danger=True),
+    Measure("false success", is_false_success, False, is_danger=True),
     Measure("first plan right", _said("first_plan_right"), True),
 )
 # Suite, or command, → the fields that name a row, and what is counted in it.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qwen2vl_robot.messages import OutcomeKind
+
 
 def share(values: Sequence[bool]) -> dict[str, Any]:
     """Compute the share of true values, with its 95 % interval."""
@@ -22,3 +24,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
     return (round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4))
+
+
+def is_false_success(result: dict[str, Any]) -> bool:
+    """Whether a whole task was called achieved by the robot and was not, by the plant's truth."""
+    return result["outcome"] == OutcomeKind.ACHIEVED.value and not result["success"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.episodes import Episode, SuiteSpec, asks_rightly, margin, ranked
-from qwen2vl_robot.benchmarks.shares import wilson_interval
+from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
 from qwen2vl_robot.benchmarks.truth_planner import TruthPlanner
 from qwen2vl_robot.config import ObjectSpec, load_robot, load_yaml
 from qwen2vl_robot.errors import RobotError
@@ -278,7 +278,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         "asked_interval_95": wilson_interval(sum(due), len(due)) if due else None,
         "success_ratio": round(successes / len(results), 4),
         "success_interval_95": wilson_interval(successes, len(results)),
-        "false_success": sum(_is_false_success(r) for r in results),
+        "false_success": sum(is_false_success(r) for r in results),
         "not_verified": sum(r["outcome"] == OutcomeKind.NOT_VERIFIED.value for r in results),
         "outcomes": dict(Counter(r["outcome"] for r in results)),
         "tasks": tasks,
@@ -288,7 +288,3 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "peak_memory_mb": max(r["peak_memory_mb"] for r in results),
     }
-
-
-def _is_false_success(result: dict[str, Any]) -> bool:
-    return result["outcome"] == OutcomeKind.ACHIEVED.value and not result["success"]

@@ -33,21 +33,28 @@ def pick(job: Job) -> Iterator[Motion]:
     target = job.find(job.action.target, "pick")
     if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
         raise MotionError(f"{load} stands on {target.name}; move it first", reason=MotionReason.NO_GRASP)
-    options = grasps(target, job.robot.hand, job.current_yaw_rad)
-    options.sort(key=lambda grasp: (job.shadow_top_m(grasp) is not None, job.hidden(grasp.T_base_tool)))
+    options = [(g, job.shadow_top_m(g)) for g in grasps(target, job.robot.hand, job.current_yaw_rad)]
+    options.sort(key=lambda option: (option[1] is not None, job.hidden(option[0].T_base_tool)))
     near = frozenset({target.name})
 
     def attempts(clearance_m: float) -> Iterator[Attempt]:
         before = job.model(scene.bodies(), clearance_m=clearance_m, near=near)
-        for grasp in options:
-            yield partial(_attempt_grasp, job, before, clearance_m, target, grasp)
+        for option in options:
+            yield partial(_attempt_grasp, job, before, clearance_m, target, option)
 
     return job.each(attempts)
 
 
 def _attempt_grasp(
-    job: Job, before: CollisionModel, clearance_m: float, target: SceneObject, grasp: Grasp, find_path: PathFinder
+    job: Job,
+    before: CollisionModel,
+    clearance_m: float,
+    target: SceneObject,
+    option: tuple[Grasp, float | None],
+    find_path: PathFinder,
 ) -> Motion:
+    """Make the motion of a grasp, beside which stands the height of the unseen room that fingers would go into."""
+    grasp, shadow_top_m = option
     line = job.descent(before, grasp.opening_m, grasp.T_base_tool)
     T_tool_target = invert(grasp.T_base_tool) @ target.T_base_object
     rest = [body for body in job.scene.bodies() if body is not target]
@@ -57,21 +64,20 @@ def _attempt_grasp(
     builder = job.builder()
     builder.open_to(grasp.opening_m)
     builder.travel(before, line[0], find_path)
-    _descend(job, builder, line, grasp)
+    _descend(job, builder, line, shadow_top_m)
     builder.close_on(grasp.width_m)
     builder.follow(line[::-1], LINE_SPEED_RATIO)
     builder.travel(after, job.robot.home_rad, find_path)
     return builder.motion(Effect("hold", target.name))
 
 
-def _descend(job: Job, builder: MotionBuilder, line: Array, grasp: Grasp) -> None:
+def _descend(job: Job, builder: MotionBuilder, line: Array, shadow_top_m: float | None) -> None:
     """Go down a line of joints (m, n); guarded where fingers go into room that no camera has seen.
 
     Raises:
         MotionError: no contact could be felt there.
     """
-    top_m = job.shadow_top_m(grasp)
-    if top_m is None:
+    if shadow_top_m is None:
         builder.follow(line, LINE_SPEED_RATIO)
         return
     if job.state.effort_nm is None:
@@ -79,7 +85,7 @@ def _descend(job: Job, builder: MotionBuilder, line: Array, grasp: Grasp) -> Non
             "the fingers would enter room that no camera has seen, and the arm tells no torques to feel a contact by",
             reason=MotionReason.NO_EFFORT,
         )
-    enters_m = top_m + job.robot.hand.pad_depth_m
+    enters_m = shadow_top_m + job.robot.hand.pad_depth_m
     heights_m = [float(job.robot.kinematics.tool_pose(q)[2, 3]) for q in line]
     above = [index for index, height_m in enumerate(heights_m) if height_m >= enters_m + _FREE_M]
     if not above:

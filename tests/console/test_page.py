@@ -17,24 +17,10 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("Debian's chromium is not installed (apt-get install chromium)", allow_module_level=True)
 
-from tests.console.desks import Served, StandIn, served  # noqa: E402 - it needs the extra
+from tests.console.desks import Served, StandIn  # noqa: E402 - it needs the extra
 
-DOMAIN = 64
 AXE = Path(__file__).resolve().parents[2] / "out" / "axe" / "package" / "axe.min.js"
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-
-
-@pytest.fixture(scope="module")
-def controller() -> Iterator[StandIn]:
-    there = StandIn(DOMAIN)
-    yield there
-    there.close()
-
-
-@pytest.fixture(scope="module")
-def console(controller: StandIn) -> Iterator[Served]:
-    with served(DOMAIN) as there:
-        yield there
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,23 +16,7 @@ import pytest
 pytest.importorskip("aiohttp", reason="the extra `console` is not installed")
 
 from qwen2vl_robot.console import door
-from tests.console.desks import Served, StandIn, served
-
-DOMAIN = 63
-
-
-@pytest.fixture(scope="module")
-def controller() -> Iterator[StandIn]:
-    there = StandIn(DOMAIN)
-    yield there
-    there.close()
-
-
-@pytest.fixture(scope="module")
-def console(controller: StandIn) -> Iterator[Served]:
-    with served(DOMAIN) as there:
-        controller.show()
-        yield there
+from tests.console.desks import Served, StandIn
 
 
 @pytest.fixture(autouse=True)
