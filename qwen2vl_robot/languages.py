@@ -90,12 +90,12 @@ class Reading(Strict):
                     yield found
 
 
-def _choose(written: str) -> Iterator[str]:
+@functools.lru_cache(maxsize=4096)
+def _choose(written: str) -> tuple[str, ...]:
     """Each choice of "(could|can) you (please|)"; a choice may stand in another."""
     begin = written.find("(")
     if begin < 0:
-        yield written
-        return
+        return (written,)
     depth, cuts = 0, [begin]
     for at in range(begin, len(written)):
         depth += (written[at] == "(") - (written[at] == ")")
@@ -103,8 +103,9 @@ def _choose(written: str) -> Iterator[str]:
             cuts.append(at)
         if depth == 0:
             break
-    for first, last in zip(cuts, cuts[1:], strict=False):
-        yield from _choose(written[:begin] + written[first + 1 : last] + written[cuts[-1] + 1 :])
+    choices = (written[first + 1 : last] for first, last in zip(cuts, cuts[1:], strict=False))
+    rest = _choose(written[cuts[-1] + 1 :])  # once, not for each choice
+    return tuple(f"{written[:begin]}{form}{end}" for choice in choices for form in _choose(choice) for end in rest)
 
 
 class Answers(Strict):

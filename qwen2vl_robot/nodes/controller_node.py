@@ -40,7 +40,7 @@ from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.checking import CHECK
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
-from qwen2vl_robot.reading import asks_to_stop
+from qwen2vl_robot.reading import asks_to_stop, load_words
 from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
 from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
@@ -61,6 +61,7 @@ class ControllerNode:
     """
 
     def __init__(self, graph: interface.Graph, settings: Settings) -> None:
+        load_words()  # before anything is heard: the first words may be a stop
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)

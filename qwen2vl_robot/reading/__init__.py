@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwen2vl_robot.reading.goal import HANDLING, Asks, Deed, Goal, Mood, Polarity, Quantity, Question, Step, Thing
-from qwen2vl_robot.reading.reader import Reader, asks_to_stop, load_reader, read
+from qwen2vl_robot.reading.reader import Reader, asks_to_stop, load_reader, load_words, read
 from qwen2vl_robot.reading.stopping import stop_word
 from qwen2vl_robot.reading.viewpoint import whose_sides
 
@@ -21,6 +21,7 @@ __all__ = [
     "Thing",
     "asks_to_stop",
     "load_reader",
+    "load_words",
     "read",
     "stop_word",
     "whose_sides",

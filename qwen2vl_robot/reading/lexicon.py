@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 from qwen2vl_robot.languages import MADE, Language
 from qwen2vl_robot.reading.letters import Word, split_words
@@ -23,6 +24,7 @@ _LONGEST = 10  # words of a phrase
 # Keys whose forms mean nothing by themselves.
 _NO_FORMS = ("joins", "stop word", "stop tail", "alarm", "robots")
 _JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb and "toward"
+_Parts = tuple[tuple[frozenset[str], ...], frozenset[int]]  # of an Entry
 
 
 class Lexicon:
@@ -36,10 +38,10 @@ class Lexicon:
         self.grammar = language.reading
         self.kinds = {*language.kinds, "table"}
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
-        self._is_bare = is_bare
+        self._is_bare, self._is_joined = is_bare, self.grammar.spacing != "words"
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries: dict[str, Entry] = {}
-        self._shared: dict[Entry, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
+        self._shared: dict[_Parts, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
         forms = list(dict.fromkeys(self._forms(language)))
         for form, tag in forms:
             self._add(form, tuple(frozenset({part}) for part in tag.split(_JOINED)))
@@ -70,7 +72,7 @@ class Lexicon:
     @property
     def is_joined(self) -> bool:
         """Whether words are cut out of longer runs of letters."""
-        return self.grammar.spacing != "words"
+        return self._is_joined
 
     def fold(self, text: str) -> str:
         """Write letters as this language's forms are written here: "grün" as "gruen"."""
@@ -104,21 +106,23 @@ class Lexicon:
                     yield form[len(word) :], tag
 
     def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
-        words = [self.fold(word) if self.is_joined else word for word in _plain_words(form.strip("-"))]
-        words = [strip_marks(word) for word in words] if self._is_bare else words
-        spaces, length = set[int](), 0
-        for word in words:
-            spaces.add(length)
-            length += len(word)
-        key = ("" if self.is_joined else " ").join(words)
-        key = f"{'-' * form.startswith('-')}{key}{'-' * form.endswith('-')}"  # "-s" ends a word, "s-" begins one
+        words = _plain_words(form.strip("-"))
+        if self._is_joined:
+            words = [self.fold(word) for word in words]
+        if self._is_bare:
+            words = [strip_marks(word) for word in words]
+        key = ("" if self._is_joined else " ").join(words)
+        if form[:1] == "-" or form[-1:] == "-":  # "-s" ends a word, "s-" begins one
+            key = f"{'-' * form.startswith('-')}{key}{'-' * form.endswith('-')}"
+        spaces = frozenset(accumulate(map(len, words[:-1]), initial=0)) if words else frozenset[int]()
         old = self.entries.get(key)
         if old is not None and len(old.tags) == len(tags) == 1:
-            tags = (old.tags[0] | tags[0],)
-            spaces |= old.spaces
+            tags, spaces = (old.tags[0] | tags[0],), spaces | old.spaces
         if words and (old is None or len(tags) == 1):
-            entry = Entry(tags, frozenset(spaces))
-            self.entries[key] = self._shared.setdefault(entry, entry)
+            shared = self._shared.get((tags, spaces))
+            if shared is None:
+                shared = self._shared[tags, spaces] = Entry(tags, spaces)
+            self.entries[key] = shared
 
     def tokens(self, words: list[Word]) -> list[Token]:
         """Find the forms; a word in which none is found is a token without tags."""
@@ -188,7 +192,7 @@ def squeeze(word: str) -> str:
 
 def _plain_words(form: str) -> list[str]:
     """The words of a form; one with nothing but letters needs no splitting, which saves most of the time."""
-    if form.replace(" ", "").isalpha() and unicodedata.is_normalized("NFKC", form):
+    if form.replace(" ", "").isalpha() and (form.isascii() or unicodedata.is_normalized("NFKC", form)):
         return form.casefold().split()
     return [word.text for word in split_words(form)]
 

@@ -15,7 +15,7 @@ from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.questions import QuestionForms
 from qwen2vl_robot.reading.settling import settle_bare, settle_tags
 from qwen2vl_robot.reading.steps import read_clause
-from qwen2vl_robot.reading.stopping import mentions_stop, stop_word
+from qwen2vl_robot.reading.stopping import load_stop_words, mentions_stop, stop_word
 from qwen2vl_robot.reading.talk import drop_talk
 from qwen2vl_robot.reading.tokens import Token, spell
 
@@ -163,6 +163,12 @@ def _fitness(goal: Goal, tokens: int) -> tuple[bool, bool, int, int]:
 def load_reader() -> Reader:
     """The reader of every language of sim/languages."""
     return Reader(load_languages())
+
+
+def load_words() -> None:
+    """Load all that reading needs; otherwise the first sentence, which may be a stop, waits seconds for it."""
+    load_stop_words()
+    load_reader()
 
 
 def read(text: str) -> Goal:

@@ -117,7 +117,7 @@ def gather(languages: Mapping[str, Language]) -> StopWords:
         letters = {ord(pair[0]): pair[1:] for pair in language.reading.letters.split()}
         for key, room in _ROOMS.items():
             for form in language.reading.forms(key):
-                whole = "".join(word.text for word in split_words(form.strip(" -")))
+                whole = "".join(map(_letters, form.strip(" -").split()))
                 found[room] |= {whole, whole.translate(letters)} - {""}
     stops, behind = frozenset(found["stop"]), frozenset(found["stop"] | found["behind"])
     before, denials = frozenset(found["before"]) - stops, frozenset(found["denial"])
@@ -126,13 +126,20 @@ def gather(languages: Mapping[str, Language]) -> StopWords:
     return StopWords(stops, before, denials, enough, behind, longest)
 
 
+@functools.cache
+def _letters(word: str) -> str:
+    """A word of the data as a person's word is read; the forms are many, their words few."""
+    return "".join(part.text for part in split_words(word))
+
+
 def _shorten(text: str) -> str:
     """ "stooop" is "stop"."""
     return _LONG.sub(r"\1", text)
 
 
 @functools.lru_cache(maxsize=1)
-def _load() -> StopWords:
+def load_stop_words() -> StopWords:
+    """The stop words of every language of sim/languages."""
     return gather(load_languages())
 
 
@@ -142,7 +149,7 @@ def stop_word(text: str) -> bool:
     >>> stop_word("STOP, the other one"), stop_word("halt den Ball"), stop_word("don't stop")
     (True, False, False)
     """
-    return _load().begin(text)
+    return load_stop_words().begin(text)
 
 
 def mentions_stop(text: str) -> bool:
@@ -151,4 +158,4 @@ def mentions_stop(text: str) -> bool:
     >>> mentions_stop("would you please stop"), mentions_stop("don't stop"), mentions_stop("pick up the red block")
     (True, True, False)
     """
-    return _load().appear(text)
+    return load_stop_words().appear(text)

@@ -19,6 +19,8 @@ from qwen2vl_robot.nodes.reports import StatusReport
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.nodes.supervisor import Supervisor
+from qwen2vl_robot.reading.reader import load_reader
+from qwen2vl_robot.reading.stopping import load_stop_words
 from qwen2vl_robot.reasons import ObservationReason
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
@@ -70,6 +72,21 @@ def test_an_instruction_becomes_the_task(cell: Cell) -> None:
     cell.say(" pick up the red block ")
     assert cell.status()["state"] == "working"
     assert cell.waiting().text == "pick up the red block"
+
+
+def test_all_words_are_loaded_before_the_first_one_is_heard() -> None:
+    load_reader.cache_clear()
+    load_stop_words.cache_clear()
+    graph, loaded = LocalGraph(), list[int]()
+    subscribe = graph.subscribe
+
+    def note(topic: interface.Topic, callback: Any) -> None:
+        loaded.append(load_reader.cache_info().currsize + load_stop_words.cache_info().currsize)
+        subscribe(topic, callback)
+
+    graph.subscribe = note  # type: ignore[method-assign]
+    ControllerNode(graph, Settings()).close()
+    assert set(loaded) == {2}  # else a first "stop" would wait for seconds, and the arm would go on
 
 
 def test_a_spoken_one_is_marked_as_such(cell: Cell) -> None:
