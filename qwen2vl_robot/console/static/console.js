@@ -163,7 +163,7 @@ function showRobots() {
 function choose(index) {
   shown = index;
   showRobots();
-  at("picture").getContext("2d").clearRect(0, 0, 640, 480);
+  picture.transferFromImageBitmap(null);
   for (const kind of Object.keys(shows)) show(kind);
 }
 
@@ -301,6 +301,7 @@ function showLog(lines) {
 // --------------------------------------------------------------------------------------------- picture
 
 let isDecoding = false;
+const picture = at("picture").getContext("bitmaprenderer");
 window.frames_shown = 0; // read by `bench console`
 
 async function takePicture(data) {
@@ -308,10 +309,7 @@ async function takePicture(data) {
   isDecoding = true;
   try {
     const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 1)], { type: "image/jpeg" }));
-    const canvas = at("picture");
-    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
-    canvas.getContext("2d").drawImage(bitmap, 0, 0);
-    bitmap.close();
+    picture.transferFromImageBitmap(bitmap);
     at("camera-note").textContent = robots[shown].plan ? "live; the boxes are those of the latest plan" : "live";
     window.frames_shown += 1;
   } finally {
