@@ -69,7 +69,9 @@ def run_graph_demo(
     return report
 
 
-def run_console_demo(instruction: str, where: DemoScene, out: Path, model: str | None, *, transport: str) -> None:
+def run_console_demo(
+    instruction: str, where: DemoScene, out: Path, model: str | None, *, transport: str, say: Callable[[str], None]
+) -> None:
     """Start the nodes with a console beside them, ask, and go on until Ctrl+C; a person approves each step on the page.
 
     The console's process prints the page's address.
@@ -95,7 +97,8 @@ def run_console_demo(instruction: str, where: DemoScene, out: Path, model: str |
         }
         for name, node in nodes.items():
             wait_for((out / f"{name}.ready").exists, node, name, _START_S)
-        client = everything.enter_context(contextlib.closing(DemoClient(transport, lambda state: None)))
+            say(f"{name}: ready")
+        client = everything.enter_context(contextlib.closing(DemoClient(transport, say)))
         client.ask(text, nodes["controller"])
         while all(node.poll() is None for node in nodes.values()):
             time.sleep(0.2)

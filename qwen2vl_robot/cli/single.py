@@ -61,7 +61,7 @@ def demo(
         if console:
             from qwen2vl_robot.demo_graph import run_console_demo
 
-            run_console_demo(instruction, where, out, model, transport=graph or "dds")
+            run_console_demo(instruction, where, out, model, transport=graph or "dds", say=say)
             return
         if graph is not None:
             from qwen2vl_robot.demo_graph import run_graph_demo

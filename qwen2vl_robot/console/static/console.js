@@ -207,11 +207,18 @@ function showQuestion(robot) {
   const isAsked = Boolean(status?.awaits && verdict?.digest === status.awaits);
   at("question").hidden = !isAsked;
   if (!isAsked) return;
-  at("question-text").textContent = `The robot will ${verdict.action}` +
+  at("question-text").textContent = `The robot will ${inWords(verdict.action)}` +
     `${verdict.duration_s === null ? "" : `, ${verdict.duration_s.toFixed(1)} s of motion`}; the twin rehearsed it and found nothing against it.`;
   items("doubts", verdict.doubts.map((d) => `a person is asked because ${d}`));
   at("digest").textContent = verdict.digest.slice(0, 16);
   at("approve").dataset.digest = verdict.digest; // the yes is to what is shown, never to what came since
+}
+
+const STEPS = { hold: (name) => `pick up the ${name}`, release: (name) => `put the ${name} down`, push: (name) => `push the ${name}`, show: () => "show the arm to the camera", none: () => "move the arm" };
+
+function inWords(action) {
+  const [, kind, name] = action.match(/^(\S+)\s*(.*)$/) ?? [];
+  return STEPS[kind]?.(name) ?? action;
 }
 
 function showChoices(task) {

@@ -89,7 +89,7 @@ export function makeScene(canvas, moment, momentText, play) {
     const motion = state.rehearsal?.motion;
     moment.disabled = play.disabled = !motion || !state.motion;
     moment.max = motion?.duration_s ?? 0;
-    moment.value = state.rehearsal?.verdict.violations[0]?.time_s ?? 0; // where it was refused
+    moment.value = state.rehearsal?.verdict.violations.find((v) => v.time_s !== null)?.time_s ?? 0; // where it was refused
     showMoment();
   }
 
@@ -119,7 +119,7 @@ export function makeScene(canvas, moment, momentText, play) {
       table.position.set(0.45, 0, scene.table_height_m - 0.001);
       groups.scene.add(table);
       for (const body of scene.bodies) addBody(body, rehearsal.uncertainty);
-      for (const zone of scene.zones) addBox(zone.min_m, zone.max_m, zone.speed_mps > 0 ? COLOURS.slow : COLOURS.zone, 0.12);
+      for (const zone of scene.zones) addZone(zone.min_m, zone.max_m, zone.speed_mps > 0 ? COLOURS.slow : COLOURS.zone);
       addUnseen(scene.unseen_m);
     }
     clear(groups.traces);
@@ -146,7 +146,9 @@ export function makeScene(canvas, moment, momentText, play) {
     addLine(points.slice(0, failedAt + 1), trace.failed ? COLOURS.bad : COLOURS.trace, 0.4);
     if (!trace.failed) return;
     addLine(points.slice(failedAt), COLOURS.bad, 0.9);
-    const mark = new THREE.Mesh(new THREE.SphereGeometry(0.008, 12, 8), material(COLOURS.bad, 1));
+    const mark = new THREE.Mesh(new THREE.SphereGeometry(0.014, 12, 8), material(COLOURS.bad, 1));
+    mark.material.depthTest = false; // what failed is never hidden
+    mark.renderOrder = 1;
     mark.position.set(...points[failedAt]);
     groups.traces.add(mark);
   }
@@ -154,11 +156,13 @@ export function makeScene(canvas, moment, momentText, play) {
   function addLine(points, colour, opacity) {
     if (points.length < 2) return;
     const geometry = new THREE.BufferGeometry().setFromPoints(points.map((p) => new THREE.Vector3(...p)));
-    groups.traces.add(new THREE.Line(geometry, new THREE.LineBasicMaterial({ color: colour, opacity, transparent: true })));
+    const line = new THREE.Line(geometry, new THREE.LineBasicMaterial({ color: colour, opacity, transparent: true, depthTest: colour !== COLOURS.bad }));
+    line.renderOrder = colour === COLOURS.bad ? 1 : 0;
+    groups.traces.add(line);
   }
 
   function addUnseen(boxes) { // hundreds: drawn in one call
-    const all = new THREE.InstancedMesh(new THREE.BoxGeometry(), material(COLOURS.unseen, 0.07), boxes.length);
+    const all = new THREE.InstancedMesh(new THREE.BoxGeometry(), material(COLOURS.unseen, 0.02), boxes.length);
     boxes.forEach(([low, high], index) => {
       const size = high.map((value, axis) => Math.max(value - low[axis], 1e-4));
       const middle = low.map((value, axis) => (value + high[axis]) / 2);
@@ -167,11 +171,14 @@ export function makeScene(canvas, moment, momentText, play) {
     groups.scene.add(all);
   }
 
-  function addBox(low, high, colour, opacity) {
+  function addZone(low, high, colour) { // its edges, and a breath of its inside: a zone may be a whole wall
     const size = high.map((value, axis) => Math.max(value - low[axis], 1e-4));
-    const box = new THREE.Mesh(new THREE.BoxGeometry(...size), material(colour, opacity));
-    box.position.set(...low.map((value, axis) => (value + high[axis]) / 2));
-    groups.scene.add(box);
+    const box = new THREE.BoxGeometry(...size);
+    const edges = new THREE.LineSegments(new THREE.EdgesGeometry(box), new THREE.LineBasicMaterial({ color: colour }));
+    for (const part of [new THREE.Mesh(box, material(colour, 0.03)), edges]) {
+      part.position.set(...low.map((value, axis) => (value + high[axis]) / 2));
+      groups.scene.add(part);
+    }
   }
 
   controls.addEventListener("change", request);
