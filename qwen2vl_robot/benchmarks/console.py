@@ -77,7 +77,7 @@ def run_console(clicks: int, rounds: int) -> Iterator[dict[str, Any]]:
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError as error:
-        raise BadInputError("playwright is missing; pip install playwright") from error
+        raise BadInputError("playwright is missing; pip install 'qwen2vl_robot[browser]'") from error
     if (path := shutil.which("chromium")) is None:
         raise BadInputError("chromium is missing; apt-get install chromium")
     with contextlib.ExitStack() as everything:
