@@ -66,6 +66,7 @@ setup(
     extras_require={
         "lerobot": ["pyarrow>=17"],
         "console": ["aiohttp>=3.10,<4"],
+        "browser": ["playwright>=1.45,<2"],
         "voice": ["pocketsphinx>=5,<6"],
         "mcp": ["mcp>=2.3,<3"],
         "test": [

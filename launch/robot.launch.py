@@ -6,6 +6,7 @@
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -22,6 +23,7 @@ ARGUMENTS = {
     "approval": ("", "confirm (a person approves each step), never or auto" + AS_FILE),
     "seen_from": ("", "whose left and right count, picture or robot" + AS_FILE),
     "worker_python": ("", "a Python with pybullet, if ROS 2's has none" + AS_FILE),
+    "console": ("false", "serve a web page on 127.0.0.1:8765; its address with a token is printed on the screen"),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "image": ("image", "the camera's colour topic, raw or rectified"),
     "depth": ("depth", "its depth topic"),
@@ -35,7 +37,7 @@ PARAMETERS = {"use_sim_time": bool, "approval": str, "seen_from": str, "worker_p
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; start the controller and its supervisor."""
+    """Declare the arguments; start the controller and its supervisor, and a console where it is asked for."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
@@ -68,4 +70,6 @@ def start(context: LaunchContext) -> list[Node]:
     controller = Node(name=PACKAGE, arguments=["run", *run], **common)
     watch = ["--graph", value["graph"], "--begin-stopped", value["use_respawn"]]
     supervisor = Node(name="supervisor", arguments=["supervisor", *watch], **common)
-    return [controller, supervisor]
+    page = ["console", "--graph", value["graph"], "--namespace", f"/{value['namespace'].perform(context).strip('/')}"]
+    console = Node(name="console", arguments=page, condition=IfCondition(value["console"]), **common)
+    return [controller, supervisor, console]

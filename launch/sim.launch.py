@@ -1,4 +1,4 @@
-"""A simulated robot cell, the controller and its supervisor; optionally a recorder and a voice node.
+"""A simulated robot cell, the controller and its supervisor; optionally a console, a recorder and a voice node.
 
 ros2 launch qwen2vl_robot sim.launch.py seed:=3
 ros2 topic pub --once /instruction std_msgs/msg/String "{data: put the red block on the blue plate}"
@@ -22,6 +22,7 @@ ARGUMENTS = {
     "approval": ("", "auto, confirm (a person approves) or never; left out: as the parameter file says, else auto"),
     "seen_from": ("", "whose left and right count, picture or robot; left out: as the parameter file says"),
     "worker_python": ("", "a Python with pybullet, if ROS 2's has none; left out: as the parameter file says"),
+    "console": ("false", "serve a web page on 127.0.0.1:8765; its address with a token is printed on the screen"),
     "graph": ("auto", "transport: auto (rclpy where it is installed), ros or dds"),
     "scene": ("scenes/default.yaml", "scene file, by its path or its path under sim/; the seed draws from its ranges"),
     "seed": ("0", "draws poses, light, camera and the plant's faults"),
@@ -73,4 +74,6 @@ def start(context: LaunchContext) -> list[Node]:
         Node(name=name, arguments=[command, "--graph", value["graph"]], condition=IfCondition(value[name]), **common)
         for name, command in (("recorder", "record"), ("voice", "voice"))
     ]
-    return [plant, controller, supervisor, *optional]
+    page = ["console", "--graph", value["graph"], "--namespace", f"/{value['namespace'].perform(context).strip('/')}"]
+    console = Node(name="console", arguments=page, condition=IfCondition(value["console"]), **common)
+    return [plant, controller, supervisor, console, *optional]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from qwen2vl_robot.bounds import REASON_CHARS, shown
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Approval, ApprovalMode, Refusal, Rehearsed, digest
 from qwen2vl_robot.reasons import RefusalReason
@@ -86,17 +87,34 @@ class AskingApprover:
 
     def answer(self, verdict_digest: str) -> tuple[bool, str]:
         """Take a person's yes; only the digest that is awaited counts. Returns whether it counts, and why (not)."""
-        given = verdict_digest.strip().lower()
         with self._changed:
-            if self._halt.stopped_by() is not None:
-                return False, "stopped; an approval counts only after a reset"
-            if self.awaited() is None:
-                return False, "nothing awaits an approval"
-            if given != self._awaited:
-                return False, f"another digest is awaited: {self._awaited}"
+            if (lack := self._lack(verdict_digest)) is not None:
+                return False, lack
             self._awaited, self._is_answered = None, True
             self._changed.notify_all()
             return True, "approved"
+
+    def reject(self, verdict_digest: str, reason: str) -> tuple[bool, str]:
+        """Take a person's no to the digest that is awaited; it ends the task, and no later yes to that step counts.
+
+        Returns whether it counts, and why (not).
+        """
+        with self._changed:
+            if (lack := self._lack(verdict_digest)) is not None:
+                return False, lack
+            self._awaited = None
+            self._halt.cancel(f"rejected by a person: {shown(reason, REASON_CHARS)}")
+            self._changed.notify_all()
+            return True, f"rejected: {shown(reason, REASON_CHARS)}"
+
+    def _lack(self, verdict_digest: str) -> str | None:
+        """Why an answer to this digest does not count now, None where it does."""
+        if self._halt.stopped_by() is not None:
+            return "stopped; an approval counts only after a reset"
+        if self.awaited() is None:
+            return "nothing awaits an approval"
+        is_awaited = verdict_digest.strip().lower() == self._awaited
+        return None if is_awaited else f"another digest is awaited: {self._awaited}"
 
     def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
         """Ask where asking is due, and wait for the answer (see `ports.Approver`)."""

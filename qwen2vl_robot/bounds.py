@@ -43,6 +43,7 @@ TENSORS_HEADER_BYTES = 4_000_000  # of a safetensors file; the largest part of a
 # The graph and the command line.
 INSTRUCTION_CHARS = 500
 DIGEST_CHARS = 128  # of an approval
+REASON_CHARS = 300  # of a no
 BODIES = 100  # zones and objects, each, of a request, a cell or a scene
 SEGMENTS = 1_000  # of a request's motion
 JOINTS = 256  # names in joint_states or in a trajectory

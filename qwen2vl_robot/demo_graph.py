@@ -15,13 +15,16 @@ from PIL import Image
 
 from qwen2vl_robot import film
 from qwen2vl_robot.demo import DemoScene
+from qwen2vl_robot.errors import WorkerError
 from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
 from qwen2vl_robot.nodes.watch import FILM_HOLD, DemoClient, run_node, small_picture, supervisor_command, wait_for
+from qwen2vl_robot.reasons import WorkerReason
 from qwen2vl_robot.results import reserve, save_run
 
 _START_S = 180.0
+CONSOLE_HZ = 5.0  # the plant draws each picture by the processor
 
 
 def run_graph_demo(
@@ -66,14 +69,51 @@ def run_graph_demo(
     return report
 
 
-def _plant_command(where: DemoScene, transport: str) -> list[str]:
-    rate = str(film.FILM_HZ / FILM_HOLD)
+def run_console_demo(
+    instruction: str, where: DemoScene, out: Path, model: str | None, *, transport: str, say: Callable[[str], None]
+) -> None:
+    """Start the nodes with a console beside them, ask, and go on until Ctrl+C; a person approves each step on the page.
+
+    The console's process prints the page's address.
+
+    Raises:
+        BadInputError: instruction, folder or transport cannot be used.
+        WorkerError: a node did not come up or ended.
+    """
+    text = Instruction(instruction).text
+    check_transport(transport)
+    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from robots that are in use
+    commands = {
+        "plant": _plant_command(where, transport, CONSOLE_HZ),
+        "supervisor": supervisor_command(transport),
+        "controller": _controller_command(where, model, transport, approval="confirm"),
+        "console": ["console", "--port", "0", "--graph", transport],
+    }
+    with contextlib.ExitStack() as everything, contextlib.suppress(KeyboardInterrupt):
+        everything.enter_context(reserve(out))
+        nodes = {
+            name: everything.enter_context(run_node(command, out / f"{name}.ready"))
+            for name, command in commands.items()
+        }
+        for name, node in nodes.items():
+            wait_for((out / f"{name}.ready").exists, node, name, _START_S)
+            say(f"{name}: ready")
+        client = everything.enter_context(contextlib.closing(DemoClient(transport, say)))
+        client.ask(text, nodes["controller"])
+        while all(node.poll() is None for node in nodes.values()):
+            time.sleep(0.2)
+        ended = next(name for name, node in nodes.items() if node.poll() is not None)
+        raise WorkerError(f"the {ended}'s process ended with {nodes[ended].poll()}", reason=WorkerReason.CRASHED)
+
+
+def _plant_command(where: DemoScene, transport: str, camera_hz: float = film.FILM_HZ / FILM_HOLD) -> list[str]:
+    rate = str(camera_hz)
     camera = ["--camera", where.camera] if where.camera else []
     return ["sim", "--scene", where.file, "--seed", str(where.seed), "--camera-hz", rate, "--graph", transport, *camera]
 
 
-def _controller_command(where: DemoScene, model: str | None, transport: str) -> list[str]:
-    values = ["approval:=auto", "use_sim_time:=true", f"seed:={where.seed}"]
+def _controller_command(where: DemoScene, model: str | None, transport: str, *, approval: str = "auto") -> list[str]:
+    values = [f"approval:={approval}", "use_sim_time:=true", f"seed:={where.seed}"]
     values += [f"model:={model}"] if model else []
     values += [f"seen_from:={where.seen_from.value}"] if where.seen_from else []
     return ["run", *(part for value in values for part in ("-p", value)), "--graph", transport]

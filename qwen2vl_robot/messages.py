@@ -570,6 +570,24 @@ class Trials:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Where the tool went in one perturbed roll-out, for people to see; nothing is decided by it.
+
+    Attributes:
+        failed: whether a limit was broken or the effect missed.
+        failed_s: when, seconds of the motion; None where no moment is known, or none failed.
+        q_offset_rad: (n,) the joint error that was drawn for it.
+        track: (k, 4) seconds of the motion and the tool's place in metres, base frame, while it was simulated: spans in
+            which nothing could be touched are missing.
+    """
+
+    failed: bool
+    failed_s: float | None
+    q_offset_rad: Array
+    track: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
     """What the twin found, with the world as it would be afterwards.
 
@@ -579,6 +597,7 @@ class Verdict:
         explanation: why not, in one sentence for people; not part of the digest.
         picture, film: uint8 views, of the moment that refused it (h, w, 3) and of the rehearsal (k, h, w, 3).
         seconds: wall time taken; like the pictures not part of the digest.
+        traces: the perturbed roll-outs as lines, like the pictures not part of the digest.
     """
 
     accepted: bool
@@ -594,6 +613,7 @@ class Verdict:
     picture: npt.NDArray[np.uint8] | None = None
     film: npt.NDArray[np.uint8] | None = None
     seconds: float = 0.0
+    traces: tuple[Trace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -746,7 +766,7 @@ def digest(message: object) -> str:
     return sha.hexdigest()
 
 
-_NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns", "explanation", "picture"})
+_NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns", "explanation", "picture", "traces"})
 
 
 def _feed(sha: hashlib._Hash, value: object) -> None:

@@ -153,3 +153,40 @@ def test_what_was_approved_cannot_be_exchanged(mode: ApprovalMode) -> None:
     answer = gate.admit(replace(other, verdict=STEP.verdict), REST, look(NOW_NS), given, hand.halt, NOW_NS)
     assert isinstance(answer, Refusal)
     assert answer.reason == "digest_mismatch"
+
+
+def test_a_no_ends_the_task_with_its_reason_and_no_later_yes_counts() -> None:
+    hand, answers = Hand(ApprovalMode.CONFIRM), []
+    hand.halt.begin_task()
+
+    def refuse() -> None:
+        awaited = digest(STEP.verdict)
+        answers.append(hand.approver.reject(awaited, "the cup is full"))
+        answers.append(hand.approver.answer(awaited))
+
+    refusal = hand.approve_while(refuse)
+    assert reason(refusal) == "cancelled"
+    assert "the cup is full" in str(refusal)
+    assert [counts for counts, _ in answers] == [True, False]
+
+
+def test_a_no_lets_nothing_go_even_where_no_task_could_be_cancelled() -> None:
+    hand = Hand(ApprovalMode.CONFIRM, timeout_s=0.3)
+    assert reason(hand.approve_while(lambda: hand.approver.reject(digest(STEP.verdict), "no"))) == "not_confirmed"
+
+
+def test_a_no_to_another_step_leaves_the_awaited_one_to_its_yes() -> None:
+    hand = Hand(ApprovalMode.CONFIRM)
+
+    def act() -> None:
+        assert not hand.approver.reject("ab" * 32, "no")[0]
+        assert hand.approver.answer(digest(STEP.verdict))[0]
+
+    assert isinstance(hand.approve_while(act), Approval)
+
+
+def test_a_no_to_nothing_and_under_a_stop_does_not_count() -> None:
+    hand = Hand(ApprovalMode.CONFIRM)
+    assert hand.approver.reject("ab" * 32, "no") == (False, "nothing awaits an approval")
+    hand.halt.stop("a hand")
+    assert not hand.approver.reject("ab" * 32, "no")[0]

@@ -409,3 +409,11 @@ def test_a_domain_that_is_none_is_one_line(run, monkeypatch: pytest.MonkeyPatch,
     code, _, err = run("voice", "--graph", "dds", "--source", "/dev/zero")
     assert code == 2
     assert is_one_line(err)
+
+
+@pytest.mark.parametrize("option", [["--confirm"], ["--record", "out/x.mcap"]])
+def test_a_demo_with_a_console_takes_no_prompt_and_no_bag(run, option: list[str]) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("demo", "--console", *option)
+    assert code == 2
+    assert is_one_line(err)
+    assert option[0] in err

@@ -184,3 +184,10 @@ def test_a_second_camera_can_have_other_names(launched: Launched) -> None:
     remap, name, namespace = parse_remaps(after("-r", launched("robot", remap=given)["run"]), "n", "/")
     resolved = [resolve_name(topic, name, namespace, remap) for topic in ("side/image", "side/depth", "image")]
     assert resolved == ["/side_camera/color/image_raw", "/side_camera/depth", "/image"]
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_a_console_comes_where_it_is_asked_for_and_serves_the_launched_robot(launched: Launched, launch: str) -> None:
+    assert "console" not in launched(launch)
+    assert after("--namespace", launched(launch, console="true")["console"]) == ["/"]
+    assert after("--namespace", launched(launch, console="true", namespace="left")["console"]) == ["/left"]

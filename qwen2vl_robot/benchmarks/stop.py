@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,71 @@ _ANSWER_S = 2.0
 _PAUSE_S = 0.01
 
 
+class Halts:
+    """A controller in a process of its own, and the moments at which it halts its arm; `close` ends it.
+
+    Raises:
+        WorkerError: the controller did not start.
+    """
+
+    def __init__(self, load: str, transport: str = "dds") -> None:
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
+        self._graph = open_graph("dds", "operator")
+        self._halted, self._came_s = threading.Event(), (0.0, 0.0)
+        profile = load_robot("franka_panda")
+        halt = interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
+        self._graph.subscribe(halt, self._take)
+        self._stop, self._joints = self._graph.publisher(interface.STOP), self._graph.publisher(interface.JOINT_STATES)
+        self._names = [*(j.name for j in profile.joints), *profile.gripper.joints]
+        self._at_home = np.array([*profile.home_q_rad, *[0.04] * len(profile.gripper.joints)])
+        self._folder = tempfile.TemporaryDirectory()
+        ready = Path(self._folder.name) / "ready"
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", __name__, load, str(ready), transport], stdin=subprocess.PIPE, stdout=2
+        )
+        try:
+            heard = self._stop.listeners
+            _wait_for(self._child, lambda: ready.exists() and heard() > 1 and self._joints.listeners() > 0)
+            _wait_for(self._child, lambda: self.time_stop_ms() is not None)  # until both ends of all topics are known
+        except BaseException:
+            self.close()
+            raise
+
+    def prepare(self) -> None:
+        """Give the controller a joint state, which a point to hold needs, and forget earlier halts."""
+        if self._child.poll() is not None:
+            raise WorkerError(f"the controller ended with {self._child.returncode}", reason=WorkerReason.CRASHED)
+        time.sleep(_PAUSE_S)
+        now_ns, at_rest = self._graph.now_ns(), np.zeros(len(self._names))
+        self._joints.publish(joint_state_message(self._graph.message, self._names, self._at_home, at_rest, now_ns))
+        time.sleep(_PAUSE_S)
+        self._halted.clear()
+
+    def time_stop_ms(self) -> float | None:
+        """Milliseconds from a stop of ours to its halt, None where none came."""
+        self.prepare()
+        sent_s = time.perf_counter()
+        self._stop.publish(self._graph.message("std_msgs/msg/Bool")(data=True))
+        return (self._came_s[0] - sent_s) * 1e3 if self._halted.wait(_ANSWER_S) else None
+
+    def halted_at_s(self) -> float | None:
+        """The wall time of the first halt since `prepare`, None where none comes; for stops that others send."""
+        return self._came_s[1] if self._halted.wait(_ANSWER_S) else None
+
+    def close(self) -> None:
+        """End the controller and leave the graph."""
+        self._child.kill()
+        self._child.wait()
+        self._graph.close()
+        self._folder.cleanup()
+
+    def _take(self, message: Any) -> None:
+        if len(message.points) == 1 and not self._halted.is_set():
+            self._came_s = time.perf_counter(), time.time()
+            self._halted.set()
+
+
 def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
     """Send stops over DDS and time the halts of a controller on either transport, once one has been answered.
 
@@ -49,53 +115,17 @@ def run_stop(trials: int, load: str, transport: str = "dds") -> dict[str, Any]:
     if load not in LOADS:
         raise BadInputError(f"--load {load}: unknown; choose one of {', '.join(LOADS)}")
     check_transport(transport)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
-    graph = open_graph("dds", "operator")
-    halted, came_s = threading.Event(), [0.0]
+    with contextlib.closing(Halts(load, transport)) as halts:
+        answers = [halts.time_stop_ms() for _ in range(trials)]
+    return {"load": load, "transport": transport, "trials": trials, "totals": summarise_ms(answers)}
 
-    def take(message: Any) -> None:
-        if len(message.points) == 1 and not halted.is_set():
-            came_s[0] = time.perf_counter()
-            halted.set()
 
-    profile = load_robot("franka_panda")
-    graph.subscribe(interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory"), take)
-    stop, joints = graph.publisher(interface.STOP), graph.publisher(interface.JOINT_STATES)
-    names = [*(j.name for j in profile.joints), *profile.gripper.joints]
-    at_home = np.array([*profile.home_q_rad, *[0.04] * len(profile.gripper.joints)])
-    message = graph.message("std_msgs/msg/Bool")(data=True)
-
-    def try_once() -> float | None:
-        """Milliseconds from a stop to its halt, None where none came."""
-        if child.poll() is not None:
-            raise WorkerError(f"the controller ended with {child.returncode}", reason=WorkerReason.CRASHED)
-        time.sleep(_PAUSE_S)
-        now_ns, at_rest = graph.now_ns(), np.zeros(len(names))
-        joints.publish(joint_state_message(graph.message, names, at_home, at_rest, now_ns))
-        time.sleep(_PAUSE_S)
-        halted.clear()
-        sent_s = time.perf_counter()
-        stop.publish(message)
-        return (came_s[0] - sent_s) * 1e3 if halted.wait(_ANSWER_S) else None
-
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready"
-        child = subprocess.Popen(
-            [sys.executable, "-m", __name__, load, str(ready), transport], stdin=subprocess.PIPE, stdout=2
-        )
-        try:
-            _wait_for(child, lambda: ready.exists() and stop.listeners() > 1 and joints.listeners() > 0)
-            _wait_for(child, lambda: try_once() is not None)  # until both ends of all three topics know each other
-            answers = [try_once() for _ in range(trials)]
-        finally:
-            child.kill()
-            child.wait()
-            graph.close()
+def summarise_ms(answers: Sequence[float | None]) -> dict[str, float]:
+    """Median, 99 % and most of some times in ms, and how many are lost (None)."""
     late_ms = [answer for answer in answers if answer is not None]
     shares = {"median_ms": 50, "p99_ms": 99, "max_ms": 100}
     totals = {name: round(float(np.percentile(late_ms, share)), 2) for name, share in shares.items() if late_ms}
-    return {"load": load, "transport": transport, "trials": trials, "totals": {**totals, "lost": trials - len(late_ms)}}
+    return {**totals, "lost": len(answers) - len(late_ms)}
 
 
 def _wait_for(child: subprocess.Popen[bytes], condition: Any) -> None:

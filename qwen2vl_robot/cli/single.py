@@ -38,6 +38,10 @@ def demo(
     graph: Annotated[
         str | None, typer.Option(help="dds or ros: robot and controller as two processes on the ROS 2 graph.")
     ] = None,
+    console: Annotated[
+        bool,
+        typer.Option("--console", help="The robot as processes, and a web page to approve each step; until Ctrl+C."),
+    ] = False,
     record: Annotated[
         Path | None, typer.Option(help="Record every decision in this new MCAP file, for `replay` and Foxglove.")
     ] = None,
@@ -49,14 +53,16 @@ def demo(
     and a question of the robot's own included.
     """
     with saved_on_failure(json_file):
-        if graph is not None and confirm:
-            raise BadInputError("--confirm: not with --graph; there `qwen2vl-robot approve` answers, see docs/robot.md")
-        if graph is not None and record is not None:
-            raise BadInputError("--record: not with --graph; there the node's parameter `record` does it")
+        _check_together(graph or ("the console" if console else None), confirm, record)
         from qwen2vl_robot.demo import DemoScene, run_demo
         from qwen2vl_robot.recording.session import Recording
 
         where = DemoScene(scene, seed, headless, seen_from, camera)
+        if console:
+            from qwen2vl_robot.demo_graph import run_console_demo
+
+            run_console_demo(instruction, where, out, model, transport=graph or "dds", say=say)
+            return
         if graph is not None:
             from qwen2vl_robot.demo_graph import run_graph_demo
 
@@ -69,6 +75,15 @@ def demo(
     if not headless and graph is None and film.is_file():
         typer.launch(str(film))
     raise typer.Exit(0 if report["outcome"] in ("achieved", "answered") else 1)
+
+
+def _check_together(graph: str | None, confirm: bool, record: Path | None) -> None:
+    if graph is not None and confirm:
+        raise BadInputError(
+            "--confirm: not with --graph or --console; there `qwen2vl-robot approve` or the page answers"
+        )
+    if graph is not None and record is not None:
+        raise BadInputError("--record: not with --graph or --console; there the node's parameter `record` does it")
 
 
 @app.command(epilog="Example: qwen2vl-robot plan photo.png 'pick up the red block' --picture boxes.png --json -")

@@ -84,7 +84,7 @@ class Desk:
         if image is not None:
             self._encode(image)
         if joints is not None and self.body is not None and (poses := self.body.poses(joints)) is not None:
-            self._set("robot", json.dumps(poses, separators=(",", ":")))
+            self._set("robot", json.dumps(poses, separators=(",", ":")), only_if_new=True)
         is_heard = self._graph.publishers_of(own_topic(interface.STATUS)) > 0
         self._set("heard", json.dumps(is_heard), only_if_new=True)
 

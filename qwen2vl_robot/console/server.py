@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 from pydantic import Field, ValidationError
 
-from qwen2vl_robot.bounds import DIGEST_CHARS, INSTRUCTION_CHARS, shown
+from qwen2vl_robot.bounds import DIGEST_CHARS, INSTRUCTION_CHARS, REASON_CHARS, shown
 from qwen2vl_robot.complaints import complaint
 from qwen2vl_robot.config import Strict
 from qwen2vl_robot.console.desk import Desk
@@ -33,7 +33,6 @@ _WAITING = 4  # commands a robot, besides stops
 _SLOW_S = 10.0  # a page that takes nothing for so long is closed
 _HEARTBEAT_S = 10.0
 _FILES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "txt": "text/plain", "svg": "image/svg+xml"}
-_REASON_CHARS = 300
 
 
 class _Say(Strict):
@@ -45,7 +44,7 @@ class _Approve(Strict):
 
 
 class _Reject(_Approve):
-    reason: str = Field(min_length=1, max_length=_REASON_CHARS)
+    reason: str = Field(min_length=1, max_length=REASON_CHARS)
 
 
 class _Reset(Strict):
@@ -241,8 +240,10 @@ def _reject(desk: Desk, given: _Reject) -> str:
     verdict = desk.shell.question()
     if verdict.digest != given.digest:
         raise BadInputError("this is no longer what awaits an approval; nothing was rejected")
-    answer = desk.shell.cancel()
-    return f"rejected {verdict.digest[:8]} ({verdict.action}), because: {given.reason}; {answer}"
+    answer = desk.shell.reject(verdict, given.reason)
+    if not answer.rejected:
+        raise BadInputError(f"not rejected: {answer.reason}")
+    return f"rejected {verdict.digest[:8]} ({verdict.action}), because: {given.reason}"
 
 
 def _reset(desk: Desk, given: _Reset) -> str:

@@ -110,6 +110,7 @@ ANY_INSTRUCTION = replace(INSTRUCTION, qos=Qos.ANY)  # of publishers that are no
 ANY_VOICE_INSTRUCTION, ANY_AGENT_INSTRUCTION = (replace(t, qos=Qos.ANY) for t in (VOICE_INSTRUCTION, AGENT_INSTRUCTION))
 SUPERVISOR_HEARTBEAT = Topic("supervisor_heartbeat", "std_msgs/msg/String", Qos.STATE, "its life and its stop, JSON")
 APPROVE = Topic("~/approve", "std_msgs/msg/String", Qos.COMMAND, "digest (hex) of the verdict that a person agrees to")
+REJECT = Topic("~/reject", "std_msgs/msg/String", Qos.COMMAND, "a person's no: digest and reason, JSON; ends the task")
 
 # ----------------------------------------------------------------------------------------------------- out
 
@@ -145,7 +146,7 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
 
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, COMPRESSED_DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK,
-    INSTRUCTION, VOICE_INSTRUCTION, AGENT_INSTRUCTION, STOP, APPROVE, SUPERVISOR_HEARTBEAT,
+    INSTRUCTION, VOICE_INSTRUCTION, AGENT_INSTRUCTION, STOP, APPROVE, REJECT, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, REHEARSAL, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,

@@ -17,7 +17,6 @@ from typing import Any
 
 from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports
-from qwen2vl_robot.bounds import DIGEST_CHARS
 from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.controller import Controller
@@ -26,6 +25,7 @@ from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, TaskReport
+from qwen2vl_robot.nodes.answers import Answers
 from qwen2vl_robot.nodes.display import Display
 from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.graph_cameras import cameras_of
@@ -184,7 +184,7 @@ class ControllerNode:
         ):
             graph.subscribe(topic, partial(self._on_instruction, source, False))
             graph.subscribe(anyhow, partial(self._on_instruction, source, True))
-        graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
+        Answers(graph, self.approver, self.status, self.health, self.arm.stop)
         graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._described.take(message.data))
 
         def answer(call: Callable[[], str]) -> Callable[[Any], Any]:
@@ -287,13 +287,6 @@ class ControllerNode:
     def _refuse(self, reason: str) -> None:
         self.health.warn("instruction", reason)
         self.status.refused(reason)
-
-    def _on_approve(self, verdict_digest: str) -> None:
-        given = verdict_digest[:DIGEST_CHARS]
-        accepted, reason = self.approver.answer(given)
-        self.status.answered(given, accepted, reason)
-        if not accepted:
-            self.health.warn("approve", reason)
 
     # ------------------------------------------------------------------------------------------ publishing
 

@@ -11,10 +11,10 @@ from qwen2vl_robot.config import Strict
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import image_from_rgb
-from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord
+from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord, Verdict
 from qwen2vl_robot.nodes import drawing, reports
 from qwen2vl_robot.nodes.health import Health
-from qwen2vl_robot.nodes.rehearsal_report import rehearsal_report
+from qwen2vl_robot.nodes.rehearsal_report import RehearsalReport, rehearsal_report
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.sides import sides_seen_from
@@ -63,12 +63,11 @@ class Display:
 
     def on_step(self, step: StepRecord) -> None:
         """Publish a refusing verdict with its rehearsal and markers (see `ports.Listener`)."""
-        profile = self._surroundings.profile
         if step.verdict is not None and not step.verdict.accepted:
             duration_s = None if step.motion is None else step.motion.duration_s
             report = reports.verdict_report(step.verdict, step.action.describe(), duration_s, asks=False)
             self._publish(interface.VERDICT, report)
-            self._publish(interface.REHEARSAL, rehearsal_report(report, step.verdict, step.scene, step.motion, profile))
+            self._publish(interface.REHEARSAL, self._rehearsal(report, step.verdict, step.scene, step.motion))
             scene = self._scene if step.scene is None else step.scene
             self._mark(scene, step.motion, drawing.contacts_of(step, self._kinematics.tool_pose))
         self._status.doing("observe")
@@ -80,10 +79,14 @@ class Display:
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
         report = reports.verdict_report(step.verdict, effect, step.motion.duration_s, asks=asks, doubts=doubts)
         self._publish(interface.VERDICT, report)
-        profile = self._surroundings.profile
-        self._publish(interface.REHEARSAL, rehearsal_report(report, step.verdict, step.scene, step.motion, profile))
+        self._publish(interface.REHEARSAL, self._rehearsal(report, step.verdict, step.scene, step.motion))
         self._mark(step.scene, step.motion, np.zeros((0, 3)))
         self._status.doing("admit" if asks else "run")
+
+    def _rehearsal(
+        self, report: reports.VerdictReport, verdict: Verdict, scene: Scene | None, motion: Motion | None
+    ) -> RehearsalReport:
+        return rehearsal_report(report, verdict, scene, motion, self._surroundings.profile, self._kinematics)
 
     def _mark(self, scene: Scene | None, motion: Motion | None, contacts_m: Array) -> None:
         path = None if motion is None else drawing.path_of(motion, self._kinematics.tool_pose)

@@ -5,6 +5,7 @@ docs/schemas holds the model's schema. Everything is bounded, so that the messag
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from pydantic import Field
 
 from qwen2vl_robot.config import RobotProfile, Strict
 from qwen2vl_robot.executor import JointTrack
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import (
     Box,
     Container,
@@ -23,12 +26,15 @@ from qwen2vl_robot.messages import (
     Scene,
     SceneObject,
     Sphere,
+    Trace,
     Verdict,
     shape_size_m,
 )
 from qwen2vl_robot.nodes.reports import VerdictReport
 
 MOST_SAMPLES, MOST_BODIES, MOST_UNSEEN, MOST_ZONES, MOST_CORNERS, MOST_JOINTS = 120, 64, 400, 64, 128, 16
+MOST_TRACES, MOST_POINTS = 32, 60
+_SAMPLED_S = 0.12  # a simulated span has a sample each 0.1 s
 _MAX_NAME = 120
 _KINDS: dict[type, Literal["box", "cylinder", "sphere", "container", "hull"]] = {
     Box: "box",
@@ -103,6 +109,17 @@ class TrialsReport(Strict):
     threshold: Number = Field(description="what the bound must reach")
 
 
+class TraceReport(Strict):
+    """Where the tool went in one perturbed roll-out, at times spread evenly over the motion.
+
+    Where nothing could be touched no roll-out is simulated; there it is the motion with the joint error that was drawn.
+    """
+
+    failed: bool
+    failed_s: Number | None = Field(description="when; null where no moment is known, or it did not fail")
+    p_base_tool_m: list[Point] = Field(max_length=MOST_POINTS)
+
+
 class RehearsalReport(Strict):
     """What the latest verdict is about, published on ~/rehearsal."""
 
@@ -114,12 +131,18 @@ class RehearsalReport(Strict):
     scene: SceneReport | None
     motion: MotionReport | None
     trials: TrialsReport | None
+    traces: list[TraceReport] = Field(default=[], max_length=MOST_TRACES, description="those that failed come first")
 
 
 def rehearsal_report(
-    report: VerdictReport, verdict: Verdict, scene: Scene | None, motion: Motion | None, profile: RobotProfile
+    report: VerdictReport,
+    verdict: Verdict,
+    scene: Scene | None,
+    motion: Motion | None,
+    profile: RobotProfile,
+    kinematics: Kinematics | None = None,
 ) -> RehearsalReport:
-    """Make the report of a step; `report` is what ~/verdict says of it."""
+    """Make the report of a step; `report` is what ~/verdict says of it. Without kinematics it has no traces."""
     u, trials = profile.safety.uncertainty, verdict.trials
     return RehearsalReport(
         robot=profile.name[:_MAX_NAME],
@@ -138,6 +161,7 @@ def rehearsal_report(
             lower_bound=trials.lower_bound,
             threshold=trials.threshold,
         ),
+        traces=[] if kinematics is None else _traces(verdict.traces, motion, kinematics),
     )
 
 
@@ -187,6 +211,33 @@ def _motion(motion: Motion) -> MotionReport | None:
         q_rad=[[round(float(q), 5) for q in track.at(float(t))[0]] for t in times_s],
         width_m=[_width(grips, float(t)) for t in times_s],
     )
+
+
+def _traces(traces: Sequence[Trace], motion: Motion | None, kinematics: Kinematics) -> list[TraceReport]:
+    """Each roll-out's way: as it was simulated, and between these spans the motion with the drawn joint error."""
+    joints = [] if motion is None else [s for s in motion.segments if isinstance(s, JointSegment)]
+    if motion is None or not joints:
+        return []
+    track, times_s = JointTrack(motion, joints[0].q_rad[0]), np.linspace(0.0, motion.duration_s, MOST_POINTS)
+    planned = [kinematics.tool_pose_and_jacobian(track.at(float(t))[0]) for t in times_s]
+    p_planned_m, jacobians = np.array([T[:3, 3] for T, _ in planned]), np.array([J[:3] for _, J in planned])
+    reports = []
+    for trace in sorted(traces, key=lambda t: not t.failed)[:MOST_TRACES]:
+        way_m = p_planned_m + jacobians @ np.asarray(trace.q_offset_rad)  # errors are a few mrad: linear to some um
+        for index, near in _simulated(times_s, np.asarray(trace.track)):
+            way_m[index] = near
+        points = [_point(p) for p in way_m]
+        failed_s = None if trace.failed_s is None else round(trace.failed_s, 4)
+        reports.append(TraceReport(failed=trace.failed, failed_s=failed_s, p_base_tool_m=points))
+    return reports
+
+
+def _simulated(times_s: Array, track: Array) -> Iterator[tuple[int, Array]]:
+    """Which of the times were simulated, and where the tool was then."""
+    for index, time_s in enumerate(times_s if len(track) else ()):
+        nearest = int(np.argmin(np.abs(track[:, 0] - time_s)))
+        if abs(track[nearest, 0] - time_s) < _SAMPLED_S:
+            yield index, np.array([np.interp(time_s, track[:, 0], track[:, axis]) for axis in (1, 2, 3)])
 
 
 def _width(grips: list[GripperSegment], time_s: float) -> float | None:

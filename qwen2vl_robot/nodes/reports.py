@@ -120,8 +120,11 @@ class TaskOutcome(Strict):
 
 
 class ApprovalReport(Strict):
+    """What became of the latest yes or no."""
+
     digest: str
-    accepted: bool
+    accepted: bool = Field(description="whether a yes counts")
+    rejected: bool = Field(default=False, description="whether a no counts")
     reason: str
 
 

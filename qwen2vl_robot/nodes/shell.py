@@ -5,6 +5,7 @@ A client like any other: nothing moves or stops because it ends.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -46,8 +47,7 @@ class Shell:
         self._status: StatusReport | None = None
         self._verdict: VerdictReport | None = None
         self._status_topic = own_topic(interface.STATUS)
-        approvals = interface.APPROVE.at(f"{interface.NODE_NAME}/approve")
-        topics = (interface.INSTRUCTION, interface.STOP, approvals)
+        topics = (interface.INSTRUCTION, interface.STOP, own_topic(interface.APPROVE), own_topic(interface.REJECT))
         self._to = {topic.name: graph.publisher(topic) for topic in topics}  # now: a stop must not wait for discovery
         graph.subscribe(self._status_topic, self._on_status)
         graph.subscribe(own_topic(interface.VERDICT), self._on_verdict)
@@ -165,15 +165,17 @@ class Shell:
         Raises:
             ExecutionError: nobody answers.
         """
+        return self._send_answer(interface.APPROVE, verdict.digest, verdict.digest, self.status().approval)
+
+    def reject(self, verdict: VerdictReport, reason: str) -> ApprovalReport:
+        """Say no to a verdict that was shown, which ends the task with this reason; returns the controller's answer.
+
+        Raises:
+            ExecutionError: nobody answers.
+        """
         before = self.status().approval
-        publisher = self._to[f"{interface.NODE_NAME}/approve"]
-        if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
-            raise ExecutionError("nobody listens on ~/approve")
-        publisher.publish(self._graph.message(interface.APPROVE.type)(data=verdict.digest))
-        self._answer(lambda now: _is_answer(now, verdict.digest, before))
-        answer = self.status().approval
-        assert answer is not None
-        return answer
+        no = json.dumps({"digest": verdict.digest, "reason": reason})
+        return self._send_answer(interface.REJECT, no, verdict.digest, before)
 
     def stop(self) -> StatusReport | None:
         """Publish `stop`, for the controller and its supervisor; returns the status that shows it.
@@ -204,6 +206,18 @@ class Shell:
         return str(self._call(interface.RESET).message)
 
     # -------------------------------------------------------------------------------------------- listening
+
+    def _send_answer(
+        self, topic: interface.Topic, text: str, digest: str, before: ApprovalReport | None
+    ) -> ApprovalReport:
+        publisher = self._to[own_topic(topic).name]
+        if not self._until(lambda: publisher.listeners() > 0, HEAR_S):
+            raise ExecutionError(f"nobody listens on {topic.name}")
+        publisher.publish(self._graph.message(topic.type)(data=text))
+        self._answer(lambda now: _is_answer(now, digest, before))
+        answer = self.status().approval
+        assert answer is not None
+        return answer
 
     def _call(self, service: interface.Service) -> interface.Message:
         return self._graph.call(replace(service, name=f"{interface.NODE_NAME}/{service.name[2:]}"), HEAR_S)

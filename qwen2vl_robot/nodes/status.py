@@ -119,10 +119,10 @@ class Status:
             self._doing = step
             self.publish()
 
-    def answered(self, digest: str, accepted: bool, reason: str) -> None:
-        """Note the answer to an approval: the digest given, whether it counts, and why."""
+    def answered(self, digest: str, accepted: bool, reason: str, *, rejected: bool = False) -> None:
+        """Note the answer to a yes or no: the digest given, whether it counts, and why."""
         with self._lock:
-            self._approval = ApprovalReport(digest=digest, accepted=accepted, reason=reason)
+            self._approval = ApprovalReport(digest=digest, accepted=accepted, rejected=rejected, reason=reason)
             self.publish()
 
     def refused(self, reason: str) -> None:

@@ -20,7 +20,9 @@ from qwen2vl_robot.messages import Approval, CameraFrame, Cause, Instruction, In
 from qwen2vl_robot.messages import RobotState as State
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason
 
-_NOT_SAID = frozenset({"picture", "film", "seconds"})  # pictures have messages of their own; times differ each time
+_NOT_SAID = frozenset(
+    {"picture", "film", "seconds", "traces"}
+)  # pictures have messages of their own; times differ each time
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
 # A driver that measured nothing says so by NaN, and the flow refuses it: that is part of a recording.
 _Number = Annotated[float, Field(allow_inf_nan=True)]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile, Safety
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Motion, RobotState, Scene, Trials, Verdict, Violation, digest
+from qwen2vl_robot.messages import Motion, RobotState, Scene, Trace, Trials, Verdict, Violation, digest
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation.explain import explain
 
@@ -74,6 +74,7 @@ class Rollout:
     scene: Scene
     state: RobotState
     film: npt.NDArray[np.uint8] | None
+    track: Array  # of a trial, as `messages.Trace` has it; else empty
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +83,8 @@ class Trial:
 
     index: int
     violations: tuple[Violation, ...]
+    q_offset_rad: Array  # as `messages.Trace` has it, and the track too
+    track: Array
 
 
 def stricter(safety: Safety, refused: int) -> Safety:
@@ -138,7 +141,13 @@ def make_verdict(
         explanation=explain(violations, case.scene, case.profile),
         film=None if run is None else run.film,
         seconds=time.perf_counter() - began,
+        traces=tuple(_trace(trial) for trial in sorted(trials or (), key=lambda t: t.index)),
     )
+
+
+def _trace(trial: Trial) -> Trace:
+    moments_s = [v.time_s for v in trial.violations if v.time_s is not None]
+    return Trace(bool(trial.violations), min(moments_s, default=None), trial.q_offset_rad, trial.track)
 
 
 def _judge_trials(safety: Safety, trials: list[Trial]) -> tuple[Trials, tuple[Violation, ...]]:

@@ -108,7 +108,7 @@ class Twin:
             todo = spans(swept, line, drawn, index == WEAKEST)
             self._build(drawn.scene)
             run = roll_out(self._world, self._profile, motion, drawn.scene, start, trial=(todo, drawn.q_offset_rad))
-            trials.append(Trial(index, run.violations))
+            trials.append(Trial(index, run.violations, drawn.q_offset_rad, run.track))
         return trials
 
     def show(

@@ -13,7 +13,7 @@ from qwen2vl_robot.bullet import TIME_STEP_S, BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.film import FILM_HZ, shoot
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Motion, RobotState, Scene
+from qwen2vl_robot.messages import Motion, RobotState, Scene, freeze
 from qwen2vl_robot.validation.ending import Ending
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import find_openings
@@ -78,6 +78,7 @@ class _Run:
         openings = find_openings(world, self._line, start, scene)
         self._monitor = RunMonitor(world, profile, motion, scene, openings, self._is_trial)
         self._still_since = 0
+        self._track: list[list[float]] = []
 
     def run(self) -> Rollout:
         self._settle()
@@ -89,7 +90,8 @@ class _Run:
             monitor.note(violation)
         film = None if self._film is None else np.stack(self._film)
         state = ending.state_after(self._start, self._line.end_s)
-        return Rollout(tuple(monitor.findings.values()), ending.scene_after(), state, film)
+        track = freeze(np.reshape(self._track, (-1, 4)))
+        return Rollout(tuple(monitor.findings.values()), ending.scene_after(), state, film, track)
 
     # ------------------------------------------------------------------------------------ before it begins
 
@@ -182,6 +184,8 @@ class _Run:
             self._monitor.look(step * TIME_STEP_S)
         if step % _BYSTANDER_STEPS == 0:
             self._monitor.look_around(step * TIME_STEP_S)
+            if self._is_trial:
+                self._track.append([step * TIME_STEP_S, *self._world.robot.tool_pose()[:3, 3]])
         if self._film is not None and step % _FILM_STEPS == 0:
             self._film.append(shoot(self._world))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -50,16 +51,15 @@ class StandIn:
 
     def __init__(self, domain: int, namespace: str = "/") -> None:
         self.graph = DdsGraph(interface.NODE_NAME, namespace=namespace, domain_id=domain)
-        self.heard: dict[str, list[Any]] = {"instruction": [], "stop": [], "~/approve": [], "reset": [], "cancel": []}
+        self.heard: dict[str, list[Any]] = {"instruction": [], "stop": [], "~/approve": [], "~/reject": [], "reset": []}
         self.status = StatusReport(state="idle", doing="")
         topics = (interface.STATUS, interface.VERDICT, interface.PLAN, interface.REHEARSAL)
         self._publishers = {t.name: self.graph.publisher(t) for t in topics}
         self._image = self.graph.publisher(interface.IMAGE.published())
         self._joints = self.graph.publisher(interface.JOINT_STATES.published())
-        for topic in (interface.INSTRUCTION, interface.STOP, interface.APPROVE):
+        for topic in (interface.INSTRUCTION, interface.STOP, interface.APPROVE, interface.REJECT):
             self.graph.subscribe(topic, lambda message, name=topic.name: self._hear(name, message.data))
-        for service in (interface.RESET, interface.CANCEL):
-            self.graph.serve(service, lambda request, name=service.name[2:]: self._serve(name))
+        self.graph.serve(interface.RESET, lambda request: self._serve("reset"))
         self.show()
 
     def say(self, topic: interface.Topic, text: str) -> None:
@@ -106,6 +106,11 @@ class StandIn:
             self.show(state="stopped", stopped_by="the stop topic", awaits=None)
         elif name == "instruction":
             self.show(state="working", doing="observe", instruction=data)
+        elif name == "~/reject":
+            digest = json.loads(data)["digest"]
+            is_awaited = digest == self.status.awaits
+            answer = ApprovalReport(digest=digest, accepted=False, rejected=is_awaited, reason="rejected")
+            self.show(**({"state": "idle", "awaits": None} if is_awaited else {}), approval=answer)
         elif data == self.status.awaits:
             answer = ApprovalReport(digest=data, accepted=True, reason="approved")
             self.show(state="working", doing="run", awaits=None, approval=answer)

@@ -31,21 +31,32 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def page(browser: Any, console: Served, controller: StandIn) -> Iterator[Any]:
-    time.sleep(1.0)  # a stop is sent several times: the last of the test before must have come
-    controller.show(state="idle", doing="", stopped_by=None, awaits=None, instruction=None, approval=None)
-    for heard in controller.heard.values():
-        heard.clear()
+@pytest.fixture(scope="module")
+def opened(browser: Any, console: Served) -> Iterator[tuple[Any, list[str]]]:
+    """One page for all tests, as a person keeps it open, and the errors of its scripts."""
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(60_000)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(console.address)
-    playwright.expect(page.locator("#state")).to_have_text("idle", timeout=60_000)
-    yield page
+    yield page, problems
     context.close()
+
+
+@pytest.fixture
+def page(opened: tuple[Any, list[str]], controller: StandIn) -> Iterator[Any]:
+    page, problems = opened
+    if controller.heard["stop"]:
+        time.sleep(1.0)  # a stop is sent several times: the last of the test before must have come
+    controller.show(state="idle", doing="", stopped_by=None, awaits=None, instruction=None, approval=None)
+    for heard in controller.heard.values():
+        heard.clear()
+    page.set_viewport_size({"width": 1280, "height": 720})
+    playwright.expect(page.locator("#state")).to_have_text("idle", timeout=60_000)
+    page.locator("#instruction").fill("")
+    page.evaluate("document.activeElement.blur()")
+    yield page
     assert problems == []
 
 
@@ -98,7 +109,9 @@ def test_a_space_that_is_typed_stops_nothing_but_ctrl_space_does(page: Any, cont
 
 def test_a_yes_goes_to_the_digest_that_is_shown(page: Any, controller: StandIn) -> None:
     awaited = controller.ask()
-    playwright.expect(page.locator("#question-text")).to_contain_text("hold red block")
+    playwright.expect(page.locator("#question-text")).to_contain_text(
+        "The robot will pick up the red block, 2.0 s of motion"
+    )
     page.locator("#approve").click()
     until(page, lambda: controller.heard["~/approve"] == [awaited])
 

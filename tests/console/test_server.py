@@ -137,15 +137,15 @@ def test_an_old_digest_approves_and_rejects_nothing(console: Served, controller:
     controller.ask("red block")
     until(lambda: "no longer" in str(ask(console, "/api/robots/0/approve", {"digest": old})))
     assert ask(console, "/api/robots/0/reject", {"digest": old, "reason": "no"})[0] == 400
-    assert controller.heard["~/approve"] == controller.heard["cancel"] == []
+    assert controller.heard["~/approve"] == controller.heard["~/reject"] == []
 
 
-def test_a_no_ends_the_task_and_its_reason_is_kept(console: Served, controller: StandIn) -> None:
+def test_a_no_reaches_the_controller_with_its_reason(console: Served, controller: StandIn) -> None:
     awaited = controller.ask()
     status, answer = ask(console, "/api/robots/0/reject", {"digest": awaited, "reason": "the cup is full"})
     assert status == 200, answer
     assert "the cup is full" in answer["answer"]
-    assert controller.heard["cancel"] == [True]
+    assert [json.loads(no) for no in controller.heard["~/reject"]] == [{"digest": awaited, "reason": "the cup is full"}]
     assert controller.heard["~/approve"] == []
 
 

@@ -88,6 +88,7 @@ def test_nothing_that_acts_is_latched() -> None:
         interface.AGENT_INSTRUCTION,
         interface.STOP,
         interface.APPROVE,
+        interface.REJECT,
         interface.JOINT_TRAJECTORY,
     )
     assert all(topic.qos.is_reliable and not topic.qos.is_latched for topic in acting)

@@ -233,6 +233,7 @@ def test_an_approval_is_answered_in_the_status(cell: Cell) -> None:
     assert cell.status()["approval"] == {
         "digest": "ab" * 32,
         "accepted": False,
+        "rejected": False,
         "reason": "nothing awaits an approval",
     }
 

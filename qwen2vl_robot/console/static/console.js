@@ -163,7 +163,7 @@ function showRobots() {
 function choose(index) {
   shown = index;
   showRobots();
-  at("picture").getContext("2d").clearRect(0, 0, 640, 480);
+  picture.transferFromImageBitmap(null);
   for (const kind of Object.keys(shows)) show(kind);
 }
 
@@ -207,11 +207,18 @@ function showQuestion(robot) {
   const isAsked = Boolean(status?.awaits && verdict?.digest === status.awaits);
   at("question").hidden = !isAsked;
   if (!isAsked) return;
-  at("question-text").textContent = `The robot will ${verdict.action}` +
+  at("question-text").textContent = `The robot will ${inWords(verdict.action)}` +
     `${verdict.duration_s === null ? "" : `, ${verdict.duration_s.toFixed(1)} s of motion`}; the twin rehearsed it and found nothing against it.`;
   items("doubts", verdict.doubts.map((d) => `a person is asked because ${d}`));
   at("digest").textContent = verdict.digest.slice(0, 16);
   at("approve").dataset.digest = verdict.digest; // the yes is to what is shown, never to what came since
+}
+
+const STEPS = { hold: (name) => `pick up the ${name}`, release: (name) => `put the ${name} down`, push: (name) => `push the ${name}`, show: () => "show the arm to the camera", none: () => "move the arm" };
+
+function inWords(action) {
+  const [, kind, name] = action.match(/^(\S+)\s*(.*)$/) ?? [];
+  return STEPS[kind]?.(name) ?? action;
 }
 
 function showChoices(task) {
@@ -301,6 +308,7 @@ function showLog(lines) {
 // --------------------------------------------------------------------------------------------- picture
 
 let isDecoding = false;
+const picture = at("picture").getContext("bitmaprenderer");
 window.frames_shown = 0; // read by `bench console`
 
 async function takePicture(data) {
@@ -308,10 +316,7 @@ async function takePicture(data) {
   isDecoding = true;
   try {
     const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 1)], { type: "image/jpeg" }));
-    const canvas = at("picture");
-    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
-    canvas.getContext("2d").drawImage(bitmap, 0, 0);
-    bitmap.close();
+    picture.transferFromImageBitmap(bitmap);
     at("camera-note").textContent = robots[shown].plan ? "live; the boxes are those of the latest plan" : "live";
     window.frames_shown += 1;
   } finally {

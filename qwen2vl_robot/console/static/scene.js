@@ -3,8 +3,9 @@
 import * as THREE from "./three.module.min.js";
 import { OrbitControls } from "./orbit_controls.js";
 
-const COLOURS = { named: 0x2f9e5b, obstacle: 0x7d8794, held: 0xe0a100, unseen: 0x6b4fa0, zone: 0xd0342c, slow: 0xd98f00, robot: 0xb9c2cf, ghost: 0x3d8bff, bad: 0xff2a1f };
+const COLOURS = { named: 0x2f9e5b, obstacle: 0x7d8794, held: 0xe0a100, unseen: 0x6b4fa0, zone: 0xd0342c, slow: 0xd98f00, robot: 0xb9c2cf, ghost: 0x3d8bff, bad: 0xff2a1f, trace: 0xffffff };
 const PLAYED_MS = 50;
+const IDLE_MS = 200; // between two views of a robot that only moves; where the processor draws them, more would starve the camera
 
 export function makeScene(canvas, moment, momentText, play) {
   const renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
@@ -20,9 +21,9 @@ export function makeScene(canvas, moment, momentText, play) {
   const controls = new OrbitControls(camera, canvas);
   controls.target.set(0.4, 0, 0.2);
   controls.update();
-  const groups = Object.fromEntries(["scene", "robot", "ghost", "path"].map((name) => [name, new THREE.Group()]));
+  const groups = Object.fromEntries(["scene", "robot", "ghost", "traces"].map((name) => [name, new THREE.Group()]));
   world.add(...Object.values(groups));
-  const state = { mesh: null, motion: null, rehearsal: null, isDrawn: false, timer: 0 };
+  const state = { mesh: null, motion: null, rehearsal: null, isDrawn: false, timer: 0, drawn_ms: 0, later: 0 };
 
   function request() { // drawn only when something has changed: an idle page costs nothing
     if (state.isDrawn) return;
@@ -36,12 +37,18 @@ export function makeScene(canvas, moment, momentText, play) {
         camera.aspect = width / height;
         camera.updateProjectionMatrix();
       }
+      state.drawn_ms = performance.now();
       renderer.render(world, camera);
+      window.views_drawn = (window.views_drawn ?? 0) + 1; // read by `bench console`
     });
   }
 
+  function requestSoon() {
+    if (!state.later) state.later = setTimeout(() => { state.later = 0; request(); }, Math.max(0, state.drawn_ms + IDLE_MS - performance.now()));
+  }
+
   function clear(group) {
-    group.traverse((part) => { part.geometry?.dispose(); part.material?.dispose(); });
+    group.traverse((part) => { part.geometry?.dispose(); part.material?.dispose(); part.dispose?.(); });
     group.clear();
   }
 
@@ -70,7 +77,7 @@ export function makeScene(canvas, moment, momentText, play) {
       if (p) link.matrix.set(...p, 0, 0, 0, 1);
       link.matrixWorldNeedsUpdate = true;
     });
-    request();
+    group === groups.robot ? requestSoon() : request();
   }
 
   function setMotion(poses) {
@@ -82,7 +89,7 @@ export function makeScene(canvas, moment, momentText, play) {
     const motion = state.rehearsal?.motion;
     moment.disabled = play.disabled = !motion || !state.motion;
     moment.max = motion?.duration_s ?? 0;
-    moment.value = state.rehearsal?.verdict.violations[0]?.time_s ?? 0; // where it was refused
+    moment.value = state.rehearsal?.verdict.violations.find((v) => v.time_s !== null)?.time_s ?? 0; // where it was refused
     showMoment();
   }
 
@@ -112,9 +119,11 @@ export function makeScene(canvas, moment, momentText, play) {
       table.position.set(0.45, 0, scene.table_height_m - 0.001);
       groups.scene.add(table);
       for (const body of scene.bodies) addBody(body, rehearsal.uncertainty);
-      for (const zone of scene.zones) addBox(zone.min_m, zone.max_m, zone.speed_mps > 0 ? COLOURS.slow : COLOURS.zone, 0.12);
-      for (const [low, high] of scene.unseen_m) addBox(low, high, COLOURS.unseen, 0.07);
+      for (const zone of scene.zones) addZone(zone.min_m, zone.max_m, zone.speed_mps > 0 ? COLOURS.slow : COLOURS.zone);
+      addUnseen(scene.unseen_m);
     }
+    clear(groups.traces);
+    for (const trace of rehearsal?.traces ?? []) addTrace(trace, rehearsal.motion?.duration_s || 1);
     setSlider();
   }
 
@@ -130,11 +139,46 @@ export function makeScene(canvas, moment, momentText, play) {
     }
   }
 
-  function addBox(low, high, colour, opacity) {
+  function addTrace(trace, duration_s) { // the tool's way in one roll-out; red from its failure on
+    const points = trace.p_base_tool_m, last = points.length - 1;
+    if (last < 1) return;
+    const failedAt = !trace.failed ? last : Math.min(last, Math.floor((trace.failed_s ?? duration_s) / duration_s * last));
+    addLine(points.slice(0, failedAt + 1), trace.failed ? COLOURS.bad : COLOURS.trace, 0.4);
+    if (!trace.failed) return;
+    addLine(points.slice(failedAt), COLOURS.bad, 0.9);
+    const mark = new THREE.Mesh(new THREE.SphereGeometry(0.014, 12, 8), material(COLOURS.bad, 1));
+    mark.material.depthTest = false; // what failed is never hidden
+    mark.renderOrder = 1;
+    mark.position.set(...points[failedAt]);
+    groups.traces.add(mark);
+  }
+
+  function addLine(points, colour, opacity) {
+    if (points.length < 2) return;
+    const geometry = new THREE.BufferGeometry().setFromPoints(points.map((p) => new THREE.Vector3(...p)));
+    const line = new THREE.Line(geometry, new THREE.LineBasicMaterial({ color: colour, opacity, transparent: true, depthTest: colour !== COLOURS.bad }));
+    line.renderOrder = colour === COLOURS.bad ? 1 : 0;
+    groups.traces.add(line);
+  }
+
+  function addUnseen(boxes) { // hundreds: drawn in one call
+    const all = new THREE.InstancedMesh(new THREE.BoxGeometry(), material(COLOURS.unseen, 0.02), boxes.length);
+    boxes.forEach(([low, high], index) => {
+      const size = high.map((value, axis) => Math.max(value - low[axis], 1e-4));
+      const middle = low.map((value, axis) => (value + high[axis]) / 2);
+      all.setMatrixAt(index, new THREE.Matrix4().makeScale(...size).setPosition(...middle));
+    });
+    groups.scene.add(all);
+  }
+
+  function addZone(low, high, colour) { // its edges, and a breath of its inside: a zone may be a whole wall
     const size = high.map((value, axis) => Math.max(value - low[axis], 1e-4));
-    const box = new THREE.Mesh(new THREE.BoxGeometry(...size), material(colour, opacity));
-    box.position.set(...low.map((value, axis) => (value + high[axis]) / 2));
-    groups.scene.add(box);
+    const box = new THREE.BoxGeometry(...size);
+    const edges = new THREE.LineSegments(new THREE.EdgesGeometry(box), new THREE.LineBasicMaterial({ color: colour }));
+    for (const part of [new THREE.Mesh(box, material(colour, 0.03)), edges]) {
+      part.position.set(...low.map((value, axis) => (value + high[axis]) / 2));
+      groups.scene.add(part);
+    }
   }
 
   controls.addEventListener("change", request);
@@ -172,7 +216,7 @@ export function makeScene(canvas, moment, momentText, play) {
 
   const setters = { mesh: setMesh, motion: setMotion, rehearsal: setRehearsal, robot: (poses) => place(groups.robot, poses) };
   request();
-  return { set: (kind, value) => { setters[kind]?.(value ?? null); request(); } };
+  return { set: (kind, value) => { setters[kind]?.(value ?? null); if (kind !== "robot") request(); } };
 }
 
 function material(color, opacity) {
