@@ -314,9 +314,11 @@ class Hull:
 
     Attributes:
         vertices_m: corners in the object's frame, whose origin is the middle of the cuboid around them.
+        boxes_m: lowest and highest corner of upright boxes that hold the thing; without any, nothing may touch it.
     """
 
     vertices_m: tuple[tuple[float, float, float], ...]
+    boxes_m: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = ()
 
 
 Shape = Union[Box, Cylinder, Sphere, Container, Hull]
