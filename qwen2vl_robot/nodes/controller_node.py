@@ -61,8 +61,7 @@ class ControllerNode:
     """
 
     def __init__(self, graph: interface.Graph, settings: Settings) -> None:
-        load_words()  # before anything is heard: the first words may be a stop
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        _prepare()
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)
         self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
@@ -304,6 +303,12 @@ class ControllerNode:
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}
         return {"state": self.status.state(), "robot": self._profile.name, **counts}
+
+
+def _prepare() -> None:
+    """Load every word before anything is heard, for the first may be a stop; let threads take turns often."""
+    load_words()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
 
 def _logged(what: str, answer: str) -> str:
