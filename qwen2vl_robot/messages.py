@@ -1,7 +1,6 @@
 """The frozen messages between the steps, in the order in which the flow makes them.
 
-SI units, radians, nanoseconds; poses `T_ref_target`; boxes 0..1000 of the original image's width and
-height. Arrays are read-only.
+SI units, radians, ns; poses `T_ref_target`; boxes 0..1000 of the image's width and height. Arrays are read-only.
 """
 
 from __future__ import annotations
