@@ -18,7 +18,8 @@ _REST_NS, _REST_M = 200_000_000, 0.0005  # at rest: so little over so long, whic
 _WIDER_M = 0.010  # than where the fingers should meet something: its size and place are measured, and it may lie askew
 _NARROWER_M = 0.004  # than commanded
 _BEGUN_RATIO = 0.3  # of the way that it should close: fingers that have not left their place have met nothing
-_SLACK_M = 0.006  # by which the fingers may give while nobody moves them
+_SLACK_M = 0.010  # by which the fingers may give while nobody moves them: what hangs from them turns
+_SLACK_RATIO = 0.5  # of what is between them: thinner things are lost sooner
 
 
 class Gripping:
@@ -85,8 +86,9 @@ class Gripping:
         if self._held_m is None:
             self._held_m = width_m
         moved_m = abs(width_m - self._held_m)
-        if moved_m <= _SLACK_M:
+        allowed_m = min(_SLACK_M, _SLACK_RATIO * self._held_m)
+        if moved_m <= allowed_m:
             return None
-        allowed = f"allowed {_SLACK_M * 1000:.0f} mm"
+        allowed = f"allowed {allowed_m * 1000:.0f} mm"
         text = f"the fingers moved by {moved_m * 1000:.0f} mm without a command; {allowed}"
-        return Cause(AbortReason.GRIP_LOST, text, (("moved_m", moved_m), ("allowed_m", _SLACK_M)))
+        return Cause(AbortReason.GRIP_LOST, text, (("moved_m", moved_m), ("allowed_m", allowed_m)))

@@ -1,7 +1,6 @@
 """The frozen messages between the steps, in the order in which the flow makes them.
 
-SI units, radians, nanoseconds; poses `T_ref_target`; boxes 0..1000 of the original image's width and
-height. Arrays are read-only.
+SI units, radians, ns; poses `T_ref_target`; boxes 0..1000 of the image's width and height. Arrays are read-only.
 """
 
 from __future__ import annotations
@@ -314,9 +313,11 @@ class Hull:
 
     Attributes:
         vertices_m: corners in the object's frame, whose origin is the middle of the cuboid around them.
+        boxes_m: lowest and highest corner of upright boxes that hold the thing; without any, nothing may touch it.
     """
 
     vertices_m: tuple[tuple[float, float, float], ...]
+    boxes_m: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = ()
 
 
 Shape = Union[Box, Cylinder, Sphere, Container, Hull]

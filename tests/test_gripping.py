@@ -62,7 +62,16 @@ def test_fingers_that_did_not_open_are_off(width_m: float, reason: str | None) -
     assert lacks(OPEN, [0.0] * 3 + [width_m] * 20) == reason
 
 
-@pytest.mark.parametrize(("slip_m", "is_lost"), [(0.0, False), (0.005, False), (-0.007, True), (0.007, True)])
+def test_a_thin_thing_is_lost_before_the_fingers_have_closed_on_nothing() -> None:
+    gripping = measured(CLOSE, [0.08] * 3 + [0.010] * 20)
+    gripping.done()
+    gripping.measure(RobotState(10**9, freeze(np.zeros(7)), freeze(np.zeros(7)), 0.004))
+    cause = gripping.slip(1.0)
+    assert cause is not None
+    assert cause.reason == "grip_lost"
+
+
+@pytest.mark.parametrize(("slip_m", "is_lost"), [(0.0, False), (0.009, False), (-0.011, True), (0.011, True)])
 def test_after_it_the_fingers_stay(slip_m: float, is_lost: bool) -> None:
     gripping = measured(CLOSE, [0.08] * 3 + [0.040] * 20)
     gripping.done()

@@ -8,7 +8,7 @@ import numpy as np
 
 from qwen2vl_robot.bullet.client import pybullet
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation
-from qwen2vl_robot.meshes import Mesh, triangles
+from qwen2vl_robot.meshes import Mesh, path_of, triangles, upright
 from qwen2vl_robot.messages import Box, Container, Cylinder, Hull, Shape, Sphere, shape_size_m
 
 _BOWL_PANELS = 14  # plus two for the floor makes 16, Bullet's limit for a compound; it silently drops the rest
@@ -104,12 +104,23 @@ def _make_hollow(client: int, shape: Container | Bowl, colour: Colour | None, co
 
 
 def _make_mesh(client: int, shape: Mesh, colour: Colour | None, collides: bool) -> tuple[int, int]:
-    """Show a mesh as it is; for collisions use its convex hull."""
+    """Show a mesh as it is; for collisions use its convex hull, or its convex parts."""
     _check_sizes(shape.height_m)
     points, normals, indices = triangles(shape.file)
     vertices = (points * shape.height_m).tolist()
     collision = -1
-    if collides:
+    if collides and shape.is_in_parts:
+        rotation, middle, height = upright(shape.file)
+        scale = shape.height_m / height
+        collision = pybullet.createCollisionShape(  # Bullet makes one convex part of each object of a file
+            pybullet.GEOM_MESH,
+            fileName=str(path_of(shape.file)),
+            meshScale=[scale] * 3,
+            collisionFramePosition=(-scale * middle).tolist(),
+            collisionFrameOrientation=quat_from_rotation(rotation).tolist(),
+            physicsClientId=client,
+        )
+    elif collides:
         collision = pybullet.createCollisionShape(pybullet.GEOM_MESH, vertices=vertices, physicsClientId=client)
     return collision, -1 if colour is None else _show(client, vertices, normals.tolist(), indices, colour)
 
@@ -119,6 +130,15 @@ def _make_hull(client: int, shape: Hull, collides: bool) -> tuple[int, int]:
     _check_sizes(*shape_size_m(shape))
     if not collides:
         return -1, -1
+    if shape.boxes_m:
+        sizes = [np.subtract(high, low) / 2 for low, high in shape.boxes_m]
+        return pybullet.createCollisionShapeArray(
+            shapeTypes=[pybullet.GEOM_BOX] * len(sizes),
+            halfExtents=[half.tolist() for half in sizes],
+            collisionFramePositions=[(np.add(low, high) / 2).tolist() for low, high in shape.boxes_m],
+            collisionFrameOrientations=[[0.0, 0.0, 0.0, 1.0]] * len(sizes),
+            physicsClientId=client,
+        ), -1
     vertices = [list(corner) for corner in shape.vertices_m]
     return pybullet.createCollisionShape(pybullet.GEOM_MESH, vertices=vertices, physicsClientId=client), -1
 

@@ -27,6 +27,7 @@ def evaluate(
         str,
         typer.Option(
             help="tabletop: whole tasks; references: tasks that say the leftmost block, or name one of several; "
+            "things: shapes that nobody here made, picked up by their true boxes; "
             "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion."
         ),
     ] = "tabletop",
@@ -54,12 +55,14 @@ def evaluate(
     An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
     """
     suite = suite if language is None else "languages"
-    if camera is not None and suite not in _IN_THE_PLANT:
-        raise BadInputError(f"--camera: only with --suite {' or '.join(_IN_THE_PLANT)}")
+    if camera is not None and suite not in (*_IN_THE_PLANT, "things"):
+        raise BadInputError(f"--camera: only with --suite {' or '.join((*_IN_THE_PLANT, 'things'))}")
+    if suite == "things" and planner is not PlannerKind.TRUTH:
+        raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
     if scene is not None and suite not in _IN_THE_PLANT:
         raise BadInputError(f"--scene: only with --suite {' or '.join(_IN_THE_PLANT)}")
     if suite not in _PRINTERS:
-        raise BadInputError(f"--suite {suite}: unknown; there are: tabletop, references, grounding, words")
+        raise BadInputError(f"--suite {suite}: unknown; there are: {', '.join(_SUITES)}")
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if language is not None:
         found = _eval_languages(head, model, language, episodes, json_file)
@@ -67,6 +70,8 @@ def evaluate(
         found = _eval_grounding(head, model, episodes, json_file)
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
+    elif suite == "things":
+        found = _eval_things({**head, "camera": camera}, episodes, json_file)
     else:
         found = _eval_tasks({**head, "faults": faults, "camera": camera, "scene": scene}, model, episodes, json_file)
     if json_file != STDOUT:
@@ -89,6 +94,24 @@ def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_fil
             answer=lambda results: {**head, "totals": summarise(results), "episodes": results},
             json_file=json_file,
             describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} succeeded",
+        )
+    finally:
+        runner.close()
+
+
+def _eval_things(head: dict[str, Any], episodes: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.things import Things, summarise_things
+
+    runner = Things(camera=head["camera"])
+    head["camera"] = runner.camera
+    try:
+        return gather(
+            runner.run(episodes, head["seed"]),
+            "things",
+            episodes,
+            answer=lambda results: {**head, "totals": summarise_things(results), "episodes": results},
+            json_file=json_file,
+            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} lifted",
         )
     finally:
         runner.close()
@@ -161,6 +184,22 @@ def _print_tasks(answer: dict[str, Any]) -> None:
     show(table)
 
 
+def _print_things(answer: dict[str, Any]) -> None:
+    totals = answer["totals"]
+    table = Table(f"things, camera {answer['camera']}, seed {answer['seed']}", "")
+    low, high = totals["success_interval_95"]
+    table.add_row("lifted", f"{totals['success_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    if totals["attempted"]:
+        low, high = totals["of_attempted_interval_95"]
+        table.add_row(
+            f"of the {totals['attempted']} tried", f"{totals['of_attempted_ratio']:.1%} ({low:.1%} to {high:.1%})"
+        )
+    for outcome, count in totals["outcomes"].items():
+        table.add_row(outcome.replace("_", " "), str(count))
+    table.add_row("false success", str(totals["false_success"]))
+    show(table)
+
+
 def _print_grounding(answer: dict[str, Any]) -> None:
     table = Table(
         f"grounding, seed {answer['seed']}", "questions", "verbs right", "asked", "IoU >= 0.5", "centre inside"
@@ -191,4 +230,6 @@ _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "grounding": _print_grounding,
     "languages": _print_languages,
     "words": _print_words,
+    "things": _print_things,
 }
+_SUITES = ("tabletop", "references", "things", "grounding", "words")

@@ -179,7 +179,9 @@ def _convex_parts(shape: Shape) -> list[tuple[coal.CollisionGeometry, Array]]:
     if isinstance(shape, Sphere):
         return [(coal.Sphere(shape.diameter_m / 2), np.eye(4))]
     if isinstance(shape, Hull):
-        return [(convex(np.array(shape.vertices_m)), np.eye(4))]
+        boxes = [(np.array(low), np.array(high)) for low, high in shape.boxes_m]
+        parts = [(coal.Box(*(high - low)), make_pose((low + high) / 2)) for low, high in boxes]
+        return parts or [(convex(np.array(shape.vertices_m)), np.eye(4))]
     return _panels(shape)
 
 

@@ -11,6 +11,7 @@ from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, read_only, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Hull, SceneObject, Sphere, shape_size_m
+from qwen2vl_robot.motion.pinches import pinches
 from qwen2vl_robot.reasons import MotionReason
 
 TIP_CLEARANCE_M = 0.004  # between the fingertips and the object's support
@@ -21,6 +22,7 @@ _LEAST_BITE_M = 0.006  # the object's top must be this far above the tool's orig
 _ROUND_YAWS = 12
 _ROOM_STEP_M = 0.03
 _FINGER_STEP_M = 0.005
+_MOST_PINCHES = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +123,7 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
         MotionError: no shape explains it, it is a container, or too wide or too low; the message has the sizes.
     """
     if isinstance(target.shape, Hull):
-        raise unexplained(target)
+        return _box_grasps(target, target.shape, hand, current_yaw_rad)
     across = _yaws_and_widths(target)
     fitting = {yaw: w for yaw, w in across.items() if w + _LEAST_ROOM_M <= hand.max_width_m}
     if isinstance(target.shape, Container) or not fitting:
@@ -138,6 +140,32 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
         for yaw in by_turn(list(fitting), current_yaw_rad):
             opening_m = min(fitting[yaw] + room_m, hand.max_width_m)
             options.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
+    return options
+
+
+def _box_grasps(target: SceneObject, hull: Hull, hand: Hand, current_yaw_rad: float) -> list[Grasp]:
+    """List grasps of a thing that is known by the boxes that hold it."""
+    if not hull.boxes_m:
+        raise unexplained(target)
+    yaw_rad = float(np.arctan2(target.T_base_object[1, 0], target.T_base_object[0, 0]))
+    tool_m = max(target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m, target.top_m - hand.palm_m + PALM_CLEARANCE_M)
+    least_m = tool_m + _LEAST_BITE_M - float(target.T_base_object[2, 3])
+    sizes = (hand.side_m, hand.outer_m, hand.max_width_m - _LEAST_ROOM_M)
+    found = pinches(np.array(hull.boxes_m), *sizes, tips_m=least_m - _LEAST_BITE_M - hand.pad_depth_m, least_m=least_m)
+    if not found:
+        most = f"{(hand.max_width_m - _LEAST_ROOM_M) * 1000:.0f}"
+        raise MotionError(
+            f"nowhere on {target.name} do the fingers find a part of at most {most} mm with room on both sides, from "
+            f"{1000 * (tool_m + _LEAST_BITE_M):.0f} mm of height up; it is {1000 * target.top_m:.0f} mm high",
+            reason=MotionReason.NO_GRASP,
+        )
+    options: list[Grasp] = []
+    for pinch in found[:_MOST_PINCHES]:
+        at = transform(target.T_base_object, np.array([[*pinch.middle_m, 0.0]]))[0]
+        yaws = by_turn([_wrap(yaw_rad + pinch.yaw_rad + turn) for turn in (0.0, np.pi)], current_yaw_rad)
+        opening_m = min(pinch.width_m + 2 * pinch.room_m, pinch.width_m + _OPENING_ROOM_M[0], hand.max_width_m)
+        pose = downward(np.array([at[0], at[1], tool_m]), yaws[0], hand.closing_axis)
+        options.append(Grasp(pose, pinch.width_m, opening_m))
     return options
 
 

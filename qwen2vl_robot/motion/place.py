@@ -94,8 +94,10 @@ def _check_relation(relation: Relation | None, held: SceneObject, reference: Sce
         raise unsupported(f"place needs a relation: {', '.join(r.value for r in Relation)}")
     if reference.name == held.name:
         raise unsupported(f"{held.name} cannot be placed {relation.value} itself")
-    if isinstance(held.shape, Hull) or (relation in (Relation.ON, Relation.IN) and isinstance(reference.shape, Hull)):
-        raise unexplained(held if isinstance(held.shape, Hull) else reference)
+    if isinstance(held.shape, Hull) and not held.shape.boxes_m:
+        raise unexplained(held)
+    if relation in (Relation.ON, Relation.IN) and isinstance(reference.shape, Hull):
+        raise unexplained(reference)
     is_hollow = isinstance(reference.shape, Container)
     if relation is Relation.IN and not is_hollow:
         raise unsupported(f"{reference.name} has no hollow to place something in; use on or next_to")

@@ -5,7 +5,6 @@ A shape never contradicts its points: what none explains is the hull around them
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import cv2
@@ -13,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen2vl_robot.errors import PerceptionError
-from qwen2vl_robot.geometry import Array, invert, make_pose, transform
-from qwen2vl_robot.kinematics import hull_vertices
-from qwen2vl_robot.messages import Hull, SceneObject, Shape, Sphere, shape_size_m
+from qwen2vl_robot.geometry import Array, invert, transform
+from qwen2vl_robot.messages import SceneObject, Shape, Sphere, shape_size_m
 from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m, fit_solid
 from qwen2vl_robot.perception.joining import same_material
 from qwen2vl_robot.perception.rays import MISS_M
@@ -37,11 +35,7 @@ _HOLE_M = 0.02  # between measured parts: a smaller hole hides nothing of 4 cm, 
 _SLIVER_PX = 5  # colour and depth of an edge are up to two pixels apart on each side
 _FRINGE_RATIO = 0.0065  # of the picture's width: stereo shadow leaves 4 px of 640 on each side without depth
 _ON_SURFACE_M, _ON_SURFACE_RATIO = 0.015, 0.7  # a piece of a wall lies so close to the fitted one, which lacks it
-_GROWTH_M = 0.004
 _CONTENT_M = 0.010
-_LOOSE_GROWTH_M = 0.010
-_GROWN = (-_LOOSE_GROWTH_M / 2, _LOOSE_GROWTH_M / 2)
-_HULL_GRID_M = 0.004  # a hull of the points as they are would have hundreds of corners
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,29 +144,6 @@ def outside_of(shape: Shape, T_base_object: Array, p_base_m: Array) -> Array:
     beyond = np.column_stack([flat, np.abs(own[:, 2]) - half[2]])
     distance_m: Array = np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
     return distance_m
-
-
-def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
-    """Turn a body into a named object; a fit that does not explain it makes it a hull."""
-    fit = fit or body.best
-    if not explains(fit, body.segment):
-        return _hull(name, body)
-    return SceneObject(name, *_posed(fit.solid), rgb=_colour(body.segment))
-
-
-def obstacle(name: str, body: Body) -> SceneObject:
-    """Turn an unnamed body into an obstacle, slightly grown if it stands on the table; unexplained, it is a hull."""
-    if not body.is_explained:
-        return _hull(name, body)
-    solid = body.best.solid
-    grown = solid if solid.bottom_m > 0.0 else solid.grown(_GROWTH_M)
-    return SceneObject(name, *_posed(grown), rgb=_colour(body.segment))
-
-
-def name_obstacles(bodies: list[Body]) -> tuple[SceneObject, ...]:
-    """Name the obstacles "obstacle 1", "obstacle 2" ... by their distance from the base."""
-    ordered = sorted(bodies, key=lambda b: math.hypot(b.best.solid.x_m, b.best.solid.y_m))
-    return tuple(obstacle(f"obstacle {i}", body) for i, body in enumerate(ordered, start=1))
 
 
 def hide_held(view: LevelledView, held: SceneObject, margin_m: float = 0.025) -> None:
@@ -316,30 +287,3 @@ def _split_by_height(view: LevelledView, body: Body) -> tuple[Segment, Segment] 
 def _parts(view: LevelledView, lower: Mask, upper: Mask) -> tuple[Segment, Segment] | None:
     first, second = make_segment(view, lower), make_segment(view, upper)
     return None if first is None or second is None else (first, second)
-
-
-def _hull(name: str, body: Body) -> SceneObject:
-    """Make the hull of all points of a body, grown, and of their footprint on what it stands on."""
-    bottom_m = min(body.best.solid.bottom_m, body.segment.low_m)
-    points_m = np.unique(np.round(body.segment.smooth_m / _HULL_GRID_M), axis=0) * _HULL_GRID_M
-    upper_m = np.vstack([points_m + np.array([x, y, _LOOSE_GROWTH_M / 2]) for x in _GROWN for y in _GROWN])
-    lower_m = np.column_stack([upper_m[:, :2], np.full(len(upper_m), bottom_m)])
-    upper_m[:, 2] = np.maximum(upper_m[:, 2], bottom_m + _LOOSE_GROWTH_M)
-    corners_m = hull_vertices(np.vstack([upper_m, lower_m]))
-    middle_m = (corners_m.min(axis=0) + corners_m.max(axis=0)) / 2
-    corners = tuple((float(x), float(y), float(z)) for x, y, z in corners_m - middle_m)
-    return SceneObject(name, Hull(corners), _frozen(make_pose(middle_m)), rgb=_colour(body.segment))
-
-
-def _posed(solid: Solid) -> tuple[Shape, Array]:
-    shape, T = solid.message()
-    return shape, _frozen(T)
-
-
-def _frozen(T: Array) -> Array:
-    T.setflags(write=False)
-    return T
-
-
-def _colour(segment: Segment) -> tuple[float, float, float]:
-    return (float(segment.rgb[0]), float(segment.rgb[1]), float(segment.rgb[2]))

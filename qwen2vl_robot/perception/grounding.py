@@ -22,8 +22,10 @@ from qwen2vl_robot.messages import (
     SceneObject,
     Verb,
 )
-from qwen2vl_robot.perception.bodies import Body, check_whole, hide_held, measure_bodies, name_obstacles, scene_object
+from qwen2vl_robot.perception.bodies import Body, check_whole, hide_held, measure_bodies
+from qwen2vl_robot.perception.gathering import gathered
 from qwen2vl_robot.perception.labels import Words, best_fit, contradiction, describe, is_clearly, with_article
+from qwen2vl_robot.perception.posing import name_obstacles, scene_object
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import LevelledView, make_view
@@ -63,6 +65,8 @@ def perceive(
     if held is not None:
         hide_held(view, held)
     bodies = measure_bodies(view, find_segments(view))
+    for box in [box for reference in _references(plan) for box in reference.boxes]:
+        bodies = gathered(view, bodies, _pixels(view, box))
     # Once for the whole plan: a camera that moves on does not turn what the person meant by left.
     sides = sides_seen_from(surroundings.rules.seen_from, view.T_base_camera)
     finder = _Finder(view, bodies, surroundings.rules, sides, surroundings.words, held, spoken)

@@ -9,11 +9,12 @@ import numpy as np
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Observation, Scene, SceneObject
-from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies, scene_object
+from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies
 from qwen2vl_robot.perception.camera_check import work_area_m
 from qwen2vl_robot.perception.fitting import Fit
 from qwen2vl_robot.perception.grounding import held_object
 from qwen2vl_robot.perception.labels import Words, contradiction, describe, is_clearly
+from qwen2vl_robot.perception.posing import scene_object
 from qwen2vl_robot.perception.segments import find_segments
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.perception.view import LevelledView, Mask, make_view

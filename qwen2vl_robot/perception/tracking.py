@@ -16,12 +16,11 @@ from qwen2vl_robot.perception.bodies import (
     hide_held,
     is_empty_space,
     measure_bodies,
-    name_obstacles,
-    scene_object,
 )
 from qwen2vl_robot.perception.fitting import Fit, Fitter, explained_cost_m
 from qwen2vl_robot.perception.grounding import place_in_gripper
 from qwen2vl_robot.perception.joining import largest_piece, same_material
+from qwen2vl_robot.perception.posing import name_obstacles, scene_object
 from qwen2vl_robot.perception.segments import Segment, find_segments, make_segment
 from qwen2vl_robot.perception.solids import Solid, solid_of
 from qwen2vl_robot.perception.surroundings import Surroundings
@@ -33,6 +32,7 @@ _OUTSIDE_RATIO = 0.02  # of the points of a hull, as of those of a shape
 _SHARED_REACH_M = 0.02
 _SHARED_RATIO = 0.12
 _GRIP_SLACK_M = 0.012
+LEAST_HELD_M = 0.008  # fingers that are so far open have not closed on nothing
 _ALIKE_COST_M = 0.002  # a wrong shape costs 4 mm more
 
 
@@ -98,6 +98,8 @@ def _check_held(
     held = place_in_gripper(expected.find(expected.held), expected.T_tool_held, observation, kinematics)
     width_m, size_m = observation.robot.gripper_width_m, shape_size_m(held.shape)
     low_m, high_m = 0.35 * min(size_m), float(np.hypot(size_m[0], size_m[1])) + _GRIP_SLACK_M
+    if isinstance(held.shape, Hull):
+        low_m = min(low_m, LEAST_HELD_M)  # the fingers may hold a thin part of it
     if not low_m <= width_m <= high_m:
         raise PerceptionError(
             f"the gripper is {width_m * 1000:.0f} mm open, {held.name!r} would keep it at "

@@ -117,6 +117,7 @@ def _numbers(motion: Motion, scene: Scene, start: RobotState) -> Iterator[tuple[
     for body in scene.bodies():
         yield f"{body.name} pose", body.T_base_object
         yield f"{body.name} corners", [x for corner in getattr(body.shape, "vertices_m", ()) for x in corner]
+        yield f"{body.name} boxes", np.ravel(getattr(body.shape, "boxes_m", ()))
         yield f"{body.name} size", shape_size_m(body.shape)
         yield f"{body.name} wall", getattr(body.shape, "wall_m", 0.0)
         yield f"{body.name} mass and friction", [v for v in (body.mass_kg, body.friction) if v is not None]

@@ -152,8 +152,13 @@ def _resized(shape: Shape, grown_m: Array) -> Shape:
     if isinstance(shape, Box):
         return Box((x, y, z))
     if isinstance(shape, Hull):
-        ratio = np.array((x, y, z)) / shape_size_m(shape)
-        return Hull(tuple((float(a), float(b), float(c)) for a, b, c in np.array(shape.vertices_m) * ratio))
+        a, b, c = np.array((x, y, z)) / shape_size_m(shape)
+
+        def resized(p_m: tuple[float, float, float]) -> tuple[float, float, float]:
+            return p_m[0] * a, p_m[1] * b, p_m[2] * c
+
+        boxes_m = tuple((resized(low), resized(high)) for low, high in shape.boxes_m)
+        return Hull(tuple(map(resized, shape.vertices_m)), boxes_m)
     if isinstance(shape, Container):
         return replace(shape, size_m=(x, x, z) if shape.is_round else (x, y, z))
     return Cylinder(x, z) if isinstance(shape, Cylinder) else Sphere(z)
