@@ -594,6 +594,7 @@ class Verdict:
     picture: npt.NDArray[np.uint8] | None = None
     film: npt.NDArray[np.uint8] | None = None
     seconds: float = 0.0
+    is_partial: bool = False  # limits and geometry alone were checked; no gate takes it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
