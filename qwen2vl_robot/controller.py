@@ -17,6 +17,7 @@ from qwen2vl_robot.admission import ask
 from qwen2vl_robot.answering import Memory, answer
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
+from qwen2vl_robot.foreign_task import ForeignMotions
 from qwen2vl_robot.holding import conclude, done_already
 from qwen2vl_robot.judge import Compared, look_until_sure
 from qwen2vl_robot.languages import detect_language, load_languages
@@ -71,6 +72,7 @@ class Controller:
         self._profile, self._surroundings = parts.surroundings.profile, parts.surroundings
         self._maker = MotionMaker(self._profile, self._surroundings.rules, seed=seed)
         self._belief, self._memory = Belief(), Memory()
+        self.foreign = ForeignMotions(parts, self._belief)  # motions that others made; not while `run` runs
 
     def run(self, instruction: Instruction) -> TaskReport:
         """Do what was asked, or say why not.

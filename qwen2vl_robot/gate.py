@@ -152,6 +152,8 @@ class Gate:
 
     def _refuse_verdict(self, rehearsed: Rehearsed) -> Refusal | None:
         verdict, motion = rehearsed.verdict, rehearsed.motion
+        if verdict.is_partial:
+            return Refusal(RefusalReason.PARTIAL, "the verdict is of a glance at a chunk; rehearse the whole motion")
         if not verdict.accepted or verdict.violations:
             text = "; ".join(v.describe() for v in verdict.violations) or "not accepted"
             return Refusal(RefusalReason.NOT_ACCEPTED, text, (("violations", len(verdict.violations)),))

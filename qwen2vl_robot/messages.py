@@ -615,6 +615,7 @@ class Verdict:
     film: npt.NDArray[np.uint8] | None = None
     seconds: float = 0.0
     traces: tuple[Trace, ...] = ()
+    is_partial: bool = False  # limits and geometry alone were checked; no gate takes it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

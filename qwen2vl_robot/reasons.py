@@ -81,6 +81,7 @@ class RefusalReason(Reason):
     NOT_FINITE = "not_finite", "a number of the motion or the live state is not finite"
     NOT_ACCEPTED = "not_accepted", "the verdict does not accept the motion"
     NOT_TRIED = "not_tried", "too few perturbed roll-outs stand behind the verdict"
+    PARTIAL = "partial", "the verdict is of a glance, which no motion may rest on"
     DIGEST_MISMATCH = "digest_mismatch", "verdict and motion, scene, start state or robot do not belong together"
     ZONES_MISSING = "zones_missing", "the rehearsal did not know the cell's zones"
     STALE_VERDICT = "stale_verdict", "the rehearsal is too old"
@@ -132,6 +133,19 @@ class MotionReason(Reason):
     NO_EFFORT = "no_effort", "the fingers would enter unseen room, and no joint torques are measured to feel a contact"
     NOT_IN_VIEW = "not_in_view", "in no pose would a camera see enough of the arm to be checked by it"
     UNEXPLAINED = "unexplained", "no shape explains what was measured of the object, so how to touch it is not known"
+
+
+class TrajectoryReason(Reason):
+    """Why a trajectory that somebody else made is no motion of this robot (`foreign.py`)."""
+
+    JOINTS = "trajectory_joints", "its joints are not exactly the robot's"
+    FRAME = "trajectory_frame", "it is given in another frame than the robot's base"
+    POINTS = "trajectory_points", "it has too few or too many points, or not one number for each joint"
+    NOT_FINITE = "trajectory_not_finite", "a number of it is not finite"
+    TIMES = "trajectory_times", "its times do not rise"
+    TOO_LONG = "trajectory_too_long", "it lasts longer than is allowed"
+    START = "trajectory_start", "it does not begin where the arm is measured to be"
+    NOT_AT_REST = "trajectory_not_at_rest", "it does not begin and end at rest"
 
 
 class PerceptionReason(Reason):
@@ -228,6 +242,7 @@ AnyReason = Union[
     RefusalReason,
     AbortReason,
     MotionReason,
+    TrajectoryReason,
     PerceptionReason,
     PlannerReason,
     ObservationReason,
@@ -239,6 +254,7 @@ FAMILIES: tuple[type[Reason], ...] = (
     RefusalReason,
     AbortReason,
     MotionReason,
+    TrajectoryReason,
     PerceptionReason,
     PlannerReason,
     ObservationReason,

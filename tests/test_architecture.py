@@ -80,6 +80,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "task",
         "parts",
         "admission",
+        "foreign",
+        "foreign_task",
     ),
     ("controller",),
     ("planner", "graph", "plant"),

@@ -28,7 +28,7 @@ from qwen2vl_robot.messages import (
     digest,
     freeze,
 )
-from qwen2vl_robot.reasons import ViolationKind
+from qwen2vl_robot.reasons import RefusalReason, ViolationKind
 from tests.cells import PROFILE, SCENE, accept, approval_of, look, reach, rehearsed
 
 NOW_NS = 50_000_000_000
@@ -364,3 +364,8 @@ def test_gate_refuses_when_something_moved_in_the_view_of_a_further_camera(gate:
     assert isinstance(ask(gate, seen=seen, fresh=seen), ApprovedMotion)
     assert reason(ask(gate, seen=seen, fresh=moved)) == "scene_changed"
     assert reason(ask(gate, seen=seen, fresh=SEEN)) == "scene_changed"
+
+
+def test_gate_refuses_a_verdict_of_a_glance(gate: Gate) -> None:
+    """Even one that accepts, with every trial and digest that a whole one has."""
+    assert reason(ask(gate, verdict=replace(accept(MOTION, at_rest()), is_partial=True))) == RefusalReason.PARTIAL

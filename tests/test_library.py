@@ -66,3 +66,12 @@ def test_somebodys_own_picture_is_planned_measured_and_rehearsed() -> None:
 
 def test_an_arm_that_moves_nothing_in_the_picture_has_not_achieved_anything() -> None:
     assert run("examples/own_camera_and_arm.py") == "no_motion; red block is still where it was"
+
+
+def test_anybodys_motions_are_refused_by_name_and_chunks_get_partial_verdicts() -> None:
+    told = run("examples/anybodys_motion.py").splitlines()
+    assert "collision: obstacle 1 with" in told[0]
+    assert "joint_velocity: panda_joint1" in told[1]
+    assert told[2].startswith("another robot: refused; joints elbow")
+    assert told[3].startswith("a turn, run: ")
+    assert [line.split(":")[0] for line in told[4::2]] == ["LeRobot", "openpi"]

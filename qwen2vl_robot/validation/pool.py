@@ -22,6 +22,7 @@ from qwen2vl_robot.validation.findings import RehearsalCase, Rollout, Swept, Tri
 WORKERS = 2
 _CHUNK = 2  # trials per piece of work
 _PICTURE_S = 5.0
+GLANCE_S = 1.0  # later than this a streaming policy has moved on, and the worker hangs
 
 
 _BROKEN = {
@@ -89,6 +90,20 @@ class RehearsalProcess:
             reason = error.reason if isinstance(error, WorkerError) else WorkerReason.RAISED
             return self._refuse(_BROKEN[reason], str(error), motion, scene, start, began)
         return verdict if verdict.accepted else self._show(verdict, motion, scene, start)
+
+    def glance(self, motion: Motion, scene: Scene, start: RobotState) -> Verdict:
+        """Check limits and geometry alone, within `GLANCE_S`: a verdict marked partial, which no gate takes."""
+        began = time.perf_counter()
+        try:
+            self.start()
+            swept = _call(self._workers[0], time.perf_counter() + GLANCE_S, "examine", motion, scene, start)
+            if not isinstance(swept, Swept):
+                raise WorkerError(f"returned a {type(swept).__name__}, not the findings of a sweep")
+        except RobotError as error:
+            reason = error.reason if isinstance(error, WorkerError) else WorkerReason.RAISED
+            return replace(self._refuse(_BROKEN[reason], str(error), motion, scene, start, began), is_partial=True)
+        verdict = make_verdict(RehearsalCase(motion, scene, start, self._profile), swept.violations, began=began)
+        return replace(verdict, is_partial=True)
 
     def close(self) -> None:
         """Stop the workers."""

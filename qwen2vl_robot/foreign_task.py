@@ -1,0 +1,181 @@
+"""A foreign trajectory → a verdict in the scene as it is seen now; and, where that accepts, the way to the arm.
+
+observe → check the camera → perceive → rehearse → admit → run → judge: every step is that of the controller's own
+flow. Nothing here makes another motion in place of one that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from qwen2vl_robot import executor
+from qwen2vl_robot.admission import ask
+from qwen2vl_robot.belief import Belief
+from qwen2vl_robot.errors import ObservationError, PerceptionError
+from qwen2vl_robot.foreign import CHUNK_S, MAX_SECONDS, ForeignTrajectory, motion_of
+from qwen2vl_robot.judge import Compared, look_until_sure
+from qwen2vl_robot.lookout import Lookout
+from qwen2vl_robot.messages import (
+    Cause,
+    Motion,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Plan,
+    Refusal,
+    Rehearsed,
+    RobotState,
+    Scene,
+    Verdict,
+)
+from qwen2vl_robot.parts import Parts
+from qwen2vl_robot.perception import perceive
+from qwen2vl_robot.perception.links import link_boxes
+from qwen2vl_robot.policy import SETTLE_S, stop_after, twice
+from qwen2vl_robot.reasons import ObservationReason, RefusalReason
+from qwen2vl_robot.task import refused
+from qwen2vl_robot.validation.outlook import Outlook
+from qwen2vl_robot.validation.unseen import Known
+
+MAX_LOOK_AGE_S = 5.0  # of what a chunk is judged in; to measure a scene takes a second and more on a busy machine
+_NOTHING_NAMED = Plan((), "")
+Glance = Callable[[Motion, Scene, RobotState], Verdict]
+
+
+class ForeignMotions:
+    """The gate for motions that others make.
+
+    Args:
+        belief: the controller's own: what it holds, the twin has to know.
+    """
+
+    def __init__(self, parts: Parts, belief: Belief) -> None:
+        self._parts, self._belief = parts, belief
+
+    def check(self, given: ForeignTrajectory) -> Rehearsed | Outcome:
+        """Look, and rehearse a trajectory in what is seen; nothing moves. An outcome says why nothing was rehearsed."""
+        halted = self._parts.halt.cause()
+        if halted is not None:
+            return _refused(halted)
+        try:
+            world = self.look()
+        except (ObservationError, PerceptionError) as error:
+            return _refused(Cause(error.reason, str(error)))
+        return self._rehearse(given, world, MAX_SECONDS, self._parts.rehearsal.rehearse)
+
+    def look(self) -> Outlook:
+        """Measure the scene now, for the chunks of the next five seconds.
+
+        Raises:
+            ObservationError: no usable frame or state, or a camera that the arm contradicts.
+            PerceptionError: what is held was never measured.
+        """
+        return self._world(self._look())
+
+    def check_chunk(self, given: ForeignTrajectory, world: Outlook, glance: Glance) -> Rehearsed | Outcome:
+        """Judge at most 0.5 s by limits and geometry alone: a partial verdict, which no gate takes.
+
+        Args:
+            world: of the last `look`; one older than five seconds is refused.
+            glance: `RehearsalProcess.glance`.
+        """
+        halted = self._parts.halt.cause()
+        if halted is not None:
+            return _refused(halted)
+        age_s = (self._parts.clock.now_ns() - world.frame.stamp_ns) / 1e9
+        if not 0.0 <= age_s <= MAX_LOOK_AGE_S:
+            text = f"the look at the scene is {age_s:.3f} s old; allowed 0 to {MAX_LOOK_AGE_S} s"
+            numbers = (("age_s", age_s), ("allowed_s", MAX_LOOK_AGE_S))
+            return _refused(Cause(RefusalReason.STALE_FRAME, text, numbers))
+        try:
+            live = self._belief.state_of(self._parts.arm)
+        except ObservationError as error:
+            return _refused(Cause(error.reason, str(error)))
+        return self._rehearse(given, replace(world, start=live), CHUNK_S, glance)
+
+    def execute(self, given: ForeignTrajectory) -> Outcome:
+        """Check a trajectory, ask approver and gate, run it, and measure that nothing but the arm moved."""
+        with self._parts.halt.task():
+            rehearsed = self.check(given)
+            if isinstance(rehearsed, Outcome):
+                return rehearsed
+            if not rehearsed.verdict.accepted or rehearsed.verdict.scene_after is None:
+                return refused(rehearsed.verdict)
+            lookout = Lookout(self._parts.camera, self._parts.surroundings, rehearsed)  # an approval does not last
+            approved = ask(self._parts, self._belief, rehearsed, ())
+            if isinstance(approved, Refusal):
+                return _refused(approved)
+            parts = self._parts
+            ports = (parts.arm, parts.clock, parts.surroundings.profile, parts.halt)
+            try:
+                report = executor.run(approved, *ports, max_state_age_s=parts.gate.max_state_age_s, lookout=lookout)
+            except BaseException as error:
+                parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
+                raise
+            if not report.is_finished:
+                stop_after(report.reason, parts.halt, parts.clock, self._look)
+                return Outcome(OutcomeKind.ABORTED, report.causes)
+            return self._judge(rehearsed, parts.clock.now_ns())
+
+    def _rehearse(
+        self, given: ForeignTrajectory, world: Outlook, at_most_s: float, twin: Glance
+    ) -> Rehearsed | Outcome:
+        parts = self._parts
+        motion = motion_of(given, world.start, parts.surroundings.profile, at_most_s=at_most_s)
+        if isinstance(motion, Refusal):
+            return _refused(motion)
+        began_ns = parts.clock.now_ns()
+        verdict = twin(motion, world.scene, world.start)
+        return Rehearsed(motion, verdict, world.scene, world.start, began_ns, world.frame)
+
+    def _look(self) -> Observation:
+        """A fresh frame in which the arm contradicts no camera (ObservationError: there is none)."""
+        parts = self._parts
+        observation = Observation(parts.camera.capture(), self._belief.state_of(parts.arm))
+        for listener in parts.listeners:
+            listener.on_frame(observation)
+        said = parts.guard.look(observation)
+        if said.against is not None:
+            raise ObservationError(said.text, reason=said.against)
+        return observation
+
+    def _world(self, seen: Observation) -> Outlook:
+        """The scene as it is seen, with the cell's zones; what no camera has seen is occupied."""
+        parts, around = self._parts, self._parts.surroundings
+        scene, _ = perceive(_NOTHING_NAMED, seen, around, self._belief.scene)
+        self._belief.scene = scene
+        outlook = Outlook.now(seen, scene)
+        known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
+        restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
+        return restricted.with_unseen((), around.profile, known)
+
+    def _judge(self, rehearsed: Rehearsed, ended_ns: int) -> Outcome:
+        parts, belief = self._parts, self._belief
+        parts.clock.sleep(SETTLE_S)
+
+        def look() -> Observation:
+            belief.expect(rehearsed)
+            return twice(shown)
+
+        def shown() -> Observation:
+            seen = self._look()
+            if seen.frame.stamp_ns < ended_ns:
+                raise ObservationError("the frame is older than the motion's end", reason=ObservationReason.NO_FRAME)
+            return seen
+
+        def compare(first: Observation, second: Observation) -> Compared:
+            return belief.compare(rehearsed, (first, second), parts.surroundings)
+
+        try:
+            outcome, _ = look_until_sure(look, compare, parts.clock)
+        except ObservationError as error:
+            belief.hold_nothing()  # nobody has seen that it holds anything
+            return Outcome(OutcomeKind.NOT_VERIFIED, (Cause(error.reason, str(error)),))
+        if outcome.kind is not OutcomeKind.ACHIEVED:
+            belief.fail(rehearsed.motion.effect, outcome)
+        return outcome
+
+
+def _refused(cause: Cause) -> Outcome:
+    return Outcome(OutcomeKind.REFUSED, (cause,))
