@@ -597,8 +597,7 @@ class Verdict:
         trials: the perturbed roll-outs, None when an earlier stage refused.
         explanation: why not, in one sentence for people; not part of the digest.
         picture, film: uint8 views, of the moment that refused it (h, w, 3) and of the rehearsal (k, h, w, 3).
-        seconds: wall time taken; like the pictures not part of the digest.
-        traces: the perturbed roll-outs as lines, like the pictures not part of the digest.
+        seconds, traces: wall time taken; the perturbed roll-outs as lines; like the pictures not part of the digest.
     """
 
     accepted: bool
