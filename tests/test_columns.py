@@ -92,7 +92,7 @@ def test_between_two_fingers_is_a_part_and_beside_them_nothing(cells: Cells, see
         c, s = np.cos(pinch.yaw_rad), np.sin(pinch.yaw_rad)
         along, across = np.array([c, s]), np.array([-s, c])
         for side in (-1.0, 1.0):  # the middle line of each finger, as it goes down
-            gap_m = pinch.width_m / 2 + 0.004 + THICK_M / 2
+            gap_m = pinch.width_m / 2 + 0.006 + THICK_M / 2
             spots = [
                 np.array(pinch.middle_m) + side * gap_m * along + v * across for v in np.linspace(-0.8, 0.8, 5) * SIDE_M
             ]

@@ -116,6 +116,7 @@ class Things:
             "outcome": report.outcome.kind.value,
             "success": raised_m > _LIFTED_M and after.speed_mps <= self._surroundings.rules.rest_speed_mps,
             "raised_mm": round(1000 * raised_m),
+            "pressed_n": round(plant.true_press_n(), 1),
             "size_mm": [round(1000 * side) for side in before.body.shape.size_m],  # type: ignore[union-attr]
             "reasons": [str(cause) for cause in report.outcome.reasons],
             "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
@@ -133,6 +134,7 @@ def summarise_things(results: list[dict[str, Any]]) -> dict[str, Any]:
         "success_interval_95": wilson_interval(lifted, len(results)),
         "of_attempted_ratio": round(sum(r["success"] for r in tried) / len(tried), 4) if tried else None,
         "of_attempted_interval_95": wilson_interval(sum(r["success"] for r in tried), len(tried)) if tried else None,
+        "pressed_n_most": max(r["pressed_n"] for r in results),
         "false_success": sum(is_false_success(r) for r in results),
         "outcomes": dict(Counter(r["outcome"] for r in results)),
     }

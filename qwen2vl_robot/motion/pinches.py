@@ -15,7 +15,7 @@ from qwen2vl_robot.geometry import Array
 
 _BEARINGS = 12  # over half a turn
 _STEP_M = 0.004
-_LEAST_ROOM_M = 0.004  # on each side of what is pinched
+_LEAST_ROOM_M = 0.008  # on each side of what is pinched, whose sides are known to about 7 mm
 _MOST_ROOM_M = 0.015
 _SLOPE = 0.4  # of a side of a pinched part under a finger: from a steeper one the finger slides
 _MOSTLY = 0.8  # of a side counts: the rest may be a corner that is gone

@@ -25,3 +25,7 @@ class HeapProcess(PlantProcess):
             numbers: of their files, 0 to 999; the first one is called "thing", the others "thing 2", "thing 3" ...
         """
         return int(self._wire.call("drop", numbers))
+
+    def true_press_n(self) -> float:
+        """The largest force so far, N, with which the arm pressed on a thing before it closed its fingers."""
+        return float(self._wire.call("true_press_n"))
