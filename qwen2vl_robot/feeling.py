@@ -17,6 +17,8 @@ FELT_N = 8.0  # a deviation of this much is a contact; without one it stays belo
 _LEAST_STATES = 20  # in the first part, which takes more than a second
 _AROUND = 25  # points before and after, together a few millimetres of the way
 _LEAST_M = 1e-4
+_QUIET_N = 3.0  # of a deviation: so much comes without a contact, and shows how the weight goes on changing
+_WINDOW_M = 0.02  # of the way: over more of it the weight changes along no line
 
 
 class Feeling:
@@ -51,7 +53,7 @@ class Feeling:
             text = f"only {len(self._free)} states show the way down before unseen room; needed {_LEAST_STATES}"
             return Cause(AbortReason.NO_EFFORT, text, (("states", len(self._free)), ("needed", _LEAST_STATES)))
         felt_n = force_n - self._free_n(height_m)
-        if since_s < guarded.since_s:
+        if since_s < guarded.since_s or abs(felt_n) <= _QUIET_N:
             self._free.append((height_m, force_n))
         self.most_n = max(self.most_n, abs(felt_n))
         if abs(felt_n) <= FELT_N:
@@ -63,6 +65,8 @@ class Feeling:
     def _free_n(self, height_m: float) -> float:
         """Return the force that going down freely takes at a height, by the line through what the first part showed."""
         heights_m, forces_n = np.array(self._free).T
+        near = heights_m < heights_m[-1] + _WINDOW_M
+        heights_m, forces_n = heights_m[near], forces_n[near]
         slope, offset = np.polyfit(heights_m, forces_n, 1)
         return float(slope * height_m + offset)
 

@@ -42,6 +42,7 @@ _MOST_JUDGED = 3  # pairs of looks at one effect
 _ARM_OFF_M = 0.025  # by depth; hulls and calibration leave 3 to 13 mm where the arm is right
 _CLEARLY_MOVED_RAD = 0.1  # a joint that moves less may leave the arm where it was, for depth
 _GRIP_ERROR_M = 0.005  # a measured side is good to 2 mm, the fingers' width to 1 mm
+_BOXED_ERROR_M = 0.012  # of what is known by the boxes that hold it: more than its sides are off
 _OPEN_ERROR_M = 0.010  # of fingers that hold nothing
 _SAME_PLACE_M = 0.02  # an object this close to where it was has not moved (measured to about 5 mm)
 _STILL_SHOWN_RATIO = 0.6  # of the pixels that showed an object and are not covered now: it is where it was
@@ -139,7 +140,7 @@ def _check_fingers(case: Case) -> Outcome | None:
     allowed_m = _OPEN_ERROR_M if held is None else _GRIP_ERROR_M
     low_m, high_m = max(0.0, promised_m - allowed_m), promised_m + allowed_m
     if held is not None and isinstance(case.scene.find(held).shape, Hull):
-        low_m = min(low_m, LEAST_HELD_M)  # it is somewhere in its boxes, and may be thinner than they are
+        low_m, high_m = min(low_m, LEAST_HELD_M), promised_m + _BOXED_ERROR_M  # it is somewhere in its boxes
     if low_m <= width_m <= high_m:
         return None
     if held is None and case.scene.held is not None and abs(width_m - case.start.gripper_width_m) <= _GRIP_ERROR_M:

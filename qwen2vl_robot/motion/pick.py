@@ -7,7 +7,7 @@ from functools import partial
 
 from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert
-from qwen2vl_robot.messages import Effect, Motion, SceneObject
+from qwen2vl_robot.messages import Effect, Hull, Motion, SceneObject
 from qwen2vl_robot.motion.attempts import Attempt
 from qwen2vl_robot.motion.collision import CollisionModel
 from qwen2vl_robot.motion.grasps import Grasp, grasps
@@ -33,7 +33,7 @@ def pick(job: Job) -> Iterator[Motion]:
     target = job.find(job.action.target, "pick")
     if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
         raise MotionError(f"{load} stands on {target.name}; move it first", reason=MotionReason.NO_GRASP)
-    options = [(g, job.shadow_top_m(g)) for g in grasps(target, job.robot.hand, job.current_yaw_rad)]
+    options = [(g, _feels_from_m(job, target, g)) for g in grasps(target, job.robot.hand, job.current_yaw_rad)]
     options.sort(key=lambda option: (option[1] is not None, job.hidden(option[0].T_base_tool)))
     near = frozenset({target.name})
 
@@ -45,6 +45,17 @@ def pick(job: Job) -> Iterator[Motion]:
     return job.each(attempts)
 
 
+def _feels_from_m(job: Job, target: SceneObject, grasp: Grasp) -> float | None:
+    """Return the height below which fingers may meet what was not seen, None where they meet nothing.
+
+    Of what no solid explains the sides are only nearly known.
+    """
+    shadow_top_m = job.shadow_top_m(grasp)
+    if isinstance(target.shape, Hull):
+        return max(target.top_m, target.top_m if shadow_top_m is None else shadow_top_m)
+    return shadow_top_m
+
+
 def _attempt_grasp(
     job: Job,
     before: CollisionModel,
@@ -53,8 +64,8 @@ def _attempt_grasp(
     option: tuple[Grasp, float | None],
     find_path: PathFinder,
 ) -> Motion:
-    """Make the motion of a grasp, beside which stands the height of the unseen room that fingers would go into."""
-    grasp, shadow_top_m = option
+    """Make the motion of a grasp, beside which stands the height from which on fingers have to feel."""
+    grasp, feels_from_m = option
     line = job.descent(before, grasp.opening_m, grasp.T_base_tool)
     T_tool_target = invert(grasp.T_base_tool) @ target.T_base_object
     rest = [body for body in job.scene.bodies() if body is not target]
@@ -64,34 +75,34 @@ def _attempt_grasp(
     builder = job.builder()
     builder.open_to(grasp.opening_m)
     builder.travel(before, line[0], find_path)
-    _descend(job, builder, line, shadow_top_m)
+    _descend(job, builder, line, feels_from_m)
     builder.close_on(grasp.width_m)
     builder.follow(line[::-1], LINE_SPEED_RATIO)
     builder.travel(after, job.robot.home_rad, find_path)
     return builder.motion(Effect("hold", target.name))
 
 
-def _descend(job: Job, builder: MotionBuilder, line: Array, shadow_top_m: float | None) -> None:
-    """Go down a line of joints (m, n); guarded where fingers go into room that no camera has seen.
+def _descend(job: Job, builder: MotionBuilder, line: Array, feels_from_m: float | None) -> None:
+    """Go down a line of joints (m, n); guarded where fingers may meet what no camera has seen.
 
     Raises:
         MotionError: no contact could be felt there.
     """
-    if shadow_top_m is None:
+    if feels_from_m is None:
         builder.follow(line, LINE_SPEED_RATIO)
         return
     if job.state.effort_nm is None:
         raise MotionError(
-            "the fingers would enter room that no camera has seen, and the arm tells no torques to feel a contact by",
+            "the fingers may meet what no camera has seen, and the arm tells no torques to feel a contact by",
             reason=MotionReason.NO_EFFORT,
         )
-    enters_m = shadow_top_m + job.robot.hand.pad_depth_m
+    enters_m = feels_from_m + job.robot.hand.pad_depth_m
     heights_m = [float(job.robot.kinematics.tool_pose(q)[2, 3]) for q in line]
     above = [index for index, height_m in enumerate(heights_m) if height_m >= enters_m + _FREE_M]
     if not above:
         raise MotionError(
-            f"unseen room begins {1000 * (heights_m[0] - enters_m):.0f} mm below the fingers; {1000 * _FREE_M:.0f} mm "
-            "are needed to tell a contact from going down freely",
+            f"what was not seen may begin {1000 * (heights_m[0] - enters_m):.0f} mm below the fingers; "
+            f"{1000 * _FREE_M:.0f} mm are needed to tell a contact from going down freely",
             reason=MotionReason.NO_GRASP,
         )
     if above[-1] > 0:
