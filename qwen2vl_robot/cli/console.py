@@ -55,10 +55,11 @@ def bench_console(
     from qwen2vl_robot.benchmarks.console import PARTS, run_console
 
     def answer(results: Results) -> dict[str, Any]:
-        return {**provenance(), **{r["part"]: {k: v for k, v in r.items() if k != "part"} for r in results}}
+        return {**provenance(), "totals": {r["part"]: {k: v for k, v in r.items() if k != "part"} for r in results}}
 
     found = gather(run_console(clicks, rounds), "parts", len(PARTS), answer=answer, json_file=json_file)
     if json_file != STDOUT:
         for part in PARTS:
-            typer.echo(f"{part}: {json.dumps(found[part])}")
+            figures = json.dumps(found["totals"][part])
+            typer.echo(f"{part}: {figures}")
     save_json(found, json_file)
