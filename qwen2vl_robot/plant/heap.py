@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from qwen2vl_robot.plant.client import PlantProcess
 
-THINGS = 1000  # files random_urdfs of pybullet_data
-
 
 class HeapProcess(PlantProcess):
     """The plant's process; arguments as of `PlantProcess`."""
