@@ -226,7 +226,7 @@ class LosingArm:
 
     def __call__(self, state: RobotState) -> RobotState:
         self._left -= 1
-        return state if self._left > 0 else replace(state, gripper_width_m=state.gripper_width_m - 0.01)
+        return state if self._left > 0 else replace(state, gripper_width_m=state.gripper_width_m - 0.012)
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,16 @@ def free_of(thing: SceneObject, p_base_m: Array) -> Array:
     return np.asarray(~((own >= boxes_m[:, 0]) & (own <= boxes_m[:, 1])).all(axis=-1).any(axis=-1))
 
 
-def test_what_is_held_by_boxes_is_grasped_at_a_part(thing: SceneObject) -> None:
+def test_what_is_held_by_boxes_is_grasped_at_a_part_and_felt_for(thing: SceneObject) -> None:
     scene = Scene((thing,), (), sides=ROBOT_SIDES)
-    motion = best(MotionMaker(PROFILE, RULES), GroundedAction(Verb.PICK, "red block"), scene, at_home())
+    feeling = replace(at_home(), effort_nm=np.zeros(len(HOME)))
+    motion = best(MotionMaker(PROFILE, RULES), GroundedAction(Verb.PICK, "red block"), scene, feeling)
+    assert motion.guarded is not None, "its sides are only nearly known"
     closing = [s for s in motion.segments if isinstance(s, GripperSegment)][-1]
     assert 0.024 < closing.meets_m < 0.048, "both parts of the angle are 30 mm wide; the whole thing is 90 mm"
+    with pytest.raises(MotionError) as caught:
+        best(MotionMaker(PROFILE, RULES), GroundedAction(Verb.PICK, "red block"), scene, at_home())
+    assert caught.value.reason is MotionReason.NO_EFFORT
 
 
 @pytest.mark.parametrize(("left_m", "is_possible"), [(0.07, True), (0.0, False)])
@@ -145,11 +150,12 @@ def test_a_thing_without_a_part_for_the_fingers_is_refused(left_m: float, is_pos
     hull = Hull(tuple((x, y, z) for x in (-0.06, 0.06) for y in (-0.06, 0.06) for z in (-0.02, 0.02)), (block,))
     scene = Scene((SceneObject("crate", hull, make_pose([0.5, 0.0, 0.02])),), (), sides=ROBOT_SIDES)
     action, maker = GroundedAction(Verb.PICK, "crate"), MotionMaker(PROFILE, RULES)
+    feeling = replace(at_home(), effort_nm=np.zeros(len(HOME)))
     if is_possible:
-        assert best(maker, action, scene, at_home()).effect.name == "crate"
+        assert best(maker, action, scene, feeling).effect.name == "crate"
         return
     with pytest.raises(MotionError, match="nowhere on crate do the fingers find a part of at most") as caught:
-        best(maker, action, scene, at_home())
+        best(maker, action, scene, feeling)
     assert caught.value.reason is MotionReason.NO_GRASP
 
 
