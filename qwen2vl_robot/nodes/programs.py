@@ -30,13 +30,15 @@ from qwen2vl_robot.messages import (
     Refusal,
     Rehearsed,
     TaskReport,
+    Verdict,
 )
 from qwen2vl_robot.nodes.jobs import Flow, Job, Jobs
 from qwen2vl_robot.nodes.recording import Session
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome, verdict_report
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.reading import asks_to_stop
-from qwen2vl_robot.reasons import RefusalReason, RequestReason
+from qwen2vl_robot.reasons import RefusalReason, RequestReason, TaskReason
+from qwen2vl_robot.task import refused
 
 _log = logging.getLogger(__name__)
 _SOURCES = {s.value: s for s in (InstructionSource.TEXT, InstructionSource.VOICE, InstructionSource.AGENT)}
@@ -160,11 +162,8 @@ class Programs:
             found.append(checked)
             if isinstance(checked, Rehearsed):
                 self._show(checked)
-                verdict = checked.verdict
-                text = "accepted" if verdict.accepted else verdict.explanation or "refused"
-                causes = tuple(Cause(v.kind, v.describe()) for v in verdict.violations)
-                checked = Outcome(OutcomeKind.ANSWERED if verdict.accepted else OutcomeKind.REFUSED, causes)
-                _log.info("checked %s: %s", _A_MOTION, text)
+                checked = _told(checked.verdict)
+            _log.info("%s: %s: %s", instruction.text, checked.kind.value, "; ".join(checked.reasons))
             return TaskReport(instruction, checked, (), (), {})
 
         def end(report: TaskReport) -> None:
@@ -172,9 +171,9 @@ class Programs:
             is_over.set()
 
         job = Job(instruction, run, on_end=end)
-        refused = self._jobs.take(job)
-        if refused is not None:
-            return self._say(refused)
+        cause = self._jobs.take(job)
+        if cause is not None:
+            return self._say(cause)
         settings = self._settings
         within_s = settings.rehearsal_budget_s + settings.frame_timeout_s + _SLACK_S
         if not is_over.wait(within_s):
@@ -194,6 +193,13 @@ class Programs:
         reason = str(violations[0].kind) if violations else "" if verdict.accepted else str(RefusalReason.NOT_ACCEPTED)
         text = verdict.explanation or "; ".join(v.describe() for v in violations)
         return kind(accepted=verdict.accepted, reason=reason, text=text, verdict=report.model_dump_json())
+
+
+def _told(verdict: Verdict) -> Outcome:
+    """What the status says of a check: the question was answered, or why the twin refuses."""
+    if verdict.accepted:
+        return Outcome(OutcomeKind.ANSWERED, (Cause(TaskReason.ANSWERED, "the twin accepts it; nothing moved"),))
+    return refused(verdict)
 
 
 class _Action:
@@ -222,10 +228,10 @@ class _Action:
         goal = _Goal(handle, self._feedback, self._result, lambda: self._running.pop(id(handle), None))
         goal.job = Job(wanted.instruction, wanted.run, wanted.approval, goal.progress, goal.end)
         self._running[id(handle)] = goal
-        refused = self._jobs.take(goal.job)
-        if refused is not None:
+        cause = self._jobs.take(goal.job)
+        if cause is not None:
             self._running.pop(id(handle), None)
-            self._refuse(handle, refused)
+            self._refuse(handle, cause)
         return True
 
     def cancel(self, handle: GoalHandle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from qwen2vl_robot.config import ToolMount
 from qwen2vl_robot.geometry import make_pose
+from qwen2vl_robot.graph.idl import message_class
 from qwen2vl_robot.messages import Box, Container, Cylinder, Hull, Scene, SceneObject, Shape, Sphere
-from qwen2vl_robot.nodes.planning_scene import PlanningScene
+from qwen2vl_robot.nodes.planning_scene import PlanningScene, _Pen
 from tests.cells import PROFILE
 from tests.nodes.local_graph import LocalGraph
 
@@ -120,6 +122,16 @@ def test_what_is_gone_is_removed_once_and_by_its_name() -> None:
     message = shown(Scene((BLOCK, other), ()), Scene((other,), ()), Scene((other,), ()))
     assert [o.id for o in message.world.collision_objects] == ["green ball"]
     assert all(o.id for o in message.world.collision_objects)  # a removal without a name would clear the whole world
+
+
+def test_an_operation_is_a_byte_where_the_transport_has_bytes() -> None:
+    def rclpy_has(type_name: str) -> Any:
+        if type_name != "moveit_msgs/msg/CollisionObject":
+            return message_class(type_name)
+        return lambda **fields: SimpleNamespace(**{"operation": bytes(1), **fields})
+
+    pen = _Pen(rclpy_has, PROFILE, 0)
+    assert (pen.removed("red block").operation, pen.standing(BLOCK).operation) == (b"\x01", b"\x00")
 
 
 def test_without_moveits_messages_nothing_is_published() -> None:

@@ -358,7 +358,10 @@ def test_a_motion_gets_its_verdict_and_nothing_is_executed(desk: Desk) -> None:
     assert given.joint_names == tuple(NAMES)
     assert np.allclose(given.positions_rad, np.linspace(HOME, HOME + 0.1, 3))
     assert given.time_s == [0.0, 1.0, 2.0]
-    assert desk.cell.status()["last_task"]["source"] == "trajectory"
+    task = desk.cell.status()["last_task"]
+    assert (task["source"], task["outcome"], task["reasons"]) == (
+        "trajectory", "answered", ["the twin accepts it; nothing moved"],
+    )  # fmt: skip
     assert desk.graph.sent["~/verdict"]
     assert not any("follow_joint_trajectory" in name for name in desk.graph.goals)
 

@@ -155,6 +155,7 @@ def test_a_client_that_dies_changes_nothing(program: Program) -> None:
     until(lambda: program.status["tasks"] > tasks)
     assert program.status["last_task"]["outcome"] == "achieved", program.status["last_task"]
     assert program.status["stopped_by"] is None
+    until(lambda: program.scenes[-1].robot_state.attached_collision_objects)
     (held,) = program.scenes[-1].robot_state.attached_collision_objects
     assert (held.object.id, held.object.operation) == ("red block", 0)
 
