@@ -52,6 +52,17 @@ def test_a_file_has_the_hash_that_our_nodes_announce(file: Path, distro: str) ->
             assert type_hash(name, distro) == store.hash_rihs01(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "digits"),
+    [  # as rosidl 4.6.6 of Jazzy writes them beside what it builds from msgs/
+        ("action/Execute_SendGoal_Request", "46c658422faf21d9ed497140f11c20a4d166cb3425bf0b7cd0115e35e6ed5adf"),
+        ("srv/CheckTrajectory_Request", "3877a09f6eee930f2db39cc426e5864aded219e4354f05111c959ee3b28d9e2a"),
+    ],
+)
+def test_the_hashes_are_those_of_ros_own_generator(name: str, digits: str) -> None:
+    assert type_hash(f"qwen2vl_robot_msgs/{name}", "jazzy") == f"RIHS01_{digits}"
+
+
 def test_the_message_package_is_named_where_colcon_and_rosdep_look() -> None:
     package = ElementTree.parse(MSGS / "package.xml").getroot()
     assert package.findtext("name") == "qwen2vl_robot_msgs"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,6 +345,16 @@ def test_without_our_messages_topics_alone_are_served() -> None:
         assert interface.RESET.name in graph.services
     finally:
         node.close()
+
+
+def test_nobody_but_a_persons_tools_can_say_yes() -> None:
+    """Voice and agents have no way to: they name neither topic nor service, and do not use a person's tool for it."""
+    package = Path(programs.__file__).parents[1]
+    texts = {f.relative_to(package).as_posix(): f.read_text(encoding="utf-8") for f in package.rglob("*.py")}
+    says_yes = {name for name, text in texts.items() if re.search(r"\binterface\.APPROVE(_NOW)?\b", text)}
+    assert says_yes == {"nodes/answers.py", "nodes/shell.py"}
+    for name in ("nodes/agent.py", "nodes/agent_server.py", "nodes/voice.py", "nodes/programs.py"):
+        assert not re.search(r"\.(approve|answer)\(", texts[name]), name
 
 
 # --------------------------------------------------------------------------------------- motions of others
