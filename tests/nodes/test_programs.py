@@ -322,6 +322,19 @@ def test_a_task_that_breaks_ends_its_goal_too(desk: Desk) -> None:
     assert (status, result.outcome, result.reason) == (GoalStatus.ABORTED, "aborted", AbortReason.BROKEN)
 
 
+@pytest.mark.parametrize("action", [interface.EXECUTE, interface.EXECUTE_TRAJECTORY])
+def test_a_task_that_breaks_before_it_begins_is_over_too(desk: Desk, action: interface.ActionInterface) -> None:
+    def fail(given: Any) -> Any:
+        raise ValueError("never expected")
+
+    works = desk.flow.run, desk.flow.execute
+    desk.flow.run = desk.flow.execute = fail  # type: ignore[method-assign]
+    fields = {"instruction": "go home"} if action is interface.EXECUTE else {"joint_trajectory": trajectory(desk)}
+    assert desk.result(desk.goal(action, **fields))[1].reason == AbortReason.BROKEN
+    desk.flow.run, desk.flow.execute = works  # type: ignore[method-assign]
+    assert desk.result(desk.task())[0] is GoalStatus.SUCCEEDED
+
+
 def test_an_end_of_the_node_ends_the_goal(desk: Desk) -> None:
     desk.flow.may_end.clear()
     sent = desk.task()
