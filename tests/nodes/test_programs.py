@@ -264,7 +264,7 @@ def test_what_is_no_task_is_refused_with_a_reason(desk: Desk, fields: dict[str, 
     assert desk.cell.status()["refused_instructions"] == 1
 
 
-@pytest.mark.parametrize("source", ["text", "voice", "agent"])
+@pytest.mark.parametrize("source", ["text", "voice", "agent", "nobody"])
 def test_a_stop_word_in_a_goal_latches_a_stop(desk: Desk, source: str) -> None:
     desk.result(desk.task("stop!", source=source))
     assert desk.cell.node.stopped_by()
