@@ -83,6 +83,7 @@ def run_console(clicks: int, rounds: int) -> Iterator[dict[str, Any]]:
     with contextlib.ExitStack() as everything:
         halts = everything.enter_context(contextlib.closing(Halts("idle")))
         everything.enter_context(_process("feed", [sys.executable, "-m", __name__]))
+        halts.has_feed = True
         driver = everything.enter_context(sync_playwright())
         chromium = driver.chromium.launch(executable_path=path, args=CHROMIUM, timeout=_START_MS)
         with _console() as address:
