@@ -12,6 +12,7 @@ from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Approval, ApprovalMode, Refusal, Rehearsed, digest
 from qwen2vl_robot.reasons import RefusalReason
 
+_STRICTNESS = (ApprovalMode.AUTO, ApprovalMode.CONFIRM, ApprovalMode.NEVER)
 _POLL_S = 0.05  # a halt ends the waiting for a person after at most this long
 
 
@@ -80,6 +81,11 @@ class AskingApprover:
         self._changed = threading.Condition()
         self._awaited: str | None = None
         self._is_answered = False
+        self._demanded = ApprovalMode.AUTO
+
+    def demand(self, mode: ApprovalMode | None) -> None:
+        """Ask from now on at least as this mode does, whatever the approver's own is; None: as its own alone."""
+        self._demanded = mode or ApprovalMode.AUTO
 
     def awaited(self) -> str | None:
         """Digest of the verdict that a person is asked about now."""
@@ -118,10 +124,11 @@ class AskingApprover:
 
     def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
         """Ask where asking is due, and wait for the answer (see `ports.Approver`)."""
-        if self._mode is ApprovalMode.NEVER:
+        mode = max(self._mode, self._demanded, key=_STRICTNESS.index)
+        if mode is ApprovalMode.NEVER:
             return Refusal(RefusalReason.NEVER, "approval is set to never; no motion goes")
         verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops
-        asks = self._mode is ApprovalMode.CONFIRM or bool(doubts)
+        asks = mode is ApprovalMode.CONFIRM or bool(doubts)
         if asks:
             self._await(verdict_digest)  # before anybody hears of the question, so that no quick answer is lost
         try:

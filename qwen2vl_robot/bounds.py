@@ -20,6 +20,7 @@ MESH_BYTES = 50_000_000
 IMAGE_SIDE_PX = 8192
 IMAGE_PIXELS = 4096 * 4096  # of a camera's frame
 IMAGE_BYTES = 64_000_000
+FRAME_BYTES = 200_000_000  # unpacked, of a recorded frame: the largest picture with depth of 8 bytes
 PHOTO_PIXELS = 25_000_000  # of a person's picture: a camera of 24 megapixels
 PHOTO_BYTES = 64_000_000
 PICTURES = 16  # that are planned on together; cameras too

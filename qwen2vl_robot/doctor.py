@@ -175,13 +175,23 @@ def check_gpu() -> Finding:
     return Finding("GPU", True, names, is_required=False) if names else absent
 
 
-def check_ros() -> Finding:
-    """Look for rclpy without importing it."""
-    if importlib.util.find_spec("rclpy") is None:
+_MESSAGES = {
+    "qwen2vl_robot_msgs": "no tasks and motions as goals; colcon builds it from msgs/",
+    "moveit_msgs": "no planning scene",
+}
+
+
+def check_ros(is_there: Callable[[str], object] = importlib.util.find_spec) -> Finding:
+    """Look for rclpy and the messages that it may lack, without importing them.
+
+    Args:
+        is_there: a package's name → whether it is installed.
+    """
+    if not is_there("rclpy"):
         return Finding("rclpy", False, "not installed; it comes with ROS 2 and is optional", is_required=False)
-    return Finding(
-        "rclpy", True, f"ROS 2 {os.environ.get('ROS_DISTRO', 'of an unknown distribution')}", is_required=False
-    )
+    said = f"ROS 2 {os.environ.get('ROS_DISTRO', 'of an unknown distribution')}"
+    lacks = [f"no {package}: {what}" for package, what in _MESSAGES.items() if not is_there(package)]
+    return Finding("rclpy", True, "; ".join([said, *lacks]), is_required=False)
 
 
 # ----------------------------------------------------------------------------------------------- one model

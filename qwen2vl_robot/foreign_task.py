@@ -49,6 +49,11 @@ class ForeignMotions:
     def __init__(self, parts: Parts, belief: Belief) -> None:
         self._parts, self._belief = parts, belief
 
+    @property
+    def believed(self) -> Scene | None:
+        """What the controller believes to be on the table and in the gripper; None before anything was measured."""
+        return self._belief.scene
+
     def check(self, given: ForeignTrajectory) -> Rehearsed | Outcome:
         """Look, and rehearse a trajectory in what is seen; nothing moves. An outcome says why nothing was rehearsed."""
         halted = self._parts.halt.cause()

@@ -103,6 +103,7 @@ class InstructionSource(str, Enum):
     VOICE = "voice"
     AGENT = "agent"  # software that speaks for a person, and may repeat what it read anywhere
     CHECK = "check"  # nobody's words
+    TRAJECTORY = "trajectory"  # no words: a motion that somebody else made
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,8 +486,7 @@ class Effect:
     """What a motion is for, in a form that can be measured.
 
     Attributes:
-        kind: "hold" (object in the gripper), "release" (object stands at `T_base_object`), "push" (object moved
-            to `T_base_object`), "show" (the cameras see the arm), "none" (home, wait).
+        kind: "hold" (in the gripper), "release" or "push" (to `T_base_object`), "show" (the arm), "none" (home, wait).
         name: the object that the effect is about, None for "show" and "none".
         T_base_object: (4, 4) predicted pose, for "release" and "push".
         relation, reference: the relation asked for, for "release".

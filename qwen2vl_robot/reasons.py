@@ -148,6 +148,18 @@ class TrajectoryReason(Reason):
     NOT_AT_REST = "trajectory_not_at_rest", "it does not begin and end at rest"
 
 
+class RequestReason(Reason):
+    """Why the node did not begin what a program asked for (`nodes/`)."""
+
+    BUSY = "busy", "another task is under way"
+    INACTIVE = "inactive", "the node takes no tasks now"
+    DESCRIPTION = "description", "the robot's description is missing, or another robot's"
+    BAD_REQUEST = "bad_task", "a field of the request is not what is needed"
+    LESS_APPROVAL = "less_approval", "less approval is asked for than the node is set to"
+    UNRECORDED = "unrecorded", "the node records its decisions, and those about the motions of others are not recorded"
+    LATE = "late", "the answer did not come in time"
+
+
 class PerceptionReason(Reason):
     """Why a named object cannot be measured (`perception/`)."""
 
@@ -243,6 +255,7 @@ AnyReason = Union[
     AbortReason,
     MotionReason,
     TrajectoryReason,
+    RequestReason,
     PerceptionReason,
     PlannerReason,
     ObservationReason,
@@ -255,6 +268,7 @@ FAMILIES: tuple[type[Reason], ...] = (
     AbortReason,
     MotionReason,
     TrajectoryReason,
+    RequestReason,
     PerceptionReason,
     PlannerReason,
     ObservationReason,

@@ -22,6 +22,7 @@ from qwen2vl_robot.config import RobotProfile, SceneRanges, parse, robot_file
 from qwen2vl_robot.description import read_joints
 from qwen2vl_robot.documents import parse_json, parse_yaml
 from qwen2vl_robot.errors import BadInputError, ObservationError, PlannerError
+from qwen2vl_robot.foreign import motion_of
 from qwen2vl_robot.graph.conversions import (
     joints_from_message,
     pose_from_transform,
@@ -29,12 +30,19 @@ from qwen2vl_robot.graph.conversions import (
 )
 from qwen2vl_robot.graph.lens import lens_from_info, rectify_depth
 from qwen2vl_robot.graph.pictures import depth_from_image, rgb_from_compressed, rgb_from_image
-from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
+from qwen2vl_robot.graph.trajectories import (
+    derivatives_from_trajectory,
+    foreign_trajectory,
+    segment_from_trajectory,
+)
+from qwen2vl_robot.messages import JointSegment, Refusal, RobotState, freeze
 from qwen2vl_robot.nodes.voice import open_sound
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.request import Request
 from tests.cells import PROFILE
+
+REST = RobotState(0, freeze(PROFILE.home_q_rad), freeze(np.zeros(7)), 0.08)
 
 SIZE_PX = (16, 12)
 
@@ -105,6 +113,7 @@ def messages(data: bytes) -> bool:
         lambda: not np.isfinite(pose_from_transform(_transform(take))).all(),
         lambda: not np.isfinite(state_from_joints(joints_from_message(_joints(take)), PROFILE, 0).q_rad).all(),
         lambda: _is_wild(_trajectory(take)),
+        lambda: _is_wild_motion(_of_another(take)),
     )
     try:
         with np.errstate(all="ignore"):
@@ -125,6 +134,18 @@ def _is_wild(trajectory: Any) -> bool:
     derivatives_from_trajectory(trajectory, PROFILE)
     # No number need be finite: a real controller does not look.
     return not (np.diff(segment.time_s) > 0).all()
+
+
+def _is_wild_motion(message: Any) -> bool:
+    """Of a trajectory from anybody only finite numbers are left, that rise in time and begin where the arm is."""
+    given = foreign_trajectory(message, 10**9)
+    motion = given if isinstance(given, Refusal) else motion_of(given, REST, PROFILE)
+    if isinstance(motion, Refusal):
+        return not motion.text.isprintable() or len(motion.text) > 2000
+    (segment,) = motion.segments
+    assert isinstance(segment, JointSegment)
+    is_sound = np.isfinite(segment.q_rad).all() and (np.diff(segment.time_s) > 0).all()
+    return not is_sound or not np.array_equal(segment.q_rad[0], REST.q_rad)
 
 
 class _Bytes:
@@ -206,6 +227,22 @@ def _trajectory(take: _Bytes) -> Any:
     names = [j.name for j in PROFILE.joints]
     points = [point(at) for at in range(take.below(4))]
     return SimpleNamespace(joint_names=names if take.below(4) else _names(take), points=points)
+
+
+def _of_another(take: _Bytes) -> Any:
+    """A request with both fields of moveit_msgs/RobotTrajectory; some of them are sound."""
+    given = _trajectory(take)
+    given.joint_names = given.joint_names if take.below(8) == 0 else [j.name for j in PROFILE.joints]
+    stamp = SimpleNamespace(sec=take.below(9) if take.below(8) == 0 else 0, nanosec=0)
+    given.header = SimpleNamespace(stamp=stamp, frame_id="" if take.below(8) else "camera")
+    if take.below(2):
+        for at, point in enumerate(given.points):
+            point.positions = [q + at * 0.01 for q in PROFILE.home_q_rad]
+            point.velocities = [] if take.below(2) else [0.0] * 7
+            point.accelerations = []
+            point.time_from_start = SimpleNamespace(sec=at, nanosec=take.below(9))
+    other = SimpleNamespace(joint_names=[] if take.below(8) else ["base"], points=[])
+    return SimpleNamespace(joint_trajectory=given, multi_dof_joint_trajectory=other)
 
 
 TARGETS: dict[str, Callable[[bytes], bool]] = {

@@ -88,7 +88,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("assembly",),
     ("recording",),
     ("nodes", "training", "benchmarks", "arms", "console"),
-    ("demo", "demo_graph", "doctor", "cli", "__main__"),
+    ("demo", "demo_graph", "doctor", "framed", "cli", "__main__"),
 )
 
 # (importer, imported, why), on top of the layers.

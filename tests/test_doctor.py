@@ -144,3 +144,11 @@ def test_the_shipped_checkpoints_convention_is_measured() -> None:
     assert doctor.examine_model(None, lines.append, calibrates=True)
     assert "box_convention: thousandths" in lines
     assert lines[-1].startswith("recommended: mode ")
+
+
+def test_messages_that_rclpy_lacks_are_named_with_what_they_are_for() -> None:
+    finding = doctor.check_ros(lambda name: name in ("rclpy", "moveit_msgs"))
+    assert finding.ok
+    assert "no qwen2vl_robot_msgs" in finding.detail
+    assert "moveit_msgs:" not in finding.detail
+    assert not doctor.check_ros(lambda name: False).ok

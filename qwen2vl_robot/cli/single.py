@@ -192,26 +192,45 @@ def _action_as_json(action: Any) -> dict[str, Any]:
 
 @app.command(epilog="Example: qwen2vl-robot check sim/hazards/refused_over_speed.yaml --json -")
 def check(
-    request: Annotated[Path, typer.Argument(help="A file with a scene and a motion; sim/README.md explains it.")],
+    request: Annotated[
+        Path, typer.Argument(help="A file with a scene and a motion (sim/README.md); with --frame a trajectory.")
+    ],
+    frame: Annotated[
+        Path | None, typer.Option(help="A recorded frame (.npz), or a bag of decisions: its first look is the scene.")
+    ] = None,
+    robot: Annotated[str, typer.Option(help="With --frame: a robot of sim/robots, or a robot.yaml.")] = "franka_panda",
     picture: Annotated[Path | None, typer.Option(help="Write a picture of the moment of a refusal here.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Rehearse a motion of yours in a scene of yours, without camera or planner. Exit code 0: accepted, 1: refused."""
-    from qwen2vl_robot.validation.answer import to_answer
-    from qwen2vl_robot.validation.request import rehearse_request
+    """Rehearse a motion of yours in a scene of yours, without camera or planner. Exit code 0: accepted, 1: refused.
 
-    verdict, case = rehearse_request(request)
-    answer = to_answer(verdict, case)
+    With --frame the scene is measured in the frame, and the motion is a trajectory as
+    trajectory_msgs/JointTrajectory or moveit_msgs/RobotTrajectory has it, YAML or JSON.
+    """
+    answer, verdict = _rehearse(request, frame, robot)
     save_json(answer, json_file)
     if json_file != STDOUT:
         typer.echo("accepted" if answer["accepted"] else f"refused: {answer['explanation']}")
         for violation in answer["violations"]:
             typer.echo(f"  {_violation_line(violation)}")
-    if picture is not None and verdict.picture is not None:
+    if picture is not None and verdict is not None and verdict.picture is not None:
         from qwen2vl_robot.photos import write_photo
 
         write_photo(picture, verdict.picture)
     raise typer.Exit(0 if answer["accepted"] else 1)
+
+
+def _rehearse(request: Path, frame: Path | None, robot: str) -> tuple[dict[str, Any], Any]:
+    """The answer and its verdict, in a scene that is written down or in what a frame shows."""
+    if frame is not None:
+        from qwen2vl_robot.framed import check_in_frame
+
+        return check_in_frame(frame, request, robot)
+    from qwen2vl_robot.validation.answer import to_answer
+    from qwen2vl_robot.validation.request import rehearse_request
+
+    verdict, case = rehearse_request(request)
+    return to_answer(verdict, case), verdict
 
 
 def _violation_line(v: dict[str, Any]) -> str:

@@ -75,6 +75,10 @@ class DdsGraph:
         """Return the class of a ROS type."""
         return message_class(type_name, self.distro)
 
+    def has_type(self, type_name: str) -> bool:
+        """Return true: every type of the interface is defined here."""
+        return True
+
     def serialize(self, message: interface.Message) -> bytes:
         """Serialize a message as CDR."""
         return bytes(message.serialize(use_version_2=False))
@@ -143,15 +147,15 @@ class DdsGraph:
         """Serve a service whose response may come later: the handler gets the request and a function that responds."""
         serve_later(self._endpoints, self.resolve(name), type_name, handler)
 
-    def call(self, service: interface.Service, timeout_s: float) -> interface.Message:
-        """Call a service without arguments (see `interface.Graph`)."""
+    def call(self, service: interface.Service, timeout_s: float, **fields: object) -> interface.Message:
+        """Call a service (see `interface.Graph`)."""
         end_s = time.monotonic() + timeout_s
         client = self.client(service.name, service.type)
         while not client.is_served():
             if time.monotonic() > end_s:
                 raise ExecutionError(f"nobody serves {self.resolve(service.name)}")
             time.sleep(_POLL_S)
-        return client.call(max(0.0, end_s - time.monotonic()))
+        return client.call(max(0.0, end_s - time.monotonic()), **fields)
 
     def client(self, name: str, type_name: str) -> DdsClient:
         """Make a client of a service."""

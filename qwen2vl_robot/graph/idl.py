@@ -1,8 +1,8 @@
 """ROS message definitions → the classes that Cyclone DDS writes, byte for byte as ROS 2 does, and their type hashes.
 
-rosbags has the definitions of each ROS distribution; those that it lacks are below. rmw_cyclonedds matches types by
-name alone, so a wrong layout would arrive as garbage without an error: tests/graph/test_idl.py compares the bytes of
-every type with those of rosbags' own serialiser.
+rosbags has the definitions of each ROS distribution; `definitions` has those that it lacks. rmw_cyclonedds matches
+types by name alone, so a wrong layout would arrive as garbage without an error: tests/graph/test_idl.py compares the
+bytes of every type with those of rosbags' own serialiser.
 """
 
 # No `from __future__ import annotations`: Cyclone's classes evaluate their annotations as types.
@@ -19,83 +19,10 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.graph.definitions import definitions
 
 DISTROS = {"humble": Stores.ROS2_HUMBLE, "jazzy": Stores.ROS2_JAZZY, "lyrical": Stores.ROS2_LYRICAL}
 DEFAULT_DISTRO = "jazzy"
-
-_MESSAGES = {
-    "control_msgs/msg/JointTolerance": "string name\nfloat64 position\nfloat64 velocity\nfloat64 acceleration",
-    "control_msgs/msg/JointComponentTolerance": (
-        "string joint_name\nuint16 component\nfloat64 position\nfloat64 velocity\nfloat64 acceleration"
-    ),
-    "control_msgs/msg/GripperCommand": "float64 position\nfloat64 max_effort",
-    "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score",
-    "vision_msgs/msg/ObjectHypothesisWithPose": (
-        "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose"
-    ),
-    "vision_msgs/msg/Point2D": "float64 x\nfloat64 y",
-    "vision_msgs/msg/Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
-    "vision_msgs/msg/BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y",
-    "vision_msgs/msg/Detection2D": (
-        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n"
-        "vision_msgs/BoundingBox2D bbox\nstring id"
-    ),
-    "vision_msgs/msg/Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
-}
-# Name → (request, response).
-_SERVICES = {
-    "std_srvs/srv/Trigger": ("", "bool success\nstring message"),
-    "action_msgs/srv/CancelGoal": (
-        "action_msgs/GoalInfo goal_info",
-        "int8 return_code\naction_msgs/GoalInfo[] goals_canceling",
-    ),
-}
-_POINT = "trajectory_msgs/JointTrajectoryPoint"
-_MULTI = "trajectory_msgs/MultiDOFJointTrajectoryPoint"
-_GRIPPED = "float64 position\nfloat64 effort\nbool stalled\nbool reached_goal"
-
-
-def _actions(distro: str) -> dict[str, tuple[str, str, str]]:
-    """Return name → (goal, result, feedback); Lyrical's control_msgs adds the point's index to the feedback."""
-    index, multi_index = ("int32 index\n", "\nint32 multi_dof_index") if distro == "lyrical" else ("", "")
-    return {
-        "control_msgs/action/FollowJointTrajectory": (
-            "trajectory_msgs/JointTrajectory trajectory\ntrajectory_msgs/MultiDOFJointTrajectory multi_dof_trajectory\n"
-            "control_msgs/JointTolerance[] path_tolerance\n"
-            "control_msgs/JointComponentTolerance[] component_path_tolerance\n"
-            "control_msgs/JointTolerance[] goal_tolerance\n"
-            "control_msgs/JointComponentTolerance[] component_goal_tolerance\n"
-            "builtin_interfaces/Duration goal_time_tolerance",
-            "int32 error_code\nstring error_string",
-            f"std_msgs/Header header\nstring[] joint_names\n{_POINT} desired\n{_POINT} actual\n{_POINT} error\n{index}"
-            f"string[] multi_dof_joint_names\n{_MULTI} multi_dof_desired\n{_MULTI} multi_dof_actual\n"
-            f"{_MULTI} multi_dof_error{multi_index}",
-        ),
-        "control_msgs/action/GripperCommand": ("control_msgs/GripperCommand command", _GRIPPED, _GRIPPED),
-        "control_msgs/action/ParallelGripperCommand": (
-            "sensor_msgs/JointState command",
-            "sensor_msgs/JointState state\nbool stalled\nbool reached_goal",
-            "sensor_msgs/JointState state",
-        ),
-    }
-
-
-def _definitions(distro: str) -> dict[str, str]:
-    """Return every definition that rosbags may lack, each after the ones that it uses."""
-    definitions = dict(_MESSAGES)
-    for name, (request, response) in _SERVICES.items():
-        definitions |= {f"{name}_Request": request, f"{name}_Response": response}
-    goal_id = "unique_identifier_msgs/UUID goal_id"
-    for name, (goal, result, feedback) in _actions(distro).items():
-        definitions |= {f"{name}_Goal": goal, f"{name}_Result": result, f"{name}_Feedback": feedback}
-        definitions |= {
-            f"{name}_SendGoal_Request": f"{goal_id}\n{name}_Goal goal",
-            f"{name}_SendGoal_Response": "bool accepted\nbuiltin_interfaces/Time stamp",
-            f"{name}_GetResult_Request": goal_id,
-            f"{name}_GetResult_Response": f"int8 status\n{name}_Result result",
-            f"{name}_FeedbackMessage": f"{goal_id}\n{name}_Feedback feedback",
-        }
-    return definitions
 
 
 @cache
@@ -108,7 +35,7 @@ def typestore(distro: str) -> Typestore:
     if distro not in DISTROS:
         raise BadInputError(f"ROS distribution {distro!r} is unknown; known: {', '.join(DISTROS)}")
     store = get_typestore(DISTROS[distro])
-    missing = {name: text for name, text in _definitions(distro).items() if name not in store.fielddefs}
+    missing = {name: text for name, text in definitions(distro).items() if name not in store.fielddefs}
     # ROS gives an empty message one byte, because C has no empty structs.
     store.register(
         {name: ([], _parse(text or "uint8 structure_needs_at_least_one_member")) for name, text in missing.items()}

@@ -8,82 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Protocol
 
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.graph.kinds import ActionInterface as ActionInterface
+from qwen2vl_robot.graph.kinds import Qos as Qos
+from qwen2vl_robot.graph.kinds import Service as Service
+from qwen2vl_robot.graph.kinds import Topic as Topic
 
 NODE_NAME = "qwen2vl_robot"
 PLANT_NAME = "plant"
 SUPERVISOR_NAME = "supervisor"
-
-
-class Qos(Enum):
-    """A topic's quality of service: (reliable, transient local, depth)."""
-
-    SENSOR = (False, False, 1)  # only the latest message is useful
-    PICTURE = (True, False, 2)  # published, for reliable subscribers (RViz) and others (REP 2003)
-    STATE = (False, False, 100)  # joint states: small messages, several publishers at up to 1 kHz between two looks
-    COMMAND = (True, False, 10)  # none may be lost, and none sent before we subscribed may act
-    ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
-    ANY_TF = (False, False, 100)
-    LATCHED = (True, True, 1)  # late subscribers get the latest message
-    TF = (True, False, 100)
-    TF_STATIC = (True, True, 100)
-
-    @property
-    def is_reliable(self) -> bool:
-        return self.value[0]
-
-    @property
-    def is_latched(self) -> bool:
-        return self.value[1]
-
-    @property
-    def depth(self) -> int:
-        return self.value[2]
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """One topic: name, ROS type ("std_msgs/msg/String"), QoS, meaning."""
-
-    name: str
-    type: str
-    qos: Qos
-    meaning: str
-
-    def at(self, name: str) -> Topic:
-        """Return the same topic under another name (a second camera, a controller that the robot file names)."""
-        return replace(self, name=name)
-
-    def published(self) -> Topic:
-        """Return the same topic as its publisher offers it: reliably, where we subscribe to it as sensor data."""
-        return replace(self, qos=Qos.PICTURE) if self.qos in (Qos.SENSOR, Qos.STATE) else self
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """One service: name, ROS type, meaning."""
-
-    name: str
-    type: str
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class ActionInterface:
-    """One action: name, ROS type ("control_msgs/action/GripperCommand"), meaning."""
-
-    name: str
-    type: str
-    meaning: str
-
-    def at(self, name: str) -> ActionInterface:
-        """Return the same action under another name."""
-        return replace(self, name=name)
-
 
 # ------------------------------------------------------------------------------------------------------ in
 
@@ -129,12 +66,19 @@ DETECTIONS = Topic("~/detections", "vision_msgs/msg/Detection2DArray", Qos.COMMA
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
 )
+PLANNING_SCENE = Topic(
+    "planning_scene", "moveit_msgs/msg/PlanningScene", Qos.LATCHED, "a diff for MoveIt: what was measured, what is held"
+)
 CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.STATE, "the node's life and stop, JSON")
 
 RESET = Service("~/reset", "std_srvs/srv/Trigger", "release a stop")
 STOP_NOW = Service("~/stop", "std_srvs/srv/Trigger", "stop and latch")
 CANCEL = Service("~/cancel", "std_srvs/srv/Trigger", "cancel the current task; an aborted motion latches a stop")
 CHECK_CAMERA = Service("~/check_camera", "std_srvs/srv/Trigger", "show the arm to the cameras and check them by it")
+APPROVE_NOW = Service("~/approve", "qwen2vl_robot_msgs/srv/Approve", "as the topic, and answers whether the yes counts")
+CHECK_TRAJECTORY = Service(
+    "~/check_trajectory", "qwen2vl_robot_msgs/srv/CheckTrajectory", "another's motion → a verdict; nothing moves"
+)
 
 FOLLOW_JOINT_TRAJECTORY = ActionInterface(
     "follow_joint_trajectory", "control_msgs/action/FollowJointTrajectory", "the motion, monitored by its controller"
@@ -144,16 +88,21 @@ PARALLEL_GRIPPER_COMMAND = ActionInterface(
     "gripper_cmd", "control_msgs/action/ParallelGripperCommand", "gripper, newer form"
 )
 
+EXECUTE = ActionInterface("~/execute", "qwen2vl_robot_msgs/action/Execute", "a task, with its outcome as the result")
+EXECUTE_TRAJECTORY = ActionInterface(
+    "~/execute_trajectory", "qwen2vl_robot_msgs/action/ExecuteTrajectory", "another's motion, checked, admitted and run"
+)
+
 TOPICS_IN = (
     IMAGE, COMPRESSED, DEPTH, COMPRESSED_DEPTH, CAMERA_INFO, JOINT_STATES, ROBOT_DESCRIPTION, TF, TF_STATIC, CLOCK,
     INSTRUCTION, VOICE_INSTRUCTION, AGENT_INSTRUCTION, STOP, APPROVE, REJECT, SUPERVISOR_HEARTBEAT,
 )  # fmt: skip
 TOPICS_OUT = (
     JOINT_TRAJECTORY, GRIPPER_TOPIC, PLAN, VERDICT, REHEARSAL, STATUS, MARKERS, ANNOTATED, DETECTIONS, DIAGNOSTICS,
-    CONTROLLER_HEARTBEAT,
+    PLANNING_SCENE, CONTROLLER_HEARTBEAT,
 )  # fmt: skip
-SERVICES = (RESET, STOP_NOW, CANCEL, CHECK_CAMERA)
-ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND)
+SERVICES = (RESET, STOP_NOW, CANCEL, CHECK_CAMERA, APPROVE_NOW, CHECK_TRAJECTORY)
+ACTIONS = (FOLLOW_JOINT_TRAJECTORY, GRIPPER_COMMAND, PARALLEL_GRIPPER_COMMAND, EXECUTE, EXECUTE_TRAJECTORY)
 
 
 # ------------------------------------------------------------------------------------------------- transport
@@ -269,6 +218,9 @@ class Graph(Protocol):
     def message(self, type_name: str) -> type[Message]:
         """Return the class of a ROS type such as "std_msgs/msg/String"; fields by keyword, others at ROS's defaults."""
 
+    def has_type(self, type_name: str) -> bool:
+        """Return whether a ROS type can be used; rclpy has those of the packages that are installed beside it."""
+
     def serialize(self, message: Message) -> bytes:
         """Serialize a message as CDR, the bytes on the wire."""
 
@@ -301,8 +253,8 @@ class Graph(Protocol):
     def serve(self, service: Service, handler: ServiceHandler) -> None:
         """Serve a service: request → response."""
 
-    def call(self, service: Service, timeout_s: float) -> Message:
-        """Call a service without arguments and wait for its response.
+    def call(self, service: Service, timeout_s: float, **fields: object) -> Message:
+        """Call a service with the fields of its request, and wait for its response.
 
         Raises:
             ExecutionError: none came in time.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import threading
 import time
@@ -53,6 +54,11 @@ T = TypeVar("T")
 
 _SILENCE_S = 5.0
 _POLL_S = 0.002
+
+
+def _has_type(type_name: str) -> bool:
+    """Return whether the package of a ROS type is installed."""
+    return importlib.util.find_spec(type_name.partition("/")[0]) is not None
 
 
 class RosGraph:
@@ -106,6 +112,8 @@ class RosGraph:
             getattr(module, name) if kind == "msg" else getattr(getattr(module, outer), inner)
         )
         return message_type
+
+    has_type = staticmethod(_has_type)  # see `interface.Graph`
 
     def serialize(self, message: interface.Message) -> bytes:
         """Serialize a message as CDR."""
@@ -196,14 +204,13 @@ class RosGraph:
         def answer(request: interface.Message, response: interface.Message) -> interface.Message:
             return self._guarded(service.name, handler)(request) or response
 
-        server = self._node.create_service(
-            _rclpy_type(service.type), service.name, answer, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        kind, group = _rclpy_type(service.type), MutuallyExclusiveCallbackGroup()
+        server = self._node.create_service(kind, service.name, answer, callback_group=group)
         self._entities.append(lambda: self._node.destroy_service(server))
 
-    def call(self, service: interface.Service, timeout_s: float) -> interface.Message:
-        """Call a service without arguments (see `interface.Graph`)."""
-        return call_service(self._node, _rclpy_type(service.type), self.resolve(service.name), timeout_s)
+    def call(self, service: interface.Service, timeout_s: float, **fields: object) -> interface.Message:
+        """Call a service (see `interface.Graph`)."""
+        return call_service(self._node, _rclpy_type(service.type), self.resolve(service.name), timeout_s, fields)
 
     def publishers_of(self, topic: interface.Topic) -> int:
         """Count the publishers of a topic on the whole graph."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 
-def call_service(node: Node, kind: Any, name: str, timeout_s: float) -> Message:
-    """Call a service without arguments and wait for its response; not from a callback of the node.
+def call_service(node: Node, kind: Any, name: str, timeout_s: float, fields: Mapping[str, object]) -> Message:
+    """Call a service and wait for its response; not from a callback of the node.
 
     Args:
         kind: rclpy's class of the service's type.
+        fields: of the request.
 
     Raises:
         ExecutionError: nobody serves it, or no response came in time.
@@ -29,7 +31,7 @@ def call_service(node: Node, kind: Any, name: str, timeout_s: float) -> Message:
     try:
         if not client.wait_for_service(timeout_s):
             raise ExecutionError(f"nobody serves {name}")
-        future = client.call_async(kind.Request())
+        future = client.call_async(kind.Request(**fields))
         future.add_done_callback(lambda done: has_come.set())
         if not has_come.wait(max(0.0, end_s - time.monotonic())):
             raise ExecutionError(f"{name} did not respond within {timeout_s:g} s")

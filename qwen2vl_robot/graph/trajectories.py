@@ -1,4 +1,4 @@
-"""JointTrajectory messages ↔ joint segments in robot-file order; received ones are checked as ros2_control does."""
+"""JointTrajectory messages ↔ joint segments in robot-file order, checked as ros2_control does; and those of others."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import numpy as np
 from qwen2vl_robot.bounds import JOINTS, TRAJECTORY_POINTS, shown
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.foreign import MAX_POINTS, ForeignTrajectory
+from qwen2vl_robot.foreign_task import MAX_LOOK_AGE_S
 from qwen2vl_robot.geometry import Array, read_only
-from qwen2vl_robot.graph.conversions import doubles, duration_from_s, duration_to_s, header
+from qwen2vl_robot.graph.conversions import doubles, duration_from_s, duration_to_s, header, stamp_to_ns
 from qwen2vl_robot.graph.interface import Message, MessageMaker
-from qwen2vl_robot.messages import JointSegment, RobotState
+from qwen2vl_robot.messages import JointSegment, Refusal, RobotState
+from qwen2vl_robot.reasons import TrajectoryReason
 
 _NO_VELOCITY = float(np.finfo(np.float32).eps)  # joint_trajectory_controller refuses a final velocity above it
+_AHEAD_S = 0.1  # of a stamp from another computer's clock
 _MIN_HOLD_S = 0.05  # also a slow arm gets some cycles of its controller
 
 
@@ -122,3 +126,41 @@ def _in_order(rows: Sequence[Sequence[float]], names: list[str], expected: list[
     for column, name in enumerate(names):
         ordered[:, expected.index(name)] = given[:, column]
     return read_only(ordered)
+
+
+def foreign_trajectory(message: Message, now_ns: int) -> ForeignTrajectory | Refusal:
+    """Read what somebody wants checked: a message with the two fields of moveit_msgs/RobotTrajectory.
+
+    What is no motion of this robot `foreign.motion_of` refuses; here, what only a message can be: too large to be
+    converted, for other joints than those of the arm, or meant for another time. Efforts are not read.
+
+    Args:
+        now_ns: ROS time.
+    """
+    given, other = message.joint_trajectory, message.multi_dof_joint_trajectory
+    if len(other.joint_names) or len(other.points):
+        text = "multi_dof_joint_trajectory is not empty; this arm has no joint of several degrees of freedom"
+        return Refusal(TrajectoryReason.JOINTS, text)
+    if len(given.joint_names) > JOINTS or len(given.points) > MAX_POINTS:
+        text = f"{len(given.joint_names)} joints and {len(given.points)} points; at most {JOINTS} and {MAX_POINTS}"
+        numbers = (("joints", float(len(given.joint_names))), ("points", float(len(given.points))))
+        return Refusal(TrajectoryReason.POINTS, text, numbers)
+    stamp_ns = stamp_to_ns(given.header.stamp)
+    age_s = (now_ns - stamp_ns) / 1e9
+    if stamp_ns and not -_AHEAD_S <= age_s <= MAX_LOOK_AGE_S:
+        text = f"its stamp is {age_s:.3f} s old; allowed is none, or one of the last {MAX_LOOK_AGE_S:g} s"
+        return Refusal(TrajectoryReason.TIMES, text, (("age_s", age_s), ("allowed_s", MAX_LOOK_AGE_S)))
+    points = list(given.points)
+    return ForeignTrajectory(
+        tuple(given.joint_names),
+        [duration_to_s(point.time_from_start) for point in points],
+        [list(point.positions) for point in points],
+        _rows([point.velocities for point in points]),
+        _rows([point.accelerations for point in points]),
+        given.header.frame_id,
+    )
+
+
+def _rows(rows: list[Sequence[float]]) -> list[list[float]] | None:
+    """The rows, None where no point has any; some with and some without are refused by their shape."""
+    return [list(row) for row in rows] if any(len(row) for row in rows) else None

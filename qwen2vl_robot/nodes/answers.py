@@ -26,7 +26,7 @@ class Rejection(Strict):
 
 
 class Answers:
-    """Hears ~/approve and ~/reject, and says in ~/status what became of the latest one.
+    """Hears ~/approve (topic and service) and ~/reject, and says in ~/status what became of the latest one.
 
     A no that cannot be read, or that names another step, lets nothing go: the step waits on for its yes.
 
@@ -43,15 +43,26 @@ class Answers:
         halt_arm: Callable[[], None],
     ) -> None:
         self._approver, self._status, self._health, self._halt_arm = approver, status, health, halt_arm
-        graph.subscribe(interface.APPROVE, lambda message: self._on_approve(message.data))
+        graph.subscribe(interface.APPROVE, self._on_topic)
         graph.subscribe(interface.REJECT, lambda message: self._on_reject(message.data))
+        if graph.has_type(interface.APPROVE_NOW.type):
+            self._response = graph.message(f"{interface.APPROVE_NOW.type}_Response")
+            graph.serve(interface.APPROVE_NOW, self._answer)
 
-    def _on_approve(self, verdict_digest: str) -> None:
+    def _on_topic(self, message: interface.Message) -> None:
+        self._on_approve(message.data)
+
+    def _answer(self, request: interface.Message) -> interface.Message:
+        accepted, reason = self._on_approve(request.digest)
+        return self._response(accepted=accepted, text=reason)
+
+    def _on_approve(self, verdict_digest: str) -> tuple[bool, str]:
         given = verdict_digest[:DIGEST_CHARS]
         accepted, reason = self._approver.answer(given)
         self._status.answered(given, accepted, reason)
         if not accepted:
             self._health.warn("approve", reason)
+        return accepted, reason
 
     def _on_reject(self, text: str) -> None:
         data: Any = None

@@ -7,9 +7,7 @@ so the threads that answer a stop never wait for torch or Bullet.
 from __future__ import annotations
 
 import logging
-import queue
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,9 +29,11 @@ from qwen2vl_robot.nodes.graph_arm import GraphArm
 from qwen2vl_robot.nodes.graph_cameras import cameras_of
 from qwen2vl_robot.nodes.guard import Guard
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.jobs import Job, Jobs
 from qwen2vl_robot.nodes.jumps import Jumps
 from qwen2vl_robot.nodes.live_robot import Described, load_live_robot
-from qwen2vl_robot.nodes.recording import Session, close_recording, make_controller
+from qwen2vl_robot.nodes.programs import Programs
+from qwen2vl_robot.nodes.recording import Session, believed, close_recording, make_controller
 from qwen2vl_robot.nodes.reports import StatusReport, task_outcome
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.nodes.status import Status
@@ -41,7 +41,7 @@ from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.checking import CHECK
 from qwen2vl_robot.planner.process import SHIPPED_MODEL, PlannerProcess
 from qwen2vl_robot.reading import asks_to_stop, load_words
-from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason
+from qwen2vl_robot.reasons import AbortReason, ObservationReason, RefusalReason, RequestReason
 from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
@@ -64,8 +64,6 @@ class ControllerNode:
         _prepare()
         self._graph, self._settings = graph, settings
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)
-        self._tasks: queue.Queue[Instruction | None] = queue.Queue()  # one at most, and None to end
-        self._lock = threading.RLock()
         self._controller: Controller | Session | None = None
         self._status_publisher = graph.publisher(interface.STATUS)
         self.halt = Halt(lambda: self.guard.lack())
@@ -83,6 +81,7 @@ class ControllerNode:
         self.status = Status(self.halt, self.approver, self._publish_status, lambda: self.arm.is_halting)
         self.camera = cameras_of(graph, self._profile.base_link, settings, self._why_halted)
         Jumps(graph, self.halt, self.arm, self.camera, self.health)
+        self.jobs = Jobs(self.halt, self.status, self.health, self._began, self._lack)
         self._around = Surroundings.of(self._profile, settings.whose_sides)
         self.display = Display(graph, self._around, self.status, self.health, lambda: self.camera.frame_id)
         self.planner = PlannerProcess(settings.model or SHIPPED_MODEL, seen_from=settings.whose_sides)
@@ -128,8 +127,8 @@ class ControllerNode:
 
     def spin(self) -> None:
         """Carry out instructions until `end_spin` or `close`."""
-        while (instruction := self._tasks.get()) is not None:
-            self._carry_out(instruction)
+        while (job := self.jobs.next()) is not None:
+            self._carry_out(job)
 
     def close(self) -> None:
         """Halt the arm and end the workers; a stop that comes meanwhile stays in `stopped_by`."""
@@ -143,31 +142,32 @@ class ControllerNode:
     def end_spin(self) -> None:
         """Halt the arm, cancel the current task, take no instructions, and have `spin` return."""
         self._give_up("shutdown")
-        self._tasks.put(None)
+        self.jobs.close()
 
     def _give_up(self, reason: str) -> None:
         """Cancel the current task, take no further one, and halt the arm."""
-        with self._lock:  # an instruction is accepted before this, and then cancelled, or it is refused
-            self.halt.cancel(reason)
-            self.status.activated(False)
+        self.jobs.deactivate(reason)
         self.arm.stop()
 
-    def _carry_out(self, instruction: Instruction) -> None:
+    def _carry_out(self, job: Job) -> None:
         """Carry out one task; the top of the flow, where every exception halts the arm and is reported."""
         try:
             if self._controller is None:
                 with self.halt.task():
                     raise RobotError("the node is not configured")
-            report = self._controller.run(instruction)
+            self.approver.demand(job.approval)
+            report = job.run(self._controller)
             self.health.fine("task")
         except Exception as error:  # noqa: BLE001 - the top of the flow
             self.arm.stop()
             outcome = _outcome_of(error, self.halt)
             if outcome.kind is OutcomeKind.ABORTED:
                 self.health.error("task", outcome.reasons[0], lasts=True)
-            report = TaskReport(instruction, outcome, (), (), {})
+            report = TaskReport(job.instruction, outcome, (), (), {})
         try:
             self.status.ended(task_outcome(report))
+            self.jobs.ended(job, report)
+            self.display.show_scene(believed(self._controller))
         except Exception as error:  # noqa: BLE001 - the top of the flow
             self._on_broken(f"the end of a task could not be reported: {error}")
 
@@ -185,6 +185,8 @@ class ControllerNode:
             graph.subscribe(topic, partial(self._on_instruction, source, False))
             graph.subscribe(anyhow, partial(self._on_instruction, source, True))
         Answers(graph, self.approver, self.status, self.health, self.arm.stop)
+        show, halt_arm = self.display.show, self._halt_arm
+        Programs(graph, self._settings, self.jobs, self.halt, show=show, stop=self.stop, halt_arm=halt_arm)
         graph.subscribe(interface.ROBOT_DESCRIPTION, lambda message: self._described.take(message.data))
 
         def answer(call: Callable[[], str]) -> Callable[[Any], Any]:
@@ -225,10 +227,13 @@ class ControllerNode:
         """Cancel the current task, accepted or under way, and halt the arm."""
         if not self.halt.cancel("cancelled by ~/cancel"):
             return "there is no task"
-        self.arm.stop()
-        self.status.publish()
+        self._halt_arm()
         _log.info("cancelled by ~/cancel")
         return "cancelled"
+
+    def _halt_arm(self) -> None:
+        self.arm.stop()
+        self.status.publish()
 
     def _why_halted(self) -> str | None:
         cause = self.halt.cause()
@@ -252,46 +257,31 @@ class ControllerNode:
         try:
             instruction = Instruction(message.data, source)
         except BadInputError as error:
-            self._refuse(str(error))
+            self.jobs.refuse(str(error))
             return
         self._take(instruction)
 
     def _take(self, instruction: Instruction) -> str:
         """Accept an instruction as the next task or refuse it; says which."""
-        with self._lock:
-            reason = self._not_now()
-            if reason is None:
-                self._accept(instruction)
-                return "taken"
-        self._refuse(f"not taken: {reason}")
-        return f"not taken: {reason}"
+        refused = self.jobs.take(Job(instruction, lambda flow: flow.run(instruction)))
+        return "taken" if refused is None else f"not taken: {refused.text}"
 
-    def _accept(self, instruction: Instruction) -> None:
-        self.halt.begin_task()
-        try:
-            self.status.began(instruction)
-        except BaseException:
-            self.halt.end_task()  # nobody will carry it out
-            raise
-        self._tasks.put(instruction)
+    def _began(self, instruction: Instruction) -> None:
+        self.display.begin(instruction)
+        self.status.began(instruction)
 
-    def _not_now(self) -> str | None:
-        if not self.status.is_active:
-            return "the node is not active"
-        if self.halt.stopped_by() is not None:
-            return "stopped; release it with ~/reset"
-        if self.halt.has_task:
-            return "another task is under way; ~/cancel ends it"
-        return self._described.lack() or self.guard.lack()
-
-    def _refuse(self, reason: str) -> None:
-        self.health.warn("instruction", reason)
-        self.status.refused(reason)
+    def _lack(self) -> Cause | None:
+        """Why nothing can be moved now, beside what `Jobs` knows itself."""
+        described, unguarded = self._described.lack(), self.guard.lack()
+        if described is not None:
+            return Cause(RequestReason.DESCRIPTION, described)
+        return None if unguarded is None else Cause(RefusalReason.NO_SUPERVISOR, unguarded)
 
     # ------------------------------------------------------------------------------------------ publishing
 
     def _publish_status(self, report: StatusReport) -> None:
         self._status_publisher.publish(self._graph.message("std_msgs/msg/String")(data=report.model_dump_json()))
+        self.jobs.progress(report, self.display.verdict)
 
     def _facts(self) -> dict[str, str]:
         counts = {f"{what} messages": str(count) for what, count in self.camera.counts().items()}

@@ -11,9 +11,20 @@ from qwen2vl_robot.config import Strict
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import image_from_rgb
-from qwen2vl_robot.messages import Motion, Observation, Plan, Rehearsed, Scene, StepRecord, Verdict
+from qwen2vl_robot.messages import (
+    Instruction,
+    InstructionSource,
+    Motion,
+    Observation,
+    Plan,
+    Rehearsed,
+    Scene,
+    StepRecord,
+    Verdict,
+)
 from qwen2vl_robot.nodes import drawing, reports
 from qwen2vl_robot.nodes.health import Health
+from qwen2vl_robot.nodes.planning_scene import PlanningScene
 from qwen2vl_robot.nodes.rehearsal_report import RehearsalReport, rehearsal_report
 from qwen2vl_robot.nodes.status import Status
 from qwen2vl_robot.perception import Surroundings
@@ -25,6 +36,9 @@ class Display:
 
     Args:
         camera_frame: returns the tf frame of the latest picture.
+
+    Attributes:
+        verdict: the latest one of the current task, as it was published; "" before there is one.
     """
 
     def __init__(
@@ -40,14 +54,22 @@ class Display:
         self._kinematics = surroundings.kinematics
         self._scene: Scene | None = None
         self._seen_ns = 0  # stamp of the frame in which it was measured
+        self._after_looking = "plan"
+        self.verdict = ""
+        self._planning_scene = PlanningScene(graph, surroundings.profile)
         topics = (interface.PLAN, interface.VERDICT, interface.REHEARSAL, interface.MARKERS, interface.ANNOTATED)
         self._publishers = {topic.name: graph.publisher(topic) for topic in (*topics, interface.DETECTIONS)}
 
+    def begin(self, instruction: Instruction) -> None:
+        """Forget the verdict of the task before."""
+        self.verdict = ""
+        self._after_looking = "rehearse" if instruction.source is InstructionSource.TRAJECTORY else "plan"
+
     def on_frame(self, observation: Observation) -> None:
-        """Set the status to "plan" (see `ports.Listener`)."""
+        """Set the status to what follows a look (see `ports.Listener`)."""
         self._health.fine("camera")
         self._seen_ns = observation.frame.stamp_ns
-        self._status.doing("plan")
+        self._status.doing(self._after_looking)
 
     def on_plan(self, plan: Plan, observation: Observation) -> None:
         """Publish a plan, its boxes as detections, and the frame with them drawn in (see `ports.Listener`)."""
@@ -74,6 +96,11 @@ class Display:
 
     def on_question(self, step: Rehearsed, asks: bool, doubts: tuple[str, ...]) -> None:
         """Publish the verdict of a step that is about to be admitted; `asks`: whether a person must approve it."""
+        self.show(step, asks, doubts)
+        self._status.doing("admit" if asks else "run")
+
+    def show(self, step: Rehearsed, asks: bool = False, doubts: tuple[str, ...] = ()) -> None:
+        """Publish what was rehearsed, with its scene."""
         self._scene = step.scene
         self._seen_ns = self._seen_ns if step.seen is None else step.seen.stamp_ns
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
@@ -81,7 +108,11 @@ class Display:
         self._publish(interface.VERDICT, report)
         self._publish(interface.REHEARSAL, self._rehearsal(report, step.verdict, step.scene, step.motion))
         self._mark(step.scene, step.motion, np.zeros((0, 3)))
-        self._status.doing("admit" if asks else "run")
+
+    def show_scene(self, scene: Scene | None) -> None:
+        """Publish for MoveIt what is believed to be there, once a task has ended."""
+        if scene is not None:
+            self._planning_scene.show(scene, self._seen_ns)
 
     def _rehearsal(
         self, report: reports.VerdictReport, verdict: Verdict, scene: Scene | None, motion: Motion | None
@@ -93,7 +124,10 @@ class Display:
         base = self._surroundings.profile.base_link
         markers = drawing.markers(self._graph.message, scene, path, contacts_m, base, self._seen_ns)
         self._publishers[interface.MARKERS.name].publish(markers)
+        self.show_scene(scene)
 
     def _publish(self, topic: interface.Topic, report: Strict) -> None:
-        text = self._graph.message("std_msgs/msg/String")(data=report.model_dump_json())
-        self._publishers[topic.name].publish(text)
+        text = report.model_dump_json()
+        if topic is interface.VERDICT:
+            self.verdict = text
+        self._publishers[topic.name].publish(self._graph.message("std_msgs/msg/String")(data=text))

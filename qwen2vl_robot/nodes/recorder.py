@@ -53,7 +53,8 @@ class Recorder:
         except OSError as error:
             raise BadInputError(f"{file}: {reason_of(error)}") from error
         for topic in recorded_topics(cameras, with_pictures):
-            graph.subscribe(topic, partial(self._write, graph.resolve(topic.name), topic))
+            if graph.has_type(topic.type):
+                graph.subscribe(topic, partial(self._write, graph.resolve(topic.name), topic))
 
     def counts(self) -> dict[str, int]:
         """Count the written messages of each topic that had any."""

@@ -11,6 +11,7 @@ from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.gate import GateLimits
 from qwen2vl_robot.halt import Halt
+from qwen2vl_robot.messages import Scene
 from qwen2vl_robot.nodes.settings import Settings
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
@@ -18,7 +19,7 @@ from qwen2vl_robot.recording.recorder import OnDiskError
 from qwen2vl_robot.recording.session import Recording, Session, setup_of
 from qwen2vl_robot.rules import load_rules
 
-__all__ = ["Session", "close_recording", "make_controller"]
+__all__ = ["Session", "believed", "close_recording", "make_controller"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,12 @@ def make_controller(
     cameras = tuple(prefix.strip("/") for prefix in settings.cameras)
     setup = setup.model_copy(update={"cameras": cameras, "requires_check": settings.camera_check == "required"})
     return Session(Recording(file, OnDiskError(settings.on_disk_error)), setup, surroundings, ports, halt, stop)
+
+
+def believed(controller: Controller | Session | None) -> Scene | None:
+    """Return what the controller believes to be there; None before anything was measured."""
+    flow = controller.controller if isinstance(controller, Session) else controller
+    return None if flow is None else flow.foreign.believed
 
 
 def close_recording(controller: Controller | Session | None) -> None:

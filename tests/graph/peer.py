@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from qwen2vl_robot.geometry import make_pose
@@ -24,6 +25,8 @@ IMAGE_IN = interface.Topic("image_in", "sensor_msgs/msg/Image", interface.Qos.SE
 NEWS = interface.Topic("news", "std_msgs/msg/String", interface.Qos.LATCHED, "published before anybody subscribes")
 FLIP = interface.Service("flip", "std_srvs/srv/Trigger", "true at every second call")
 FOLLOW = interface.FOLLOW_JOINT_TRAJECTORY
+EXECUTE = interface.EXECUTE.at("execute")
+APPROVE = replace(interface.APPROVE_NOW, name="approve_now")
 
 
 def until(condition: Callable[[], Any], at_most_s: float = 20.0) -> None:
@@ -65,6 +68,32 @@ class Follower:
         handle.end(GoalStatus.CANCELED, self.result(error_code=-5, error_string="cancelled"))
 
 
+class Asked:
+    """Serves our own types, where they are there: goals that end at once or are done, and a yes that counts or not."""
+
+    def __init__(self, graph: interface.Graph) -> None:
+        self.result = graph.message(f"{EXECUTE.type}_Result")
+        self.feedback = graph.message(f"{EXECUTE.type}_Feedback")
+        self.response = graph.message(f"{APPROVE.type}_Response")
+        graph.serve_action(EXECUTE, self.accept, lambda handle: None)
+        graph.serve(
+            APPROVE, lambda request: self.response(accepted=request.digest == "ab", text=f"got {request.digest}")
+        )
+
+    def accept(self, goal: Any, handle: interface.GoalHandle) -> bool:
+        if goal.instruction == "busy":
+            handle.end(GoalStatus.ABORTED, self.result(outcome="refused", reason="busy", text="another task"))
+        else:
+            threading.Thread(target=self.finish, args=(goal, handle)).start()
+        return True
+
+    def finish(self, goal: Any, handle: interface.GoalHandle) -> None:
+        time.sleep(0.2)
+        handle.feedback(self.feedback(doing="admit", awaits="ab"))
+        time.sleep(0.1)
+        handle.end(GoalStatus.SUCCEEDED, self.result(outcome="achieved", report=f"{goal.source}: {goal.instruction}"))
+
+
 def main() -> None:
     graph = open_graph(sys.argv[1], "peer", namespace=sys.argv[2])
     string, trigger = graph.message("std_msgs/msg/String"), graph.message("std_srvs/srv/Trigger_Response")
@@ -81,6 +110,8 @@ def main() -> None:
 
     graph.serve(FLIP, flip)
     Follower(graph)
+    if graph.has_type(EXECUTE.type):
+        Asked(graph)
     tf = graph.publisher(interface.TF_STATIC)
     pose = make_pose([1.0, 2.0, 3.0])
     fixed = [("base", "camera"), ("ring_a", "ring_b"), ("ring_b", "ring_a")]

@@ -157,6 +157,48 @@ def test_a_goal_cancelled_before_it_was_accepted_ends_too(
     assert outcome[0] is GoalStatus.CANCELED
 
 
+@pytest.fixture(scope="module")
+def executor(graph: interface.Graph) -> interface.ActionClient:
+    if not graph.has_type(peer.EXECUTE.type):
+        pytest.skip("qwen2vl_robot_msgs is not built here: colcon builds it from msgs/")
+    client = graph.action_client(peer.EXECUTE)
+    until(client.is_served)
+    return client
+
+
+def test_a_task_has_its_words_its_progress_and_its_outcome(
+    graph: interface.Graph, executor: interface.ActionClient
+) -> None:
+    feedback: list[Any] = []
+    task = graph.message(f"{peer.EXECUTE.type}_Goal")(instruction="grüße", source="agent")
+    sent = executor.send(task, feedback.append)
+    until(lambda: sent.outcome() and feedback)
+    outcome = sent.outcome()
+    assert outcome is not None
+    assert (outcome[0], outcome[1].outcome, outcome[1].report) == (
+        GoalStatus.SUCCEEDED, "achieved", "agent: grüße",
+    )  # fmt: skip
+    assert (feedback[0].doing, feedback[0].verdict, feedback[0].awaits) == ("admit", "", "ab")
+
+
+def test_a_goal_that_ends_while_it_is_accepted_has_its_reason(
+    graph: interface.Graph, executor: interface.ActionClient
+) -> None:
+    for _ in range(20):
+        sent = executor.send(graph.message(f"{peer.EXECUTE.type}_Goal")(instruction="busy"))
+        until(sent.outcome)
+        outcome = sent.outcome()
+        assert outcome is not None
+        assert sent.accepted() is True
+        assert (outcome[0], outcome[1].outcome, outcome[1].reason) == (GoalStatus.ABORTED, "refused", "busy")
+
+
+def test_a_call_carries_the_fields_of_its_request(graph: interface.Graph, executor: interface.ActionClient) -> None:
+    for digest, accepted in (("ab", True), ("cd", False)):
+        answer = graph.call(peer.APPROVE, 20.0, digest=digest)
+        assert (answer.accepted, answer.text) == (accepted, f"got {digest}")
+
+
 def test_an_action_without_a_server_is_not_served(graph: interface.Graph) -> None:
     assert not graph.action_client(peer.FOLLOW.at("nobody/follow_joint_trajectory")).is_served()
 

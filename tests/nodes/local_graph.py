@@ -33,9 +33,13 @@ class LocalGraph:
         self._offered: dict[str, int] = {}
         self.foreign_goals: dict[str, int] = {}  # of other clients, by action name
         self.other_clients: dict[str, int] = {}
+        self.lacks: tuple[str, ...] = ()  # packages of messages that are not installed
 
     def message(self, type_name: str) -> Any:
         return message_class(type_name)
+
+    def has_type(self, type_name: str) -> bool:
+        return type_name.partition("/")[0] not in self.lacks
 
     def serialize(self, message: Any) -> bytes:
         return bytes(message.serialize(use_version_2=False))
@@ -69,8 +73,8 @@ class LocalGraph:
     def serve(self, service: interface.Service, handler: Callable[[Any], Any]) -> None:
         self.services[service.name] = handler
 
-    def call(self, service: interface.Service, timeout_s: float = 0.0) -> Any:
-        return self.services[service.name](self.message(f"{service.type}_Request")())
+    def call(self, service: interface.Service, timeout_s: float = 0.0, **fields: Any) -> Any:
+        return self.services[service.name](self.message(f"{service.type}_Request")(**fields))
 
     def action_client(self, action: interface.ActionInterface) -> _Client:
         return _Client(self, action.name)

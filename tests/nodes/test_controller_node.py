@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ class Cell:
         arm = f"{PROFILE.controllers.arm}/follow_joint_trajectory"
         self.graph.serve_action(interface.FOLLOW_JOINT_TRAJECTORY.at(arm), lambda *goal: False, lambda goal: None)
         self.supervisor = Supervisor(self.graph, PROFILE, _PATIENCE_S)
-        self.node = ControllerNode(self.graph, Settings(approval=ApprovalMode.AUTO, silence_s=_PATIENCE_S, **settings))
+        given = {"approval": ApprovalMode.AUTO, "silence_s": _PATIENCE_S, **settings}
+        self.node = ControllerNode(self.graph, Settings(**given))
         self.node.activate()
         self.supervisor.start()
         end_s = time.monotonic() + 10.0
@@ -56,9 +58,13 @@ class Cell:
         report: dict[str, Any] = json.loads(self.graph.sent["~/status"][-1].data)
         return report
 
+    def job(self) -> Any:
+        """What `spin` would carry out next."""
+        return self.node.jobs._queue.get_nowait()
+
     def waiting(self) -> Any:
-        """The instruction that `spin` would carry out next."""
-        return self.node._tasks.get_nowait() if not self.node._tasks.empty() else None
+        """The instruction that `spin` would carry out next, None where there is none."""
+        return None if self.node.jobs._queue.empty() else self.job().instruction
 
 
 @pytest.fixture
@@ -294,7 +300,7 @@ def test_a_required_description_must_have_come() -> None:
 
 def test_whatever_breaks_in_a_task_halts_the_arm_and_is_reported(cell: Cell) -> None:
     cell.say("pick up the red block")
-    cell.node._carry_out(cell.waiting())  # nothing was configured: the controller does not exist
+    cell.node._carry_out(cell.job())  # nothing was configured: the controller does not exist
     assert cell.status()["last_task"]["outcome"] == "aborted"
     assert cell.status()["state"] == "idle"
     assert "task" in cell.node.health.problems()
@@ -332,6 +338,8 @@ def test_a_stop_during_shutdown_keeps_its_reason(cell: Cell) -> None:
 class Waiting:
     """A controller that waits for its first frame until something halts it."""
 
+    foreign = SimpleNamespace(believed=None)
+
     def __init__(self, cell: Cell, halted_by: str) -> None:
         self._cell, self._halted_by = cell, halted_by
 
@@ -352,7 +360,7 @@ def test_a_task_halted_before_its_first_frame_is_refused_and_not_broken(
 ) -> None:
     cell.say("pick up the red block")
     cell.node._controller = Waiting(cell, halted_by)  # type: ignore[assignment]
-    cell.node._carry_out(cell.waiting())
+    cell.node._carry_out(cell.job())
     task = cell.status()["last_task"]
     assert (task["outcome"], task["causes"][0]["reason"]) == ("refused", reason)
     assert "task" not in cell.node.health.problems()
@@ -458,7 +466,7 @@ def test_a_clock_that_jumps_ends_the_task_and_is_said(cell: Cell, seconds: float
     assert said in cause.text
     assert said in cell.node.health.problems()["clock"].text
     assert cell.node.halt.stopped_by() is None
-    cell.node._carry_out(cell.waiting())
+    cell.node._carry_out(cell.job())
     cell.say("pick up the red block")
     assert cell.waiting() is not None
 
