@@ -58,9 +58,7 @@ def _feels_from_m(job: Job, target: SceneObject, grasp: Grasp) -> float | None:
     Of what no solid explains the sides are only nearly known.
     """
     shadow_top_m = job.shadow_top_m(grasp)
-    if isinstance(target.shape, Hull):
-        return max(target.top_m, target.top_m if shadow_top_m is None else shadow_top_m)
-    return shadow_top_m
+    return max(target.top_m, shadow_top_m or 0.0) if isinstance(target.shape, Hull) else shadow_top_m
 
 
 def _attempt_grasp(
