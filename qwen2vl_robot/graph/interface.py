@@ -67,7 +67,7 @@ DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", Qos.COMMAND, "health, 1 Hz; no safety function"
 )
 PLANNING_SCENE = Topic(
-    "planning_scene", "moveit_msgs/msg/PlanningScene", Qos.LATCHED, "a diff for MoveIt: what was measured, what is held"
+    "planning_scene", "moveit_msgs/msg/PlanningScene", Qos.DIFFS, "a diff for MoveIt: what was measured, what is held"
 )
 CONTROLLER_HEARTBEAT = Topic("controller_heartbeat", "std_msgs/msg/String", Qos.STATE, "the node's life and stop, JSON")
 

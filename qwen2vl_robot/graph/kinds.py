@@ -16,6 +16,7 @@ class Qos(Enum):
     ANY = (False, False, 10)  # matches every publisher, also one that is not reliable
     ANY_TF = (False, False, 100)
     LATCHED = (True, True, 1)  # late subscribers get the latest message
+    DIFFS = (True, True, 10)  # each builds on the one before: a slow subscriber must not miss one, a late one gets some
     TF = (True, False, 100)
     TF_STATIC = (True, True, 100)
 

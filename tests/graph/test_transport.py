@@ -104,6 +104,18 @@ def test_a_late_subscriber_gets_the_latest_latched_message(graph: interface.Grap
     assert [m.data for m in kept.messages] == ["newest"]
 
 
+def test_diffs_are_none_lost_and_a_late_subscriber_gets_the_latest_in_their_order(graph: interface.Graph) -> None:
+    topic = interface.Topic("diffs", "std_msgs/msg/String", interface.Qos.DIFFS, "")
+    early, sender, string = Kept(graph, topic), graph.publisher(topic), graph.message("std_msgs/msg/String")
+    until(lambda: sender.listeners() == 1)
+    for number in range(8):  # at once, as a quick task does
+        sender.publish(string(data=str(number)))
+    until(lambda: len(early.messages) == 8)
+    late = Kept(graph, topic)
+    until(lambda: len(late.messages) == 8)
+    assert [m.data for m in early.messages] == [m.data for m in late.messages] == [str(n) for n in range(8)]
+
+
 def test_publishers_are_counted_over_all_processes(graph: interface.Graph) -> None:
     until(lambda: graph.publishers_of(peer.NEWS) == 1)
     graph.publisher(peer.NEWS)
