@@ -1,9 +1,12 @@
-"""A rehearsed step → the approver's answer, then the gate's, with everything measured after the last wait."""
+"""A rehearsed step → the approver's answer, then the gate's, with everything measured after the last wait; the arm."""
 
 from __future__ import annotations
 
+from qwen2vl_robot import executor
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import ObservationError
+from qwen2vl_robot.executor import ExecutionReport
+from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import ApprovedMotion, Refusal, Rehearsed
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason
@@ -29,3 +32,13 @@ def ask(parts: Parts, belief: Belief, rehearsed: Rehearsed, doubts: tuple[str, .
         halted = parts.halt.cause() if error.reason is ObservationReason.HALTED else None
         return Refusal(missing, str(error)) if halted is None else Refusal(halted.reason, halted.text)
     return parts.gate.admit(rehearsed, live, fresh, approval, parts.halt, parts.clock.now_ns())
+
+
+def carry_out(parts: Parts, approved: ApprovedMotion, lookout: Lookout) -> ExecutionReport:
+    """Have the arm do what was approved; what breaks on the way latches a stop, for nobody knows where the arm is."""
+    age_s, ports = parts.gate.max_state_age_s, (parts.arm, parts.clock, parts.surroundings.profile, parts.halt)
+    try:
+        return executor.run(approved, *ports, max_state_age_s=age_s, lookout=lookout)
+    except BaseException as error:
+        parts.halt.stop(f"the last motion broke: {error!r}")
+        raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from qwen2vl_robot.errors import ObservationError, PerceptionError
-from qwen2vl_robot.judge import Compared, judge
+from qwen2vl_robot.judge import Compared, judge, look_until_sure
 from qwen2vl_robot.messages import Cause, Effect, Observation, Outcome, OutcomeKind, Rehearsed, RobotState, Scene
 from qwen2vl_robot.perception import Surroundings, remeasure
-from qwen2vl_robot.ports import Arm
+from qwen2vl_robot.policy import twice
+from qwen2vl_robot.ports import Arm, Clock
 
 _GRIP_ERROR_M = 0.01  # fingers that are this much wider or narrower than when the hold was measured hold nothing
 
@@ -56,6 +59,41 @@ class Belief:
     def expect(self, step: Rehearsed) -> None:
         """Believe what the twin predicts, until it is measured."""
         self.scene, self.grip_width_m = step.verdict.scene_after, None
+
+    def judge(
+        self,
+        step: Rehearsed,
+        look: Callable[[], Observation],
+        surroundings: Surroundings,
+        clock: Clock,
+        timed: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Compared:
+        """Look until it is sure what a finished motion brought about, and believe that.
+
+        Args:
+            look: takes an observation that can show it.
+            timed: is entered while one is measured.
+
+        Raises:
+            ObservationError: nothing could be measured; then nobody has seen that anything is held.
+        """
+
+        def look_anew() -> Observation:
+            self.expect(step)
+            return twice(look)
+
+        def compare(first: Observation, second: Observation) -> Compared:
+            with timed():
+                return self.compare(step, (first, second), surroundings)
+
+        try:
+            outcome, measured = look_until_sure(look_anew, compare, clock)
+        except ObservationError:
+            self.hold_nothing()
+            raise
+        if outcome.kind is not OutcomeKind.ACHIEVED:
+            self.fail(step.motion.effect, outcome)
+        return outcome, measured
 
     def compare(self, step: Rehearsed, looks: tuple[Observation, Observation], surroundings: Surroundings) -> Compared:
         """Measure the second look and judge the step by both; why a scene could not be measured is a cause, too."""

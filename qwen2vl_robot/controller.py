@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
-from qwen2vl_robot import executor
-from qwen2vl_robot.admission import ask
+from qwen2vl_robot.admission import ask, carry_out
 from qwen2vl_robot.answering import Memory, answer
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
 from qwen2vl_robot.foreign_task import ForeignMotions
 from qwen2vl_robot.holding import conclude, done_already
-from qwen2vl_robot.judge import Compared, look_until_sure
 from qwen2vl_robot.languages import detect_language, load_languages
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
@@ -40,13 +37,11 @@ from qwen2vl_robot.motion.skills import MotionMaker
 from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
-from qwen2vl_robot.perception.links import link_boxes
-from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, respond_to, stop_after, twice
+from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, respond_to, stop_after
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
-from qwen2vl_robot.task import Step, Task, refused, steps_of
+from qwen2vl_robot.task import Step, Task, refused, shown_after, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
-from qwen2vl_robot.validation.unseen import Known
 from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
@@ -243,13 +238,8 @@ class Controller:
     def _run(self, task: Task, step: Step, approved: ApprovedMotion, lookout: Lookout) -> None:
         """Have the arm do it; an aborted motion latches a stop, so that a person looks before anything goes on."""
         parts = self._parts
-        try:
-            with task.timed("run"):
-                age_s, ports = parts.gate.max_state_age_s, (parts.arm, parts.clock, self._profile, parts.halt)
-                report = executor.run(approved, *ports, max_state_age_s=age_s, lookout=lookout)
-        except BaseException as error:
-            parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
-            raise
+        with task.timed("run"):
+            report = carry_out(parts, approved, lookout)
         _log.info("%s", lookout.describe())
         step.ended_ns = parts.clock.now_ns()
         if not report.is_finished:
@@ -259,24 +249,19 @@ class Controller:
 
     def _judge(self, task: Task, step: Step) -> None:
         """Compare fresh measurements with what the motion was for; what cannot be measured is not verified."""
-        rehearsed, belief = _rehearsed(step), self._belief
+        rehearsed, clock = _rehearsed(step), self._parts.clock
 
         def look() -> Observation:
-            belief.expect(rehearsed)
-            return twice(lambda: step.shown_by(self._look(task)))
-
-        def compare(first: Observation, second: Observation) -> Compared:
-            with task.timed("measure"):
-                return belief.compare(rehearsed, (first, second), self._surroundings)
+            return shown_after(step.ended_ns, self._look(task))
 
         try:
-            outcome, measured = look_until_sure(look, compare, self._parts.clock)
+            outcome, measured = self._belief.judge(
+                rehearsed, look, self._surroundings, clock, lambda: task.timed("measure")
+            )
         except ObservationError as error:
-            belief.hold_nothing()  # nobody has seen that it holds anything
             cause = _cause(error, f"the effect could not be measured: {error}")
             raise self._end(task, step, Outcome(OutcomeKind.NOT_VERIFIED, (cause,)), rehearsed) from error
         if outcome.kind is not OutcomeKind.ACHIEVED:
-            belief.fail(rehearsed.motion.effect, outcome)
             raise self._end(task, step, outcome, rehearsed)
         task.achieve(step, outcome, measured)
 
@@ -323,11 +308,8 @@ def _answer(task: Task, parts: Parts, belief: Belief, memory: Memory, look: Call
 
 def _world(parts: Parts, task: Task, step: Step, outlook: Outlook) -> Outlook:
     """The world with what the cell restricts and what nobody has seen; fingers may go close around a step's things."""
-    around, targets = parts.surroundings, (step.grounded.target, step.grounded.reference)
     with task.timed("move"):
-        known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
-        restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
-        return restricted.with_unseen(targets, around.profile, known)
+        return parts.enclosed(outlook, (step.grounded.target, step.grounded.reference))
 
 
 def _rehearsed(step: Step) -> Rehearsed:

@@ -1,11 +1,13 @@
 """Measured torques of the joints on a guarded segment → a contact, with its force and height.
 
 No model of the arm is needed. The torques times what the joints turn for each metre of the way are the force that the
-arm works against, by virtual work: on the way down mostly its own weight. The segment's first part, through room that
-was seen, shows how that changes with the height; what later deviates from it is a contact.
+arm works against, by virtual work: on the way down mostly its own weight. How that changes with the height, the last
+two centimetres of the way show, the first of them through room that was seen; what deviates from them is a contact.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from qwen2vl_robot.reasons import AbortReason
 from qwen2vl_robot.retreat import guarded_segment
 
 FELT_N = 8.0  # a deviation of this much is a contact; without one it stays below 3 N (docs/validation.md)
-_LEAST_STATES = 20  # in the first part, which takes more than a second
+_LEAST_STATES = 20  # before the fingers are in unseen room, which takes more than a second
 _AROUND = 25  # points before and after, together a few millimetres of the way
 _LEAST_M = 1e-4
 _QUIET_N = 3.0  # of a deviation: so much comes without a contact, and shows how the weight goes on changing
@@ -30,7 +32,7 @@ class Feeling:
 
     def __init__(self, motion: Motion) -> None:
         self._guarded, self._segment = motion.guarded, guarded_segment(motion)
-        self._free: list[tuple[float, float]] = []  # height and force, before the fingers are in unseen room
+        self._free: deque[tuple[float, float]] = deque()  # height and force where nothing was met, the last of the way
         self._stamp_ns = -1
         self.most_n = 0.0
 
@@ -63,10 +65,10 @@ class Feeling:
         return Cause(AbortReason.MET_UNSEEN, f"{text}; allowed {FELT_N:g} N", numbers)
 
     def _free_n(self, height_m: float) -> float:
-        """Return the force that going down freely takes at a height, by the line through what the first part showed."""
+        """Return the force that going down freely takes at a height, by the line through the last of the way."""
+        while len(self._free) > _LEAST_STATES and self._free[0][0] >= self._free[-1][0] + _WINDOW_M:
+            self._free.popleft()
         heights_m, forces_n = np.array(self._free).T
-        near = heights_m < heights_m[-1] + _WINDOW_M
-        heights_m, forces_n = heights_m[near], forces_n[near]
         slope, offset = np.polyfit(heights_m, forces_n, 1)
         return float(slope * height_m + offset)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from qwen2vl_robot import executor
-from qwen2vl_robot.admission import ask
+from qwen2vl_robot.admission import ask, carry_out
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.foreign import CHUNK_S, MAX_SECONDS, ForeignTrajectory, motion_of
-from qwen2vl_robot.judge import Compared, look_until_sure
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
     Cause,
@@ -31,12 +29,10 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import perceive
-from qwen2vl_robot.perception.links import link_boxes
-from qwen2vl_robot.policy import SETTLE_S, stop_after, twice
-from qwen2vl_robot.reasons import ObservationReason, RefusalReason
-from qwen2vl_robot.task import refused
+from qwen2vl_robot.policy import SETTLE_S, stop_after
+from qwen2vl_robot.reasons import RefusalReason
+from qwen2vl_robot.task import refused, shown_after
 from qwen2vl_robot.validation.outlook import Outlook
-from qwen2vl_robot.validation.unseen import Known
 
 MAX_LOOK_AGE_S = 5.0  # of what a chunk is judged in; to measure a scene takes a second and more on a busy machine
 _NOTHING_NAMED = Plan((), "")
@@ -111,13 +107,7 @@ class ForeignMotions:
             approved = ask(self._parts, self._belief, rehearsed, ())
             if isinstance(approved, Refusal):
                 return _refused(approved)
-            parts = self._parts
-            ports = (parts.arm, parts.clock, parts.surroundings.profile, parts.halt)
-            try:
-                report = executor.run(approved, *ports, max_state_age_s=parts.gate.max_state_age_s, lookout=lookout)
-            except BaseException as error:
-                parts.halt.stop(f"the last motion broke: {error!r}")  # nobody knows where the arm is
-                raise
+            parts, report = self._parts, carry_out(self._parts, approved, lookout)
             if not report.is_finished:
                 stop_after(report.reason, parts.halt, parts.clock, self._look)
                 return Outcome(OutcomeKind.ABORTED, report.causes)
@@ -147,38 +137,21 @@ class ForeignMotions:
 
     def _world(self, seen: Observation) -> Outlook:
         """The scene as it is seen, with the cell's zones; what no camera has seen is occupied."""
-        parts, around = self._parts, self._parts.surroundings
-        scene, _ = perceive(_NOTHING_NAMED, seen, around, self._belief.scene)
+        scene, _ = perceive(_NOTHING_NAMED, seen, self._parts.surroundings, self._belief.scene)
         self._belief.scene = scene
-        outlook = Outlook.now(seen, scene)
-        known = Known(parts.cell.free_m, link_boxes(outlook.start, around.kinematics))
-        restricted = replace(outlook, scene=parts.cell.restrict(outlook.scene))
-        return restricted.with_unseen((), around.profile, known)
+        return self._parts.enclosed(Outlook.now(seen, scene), ())
 
     def _judge(self, rehearsed: Rehearsed, ended_ns: int) -> Outcome:
-        parts, belief = self._parts, self._belief
+        parts = self._parts
         parts.clock.sleep(SETTLE_S)
 
         def look() -> Observation:
-            belief.expect(rehearsed)
-            return twice(shown)
-
-        def shown() -> Observation:
-            seen = self._look()
-            if seen.frame.stamp_ns < ended_ns:
-                raise ObservationError("the frame is older than the motion's end", reason=ObservationReason.NO_FRAME)
-            return seen
-
-        def compare(first: Observation, second: Observation) -> Compared:
-            return belief.compare(rehearsed, (first, second), parts.surroundings)
+            return shown_after(ended_ns, self._look())
 
         try:
-            outcome, _ = look_until_sure(look, compare, parts.clock)
+            outcome, _ = self._belief.judge(rehearsed, look, parts.surroundings, parts.clock)
         except ObservationError as error:
-            belief.hold_nothing()  # nobody has seen that it holds anything
             return Outcome(OutcomeKind.NOT_VERIFIED, (Cause(error.reason, str(error)),))
-        if outcome.kind is not OutcomeKind.ACHIEVED:
-            belief.fail(rehearsed.motion.effect, outcome)
         return outcome
 
 

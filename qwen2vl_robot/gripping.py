@@ -18,8 +18,8 @@ _REST_NS, _REST_M = 200_000_000, 0.0005  # at rest: so little over so long, whic
 _WIDER_M = 0.010  # than where the fingers should meet something: its size and place are measured, and it may lie askew
 _NARROWER_M = 0.004  # than commanded
 _BEGUN_RATIO = 0.3  # of the way that it should close: fingers that have not left their place have met nothing
-_SLACK_M = 0.010  # by which the fingers may give while nobody moves them: what hangs from them turns
-_SLACK_RATIO = 0.5  # of what is between them: thinner things are lost sooner
+_SLACK_M = 0.010  # by which fingers that hold nothing may give while nobody moves them
+_SLACK_RATIO = 0.5  # of what they hold: it turns between them, and what is lost lets them close on nothing
 
 
 class Gripping:
@@ -29,6 +29,7 @@ class Gripping:
         self._grips = [s for s in motion.segments if isinstance(s, GripperSegment)]
         self._widths: deque[tuple[int, float]] = deque()  # stamps and widths of the last `_REST_NS`, and one before
         self._held_m: float | None = None  # while nobody moves the fingers
+        self._is_holding = False
         self._from_m: float | None = None  # where they were as the command was given
 
     @property
@@ -70,7 +71,8 @@ class Gripping:
 
     def done(self) -> None:
         """Note that the next command is done: from now on the fingers stay where they are."""
-        self._grips.pop(0)
+        grip = self._grips.pop(0)
+        self._is_holding = grip.meets_m > grip.width_m
         self._held_m, self._from_m = self._widths[-1][1], None
 
     def slip(self, since_s: float) -> Cause | None:
@@ -86,7 +88,9 @@ class Gripping:
         if self._held_m is None:
             self._held_m = width_m
         moved_m = abs(width_m - self._held_m)
-        allowed_m = min(_SLACK_M, _SLACK_RATIO * self._held_m)
+        allowed_m = _SLACK_RATIO * self._held_m
+        if not self._is_holding:
+            allowed_m = min(allowed_m, _SLACK_M)
         if moved_m <= allowed_m:
             return None
         allowed = f"allowed {allowed_m * 1000:.0f} mm"

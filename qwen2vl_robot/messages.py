@@ -89,11 +89,7 @@ class RobotState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """What the controller knows of the world at one moment.
-
-    Attributes:
-        frame: what is measured; a plan's boxes are in its picture.
-    """
+    """What the controller knows of the world at one moment; a plan's boxes are in the frame's picture."""
 
     frame: CameraFrame
     robot: RobotState
@@ -264,12 +260,14 @@ class Plan:
     Attributes:
         objects: everything that the reply names, also what only a `Where` refers to.
         notes: what of the reply was put right or left out, a sentence each.
+        prompt: what the model was asked, "" where none was.
     """
 
     actions: tuple[Action, ...]
     reply: str
     objects: tuple[ObjectReference, ...] = ()
     notes: tuple[str, ...] = ()
+    prompt: str = ""
 
 
 # --------------------------------------------------------------------------------------------- perceive

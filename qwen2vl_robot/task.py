@@ -54,17 +54,18 @@ class Step:
         self.rehearsed: Rehearsed | None = None
         self.ended_ns = 0
 
-    def shown_by(self, observation: Observation) -> Observation:
-        """The observation, if it can show what the motion brought about.
 
-        Raises:
-            ObservationError: its frame was taken before the motion had ended.
-        """
-        late_s = (self.ended_ns - observation.frame.stamp_ns) / 1e9
-        if late_s > 0:
-            text = f"the frame is {late_s:.3f} s older than the end of the motion"
-            raise ObservationError(text, reason=ObservationReason.NO_FRAME)
-        return observation
+def shown_after(ended_ns: int, observation: Observation) -> Observation:
+    """The observation, if it can show what a motion brought about that ended then.
+
+    Raises:
+        ObservationError: its frame was taken before the motion had ended.
+    """
+    late_s = (ended_ns - observation.frame.stamp_ns) / 1e9
+    if late_s > 0:
+        text = f"the frame is {late_s:.3f} s older than the end of the motion"
+        raise ObservationError(text, reason=ObservationReason.NO_FRAME)
+    return observation
 
 
 def steps_of(

@@ -63,18 +63,24 @@ def test_fingers_that_did_not_open_are_off(width_m: float, reason: str | None) -
 
 
 def test_a_thin_thing_is_lost_before_the_fingers_have_closed_on_nothing() -> None:
-    gripping = measured(CLOSE, [0.08] * 3 + [0.010] * 20)
-    gripping.done()
-    gripping.measure(RobotState(10**9, freeze(np.zeros(7)), freeze(np.zeros(7)), 0.004))
-    cause = gripping.slip(1.0)
-    assert cause is not None
-    assert cause.reason == "grip_lost"
+    assert slips(measured(CLOSE, [0.08] * 3 + [0.010] * 20), 0.004)
+
+
+@pytest.mark.parametrize(("slip_m", "is_lost"), [(0.0, False), (0.019, False), (-0.021, True), (0.021, True)])
+def test_what_is_held_may_turn_between_the_fingers_but_not_be_lost(slip_m: float, is_lost: bool) -> None:
+    gripping = measured(CLOSE, [0.08] * 3 + [0.040] * 20)
+    assert slips(gripping, 0.040 + slip_m) == is_lost
 
 
 @pytest.mark.parametrize(("slip_m", "is_lost"), [(0.0, False), (0.009, False), (-0.011, True), (0.011, True)])
-def test_after_it_the_fingers_stay(slip_m: float, is_lost: bool) -> None:
-    gripping = measured(CLOSE, [0.08] * 3 + [0.040] * 20)
+def test_fingers_that_hold_nothing_stay(slip_m: float, is_lost: bool) -> None:
+    gripping = measured(OPEN, [0.0] * 3 + [0.070] * 20)
+    assert slips(gripping, 0.070 + slip_m) == is_lost
+
+
+def slips(gripping: Gripping, width_m: float) -> bool:
+    """Whether what was done is undone, once the fingers are so wide."""
     gripping.done()
-    gripping.measure(RobotState(10**9, freeze(np.zeros(7)), freeze(np.zeros(7)), 0.040 + slip_m))
+    gripping.measure(RobotState(10**9, freeze(np.zeros(7)), freeze(np.zeros(7)), width_m))
     cause = gripping.slip(1.0)
-    assert (cause is not None and cause.reason == "grip_lost") == is_lost
+    return cause is not None and cause.reason == "grip_lost"

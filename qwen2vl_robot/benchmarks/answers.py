@@ -16,7 +16,9 @@ import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.answer_truth import SCENE, AnswerTruth, Asked, QuestionFile, lifted
+from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, REHEARSAL_BUDGET_S
 from qwen2vl_robot.benchmarks.shares import share
+from qwen2vl_robot.benchmarks.truth_planner import outward_px
 from qwen2vl_robot.config import ObjectSpec, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.errors import BadInputError, RobotError
@@ -39,7 +41,7 @@ from qwen2vl_robot.resources import data_root, resolve
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 _MIN_VISIBLE_PX = 300  # as in the suite of tasks: what shows less is not asked about
-_DRAWS, _DRAW_STRIDE = 40, 1_000_003
+_DRAWS = 40  # everything has to be visible, so that it takes more scenes
 _BEFORE = ("do not touch the red block", "throw the red block", "wait 1 second")  # refused, asked, achieved
 _ORDER, _TALK = "order", "talk"
 
@@ -96,7 +98,7 @@ def _read_other(asked: Asked) -> dict[str, Any]:
 def _ask_in_scene(chosen: list[Asked], seed: int, camera: str) -> list[dict[str, Any]]:
     """Ask in one scene, one question after the other."""
     profile = load_robot(load_scene(SCENE)[0].robot)
-    around, rehearsal = Surroundings.of(profile), RehearsalProcess(profile, budget_s=30.0)
+    around, rehearsal = Surroundings.of(profile), RehearsalProcess(profile, budget_s=REHEARSAL_BUDGET_S)
     results = []
     try:
         with _plant(chosen, seed, camera) as plant:
@@ -143,7 +145,7 @@ def _plant(chosen: list[Asked], seed: int, camera: str) -> PlantProcess:
     for draw in range(_DRAWS):
         try:
             plant = PlantProcess(
-                str(resolve(SCENE)), seed + draw * _DRAW_STRIDE, always=always, count=count, camera=camera
+                str(resolve(SCENE)), seed + draw * DRAW_STRIDE, always=always, count=count, camera=camera
             )
         except BadInputError:  # no room for all of them
             continue
@@ -166,9 +168,7 @@ class _Scripted:
         boxes = self._truth.boxes()
         if label not in boxes:
             return parse_reply(format_reply([], [{"do": "wait", "seconds": 1}]))
-        box = boxes[label].box
-        corners = (int(box.x0), int(box.y0), int(box.x1 + 0.999), int(box.y1 + 0.999))
-        return parse_reply(format_reply([(label, [corners], None)], [{"do": "pick", "object": 0}]))
+        return parse_reply(format_reply([(label, [outward_px(boxes[label].box)], None)], [{"do": "pick", "object": 0}]))
 
 
 def _prepare(asked: Asked, controller: Controller, truth: PlantTruth, number: int) -> TaskReport | None:

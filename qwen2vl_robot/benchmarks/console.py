@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.nodes.rehearsal_report import rehearsal_report
 from qwen2vl_robot.nodes.reports import verdict_report
 from qwen2vl_robot.nodes.shell import own_topic
+from qwen2vl_robot.nodes.watch import end
 from qwen2vl_robot.reasons import WorkerReason
 
 PARTS = ("first_paint", "frames", "click_to_halt", "crowd", "latency")
@@ -83,6 +83,7 @@ def run_console(clicks: int, rounds: int) -> Iterator[dict[str, Any]]:
     with contextlib.ExitStack() as everything:
         halts = everything.enter_context(contextlib.closing(Halts("idle")))
         everything.enter_context(_process("feed", [sys.executable, "-m", __name__]))
+        halts.has_feed = True
         driver = everything.enter_context(sync_playwright())
         chromium = driver.chromium.launch(executable_path=path, args=CHROMIUM, timeout=_START_MS)
         with _console() as address:
@@ -227,12 +228,7 @@ def _process(name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]
         if child.poll() is not None:
             raise WorkerError(f"the {name}'s process ended with {child.returncode}", reason=WorkerReason.CRASHED)
     finally:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(10.0)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        end(child)
 
 
 def _port(address: str) -> int:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.shares import wilson_interval
+from qwen2vl_robot.benchmarks.truth_planner import outward_px
 from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import ExecutionError, ObservationError
@@ -198,7 +199,7 @@ class _Cell:
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         b = self._first.box
-        box = (int(b.x0), int(b.y0), int(b.x1 + 0.999), int(b.y1 + 0.999))
+        box = outward_px(b)
         return parse_reply(format_reply([(_TARGET, [box], None)], [{"do": "pick", "object": 0}]))
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:

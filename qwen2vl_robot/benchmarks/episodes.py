@@ -1,4 +1,4 @@
-"""A suite's file → an episode, the object that it means, and whether a question was right."""
+"""A suite's file → an episode, the object that it means, how it is run, and whether a question was right."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import numpy as np
 from pydantic import Field
 
 from qwen2vl_robot.config import ObjectSpec, Strict
-from qwen2vl_robot.messages import Outcome, Relation, shape_size_m
+from qwen2vl_robot.controller import Controller
+from qwen2vl_robot.errors import RobotError
+from qwen2vl_robot.messages import Cause, Instruction, Outcome, OutcomeKind, Relation, TaskReport, shape_size_m
 from qwen2vl_robot.plant.client import TrueObject
-from qwen2vl_robot.reasons import PerceptionReason
+from qwen2vl_robot.reasons import AbortReason, PerceptionReason
 from qwen2vl_robot.sides import Sides, farness, leftness
 
+CAMERA = "d435"  # errs as a real camera does
+DRAWS = 20  # scenes to try until what is needed is visible
+DRAW_STRIDE = 1_000_003  # keeps redrawn scenes away from other seeds
+REHEARSAL_BUDGET_S = 30.0
 _BACKWARDS = ("farthest", "leftmost", "largest")
 _CLEAR_M, _CLEAR_SIDE_RATIO = 0.03, 1.1  # by how much the target must differ from the next candidate
 
@@ -70,6 +76,15 @@ class Episode:
     bearers: tuple[str, ...]
     always: tuple[ObjectSpec, ...]
     count: int
+
+
+def run_task(controller: Controller, text: str) -> TaskReport:
+    """Have an instruction carried out; what breaks is a task that was refused because something broke."""
+    try:
+        return controller.run(Instruction(text))
+    except RobotError as error:
+        broken = Cause(AbortReason.BROKEN, f"{type(error).__name__}: {error}")
+        return TaskReport(Instruction(text), Outcome(OutcomeKind.REFUSED, (broken,)), (), (), {})
 
 
 def asks_rightly(episode: Episode, outcome: Outcome) -> bool:

@@ -40,6 +40,9 @@ _PAUSE_S = 0.01
 class Halts:
     """A controller in a process of its own, and the moments at which it halts its arm; `close` ends it.
 
+    Attributes:
+        has_feed: whether somebody else publishes joint states; two who disagree hold the arm's state back.
+
     Raises:
         WorkerError: the controller did not start.
     """
@@ -48,7 +51,7 @@ class Halts:
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
         self._graph = open_graph("dds", "operator")
-        self._halted, self._came_s = threading.Event(), (0.0, 0.0)
+        self._halted, self._came_s, self.has_feed = threading.Event(), (0.0, 0.0), False
         profile = load_robot("franka_panda")
         halt = interface.JOINT_TRAJECTORY.at(f"{profile.controllers.arm}/joint_trajectory")
         self._graph.subscribe(halt, self._take)
@@ -73,8 +76,9 @@ class Halts:
         if self._child.poll() is not None:
             raise WorkerError(f"the controller ended with {self._child.returncode}", reason=WorkerReason.CRASHED)
         time.sleep(_PAUSE_S)
-        now_ns, at_rest = self._graph.now_ns(), np.zeros(len(self._names))
-        self._joints.publish(joint_state_message(self._graph.message, self._names, self._at_home, at_rest, now_ns))
+        if not self.has_feed:
+            now_ns, at_rest = self._graph.now_ns(), np.zeros(len(self._names))
+            self._joints.publish(joint_state_message(self._graph.message, self._names, self._at_home, at_rest, now_ns))
         time.sleep(_PAUSE_S)
         self._halted.clear()
 

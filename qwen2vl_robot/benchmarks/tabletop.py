@@ -17,37 +17,37 @@ from typing import Any, Literal
 import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
-from qwen2vl_robot.benchmarks.episodes import Episode, SuiteSpec, asks_rightly, margin, ranked
+from qwen2vl_robot.benchmarks.episodes import (
+    CAMERA,
+    DRAW_STRIDE,
+    DRAWS,
+    REHEARSAL_BUDGET_S,
+    Episode,
+    SuiteSpec,
+    asks_rightly,
+    margin,
+    ranked,
+    run_task,
+)
 from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
 from qwen2vl_robot.benchmarks.truth_planner import TruthPlanner
 from qwen2vl_robot.config import ObjectSpec, load_robot, load_yaml
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
-from qwen2vl_robot.messages import (
-    Cause,
-    Instruction,
-    Outcome,
-    OutcomeKind,
-    TaskReport,
-)
+from qwen2vl_robot.messages import Outcome, OutcomeKind, TaskReport
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.plant.client import FAULTS, FaultyProcess, PlantProcess, PlantTruth, TrueObject
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.ports import Planner
 from qwen2vl_robot.process import peak_memory_mb
-from qwen2vl_robot.reasons import AbortReason
 from qwen2vl_robot.relations import relation_holds
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.sides import Sides, sides_seen_from
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
-REHEARSAL_BUDGET_S = 30.0
-_CAMERA = "d435"  # errs as a real camera does
 _UNMOVED_M = 0.01
-_DRAWS = 20  # scenes to try until the named objects are visible
-_DRAW_STRIDE = 1_000_003  # keeps redrawn scenes away from other seeds
 
 
 class Suite:
@@ -80,7 +80,7 @@ class Suite:
         spec = load_yaml(resolve(f"tasks/{name}.yaml"), SuiteSpec)
         self._spec = spec if scene is None else spec.model_copy(update={"scene": scene})
         self._ranges, self._catalogue = load_scene(self._spec.scene)
-        self.camera = camera or _CAMERA
+        self.camera = camera or CAMERA
         self._english: Language = load_languages()[ENGLISH]
         self._cell = load_rules()
         self._profile = load_robot(self._ranges.robot)
@@ -147,14 +147,14 @@ class Suite:
 
     def run(self, episode: Episode) -> dict[str, Any]:
         """Run one episode in a fresh plant and score it."""
-        for draw in range(_DRAWS):
+        for draw in range(DRAWS):
             with self._plant(episode, draw) as plant:
                 if self._is_fit(episode, plant.truth):
                     return self._run_in(episode, plant)
-        raise RobotError(f"seed {episode.seed}: in none of {_DRAWS} scenes are the named objects visible")
+        raise RobotError(f"seed {episode.seed}: in none of {DRAWS} scenes are the named objects visible")
 
     def _plant(self, episode: Episode, draw: int) -> PlantProcess:
-        seed = episode.seed + draw * _DRAW_STRIDE
+        seed = episode.seed + draw * DRAW_STRIDE
         path, fault = str(resolve(self._spec.scene)), self._fault(episode)
         if fault is not None:
             return FaultyProcess(fault, path, seed, always=episode.always, count=episode.count, camera=self.camera)
@@ -194,12 +194,7 @@ class Suite:
         ports = Ports(plant.link, plant.link, plant.link, planner, self._rehearsal)
         controller = assemble(self._surroundings, ports, cell=self._cell, seed=episode.seed)
         before, sides = plant.truth.objects(), self._sides(plant.truth)
-        try:
-            report = controller.run(Instruction(episode.instruction))
-        except RobotError as error:
-            broken = Cause(AbortReason.BROKEN, f"{type(error).__name__}: {error}")
-            outcome = Outcome(OutcomeKind.REFUSED, (broken,))
-            report = TaskReport(Instruction(episode.instruction), outcome, (), (), {})
+        report = run_task(controller, episode.instruction)
         is_success = self._is_success(episode, report.outcome, before, plant.truth.objects(), sides)
         is_right = None if self._planner is None else self._names_right(report, plant.truth, episode)
         return {

@@ -13,37 +13,26 @@ from typing import Any
 import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
+from qwen2vl_robot.benchmarks.episodes import CAMERA, DRAW_STRIDE, DRAWS, REHEARSAL_BUDGET_S, run_task
 from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
+from qwen2vl_robot.benchmarks.truth_planner import outward_px
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import RobotError
-from qwen2vl_robot.messages import (
-    Cause,
-    Instruction,
-    Observation,
-    Outcome,
-    OutcomeKind,
-    Plan,
-    StepRecord,
-    TaskReport,
-)
+from qwen2vl_robot.messages import Instruction, Observation, OutcomeKind, Plan, StepRecord
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
 from qwen2vl_robot.plant.client import PlantTruth
 from qwen2vl_robot.plant.heap import HeapProcess
 from qwen2vl_robot.plant.scenes import load_scene
-from qwen2vl_robot.reasons import AbortReason
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import load_rules
 from qwen2vl_robot.validation.pool import RehearsalProcess
 
 REPORTED = range(900, 1000)  # files that nothing was developed on
 _SCENE = "scenes/tabletop.yaml"
-_CAMERA = "d435"
 _LABEL, _INSTRUCTION = "thing", "pick up the thing"
 _LIFTED_M = 0.05
 _LEAST_PX = 300
-_DRAWS, _DRAW_STRIDE = 20, 1_000_003
-_REHEARSAL_BUDGET_S = 30.0
 
 
 class BoxPlanner:
@@ -57,8 +46,7 @@ class BoxPlanner:
         seen = self._truth.boxes().get(_LABEL)
         if seen is None:
             return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(_LABEL)}]))
-        box = (int(seen.box.x0), int(seen.box.y0), int(seen.box.x1 + 0.999), int(seen.box.y1 + 0.999))
-        return parse_reply(format_reply([(_LABEL, [box], None)], [{"do": "pick", "object": 0}]))
+        return parse_reply(format_reply([(_LABEL, [outward_px(seen.box)], None)], [{"do": "pick", "object": 0}]))
 
 
 class Things:
@@ -70,10 +58,10 @@ class Things:
     """
 
     def __init__(self, *, camera: str | None = None, numbers: range = REPORTED) -> None:
-        self.camera, self._numbers = camera or _CAMERA, numbers
+        self.camera, self._numbers = camera or CAMERA, numbers
         profile = load_robot(load_scene(_SCENE)[0].robot)
         self._surroundings, self._cell = Surroundings.of(profile), load_rules()
-        self._rehearsal = RehearsalProcess(profile, budget_s=_REHEARSAL_BUDGET_S)
+        self._rehearsal = RehearsalProcess(profile, budget_s=REHEARSAL_BUDGET_S)
 
     def close(self) -> None:
         """Stop the processes."""
@@ -87,12 +75,12 @@ class Things:
 
     def _run(self, seed: int) -> dict[str, Any]:
         number = int(np.random.default_rng([seed, 9]).integers(self._numbers.start, self._numbers.stop))
-        for draw in range(_DRAWS):
-            drawn = seed + draw * _DRAW_STRIDE
+        for draw in range(DRAWS):
+            drawn = seed + draw * DRAW_STRIDE
             with HeapProcess(str(resolve(_SCENE)), drawn, always=(), count=0, camera=self.camera) as plant:
                 if plant.drop((number,)) == 1 and self._is_seen(plant.truth):
                     return {"seed": seed, "file": f"{number:03d}", **self._run_in(plant, seed)}
-        raise RobotError(f"seed {seed}: in none of {_DRAWS} falls did thing {number:03d} come to rest in view")
+        raise RobotError(f"seed {seed}: in none of {DRAWS} falls did thing {number:03d} come to rest in view")
 
     @staticmethod
     def _is_seen(truth: PlantTruth) -> bool:
@@ -103,11 +91,7 @@ class Things:
         ports = Ports(plant.link, plant.link, plant.link, BoxPlanner(plant.truth), self._rehearsal)
         controller = assemble(self._surroundings, ports, cell=self._cell, seed=seed)
         before = plant.truth.objects()[_LABEL]
-        try:
-            report = controller.run(Instruction(_INSTRUCTION))
-        except RobotError as error:
-            broken = Cause(AbortReason.BROKEN, f"{type(error).__name__}: {error}")
-            report = TaskReport(Instruction(_INSTRUCTION), Outcome(OutcomeKind.REFUSED, (broken,)), (), (), {})
+        report = run_task(controller, _INSTRUCTION)
         after = plant.truth.objects()[_LABEL]
         raised_m = float(after.T_base_object[2, 3] - before.T_base_object[2, 3])
         return {

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from qwen2vl_robot.benchmarks.episodes import Episode
-from qwen2vl_robot.messages import Instruction, Observation, Plan, StepRecord, Where
+from qwen2vl_robot.messages import ImageBox, Instruction, Observation, Plan, StepRecord, Where
 from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
 from qwen2vl_robot.plant.client import PlantTruth
+
+
+def outward_px(box: ImageBox) -> tuple[int, int, int, int]:
+    """Round a box to whole pixels that hold all of it."""
+    return (int(box.x0), int(box.y0), int(box.x1 + 0.999), int(box.y1 + 0.999))
 
 
 class TruthPlanner:
@@ -26,6 +31,6 @@ class TruthPlanner:
             seen = [boxes[name].box for name in bearers if name in boxes]
             if not seen:
                 return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(label)}]))
-            objects.append((label, [(int(b.x0), int(b.y0), int(b.x1 + 0.999), int(b.y1 + 0.999)) for b in seen], where))
+            objects.append((label, [outward_px(box) for box in seen], where))
         place: dict[str, object] = {"do": "place", "object": 1, "relation": episode.task.relation.value}
         return parse_reply(format_reply(objects, [{"do": "pick", "object": 0}, place]))

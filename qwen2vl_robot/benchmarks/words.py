@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import RootModel
 
+from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, DRAWS
 from qwen2vl_robot.benchmarks.meanings import does_the_same, parse_meaning
 from qwen2vl_robot.benchmarks.shares import share, wilson_interval
 from qwen2vl_robot.config import load_yaml
@@ -36,7 +37,6 @@ KINDS = (
 )
 _SCENE = "scenes/default.yaml"
 _PICKED, _MIN_VISIBLE_PX = ("block", "cylinder", "ball"), 300
-_DRAWS, _DRAW_STRIDE = 20, 1_000_003  # scenes to try until enough is visible, away from other seeds
 Plans = Callable[[PlannerRequest], Plan]
 
 
@@ -99,14 +99,14 @@ def first_frame(seed: int) -> Frame:
     Raises:
         RobotError: no scene of this seed shows enough.
     """
-    for draw in range(_DRAWS):
+    for draw in range(DRAWS):
         try:
-            frame = _look(seed, seed + draw * _DRAW_STRIDE)
+            frame = _look(seed, seed + draw * DRAW_STRIDE)
         except BadInputError:  # the seed's things found no room on the table
             continue
         if sum(_is_picked(label) for label in frame.labels) >= 2 and any(map(_is_plate, frame.labels)):
             return frame
-    raise RobotError(f"seed {seed}: in none of {_DRAWS} scenes are two things and a plate visible")
+    raise RobotError(f"seed {seed}: in none of {DRAWS} scenes are two things and a plate visible")
 
 
 def _look(seed: int, drawn: int) -> Frame:

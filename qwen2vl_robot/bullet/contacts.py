@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,13 @@ class Contacts:
             depth_m, force_n = pairs.get(pair, (0.0, 0.0))
             pairs[pair] = (max(depth_m, -point[8]), force_n + point[9])
         return [Contact(a, b, depth_m, force_n) for (a, b), (depth_m, force_n) in sorted(pairs.items())]
+
+    def pressed(self) -> Iterator[tuple[str, float]]:
+        """Yield what the robot touches now, and with what force, newtons."""
+        links = set(self._arm().link_names())
+        for contact in self.touching(of=[]):
+            if (contact.a in links) != (contact.b in links):
+                yield (contact.b if contact.a in links else contact.a), contact.force_n
 
     def _points(self, of: Sequence[str] | None) -> list[tuple[Any, ...]]:
         """Get Bullet's contact points: bodies at 1 and 2, their links at 3 and 4, distance at 8, force at 9."""

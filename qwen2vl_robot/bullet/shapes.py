@@ -78,22 +78,13 @@ def _make_hollow(client: int, shape: Container | Bowl, colour: Colour | None, co
     half = [(size / 2).tolist() for size, _ in panels]
     positions = [T[:3, 3].tolist() for _, T in panels]
     orientations = [quat_from_rotation(T[:3, :3]).tolist() for _, T in panels]
-    kinds = [pybullet.GEOM_BOX] * len(panels)
-    collision = -1
-    if collides:
-        collision = pybullet.createCollisionShapeArray(
-            shapeTypes=kinds,
-            halfExtents=half,
-            collisionFramePositions=positions,
-            collisionFrameOrientations=orientations,
-            physicsClientId=client,
-        )
+    collision = _collide_as(client, half, positions, orientations) if collides else -1
     if colour is None:
         return collision, -1
     if isinstance(shape, Bowl):
         return collision, _show(client, *_revolve(_bowl_profile(shape)), colour)
     visual = pybullet.createVisualShapeArray(
-        shapeTypes=kinds,
+        shapeTypes=[pybullet.GEOM_BOX] * len(panels),
         halfExtents=half,
         visualFramePositions=positions,
         visualFrameOrientations=orientations,
@@ -131,16 +122,25 @@ def _make_hull(client: int, shape: Hull, collides: bool) -> tuple[int, int]:
     if not collides:
         return -1, -1
     if shape.boxes_m:
-        sizes = [np.subtract(high, low) / 2 for low, high in shape.boxes_m]
-        return pybullet.createCollisionShapeArray(
-            shapeTypes=[pybullet.GEOM_BOX] * len(sizes),
-            halfExtents=[half.tolist() for half in sizes],
-            collisionFramePositions=[(np.add(low, high) / 2).tolist() for low, high in shape.boxes_m],
-            collisionFrameOrientations=[[0.0, 0.0, 0.0, 1.0]] * len(sizes),
-            physicsClientId=client,
-        ), -1
+        half = [(np.subtract(high, low) / 2).tolist() for low, high in shape.boxes_m]
+        middles = [(np.add(low, high) / 2).tolist() for low, high in shape.boxes_m]
+        return _collide_as(client, half, middles, [[0.0, 0.0, 0.0, 1.0]] * len(half)), -1
     vertices = [list(corner) for corner in shape.vertices_m]
     return pybullet.createCollisionShape(pybullet.GEOM_MESH, vertices=vertices, physicsClientId=client), -1
+
+
+def _collide_as(
+    client: int, half: list[list[float]], positions: list[list[float]], orientations: list[list[float]]
+) -> int:
+    """Create a collision shape of boxes: half their sizes, middles, quaternions."""
+    collision: int = pybullet.createCollisionShapeArray(
+        shapeTypes=[pybullet.GEOM_BOX] * len(half),
+        halfExtents=half,
+        collisionFramePositions=positions,
+        collisionFrameOrientations=orientations,
+        physicsClientId=client,
+    )
+    return collision
 
 
 def _show(

@@ -55,14 +55,17 @@ def evaluate(
     An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
     """
     suite = suite if language is None else "languages"
-    if camera is not None and suite not in (*_IN_THE_PLANT, "things"):
-        raise BadInputError(f"--camera: only with --suite {' or '.join((*_IN_THE_PLANT, 'things'))}")
-    if suite == "things" and planner is not PlannerKind.TRUTH:
-        raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
-    if scene is not None and suite not in _IN_THE_PLANT:
-        raise BadInputError(f"--scene: only with --suite {' or '.join(_IN_THE_PLANT)}")
     if suite not in _PRINTERS:
         raise BadInputError(f"--suite {suite}: unknown; there are: {', '.join(_SUITES)}")
+    if suite == "things" and (planner is not PlannerKind.TRUTH or model is not None):
+        raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
+    for option, is_given, suites in (
+        ("--camera", camera is not None, (*_TASKS, "things")),
+        ("--scene", scene is not None, _TASKS),
+        ("--faults", faults, _TASKS),
+    ):
+        if is_given and suite not in suites:
+            raise BadInputError(f"{option}: only with --suite {' or '.join(suites)}")
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if language is not None:
         found = _eval_languages(head, model, language, episodes, json_file)
@@ -171,11 +174,9 @@ def _print_tasks(answer: dict[str, Any]) -> None:
     table = Table(f"{answer['suite']}, planner {answer['planner']}, seed {answer['seed']}", "")
     for name, task in totals["tasks"].items():
         table.add_row(name, f"{task['successes']}/{task['episodes']}")
-    low, high = totals["success_interval_95"]
-    table.add_row("success", f"{totals['success_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    table.add_row("success", _ratio_text(totals, "success"))
     if totals["questions_due"]:
-        low, high = totals["asked_interval_95"]
-        table.add_row("asked when due", f"{totals['asked_ratio']:.1%} ({low:.1%} to {high:.1%})")
+        table.add_row("asked when due", _ratio_text(totals, "asked"))
     table.add_row("false success", str(totals["false_success"]))
     table.add_row("not verified", str(totals["not_verified"]))
     for stage, seconds in totals["seconds_median"].items():
@@ -187,13 +188,9 @@ def _print_tasks(answer: dict[str, Any]) -> None:
 def _print_things(answer: dict[str, Any]) -> None:
     totals = answer["totals"]
     table = Table(f"things, camera {answer['camera']}, seed {answer['seed']}", "")
-    low, high = totals["success_interval_95"]
-    table.add_row("lifted", f"{totals['success_ratio']:.1%} ({low:.1%} to {high:.1%})")
+    table.add_row("lifted", _ratio_text(totals, "success"))
     if totals["attempted"]:
-        low, high = totals["of_attempted_interval_95"]
-        table.add_row(
-            f"of the {totals['attempted']} tried", f"{totals['of_attempted_ratio']:.1%} ({low:.1%} to {high:.1%})"
-        )
+        table.add_row(f"of the {totals['attempted']} tried", _ratio_text(totals, "of_attempted"))
     for outcome, count in totals["outcomes"].items():
         table.add_row(outcome.replace("_", " "), str(count))
     table.add_row("false success", str(totals["false_success"]))
@@ -210,6 +207,11 @@ def _print_grounding(answer: dict[str, Any]) -> None:
     show(table)
 
 
+def _ratio_text(totals: dict[str, Any], name: str) -> str:
+    low, high = totals[f"{name}_interval_95"]
+    return f"{totals[f'{name}_ratio']:.1%} ({low:.1%} to {high:.1%})"
+
+
 def share_text(share: dict[str, Any] | None) -> str:
     """A share of right answers with the lower end of its 95 % interval; nothing where it was not measured."""
     return "" if share is None else f"{share['ratio']:.1%} ({share['interval_95'][0]:.0%}..)"
@@ -223,13 +225,12 @@ def _print_languages(answer: dict[str, Any]) -> None:
     show(table)
 
 
-_IN_THE_PLANT = ("tabletop", "references")
+_TASKS = ("tabletop", "references")
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "tabletop": _print_tasks,
-    "references": _print_tasks,
-    "grounding": _print_grounding,
-    "languages": _print_languages,
-    "words": _print_words,
+    **dict.fromkeys(_TASKS, _print_tasks),
     "things": _print_things,
+    "grounding": _print_grounding,
+    "words": _print_words,
+    "languages": _print_languages,
 }
-_SUITES = ("tabletop", "references", "things", "grounding", "words")
+_SUITES = tuple(name for name in _PRINTERS if name != "languages")  # that one is asked for by --language

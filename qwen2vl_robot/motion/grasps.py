@@ -11,7 +11,7 @@ from qwen2vl_robot.errors import MotionError
 from qwen2vl_robot.geometry import Array, invert, make_pose, read_only, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Box, Container, Hull, SceneObject, Sphere, shape_size_m
-from qwen2vl_robot.motion.pinches import pinches
+from qwen2vl_robot.motion.pinches import LEAST_ROOM_M, pinches
 from qwen2vl_robot.reasons import MotionReason
 
 TIP_CLEARANCE_M = 0.004  # between the fingertips and the object's support
@@ -150,10 +150,10 @@ def _box_grasps(target: SceneObject, hull: Hull, hand: Hand, current_yaw_rad: fl
     yaw_rad = float(np.arctan2(target.T_base_object[1, 0], target.T_base_object[0, 0]))
     tool_m = max(target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m, target.top_m - hand.palm_m + PALM_CLEARANCE_M)
     least_m = tool_m + _LEAST_BITE_M - float(target.T_base_object[2, 3])
-    sizes = (hand.side_m, hand.outer_m, hand.max_width_m - _LEAST_ROOM_M)
+    sizes = (hand.side_m, hand.outer_m, hand.max_width_m)
     found = pinches(np.array(hull.boxes_m), *sizes, tips_m=least_m - _LEAST_BITE_M - hand.pad_depth_m, least_m=least_m)
     if not found:
-        most = f"{(hand.max_width_m - _LEAST_ROOM_M) * 1000:.0f}"
+        most = f"{(hand.max_width_m - 2 * LEAST_ROOM_M) * 1000:.0f}"
         raise MotionError(
             f"nowhere on {target.name} do the fingers find a part of at most {most} mm with room on both sides, from "
             f"{1000 * (tool_m + _LEAST_BITE_M):.0f} mm of height up; it is {1000 * target.top_m:.0f} mm high",
@@ -163,7 +163,7 @@ def _box_grasps(target: SceneObject, hull: Hull, hand: Hand, current_yaw_rad: fl
     for pinch in found[:_MOST_PINCHES]:
         at = transform(target.T_base_object, np.array([[*pinch.middle_m, 0.0]]))[0]
         yaws = by_turn([_wrap(yaw_rad + pinch.yaw_rad + turn) for turn in (0.0, np.pi)], current_yaw_rad)
-        opening_m = min(pinch.width_m + 2 * pinch.room_m, pinch.width_m + _OPENING_ROOM_M[0], hand.max_width_m)
+        opening_m = pinch.width_m + 2 * pinch.room_m
         pose = downward(np.array([at[0], at[1], tool_m]), yaws[0], hand.closing_axis)
         options.append(Grasp(pose, pinch.width_m, opening_m))
     return options

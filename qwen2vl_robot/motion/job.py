@@ -10,7 +10,7 @@ import numpy as np
 
 from qwen2vl_robot.config import RelationRules, RobotProfile
 from qwen2vl_robot.errors import MotionError
-from qwen2vl_robot.geometry import Array, transform
+from qwen2vl_robot.geometry import Array, invert, project, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import CameraFrame, GroundedAction, Motion, RobotState, Scene, SceneObject
 from qwen2vl_robot.motion import ik
@@ -145,6 +145,17 @@ class Job:
         here_m = transform(T_base_tool, self.robot.hand.room_m)
         p_m = np.concatenate([here_m, here_m + RISE_M])[:, None]
         return int(((p_m > boxes_m[None, :, 0]) & (p_m < boxes_m[None, :, 1])).all(axis=-1).any(axis=-1).sum())
+
+    def dark_ratio(self, grasp: Grasp) -> float:
+        """Return the share of the fingers' room at a grasp which the frame does not show to be free; 0 without one."""
+        if self.seen is None:
+            return 0.0
+        k = self.seen.intrinsics
+        p_m = transform(invert(self.seen.T_base_camera) @ grasp.T_base_tool, self.robot.hand.fingers_m(grasp.opening_m))
+        column, row = np.nan_to_num(np.round(project(p_m, k.fx_px, k.fy_px, k.cx_px, k.cy_px)), nan=-1.0).astype(int).T
+        inside = (column >= 0) & (column < k.width_px) & (row >= 0) & (row < k.height_px)
+        is_free = self.seen.depth_m[row[inside], column[inside]] >= p_m[inside, 2]  # no depth shows nothing
+        return 1.0 - float(is_free.sum()) / len(p_m)
 
     def shadow_top_m(self, grasp: Grasp) -> float | None:
         """Return the height of the top of the unseen room that fingers would go into, None where they meet none."""

@@ -17,6 +17,7 @@ from qwen2vl_robot.motion.timeline import MotionBuilder, PathFinder
 from qwen2vl_robot.reasons import MotionReason
 from qwen2vl_robot.relations import free_gap_m
 
+_DARK_STEP = 0.05  # of the fingers' room: less of a difference is none
 _FREE_M = 0.012  # of a guarded descent before the fingers are in unseen room
 _STANDS_ON_M = 0.01  # a body whose bottom is this close to another's top stands on it
 
@@ -34,7 +35,7 @@ def pick(job: Job) -> Iterator[Motion]:
     if load := next((b.name for b in scene.bodies() if _stands_on(b, target)), None):
         raise MotionError(f"{load} stands on {target.name}; move it first", reason=MotionReason.NO_GRASP)
     options = [(g, _feels_from_m(job, target, g)) for g in grasps(target, job.robot.hand, job.current_yaw_rad)]
-    options.sort(key=lambda option: (option[1] is not None, job.hidden(option[0].T_base_tool)))
+    options.sort(key=lambda option: (option[1] is not None, *_unseen(job, target, option[0])))
     near = frozenset({target.name})
 
     def attempts(clearance_m: float) -> Iterator[Attempt]:
@@ -45,15 +46,19 @@ def pick(job: Job) -> Iterator[Motion]:
     return job.each(attempts)
 
 
+def _unseen(job: Job, target: SceneObject, grasp: Grasp) -> tuple[int, int]:
+    """Measure how much of the hand's room was not seen, and of the fingers' own where sides are only nearly known."""
+    steps = round(job.dark_ratio(grasp) / _DARK_STEP) if isinstance(target.shape, Hull) else 0
+    return job.hidden(grasp.T_base_tool), steps
+
+
 def _feels_from_m(job: Job, target: SceneObject, grasp: Grasp) -> float | None:
     """Return the height below which fingers may meet what was not seen, None where they meet nothing.
 
     Of what no solid explains the sides are only nearly known.
     """
     shadow_top_m = job.shadow_top_m(grasp)
-    if isinstance(target.shape, Hull):
-        return max(target.top_m, target.top_m if shadow_top_m is None else shadow_top_m)
-    return shadow_top_m
+    return max(target.top_m, shadow_top_m or 0.0) if isinstance(target.shape, Hull) else shadow_top_m
 
 
 def _attempt_grasp(

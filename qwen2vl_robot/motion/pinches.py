@@ -15,10 +15,13 @@ from qwen2vl_robot.geometry import Array
 
 _BEARINGS = 12  # over half a turn
 _STEP_M = 0.004
-_LEAST_ROOM_M = 0.008  # on each side of what is pinched, whose sides are known to about 7 mm
+LEAST_ROOM_M = 0.008  # on each side of what is pinched, whose sides are known to about 7 mm
 _MOST_ROOM_M = 0.015
 _SLOPE = 0.4  # of a side of a pinched part under a finger: from a steeper one the finger slides
 _MOSTLY = 0.8  # of a side counts: the rest may be a corner that is gone
+_NARROW_COST = (
+    2.0  # metres off the middle that a metre less of room is worth: a finger that is too near meets the thing
+)
 _EVEN_RATIO = 0.6  # of the width of a finger; the least that a part has to fill
 _APART_M = 0.016  # between pinches of one bearing that are both worth trying
 
@@ -33,8 +36,8 @@ class Pinch:
         middle_m: x and y between the fingers, in the frame of the boxes.
         yaw_rad: bearing along which the fingers close, there.
         width_m: of what is between them.
-        room_m: that is free on either side of it, at least.
-        cost_m: how far off the thing's middle it is, and how uneven.
+        room_m: that each finger has towards it, and as much behind the finger.
+        cost_m: how far off the thing's middle it is, how uneven, and how narrow the room.
     """
 
     middle_m: tuple[float, float]
@@ -45,7 +48,7 @@ class Pinch:
 
 
 def pinches(
-    boxes_m: Array, side_m: float, thick_m: float, most_m: float, *, tips_m: float, least_m: float
+    boxes_m: Array, side_m: float, thick_m: float, open_m: float, *, tips_m: float, least_m: float
 ) -> list[Pinch]:
     """List the pinches, the best first.
 
@@ -53,7 +56,7 @@ def pinches(
         boxes_m: (k, 2, 3) lowest and highest corner each.
         side_m: half of a finger's width, across the bearing along which they close.
         thick_m: a finger's thickness, along that bearing.
-        most_m: the largest width that fits.
+        open_m: between the open fingers.
         tips_m: height of the fingertips.
         least_m: height that a part must reach to be held.
     """
@@ -63,7 +66,7 @@ def pinches(
     for yaw_rad in np.pi * np.arange(_BEARINGS) / _BEARINGS:
         c, s = np.cos(yaw_rad), np.sin(yaw_rad)
         R = np.array([[c, s], [-s, c]])  # from the boxes' frame to (along, across)
-        found += _of_bearing(boxes_m, R, float(yaw_rad), R @ centre, (side_m, thick_m, most_m), (tips_m, least_m))
+        found += _of_bearing(boxes_m, R, float(yaw_rad), R @ centre, (side_m, thick_m, open_m), (tips_m, least_m))
     return sorted(found, key=lambda pinch: pinch.cost_m)
 
 
@@ -76,7 +79,7 @@ def _of_bearing(
     levels_m: tuple[float, float],
 ) -> list[Pinch]:
     """The pinches of one bearing; `R` (2, 2) turns into it, `centre` (2,) is turned, the rest is as of `pinches`."""
-    (side_m, thick_m, most_m), (tips_m, least_m) = sizes, levels_m
+    (side_m, thick_m, open_m), (tips_m, least_m) = sizes, levels_m
     reach_m = float(np.linalg.norm(np.abs(boxes_m[..., :2]).max(axis=(0, 1)))) + thick_m + _MOST_ROOM_M + _STEP_M
     line = np.arange(-reach_m, reach_m, _STEP_M)
     heights_m = _heights(boxes_m, R, line)
@@ -88,20 +91,18 @@ def _of_bearing(
         rows = slice(across - half, across + half + 1)
         slab: Mask = np.asarray(blocked[:, rows].any(axis=1))
         for begin, end in _runs(slab):
-            if (end - begin) * _STEP_M > most_m or not held[begin:end, across].any():
+            width_m = (end - begin) * _STEP_M
+            room_m = min((_room(slab, begin, end) - thick_m) / 2, (open_m - width_m) / 2, _MOST_ROOM_M)
+            if room_m < LEAST_ROOM_M or not held[begin:end, across].any():
                 continue
             uneven_m = _unevenness(blocked[begin:end, rows])
             if uneven_m is None:
                 continue
-            room_m = _room(slab, begin, end) - thick_m
-            if room_m < _LEAST_ROOM_M:
-                continue
             along_m = float(line[begin] + line[end - 1]) / 2
             middle = R.T @ np.array([along_m, line[across]])
             off_m = float(np.hypot(along_m - centre[0], line[across] - centre[1]))
-            width_m, free_m = (end - begin) * _STEP_M, min(room_m, _MOST_ROOM_M)
-            at = (float(middle[0]), float(middle[1]))
-            found.append(Pinch(at, yaw_rad, width_m, free_m, off_m + uneven_m))
+            at, cost_m = (float(middle[0]), float(middle[1])), off_m + uneven_m + _NARROW_COST * (_MOST_ROOM_M - room_m)
+            found.append(Pinch(at, yaw_rad, width_m, room_m, cost_m))
     return _thinned(found)
 
 

@@ -250,9 +250,10 @@ class ControllerNode:
 
     def _on_instruction(self, source: InstructionSource, stop_only: bool, message: Any) -> None:
         """Accept an instruction as the next task, which can be cancelled from then on, or refuse it."""
-        if asks_to_stop(message.data):
+        is_stop = asks_to_stop(message.data)
+        if is_stop:
             self.stop(f"{source.value} instruction {message.data[:_MAX_STOP_TEXT]!r}")
-        if stop_only or asks_to_stop(message.data):
+        if stop_only or is_stop:
             return
         try:
             instruction = Instruction(message.data, source)

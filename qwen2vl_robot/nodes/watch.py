@@ -122,13 +122,18 @@ def run_node(
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
         ready.unlink(missing_ok=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process of ours with SIGINT, and with SIGKILL if it is not gone after 20 s."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(20.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], name: str, at_most_s: float) -> None:

@@ -21,7 +21,6 @@ _SPARSE_RATIO = 0.3  # of what a cell usually has: with fewer points it is the b
 _LEVEL_M = 0.004
 _SMALL_CELLS = 6
 
-Grid = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Rectangle = tuple[int, int, int, int]  # first row, first column, rows, columns
 
@@ -60,7 +59,7 @@ def _box(low: Array, rectangle: Rectangle, top_m: float, bottom_m: float) -> Arr
     return np.array([[*near, bottom_m], [*far, max(top_m, bottom_m + _CELL_M)]])
 
 
-def _grid(points_m: Array, smooth_m: Array) -> tuple[Array, Grid]:
+def _grid(points_m: Array, smooth_m: Array) -> tuple[Array, Array]:
     """Corner (2,) and heights of cells of a grid; -inf where nothing is."""
     low = points_m[:, :2].min(axis=0)
     shape = np.floor(np.ptp(points_m[:, :2], axis=0) / _CELL_M).astype(int) + 1
@@ -71,7 +70,7 @@ def _grid(points_m: Array, smooth_m: Array) -> tuple[Array, Grid]:
 
     counts = np.zeros(shape)
     np.add.at(counts, cells(points_m), 1.0)
-    heights: Grid = np.full(shape, -np.inf)
+    heights: Array = np.full(shape, -np.inf)
     np.maximum.at(heights, cells(smooth_m), smooth_m[:, 2])
     there = counts >= max(_SPARSE_RATIO * float(np.median(counts[counts > 0])), 1.0)
     beside = cv2.dilate(np.where(there, heights, -10.0), np.ones((5, 5), np.uint8))
@@ -84,7 +83,7 @@ def _grid(points_m: Array, smooth_m: Array) -> tuple[Array, Grid]:
     return low, heights
 
 
-def _cover(heights: Grid) -> list[Rectangle]:
+def _cover(heights: Array) -> list[Rectangle]:
     """Cover cells with rectangles of nearly one height each, the largest first, and slivers by one for each piece."""
     left, found = np.isfinite(heights), list[Rectangle]()
     while left.any():
@@ -101,13 +100,13 @@ def _cover(heights: Grid) -> list[Rectangle]:
     return found + [(y, x, rows, width) for x, y, width, rows, _ in stats[1:count].tolist()]
 
 
-def _merged(found: list[Rectangle], heights: Grid) -> list[Rectangle]:
+def _merged(found: list[Rectangle], heights: Array) -> list[Rectangle]:
     """Join the rectangles that waste the least room, until there are few enough; slivers join first."""
     found = list(found)
     while len(found) > MOST_BOXES:
+        volumes = [_volume(rectangle, heights) for rectangle in found]
         pairs = [(a, b) for a in range(len(found)) for b in range(a)]
-        costs = [_volume(_around(found[a], found[b]), heights) - _volume(found[a], heights) - _volume(found[b], heights)
-                 for a, b in pairs]  # fmt: skip
+        costs = [_volume(_around(found[a], found[b]), heights) - volumes[a] - volumes[b] for a, b in pairs]
         a, b = pairs[int(np.argmin(costs))]
         joined = _around(found[a], found[b])
         found = [r for k, r in enumerate(found) if k not in (a, b)] + [joined]
@@ -119,11 +118,11 @@ def _around(a: Rectangle, b: Rectangle) -> Rectangle:
     return row, column, max(a[0] + a[2], b[0] + b[2]) - row, max(a[1] + a[3], b[1] + b[3]) - column
 
 
-def _volume(rectangle: Rectangle, heights: Grid) -> float:
+def _volume(rectangle: Rectangle, heights: Array) -> float:
     return rectangle[2] * rectangle[3] * _top(heights, rectangle)
 
 
-def _waste(found: list[Rectangle], heights: Grid) -> float:
+def _waste(found: list[Rectangle], heights: Array) -> float:
     return sum(_volume(rectangle, heights) for rectangle in found)
 
 
@@ -132,7 +131,7 @@ def _cells(rectangle: Rectangle) -> tuple[slice, slice]:
     return slice(row, row + rows), slice(column, column + width)
 
 
-def _top(heights: Grid, rectangle: Rectangle) -> float:
+def _top(heights: Array, rectangle: Rectangle) -> float:
     return float(heights[_cells(rectangle)].max())
 
 

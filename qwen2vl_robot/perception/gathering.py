@@ -10,7 +10,7 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array, intersection_over_union
 from qwen2vl_robot.perception.bodies import Body, cover, measure
-from qwen2vl_robot.perception.segments import make_segment
+from qwen2vl_robot.perception.segments import Segment, make_segment
 from qwen2vl_robot.perception.view import LevelledView
 
 _INSIDE_RATIO = 0.85  # of a piece's pixels
@@ -39,9 +39,8 @@ def _share_inside(body: Body, box_px: Array) -> float:
     return float(body.segment.mask[y0:y1, x0:x1].sum() / max(body.segment.mask.sum(), 1))
 
 
-def _overlap(box_px: Array, segment: object) -> float:
-    extent = np.array([[getattr(segment, side) for side in ("x0", "y0", "x1", "y1")]], dtype=np.float64)
-    return float(intersection_over_union(box_px, extent)[0])
+def _overlap(box_px: Array, segment: Segment) -> float:
+    return float(intersection_over_union(box_px, segment.extent_px[None])[0])
 
 
 def _hang_together(pieces: list[Body]) -> bool:

@@ -224,8 +224,8 @@ class _Finder:
         )
 
     def _overlaps(self, box: ImageBox) -> Array:
-        extents = [(b.segment.x0, b.segment.y0, b.segment.x1, b.segment.y1) for b in self.bodies]
-        return intersection_over_union(_pixels(self.view, box), np.array(extents).reshape(-1, 4))
+        extents_px = np.array([body.segment.extent_px for body in self.bodies]).reshape(-1, 4)
+        return intersection_over_union(_pixels(self.view, box), extents_px)
 
     def _nearest(self, box: ImageBox) -> int | None:
         """Find the body with the largest overlap with a box, whatever its label."""

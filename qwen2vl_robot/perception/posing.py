@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from qwen2vl_robot.geometry import Array, make_pose
-from qwen2vl_robot.kinematics import hull_vertices
+from qwen2vl_robot.kinematics import box_vertices, hull_vertices
 from qwen2vl_robot.messages import Hull, SceneObject, Shape
 from qwen2vl_robot.perception.bodies import Body, explains
 from qwen2vl_robot.perception.columns import columns
@@ -22,7 +22,7 @@ _HULL_GRID_M = 0.004  # a hull of the points as they are would have hundreds of 
 
 
 def scene_object(name: str, body: Body, fit: Fit | None = None) -> SceneObject:
-    """Turn a body into a named object; a fit that does not explain it makes it a hull."""
+    """Turn a body into a named object; one that its fit does not explain becomes boxes, and the hull around them."""
     fit = fit or body.best
     if not explains(fit, body.segment):
         return _in_boxes(name, body)
@@ -52,7 +52,7 @@ def _hull(name: str, body: Body) -> SceneObject:
     lower_m = np.column_stack([upper_m[:, :2], np.full(len(upper_m), bottom_m)])
     upper_m[:, 2] = np.maximum(upper_m[:, 2], bottom_m + _LOOSE_GROWTH_M)
     corners_m = hull_vertices(np.vstack([upper_m, lower_m]))
-    middle_m = (corners_m.min(axis=0) + corners_m.max(axis=0)) / 2
+    middle_m = _middle(corners_m)
     return SceneObject(
         name, Hull(_points(corners_m - middle_m)), _frozen(make_pose(middle_m)), rgb=_colour(body.segment)
     )
@@ -63,11 +63,15 @@ def _in_boxes(name: str, body: Body) -> SceneObject:
     bottom_m = min(body.best.solid.bottom_m, body.segment.low_m)
     found = columns(body.segment.points_m, body.segment.smooth_m, bottom_m)
     boxes_m, R = found.boxes_m, found.R
-    corners_m = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(-1, 3)
-    vertices_m = hull_vertices(np.vstack([np.where(corners_m, high, low) for low, high in boxes_m]))
-    middle_m = (vertices_m.min(axis=0) + vertices_m.max(axis=0)) / 2
+    vertices_m = hull_vertices(np.vstack([(low + high) / 2 + box_vertices(high - low) for low, high in boxes_m]))
+    middle_m = _middle(vertices_m)
     hull = Hull(_points(vertices_m - middle_m), tuple((_point(a), _point(b)) for a, b in boxes_m - middle_m))
     return SceneObject(name, hull, _frozen(make_pose(R @ middle_m, R)), rgb=_colour(body.segment))
+
+
+def _middle(points_m: Array) -> Array:
+    middle_m: Array = (points_m.min(axis=0) + points_m.max(axis=0)) / 2
+    return middle_m
 
 
 def _point(p: Array) -> tuple[float, float, float]:

@@ -54,6 +54,11 @@ class Segment:
     low_m: float
     high_m: float
 
+    @property
+    def extent_px(self) -> Array:
+        """Its extent (4,) as x0, y0, x1, y1."""
+        return np.array([self.x0, self.y0, self.x1, self.y1], dtype=np.float64)
+
 
 def find_segments(view: LevelledView) -> list[Segment]:
     """Find all segments above the table except the robot, the largest first."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from qwen2vl_robot.messages import Action, Instruction, StepRecord
@@ -155,6 +155,17 @@ def build_detection_messages(nouns: Sequence[str]) -> list[dict[str, object]]:
     asked = strip_control_tokens(", ".join(nouns))
     content = [{"type": "image"}, {"type": "text", "text": f"Locate: {asked}"}]
     return [{"role": "system", "content": _DETECTION_PROMPT}, {"role": "user", "content": content}]
+
+
+def prompt_text(messages: Sequence[Mapping[str, object]]) -> str:
+    """Write chat messages as one text, for people; <image> and <video> stand for what is shown."""
+    lines = []
+    for message in messages:
+        content = message["content"]
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        said = [str(part["text"]) if part["type"] == "text" else f"<{part['type']}>" for part in parts]
+        lines.append(f"{message['role']}: " + "\n".join(said))
+    return "\n".join(lines)
 
 
 def failure_line(step: StepRecord) -> str:

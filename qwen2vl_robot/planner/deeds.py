@@ -33,7 +33,8 @@ def plan_each(request: PlannerRequest, plan_one: Callable[[PlannerRequest], Plan
         raise PlannerError(f"the plan has {len(actions)} actions, at most {MAX_ACTIONS} are allowed")
     objects = tuple(dict.fromkeys(thing for plan in plans for thing in plan.objects))
     notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
-    return Plan(actions, "\n".join(plan.reply for plan in plans), objects, notes)
+    replies, prompts = ("\n".join(texts) for texts in zip(*((p.reply, p.prompt) for p in plans), strict=True))
+    return Plan(actions, replies, objects, notes, prompts)
 
 
 def _repeats(plan: Plan, failures: tuple[str, ...]) -> bool:

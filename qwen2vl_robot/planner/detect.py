@@ -28,6 +28,7 @@ class Found:
 
     detections: Detections
     reply: str
+    prompt: str = ""
 
 
 Find = Callable[[PlannerRequest, tuple[str, ...]], Found]
@@ -61,7 +62,7 @@ def plan_by_detection(request: PlannerRequest, find: Find) -> Plan:
     plan = parse_reply(json.dumps(draft))
     if found.reply:
         notes = tuple(dict.fromkeys((*found.detections.notes, *plan.notes)))
-        plan = replace(plan, reply=found.reply, notes=notes)
+        plan = replace(plan, reply=found.reply, notes=notes, prompt=found.prompt)
     return speak_like(plan, request.instruction)
 
 
@@ -72,7 +73,7 @@ def found_in(answer: RawReply, nouns: Sequence[str], convention: BoxConvention) 
         PlannerError: it cannot be used.
     """
     parsed = parse_detections(answer.text, nouns, convention=convention, image_size_px=answer.image_size_px)
-    return Found(parsed, answer.text)
+    return Found(parsed, answer.text, answer.prompt)
 
 
 def find_each(
@@ -86,7 +87,7 @@ def find_each(
     Raises:
         PlannerError: one of its answers cannot be used.
     """
-    boxes, notes, replies = {}, [], []
+    boxes, notes, replies, prompts = {}, [], [], []
     for noun in nouns:
         words = f"pick up the {noun}"
         asked = replace(request, instruction=Instruction(words, plainly=(words,)), failures=(), others=(), clip=())
@@ -94,7 +95,8 @@ def find_each(
         boxes[noun] = found.detections.boxes[noun]
         notes += [note for note in found.detections.notes if note != ACTIONS_LEFT_OUT]
         replies.append(found.reply)
-    return Found(Detections(boxes, tuple(notes)), "\n".join(replies))
+        prompts.append(found.prompt)
+    return Found(Detections(boxes, tuple(notes)), "\n".join(replies), "\n".join(prompts))
 
 
 def _ask(question: str) -> Plan:

@@ -22,6 +22,7 @@ from qwen2vl_robot.planner.contract import (
     PromptStyle,
     build_detection_messages,
     build_messages,
+    prompt_text,
     wording,
 )
 from qwen2vl_robot.planner.decoding import Decoded, Prompt, generate_plainly
@@ -30,7 +31,7 @@ from qwen2vl_robot.planner.detect import Found, find_each, found_in, get_ready, 
 from qwen2vl_robot.planner.grammar import detection_grammar
 from qwen2vl_robot.planner.loading import load_model
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture
-from qwen2vl_robot.planner.reply import RawReply, parse_reply
+from qwen2vl_robot.planner.reply import RawReply, plan_of
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.reasons import PlannerReason
 
@@ -92,12 +93,7 @@ class LocalPlanner:
 
     def _plan_one(self, request: PlannerRequest, *, shows_all: bool) -> Plan:
         answer = self.reply(request, shows_all=shows_all)
-        return parse_reply(
-            answer.text,
-            convention=self._contract.box_convention,
-            image_size_px=answer.image_size_px,
-            said=" ".join((request.instruction.text, *request.instruction.plainly)),
-        )
+        return plan_of(answer, request, self._contract.box_convention)
 
     def _find(self, request: PlannerRequest, nouns: tuple[str, ...]) -> Found:
         convention = self._contract.box_convention
@@ -116,10 +112,12 @@ class LocalPlanner:
         """
         began_s = time.perf_counter()
         check_picture(request.rgb)
-        prompt, size_px = self._prompt((request.rgb,), build_detection_messages(nouns))
+        messages = build_detection_messages(nouns)
+        prompt, size_px = self._prompt((request.rgb,), messages)
         answer = self._decoder.decode(prompt, detection_grammar(max_coordinate or self._limit(size_px), nouns))
         text = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
-        return RawReply(text, size_px, answer.decoded_tokens, seconds=time.perf_counter() - began_s)
+        seconds = time.perf_counter() - began_s
+        return RawReply(text, size_px, answer.decoded_tokens, seconds=seconds, prompt=prompt_text(messages))
 
     def _limit(self, size_px: tuple[int, int]) -> int:
         """The largest coordinate of the model's convention."""
@@ -146,7 +144,8 @@ class LocalPlanner:
         began_s = time.perf_counter()
         if self._contract.prompt_style is PromptStyle.COMPACT and not shows_all:
             request = replace(request, others=(), clip=())
-        prompt, size_px = self._ask(request)
+        messages = self._messages(request)
+        prompt, size_px = self._prompt((request.rgb, *request.others), messages, request.clip)
         grammar = self._grammar(max_coordinate or self._limit(size_px))
         if is_plain:
             ids = generate_plainly(self._model, self._decoder.tokenizer, prompt, grammar)
@@ -164,10 +163,11 @@ class LocalPlanner:
             passes=answer.passes,
             seconds=spent_s,
             decode_s=answer.decode_s,
+            prompt=prompt_text(messages),
         )
 
-    def _ask(self, request: PlannerRequest) -> tuple[Prompt, tuple[int, int]]:
-        """Build the prompt of a request, and the (width, height) in pixels of its picture as the model sees it."""
+    def _messages(self, request: PlannerRequest) -> list[dict[str, object]]:
+        """Build the chat messages of a request, whose pictures and clip it checks."""
         seen = (request.rgb, *request.others)
         for picture in (*seen, *request.clip):
             check_picture(picture)
@@ -177,7 +177,7 @@ class LocalPlanner:
                 f"only {', '.join(_TAKE_CLIPS)} can read a clip, not {family}", reason=PlannerReason.BAD_REQUEST
             )
         style, has_clip = self._contract.prompt_style, bool(request.clip)
-        messages = build_messages(
+        return build_messages(
             wording(request.instruction, style),
             request.failures,
             style,
@@ -185,7 +185,6 @@ class LocalPlanner:
             has_clip=has_clip,
             seen_from=request.seen_from,
         )
-        return self._prompt(seen, messages, request.clip)
 
     def _prompt(
         self, seen: Pictures, messages: list[dict[str, object]], clip: Pictures = ()

@@ -24,7 +24,7 @@ from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.config import Strict
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import says
-from qwen2vl_robot.messages import Action, Direction, ObjectReference, Plan, Relation, Verb, Where
+from qwen2vl_robot.messages import Action, Direction, ObjectReference, Plan, PlannerRequest, Relation, Verb, Where
 from qwen2vl_robot.planner.boxes import read_box
 from qwen2vl_robot.planner.contract import (
     MAX_ACTIONS,
@@ -51,6 +51,7 @@ class RawReply:
         passes: forward passes of the model.
         seconds: time from the picture to the text.
         decode_s: the part of `seconds` after the first pass.
+        prompt: what the model was asked (see `contract.prompt_text`).
     """
 
     text: str
@@ -61,6 +62,7 @@ class RawReply:
     passes: int = 0
     seconds: float = 0.0
     decode_s: float = 0.0
+    prompt: str = ""
 
 
 class _Untrusted(Strict):
@@ -120,6 +122,13 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "ask": ("text",),
     "refuse": ("text",),
 }
+
+
+def plan_of(answer: RawReply, request: PlannerRequest, convention: BoxConvention) -> Plan:
+    """Parse a model's untrusted answer to a request (see `parse_reply`)."""
+    said = " ".join((request.instruction.text, *request.instruction.plainly))
+    plan = parse_reply(answer.text, convention=convention, image_size_px=answer.image_size_px, said=said)
+    return replace(plan, prompt=answer.prompt)
 
 
 def parse_reply(

@@ -29,13 +29,14 @@ from qwen2vl_robot.planner.contract import (
     build_detection_messages,
     build_messages,
     convention_of,
+    prompt_text,
     wording,
 )
 from qwen2vl_robot.planner.deeds import plan_each
 from qwen2vl_robot.planner.detect import Found, found_in, get_ready, plan_by_detection
 from qwen2vl_robot.planner.exchange import Answer, Failure, NoAnswerError, Request, ask
 from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture, resized_size_px
-from qwen2vl_robot.planner.reply import RawReply, Reply, parse_reply
+from qwen2vl_robot.planner.reply import RawReply, Reply, plan_of
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
 from qwen2vl_robot.reasons import PlannerReason
 
@@ -87,12 +88,7 @@ class ServerPlanner:
 
     def _plan_one(self, request: PlannerRequest) -> Plan:
         answer = self.reply(request)
-        return parse_reply(
-            answer.text,
-            convention=self._convention,
-            image_size_px=answer.image_size_px,
-            said=" ".join((request.instruction.text, *request.instruction.plainly)),
-        )
+        return plan_of(answer, request, self._convention)
 
     def _find(self, request: PlannerRequest, nouns: tuple[str, ...]) -> Found:
         answer = self.locate(request, nouns)
@@ -120,7 +116,8 @@ class ServerPlanner:
             raise _no_reply(
                 f"the server failed {self._failures} times in a row; wait {left_s:.0f} s before the next plan"
             )
-        question = self._question(request, nouns)
+        messages = self._messages(request, nouns)
+        question = self._question(request, messages, nouns)
         try:
             body = self._post(question, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
             text = _content(body)
@@ -131,7 +128,7 @@ class ServerPlanner:
             raise
         self._failures = 0
         size_px = self._settings.as_sent(self._size_px(request.rgb))
-        return RawReply(text, size_px, seconds=time.monotonic() - began_s)
+        return RawReply(text, size_px, seconds=time.monotonic() - began_s, prompt=prompt_text(messages))
 
     def _size_px(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
         """Compute the size that the model's own processor would choose, so that the server resizes nothing."""
@@ -149,31 +146,33 @@ class ServerPlanner:
         size_px = resized_size_px((clip[0].shape[1], clip[0].shape[0]), 28, MIN_CLIP_PIXELS, MAX_CLIP_PIXELS)
         return "data:video/jpeg;base64," + ",".join(_encoded(rgb, size_px, "JPEG", quality=90) for rgb in clip)
 
-    def _question(self, request: PlannerRequest, nouns: tuple[str, ...]) -> dict[str, Any]:
+    def _messages(self, request: PlannerRequest, nouns: tuple[str, ...]) -> list[dict[str, Any]]:
+        if nouns:
+            return build_detection_messages(nouns)
+        return build_messages(
+            wording(request.instruction, self._style),
+            request.failures,
+            self._style,
+            1 + len(request.others),
+            has_clip=bool(request.clip),
+            seen_from=request.seen_from,
+        )
+
+    def _question(
+        self, request: PlannerRequest, messages: list[dict[str, Any]], nouns: tuple[str, ...]
+    ) -> dict[str, Any]:
         """Build the request body: messages with the pictures in them, the reply's schema, decoding parameters."""
-        seen = (request.rgb, *request.others)
-        urls = iter([self._url(rgb) for rgb in seen])
+        urls = iter([self._url(rgb) for rgb in (request.rgb, *request.others)])
 
         def filled(part: dict[str, Any]) -> dict[str, Any]:
             if part["type"] == "video":
                 return {"type": "video_url", "video_url": {"url": self._film_url(request.clip)}}
             return {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
 
-        messages: list[dict[str, Any]] = (
-            build_detection_messages(nouns)
-            if nouns
-            else build_messages(
-                wording(request.instruction, self._style),
-                request.failures,
-                self._style,
-                len(seen),
-                has_clip=bool(request.clip),
-                seen_from=request.seen_from,
-            )
-        )
-        for message in messages:
-            if isinstance(message["content"], list):
-                message["content"] = [filled(part) for part in message["content"]]
+        def shown(content: Any) -> Any:
+            return [filled(part) for part in content] if isinstance(content, list) else content
+
+        messages = [{**message, "content": shown(message["content"])} for message in messages]
         question: dict[str, Any] = {"model": self._settings.model, "messages": messages}
         schema = _DETECTIONS if nouns else Reply.model_json_schema()
         if self._settings.constrain == "structured_outputs":

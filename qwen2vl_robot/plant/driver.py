@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
@@ -10,7 +12,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import ApprovedMotion, JointSegment, Motion, digest
 
 _REACHED_M = 0.002
-_STALL_MPS, _STALL_S = 0.001, 0.25
+_STALL_MPS, _STALL_S = 0.001, 0.25  # a joint's own velocity is too noisy to tell: what is squeezed shakes
 
 
 class Fingers:
@@ -18,20 +20,17 @@ class Fingers:
 
     def __init__(self, wanted_m: float, width_m: float, now_s: float) -> None:
         self.wanted_m = wanted_m
-        self._width_m, self._now_s = width_m, now_s
-        self._slow_since_s: float | None = None
+        self._widths = deque([(now_s, width_m)])  # of the last `_STALL_S`, and one before
         self.has_reached = self.is_stalled = False
 
     def look(self, width_m: float, now_s: float) -> None:
         """Take a measured width."""
-        speed_mps = abs(width_m - self._width_m) / max(now_s - self._now_s, 1e-6)
-        self._width_m, self._now_s = width_m, now_s
-        if speed_mps > _STALL_MPS:
-            self._slow_since_s = None
-        elif self._slow_since_s is None:
-            self._slow_since_s = now_s
+        self._widths.append((now_s, width_m))
+        while self._widths[1][0] <= now_s - _STALL_S:
+            self._widths.popleft()
+        moved_m = max(abs(width_m - then_m) for _, then_m in self._widths)
         self.has_reached = abs(width_m - self.wanted_m) <= _REACHED_M
-        self.is_stalled = self._slow_since_s is not None and now_s - self._slow_since_s > _STALL_S
+        self.is_stalled = now_s - self._widths[0][0] >= _STALL_S and moved_m <= _STALL_MPS * _STALL_S
 
     @property
     def have_come(self) -> bool:

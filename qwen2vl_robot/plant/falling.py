@@ -28,7 +28,6 @@ class FallingThings(Plant):
     def __init__(self, *args: Any) -> None:
         self._press_n = 0.0
         super().__init__(*args)
-        self._links = set(self._world.robot.link_names())
         self._falls = np.random.default_rng([args[1], 4])
 
     def drop(self, numbers: tuple[int, ...]) -> int:
@@ -57,10 +56,9 @@ class FallingThings(Plant):
     def _drive(self) -> None:
         super()._drive()
         is_closing = self._fingers is not None or not self._grips
-        for contact in self._world.contacts.touching(of=[]) if self._motion is not None and not is_closing else ():
-            link, other = (contact.a, contact.b) if contact.a in self._links else (contact.b, contact.a)
-            if link in self._links and any(other == item.label for item in self._scene.objects):
-                self._press_n = max(self._press_n, contact.force_n)
+        for name, force_n in self._world.contacts.pressed() if self._motion is not None and not is_closing else ():
+            if any(name == item.label for item in self._scene.objects):
+                self._press_n = max(self._press_n, force_n)
 
     def _fall(self, number: int, middle_m: np.ndarray[Any, Any]) -> None:
         file, rng = f"random_urdfs/{number:03d}/{number:03d}.obj", self._falls

@@ -187,7 +187,6 @@ class LaidTable(Plant):
     def __init__(self, *args: Any) -> None:
         self._press_n: dict[str, float] = {}
         super().__init__(*args)
-        self._links = set(self._world.robot.link_names())
 
     def lay(self, boxes: tuple[Laid, ...]) -> None:
         """Lay boxes, instead of all that stands there, and let them come to rest."""
@@ -208,7 +207,6 @@ class LaidTable(Plant):
 
     def _drive(self) -> None:
         super()._drive()
-        for contact in self._world.contacts.touching(of=[]) if self._press_n else ():
-            link, other = (contact.a, contact.b) if contact.a in self._links else (contact.b, contact.a)
-            if link in self._links and other in self._press_n:
-                self._press_n[other] = max(self._press_n[other], contact.force_n)
+        for name, force_n in self._world.contacts.pressed() if self._press_n else ():
+            if name in self._press_n:
+                self._press_n[name] = max(self._press_n[name], force_n)

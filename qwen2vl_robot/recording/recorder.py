@@ -24,7 +24,6 @@ from qwen2vl_robot.recording.taps import Call
 from qwen2vl_robot.results import reason_of
 
 PREFIX = "/decision"  # before every topic: what is played back with `ros2 bag play` reaches no controller and no arm
-FORMAT = 1  # of the calls; a reader refuses another one
 _MOST_WAITING_BYTES = 256_000_000
 _CALL_BYTES = 1_000  # of a call without pictures, about
 _CLOSE_S = 30.0

@@ -17,6 +17,7 @@ from qwen2vl_robot.recording.taps import SETUP, Call
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.sides import SeenFrom
 
+FORMAT: Literal[2] = 2  # of the calls; a reader refuses another one
 _Name = Annotated[str, Field(max_length=NAME_CHARS)]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 _Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
@@ -32,7 +33,7 @@ class Setup(Strict):
         limits: the gate's, in the order of `GateLimits`.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     robot: _Name
     robot_digest: _Digest
     rules: _Name = "rules/default.yaml"

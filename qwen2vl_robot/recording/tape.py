@@ -19,8 +19,8 @@ from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import CameraFrame
 from qwen2vl_robot.recording.bag import BagReader, Recorded, types
 from qwen2vl_robot.recording.form import ErrorForm, FrameForm, Pictures
-from qwen2vl_robot.recording.recorder import FORMAT, PREFIX
-from qwen2vl_robot.recording.setup import Setup
+from qwen2vl_robot.recording.recorder import PREFIX
+from qwen2vl_robot.recording.setup import FORMAT, Setup
 from qwen2vl_robot.recording.taps import HALTS, OUTPUTS, SETUP, TASK
 
 _STRING, _IMAGE = "std_msgs/msg/String", "sensor_msgs/msg/Image"

@@ -1,10 +1,13 @@
 """One physics run of a motion → what it touches, moves and drops, and the world after it.
 
 The nominal run follows the whole motion and forbids every unintended contact. In a trial the world is perturbed;
-the arm may brush a body, but not hit it hard, shift or topple it. A trial simulates only the given spans of the motion.
+the arm may brush a body, but not hit it hard, shift or topple it. A trial simulates only the given spans of the motion,
+and hastens through a guarded segment.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +16,12 @@ from qwen2vl_robot.bullet import TIME_STEP_S, BulletWorld
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.film import FILM_HZ, shoot
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Motion, RobotState, Scene, freeze
+from qwen2vl_robot.messages import Motion, RobotState, Scene, Violation, freeze
 from qwen2vl_robot.validation.ending import Ending
 from qwen2vl_robot.validation.findings import Rollout
 from qwen2vl_robot.validation.handling import find_openings
 from qwen2vl_robot.validation.resting import RESTS_MPS
-from qwen2vl_robot.validation.timeline import Span, timeline
+from qwen2vl_robot.validation.timeline import Haste, Span, timeline
 from qwen2vl_robot.validation.watching import RunMonitor
 
 SETTLE_S = 0.25
@@ -70,9 +73,11 @@ class _Run:
         self._motion = motion
         self._scene = scene
         self._start = start
-        self._line = timeline(motion, start)
         self._is_trial = trial is not None
-        self._spans, self._q_offset_rad = trial or (((0.0, self._line.end_s + AFTER_S),), np.zeros(len(profile.joints)))
+        self._haste = Haste.through(motion) if self._is_trial else Haste(0.0, 0.0)
+        self._line = self._haste.line(timeline(motion, start))
+        spans, self._q_offset_rad = trial or (((0.0, self._line.end_s + AFTER_S),), np.zeros(len(profile.joints)))
+        self._spans = tuple((self._haste.run_s(begin_s), self._haste.run_s(end_s)) for begin_s, end_s in spans)
         self._names = [body.name for body in scene.objects]
         self._film: list[npt.NDArray[np.uint8]] | None = [] if film else None
         openings = find_openings(world, self._line, start, scene)
@@ -91,7 +96,12 @@ class _Run:
         film = None if self._film is None else np.stack(self._film)
         state = ending.state_after(self._start, self._line.end_s)
         track = freeze(np.reshape(self._track, (-1, 4)))
-        return Rollout(tuple(monitor.findings.values()), ending.scene_after(), state, film, track)
+        return Rollout(tuple(map(self._timed, monitor.findings.values())), ending.scene_after(), state, film, track)
+
+    def _timed(self, violation: Violation) -> Violation:
+        """Give the moment of the motion, not of the run."""
+        at_s = violation.time_s
+        return violation if at_s is None else replace(violation, time_s=self._haste.motion_s(at_s))
 
     # ------------------------------------------------------------------------------------ before it begins
 
@@ -185,7 +195,8 @@ class _Run:
         if step % _BYSTANDER_STEPS == 0:
             self._monitor.look_around(step * TIME_STEP_S)
             if self._is_trial:
-                self._track.append([step * TIME_STEP_S, *self._world.robot.tool_pose()[:3, 3]])
+                at_s = self._haste.motion_s(step * TIME_STEP_S)
+                self._track.append([at_s, *self._world.robot.tool_pose()[:3, 3]])
         if self._film is not None and step % _FILM_STEPS == 0:
             self._film.append(shoot(self._world))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import GripperSegment, JointSegment, Motion, RobotState
 
 Span = tuple[float, float]  # from and to, seconds from the motion's start
+_HASTE = 5.0  # 40 mm/s: slower than any other descent, and nothing in the twin depends on speed there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,3 +69,42 @@ def timeline(motion: Motion, start: RobotState) -> Timeline:
     times, first = np.unique(np.concatenate(time_s), return_index=True)
     grips = tuple(s for s in motion.segments if isinstance(s, GripperSegment))
     return Timeline(times, np.concatenate(q_rad)[first], grips)
+
+
+@dataclass(frozen=True, slots=True)
+class Haste:
+    """The time of a run that goes through a motion's guarded segment faster than the arm will.
+
+    So slow a descent pushes what it meets by as much as a faster one and no harder; it only takes longer to simulate.
+
+    Attributes:
+        start_s, end_s: of that segment, in the motion's own time; alike where there is none.
+    """
+
+    start_s: float
+    end_s: float
+
+    @staticmethod
+    def through(motion: Motion) -> Haste:
+        """The haste of a motion's perturbed runs."""
+        guarded = motion.guarded
+        segment = None if guarded is None else motion.segments[guarded.index]
+        return Haste(0.0, 0.0) if segment is None else Haste(segment.start_s, segment.end_s)
+
+    def run_s(self, motion_s: float) -> float:
+        """Return when the run is at a moment of the motion."""
+        saved_s = min(max(motion_s, self.start_s), self.end_s) - self.start_s
+        return motion_s - saved_s * (1.0 - 1.0 / _HASTE)
+
+    def motion_s(self, run_s: float) -> float:
+        """Return at which moment of the motion the run is."""
+        spent_s = min(max(run_s, self.start_s), self.run_s(self.end_s)) - self.start_s
+        return run_s + spent_s * (_HASTE - 1.0)
+
+    def line(self, line: Timeline) -> Timeline:
+        """Return the joints over the time of the run."""
+        time_s = np.array([self.run_s(at_s) for at_s in line.time_s.tolist()])
+        grips = tuple(
+            replace(grip, start_s=self.run_s(grip.start_s), end_s=self.run_s(grip.end_s)) for grip in line.grips
+        )
+        return Timeline(time_s, line.q_rad, grips)

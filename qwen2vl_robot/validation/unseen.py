@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
-from qwen2vl_robot.messages import CameraFrame, Scene, SceneObject, shape_size_m
+from qwen2vl_robot.messages import CameraFrame, Hull, Scene, SceneObject, shape_size_m
 
 _NAME = "unseen space "
 _CELL_M = 0.02
@@ -170,9 +170,13 @@ def _is_seen(frame: CameraFrame, p_base_m: Array, behind_m: float = _BEHIND_M) -
 
 
 def _is_in(body: SceneObject, p_base_m: Array, room_m: float) -> _Cells:
-    """Check whether points (k, 3) lie in the body's box, enlarged on all sides."""
-    p_m = np.abs(transform(invert(body.T_base_object), p_base_m))
-    inside: _Cells = np.all(p_m <= np.array(shape_size_m(body.shape)) / 2 + room_m, axis=1)
+    """Check whether points (k, 3) lie in the body's box, or in one of those that hold it, enlarged on all sides."""
+    p_m = transform(invert(body.T_base_object), p_base_m)
+    half_m = np.array(shape_size_m(body.shape)) / 2
+    boxes_m = body.shape.boxes_m if isinstance(body.shape, Hull) else ()
+    inside = np.zeros(len(p_m), dtype=bool)
+    for low_m, high_m in boxes_m or ((-half_m, half_m),):
+        inside |= ((p_m >= np.array(low_m) - room_m) & (p_m <= np.array(high_m) + room_m)).all(axis=1)
     return inside
 
 

@@ -21,13 +21,14 @@ def echo(asked: PlannerRequest) -> Plan:
     said = asked.instruction.plainly or (asked.instruction.text,)
     if "blorp" in said[0]:
         return Plan((Action(Verb.ASK, text="I see no blorp."),), said[0])
-    return Plan((Action(Verb.WAIT, seconds=float(len(said[0]))),), said[0], (BLOCK,))
+    return Plan((Action(Verb.WAIT, seconds=float(len(said[0]))),), said[0], (BLOCK,), prompt=f"user: {said[0]}")
 
 
 def test_every_deed_is_planned_by_itself_and_joined_in_order() -> None:
     plan = plan_each(request("go", "come", "go"), echo)
     assert [action.seconds for action in plan.actions] == [2.0, 4.0, 2.0]
     assert plan.reply == "go\ncome\ngo"
+    assert plan.prompt == "user: go\nuser: come\nuser: go"
     assert plan.objects == (BLOCK,)
 
 

@@ -44,7 +44,8 @@ def ask(
         asked.append(nouns)
         boxes = SEEN if seen is None else seen
         things = [{"bbox_2d": box, "label": noun} for noun in nouns for box in boxes.get(noun, [])]
-        return found_in(RawReply(json.dumps(things), (640, 476)), nouns, BoxConvention.THOUSANDTHS)
+        answer = RawReply(json.dumps(things), (640, 476), prompt=f"where: {nouns}")
+        return found_in(answer, nouns, BoxConvention.THOUSANDTHS)
 
     return plan_by_detection(PlannerRequest(PICTURE, Instruction(text, **more)), find), asked
 
@@ -64,8 +65,9 @@ def ask(
     ],
 )
 def test_the_actions_are_those_of_the_sentence_and_agree_with_it(text: str, actions: list[str]) -> None:
-    plan, _ = ask(text)
+    plan, nouns = ask(text)
     assert [action.describe() for action in plan.actions] == actions
+    assert plan.prompt == "".join(f"where: {asked}" for asked in nouns)
     agreement = agree(read(text), plan)
     assert not agreement.contradictions
     assert not agreement.doubts

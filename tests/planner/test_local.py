@@ -19,7 +19,7 @@ from transformers import (
 
 from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.messages import Instruction, PlannerRequest
-from qwen2vl_robot.planner.contract import BoxConvention, PromptStyle, build_messages
+from qwen2vl_robot.planner.contract import COMPACT_SYSTEM_PROMPT, BoxConvention, PromptStyle, build_messages
 from qwen2vl_robot.planner.decoding import generate_plainly
 from qwen2vl_robot.planner.engines import FusedEngine, LibraryEngine
 from qwen2vl_robot.planner.grammar import reply_grammar
@@ -135,6 +135,8 @@ def test_a_film_of_one_picture_is_that_picture(tmp_path: Path) -> None:
 def test_the_shipped_checkpoint_looks_at_one_picture() -> None:
     planner = LocalPlanner(SHIPPED_MODEL)
     alone = planner.reply(asked())
+    assert alone.prompt == f"system: {COMPACT_SYSTEM_PROMPT}\nuser: <image>\npick up the red block"
+    assert planner.plan(asked()).prompt == alone.prompt
     assert planner.reply(asked(others=(PICTURE[::-1],))).text == alone.text
     assert planner.reply(asked(clip=(PICTURE[::-1],))).text == alone.text
 

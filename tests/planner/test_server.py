@@ -122,6 +122,15 @@ def test_the_request_holds_the_resized_picture_and_the_schema(server: Server) ->
     assert (request["temperature"], request["model"]) == (0.0, "Qwen/Qwen2-VL-7B-Instruct")
 
 
+def test_the_plan_holds_the_words_that_were_sent_and_no_picture(server: Server) -> None:
+    server.answers(completion(PICK))
+    plan = ServerPlanner(server.settings()).plan(asked(failures=("failed: pick: collision",), others=(PICTURE,)))
+    system, user = server.requests[0]["messages"]
+    said = user["content"][-1]["text"]
+    assert plan.prompt == f"system: {system['content']}\nuser: <image>\n<image>\n{said}"
+    assert "pick the red block\nfailed: pick: collision" in plan.prompt
+
+
 def test_pictures_of_other_cameras_follow_the_one_that_the_boxes_are_in(server: Server) -> None:
     server.answers(completion(PICK))
     ServerPlanner(server.settings()).plan(asked(others=(PICTURE[:60, :90],)))

@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # started under nohup, no child would die of it
     if given.child is not None:
         record(given.child, sys.stdout.fileno())
     rng = random.Random(0)

@@ -56,7 +56,7 @@ def test_a_bag_that_only_passed_through_is_the_same(bag: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (setup(format=99), "format 99; this version replays format 1"),
+        (setup(format=99), "format 99; this version replays format 2"),
         (setup(limits=[1.0, float("1e9"), 1.0, 1.0]), "limits"),
         (setup(surprise=1), "surprise"),
         (lambda call: {**call, "call": "task"} if call["n"] == 1 else call, "does not begin with a setup"),

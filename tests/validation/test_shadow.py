@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from qwen2vl_robot.messages import (
     Box,
     CameraFrame,
     GroundedAction,
+    Hull,
     Intrinsics,
     JointSegment,
     Motion,
@@ -190,3 +192,18 @@ def test_behind_a_flat_thing_nothing_can_hide(profile: RobotProfile) -> None:
 def test_beside_what_is_not_handled_there_is_no_shadow_for_fingers(profile: RobotProfile) -> None:
     frame, scene = view(0.08)
     assert len(shadow_space(frame, scene, scene, profile, (), _NOTHING)) == 0
+
+
+@pytest.mark.parametrize("in_boxes", [True, False])
+def test_a_notch_of_boxes_that_hold_a_thing_may_hide_something(profile: RobotProfile, in_boxes: bool) -> None:
+    """Behind the block lies a slab that belongs to it; over the slab nobody sees, and no box of the thing is there."""
+    frame, _ = view(0.08)
+    half_m = np.array([0.05625, 0.0225, 0.04])
+    block = ((0.01125, -0.0225, -0.04), (0.05625, 0.0225, 0.04))
+    slab = ((-0.05625, -0.0225, -0.04), (0.01125, 0.0225, -0.03))
+    corners = tuple((float(x), float(y), float(z)) for x, y, z in product(*zip(-half_m, half_m, strict=True)))
+    hull = Hull(corners, (block, slab) if in_boxes else ())
+    scene = Scene((SceneObject("block", hull, freeze(make_pose([0.46625, 0.0, 0.04]))),), ())
+    boxes_m = shadow_space(frame, scene, scene, profile, ("block",), _NOTHING)
+    notch_m = np.array([0.455, 0.0, 0.035])
+    assert any(((low < notch_m) & (notch_m < high)).all() for low, high in boxes_m) == in_boxes
