@@ -146,6 +146,22 @@ def test_what_a_voice_asks_waits_for_a_person_and_can_be_cancelled(program: Prog
     assert "the client of ~/execute" in result.text
 
 
+def test_a_cancel_on_the_way_halts_the_arm_and_says_who(program: Program) -> None:
+    program.feedback.clear()
+    until(lambda: program.joints)
+    began = dict(program.joints)
+    sent = program.send("pick up the red block")
+    until(lambda: any(abs(program.joints[name] - q) > 0.05 for name, q in began.items()) or sent.outcome())
+    sent.cancel()
+    status, result = program.result(sent)
+    assert (status, result.outcome, result.reason) == (GoalStatus.CANCELED, "aborted", "cancelled"), result.text
+    assert "the client of ~/execute" in result.text
+    until(lambda: program.status["stopped_by"] is not None)  # an aborted motion: a person looks first
+    refused = program.result(program.send("go home"))
+    assert refused[1].reason == "stopped"
+    assert program.graph.call(interface.RESET, 60.0).success
+
+
 def test_a_client_that_dies_changes_nothing(program: Program) -> None:
     tasks = program.status["tasks"]
     dying = subprocess.Popen([sys.executable, "-c", ASKER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -159,19 +175,3 @@ def test_a_client_that_dies_changes_nothing(program: Program) -> None:
     until(lambda: program.scenes[-1].robot_state.attached_collision_objects)
     (held,) = program.scenes[-1].robot_state.attached_collision_objects
     assert (held.object.id, held.object.operation) == ("red block", 0)
-
-
-def test_a_cancel_on_the_way_halts_the_arm_and_says_who(program: Program) -> None:
-    program.feedback.clear()
-    until(lambda: program.joints)
-    began = dict(program.joints)
-    sent = program.send("go home")
-    until(lambda: any(abs(program.joints[name] - q) > 0.05 for name, q in began.items()) or sent.outcome())
-    sent.cancel()
-    status, result = program.result(sent)
-    assert (status, result.outcome, result.reason) == (GoalStatus.CANCELED, "aborted", "cancelled"), result.text
-    assert "the client of ~/execute" in result.text
-    until(lambda: program.status["stopped_by"] is not None)  # an aborted motion: a person looks first
-    refused = program.result(program.send("go home"))
-    assert refused[1].reason == "stopped"
-    assert program.graph.call(interface.RESET, 60.0).success
