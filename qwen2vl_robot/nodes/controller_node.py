@@ -153,8 +153,7 @@ class ControllerNode:
         """Carry out one task; the top of the flow, where every exception halts the arm and is reported."""
         try:
             if self._controller is None:
-                with self.halt.task():
-                    raise RobotError("the node is not configured")
+                raise RobotError("the node is not configured")
             self.approver.demand(job.approval)
             report = job.run(self._controller)
             self.health.fine("task")
@@ -164,6 +163,7 @@ class ControllerNode:
             if outcome.kind is OutcomeKind.ABORTED:
                 self.health.error("task", outcome.reasons[0], lasts=True)
             report = TaskReport(job.instruction, outcome, (), (), {})
+        self.jobs.release(job)
         try:
             self.status.ended(task_outcome(report))
             self.jobs.ended(job, report)

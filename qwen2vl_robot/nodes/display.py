@@ -100,7 +100,7 @@ class Display:
         self._status.doing("admit" if asks else "run")
 
     def show(self, step: Rehearsed, asks: bool = False, doubts: tuple[str, ...] = ()) -> None:
-        """Publish what was rehearsed, with its scene."""
+        """Publish what was rehearsed, with the scene: it was measured, unlike that of a later step that is refused."""
         self._scene = step.scene
         self._seen_ns = self._seen_ns if step.seen is None else step.seen.stamp_ns
         effect = f"{step.motion.effect.kind} {step.motion.effect.name or ''}".strip()
@@ -108,6 +108,7 @@ class Display:
         self._publish(interface.VERDICT, report)
         self._publish(interface.REHEARSAL, self._rehearsal(report, step.verdict, step.scene, step.motion))
         self._mark(step.scene, step.motion, np.zeros((0, 3)))
+        self.show_scene(step.scene)
 
     def show_scene(self, scene: Scene | None) -> None:
         """Publish for MoveIt what is believed to be there, once a task has ended."""
@@ -124,7 +125,6 @@ class Display:
         base = self._surroundings.profile.base_link
         markers = drawing.markers(self._graph.message, scene, path, contacts_m, base, self._seen_ns)
         self._publishers[interface.MARKERS.name].publish(markers)
-        self.show_scene(scene)
 
     def _publish(self, topic: interface.Topic, report: Strict) -> None:
         text = report.model_dump_json()

@@ -82,6 +82,12 @@ class Jobs:
         with self._lock:
             return self._current is job and self._halt.cancel(why)
 
+    def release(self, job: Job) -> None:
+        """End the task of a job that is over, where it broke before it could."""
+        with self._lock:  # where the next one has been taken, the task is that one's
+            if self._current is job:
+                self._halt.end_task()
+
     def ended(self, job: Job, report: TaskReport) -> None:
         """Tell whoever asked for a job how it ended."""
         with self._lock:

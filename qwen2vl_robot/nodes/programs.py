@@ -91,13 +91,13 @@ class Programs:
 
     def _task(self, goal: Message) -> Wanted | Cause:
         """Read a task; one that begins with a stop word stops, as the topic's does."""
+        if asks_to_stop(goal.instruction):  # first: whoever says it, and whatever else is wrong
+            self._stop(f"goal {shown(goal.instruction, VALUE_CHARS)!r}")
+            return Cause(RefusalReason.STOPPED, "the instruction is a stop; release it with ~/reset")
         source = _SOURCES.get(goal.source or InstructionSource.TEXT.value)
         if source is None:
             text = f"source {shown(goal.source, VALUE_CHARS)!r}; allowed: {', '.join(_SOURCES)}"
             return Cause(RequestReason.BAD_REQUEST, text)
-        if asks_to_stop(goal.instruction):
-            self._stop(f"{source.value} instruction {shown(goal.instruction, VALUE_CHARS)!r}")
-            return Cause(RefusalReason.STOPPED, "the instruction is a stop; release it with ~/reset")
         try:
             instruction = Instruction(goal.instruction, source)
         except BadInputError as error:

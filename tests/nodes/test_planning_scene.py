@@ -12,10 +12,32 @@ import pytest
 from qwen2vl_robot.config import ToolMount
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.graph.idl import message_class
-from qwen2vl_robot.messages import Box, Container, Cylinder, Hull, Scene, SceneObject, Shape, Sphere
+from qwen2vl_robot.messages import (
+    Action,
+    Box,
+    Container,
+    Cylinder,
+    Hull,
+    ImageBox,
+    ObjectReference,
+    Outcome,
+    OutcomeKind,
+    Relation,
+    RobotState,
+    Scene,
+    SceneObject,
+    Shape,
+    Sphere,
+    StepRecord,
+    Verb,
+    Verdict,
+    digest,
+    freeze,
+)
 from qwen2vl_robot.nodes.planning_scene import PlanningScene, _Pen
-from tests.cells import PROFILE
+from tests.cells import PROFILE, reach, rehearsed
 from tests.nodes.local_graph import LocalGraph
+from tests.nodes.test_controller_node import Cell
 
 CORNERS = tuple((x, y, z) for x in (-0.02, 0.02) for y in (-0.03, 0.03) for z in (-0.04, 0.04))
 AT = make_pose([0.5, 0.1, 0.04])
@@ -122,6 +144,21 @@ def test_what_is_gone_is_removed_once_and_by_its_name() -> None:
     message = shown(Scene((BLOCK, other), ()), Scene((other,), ()), Scene((other,), ()))
     assert [o.id for o in message.world.collision_objects] == ["green ball"]
     assert all(o.id for o in message.world.collision_objects)  # a removal without a name would clear the whole world
+
+
+def test_what_is_only_predicted_is_not_shown() -> None:
+    """The second step of a plan is refused in the world that the first one would leave behind."""
+    cell = Cell()
+    motion = reach(freeze(PROFILE.home_q_rad), [0.1, 0, 0, 0, 0, 0, 0])
+    verdict = Verdict(False, (), digest(motion), "", "", "")
+    predicted = Scene((BLOCK,), (), held="red block", T_tool_held=np.eye(4))
+    place = Action(Verb.PLACE, ObjectReference("blue plate", (ImageBox(0, 0, 9, 9),)), relation=Relation.ON)
+    cell.node.display.on_step(StepRecord(place, motion, verdict, Outcome(OutcomeKind.REFUSED), predicted))
+    assert "planning_scene" not in cell.graph.sent
+    start = RobotState(0, freeze(PROFILE.home_q_rad), freeze(np.zeros(7)), 0.08)
+    cell.node.display.show(rehearsed(motion, start, 0, Scene((BLOCK,), ())))
+    assert [o.id for o in cell.graph.sent["planning_scene"][-1].world.collision_objects] == ["red block"]
+    cell.close()
 
 
 def test_an_operation_is_a_byte_where_the_transport_has_bytes() -> None:

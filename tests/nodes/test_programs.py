@@ -264,7 +264,7 @@ def test_what_is_no_task_is_refused_with_a_reason(desk: Desk, fields: dict[str, 
     assert desk.cell.status()["refused_instructions"] == 1
 
 
-@pytest.mark.parametrize("source", ["text", "voice", "agent"])
+@pytest.mark.parametrize("source", ["text", "voice", "agent", "nobody"])
 def test_a_stop_word_in_a_goal_latches_a_stop(desk: Desk, source: str) -> None:
     desk.result(desk.task("stop!", source=source))
     assert desk.cell.node.stopped_by()
@@ -320,6 +320,19 @@ def test_a_task_that_breaks_ends_its_goal_too(desk: Desk) -> None:
     desk.flow.ends = fail
     status, result = desk.result(desk.task())
     assert (status, result.outcome, result.reason) == (GoalStatus.ABORTED, "aborted", AbortReason.BROKEN)
+
+
+@pytest.mark.parametrize("action", [interface.EXECUTE, interface.EXECUTE_TRAJECTORY])
+def test_a_task_that_breaks_before_it_begins_is_over_too(desk: Desk, action: interface.ActionInterface) -> None:
+    def fail(given: Any) -> Any:
+        raise ValueError("never expected")
+
+    works = desk.flow.run, desk.flow.execute
+    desk.flow.run = desk.flow.execute = fail  # type: ignore[method-assign]
+    fields = {"instruction": "go home"} if action is interface.EXECUTE else {"joint_trajectory": trajectory(desk)}
+    assert desk.result(desk.goal(action, **fields))[1].reason == AbortReason.BROKEN
+    desk.flow.run, desk.flow.execute = works  # type: ignore[method-assign]
+    assert desk.result(desk.task())[0] is GoalStatus.SUCCEEDED
 
 
 def test_an_end_of_the_node_ends_the_goal(desk: Desk) -> None:
