@@ -30,7 +30,7 @@ from qwen2vl_robot.graph.conversions import (
 from qwen2vl_robot.graph.lens import lens_from_info, rectify_depth
 from qwen2vl_robot.graph.pictures import depth_from_image, rgb_from_compressed, rgb_from_image
 from qwen2vl_robot.graph.trajectories import derivatives_from_trajectory, segment_from_trajectory
-from qwen2vl_robot.nodes.voice import open_sound
+from qwen2vl_robot.nodes.sound import open_sound
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.request import Request

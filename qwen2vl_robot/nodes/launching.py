@@ -200,7 +200,8 @@ def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], N
     Raises:
         BadInputError: pocketsphinx is missing, or the source cannot be used.
     """
-    from qwen2vl_robot.nodes.voice import SpeechRecogniser, open_sound, transcribe
+    from qwen2vl_robot.nodes.sound import open_sound
+    from qwen2vl_robot.nodes.voice import SpeechRecogniser, transcribe
 
     recogniser = SpeechRecogniser()
     with open_sound(source, recogniser.frame_bytes) as frames:

@@ -5,28 +5,22 @@ A transcript is only a proposal: the controller asks a person before a spoken in
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
+import logging
 import re
-import shutil
-import struct
-import subprocess
-import sys
-import wave
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from qwen2vl_robot.bounds import SOUND_BYTES, VALUE_CHARS, shown
-from qwen2vl_robot.documents import read_file
+from qwen2vl_robot.bounds import UTTERANCE_S
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import ENGLISH, load_languages
+from qwen2vl_robot.nodes.sound import RATE_HZ
 from qwen2vl_robot.perception.labels import load_words
 
-RATE_HZ = 16_000
+_log = logging.getLogger(__name__)
+_MOST_BYTES = int(UTTERANCE_S * RATE_HZ) * 2
 _NOISE = 20  # of 32768, added to the sound: the recogniser fails on digital silence
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # Without these a negated sentence would be forced into the command, and "stop" into whatever sounds most like it.
@@ -52,6 +46,7 @@ class SpeechRecogniser:
         self._decoder.add_jsgf_string(_SEARCH, grammar(lambda word: self._decoder.lookup_word(word) is not None))
         self._decoder.activate_search(_SEARCH)
         self._rng = np.random.default_rng(0)
+        self._heard_bytes = 0  # of the utterance under way
         self.frame_bytes = int(self._ends.frame_bytes)
 
     def hear(self, frame: bytes) -> str | None:
@@ -62,10 +57,17 @@ class SpeechRecogniser:
             return None
         if not was_speech:
             self._decoder.start_utt()
-        self._decoder.process_raw(speech)
+            self._heard_bytes = 0
+        self._heard_bytes += len(speech)
+        is_long = self._heard_bytes > _MOST_BYTES
+        if not is_long:  # what is longer is no order, and costs no more time
+            self._decoder.process_raw(speech)
         if self._ends.in_speech:
             return None
         self._decoder.end_utt()
+        if is_long:
+            _log.warning("more than %g s were spoken without a pause; nothing is taken from that", UTTERANCE_S)
+            return None
         hypothesis = self._decoder.hyp()
         return str(hypothesis.hypstr) if hypothesis is not None and hypothesis.hypstr else None
 
@@ -105,48 +107,6 @@ def _sentence(template: str) -> str:
     plain = re.sub(r"[^a-z{}' ]", " ", template.lower())
     filled = plain.replace("{a}", "<thing>").replace("{b}", "<thing>").replace("{n}", "<number>")
     return " ".join(filled.split())
-
-
-@contextlib.contextmanager
-def open_sound(source: str, frame_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Open a sound source as frames: "microphone" (arecord), "-" (standard input, raw s16le mono 16 kHz) or a WAV file.
-
-    Raises:
-        BadInputError: the source cannot be used.
-    """
-    if source == "-":
-        yield _frames(sys.stdin.buffer, frame_bytes)
-    elif source == "microphone":
-        if shutil.which("arecord") is None:
-            raise BadInputError("--source microphone needs arecord (alsa-utils); or pipe sound to --source -")
-        command = ["arecord", "-q", "-t", "raw", "-f", "S16_LE", "-c", "1", "-r", str(RATE_HZ)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as recording:
-            assert recording.stdout is not None
-            try:
-                yield _frames(recording.stdout, frame_bytes)
-            finally:
-                recording.terminate()
-    else:
-        yield _wave_frames(Path(source), frame_bytes)
-
-
-def _frames(stream: IO[bytes], frame_bytes: int) -> Iterator[bytes]:
-    while len(frame := stream.read(frame_bytes)) == frame_bytes:
-        yield frame
-
-
-def _wave_frames(path: Path, frame_bytes: int) -> Iterator[bytes]:
-    try:
-        with wave.open(io.BytesIO(read_file(path, SOUND_BYTES)), "rb") as file:
-            kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
-            data = file.readframes(file.getnframes())
-    except (wave.Error, EOFError, ValueError, ArithmeticError, RuntimeError, struct.error) as error:
-        raise BadInputError(f"--source {shown(path)}: not a WAV file ({shown(error, VALUE_CHARS)})") from error
-    if kind != (1, 2, RATE_HZ):
-        given = f"{kind[0]} channels, {8 * kind[1]} bit, {kind[2]} Hz"
-        raise BadInputError(f"--source {path}: {given}; needed: 1 channel, 16 bit, {RATE_HZ} Hz")
-    data += bytes(RATE_HZ * 2)  # a second of silence ends the last utterance
-    return (data[i : i + frame_bytes] for i in range(0, len(data) - frame_bytes + 1, frame_bytes))
 
 
 def transcribe(recogniser: SpeechRecogniser, frames: Iterable[bytes]) -> Iterator[str]:

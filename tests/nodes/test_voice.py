@@ -13,7 +13,9 @@ import pytest
 
 from qwen2vl_robot.bounds import SOUND_BYTES
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.nodes.voice import RATE_HZ, SpeechRecogniser, grammar, open_sound, transcribe
+from qwen2vl_robot.nodes import voice
+from qwen2vl_robot.nodes.sound import RATE_HZ, open_sound
+from qwen2vl_robot.nodes.voice import SpeechRecogniser, grammar, transcribe
 from qwen2vl_robot.reading import read, stop_word
 
 
@@ -84,10 +86,42 @@ def test_silence_and_noise_give_no_sentence(recogniser: SpeechRecogniser, tmp_pa
     assert listen(recogniser, write(tmp_path / "noise.wav", noise)) == []
 
 
-def test_sound_of_another_rate_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "slow.wav", np.zeros(800), rate_hz=8000)
-    with pytest.raises(BadInputError, match="8000 Hz; needed: 1 channel, 16 bit, 16000 Hz"), open_sound(str(path), 960):
+@pytest.mark.parametrize(("rate_hz", "channels", "width"), [(8000, 1, 1), (22050, 2, 2), (44100, 6, 3), (96000, 1, 4)])
+def test_sound_of_any_rate_and_channels_becomes_the_recognisers(
+    tmp_path: Path, rate_hz: int, channels: int, width: int
+) -> None:
+    pytest.importorskip("soxr", reason="the extra `voice` is not installed")
+    tone = np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz) / 2
+    whole = np.round(tone * 2 ** (8 * width - 1)).astype("<i8") + (128 if width == 1 else 0)
+    octets = np.repeat(whole, channels).view(np.uint8).reshape(-1, 8)[:, :width]
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+        file.setparams((channels, width, rate_hz, 0, "NONE", ""))
+        file.writeframes(octets.tobytes())
+    with open_sound(str(tmp_path / "tone.wav"), 960) as frames:
+        heard = np.frombuffer(b"".join(frames), dtype="<i2")[:RATE_HZ].astype(float)
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert int(spectrum.argmax()) == 440
+    assert 0.45 * 32768 < heard[1000:-1000].max() < 0.55 * 32768
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "frames", "why"), [(3000, 800, "3000 Hz; needed"), (4000, 4000 * 2001, "2001 s of sound")]
+)
+def test_sound_that_cannot_be_used_is_named(tmp_path: Path, rate_hz: int, frames: int, why: str) -> None:
+    path = write(tmp_path / "odd.wav", np.zeros(frames), rate_hz=rate_hz)
+    with pytest.raises(BadInputError, match=why), open_sound(str(path), 960):
         pass
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng, which speaks the sentence, is not installed")
+def test_too_long_speech_gives_no_sentence(
+    recogniser: SpeechRecogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = speak("stop", tmp_path)
+    monkeypatch.setattr(voice, "_MOST_BYTES", RATE_HZ // 10)
+    assert listen(recogniser, said) == []
+    monkeypatch.undo()
+    assert listen(recogniser, said) == ["stop"]
 
 
 def test_what_is_no_sound_is_named(tmp_path: Path) -> None:
