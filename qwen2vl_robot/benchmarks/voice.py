@@ -10,6 +10,7 @@ import io
 import shutil
 import subprocess
 import tempfile
+import time
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from pydantic import Field
 from qwen2vl_robot.benchmarks.shares import share
 from qwen2vl_robot.config import Strict, load_yaml
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.nodes.hearing import Recogniser
 from qwen2vl_robot.nodes.sound import open_sound
-from qwen2vl_robot.nodes.voice import SpeechRecogniser, transcribe
+from qwen2vl_robot.nodes.voice import Ears, transcribe
 from qwen2vl_robot.reading import asks_to_stop, read
 from qwen2vl_robot.resources import resolve
 
 SNRS_DB = (20, 10, 0)
-NOISES = ("white", "pink", "hum")
+NOISES = ("white", "pink", "hum", "babble")
 _VOICES = ("en-us", "en-gb", "en-gb-scotland", "en-us+f2", "en-gb+m3", "en-us-nyc", "en-gb-x-rp+f3", "en-029")
 _SPEEDS_WPM = (130, 150, 170)
 _ESPEAK_S = 20.0
@@ -78,7 +80,7 @@ def cases(seed: int) -> list[Case]:
     return [drawn[index] for index in order]
 
 
-def run_voice(count: int, seed: int) -> Iterator[dict[str, Any]]:
+def run_voice(count: int, seed: int, recogniser: Recogniser) -> Iterator[dict[str, Any]]:
     """Let the node hear the first of the cases, one after the other.
 
     Raises:
@@ -86,16 +88,19 @@ def run_voice(count: int, seed: int) -> Iterator[dict[str, Any]]:
     """
     if shutil.which("espeak-ng") is None:
         raise BadInputError("bench voice needs espeak-ng; run: apt-get install espeak-ng")
-    recogniser = SpeechRecogniser()
+    ears = Ears()
+    babble = _babble(seed)
     with tempfile.TemporaryDirectory() as folder:
         for index, case in enumerate(cases(seed)[:count]):
             file = Path(folder) / "said.wav"
-            _write(file, case, np.random.default_rng((seed, index)))
-            with open_sound(str(file), recogniser.frame_bytes) as frames:
-                heard = list(transcribe(recogniser, frames))
+            _write(file, case, babble, np.random.default_rng((seed, index)))
+            with open_sound(str(file), ears.frame_bytes) as frames:
+                began = time.perf_counter()
+                heard = list(transcribe(ears, recogniser, frames))
             yield {
                 **{name: getattr(case, name) for name in Case.__dataclass_fields__},
                 "heard": heard,
+                "seconds": round(time.perf_counter() - began, 2),
                 **judge(case, heard),
             }
 
@@ -133,6 +138,12 @@ def summarise_voice(results: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "word_exact": share([r["is_word_exact"] for r in commands]) if commands else None,
         "stops_heard": {"count": len(stops), **share([r["is_stopped"] for r in stops])} if stops else None,
+        "stops_heard_at": {
+            f"{snr} dB": f"{sum(r['is_stopped'] for r in at)} of {len(at)}"
+            for snr in SNRS_DB
+            if (at := [r for r in stops if r["snr_db"] == snr])
+        },
+        "median_s": float(np.median([r["seconds"] for r in results])) if results else None,
         "commands_misheard_as_motions": sum(r["is_unsaid"] for r in commands),
         "motions_not_said": {
             kind: f"{sum(r['is_unsaid'] for r in results if r['kind'] == kind)} of "
@@ -143,13 +154,15 @@ def summarise_voice(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _write(file: Path, case: Case, rng: np.random.Generator) -> None:
+def _write(file: Path, case: Case, babble: Sound, rng: np.random.Generator) -> None:
     """Write the sound of a case as a WAV file, with one channel or two; signal-to-noise is of power, over all."""
     rate_hz, sound = _speak(case) if case.text else _wordless(case.kind)
     quiet = np.zeros(int(_QUIET_S * rate_hz))
     power = float(np.mean(sound**2)) or 1e-6
     sound = np.concatenate([quiet, sound, quiet])
     noise = _noise(case.noise, len(sound), rate_hz, rng)
+    if case.noise == "babble":
+        noise = np.roll(babble, -int(rng.integers(len(babble))))[: len(sound)]
     sound += noise * np.sqrt(power / 10 ** (case.snr_db / 10) / np.mean(noise**2))
     samples = (sound / np.abs(sound).max() * 16_000).astype("<i2")
     channels = int(rng.integers(1, 3))
@@ -175,13 +188,24 @@ def _wordless(kind: str) -> tuple[int, Sound]:
     return rate_hz, music if kind == "music" else np.zeros(4 * rate_hz)
 
 
+def _babble(seed: int) -> Sound:
+    """Twenty seconds of five other voices that say other things, at the rate of espeak-ng (music: twice as fast)."""
+    rng = np.random.default_rng((seed, 1))
+    other = load_yaml(resolve("voice/sentences.yaml"), SpokenSentences).other
+    crowd: Sound = np.zeros(20 * 22_050)
+    for voice in rng.choice(_VOICES, 5, replace=False):
+        said = [_speak(Case("other", str(text), str(voice), 160, "", 0))[1] for text in rng.choice(other, 10)]
+        crowd += np.resize(np.concatenate(said), len(crowd))
+    return np.asarray(crowd)
+
+
 def _noise(kind: str, length: int, rate_hz: int, rng: np.random.Generator) -> Sound:
     white = rng.normal(0, 1, length)
     if kind == "pink":
         spectrum = np.fft.rfft(white)
-        return np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), length)
+        return np.asarray(np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), length))
     if kind == "hum":  # of a motor: the mains' harmonics over a little hiss
         t = np.arange(length) / rate_hz
         waves = [np.sin(2 * np.pi * 100 * k * t + rng.uniform(0, 6)) / k for k in range(1, 12)]
-        return np.sum(waves, axis=0) + 0.1 * white
-    return white
+        return np.asarray(np.sum(waves, axis=0) + 0.1 * white)
+    return np.asarray(white)

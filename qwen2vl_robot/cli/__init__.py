@@ -66,6 +66,7 @@ _TAKEN = {  # options that bear the names of ROS 2's
     "run": ("-r", "-p", "--params-file", "--log-level"),
     "supervisor": ("-r", "-p", "--params-file"),
     "sim": ("-r", "--log-level"),
+    "voice": ("-r", "-p", "--params-file"),
 }
 
 
