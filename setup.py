@@ -67,7 +67,7 @@ setup(
         "lerobot": ["pyarrow>=17"],
         "console": ["aiohttp>=3.10,<4"],
         "browser": ["playwright>=1.45,<2"],
-        "voice": ["pocketsphinx>=5,<6"],
+        "voice": ["pocketsphinx>=5,<6", "soxr>=0.5,<2"],
         "mcp": ["mcp>=2.3,<3"],
         "test": [
             "mcp>=2.3,<3",
@@ -75,6 +75,7 @@ setup(
             "playwright>=1.45,<2",
             "pocketsphinx>=5,<6",
             "pyarrow>=17",
+            "soxr>=0.5,<2",
             "pytest>=8",
             "hypothesis>=6.100",
             "scipy>=1.11",

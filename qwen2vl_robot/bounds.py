@@ -27,7 +27,12 @@ PICTURES = 16  # that are planned on together; cameras too
 JPEG_SCANS = 100  # an ordinary progressive JPEG has about ten, and each costs a pass over all pixels
 
 # Sound.
-SOUND_BYTES = 64_000_000  # 33 minutes
+SOUND_BYTES = 64_000_000
+SOUND_CHANNELS = 16
+SOUND_LEAST_HZ = 4_000
+SOUND_MOST_HZ = 192_000
+SOUND_S = 2_000.0  # 33 minutes
+UTTERANCE_S = 8.0  # an order is said in five; longer speech without a pause is not listened to
 
 # Model servers, whatever they answer. The time is the planner's `timeout_s`.
 REPLY_BYTES = 200_000

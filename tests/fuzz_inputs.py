@@ -36,7 +36,7 @@ from qwen2vl_robot.graph.trajectories import (
     segment_from_trajectory,
 )
 from qwen2vl_robot.messages import JointSegment, Refusal, RobotState, freeze
-from qwen2vl_robot.nodes.voice import open_sound
+from qwen2vl_robot.nodes.sound import open_sound
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.request import Request

@@ -116,11 +116,11 @@ FORBIDDEN = (
 CONFINED = {
     "pybullet": (("bullet.client",), "one module owns the simulator"),
     "torch": (
-        ("planner.loading", "planner.local", "planner.decoding", "planner.engines", "training"),
+        ("planner.loading", "planner.local", "planner.decoding", "planner.engines", "training", "nodes.whisper"),
         "no other process pays for torch",
     ),
     "transformers": (
-        ("planner.loading", "planner.decoding", "planner.engines", "training"),
+        ("planner.loading", "planner.decoding", "planner.engines", "training", "nodes.whisper"),
         "no other process pays for torch",
     ),
     "httpx2": (("planner.exchange",), "one module speaks to servers, within its bounds"),

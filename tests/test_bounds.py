@@ -37,7 +37,7 @@ READERS = {
     r"yaml\.(safe_|full_|unsafe_)?load(_all)?\(": ("documents.py",),
     r"Image\.open\(|cv2\.im(read|decode)": ("photos.py",),
     r"ElementTree\.(parse|fromstring|XML)\(": ("urdf_files.py",),
-    r"wave\.open\(": ("nodes/voice.py",),
+    r"wave\.open\(": ("nodes/sound.py", "benchmarks/"),
     r"(pickle|marshal|dill)\.loads?\(": ("process.py", "benchmarks/"),
     r"torch\.load\(": ("training/",),
     r"\.read_(text|bytes)\(": (

@@ -30,6 +30,7 @@ from qwen2vl_robot.cli import (
     shell,
     single,
     training,
+    voice,
 )
 from qwen2vl_robot.cli.base import PROGRAM, ROS_ARGUMENTS, app
 from qwen2vl_robot.errors import BadInputError, RobotError
@@ -54,6 +55,7 @@ __all__ = [
     "shell",
     "single",
     "training",
+    "voice",
 ]
 
 # Typer brings its own click or uses the installed one, by version; both have this root.
@@ -64,6 +66,7 @@ _TAKEN = {  # options that bear the names of ROS 2's
     "run": ("-r", "-p", "--params-file", "--log-level"),
     "supervisor": ("-r", "-p", "--params-file"),
     "sim": ("-r", "--log-level"),
+    "voice": ("-r", "-p", "--params-file"),
 }
 
 

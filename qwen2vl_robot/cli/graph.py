@@ -109,11 +109,13 @@ def record(
     say(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing was recorded")
 
 
-@app.command(epilog="Example: qwen2vl-robot voice --source microphone")
+@app.command(epilog="Example: qwen2vl-robot voice --source microphone -p recogniser:=openai/whisper-base")
 def voice(
     source: Annotated[
-        str, typer.Option(help="microphone (by arecord), a WAV file, or - (raw 16 bit mono, 16 kHz).")
+        str, typer.Option(help="microphone (by arecord), a WAV file, or - (raw, 16 bit).")
     ] = "microphone",
+    parameters: Annotated[list[str] | None, typer.Option("-p", help="A parameter: name:=value.")] = None,
+    params_file: Annotated[list[str] | None, typer.Option(help="A ROS parameter file, like launch/voice.yaml.")] = None,
     graph: GraphName = "auto",
     namespace: Namespace = "/",
     remap: Remap = None,
@@ -121,4 +123,5 @@ def voice(
     """Listen and publish what is said as instructions. A person must approve each of them before anything moves."""
     from qwen2vl_robot.nodes.launching import NodeOptions, run_voice_process
 
-    run_voice_process(NodeOptions(graph, namespace, remap or [], ros_arguments=ROS_ARGUMENTS), source, say)
+    options = NodeOptions(graph, namespace, remap or [], ros_arguments=ROS_ARGUMENTS)
+    run_voice_process(options, source, params_file or [], parameters or [], say)

@@ -191,27 +191,50 @@ def run_recorder_process(
         graph.close()
 
 
-def run_voice_process(options: NodeOptions, source: str, show: Callable[[str], None]) -> None:
+def run_voice_process(
+    options: NodeOptions, source: str, params_files: list[str], given: list[str], show: Callable[[str], None]
+) -> None:
     """Publish recognised sentences on voice_instruction until the sound or the process ends.
 
     Args:
+        source: "microphone", "-" or a WAV file.
+        given: `name:=value` parameters, on top of `params_files`.
         show: is called with each sentence.
 
     Raises:
-        BadInputError: pocketsphinx is missing, or the source cannot be used.
+        BadInputError: a package is missing, or the source or a parameter cannot be used.
     """
-    from qwen2vl_robot.nodes.voice import SpeechRecogniser, open_sound, transcribe
+    from qwen2vl_robot.nodes.hearing import open_recogniser
+    from qwen2vl_robot.nodes.settings import VoiceSettings, load_parameters
+    from qwen2vl_robot.nodes.sound import open_sound
+    from qwen2vl_robot.nodes.speaking import Speaker, talk_back
+    from qwen2vl_robot.nodes.voice import Ears, Hearing, is_live, listen, transcribe
 
-    recogniser = SpeechRecogniser()
-    with open_sound(source, recogniser.frame_bytes) as frames:
+    _, name, namespace = parse_remaps(options.remaps, "voice", options.namespace)
+    settings = load_parameters(VoiceSettings, params_files, for_node(given, name), resolve_name(name, name, namespace))
+    ears, recogniser = Ears(), open_recogniser(settings.recogniser)
+    speaker = Speaker() if settings.speaks else None
+    with open_sound(source, ears.frame_bytes, settings.rate_hz, settings.channels) as frames:
         graph = join(options, "voice")
         try:
             publisher = graph.publisher(VOICE_INSTRUCTION)
-            for sentence in transcribe(recogniser, frames):
+
+            def say(sentence: str) -> None:
                 show(sentence)
                 publisher.publish(graph.message(VOICE_INSTRUCTION.type)(data=sentence))
+
+            if speaker is not None:
+                talk_back(graph, speaker)
+            if is_live(source):
+                is_deaf = speaker.is_speaking if speaker is not None else lambda: False
+                listen(ears, Hearing(recogniser, say), frames, is_deaf)
+            else:
+                for sentence in transcribe(ears, recogniser, frames):
+                    say(sentence)
         finally:
             graph.close()
+            if speaker is not None:
+                speaker.close()
 
 
 def join(options: NodeOptions, node: str) -> Graph:

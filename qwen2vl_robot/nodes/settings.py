@@ -1,4 +1,4 @@
-"""ROS parameter files and `-p name:=value` → the controller node's settings.
+"""ROS parameter files and `-p name:=value` → the settings of the controller node and of the voice node.
 
 `graph.lifecycle` declares the same fields as ROS parameters, with these descriptions and bounds; launch/params.yaml
 explains each.
@@ -7,11 +7,11 @@ explains each.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from qwen2vl_robot.bounds import NAME_CHARS, PICTURES, shown
+from qwen2vl_robot.bounds import NAME_CHARS, PICTURES, SOUND_CHANNELS, SOUND_LEAST_HZ, SOUND_MOST_HZ, shown
 from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.documents import parse_yaml
 from qwen2vl_robot.errors import BadInputError
@@ -20,6 +20,7 @@ from qwen2vl_robot.nodes.joints import MAX_GRIPPER_AGE_S
 from qwen2vl_robot.nodes.parameters import read_parameters
 from qwen2vl_robot.sides import SeenFrom
 
+_Kind = TypeVar("_Kind", bound=Strict)
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
 
 
@@ -110,10 +111,29 @@ class Settings(Strict):
         return self
 
 
+class VoiceSettings(Strict):
+    """The voice node's parameters."""
+
+    recogniser: _Text = Field(
+        default="auto", description="pocketsphinx, a Whisper checkpoint's folder or hub name, or auto"
+    )
+    rate_hz: int = Field(
+        default=16_000, ge=SOUND_LEAST_HZ, le=SOUND_MOST_HZ, description="of the microphone or of standard input"
+    )
+    channels: int = Field(default=1, ge=1, le=SOUND_CHANNELS, description="of the microphone or of standard input")
+    speaks: bool = Field(default=False, description="say questions and refusals aloud, with espeak-ng")
+
+
 def load_settings(params_files: list[str], given: list[str], *nodes: str) -> Settings:
+    """Read the controller's settings, as `load_parameters` does."""
+    return load_parameters(Settings, params_files, given, *nodes)
+
+
+def load_parameters(kind: type[_Kind], params_files: list[str], given: list[str], *nodes: str) -> _Kind:
     """Read ROS parameter files, then `name:=value` pairs; later values replace earlier ones.
 
     Args:
+        kind: the node's parameters.
         nodes: full names of the nodes whose sections count; those of a later one count more.
 
     Raises:
@@ -122,10 +142,10 @@ def load_settings(params_files: list[str], given: list[str], *nodes: str) -> Set
     values: dict[str, object] = {}
     for file in params_files:
         for node in nodes:
-            values |= read_parameters(Path(file), node, Settings.model_fields)
+            values |= read_parameters(Path(file), node, kind.model_fields)
     for pair in given:
         name, separator, value = pair.partition(":=")
         if not separator:
             raise BadInputError(f"-p {shown(pair)}: the form is name:=value")
         values[name] = parse_yaml(value, f"-p {shown(name)}")
-    return parse(values, Settings, ", ".join(params_files) or "parameters")
+    return parse(values, kind, ", ".join(params_files) or "parameters")

@@ -10,19 +10,22 @@ import yaml
 from qwen2vl_robot.bounds import NAME_CHARS
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import ApprovalMode
-from qwen2vl_robot.nodes.settings import Settings, load_settings
+from qwen2vl_robot.nodes.settings import Settings, VoiceSettings, load_parameters, load_settings
 from qwen2vl_robot.sides import SeenFrom
 
-SHIPPED = Path(__file__).resolve().parents[2] / "launch" / "params.yaml"
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+SHIPPED = {LAUNCH / "params.yaml": Settings, LAUNCH / "voice.yaml": VoiceSettings}
 
 
-def test_the_shipped_file_holds_every_parameter_at_its_default() -> None:
-    values = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
-    assert values == Settings().model_dump(mode="json")
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_a_shipped_file_holds_every_parameter_at_its_default(file: Path) -> None:
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    assert values == SHIPPED[file]().model_dump(mode="json")
 
 
-def test_the_shipped_file_explains_every_parameter() -> None:
-    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_a_shipped_file_explains_every_parameter(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         if line.startswith("    ") and not line.strip().startswith("#"):
             assert lines[number - 1].strip().startswith("#"), line
@@ -163,3 +166,19 @@ def test_a_misspelt_parameter_of_this_very_node_is_an_error(
     with pytest.raises(BadInputError, match=problem):
         load_settings([str(file)], [], LEFT)
     assert load_settings([str(file)], [], "/left/camera") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("rate_hz:=300", "rate_hz"),
+        ("channels:=0", "channels"),
+        ("channels:=17", "channels"),
+        ("speaks:=perhaps", "speaks"),
+        ("robot:=xarm6", "allowed here: channels"),
+    ],
+)
+def test_a_wrong_value_of_the_voice_node_is_one_line(given: str, named: str) -> None:
+    with pytest.raises(BadInputError, match=named) as caught:
+        load_parameters(VoiceSettings, [], [given], "/voice")
+    assert "\n" not in str(caught.value)
