@@ -19,6 +19,7 @@ from qwen2vl_robot.reasons import TrajectoryReason
 
 MAX_POINTS, MAX_SECONDS = 10_000, 60.0  # a minute within what a rehearsal can be asked for
 CHUNK_S = 0.5  # of a streaming policy
+MAX_LOOK_AGE_S = 5.0  # of what a chunk is judged in; to measure a scene takes a second and more on a busy machine
 _STEP_S = 0.01  # as dense as our own motions
 _MIN_STEP_S = 1e-3  # closer points leave too few digits for a jerk
 _AT_REST_RADPS = 1e-3

@@ -12,7 +12,7 @@ from dataclasses import replace
 from qwen2vl_robot.admission import ask, carry_out
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import ObservationError, PerceptionError
-from qwen2vl_robot.foreign import CHUNK_S, MAX_SECONDS, ForeignTrajectory, motion_of
+from qwen2vl_robot.foreign import CHUNK_S, MAX_LOOK_AGE_S, MAX_SECONDS, ForeignTrajectory, motion_of
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
     Cause,
@@ -34,7 +34,6 @@ from qwen2vl_robot.reasons import RefusalReason
 from qwen2vl_robot.task import refused, shown_after
 from qwen2vl_robot.validation.outlook import Outlook
 
-MAX_LOOK_AGE_S = 5.0  # of what a chunk is judged in; to measure a scene takes a second and more on a busy machine
 _NOTHING_NAMED = Plan((), "")
 Glance = Callable[[Motion, Scene, RobotState], Verdict]
 

@@ -10,8 +10,7 @@ import numpy as np
 from qwen2vl_robot.bounds import JOINTS, TRAJECTORY_POINTS, shown
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.foreign import MAX_POINTS, ForeignTrajectory
-from qwen2vl_robot.foreign_task import MAX_LOOK_AGE_S
+from qwen2vl_robot.foreign import MAX_LOOK_AGE_S, MAX_POINTS, ForeignTrajectory
 from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.graph.conversions import doubles, duration_from_s, duration_to_s, header, stamp_to_ns
 from qwen2vl_robot.graph.interface import Message, MessageMaker

@@ -146,6 +146,7 @@ def test_a_yes_is_for_what_was_shown(controller: Robot, shell: Shell) -> None:
     controller.on["~/approve"] = after_other_news
     controller.show(approval=ApprovalReport(digest="0" * 64, accepted=False, reason="an earlier yes"))
     controller.ask("I do not know 'crimson'")
+    shell._until(lambda: shell.status().awaits is not None, 5.0)  # the news before may be there first
     verdict = shell.question()
     asked = shells.describe_question(verdict)
     assert "grasp red block, 4.2 s" in asked
