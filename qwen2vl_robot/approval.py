@@ -12,7 +12,7 @@ from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import Approval, ApprovalMode, Refusal, Rehearsed, digest
 from qwen2vl_robot.reasons import RefusalReason
 
-_STRICTNESS = (ApprovalMode.AUTO, ApprovalMode.CONFIRM, ApprovalMode.NEVER)
+STRICTNESS = (ApprovalMode.AUTO, ApprovalMode.CONFIRM, ApprovalMode.NEVER)
 _POLL_S = 0.05  # a halt ends the waiting for a person after at most this long
 
 
@@ -124,7 +124,7 @@ class AskingApprover:
 
     def approve(self, rehearsed: Rehearsed, doubts: tuple[str, ...]) -> Approval | Refusal:
         """Ask where asking is due, and wait for the answer (see `ports.Approver`)."""
-        mode = max(self._mode, self._demanded, key=_STRICTNESS.index)
+        mode = max(self._mode, self._demanded, key=STRICTNESS.index)
         if mode is ApprovalMode.NEVER:
             return Refusal(RefusalReason.NEVER, "approval is set to never; no motion goes")
         verdict_digest, stops = digest(rehearsed.verdict), self._halt.stops

@@ -64,8 +64,8 @@ class Controller:
 
     def __init__(self, parts: Parts, *, seed: int = 0) -> None:
         self._parts = parts
-        self._profile, self._surroundings = parts.surroundings.profile, parts.surroundings
-        self._maker = MotionMaker(self._profile, self._surroundings.rules, seed=seed)
+        self._surroundings = parts.surroundings
+        self._maker = MotionMaker(self._surroundings.profile, self._surroundings.rules, seed=seed)
         self._belief, self._memory = Belief(), Memory()
         self.foreign = ForeignMotions(parts, self._belief)  # motions that others made; not while `run` runs
 

@@ -49,14 +49,14 @@ class Feeling:
             return Cause(AbortReason.NO_EFFORT, "the state has no joint torques, so that no contact could be felt")
         height_m, force_n = self._work_n(effort_nm, since_s)
         if since_s < guarded.since_s and len(self._free) < _LEAST_STATES:
-            self._free.append((height_m, force_n))
+            self._note(height_m, force_n)
             return None
         if len(self._free) < _LEAST_STATES:
             text = f"only {len(self._free)} states show the way down before unseen room; needed {_LEAST_STATES}"
             return Cause(AbortReason.NO_EFFORT, text, (("states", len(self._free)), ("needed", _LEAST_STATES)))
         felt_n = force_n - self._free_n(height_m)
         if since_s < guarded.since_s or abs(felt_n) <= _QUIET_N:
-            self._free.append((height_m, force_n))
+            self._note(height_m, force_n)
         self.most_n = max(self.most_n, abs(felt_n))
         if abs(felt_n) <= FELT_N:
             return None
@@ -64,10 +64,14 @@ class Feeling:
         numbers = (("force_n", felt_n), ("allowed_n", FELT_N), ("height_m", height_m))
         return Cause(AbortReason.MET_UNSEEN, f"{text}; allowed {FELT_N:g} N", numbers)
 
+    def _note(self, height_m: float, force_n: float) -> None:
+        """Take a state in which nothing was met, and leave out those from too far back."""
+        self._free.append((height_m, force_n))
+        while len(self._free) > _LEAST_STATES and self._free[0][0] >= height_m + _WINDOW_M:
+            self._free.popleft()
+
     def _free_n(self, height_m: float) -> float:
         """Return the force that going down freely takes at a height, by the line through the last of the way."""
-        while len(self._free) > _LEAST_STATES and self._free[0][0] >= self._free[-1][0] + _WINDOW_M:
-            self._free.popleft()
         heights_m, forces_n = np.array(self._free).T
         slope, offset = np.polyfit(heights_m, forces_n, 1)
         return float(slope * height_m + offset)

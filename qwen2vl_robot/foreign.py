@@ -6,6 +6,7 @@ contacts are the twin's to judge, by the same rules as for our own motions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,11 @@ class ForeignTrajectory:
     velocities_radps: npt.ArrayLike | None = None
     accelerations_radps2: npt.ArrayLike | None = None
     frame: str = ""
+
+
+def given_rows(rows: Sequence[Sequence[float]]) -> list[list[float]] | None:
+    """Return the rows, None where no point has any; some with and some without are refused by their shape."""
+    return [list(row) for row in rows] if any(len(row) for row in rows) else None
 
 
 def from_chunk(

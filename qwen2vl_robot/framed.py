@@ -23,7 +23,7 @@ from qwen2vl_robot.bounds import FRAME_BYTES, IMAGE_BYTES, IMAGE_PIXELS, JOINTS,
 from qwen2vl_robot.config import RobotProfile, Strict, load_robot, load_yaml
 from qwen2vl_robot.documents import read_file
 from qwen2vl_robot.errors import BadInputError, ExecutionError, PlannerError
-from qwen2vl_robot.foreign import MAX_POINTS, ForeignTrajectory
+from qwen2vl_robot.foreign import MAX_POINTS, ForeignTrajectory, given_rows
 from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.messages import (
     ApprovedMotion,
@@ -153,14 +153,10 @@ def read_trajectory(path: Path) -> ForeignTrajectory:
         given.joint_names,
         [point.time_from_start.sec + point.time_from_start.nanosec * 1e-9 for point in points],
         [point.positions for point in points],
-        _rows([point.velocities for point in points]),
-        _rows([point.accelerations for point in points]),
+        given_rows([point.velocities for point in points]),
+        given_rows([point.accelerations for point in points]),
         given.header.frame_id,
     )
-
-
-def _rows(rows: list[tuple[float, ...]]) -> list[tuple[float, ...]] | None:
-    return rows if any(rows) else None
 
 
 def read_frame(path: Path) -> Observation:

@@ -18,7 +18,7 @@ from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.answer_truth import SCENE, AnswerTruth, Asked, QuestionFile, lifted
 from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, REHEARSAL_BUDGET_S
 from qwen2vl_robot.benchmarks.shares import share
-from qwen2vl_robot.benchmarks.truth_planner import outward_px
+from qwen2vl_robot.benchmarks.truth_planner import pick_plan
 from qwen2vl_robot.config import ObjectSpec, load_robot, load_yaml
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.errors import BadInputError, RobotError
@@ -168,7 +168,7 @@ class _Scripted:
         boxes = self._truth.boxes()
         if label not in boxes:
             return parse_reply(format_reply([], [{"do": "wait", "seconds": 1}]))
-        return parse_reply(format_reply([(label, [outward_px(boxes[label].box)], None)], [{"do": "pick", "object": 0}]))
+        return pick_plan(label, boxes[label].box)
 
 
 def _prepare(asked: Asked, controller: Controller, truth: PlantTruth, number: int) -> TaskReport | None:

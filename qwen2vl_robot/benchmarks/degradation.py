@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.shares import wilson_interval
-from qwen2vl_robot.benchmarks.truth_planner import outward_px
+from qwen2vl_robot.benchmarks.truth_planner import pick_plan
 from qwen2vl_robot.camera_guard import CameraGuard
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import ExecutionError, ObservationError
@@ -41,7 +41,6 @@ from qwen2vl_robot.messages import (
     freeze,
 )
 from qwen2vl_robot.perception import Surroundings
-from qwen2vl_robot.planner.reply import format_reply, parse_reply
 from qwen2vl_robot.plant.cameras import CameraModel, ErringCamera, Noise, Stereo, load_camera
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.policy import ABOUT_CAMERA
@@ -198,9 +197,7 @@ class _Cell:
         self._ns += round(seconds * 1e9)
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
-        b = self._first.box
-        box = outward_px(b)
-        return parse_reply(format_reply([(_TARGET, [box], None)], [{"do": "pick", "object": 0}]))
+        return pick_plan(_TARGET, self._first.box)
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
         profile = load_robot(_ROBOT)

@@ -15,7 +15,7 @@ import numpy as np
 from qwen2vl_robot.assembly import Ports, assemble
 from qwen2vl_robot.benchmarks.episodes import CAMERA, DRAW_STRIDE, DRAWS, REHEARSAL_BUDGET_S, run_task
 from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
-from qwen2vl_robot.benchmarks.truth_planner import outward_px
+from qwen2vl_robot.benchmarks.truth_planner import pick_plan
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.messages import Instruction, Observation, OutcomeKind, Plan, StepRecord
@@ -46,7 +46,7 @@ class BoxPlanner:
         seen = self._truth.boxes().get(_LABEL)
         if seen is None:
             return parse_reply(format_reply([], [{"do": "ask", "text": ask_text(_LABEL)}]))
-        return parse_reply(format_reply([(_LABEL, [outward_px(seen.box)], None)], [{"do": "pick", "object": 0}]))
+        return pick_plan(_LABEL, seen.box)
 
 
 class Things:

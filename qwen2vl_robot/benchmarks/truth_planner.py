@@ -13,6 +13,11 @@ def outward_px(box: ImageBox) -> tuple[int, int, int, int]:
     return (int(box.x0), int(box.y0), int(box.x1 + 0.999), int(box.y1 + 0.999))
 
 
+def pick_plan(label: str, box: ImageBox) -> Plan:
+    """Plan to pick what is in a box."""
+    return parse_reply(format_reply([(label, [outward_px(box)], None)], [{"do": "pick", "object": 0}]))
+
+
 class TruthPlanner:
     """Answers an episode's instruction with the plant's own boxes."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from qwen2vl_robot.bounds import JOINTS, TRAJECTORY_POINTS, shown
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.foreign import MAX_LOOK_AGE_S, MAX_POINTS, ForeignTrajectory
+from qwen2vl_robot.foreign import MAX_LOOK_AGE_S, MAX_POINTS, ForeignTrajectory, given_rows
 from qwen2vl_robot.geometry import Array, read_only
 from qwen2vl_robot.graph.conversions import doubles, duration_from_s, duration_to_s, header, stamp_to_ns
 from qwen2vl_robot.graph.interface import Message, MessageMaker
@@ -154,12 +154,7 @@ def foreign_trajectory(message: Message, now_ns: int) -> ForeignTrajectory | Ref
         tuple(given.joint_names),
         [duration_to_s(point.time_from_start) for point in points],
         [list(point.positions) for point in points],
-        _rows([point.velocities for point in points]),
-        _rows([point.accelerations for point in points]),
+        given_rows([point.velocities for point in points]),
+        given_rows([point.accelerations for point in points]),
         given.header.frame_id,
     )
-
-
-def _rows(rows: list[Sequence[float]]) -> list[list[float]] | None:
-    """The rows, None where no point has any; some with and some without are refused by their shape."""
-    return [list(row) for row in rows] if any(len(row) for row in rows) else None

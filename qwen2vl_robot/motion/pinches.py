@@ -19,9 +19,7 @@ LEAST_ROOM_M = 0.008  # on each side of what is pinched, whose sides are known t
 _MOST_ROOM_M = 0.015
 _SLOPE = 0.4  # of a side of a pinched part under a finger: from a steeper one the finger slides
 _MOSTLY = 0.8  # of a side counts: the rest may be a corner that is gone
-_NARROW_COST = (
-    2.0  # metres off the middle that a metre less of room is worth: a finger that is too near meets the thing
-)
+_NARROW_COST = 2.0  # metres off the middle that a metre less of room is worth: a finger too near meets the thing
 _EVEN_RATIO = 0.6  # of the width of a finger; the least that a part has to fill
 _APART_M = 0.016  # between pinches of one bearing that are both worth trying
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qwen2vl_robot.approval import STRICTNESS
 from qwen2vl_robot.bounds import VALUE_CHARS, shown
 from qwen2vl_robot.errors import BadInputError, RobotError
 from qwen2vl_robot.foreign import ForeignTrajectory
@@ -42,7 +43,6 @@ from qwen2vl_robot.task import refused
 
 _log = logging.getLogger(__name__)
 _SOURCES = {s.value: s for s in (InstructionSource.TEXT, InstructionSource.VOICE, InstructionSource.AGENT)}
-_STRICTNESS = (ApprovalMode.AUTO, ApprovalMode.CONFIRM, ApprovalMode.NEVER)
 _DONE = (OutcomeKind.ACHIEVED, OutcomeKind.ANSWERED)
 _SLACK_S = 30.0  # of a check beside its rehearsal and its frame: to measure the scene on a busy machine
 _A_MOTION = "a motion of another program"
@@ -124,8 +124,8 @@ class Programs:
         """The approval that a goal asks for; less than the node's own is refused, not ignored."""
         if not word:
             return None
-        allowed = _STRICTNESS[_STRICTNESS.index(self._settings.approval) :]
-        known = {mode.value: mode for mode in _STRICTNESS}.get(word)
+        allowed = STRICTNESS[STRICTNESS.index(self._settings.approval) :]
+        known = {mode.value: mode for mode in STRICTNESS}.get(word)
         listed = ", ".join(mode.value for mode in allowed)
         if known is None:
             return Cause(RequestReason.BAD_REQUEST, f"approval {shown(word, VALUE_CHARS)!r}; allowed: {listed}")

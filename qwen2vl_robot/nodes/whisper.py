@@ -38,6 +38,7 @@ _USUAL_WEIGHT = 0.3  # of how likely a sentence is without any sound
 _SLACK = 2.5  # how much less likely than the likeliest a sentence may be that is weighed
 _WEIGHED = 12  # sentences
 _LEVEL = 0.7  # of full scale, to which the loudest sample is brought
+_MOST_KNOWN = 20_000  # rows of tokens whose places are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,25 +264,15 @@ class _Paths:
         return found
 
 
-_MOST_KNOWN = 20_000
-
-
+@dataclass(slots=True)
 class _At:
     """Where a row of tokens stands: the places of the network, the words behind it, and what is left of a word."""
 
-    __slots__ = ("is_first", "is_over", "places", "rest", "words")
-
-    def __init__(
-        self,
-        places: frozenset[int],
-        words: tuple[str, ...],
-        rest: tuple[int, ...],
-        *,
-        is_first: bool = False,
-        is_over: bool = False,
-    ) -> None:
-        self.places, self.words, self.rest = places, words, rest
-        self.is_first, self.is_over = is_first, is_over
+    places: frozenset[int]
+    words: tuple[str, ...]
+    rest: tuple[int, ...]
+    is_first: bool = False
+    is_over: bool = False
 
 
 def likeness(one: str, other: str) -> float:

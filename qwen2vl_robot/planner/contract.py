@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
-from qwen2vl_robot.messages import Action, Instruction, StepRecord
+from qwen2vl_robot.messages import Action, Instruction, PlannerRequest, StepRecord
 from qwen2vl_robot.sides import SeenFrom
 
 MAX_OBJECTS = 8
@@ -148,6 +148,18 @@ def build_messages(
         {"role": "system", "content": system},
         {"role": "user", "content": [*content, {"type": "text", "text": "\n".join(lines)}]},
     ]
+
+
+def messages_for(request: PlannerRequest, style: PromptStyle) -> list[dict[str, object]]:
+    """Build the chat messages that ask for a plan for a request."""
+    return build_messages(
+        wording(request.instruction, style),
+        request.failures,
+        style,
+        1 + len(request.others),
+        has_clip=bool(request.clip),
+        seen_from=request.seen_from,
+    )
 
 
 def build_detection_messages(nouns: Sequence[str]) -> list[dict[str, object]]:

@@ -21,9 +21,8 @@ from qwen2vl_robot.planner.contract import (
     PlannerMode,
     PromptStyle,
     build_detection_messages,
-    build_messages,
+    messages_for,
     prompt_text,
-    wording,
 )
 from qwen2vl_robot.planner.decoding import Decoded, Prompt, generate_plainly
 from qwen2vl_robot.planner.deeds import plan_each
@@ -168,23 +167,14 @@ class LocalPlanner:
 
     def _messages(self, request: PlannerRequest) -> list[dict[str, object]]:
         """Build the chat messages of a request, whose pictures and clip it checks."""
-        seen = (request.rgb, *request.others)
-        for picture in (*seen, *request.clip):
+        for picture in (request.rgb, *request.others, *request.clip):
             check_picture(picture)
         family = self._model.config.model_type
         if request.clip and family not in _TAKE_CLIPS:
             raise PlannerError(
                 f"only {', '.join(_TAKE_CLIPS)} can read a clip, not {family}", reason=PlannerReason.BAD_REQUEST
             )
-        style, has_clip = self._contract.prompt_style, bool(request.clip)
-        return build_messages(
-            wording(request.instruction, style),
-            request.failures,
-            style,
-            len(seen),
-            has_clip=has_clip,
-            seen_from=request.seen_from,
-        )
+        return messages_for(request, self._contract.prompt_style)
 
     def _prompt(
         self, seen: Pictures, messages: list[dict[str, object]], clip: Pictures = ()

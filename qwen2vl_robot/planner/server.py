@@ -27,10 +27,9 @@ from qwen2vl_robot.planner.contract import (
     PlannerMode,
     PromptStyle,
     build_detection_messages,
-    build_messages,
     convention_of,
+    messages_for,
     prompt_text,
-    wording,
 )
 from qwen2vl_robot.planner.deeds import plan_each
 from qwen2vl_robot.planner.detect import Found, found_in, get_ready, plan_by_detection
@@ -116,7 +115,7 @@ class ServerPlanner:
             raise _no_reply(
                 f"the server failed {self._failures} times in a row; wait {left_s:.0f} s before the next plan"
             )
-        messages = self._messages(request, nouns)
+        messages = build_detection_messages(nouns) if nouns else messages_for(request, self._style)
         question = self._question(request, messages, nouns)
         try:
             body = self._post(question, began_s + self._settings.timeout_s * _SHARE_OF_TIME)
@@ -145,18 +144,6 @@ class ServerPlanner:
         """Encode the clip as vLLM reads it: JPEG pictures in one data URL."""
         size_px = resized_size_px((clip[0].shape[1], clip[0].shape[0]), 28, MIN_CLIP_PIXELS, MAX_CLIP_PIXELS)
         return "data:video/jpeg;base64," + ",".join(_encoded(rgb, size_px, "JPEG", quality=90) for rgb in clip)
-
-    def _messages(self, request: PlannerRequest, nouns: tuple[str, ...]) -> list[dict[str, Any]]:
-        if nouns:
-            return build_detection_messages(nouns)
-        return build_messages(
-            wording(request.instruction, self._style),
-            request.failures,
-            self._style,
-            1 + len(request.others),
-            has_clip=bool(request.clip),
-            seen_from=request.seen_from,
-        )
 
     def _question(
         self, request: PlannerRequest, messages: list[dict[str, Any]], nouns: tuple[str, ...]

@@ -8,6 +8,7 @@ import numpy as np
 
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import GripperSegment, JointSegment, Motion, RobotState
+from qwen2vl_robot.retreat import guarded_segment
 
 Span = tuple[float, float]  # from and to, seconds from the motion's start
 _HASTE = 5.0  # 40 mm/s: slower than any other descent, and nothing in the twin depends on speed there
@@ -87,8 +88,7 @@ class Haste:
     @staticmethod
     def through(motion: Motion) -> Haste:
         """The haste of a motion's perturbed runs."""
-        guarded = motion.guarded
-        segment = None if guarded is None else motion.segments[guarded.index]
+        segment = guarded_segment(motion)
         return Haste(0.0, 0.0) if segment is None else Haste(segment.start_s, segment.end_s)
 
     def run_s(self, motion_s: float) -> float:
