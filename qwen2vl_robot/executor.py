@@ -180,6 +180,7 @@ class _Watch:
     def send(self) -> None:
         """Check the approval against the motion it travels with, and start."""
         approved = self._approved
+        self._halt.await_guard()  # here it costs nothing; a moment later the same silence would abort the motion
         self._now_ns = self._clock.now_ns()
         self._check_halt()
         if digest(approved.motion) != approved.digest:

@@ -29,10 +29,13 @@ class Halt:
 
     Args:
         unguarded: why nothing outside would halt the arm, None when something would; it latches nothing.
+        await_guard: returns as soon as something outside would halt the arm, or when that takes too long.
     """
 
-    def __init__(self, unguarded: Callable[[], str | None] = lambda: None) -> None:
-        self._unguarded = unguarded
+    def __init__(
+        self, unguarded: Callable[[], str | None] = lambda: None, await_guard: Callable[[], None] = lambda: None
+    ) -> None:
+        self._unguarded, self._await_guard = unguarded, await_guard
         self._lock = threading.Lock()
         self._stopped: str | None = None
         self._cancelled: str | None = None
@@ -109,6 +112,10 @@ class Halt:
                 return Cause(RefusalReason.CANCELLED, self._cancelled)
         lack = self._unguarded()
         return None if lack is None else Cause(RefusalReason.NO_SUPERVISOR, lack)
+
+    def await_guard(self) -> None:
+        """Wait a moment, before a motion, for what would halt the arm from outside; `cause` says whether it came."""
+        self._await_guard()
 
     def stopped_by(self) -> str | None:
         """Why a stop is latched, None when none is."""

@@ -66,7 +66,7 @@ class ControllerNode:
         self._profile: RobotProfile = load_live_robot(settings.robot, graph)
         self._controller: Controller | Session | None = None
         self._status_publisher = graph.publisher(interface.STATUS)
-        self.halt = Halt(lambda: self.guard.lack())
+        self.halt = Halt(lambda: self.guard.lasting_lack(), lambda: self.guard.wait())
         wait_s = settings.approval_timeout_s
         self.approver = AskingApprover(
             self.halt, settings.approval, on_question=lambda *step: self.display.on_question(*step), timeout_s=wait_s
@@ -273,7 +273,7 @@ class ControllerNode:
 
     def _lack(self) -> Cause | None:
         """Why nothing can be moved now, beside what `Jobs` knows itself."""
-        described, unguarded = self._described.lack(), self.guard.lack()
+        described, unguarded = self._described.lack(), self.guard.lasting_lack()
         if described is not None:
             return Cause(RequestReason.DESCRIPTION, described)
         return None if unguarded is None else Cause(RefusalReason.NO_SUPERVISOR, unguarded)

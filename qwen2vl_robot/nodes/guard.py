@@ -7,6 +7,7 @@ motion under way. So a heartbeat says that the arm is watched, not merely that a
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -31,6 +32,7 @@ from qwen2vl_robot.nodes.heartbeat import (
 _log = logging.getLogger(__name__)
 _UNWATCHED_S = 0.5  # in a motion; the executor looks every 20 ms, but may get no core for a while
 _REPORT_S = 5.0
+_LASTS_S = 1.0  # at rest; both processes may get no core for a while, and nothing moves meanwhile
 _CLOSE_S = 1.0
 
 
@@ -61,6 +63,7 @@ class Guard:
         self._released = ("", 0)  # a supervisor's instance, and the number of its latest stop that was released
         self._looked_s = self._reported_s = time.monotonic()
         self._was_moving = self._was_silent = False
+        self._guarded_s = -math.inf  # when nothing was lacking last
         self._publisher = graph.publisher(interface.CONTROLLER_HEARTBEAT)
         self._ended = threading.Event()
         self._failure: str | None = None
@@ -86,6 +89,19 @@ class Guard:
         if beat.hears != self._instance:
             return "the supervisor does not hear this node"
         return None if beat.can_halt else "the supervisor does not reach the arm's controller"
+
+    def lasting_lack(self) -> str | None:
+        """Return what `lack` returns, but at rest no silence that may pass: it would end a task for nothing."""
+        lack = self.lack()
+        if lack is None or self._supervisor is None or self._arm.unwatched_s() is not None:
+            return lack
+        return lack if time.monotonic() - self._guarded_s > _LASTS_S else None
+
+    def wait(self) -> None:
+        """Wait until nothing is lacking, at most as long as a lack may last at rest."""
+        end_s = time.monotonic() + _LASTS_S
+        while self.lack() is not None and time.monotonic() < end_s:
+            time.sleep(PERIOD_S)
 
     def release(self) -> None:
         """Release the supervisor's stop too, as far as this node has heard of it, with the next heartbeat."""
@@ -124,6 +140,8 @@ class Guard:
         if is_silent and not self._was_silent and self._supervisor is not None:
             self._on_loss(f"the supervisor was silent for {self._pulse.silence_s:.2f} s")
         self._was_silent, self._was_moving = is_silent, unwatched_s is not None
+        if self.lack() is None:
+            self._guarded_s = now_s
         self._report(now_s)
 
     def _on_loss(self, why: str) -> None:

@@ -230,6 +230,9 @@ class TappedHalt(Halt):
             self._sink(Call("halt.cause", cause, asked={"poll": self._causes}))
         return cause
 
+    def await_guard(self) -> None:
+        self._halt.await_guard()
+
     @property
     def stops(self) -> int:
         stops = self._halt.stops

@@ -186,3 +186,40 @@ def test_one_late_look_is_no_silence() -> None:
     assert pulse.is_silent
     pulse.hear()
     assert not pulse.is_silent
+
+
+def test_a_silence_that_passes_ends_no_task_at_rest_but_every_motion(pair: Pair) -> None:
+    """Two processes on a busy machine: the supervisor did not hear this node for a moment, before a motion began."""
+    time.sleep(3 * PERIOD_S)  # so that it was guarded once
+    pair.supervisor._send = lambda **leaving: None  # type: ignore[method-assign]
+    pair.guard._on_beat(pair.graph.message("std_msgs/msg/String")(data=deaf_beat(pair)))
+    assert pair.guard.lack() == "the supervisor does not hear this node"
+    assert pair.guard.lasting_lack() is None
+    pair.arm.unwatched = 0.0
+    assert pair.guard.lasting_lack() == "the supervisor does not hear this node"
+    pair.arm.unwatched = None
+    assert pair.guard.lasting_lack() is None
+    until(lambda: pair.guard.lasting_lack() == "the supervisor does not hear this node")
+
+
+def test_a_motion_waits_for_a_supervisor_that_is_back_in_a_moment(pair: Pair) -> None:
+    pair.guard._on_beat(pair.graph.message("std_msgs/msg/String")(data=deaf_beat(pair)))
+    assert pair.guard.lack() is not None
+    pair.guard.wait()
+    assert pair.guard.lack() is None
+
+
+def deaf_beat(pair: Pair) -> str:
+    """What the supervisor says when it does not hear the guard."""
+    beat = pair.guard._supervisor
+    assert beat is not None
+    return beat.model_copy(update={"hears": ""}).model_dump_json()
+
+
+def test_without_any_supervisor_waiting_ends_and_the_lack_is_said_at_once(pair: Pair) -> None:
+    pair.supervisor.close()
+    until(lambda: pair.guard.lack() is not None)
+    assert pair.guard.lasting_lack() == "no supervisor is heard; start `qwen2vl-robot supervisor` beside this node"
+    began_s = time.monotonic()
+    pair.guard.wait()
+    assert 0.9 <= time.monotonic() - began_s <= 3.0
