@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from qwen2vl_robot.messages import Action, Plan, Relation, Verb
 from qwen2vl_robot.naming import covers, is_surely, may_be, names
 from qwen2vl_robot.planner.phrasing import motions
-from qwen2vl_robot.reading import HANDLING, Deed, Goal, Quantity, Step, Thing, read
+from qwen2vl_robot.reading import ARRANGING, HANDLING, Deed, Goal, Place, Quantity, Step, Thing, read
 
 _DEEDS = {
     Verb.PICK: Deed.PICK,
@@ -66,7 +66,7 @@ def agree(
     doubts = (*_unread(goal, known), *_conditions(goal), *_unsaid(said), *in_doubt)
     if not said or broken:
         return Agreement(broken, doubts)
-    tasks, miscounted = _collapse(tasks, said)
+    tasks, miscounted = _collapse(tasks, said, is_measured=plan.is_measured)
     planned = [task.step for task in tasks]
     doubts = (*doubts, *miscounted)
     fits = [_fits(a, b) and not _is_excluded(a, b, goal) for a, b in zip(said, planned, strict=False)]
@@ -99,7 +99,7 @@ def still_to_do(todo: tuple[Step, ...], plan: Plan, achieved: int, *, held: str 
     >>> [step.describe() for step in still_to_do(todo, plan, 1)]
     ['go home']
     """
-    planned, _ = _collapse(_planned(plan, held), todo)
+    planned, _ = _collapse(_planned(plan, held), todo, is_measured=plan.is_measured)
     return todo[sum(task.last < achieved for task in planned[: len(todo)]) :]
 
 
@@ -117,6 +117,8 @@ def _conditions(goal: Goal) -> Iterator[str]:
 def _unsaid(said: list[Step]) -> Iterator[str]:
     """What is asked for without a thing: the planner would choose one."""
     for task in said:
+        if task.place is not None and task.place.kind == "back":
+            continue  # what was moved last
         if task.deed in HANDLING and (task.thing is None or task.thing.is_it):
             yield f"you did not say what to {task.deed.value}"
 
@@ -144,7 +146,8 @@ def _planned(plan: Plan, held: str) -> list[_Task]:
         if deed is Deed.PLACE:
             if tasks and tasks[-1].step.deed is Deed.PICK:
                 tasks.pop()
-            tasks.append(_Task(Step(Deed.PLACE, carried, action.relation, thing), index))
+            place = None if action.spot is None else Place(action.spot.text)
+            tasks.append(_Task(Step(Deed.PLACE, carried, action.relation, thing, place=place), index))
             carried = None
         else:
             tasks.append(_Task(Step(deed, thing, None, None, action.direction, action.seconds), index))
@@ -177,8 +180,11 @@ def _named(label: str) -> Thing:
     return Thing(noun, " ".join(rest))
 
 
-def _collapse(planned: list[_Task], said: Sequence[Step]) -> tuple[list[_Task], tuple[str, ...]]:
+def _collapse(planned: list[_Task], said: Sequence[Step], *, is_measured: bool) -> tuple[list[_Task], tuple[str, ...]]:
     """Where more than one thing was said, the same step for one thing after the other is one step.
+
+    So are, in a plan that is measured, the steps by which things are arranged, as far as each puts one of these things
+    among them or at a spot; and such a plan handles as many as there are.
 
     Returns:
         The steps, and what to ask about: other numbers than were said.
@@ -189,20 +195,45 @@ def _collapse(planned: list[_Task], said: Sequence[Step]) -> tuple[list[_Task], 
     for asked in said:
         if not rest:
             break
+        if asked.deed in ARRANGING and is_measured:
+            count = next((k for k, task in enumerate(rest) if not _arranges(task.step, asked)), len(rest))
+            kept += [_Task(asked, rest[count - 1].last)] if count else [rest[0]]
+            del rest[: max(count, 1)]
+            continue
         kept.append(rest.pop(0))
         first, thing = kept[-1].step, asked.thing
         if thing is None or thing.quantity not in (Quantity.ALL, Quantity.NUMBER):
             continue
         count = 1
-        while rest and rest[0].step == first:
-            kept[-1] = rest.pop(0)
+        while rest and _is_like(rest[0].step, first, thing):
+            kept[-1] = replace(rest.pop(0), step=first)
             count += 1
+        if is_measured:
+            continue
         handles_all = first.thing is not None and first.thing.quantity is Quantity.ALL
         if thing.quantity is Quantity.NUMBER and (handles_all or count != thing.count):
             doubts.append(f"you said {thing.describe()}; the plan handles {'all' if handles_all else count}")
         if thing.quantity is Quantity.ALL and not handles_all and count == 1:
             doubts.append(f"you said {thing.describe()}; the plan handles one")
     return [*kept, *rest], tuple(doubts)
+
+
+def _is_like(step: Step, first: Step, asked: Thing) -> bool:
+    """Whether a step does the same as the first one, to another of the things that were asked for.
+
+    Where each goes has the same name; which one it is may differ ("each block on a plate").
+    """
+    return replace(step, thing=first.thing) == first and names(replace(asked, quantity=Quantity.ONE), step.thing)
+
+
+def _arranges(step: Step, asked: Step) -> bool:
+    """Whether a step puts one of the things that are to be arranged somewhere among them, or at a spot."""
+    things = [thing for thing in (asked.thing, asked.reference) if thing is not None]
+    is_theirs = any(names(replace(thing, quantity=Quantity.ONE), step.thing) for thing in things)
+    is_among = step.reference is None or any(
+        names(replace(thing, quantity=Quantity.ONE), step.reference) for thing in things
+    )
+    return step.deed is Deed.PLACE and is_theirs and is_among
 
 
 def _forbidden(goal: Goal, planned: list[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -255,6 +286,7 @@ def _fits(said: Step, planned: Step) -> bool:
         and _places_alike(said, planned)
         and names(said.reference, planned.reference)
         and said.direction is planned.direction
+        and (said.place is None) == (planned.place is None)
         and (said.seconds is None or planned.seconds is None or abs(said.seconds - planned.seconds) < 0.05)
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import ObservationError, PerceptionError
+from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.languages import Language, fill, load_languages
 from qwen2vl_robot.messages import Cause, Instruction, Observation, Outcome, OutcomeKind, TaskReport
 from qwen2vl_robot.parts import Parts
@@ -19,6 +20,7 @@ from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.planner.phrasing import example_sentences
 from qwen2vl_robot.reading import Asks, Question, Thing
 from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.spots import Moved
 from qwen2vl_robot.stocktaking import Matched, match, parts_of_table, place_of
 
 _KEPT = 16  # tasks that are remembered
@@ -33,11 +35,13 @@ class Past:
     Attributes:
         outcome: None until it ended, and for good where an error ended it.
         deeds: what was achieved, in words.
+        moved: what of that was moved on the table, from where to where.
     """
 
     said: str
     outcome: Outcome | None = None
     deeds: tuple[str, ...] = ()
+    moved: tuple[Moved, ...] = ()
 
 
 class Memory:
@@ -55,8 +59,15 @@ class Memory:
         task = self._tasks.pop()
         deeds = tuple(s.action.describe() for s in report.steps if s.outcome.kind is OutcomeKind.ACHIEVED)
         if report.outcome.kind is not OutcomeKind.ANSWERED:
-            self._tasks.append(replace(task, outcome=report.outcome, deeds=deeds))
+            self._tasks.append(
+                replace(task, outcome=report.outcome, deeds=deeds, moved=tuple(_moved(report, self.moved)))
+            )
         return report
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        """What was moved in these tasks, the oldest first."""
+        return tuple(moved for task in self._tasks for moved in task.moved)
 
     def before(self, *, is_failure: bool) -> Past | None:
         """The task before the current one; where it may be, the latest that was not achieved."""
@@ -64,6 +75,31 @@ class Memory:
         failed = (t for t in tasks if t.outcome is None or t.outcome.kind is not OutcomeKind.ACHIEVED)
         latest = tasks[0] if tasks else None
         return next(failed, latest) if is_failure else latest
+
+
+def _moved(report: TaskReport, before: Sequence[Moved]) -> Iterator[Moved]:
+    """What a task moved on the table: where it was taken, or pushed, and where it was meant to end.
+
+    Args:
+        before: what was moved in earlier tasks; what the last of them took may be put down in this one.
+    """
+    held = before[-1] if before and before[-1].to_xy_m is None else None
+    taken: dict[str, Array] = {}
+    for step in report.steps:
+        effect = None if step.motion is None else step.motion.effect
+        if effect is None or effect.name is None or step.scene is None or step.outcome.kind is not OutcomeKind.ACHIEVED:
+            continue
+        if effect.kind in ("hold", "push"):
+            taken[effect.name] = step.scene.find(effect.name).T_base_object
+        if effect.kind == "release" and effect.T_base_object is not None and not taken and held is not None:
+            now = effect.T_base_object
+            yield Moved(held.from_xy_m, (float(now[0, 3]), float(now[1, 3])))
+            held = None
+        if effect.T_base_object is not None and effect.name in taken:
+            was, now = taken.pop(effect.name), effect.T_base_object
+            yield Moved((float(was[0, 3]), float(was[1, 3])), (float(now[0, 3]), float(now[1, 3])))
+    for was in taken.values():
+        yield Moved((float(was[0, 3]), float(was[1, 3])), None)
 
 
 def answer(

@@ -38,6 +38,7 @@ from qwen2vl_robot.order import Order, with_examples
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remeasure
 from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, respond_to, stop_after
+from qwen2vl_robot.programme import plan_measured
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, shown_after, steps_of
@@ -45,6 +46,7 @@ from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.ways import first_accepted
 
 MAX_REPLANS = 2
+MAX_ROUNDS = 12  # of one task, each a plan: of a long programme, or anew after a failure
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
 
 
@@ -79,7 +81,7 @@ class Controller:
         self._memory.began(instruction)
         _log.info("task %r", instruction.text)
         with self._parts.halt.task():
-            for _ in range(1 + MAX_REPLANS):
+            for _ in range(MAX_ROUNDS):
                 try:
                     _answer(task, self._parts, self._belief, self._memory, lambda: self._look(task))
                     observation = self._observe(task)
@@ -99,7 +101,7 @@ class Controller:
                     outcome = conclude(task, ruling.left_out, self._surroundings.rules)
                 except _EndOfTry as end:
                     outcome = task.first_about_words(end.outcome)
-                if respond_to(outcome) is not Response.PLAN_AGAIN:
+                if not task.goes_on(outcome, respond_to(outcome) is Response.PLAN_AGAIN, MAX_REPLANS):
                     break
         outcome = self._parts.guard.explained(outcome, task.plans[-1] if task.plans else None)
         return self._memory.ended(task.report(_explained(task, outcome, self._surroundings)))
@@ -127,12 +129,13 @@ class Controller:
         return task.order
 
     def _plan(self, task: Task, asked: Order, observation: Observation) -> Plan:
-        """Ask the planner; a plan that only asks or refuses ends the try."""
-        try:
-            with task.timed("plan"):
-                plan = self._parts.planner.plan(observation, asked.instruction, task.history())
-        except PlannerError as error:
-            raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
+        """Plan from what is measured where that is enough, else ask the planner; one that only asks ends the try."""
+        with task.timed("plan"):
+            planned = self._measured(task, asked, observation)
+            try:
+                plan = planned or self._parts.planner.plan(observation, asked.instruction, task.history())
+            except PlannerError as error:
+                raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
         task.plans.append(plan)
         _log.debug("plan: %s", ", then ".join(action.describe() for action in plan.actions))
         for listener in self._parts.listeners:
@@ -141,6 +144,16 @@ class Controller:
         if answer is not None:
             raise self._end(task, plan.actions[0], task.despite(answer))
         return plan
+
+    def _measured(self, task: Task, asked: Order, observation: Observation) -> Plan | None:
+        """The plan that follows from what is measured, for a sentence of that kind."""
+        around = self._surroundings.heard(task.instruction.text)
+        found = plan_measured(asked, observation, around, self._belief.scene, self._memory.moved)
+        if isinstance(found, Outcome):
+            raise _EndOfTry(found)
+        if found is not None:
+            task.goes_on_with = None if found.is_whole else asked
+        return None if found is None else found.plan
 
     def _rule(self, task: Task, asked: Order, plan: Plan) -> Ruling:
         """Hold the plan to the cell's rules and to the person's words."""

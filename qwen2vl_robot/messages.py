@@ -23,6 +23,7 @@ from qwen2vl_robot.geometry import Array, deproject, intersection_over_union, re
 from qwen2vl_robot.guarded import Guarded
 from qwen2vl_robot.reasons import AnyReason, ViolationKind
 from qwen2vl_robot.sides import SeenFrom, Sides
+from qwen2vl_robot.spots import Spot
 
 # ---------------------------------------------------------------------------------------------- observe
 
@@ -213,8 +214,8 @@ class Where:
     """A constraint that geometry resolves among several boxes.
 
     Attributes:
-        kind: "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all" or a `Relation` value.
-        reference: the label that a relation refers to, else None.
+        kind: "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all" or a `Relation` value; that
+            one has a reference, a label.
     """
 
     kind: str
@@ -237,6 +238,7 @@ class Action:
     Attributes:
         object: what to pick or push; what to place beside, on or in (with `relation`).
         relation, direction, seconds, text: of a place, a push, a wait, and an ask or a refuse.
+        spot: of a place on the table itself, without object and relation; no planner may say it.
     """
 
     verb: Verb
@@ -245,11 +247,12 @@ class Action:
     direction: Direction | None = None
     seconds: float | None = None
     text: str | None = None
+    spot: Spot | None = None
 
     def describe(self) -> str:
         """Say the action in a few words, for people and prompts."""
         parts = [self.verb.value, self.relation and self.relation.value, self.object and self.object.label]
-        parts += [self.direction and self.direction.value, self.text]
+        parts += [self.direction and self.direction.value, self.spot.text if self.spot else self.text]
         return " ".join(p for p in parts if p)
 
 
@@ -259,8 +262,7 @@ class Plan:
 
     Attributes:
         objects: everything that the reply names, also what only a `Where` refers to.
-        notes: what of the reply was put right or left out, a sentence each.
-        prompt: what the model was asked, "" where none was.
+        notes: what of the reply was put right or left out, a sentence each; prompt: what the model was asked, if any.
     """
 
     actions: tuple[Action, ...]
@@ -268,6 +270,7 @@ class Plan:
     objects: tuple[ObjectReference, ...] = ()
     notes: tuple[str, ...] = ()
     prompt: str = ""
+    is_measured: bool = False  # it follows from everything that is measured, and no model made it
 
 
 # --------------------------------------------------------------------------------------------- perceive
@@ -382,10 +385,8 @@ class Scene:
     """The belief about the table, in the base frame.
 
     Attributes:
-        objects: what the plan names, by name.
-        obstacles: everything else above the table.
-        table_height_m: height of the table's top.
-        held: name of the object in the gripper, or None.
+        objects, obstacles: what the plan names, by name; everything else above the table.
+        table_height_m, held: height of the table's top; name of the object in the gripper, or None.
         T_tool_held: (4, 4) pose of the held object in the tool frame, with `held` only.
         zones: where the cell's rules restrict the arm.
         unseen_m: (k, 2, 3) lowest and highest corners of boxes into which no camera has looked; None when the scene
@@ -430,7 +431,7 @@ class GroundedAction:
 
     Attributes:
         target: scene name of what is picked, pushed or placed (what is held, for a place).
-        reference: scene name of what it is placed on, in or beside.
+        reference: scene name of what it is placed on, in or beside; `spot` where that is the table itself.
     """
 
     verb: Verb
@@ -440,6 +441,7 @@ class GroundedAction:
     direction: Direction | None = None
     seconds: float | None = None
     text: str | None = None
+    spot: Spot | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -486,8 +488,8 @@ class Effect:
     """What a motion is for, in a form that can be measured.
 
     Attributes:
-        kind: "hold" (in the gripper), "release" or "push" (to `T_base_object`), "show" (the arm), "none" (home, wait).
-        name: the object that the effect is about, None for "show" and "none".
+        kind: "hold" (in the gripper), "release" or "push" (to `T_base_object`), "show" (the arm), "none" (home, wait);
+            the last two have no `name` of an object.
         T_base_object: (4, 4) predicted pose, for "release" and "push".
         relation, reference: the relation asked for, for "release".
         tolerance_m: how far the measured position may lie from the predicted one.
@@ -556,8 +558,8 @@ class Trials:
     """Perturbed roll-outs of one motion, and what follows from them.
 
     Attributes:
-        count: roll-outs that ran; fewer than asked for only in a refusing verdict.
-        successes: of those, how many broke no limit and had the effect.
+        count, successes: roll-outs that ran, fewer than asked for only in a refusing verdict, and how many of them
+            broke no limit and had the effect.
         lower_bound: one-sided confidence bound of the success ratio.
         threshold: what the bound must reach.
     """
@@ -592,8 +594,8 @@ class Verdict:
 
     Attributes:
         accepted: no violation was found and every check ran; else `scene_after` and `state_after` are None.
-        trials: the perturbed roll-outs, None when an earlier stage refused.
-        explanation: why not, in one sentence for people; not part of the digest.
+        trials: the perturbed roll-outs, None when an earlier stage refused; explanation: why not, for people, no part
+            of the digest.
         picture, film: uint8 views, of the moment that refused it (h, w, 3) and of the rehearsal (k, h, w, 3).
         seconds, traces: wall time taken; the perturbed roll-outs as lines; like the pictures not part of the digest.
     """

@@ -24,6 +24,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.sides import SeenFrom, Sides
+from qwen2vl_robot.spots import Spot
 
 # Relations and pushes with a side → the signs of left and behind in it.
 _SIGNS: dict[Relation | Direction, tuple[float, float]] = {
@@ -46,6 +47,7 @@ _ANGLE_SHARES = (0.0, 0.2, -0.2, 0.4, -0.4, 0.6, -0.6, 0.8, -0.8)
 _CROWDED_SHARE = 0.5  # of the gap to others that is still taken, after every place with the whole gap
 _NEXT_TO_BEARINGS = 24
 _OFFSET_SHARES = (0.25, 0.45)  # on or in something wide whose middle is taken
+_SPOT_SHARES = (0.3, 0.6, 1.0)  # of a spot's radius
 _ON_TOP_GAP_M = 0.012  # to whatever else stands on or in the same thing
 
 
@@ -158,6 +160,21 @@ def placements(
     free_m = [min((_gap_to_point_m(body, p, shape) for body in around), default=np.inf) for p in found]
     roomy = [p for p, m in zip(found, free_m, strict=True) if m >= gap_m]
     return roomy + [p for p, m in zip(found, free_m, strict=True) if _CROWDED_SHARE * gap_m <= m < gap_m]
+
+
+def spot_placements(
+    spot: Spot, shape: Shape, others: Sequence[SceneObject], rules: RelationRules, table_height_m: float = 0.0
+) -> list[Array]:
+    """Centres (3,) in the base frame where an upright object would stand at a spot of the table, the nearest first.
+
+    Places that leave less than half of the rules' gap to `others` are left out.
+    """
+    z_m = table_height_m + shape_size_m(shape)[2] / 2
+    rings = [share * spot.radius_m for share in _SPOT_SHARES]
+    around = [(r * np.cos(b), r * np.sin(b)) for r in rings for b in np.arange(8) * np.pi / 4]
+    found = [np.array([spot.xy_m[0] + dx, spot.xy_m[1] + dy, z_m]) for dx, dy in [(0.0, 0.0), *around]]
+    least_m = _CROWDED_SHARE * rules.gap_m
+    return [p for p in found if all(_gap_to_point_m(body, p, shape) >= least_m for body in others)]
 
 
 def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> list[Array]:

@@ -321,7 +321,8 @@ def _things(steps: Iterable[Step]) -> Iterator[Thing]:
 
 def _is_open(step: Step) -> bool:
     """Whether it is not said what is handled, or where it goes."""
-    return step.thing is None or (step.deed is Deed.PLACE and step.relation is None and step.direction is None)
+    goes_nowhere = step.relation is None and step.direction is None and step.place is None
+    return step.thing is None or (step.deed is Deed.PLACE and goes_nowhere)
 
 
 def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:

@@ -90,6 +90,7 @@ class Task:
         already: sentences about what held before anything moved.
         achieved: the effects of the steps that were, in their order, each with the scene that was measured after it.
         unread: words that nobody knows and that a person has not agreed to.
+        goes_on_with: the order whose plan at hand is only the next part of what follows from it.
         seen: the last observation.
         cameras: what the arm says of each camera: that it is wrong, else that it is right, else that nobody knows.
     """
@@ -100,11 +101,13 @@ class Task:
         self.already: list[str] = []
         self.achieved: tuple[tuple[Effect, Scene | None], ...] = ()
         self.unread: tuple[str, ...] = ()
+        self.goes_on_with: Order | None = None
         self.seen: Observation | None = None
         self.cameras: tuple[CameraChecked, ...] = ()
         self.plans: list[Plan] = []
         self.steps: list[StepRecord] = []
         self.seconds: dict[str, float] = {}
+        self._failures = 0
         self._began_s = time.perf_counter()
 
     @contextmanager
@@ -182,6 +185,19 @@ class Task:
         if not self.unread or self.achieved or not is_the_plans:
             return outcome
         return Outcome(OutcomeKind.ASKED, (not_understood(self.unread), *outcome.causes))
+
+    def goes_on(self, outcome: Outcome, plans_again: bool, max_replans: int) -> bool:
+        """Whether another plan is to be made: for the next part of a long order, or after what failed.
+
+        A plan that follows from what is measured would come out the same.
+        """
+        rest, self.goes_on_with = self.goes_on_with, None
+        if rest is not None and outcome.kind is OutcomeKind.ACHIEVED:
+            self.order = rest
+            return True
+        self._failures += 1
+        is_measured = bool(self.plans) and self.plans[-1].is_measured
+        return plans_again and not is_measured and self._failures <= max_replans
 
     def history(self) -> tuple[StepRecord, ...]:
         """What a planner may hear of: steps that worked, and failures that another plan could mend."""

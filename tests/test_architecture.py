@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("reasons", "log", "bounds"),
     ("errors",),
-    ("geometry", "messages", "guarded", "sides", "camera_verdict"),
+    ("geometry", "messages", "guarded", "sides", "spots", "camera_verdict"),
     ("documents", "complaints"),
     ("fields",),
     (
@@ -73,6 +73,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "agreement",
         "order",
         "stocktaking",
+        "programme",
+        "deeds",
         "answering",
         "holding",
         "naming",

@@ -243,7 +243,6 @@ def test_small_talk_and_corrections_hide_no_word(text: str) -> None:
         "put the block on the plate or the bowl",
         "pick up the block nearest to the bowl",
         "pick up the first block",
-        "put the red block back",
         "pick up red block blue block",
         "bring the red block to me",
         "prends le bloc le plus proche du bol",

@@ -18,7 +18,8 @@ from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, Job, line_space, unsuppor
 from qwen2vl_robot.motion.path import check_line
 from qwen2vl_robot.motion.timeline import PathFinder
 from qwen2vl_robot.reasons import MotionReason
-from qwen2vl_robot.relations import extent_m, has_side, outline_radius_m, placements
+from qwen2vl_robot.relations import extent_m, has_side, outline_radius_m, placements, spot_placements
+from qwen2vl_robot.spots import Spot
 
 _RELEASE_M = 0.004  # height of the object's bottom above its support when the fingers open
 _RIM_CLEARANCE_M = 0.005  # height of the fingertips above a container's rim
@@ -30,18 +31,27 @@ _FALL_TOLERANCE_M = 0.05  # objects fall into a container
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Placing:
-    """What to place where: the held object with `T_tool_held`, the relation, and the reference object."""
+    """What to place where: the held object with `T_tool_held`; a relation and its reference object, or a spot."""
 
     held: SceneObject
     T_tool_held: Array
-    relation: Relation
-    reference: SceneObject
+    relation: Relation | None = None
+    reference: SceneObject | None = None
+    spot: Spot | None = None
 
     @property
     def near(self) -> frozenset[str]:
         """Names of bodies that may come close during the motion."""
-        is_touching = self.relation in (Relation.ON, Relation.IN)
-        return frozenset({self.held.name, self.reference.name} if is_touching else {self.held.name})
+        if self.reference is None or self.relation not in (Relation.ON, Relation.IN):
+            return frozenset({self.held.name})
+        return frozenset({self.held.name, self.reference.name})
+
+    @property
+    def where(self) -> str:
+        """Where that is, in words."""
+        if self.relation is None or self.reference is None:
+            return self.spot.text if self.spot is not None else ""
+        return f"{self.relation.value} {self.reference.name}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +95,10 @@ def _read(job: Job) -> _Placing:
     held = job.find(scene.held, "place")
     if action.target not in (None, held.name):
         raise unsupported(f"the gripper holds {held.name}, not {action.target}; place what it holds")
+    if isinstance(held.shape, Hull) and not held.shape.boxes_m:
+        raise unexplained(held)
+    if action.spot is not None:
+        return _Placing(held, scene.T_tool_held, spot=action.spot)
     reference = job.find(action.reference, "place beside, on or in")
     return _Placing(held, scene.T_tool_held, _check_relation(action.relation, held, reference), reference)
 
@@ -94,8 +108,6 @@ def _check_relation(relation: Relation | None, held: SceneObject, reference: Sce
         raise unsupported(f"place needs a relation: {', '.join(r.value for r in Relation)}")
     if reference.name == held.name:
         raise unsupported(f"{held.name} cannot be placed {relation.value} itself")
-    if isinstance(held.shape, Hull) and not held.shape.boxes_m:
-        raise unexplained(held)
     if relation in (Relation.ON, Relation.IN) and isinstance(reference.shape, Hull):
         raise unexplained(reference)
     is_hollow = isinstance(reference.shape, Container)
@@ -109,16 +121,19 @@ def _check_relation(relation: Relation | None, held: SceneObject, reference: Sce
 
 def _free_places(job: Job, placing: _Placing, others: list[SceneObject]) -> list[Array]:
     """Find resting points (3,) in the workspace, the best first."""
-    held, reference = placing.held, placing.reference
-    blockers = [body for body in others if body is not reference]
+    held, reference, relation = placing.held, placing.reference, placing.relation
     table_m = job.scene.table_height_m
-    sides = job.sides if has_side(placing.relation) else None
-    points = placements(placing.relation, held.shape, reference, blockers, job.rules, sides, table_m)
+    if relation is not None and reference is not None:
+        blockers = [body for body in others if body is not reference]
+        sides = job.sides if has_side(relation) else None
+        points = placements(relation, held.shape, reference, blockers, job.rules, sides, table_m)
+    else:
+        points = [] if placing.spot is None else spot_placements(placing.spot, held.shape, others, job.rules, table_m)
     points = [p for p in points if job.is_in_workspace(p)]
     if not points:
         across = f"{2000 * outline_radius_m(held.shape):.0f} mm across"
         raise MotionError(
-            f"no free place {placing.relation.value} {reference.name} for {held.name}, {across}: "
+            f"no free place {placing.where} for {held.name}, {across}: "
             f"{job.rules.gap_m * 1000:.0f} mm must stay free around it",
             reason=MotionReason.NO_SPACE,
         )
@@ -137,8 +152,9 @@ def _tool_poses(job: Job, placing: _Placing, p_base_m: Array) -> Iterator[Array]
     hand, shape, now_rad = job.robot.hand, placing.held.shape, job.current_yaw_rad
     yaws = by_turn([2 * np.pi * k / _RELEASE_YAWS + now_rad for k in range(_RELEASE_YAWS)], now_rad)
     support_m = p_base_m[2] - shape_size_m(shape)[2] / 2
-    is_in = placing.relation is Relation.IN
-    tips_m = placing.reference.top_m + _RIM_CLEARANCE_M if is_in else support_m + TIP_CLEARANCE_M
+    tips_m = support_m + TIP_CLEARANCE_M
+    if placing.relation is Relation.IN and placing.reference is not None:
+        tips_m = placing.reference.top_m + _RIM_CLEARANCE_M
     for yaw in yaws[: _RELEASE_YAWS // 2 + 1]:
         R = downward(p_base_m, yaw, hand.closing_axis)[:3, :3] @ placing.T_tool_held[:3, :3]
         bottom_m = float(extent_m(shape, R, np.array([[0.0, 0.0, -1.0]]))[0])
@@ -166,9 +182,8 @@ def _attempt_release(
     builder.follow(line[::-1], LINE_SPEED_RATIO)
     builder.travel(after, job.robot.home_rad, find_path)
     tolerance_m = _FALL_TOLERANCE_M if placing.relation is Relation.IN else _PLACE_TOLERANCE_M
-    return builder.motion(
-        Effect("release", held.name, placed.T_base_object, placing.relation, placing.reference.name, tolerance_m)
-    )
+    beside = None if placing.reference is None else placing.reference.name
+    return builder.motion(Effect("release", held.name, placed.T_base_object, placing.relation, beside, tolerance_m))
 
 
 def _yaw_only(R: Array) -> Array:

@@ -321,9 +321,8 @@ def _ground(plan: Plan, finder: _Finder, held: SceneObject | None) -> tuple[Grou
 
 
 def _grounded(action: Action, target: str | None, reference: str | None) -> GroundedAction:
-    return GroundedAction(
-        action.verb, target, action.relation, reference, action.direction, action.seconds, action.text
-    )
+    said = (action.direction, action.seconds, action.text, action.spot)
+    return GroundedAction(action.verb, target, action.relation, reference, *said)
 
 
 def _pixels(view: LevelledView, box: ImageBox) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.geometry import Array
-from qwen2vl_robot.messages import Observation, Scene, SceneObject
+from qwen2vl_robot.messages import ImageBox, Intrinsics, Observation, Scene, SceneObject
 from qwen2vl_robot.perception.bodies import Body, hide_held, measure_bodies
 from qwen2vl_robot.perception.camera_check import work_area_m
 from qwen2vl_robot.perception.fitting import Fit
@@ -33,6 +33,7 @@ class Item:
         label: colour and kind as measured ("red block").
         is_explained: whether a shape explains it well enough to be trusted.
         is_clear: whether it is, no other kind fits as well, and its colour has a name: of several that hold, the first.
+        box: around it in the picture.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Item:
     object: SceneObject
     rgb: Array
     fits: list[Fit]
+    box: ImageBox
 
     def may_be(self, label: str, words: Words) -> bool:
         """Whether nothing measured contradicts a label."""
@@ -85,7 +87,7 @@ def take_stock(observation: Observation, surroundings: Surroundings, belief: Sce
     if held is not None:
         hide_held(view, held)
     bodies = sorted(measure_bodies(view, find_segments(view)), key=lambda body: (body.segment.x0, body.segment.y0))
-    items = tuple(_item(body, surroundings.words) for body in bodies)
+    items = tuple(_item(body, surroundings.words, observation.frame.intrinsics) for body in bodies)
     corners_m = work_area_m(surroundings.profile)[:, :2]
     area_m: Array = np.array([corners_m.min(axis=0), corners_m.max(axis=0)])
     hidden_ratio = _hidden_ratio(view, [item.object for item in items], area_m)
@@ -109,11 +111,13 @@ def clear_labels(observation: Observation, surroundings: Surroundings) -> tuple[
     return tuple(label for label, is_clear in zip(labels, clear, strict=True) if is_clear and labels.count(label) == 1)
 
 
-def _item(body: Body, words: Words) -> Item:
+def _item(body: Body, words: Words, k: Intrinsics) -> Item:
     label = describe(body.segment.rgb, body.fits, words)
     colour, kind = label.split()
     is_clear = body.is_explained and colour in words.colours and is_clearly(kind, body.segment.rgb, body.fits, words)
-    return Item(label, body.is_explained, is_clear, scene_object(label, body), body.segment.rgb, body.fits)
+    u0, v0, u1, v1 = body.segment.extent_px
+    box = ImageBox(1000 * u0 / k.width_px, 1000 * v0 / k.height_px, 1000 * u1 / k.width_px, 1000 * v1 / k.height_px)
+    return Item(label, body.is_explained, is_clear, scene_object(label, body), body.segment.rgb, body.fits, box)
 
 
 def _hidden_ratio(view: LevelledView, objects: list[SceneObject], area_m: Array) -> float:

@@ -48,9 +48,9 @@ def motions(goal: Goal) -> list[Step]:
         thing, reference = (None if thing is None else off_table(thing) for thing in (step.thing, step.reference))
         last = steps[-1] if steps else None
         if step.deed is Deed.PLACE and last is not None and _only_lifts(last) and _is_it(thing, last.thing):
-            steps[-1] = Step(Deed.PLACE, last.thing, step.relation, reference, step.direction)
+            steps[-1] = replace(step, thing=last.thing, reference=reference)
         elif step.deed is not Deed.PICK or last is None or (last.deed, last.thing) != (Deed.PICK, thing):
-            steps.append(Step(step.deed, thing, step.relation, reference, step.direction, step.seconds))
+            steps.append(replace(step, thing=thing, reference=reference))
     return steps
 
 
@@ -86,7 +86,9 @@ def _cases(label: str, language: Language) -> tuple[str, str]:
 
 def _only_lifts(step: Step) -> bool:
     """Whether a step takes a thing and does not say where it goes: "pick it up", "carry it"."""
-    return step.deed is Deed.PICK or (step.deed is Deed.PLACE and step.relation is None and step.direction is None)
+    return step.deed is Deed.PICK or (
+        step.deed is Deed.PLACE and step.relation is None and step.direction is None and step.place is None
+    )
 
 
 def _is_it(thing: Thing | None, before: Thing | None) -> bool:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.reading.goal import HANDLING, Asks, Deed, Goal, Mood, Polarity, Quantity, Question, Step, Thing
+from qwen2vl_robot.reading.goal import (
+    ARRANGING,
+    HANDLING,
+    Asks,
+    Deed,
+    Goal,
+    Mood,
+    Place,
+    Polarity,
+    Quantity,
+    Question,
+    Step,
+    Thing,
+)
 from qwen2vl_robot.reading.reader import Reader, asks_to_stop, load_reader, load_words, read
 from qwen2vl_robot.reading.stopping import stop_word
 from qwen2vl_robot.reading.viewpoint import whose_sides
 
 __all__ = [
+    "ARRANGING",
     "HANDLING",
     "Asks",
     "Deed",
     "Goal",
     "Mood",
+    "Place",
     "Polarity",
     "Quantity",
     "Question",

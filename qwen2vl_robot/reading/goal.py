@@ -28,13 +28,18 @@ class Deed(str, Enum):
     PICK = "pick"
     PLACE = "place"
     PUSH = "push"
+    STACK = "stack"
+    SORT = "sort"
+    SWAP = "swap"
+    LINE_UP = "line up"
     HOME = "home"
     WAIT = "wait"
     STOP = "stop"
     OTHER = "other"
 
 
-HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH)  # what is done to a thing
+ARRANGING = (Deed.STACK, Deed.SORT, Deed.SWAP, Deed.LINE_UP)  # several deeds that follow from what is seen
+HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, *ARRANGING)  # what is done to a thing
 _MOVING = (*HANDLING, Deed.HOME)
 
 
@@ -57,6 +62,8 @@ class Thing:
         count: how many, for Quantity.NUMBER; 1 otherwise.
         relation, reference: "the block that is on the plate".
         is_it: a pronoun with no thing before it that it could mean.
+        is_any: any one will do ("a block", "one of the blocks"); it only matters where several are in view.
+        is_each: each by itself ("each block on a plate").
     """
 
     noun: str = ""
@@ -67,6 +74,8 @@ class Thing:
     relation: Relation | None = None
     reference: Thing | None = None
     is_it: bool = False
+    is_any: bool = field(default=False, compare=False)
+    is_each: bool = field(default=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -108,11 +117,35 @@ _WAY = {
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A place that no thing marks.
+
+    Attributes:
+        kind: "back" (where it was before), "middle" (of the table), or "by" a distance in a direction.
+    """
+
+    kind: str
+    direction: Direction | None = None
+    distance_m: float = 0.0
+
+    def describe(self) -> str:
+        """Say it in English.
+
+        >>> Place("by", Direction.LEFT, 0.1).describe()
+        '10 cm to the left'
+        """
+        if self.kind == "by" and self.direction is not None:
+            return f"{100 * self.distance_m:g} cm {_WAY[self.direction]}"
+        return {"back": "back where it was", "middle": "in the middle of the table"}.get(self.kind, self.kind)
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One thing to do, or not to do.
 
     Attributes:
-        word: for Deed.OTHER, the English word of what is asked for: "throw".
+        word: for Deed.OTHER, the English word of what is asked for: "throw"; for Deed.SORT "colour" or "kind".
+        place: where to, instead of a relation and its reference.
         relation, reference: where to; a place may have a direction instead ("put it to the left").
         seconds: of a wait, None when it was not said.
     """
@@ -125,6 +158,7 @@ class Step:
     seconds: float | None = None
     is_negated: bool = False
     word: str = ""
+    place: Place | None = None
 
     @property
     def is_motion(self) -> bool:
@@ -145,7 +179,13 @@ class Step:
         words += [self.thing.describe()] if self.thing else []
         if self.relation is not None and self.reference is not None:
             words.append(f"{_PLACE[self.relation]} {self.reference.describe()}")
-        if self.direction is not None:
+        elif self.reference is not None:
+            words.append(f"{'and' if self.deed is Deed.SWAP else 'into'} {self.reference.describe()}")
+        if self.deed is Deed.SORT and self.word:
+            words.append(f"by {self.word}")
+        if self.place is not None:
+            words.append(self.place.describe())
+        elif self.direction is not None:
             words.append(_WAY[self.direction])
         elif self.deed is Deed.PLACE and self.relation is None:
             words.append("down")

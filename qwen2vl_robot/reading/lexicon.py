@@ -14,8 +14,9 @@ from dataclasses import replace
 from itertools import accumulate
 
 from qwen2vl_robot.languages import MADE, Language
-from qwen2vl_robot.reading.letters import Word, split_words
+from qwen2vl_robot.reading.letters import Word, plain_words
 from qwen2vl_robot.reading.pieces import Forms, cut
+from qwen2vl_robot.reading.stored import recall
 from qwen2vl_robot.reading.tokens import Entry, Token, is_number, is_verb
 
 _RUN = re.compile(r"(.)\1+")
@@ -40,7 +41,16 @@ class Lexicon:
         self.colours, self.superlatives = set(language.colours), set(language.superlatives)
         self._is_bare, self._is_joined = is_bare, self.grammar.spacing != "words"
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
-        self.entries: dict[str, Entry] = {}
+        self.entries = recall(language, is_bare, lambda: self._spell_out(language))
+        fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
+        self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
+        self._glue = tuple(form[:-1] for form in self.grammar.forms("glue") if form.endswith("-"))  # the Arabic article
+        self._joins = self.grammar.forms("joins")
+        self._cutting = self._make_forms() if self.is_joined else None
+
+    def _spell_out(self, language: Language) -> dict[str, Entry]:
+        """Every form of everything."""
+        self.entries = {}
         self._shared: dict[_Parts, Entry] = {}  # many forms mean the same, and fewer objects are sooner collected
         forms = list(dict.fromkeys(self._forms(language)))
         for form, tag in forms:
@@ -48,7 +58,8 @@ class Lexicon:
         said, clitics = set(self.entries), self.grammar.endings.get("it", "").split()
         for form, tag in forms:
             for ending in self._endings(tag):
-                if form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
+                is_plural = tag in self.kinds and tag in _first_tags(self.entries.get(form + ending))
+                if is_plural or form + ending not in said:  # "vale" is a word of its own, not "va" with "le"
                     self._add(form + ending, (frozenset({tag, "many"} if tag in self.kinds else {tag}),))
             if is_verb(tag) and tag != "want" and " " not in form:
                 pair = (frozenset({tag}), frozenset({"it"}))
@@ -56,18 +67,19 @@ class Lexicon:
                     self._add(form + ending, pair)
         for form, entry in list(self.entries.items()) if self._letters else ():
             self.entries.setdefault(self.fold(form), entry)
-        fillers = (f for f, entry in self.entries.items() if entry.tags[0] & {"filler", "talk"} and f.isalpha())
-        self._stretched = {squeeze(form): self.entries[form] for form in fillers if len(form) > 1}
-        self._glue = tuple(form[:-1] for form in self.grammar.forms("glue") if form.endswith("-"))  # the Arabic article
-        self._joins = self.grammar.forms("joins")
-        self._cutting = self._make_forms() if self.is_joined else None
+        return self.entries
 
     def _make_forms(self) -> Forms:
         bare = {form.strip("-") for form in self.entries}
-        beginnings = frozenset(form[:end] for form in bare for end in range(1, len(form) + 1))
-        letters = frozenset(c for form in bare for c in form if not c.isascii())
+        beginnings = set[str]()
+        for form in bare:
+            end = len(form)
+            while end and form[:end] not in beginnings:  # whose own beginnings are all there, else
+                beginnings.add(form[:end])
+                end -= 1
+        letters = frozenset(c for c in set[str]().union(*bare) if not c.isascii())
         nouns = frozenset(self.kinds | {"thing", "start"})
-        return Forms(self.entries, beginnings, self.grammar.spacing, nouns, letters)
+        return Forms(self.entries, frozenset(beginnings), self.grammar.spacing, nouns, letters)
 
     @property
     def is_joined(self) -> bool:
@@ -106,7 +118,7 @@ class Lexicon:
                     yield form[len(word) :], tag
 
     def _add(self, form: str, tags: tuple[frozenset[str], ...]) -> None:
-        words = _plain_words(form.strip("-"))
+        words = plain_words(form.strip("-"))
         if self._is_joined:
             words = [self.fold(word) for word in words]
         if self._is_bare:
@@ -174,6 +186,10 @@ class Lexicon:
         return None
 
 
+def _first_tags(entry: Entry | None) -> frozenset[str]:
+    return frozenset() if entry is None else entry.tags[0]
+
+
 @functools.lru_cache(maxsize=8192)
 def strip_marks(text: str) -> str:
     """Leave out what stands above or below letters, as people do who type in haste.
@@ -188,13 +204,6 @@ def strip_marks(text: str) -> str:
 def squeeze(word: str) -> str:
     """ "pleeease" and "please" are both "please"; "soo" is "so"."""
     return _RUN.sub(r"\1", word)
-
-
-def _plain_words(form: str) -> list[str]:
-    """The words of a form; one with nothing but letters needs no splitting, which saves most of the time."""
-    if form.replace(" ", "").isalpha() and (form.isascii() or unicodedata.is_normalized("NFKC", form)):
-        return form.casefold().split()
-    return [word.text for word in split_words(form)]
 
 
 def _as_tokens(words: list[Word], entry: Entry | None) -> Iterable[Token]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.arranging import MARKS
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node, join_nodes, owner_of
@@ -14,6 +15,7 @@ from qwen2vl_robot.reading.tokens import Token
 _RELATIONS = {r.value: r for r in Relation}
 _WAYS = {d.value: d for d in Direction}
 _UNITS = {"second": 1.0, "minute": 60.0}
+_LENGTHS_M = {"millimetre": 0.001, "centimetre": 0.01, "metre": 1.0, "inch": 0.0254}
 # What a node may be, besides "thing", "place", "relation", "way" and "seconds": the tag of its token.
 _SMALL = (
     "not",
@@ -60,9 +62,9 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("other", at, at + 1)  # "the first block"
     if token.has("correct") and token.has("not", "except", "another") and _stands_alone(tokens, at):
         return Node("correct", at, at + 1)
-    seconds = _seconds_at(tokens, at, lexicon)
-    if seconds is not None:
-        return seconds
+    told = _seconds_at(tokens, at, lexicon) or _length_at(tokens, at) or _mark_at(tokens, at)
+    if told is not None:
+        return told
     if _is_relative(tokens, at, nodes, lexicon):
         return Node("that", at, at + 1)
     way = next((_WAYS[tag] for tag in sorted(token.tags) if tag in _WAYS), None)
@@ -140,6 +142,21 @@ def _seconds_at(tokens: list[Token], at: int, lexicon: Lexicon) -> Node | None:
     unit = next((_UNITS[t] for t in sorted(tokens[end].tags) if t in _UNITS), None) if end < len(tokens) else None
     count = 1 if tokens[at].has("the") and not tokens[at].has("it") else number_of(tokens[at])
     return None if unit is None or count is None else Node("seconds", at, end + 1, seconds=count * unit)
+
+
+def _length_at(tokens: list[Token], at: int) -> Node | None:
+    """A number and a unit of length."""
+    tags = sorted(tokens[at + 1].tags) if at + 1 < len(tokens) else []
+    unit = next((_LENGTHS_M[tag] for tag in tags if tag in _LENGTHS_M), None)
+    count = number_of(tokens[at])
+    return None if unit is None or count is None else Node("length", at, at + 2, metres=count * unit)
+
+
+def _mark_at(tokens: list[Token], at: int) -> Node | None:
+    """What says how things are arranged, or a place without a thing; "back" alone is a direction, too."""
+    token = tokens[at]
+    mark = next((tag for tag in sorted(token.tags) if tag in MARKS), None)
+    return None if mark is None or not token.tags.isdisjoint(_WAYS) else Node(mark, at, at + 1)
 
 
 def _is_relative(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:

@@ -23,6 +23,7 @@ class Node:
     Attributes:
         kind: "thing", "place" (relation and thing), "relation" (without a thing), "way", "seconds", "other" or a tag.
         begin, end: its tokens.
+        metres: of a length.
         is_to: whether a place is where something goes (True) or where it is (False); None where the words do not say.
         is_from: whether a place is where something is taken away ("out of the bowl").
         is_which: whether a place says which thing is meant ("that is on the plate").
@@ -39,6 +40,7 @@ class Node:
     relation: Relation | None = None
     way: Direction | None = None
     seconds: float | None = None
+    metres: float | None = None
     is_to: bool | None = None
     is_which: bool = False
     is_from: bool = False

@@ -14,7 +14,7 @@ from qwen2vl_robot.languages import Language
 from qwen2vl_robot.messages import Relation
 from qwen2vl_robot.reading.changes import Reading
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import Asks, Question, Step, Thing
+from qwen2vl_robot.reading.goal import Asks, Deed, Quantity, Question, Step, Thing
 from qwen2vl_robot.reading.letters import NO_GAP, PAUSE, Word
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.settling import settle_tags
@@ -136,7 +136,8 @@ class QuestionForms:
 def _question(asks: Asks, step: Step) -> Question | None:
     """The question about a step's thing and place; None where it is about nothing that could be measured."""
     thing, relation, reference = step.thing, step.relation, step.reference
-    if step.direction is not None or any(t is not None and t.is_it for t in (thing, reference)):
+    is_place = step.deed is Deed.PLACE and step.place is None and step.direction is None
+    if not is_place or any(t is not None and t.is_it for t in (thing, reference)):
         return None
     if reference == _TABLE:
         is_everything, relation, reference = thing is None, None, None
@@ -146,6 +147,8 @@ def _question(asks: Asks, step: Step) -> Question | None:
         thing, is_everything = None, True
     if thing is not None and thing.relation is Relation.ON and thing.reference == _TABLE:
         thing = replace(thing, relation=None, reference=None)
+    if thing is not None and asks is Asks.COUNT:
+        thing = replace(thing, quantity=Quantity.ONE, count=1)  # "how many blocks" asks for no number of them
     if thing is None and not is_everything and asks is not Asks.COUNT:
         return None
     return None if thing is None and asks is Asks.WHERE else Question(asks, thing, relation, reference)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.languages import Language, load_languages, normalise
+from qwen2vl_robot.reading.arranging import leave_out
 from qwen2vl_robot.reading.changes import Reading
 from qwen2vl_robot.reading.clauses import drop_asking, find_mood, split_clauses, take_conditions
-from qwen2vl_robot.reading.goal import Deed, Goal, Mood, Step
+from qwen2vl_robot.reading.goal import HANDLING, Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, Word, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.questions import QuestionForms
@@ -24,7 +25,7 @@ _ASKING = "?？؟"  # with one of them "the ball has to go in the bowl" is a que
 _URGING = "!！"  # with one of them "the ball in the bowl" is an order
 _URGE = Token("", "", frozenset({"urge", "filler"}))  # what such a mark is among the words
 _ELSE = ("i", "not", "ask", "did", "if", "if after", "manner")  # more than "before you go home"
-_HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, Deed.OTHER)
+_HANDLING = (*HANDLING, Deed.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Reader:
 
     def _read_in(self, draft: _Draft, *, has_mark: bool, is_urged: bool) -> Goal:
         lexicon, talk = draft.lexicon, draft.talk
-        tokens = drop_asking(draft.tokens)
+        tokens = leave_out(drop_asking(draft.tokens), lexicon.kinds | {"thing"})
         rest, conditions = take_conditions(tokens, lexicon)
         if is_urged and not any(token.verbs for token in rest):
             rest.append(_URGE)

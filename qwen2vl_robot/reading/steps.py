@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.arranging import MARKS, arrange
 from qwen2vl_robot.reading.changes import (
     Reading,
     carry_noun,
@@ -24,30 +25,12 @@ from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.phrases import find_nodes
 from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import OTHER
-from qwen2vl_robot.reading.verbs import verb_of
+from qwen2vl_robot.reading.verbs import MEANING, verb_of
 
-# Verb tag → (deed, relation where its words name none, direction).
-_MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
-    "pick": (Deed.PICK, None, None),
-    "place": (Deed.PLACE, None, None),
-    "place on": (Deed.PLACE, Relation.ON, None),
-    "place in": (Deed.PLACE, Relation.IN, None),
-    "move": (Deed.PLACE, None, None),
-    "leave": (Deed.PLACE, None, None),
-    "push": (Deed.PUSH, None, None),
-    "push left": (Deed.PUSH, None, Direction.LEFT),
-    "push right": (Deed.PUSH, None, Direction.RIGHT),
-    "push away": (Deed.PUSH, None, Direction.AWAY),
-    "push closer": (Deed.PUSH, None, Direction.CLOSER),
-    "home": (Deed.HOME, None, None),
-    "go": (Deed.HOME, None, None),
-    "wait": (Deed.WAIT, None, None),
-    "stop": (Deed.STOP, None, None),
-}
 _HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _STACKED = ("block", "brick", "plate", "bowl", "cup", "cylinder")  # what may stand on one of its own kind
 _USED = frozenset({"thing", "place", "way", "seconds"})
-_STRAY = frozenset({"relation", "other", "except"})  # what must not be dropped in silence where no step uses it
+_STRAY = frozenset({"relation", "other", "except"}) | MARKS  # what must not be dropped in silence where no step uses it
 _SMALL = frozenset({"the", "it", "of", "filler", "be", "that", "case to", "case at"})  # of no weight when left over
 _FAR = {Direction.AWAY: "farthest", Direction.CLOSER: "nearest"}
 _SIDES = {Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"}
@@ -64,6 +47,8 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark:
     last, excluded = reading.last_thing, len(reading.exclusions)
     nodes, is_negated = _settle(find_nodes(tokens, lexicon), clause, lexicon, reading)
     unused = [n for n in nodes if n.kind in _STRAY and not tokens[n.begin].has("filler")]
+    if any(n.kind == "place" for n in nodes):
+        unused = [n for n in unused if n.kind != "back"]  # "put it back on the plate"
     unused += [n for n in nodes if n.kind == "correct" and (reading.steps or n.begin > _first(nodes))]
     tag = "" if has_mark and clause.verb is None else verb_of(clause, nodes, lexicon)
     if tag in ("home", "go"):  # "in die Grundstellung": an article and a relation belong to the home position
@@ -77,6 +62,10 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark:
     reading.is_rest = tag == "wait" and not is_negated and _is_resting(clause, nodes)
     if tag in ("home", "go", "wait", "stop"):
         steps, left = _standing(tag, nodes)
+    elif tag and (arranged := arrange(tag, nodes, tokens)) is not None:
+        steps, used = arranged
+        left = [node for node in nodes if node not in used and node.kind in _USED]
+        unused = [node for node in unused if node not in used]
     elif tag:
         steps, left = _handling(tag, nodes, _verb_at(clause), last, lexicon)
     else:
@@ -150,7 +139,7 @@ def _verb_at(clause: Clause) -> int:
 
 def _standing(tag: str, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
     """Steps that move no thing: home, wait, stop."""
-    deed = _MEANING[tag][0]
+    deed = MEANING[tag][0]
     if tag == "go" and not any(node.kind == "start" for node in nodes):
         return [], [node for node in nodes if node.kind in _USED]
     seconds = next((node.seconds for node in nodes if node.kind == "seconds"), None)
@@ -232,7 +221,7 @@ def _groups(nodes: list[Node], lexicon: Lexicon) -> list[_Group]:
 
 
 def _group_steps(tag: str, group: _Group, last: Thing | None) -> tuple[list[Step], list[Node]]:
-    deed, usual, way = _MEANING.get(tag, (Deed.OTHER, None, None))
+    deed, usual, way = MEANING.get(tag, (Deed.OTHER, None, None))
     goal = None if way is not None else _destination(deed, group)
     if tag == "move" and goal is not None and goal.relation is None and not group.things and last is None:
         goal = None  # "拿到红球": to where, or what, was not read

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwen2vl_robot.languages import Language, load_languages
-from qwen2vl_robot.reading.letters import LINE, split_words
+from qwen2vl_robot.reading.letters import LINE, plain_words, split_words
 
 _HEAD = 60  # characters in which a stop word and what may stand around it find room
 _RUN = re.compile("[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # letters among which words end without a space
@@ -129,7 +129,7 @@ def gather(languages: Mapping[str, Language]) -> StopWords:
 @functools.cache
 def _letters(word: str) -> str:
     """A word of the data as a person's word is read; the forms are many, their words few."""
-    return "".join(part.text for part in split_words(word))
+    return "".join(plain_words(word))
 
 
 def _shorten(text: str) -> str:

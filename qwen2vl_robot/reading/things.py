@@ -49,6 +49,8 @@ class _Draft:
     is_many: bool = False
     has_article: bool = False
     is_to: bool | None = None
+    is_any: bool = False
+    is_each: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -60,7 +62,9 @@ class _Draft:
 
     def finish(self) -> Thing:
         quantity = self.quantity or (Quantity.ALL if self.is_many and not self.superlative else Quantity.ONE)
-        return Thing(self.noun, self.colour, self.superlative, quantity, self.count, is_it=self.is_it)
+        is_any = self.is_any and quantity is Quantity.ONE and not self.superlative
+        kind = (self.noun, self.colour, self.superlative, quantity, self.count)
+        return Thing(*kind, is_it=self.is_it, is_any=is_any, is_each=self.is_each)
 
 
 def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | None:
@@ -77,6 +81,7 @@ def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | N
                 break
         else:
             end = here + 1
+            draft.is_any, draft.is_each = draft.is_any or token.has("any"), draft.is_each or token.has("each")
         here += 1
     is_article_only = draft.has_article and not (draft.is_full or draft.colour or draft.superlative or draft.quantity)
     if is_article_only:

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.clauses import Clause
+from qwen2vl_robot.reading.goal import Deed
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
 
+# Verb tag → (deed, relation where its words name none, direction).
+MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
+    "pick": (Deed.PICK, None, None),
+    "place": (Deed.PLACE, None, None),
+    "place on": (Deed.PLACE, Relation.ON, None),
+    "place in": (Deed.PLACE, Relation.IN, None),
+    "move": (Deed.PLACE, None, None),
+    "stack": (Deed.PLACE, Relation.ON, None),
+    "line up": (Deed.PLACE, None, None),
+    "leave": (Deed.PLACE, None, None),
+    "push": (Deed.PUSH, None, None),
+    "push left": (Deed.PUSH, None, Direction.LEFT),
+    "push right": (Deed.PUSH, None, Direction.RIGHT),
+    "push away": (Deed.PUSH, None, Direction.AWAY),
+    "push closer": (Deed.PUSH, None, Direction.CLOSER),
+    "home": (Deed.HOME, None, None),
+    "go": (Deed.HOME, None, None),
+    "wait": (Deed.WAIT, None, None),
+    "stop": (Deed.STOP, None, None),
+}
 _CATCHING = ("bowl", "cup", "plate")  # what something is tossed into, or onto
-_PREFERRED = ("stop", "pick", "place in", "place on", "place", "push", "move", "home", "wait", "leave", "go")
+_PREFERRED = (
+    *("stop", "sort", "swap", "line up", "stack", "pick", "place in", "place on", "place"),
+    *("push", "move", "home", "wait", "leave", "go"),
+)
 
 
 def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:

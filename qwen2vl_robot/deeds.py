@@ -1,0 +1,337 @@
+"""A step's words and everything in view → which things are moved where, each as one deed.
+
+A step is a goal: what holds already is no deed. What may be meant or not is a question, never a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen2vl_robot.errors import RobotError
+from qwen2vl_robot.messages import Direction, Relation, shape_size_m
+from qwen2vl_robot.perception import Stock, Surroundings
+from qwen2vl_robot.perception.stock import Item
+from qwen2vl_robot.reading import Asks, Deed, Goal, Place, Quantity, Question, Step, Thing
+from qwen2vl_robot.relations import outline_radius_m, relation_holds, toward
+from qwen2vl_robot.spots import Moved, Spot
+from qwen2vl_robot.stocktaking import is_measurable, match
+
+_EXACT_M, _ROUGH_M = 0.015, 0.05  # how far from a spot that was told in numbers, or in words
+_ROW_GAP_M = 0.035  # between things in a row: room for the fingers
+_LEAST_GAP_M = 0.02
+_FLAT_M = 0.008  # what is no higher is none of many that are moved
+_GRID = 20  # points a side of the table's working area at which something could be put aside
+MANY = (Quantity.ALL, Quantity.NUMBER)
+
+
+class OpenError(RobotError):
+    """The sentence leaves something open; the text is the question."""
+
+
+class NotMeasuredError(RobotError):
+    """A step that does not follow from what is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDeed:
+    """Put a thing in a relation to another one, or at a spot; or push it, or hold it.
+
+    Attributes:
+        moved: None for what is in the gripper.
+    """
+
+    moved: Item | None
+    label: str
+    relation: Relation | None = None
+    reference: Item | None = None
+    reference_label: str = ""
+    spot: Spot | None = None
+    direction: Direction | None = None
+    is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is measured, and how a sentence's words choose among it."""
+
+    goal: Goal
+    stock: Stock
+    around: Surroundings
+    moved: tuple[Moved, ...]
+
+    def can_tell(self, thing: Thing | None) -> bool:
+        """Whether colour and shape tell a thing, and what it stands by."""
+        while thing is not None:
+            if not thing.is_it and thing.noun != "table" and not is_measurable(thing, self.around.words):
+                return False
+            thing = thing.reference
+        return True
+
+    def fits_several(self, thing: Thing) -> bool:
+        """Whether more than one thing in view may be meant."""
+        found = match(Question(Asks.WHAT, thing), self.stock, self.around)
+        return len(found.sure) + len(found.maybe) > 1
+
+    def deeds(self, step: Step) -> Iterator[PlannedDeed]:
+        """The deeds of one step that are not done yet."""
+        if step.deed is Deed.STACK:
+            yield from self._stack(step)
+        elif step.deed is Deed.SORT:
+            yield from self._sort(step)
+        elif step.deed is Deed.SWAP:
+            yield from self._swap(step)
+        elif step.deed is Deed.LINE_UP:
+            yield from self._line_up(step)
+        elif step.deed is Deed.PLACE and step.place is not None:
+            yield from self._at_spot(step, step.place)
+        elif step.deed is Deed.PLACE and step.relation is not None and step.reference is not None:
+            yield from self._collect(step, step.relation, step.reference)
+        elif step.deed is Deed.PICK and step.thing is not None:
+            for item in self._chosen(step.thing):
+                yield PlannedDeed(item, self._label(step.thing, item), is_held=True)
+        elif step.deed is Deed.PUSH and step.direction is not None:
+            for item in self._chosen(step.thing):
+                yield PlannedDeed(item, self._label(step.thing, item), direction=step.direction)
+        else:
+            raise NotMeasuredError(step.describe())
+
+    # ------------------------------------------------------------------------------------ things and labels
+
+    def _named(self, thing: Thing | None, what: str = "move") -> tuple[Item, ...]:
+        """Everything that the words name, without what the sentence excludes.
+
+        Raises:
+            OpenError: nothing is there, or what is there may be meant or not.
+        """
+        if thing is None or thing.is_it:
+            raise OpenError(f"What should I {what}?")
+        found = match(Question(Asks.WHAT, thing), self.stock, self.around)
+        excluded = self._excluded()
+        sure = tuple(item for item in found.sure if item not in excluded)
+        maybe = [item for item in found.maybe if item not in excluded and not self._is_table_like(item)]
+        if maybe and (thing.quantity is Quantity.ALL or not sure):
+            raise OpenError(f"I am not sure of {len(maybe)} of the things: {_listed(maybe)}. Which do you mean?")
+        if not sure:
+            raise OpenError(f"I do not see {thing.describe()}.")
+        return sure
+
+    def _excluded(self) -> tuple[Item, ...]:
+        found: list[Item] = []
+        for thing in self.goal.exclusions:
+            matched = match(Question(Asks.WHAT, thing), self.stock, self.around)
+            found += [*matched.sure, *matched.maybe]
+        return tuple(found)
+
+    def _is_table_like(self, item: Item) -> bool:
+        """Whether a thing is too flat to be one of many that are moved."""
+        return shape_size_m(item.object.shape)[2] < _FLAT_M
+
+    def _chosen(self, thing: Thing | None, done: Sequence[Item] = ()) -> list[Item]:
+        """Which of the named things are meant: all, so many of them, the nearest of any, or the only one.
+
+        Args:
+            done: of these, what needs no deed: it counts among so many.
+        """
+        named = self._named(thing)
+        if thing is None or thing.quantity is Quantity.ALL:
+            return list(named)
+        free = sorted((item for item in named if item not in done), key=self._reach)
+        done = [item for item in named if item in done]
+        if thing.quantity is Quantity.NUMBER:
+            if thing.count > len(named):
+                raise OpenError(f"I see {len(named)} of them, not {thing.count}.")
+            return [*done, *free][: thing.count]
+        if len(named) == 1:
+            return list(named)
+        if thing.is_any:
+            return [*done, *free][:1]
+        raise OpenError(f"I see {len(named)} of them: {_listed(named)}. Which one do you mean?")
+
+    def _reach(self, item: Item) -> tuple[bool, float]:
+        """What to take first: what nothing stands on, then what is nearest to the robot."""
+        return self._is_below(item), float(np.linalg.norm(item.object.T_base_object[:2, 3]))
+
+    def _is_below(self, item: Item) -> bool:
+        others = (other for other in self.stock.items if other is not item)
+        return any(relation_holds(Relation.ON, o.object, item.object, self.around.rules, None) for o in others)
+
+    def _label(self, thing: Thing | None, item: Item) -> str:
+        """The person's own words for a thing where they name it, else what is measured."""
+        is_told = thing is not None and thing.noun and not self.goal.exclusions
+        return thing.label if thing is not None and is_told else item.label
+
+    def _holds(self, relation: Relation, item: Item, other: Item) -> bool:
+        return relation_holds(relation, item.object, other.object, self.around.rules, self.stock.sides)
+
+    # ------------------------------------------------------------------------------------------ programmes
+
+    def _collect(self, step: Step, relation: Relation, to: Thing) -> Iterator[PlannedDeed]:
+        """ "put all the blocks in the bowl", "two of them", "any of them", "each block on a plate"."""
+        carriers = list(self._named(to, "use"))
+        named = [item for item in self._named(step.thing) if item not in carriers]
+        done = [item for item in named if any(self._holds(relation, item, other) for other in carriers)]
+        if step.thing is not None and step.thing.quantity is Quantity.ALL:
+            chosen = named
+        else:
+            chosen = [item for item in self._chosen(step.thing, done) if item not in carriers]
+        left = [item for item in chosen if item not in done]
+        places = self._places(step, to, carriers, left, relation)
+        for item, place in zip(left, places, strict=True):
+            yield PlannedDeed(item, self._label(step.thing, item), relation, place, self._label(to, place))
+
+    def _places(self, step: Step, to: Thing, carriers: list[Item], left: list[Item], relation: Relation) -> list[Item]:
+        """Where each of some things goes: all to one place, or each to a free one of its own."""
+        has_own = to.quantity is not Quantity.ONE or (step.thing is not None and step.thing.is_each and to.is_any)
+        is_shared = not has_own
+        if is_shared and (len(carriers) == 1 or to.is_any):
+            return [min(carriers, key=self._reach)] * len(left)
+        if is_shared:
+            raise OpenError(f"I see {len(carriers)} of them: {_listed(carriers)}. Which one do you mean?")
+        free = [c for c in carriers if not any(self._holds(relation, i, c) for i in self.stock.items if i is not c)]
+        if len(free) < len(left):
+            raise OpenError(f"{len(left)} things need a place of their own; I see {len(free)}.")
+        return free[: len(left)]
+
+    def _stack(self, step: Step) -> Iterator[PlannedDeed]:
+        """The widest one below, each on the one before."""
+        named = self._chosen(step.thing)
+        if len(named) < 2:
+            raise OpenError(f"I see one of them: {_listed(named)}. On what should I stack it?")
+        tower = sorted(named, key=lambda item: -sum(shape_size_m(item.object.shape)[:2]))
+        for below, above in zip(tower, tower[1:], strict=False):
+            if not self._holds(Relation.ON, above, below):
+                label = self._label(step.thing, above)
+                yield PlannedDeed(above, label, Relation.ON, below, self._label(step.thing, below))
+
+    def _sort(self, step: Step) -> Iterator[PlannedDeed]:
+        """By colour or kind: each into the container that has its colour, else beside the first of its own."""
+
+        def group(item: Item) -> str:
+            return item.label.split()[-1 if step.word == "kind" else 0]
+
+        carriers = list(self._named(step.reference, "use")) if step.reference is not None else []
+        homes: dict[str, Item] = {group(item): item for item in reversed(carriers)}
+        relation = step.relation or Relation.NEXT_TO
+        for item in (i for i in self._chosen(step.thing) if i not in carriers):
+            if carriers and group(item) not in homes:
+                raise OpenError(f"I see nothing {group(item)} to put the {item.label} in or on.")
+            home = homes.setdefault(group(item), item)
+            mates = [home] if carriers else [i for i in self.stock.items if i is not item and group(i) == group(item)]
+            if home is not item and not any(self._holds(relation, item, mate) for mate in mates):
+                yield PlannedDeed(item, item.label, relation, home, home.label)
+
+    def _swap(self, step: Step) -> Iterator[PlannedDeed]:
+        """One aside, the other to its place, and the first to the other's."""
+        both = [item for thing in (step.thing, step.reference) if thing is not None for item in self._chosen(thing)]
+        if len(both) != 2 or both[0] is both[1]:
+            raise OpenError(f"Which two should I swap? You named {len(both)}: {_listed(both)}.")
+        first, second = both
+        here, there = (Spot(_xy(item), _EXACT_M, f"where the {item.label} was") for item in both)
+        labels = self._label(step.thing, first), self._label(step.reference or step.thing, second)
+        yield PlannedDeed(first, labels[0], spot=_aside(first, self.stock))
+        yield PlannedDeed(second, labels[1], spot=here)
+        yield PlannedDeed(first, labels[0], spot=there)
+
+    def _line_up(self, step: Step) -> Iterator[PlannedDeed]:
+        """A row from the leftmost thing to the right, at equal distances, those that stand in it already left alone."""
+        sides = self.stock.sides
+        if sides is None:
+            raise OpenError("The camera looks in no direction in which a row has a left and a right.")
+        left_xy = toward(Direction.LEFT, sides)
+        row = sorted(self._chosen(step.thing), key=lambda item: -float(left_xy @ _xy(item)))
+        if len(row) < 2:
+            raise OpenError(f"I see one of them: {_listed(row)}.")
+        at = np.array(_xy(row[0]))
+        for before, item in zip(row, row[1:], strict=False):
+            at = at - left_xy * (sum(outline_radius_m(i.object.shape) for i in (before, item)) + _ROW_GAP_M)
+            if _distance_m(at.tolist(), _xy(item)) > _EXACT_M:
+                spot = Spot((float(at[0]), float(at[1])), _EXACT_M, f"in a row, right of the {before.label}")
+                yield PlannedDeed(item, self._label(step.thing, item), spot=spot)
+
+    def _at_spot(self, step: Step, place: Place) -> Iterator[PlannedDeed]:
+        """ "back where it was", "10 cm to the left", "in the middle of the table"."""
+        if step.thing is None or step.thing.is_it:
+            yield self._it_at_spot(place)
+            return
+        for item in self._chosen(step.thing):
+            spot = self._spot(item, place)
+            if _distance_m(spot.xy_m, _xy(item)) > spot.radius_m:
+                yield PlannedDeed(item, self._label(step.thing, item), spot=spot)
+
+    def _it_at_spot(self, place: Place) -> PlannedDeed:
+        """What is in the gripper, else what was moved last: "put it back"."""
+        last = self.moved[-1] if self.moved else None
+        if self.stock.held is not None:
+            if place.kind == "back" and last is not None and last.to_xy_m is None:
+                spot = Spot(last.from_xy_m, _EXACT_M, "back where it was")
+            elif place.kind == "middle":
+                spot = _middle(self.stock)
+            else:
+                raise OpenError("Where should I put what I hold?")
+            return PlannedDeed(None, self.stock.held.name, spot=spot)
+        if last is None or last.to_xy_m is None:
+            raise OpenError("I have moved nothing that you could mean. What should I move?")
+        to_xy_m = last.to_xy_m
+        item = min(self.stock.items, key=lambda item: _distance_m(_xy(item), to_xy_m), default=None)
+        if item is None or _distance_m(_xy(item), to_xy_m) > _ROUGH_M:
+            raise OpenError("What I moved last is no longer where I put it.")
+        return PlannedDeed(item, item.label, spot=self._spot(item, place))
+
+    def _spot(self, item: Item, place: Place) -> Spot:
+        if place.kind == "back":
+            return Spot(self._was(item), _EXACT_M, "back where it was")
+        if place.kind == "middle":
+            return _middle(self.stock)
+        sides = self.stock.sides
+        if sides is None or place.direction is None:
+            raise OpenError("The camera looks in no direction in which the table has a left and a right.")
+        x, y = _xy(item) + toward(place.direction, sides) * place.distance_m
+        return Spot((float(x), float(y)), _EXACT_M, place.describe())
+
+    def _was(self, item: Item) -> tuple[float, float]:
+        """Where a thing stood before it was moved last.
+
+        Raises:
+            OpenError: nobody saw it moved.
+        """
+        for moved in reversed(self.moved):
+            if moved.to_xy_m is not None and _distance_m(moved.to_xy_m, _xy(item)) <= _ROUGH_M:
+                return moved.from_xy_m
+        raise OpenError(f"I do not know where the {item.label} was before.")
+
+
+def _aside(item: Item, stock: Stock) -> Spot:
+    """The free point of the table's working area that is nearest to what is seen."""
+    (x0, y0), (x1, y1) = stock.area_m
+    radius_m = outline_radius_m(item.object.shape)
+    xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    things = [(np.array(_xy(other)), outline_radius_m(other.object.shape)) for other in stock.items]
+    free_m = np.min([np.linalg.norm(grid - xy, axis=1) - r_m for xy, r_m in things], axis=0)
+    is_free = free_m >= radius_m + min(_ROW_GAP_M, float(np.max(free_m)) - radius_m)  # at worst the roomiest
+    if np.max(free_m) - radius_m < _LEAST_GAP_M:
+        raise OpenError("There is no free place to put something aside.")
+    off_m = np.linalg.norm(grid - np.mean([xy for xy, _ in things], axis=0), axis=1)
+    x, y = grid[int(np.where(is_free, off_m, np.inf).argmin())]
+    return Spot((float(x), float(y)), _ROUGH_M / 2, "aside")
+
+
+def _middle(stock: Stock) -> Spot:
+    x, y = stock.area_m.mean(axis=0)
+    return Spot((float(x), float(y)), _ROUGH_M, "in the middle of the table")
+
+
+def _xy(item: Item) -> tuple[float, float]:
+    x, y = item.object.T_base_object[:2, 3]
+    return (float(x), float(y))
+
+
+def _distance_m(a: Sequence[float], b: Sequence[float]) -> float:
+    return float(np.hypot(a[0] - b[0], a[1] - b[1]))
+
+
+def _listed(items: Sequence[Item]) -> str:
+    return ", ".join(f"{n}. {item.label}" for n, item in enumerate(items, 1))

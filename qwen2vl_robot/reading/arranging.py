@@ -1,0 +1,111 @@
+"""A clause's nodes → steps about several things, or about a place that no thing marks: sort, swap, "10 cm"."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.goal import Deed, Place, Quantity, Step, Thing
+from qwen2vl_robot.reading.letters import PAUSE
+from qwen2vl_robot.reading.places import Node
+from qwen2vl_robot.reading.tokens import Token
+
+MARKS = frozenset({"row", "tower", "back", "middle", "length", "by colour", "by kind", "with"})  # kinds of nodes
+_DEEDS = {"sort": Deed.SORT, "swap": Deed.SWAP, "line up": Deed.LINE_UP, "stack": Deed.STACK}
+_PUTS = ("place", "place on", "place in", "move")
+_MANY = (Quantity.ALL, Quantity.NUMBER)
+
+
+def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step], list[Node]] | None:
+    """The steps of a clause that arranges, and the nodes that they use; None for any other clause.
+
+    Args:
+        tag: its verb.
+    """
+    is_bare = not any(node.kind in ("place", "relation") for node in nodes)
+    if tag in ("sort", "swap") or (tag in _DEEDS and is_bare):
+        is_row = tag == "sort" and any(node.kind == "row" for node in nodes)  # "arrange the blocks in a row"
+        return _arranged(Deed.LINE_UP if is_row else _DEEDS[tag], nodes)
+    if tag not in _PUTS:
+        return None
+    marks = {node.kind: node for node in nodes if node.kind in MARKS}
+    things = [node for node in nodes if node.kind == "thing" and node.thing is not None]
+    if "row" in marks or "tower" in marks:
+        mark = marks.get("row") or marks["tower"]
+        return _many(Deed.LINE_UP if mark.kind == "row" else Deed.STACK, [*things, mark])
+    if tag == "place on" and is_bare and _is_many(things):
+        return _many(Deed.STACK, things)
+    place = _place(tag, nodes, marks, tokens) if is_bare else None
+    if place is None or not things:
+        return None
+    steps = [Step(Deed.PLACE, node.thing, place=place[0]) for node in things]
+    return steps, [*things, *place[1]]
+
+
+def leave_out(tokens: list[Token], nouns: set[str]) -> list[Token]:
+    """ "all the blocks but the blue one": behind all of something, without a pause, "but" leaves something out."""
+    left = list(tokens)
+    for at in range(2, len(tokens) - 1):
+        token, before = tokens[at], tokens[at - 1]
+        is_all = before.has("many") or any(t.has("all") for t in tokens[max(0, at - 5) : at - 1])
+        is_behind_all = is_all and not before.tags.isdisjoint(nouns)
+        if token.has("but") and token.gap < PAUSE and is_behind_all and tokens[at + 1].has("the"):
+            left[at] = replace(token, tags=frozenset({"except"}))
+    return left
+
+
+def _arranged(deed: Deed, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
+    things = [node for node in nodes if node.kind == "thing" and node.thing is not None]
+    if deed in (Deed.STACK, Deed.LINE_UP):
+        marks = [node for node in nodes if node.kind in ("row", "tower")]
+        return _many(deed, [*things, *marks])
+    if deed is Deed.SWAP:
+        places = [node for node in nodes if node.kind == "place" and node.thing is not None and node.relation is None]
+        both = sorted([*things, *places], key=lambda node: node.begin)[:2]
+        with_ = [node for node in nodes if node.kind == "with"]
+        told = [node.thing for node in both]
+        step = Step(Deed.SWAP, told[0] if told else None, reference=told[1] if len(told) > 1 else None)
+        return [step], [*both, *with_]
+    mark = next((node for node in nodes if node.kind in ("by colour", "by kind")), None)
+    into = next((node for node in nodes if node.kind == "place" and node.thing is not None), None)
+    word = "" if mark is None else mark.kind.removeprefix("by ")
+    thing = _all(things[0].thing) if things and things[0].thing else None
+    reference = None if into is None or into.thing is None else _all(into.thing)
+    relation = None if into is None else into.relation or Relation.IN
+    used = [node for node in (*things[:1], mark, into) if node is not None]
+    return [Step(Deed.SORT, thing, relation, reference, word=word or "colour")], used
+
+
+def _many(deed: Deed, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
+    """ "stack the blocks" is about all of them; "stack the red block and the blue block" puts one on the other."""
+    things = [node.thing for node in nodes if node.kind == "thing" and node.thing is not None]
+    if deed is Deed.STACK and len(things) > 1:
+        pairs = zip(things, things[1:], strict=False)
+        return [Step(Deed.PLACE, above, Relation.ON, below) for below, above in pairs], nodes
+    if deed is Deed.LINE_UP and len(things) > 1:
+        return [], []  # things of several kinds in a row: not yet
+    return [Step(deed, _all(things[0]) if things else None)], nodes
+
+
+def _all(thing: Thing) -> Thing:
+    """What is arranged is all of it, unless a number is said."""
+    return thing if thing.quantity in _MANY or thing.colour or thing.is_it else replace(thing, quantity=Quantity.ALL)
+
+
+def _is_many(things: list[Node]) -> bool:
+    told = [node.thing for node in things if node.thing is not None]
+    return len(told) > 1 or any(thing.quantity in _MANY for thing in told)
+
+
+def _place(tag: str, nodes: list[Node], marks: dict[str, Node], tokens: list[Token]) -> tuple[Place, list[Node]] | None:
+    """The place that the words say without a thing, and its nodes."""
+    ways = [node for node in nodes if node.kind == "way"]
+    if "back" in marks:
+        return Place("back"), [marks["back"], *(way for way in ways if tokens[way.begin].has("back"))]
+    if tag == "place" and len(ways) == 1 and tokens[ways[0].begin].has("back") and ways[0].way is Direction.AWAY:
+        return Place("back"), ways
+    if "middle" in marks:
+        return Place("middle"), [marks["middle"]]
+    if "length" in marks and len(ways) == 1 and ways[0].way is not None:
+        return Place("by", ways[0].way, marks["length"].metres or 0.0), [marks["length"], ways[0]]
+    return None

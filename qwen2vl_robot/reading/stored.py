@@ -1,0 +1,75 @@
+"""Forms of a language that were spelled out once → the user's cache, and back: reading them is ten times faster.
+
+A file is named by the hash of all that its forms follow from, and begins with the hash of its content; one that is cut,
+foreign or changed is spelled out anew. Without a place to write everything works as well, more slowly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from qwen2vl_robot.languages import Language
+from qwen2vl_robot.reading.tokens import Entry
+
+_SOURCES = ("languages.py", "reading/letters.py", "reading/lexicon.py", "reading/stored.py", "reading/tokens.py")
+_KEPT = 40  # files; the oldest go
+
+
+def recall(language: Language, is_bare: bool, spell_out: Callable[[], dict[str, Entry]]) -> dict[str, Entry]:
+    """The forms of a language, from the cache where they are there, else spelled out and put there."""
+    said = hashlib.sha256(f"{_sources()}{is_bare}{language.model_dump_json()}".encode()).hexdigest()
+    file = _folder() / f"words-{said[:40]}.json"
+    found = _read(file)
+    if found is None:
+        found = spell_out()
+        _write(file, found)
+    return found
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
+
+
+@functools.lru_cache(maxsize=1)
+def _sources() -> str:
+    root = Path(__file__).resolve().parents[1]
+    return hashlib.sha256(b"".join((root / name).read_bytes() for name in _SOURCES)).hexdigest()
+
+
+def _read(file: Path) -> dict[str, Entry] | None:
+    try:
+        head, _, body = file.read_bytes().partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != head:
+            return None
+        content = json.loads(body)
+        entries = [Entry(tuple(map(frozenset, tags)), frozenset(spaces)) for tags, spaces in content["entries"]]
+        return {form: entries[at] for at, forms in enumerate(content["forms"]) for form in forms}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+
+
+def _write(file: Path, found: dict[str, Entry]) -> None:
+    """Write beside the file and move it there, so that two processes at once never leave half of one."""
+    order: dict[Entry, list[str]] = {}
+    for form, entry in found.items():
+        order.setdefault(entry, []).append(form)
+    entries = [([sorted(tags) for tags in entry.tags], sorted(entry.spaces)) for entry in order]
+    body = json.dumps({"entries": entries, "forms": list(order.values())}, ensure_ascii=False).encode()
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".words-")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            Path(name).replace(file)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+        for old in sorted(file.parent.glob("words-*.json"), key=lambda old: old.stat().st_mtime)[:-_KEPT]:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,268 @@
+"""A sentence and everything in view → deeds; the truth is the plant's, and nothing here asks a planner or moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from qwen2vl_robot.agreement import agree
+from qwen2vl_robot.config import ObjectSpec
+from qwen2vl_robot.messages import (
+    Action,
+    ImageBox,
+    ObjectReference,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Plan,
+    Relation,
+    Verb,
+)
+from qwen2vl_robot.perception import Stock, Surroundings, take_stock
+from qwen2vl_robot.planner.phrasing import motions
+from qwen2vl_robot.plant.client import PlantProcess, PlantTruth
+from qwen2vl_robot.programme import MAX_DEEDS, Programme, is_measured, programme
+from qwen2vl_robot.reading import read
+from qwen2vl_robot.spots import Moved
+from tests.cells import PROFILE
+
+AROUND = Surroundings.of(PROFILE)
+THINGS = {
+    "red block": (0.42, 0.20),
+    "green block": (0.50, 0.12),
+    "blue block": (0.43, 0.02),
+    "green ball": (0.64, 0.18),
+    "yellow ball": (0.52, 0.24),
+    "blue plate": (0.58, -0.03),
+    "red plate": (0.45, -0.18),
+    "yellow bowl": (0.62, -0.20),
+}
+
+
+class Scene:
+    """What was measured once, and the plant's truth of it."""
+
+    def __init__(self, plant: PlantProcess) -> None:
+        link = plant.link
+        self.stock: Stock = take_stock(Observation(link.capture(), link.state()), AROUND)
+        self.boxes = {name: seen.box for name, seen in plant.truth.boxes().items()}
+        self.truth: PlantTruth = plant.truth
+
+    def of(self, text: str, *moved: Moved) -> Programme | Outcome | None:
+        goal = read(text)
+        assert goal.is_understood, goal.unread
+        return programme(goal, motions(goal), self.stock, AROUND, moved)
+
+    def plan(self, text: str, *moved: Moved) -> Plan:
+        found = self.of(text, *moved)
+        assert isinstance(found, Programme), found
+        assert not agree(read(text), found.plan).contradictions
+        assert not agree(read(text), found.plan).doubts
+        return found.plan
+
+    def name(self, thing: ObjectReference) -> str:
+        """The plant's name of what a plan's box is around."""
+        (box,) = thing.boxes
+        best = max(self.boxes, key=lambda name: box.iou(self.boxes[name]))
+        assert box.iou(self.boxes[best]) > 0.6
+        return best
+
+    def said(self, action: Action) -> tuple[str, ...]:
+        named = () if action.object is None else (self.name(action.object),)
+        place = () if action.spot is None else (action.spot.text,)
+        relation = () if action.relation is None else (action.relation.value,)
+        return (action.verb.value, *relation, *named, *place)
+
+    def deeds(self, text: str) -> list[tuple[str, ...]]:
+        return [self.said(action) for action in self.plan(text).actions]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    always = tuple(
+        ObjectSpec(colour=name.split()[0], kind=name.split()[1], position_m=at) for name, at in THINGS.items()
+    )
+    with PlantProcess("scenes/tabletop.yaml", 11, always=always, count=len(always), camera="ideal") as plant:
+        yield Scene(plant)
+
+
+def moved_things(deeds: list[tuple[str, ...]]) -> list[str]:
+    return [deed[1] for deed in deeds if deed[0] == "pick"]
+
+
+def test_all_of_a_kind_are_moved_and_nothing_else(scene: Scene) -> None:
+    deeds = scene.deeds("put all the blocks in the bowl")
+    assert sorted(moved_things(deeds)) == ["blue block", "green block", "red block"]
+    assert [deed for deed in deeds if deed[0] == "place"] == [("place", "in", "yellow bowl")] * 3
+
+
+@pytest.mark.parametrize("which", ["the balls", "both balls", "every ball", "all the balls", "the two balls"])
+def test_a_plural_means_all_of_them(scene: Scene, which: str) -> None:
+    assert sorted(moved_things(scene.deeds(f"put {which} behind the blue plate"))) == ["green ball", "yellow ball"]
+
+
+def test_a_colour_narrows_what_all_means(scene: Scene) -> None:
+    assert sorted(moved_things(scene.deeds("put all the green things in the bowl"))) == ["green ball", "green block"]
+
+
+def test_what_is_excluded_stays(scene: Scene) -> None:
+    deeds = scene.deeds("put all the blocks but the blue one in the bowl")
+    assert sorted(moved_things(deeds)) == ["green block", "red block"]
+
+
+def test_a_number_is_as_many(scene: Scene) -> None:
+    assert len(moved_things(scene.deeds("put two blocks in the bowl"))) == 2
+    asked = scene.of("put four blocks in the bowl")
+    assert isinstance(asked, Outcome)
+    assert "I see 3 of them, not 4" in asked.causes[0].text
+
+
+def test_any_one_will_do_where_that_is_said_and_is_asked_about_where_not(scene: Scene) -> None:
+    assert len(moved_things(scene.deeds("put a block in the bowl"))) == 1
+    assert len(moved_things(scene.deeds("pick up any block"))) == 1
+    assert scene.of("pick up a green ball") is None, "there is one: the planner finds it as ever"
+
+
+def test_each_thing_gets_a_place_of_its_own(scene: Scene) -> None:
+    deeds = scene.deeds("put each ball on a plate")
+    assert sorted(deed[2] for deed in deeds if deed[0] == "place") == ["blue plate", "red plate"]
+    asked = scene.of("put each block on a plate")
+    assert isinstance(asked, Outcome)
+    assert "3 things need a place of their own; I see 2" in asked.causes[0].text
+
+
+def test_what_has_no_place_of_its_colour_is_asked_about(scene: Scene) -> None:
+    asked = scene.of("sort the blocks onto the plates by colour")
+    assert isinstance(asked, Outcome)
+    assert "I see nothing green" in asked.causes[0].text
+
+
+def test_a_tower_has_its_widest_thing_below_and_needs_no_deed_for_it(scene: Scene) -> None:
+    deeds = scene.deeds("stack the blocks")
+    width = {name: max(thing.body.shape.size_m[:2]) for name, thing in scene.truth.objects().items() if "block" in name}  # type: ignore[union-attr]
+    assert len(deeds) == 4
+    base = deeds[1][2]
+    assert width[base] >= max(width.values()) - 0.006
+    assert deeds[1][2] != deeds[3][2], "the third stands on the second"
+    assert deeds[0][1] == deeds[3][2]
+
+
+def test_a_row_is_straight_and_leaves_room_for_fingers(scene: Scene) -> None:
+    plan = scene.plan("line up the blocks")
+    spots = [np.array(action.spot.xy_m) for action in plan.actions if action.spot is not None]
+    first = next(
+        name for name in ("red block", "green block", "blue block") if name not in map(scene.name, picked(plan))
+    )
+    row = [scene.truth.objects()[first].T_base_object[:2, 3], *spots]
+    ways = [(b - a) / np.linalg.norm(b - a) for a, b in zip(row, row[1:], strict=False)]
+    assert float(ways[0] @ ways[1]) > 0.99
+    assert all(0.05 < np.linalg.norm(b - a) < 0.16 for a, b in zip(row, row[1:], strict=False))
+
+
+def picked(plan: Plan) -> list[ObjectReference]:
+    return [action.object for action in plan.actions if action.verb is Verb.PICK and action.object is not None]
+
+
+def test_a_swap_puts_one_aside_and_both_where_the_other_was(scene: Scene) -> None:
+    plan = scene.plan("swap the blue block and the green ball")
+    names = [scene.name(thing) for thing in picked(plan)]
+    aside, blue_to, green_to = [action.spot.xy_m for action in plan.actions if action.spot is not None]
+    assert names == ["blue block", "green ball", "blue block"]
+    assert np.linalg.norm(np.array(blue_to) - THINGS["blue block"]) < 0.01, "where the ball goes"
+    assert np.linalg.norm(np.array(green_to) - THINGS["green ball"]) < 0.01
+    assert all(np.linalg.norm(np.array(aside) - at) > 0.06 for at in THINGS.values())
+
+
+def test_things_are_sorted_onto_what_has_their_colour(scene: Scene) -> None:
+    deeds = scene.deeds("sort the blocks but the green one onto the plates by colour")
+    onto = {deeds[at][1]: deeds[at + 1][2] for at in range(0, len(deeds), 2)}
+    assert onto == {"red block": "red plate", "blue block": "blue plate"}
+
+
+def test_a_distance_is_kept_in_the_pictures_direction(scene: Scene) -> None:
+    (spot,) = [action.spot for action in scene.plan("move the blue block 10 cm to the left").actions if action.spot]
+    off = np.array(spot.xy_m) - THINGS["blue block"]
+    assert np.linalg.norm(off) == pytest.approx(0.10, abs=0.01)
+    boxes = scene.boxes["blue block"]
+    assert boxes.x0 > 0
+
+
+def test_back_is_where_it_was_before_and_nobody_knows_that_of_what_was_never_moved(scene: Scene) -> None:
+    blue = THINGS["blue block"]
+    (spot,) = [a.spot for a in scene.plan("put the blue block back", Moved((0.5, 0.3), blue)).actions if a.spot]
+    assert spot.xy_m == (0.5, 0.3)
+    (spot,) = [a.spot for a in scene.plan("put it back where it was", Moved((0.5, 0.3), blue)).actions if a.spot]
+    assert spot.xy_m == (0.5, 0.3)
+    for asked in (scene.of("put the green ball back", Moved((0.5, 0.3), blue)), scene.of("put it back")):
+        assert isinstance(asked, Outcome)
+        assert asked.kind is OutcomeKind.ASKED
+
+
+def test_a_word_that_no_colour_and_shape_tells_is_the_planners(scene: Scene) -> None:
+    assert scene.of("put all the ducks in the bowl") is None
+
+
+def test_what_is_not_there_or_is_one_of_several_is_a_question(scene: Scene) -> None:
+    for text, said in (
+        ("put all the cylinders in the bowl", "do not see"),
+        ("swap the red block and the ball", "Which one do you mean"),
+        ("put all the blocks on the plate", "Which one do you mean"),
+        ("swap the green ball and the green ball", "You named"),
+    ):
+        asked = scene.of(text)
+        assert isinstance(asked, Outcome), text
+        assert (asked.kind, said in asked.causes[0].text) == (OutcomeKind.ASKED, True), asked
+
+
+def test_a_long_programme_comes_in_parts(scene: Scene) -> None:
+    found = scene.of("put all the blocks behind the blue plate and then put all the blocks in the bowl")
+    assert isinstance(found, Programme)
+    assert len([a for a in found.plan.actions if a.verb is Verb.PICK]) == MAX_DEEDS
+    assert found.is_whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pick up the red block", "put the red block on the plate", "go home", "put the red block back on the plate"],
+)
+def test_one_thing_that_is_named_is_the_planners(text: str) -> None:
+    assert not is_measured(motions(read(text)))
+
+
+# ------------------------------------------------------------------------------------ what a plan may not do
+
+
+def plan_of(*actions: Action, is_measured: bool = True) -> Plan:
+    return Plan(actions, "", is_measured=is_measured)
+
+
+def thing(label: str) -> ObjectReference:
+    return ObjectReference(label, (ImageBox(1, 1, 9, 9),))
+
+
+PICK_RED = Action(Verb.PICK, thing("red block"))
+
+
+@pytest.mark.parametrize(
+    ("text", "actions"),
+    [
+        ("stack the blocks", (Action(Verb.PICK, thing("green ball")), Action(Verb.PLACE, thing("block"), Relation.ON))),
+        ("stack the blocks", (PICK_RED, Action(Verb.PLACE, thing("blue bowl"), Relation.IN))),
+        ("swap the red block and the blue block", (PICK_RED,)),
+        ("line up the blocks", (Action(Verb.PUSH, thing("red block")),)),
+        (
+            "put the blocks in the bowl",
+            (Action(Verb.PICK, thing("ball")), Action(Verb.PLACE, thing("bowl"), Relation.IN)),
+        ),
+    ],
+)
+def test_a_measured_plan_is_held_to_the_sentence_as_any_other(text: str, actions: tuple[Action, ...]) -> None:
+    assert agree(read(text), plan_of(*actions)).contradictions
+
+
+def test_a_model_may_not_say_how_things_are_arranged() -> None:
+    actions = (Action(Verb.PICK, thing("red block")), Action(Verb.PLACE, thing("blue block"), Relation.ON))
+    assert not agree(read("stack the blocks"), plan_of(*actions)).contradictions
+    assert agree(read("stack the blocks"), plan_of(*actions, is_measured=False)).contradictions
