@@ -77,6 +77,7 @@ setup(
             "pyarrow>=17",
             "soxr>=0.5,<2",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "scipy>=1.11",
             "ruff>=0.6",

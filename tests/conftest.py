@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # A busy machine is not a failed law: no deadline for one example.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+# Files that take minutes come first, so that processes that share the suite end at about the same time.
+_LONG = (
+    *("scenarios/test_tabletop", "nodes/test_supervisor", "tests/test_demo.py", "nodes/test_shell", "test_lookout"),
+    *("scenarios/", "contracts/", "arms/", "validation/", "test_demo_graph", "test_library", "test_cli", "nodes/"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take, and leave each as it is."""
+
+    def place(item: pytest.Item) -> int:
+        return next((at for at, name in enumerate(_LONG) if name in item.path.as_posix()), len(_LONG))
+
+    items.sort(key=place)

