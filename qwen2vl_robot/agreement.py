@@ -146,7 +146,7 @@ def _planned(plan: Plan, held: str) -> list[_Task]:
         if deed is Deed.PLACE:
             if tasks and tasks[-1].step.deed is Deed.PICK:
                 tasks.pop()
-            place = None if action.spot is None else Place(action.spot.text)
+            place = Place(action.spot.text) if action.spot is not None and action.relation is None else None
             tasks.append(_Task(Step(Deed.PLACE, carried, action.relation, thing, place=place), index))
             carried = None
         else:

@@ -16,14 +16,10 @@ from qwen2vl_robot.perception import Stock, Surroundings
 from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.reading import Asks, Deed, Goal, Place, Quantity, Question, Step, Thing
 from qwen2vl_robot.relations import outline_radius_m, relation_holds, toward
+from qwen2vl_robot.room import EXACT_M, ROUGH_M, ROW_GAP_M, aside, distance_m, is_flat, middle_of, side_by_side, xy_of
 from qwen2vl_robot.spots import Moved, Spot
 from qwen2vl_robot.stocktaking import is_measurable, match
 
-_EXACT_M, _ROUGH_M = 0.015, 0.05  # how far from a spot that was told in numbers, or in words
-_ROW_GAP_M = 0.035  # between things in a row: room for the fingers
-_LEAST_GAP_M = 0.02
-_FLAT_M = 0.008  # what is no higher is none of many that are moved
-_GRID = 20  # points a side of the table's working area at which something could be put aside
 MANY = (Quantity.ALL, Quantity.NUMBER)
 
 
@@ -110,8 +106,12 @@ class Measured:
             raise OpenError(f"What should I {what}?")
         found = match(Question(Asks.WHAT, thing), self.stock, self.around)
         excluded = self._excluded()
-        sure = tuple(item for item in found.sure if item not in excluded)
-        maybe = [item for item in found.maybe if item not in excluded and not self._is_table_like(item)]
+        unsure = [item for item in found.maybe if item not in excluded]
+        # A disc that a flat box explains as well is a plate all the same: nobody calls it a block.
+        plates = [item for item in unsure if is_flat(item) and item.label.endswith(" plate")]
+        flat = plates if thing.noun == "plate" else []
+        sure = (*(item for item in found.sure if item not in excluded), *flat)
+        maybe = [item for item in unsure if item not in plates]
         if maybe and (thing.quantity is Quantity.ALL or not sure):
             raise OpenError(f"I am not sure of {len(maybe)} of the things: {_listed(maybe)}. Which do you mean?")
         if not sure:
@@ -124,10 +124,6 @@ class Measured:
             matched = match(Question(Asks.WHAT, thing), self.stock, self.around)
             found += [*matched.sure, *matched.maybe]
         return tuple(found)
-
-    def _is_table_like(self, item: Item) -> bool:
-        """Whether a thing is too flat to be one of many that are moved."""
-        return shape_size_m(item.object.shape)[2] < _FLAT_M
 
     def _chosen(self, thing: Thing | None, done: Sequence[Item] = ()) -> list[Item]:
         """Which of the named things are meant: all, so many of them, the nearest of any, or the only one.
@@ -144,19 +140,14 @@ class Measured:
             if thing.count > len(named):
                 raise OpenError(f"I see {len(named)} of them, not {thing.count}.")
             return [*done, *free][: thing.count]
-        if len(named) == 1:
-            return list(named)
-        if thing.is_any:
+        if len(named) == 1 or thing.is_any:
             return [*done, *free][:1]
         raise OpenError(f"I see {len(named)} of them: {_listed(named)}. Which one do you mean?")
 
     def _reach(self, item: Item) -> tuple[bool, float]:
         """What to take first: what nothing stands on, then what is nearest to the robot."""
-        return self._is_below(item), float(np.linalg.norm(item.object.T_base_object[:2, 3]))
-
-    def _is_below(self, item: Item) -> bool:
-        others = (other for other in self.stock.items if other is not item)
-        return any(relation_holds(Relation.ON, o.object, item.object, self.around.rules, None) for o in others)
+        is_below = any(self._holds(Relation.ON, other, item) for other in self.stock.items if other is not item)
+        return is_below, float(np.linalg.norm(xy_of(item)))
 
     def _label(self, thing: Thing | None, item: Item) -> str:
         """The person's own words for a thing where they name it, else what is measured."""
@@ -175,12 +166,17 @@ class Measured:
         done = [item for item in named if any(self._holds(relation, item, other) for other in carriers)]
         if step.thing is not None and step.thing.quantity is Quantity.ALL:
             chosen = named
+        elif to.quantity is Quantity.ALL and step.thing is not None and step.thing.is_any:
+            free = [item for item in named if item not in done]  # "a block in each bowl"
+            chosen = sorted(free, key=self._reach)[: len(carriers)]
+            if len(chosen) < len(carriers):
+                raise OpenError(f"I see {len(chosen)} of them for {len(carriers)} places.")
         else:
             chosen = [item for item in self._chosen(step.thing, done) if item not in carriers]
         left = [item for item in chosen if item not in done]
         places = self._places(step, to, carriers, left, relation)
-        for item, place in zip(left, places, strict=True):
-            yield PlannedDeed(item, self._label(step.thing, item), relation, place, self._label(to, place))
+        for item, place, spot in zip(left, places, side_by_side(left, places, relation), strict=True):
+            yield PlannedDeed(item, self._label(step.thing, item), relation, place, self._label(to, place), spot)
 
     def _places(self, step: Step, to: Thing, carriers: list[Item], left: list[Item], relation: Relation) -> list[Item]:
         """Where each of some things goes: all to one place, or each to a free one of its own."""
@@ -229,9 +225,12 @@ class Measured:
         if len(both) != 2 or both[0] is both[1]:
             raise OpenError(f"Which two should I swap? You named {len(both)}: {_listed(both)}.")
         first, second = both
-        here, there = (Spot(_xy(item), _EXACT_M, f"where the {item.label} was") for item in both)
+        here, there = (Spot(xy_of(item), EXACT_M, f"where the {item.label} was") for item in both)
         labels = self._label(step.thing, first), self._label(step.reference or step.thing, second)
-        yield PlannedDeed(first, labels[0], spot=_aside(first, self.stock))
+        free = aside(first, self.stock)
+        if free is None:
+            raise OpenError("There is no free place to put something aside.")
+        yield PlannedDeed(first, labels[0], spot=free)
         yield PlannedDeed(second, labels[1], spot=here)
         yield PlannedDeed(first, labels[0], spot=there)
 
@@ -241,14 +240,14 @@ class Measured:
         if sides is None:
             raise OpenError("The camera looks in no direction in which a row has a left and a right.")
         left_xy = toward(Direction.LEFT, sides)
-        row = sorted(self._chosen(step.thing), key=lambda item: -float(left_xy @ _xy(item)))
+        row = sorted(self._chosen(step.thing), key=lambda item: -float(left_xy @ xy_of(item)))
         if len(row) < 2:
             raise OpenError(f"I see one of them: {_listed(row)}.")
-        at = np.array(_xy(row[0]))
+        at = np.array(xy_of(row[0]))
         for before, item in zip(row, row[1:], strict=False):
-            at = at - left_xy * (sum(outline_radius_m(i.object.shape) for i in (before, item)) + _ROW_GAP_M)
-            if _distance_m(at.tolist(), _xy(item)) > _EXACT_M:
-                spot = Spot((float(at[0]), float(at[1])), _EXACT_M, f"in a row, right of the {before.label}")
+            at = at - left_xy * (sum(outline_radius_m(i.object.shape) for i in (before, item)) + ROW_GAP_M)
+            if distance_m(at.tolist(), xy_of(item)) > EXACT_M:
+                spot = Spot((float(at[0]), float(at[1])), EXACT_M, f"in a row, right of the {before.label}")
                 yield PlannedDeed(item, self._label(step.thing, item), spot=spot)
 
     def _at_spot(self, step: Step, place: Place) -> Iterator[PlannedDeed]:
@@ -258,7 +257,7 @@ class Measured:
             return
         for item in self._chosen(step.thing):
             spot = self._spot(item, place)
-            if _distance_m(spot.xy_m, _xy(item)) > spot.radius_m:
+            if distance_m(spot.xy_m, xy_of(item)) > spot.radius_m:
                 yield PlannedDeed(item, self._label(step.thing, item), spot=spot)
 
     def _it_at_spot(self, place: Place) -> PlannedDeed:
@@ -266,30 +265,30 @@ class Measured:
         last = self.moved[-1] if self.moved else None
         if self.stock.held is not None:
             if place.kind == "back" and last is not None and last.to_xy_m is None:
-                spot = Spot(last.from_xy_m, _EXACT_M, "back where it was")
+                spot = Spot(last.from_xy_m, EXACT_M, "back where it was")
             elif place.kind == "middle":
-                spot = _middle(self.stock)
+                spot = middle_of(self.stock)
             else:
                 raise OpenError("Where should I put what I hold?")
             return PlannedDeed(None, self.stock.held.name, spot=spot)
         if last is None or last.to_xy_m is None:
             raise OpenError("I have moved nothing that you could mean. What should I move?")
         to_xy_m = last.to_xy_m
-        item = min(self.stock.items, key=lambda item: _distance_m(_xy(item), to_xy_m), default=None)
-        if item is None or _distance_m(_xy(item), to_xy_m) > _ROUGH_M:
+        item = min(self.stock.items, key=lambda item: distance_m(xy_of(item), to_xy_m), default=None)
+        if item is None or distance_m(xy_of(item), to_xy_m) > ROUGH_M:
             raise OpenError("What I moved last is no longer where I put it.")
         return PlannedDeed(item, item.label, spot=self._spot(item, place))
 
     def _spot(self, item: Item, place: Place) -> Spot:
         if place.kind == "back":
-            return Spot(self._was(item), _EXACT_M, "back where it was")
+            return Spot(self._was(item), EXACT_M, "back where it was")
         if place.kind == "middle":
-            return _middle(self.stock)
+            return middle_of(self.stock)
         sides = self.stock.sides
         if sides is None or place.direction is None:
             raise OpenError("The camera looks in no direction in which the table has a left and a right.")
-        x, y = _xy(item) + toward(place.direction, sides) * place.distance_m
-        return Spot((float(x), float(y)), _EXACT_M, place.describe())
+        x, y = xy_of(item) + toward(place.direction, sides) * place.distance_m
+        return Spot((float(x), float(y)), EXACT_M, place.describe())
 
     def _was(self, item: Item) -> tuple[float, float]:
         """Where a thing stood before it was moved last.
@@ -298,39 +297,9 @@ class Measured:
             OpenError: nobody saw it moved.
         """
         for moved in reversed(self.moved):
-            if moved.to_xy_m is not None and _distance_m(moved.to_xy_m, _xy(item)) <= _ROUGH_M:
+            if moved.to_xy_m is not None and distance_m(moved.to_xy_m, xy_of(item)) <= ROUGH_M:
                 return moved.from_xy_m
         raise OpenError(f"I do not know where the {item.label} was before.")
-
-
-def _aside(item: Item, stock: Stock) -> Spot:
-    """The free point of the table's working area that is nearest to what is seen."""
-    (x0, y0), (x1, y1) = stock.area_m
-    radius_m = outline_radius_m(item.object.shape)
-    xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    things = [(np.array(_xy(other)), outline_radius_m(other.object.shape)) for other in stock.items]
-    free_m = np.min([np.linalg.norm(grid - xy, axis=1) - r_m for xy, r_m in things], axis=0)
-    is_free = free_m >= radius_m + min(_ROW_GAP_M, float(np.max(free_m)) - radius_m)  # at worst the roomiest
-    if np.max(free_m) - radius_m < _LEAST_GAP_M:
-        raise OpenError("There is no free place to put something aside.")
-    off_m = np.linalg.norm(grid - np.mean([xy for xy, _ in things], axis=0), axis=1)
-    x, y = grid[int(np.where(is_free, off_m, np.inf).argmin())]
-    return Spot((float(x), float(y)), _ROUGH_M / 2, "aside")
-
-
-def _middle(stock: Stock) -> Spot:
-    x, y = stock.area_m.mean(axis=0)
-    return Spot((float(x), float(y)), _ROUGH_M, "in the middle of the table")
-
-
-def _xy(item: Item) -> tuple[float, float]:
-    x, y = item.object.T_base_object[:2, 3]
-    return (float(x), float(y))
-
-
-def _distance_m(a: Sequence[float], b: Sequence[float]) -> float:
-    return float(np.hypot(a[0] - b[0], a[1] - b[1]))
 
 
 def _listed(items: Sequence[Item]) -> str:

@@ -238,7 +238,7 @@ class Action:
     Attributes:
         object: what to pick or push; what to place beside, on or in (with `relation`).
         relation, direction, seconds, text: of a place, a push, a wait, and an ask or a refuse.
-        spot: of a place on the table itself, without object and relation; no planner may say it.
+        spot: of a place on the table itself, or where on its object it is tried first; no planner may say it.
     """
 
     verb: Verb

@@ -42,12 +42,12 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
   word known for that thing until the robot's process ends; `known` in the cell's rules makes it known for good.
 - A sentence may ask for several deeds ("put the red block on the blue plate and then go home"). All of them are planned
   and rehearsed before the first one moves, and all must hold at the end. The gripper holds one thing at a time.
-- It may be about several things, or about a place that no thing marks: "put all the blocks but the red one on the plate",
-  "put two blocks behind the bowl", "put a block on the plate" (any will do), "put each ball in a bowl", "stack the
-  blocks", "line up the blocks", "sort the blocks onto the plates by colour", "swap the red block and the green ball",
-  "move the red block 10 cm to the left", "put it back where it was", "put the ball in the middle of the table". Which
-  things these are is measured, by colour and shape, and no model is asked; of what may be meant or not you are asked.
-  More than six deeds are planned and rehearsed six at a time.
+- It may be about several things, or about a place that no thing marks: "put all the blocks but the red one on the
+  plate", "put two blocks behind the bowl", "put a block on the plate" (any will do), "put each ball in a bowl",
+  "stack the blocks", "line up the blocks", "sort the blocks onto the plates by colour", "swap the red block and the
+  green ball", "move the red block 10 cm to the left", "put it back where it was", "put the ball in the middle of the
+  table". Which things these are is measured, by colour and shape, and no model is asked; of what may be meant or not
+  you are asked. More than six deeds are planned and rehearsed six at a time.
 - What holds already is left as it is ("red block is on blue plate already; nothing moves").
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 

@@ -177,6 +177,16 @@ def spot_placements(
     return [p for p in found if all(_gap_to_point_m(body, p, shape) >= least_m for body in others)]
 
 
+def placement_at(
+    spot: Spot, relation: Relation, shape: Shape, reference: SceneObject, others: Sequence[SceneObject]
+) -> list[Array]:
+    """The centre (3,) of an upright object at a spot on or in something, if that is free; else nothing."""
+    point = np.array([*spot.xy_m, _places_upon(relation, shape, reference)[0][2]])
+    bottom_m = float(point[2]) - shape_size_m(shape)[2] / 2
+    around = [body for body in others if body.top_m > bottom_m]
+    return [point] if all(_gap_to_point_m(body, point, shape) >= _ON_TOP_GAP_M for body in around) else []
+
+
 def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> list[Array]:
     """The middle first, then a ring of places around it as far as the room allows."""
     height_m = shape_size_m(shape)[2]

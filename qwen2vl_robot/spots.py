@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place on the table itself.
+    """A place on the table itself; beside a relation, the place that is tried first.
 
     Attributes:
         xy_m: base frame.

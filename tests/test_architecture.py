@@ -75,6 +75,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stocktaking",
         "programme",
         "deeds",
+        "room",
         "answering",
         "holding",
         "naming",

@@ -95,7 +95,7 @@ def moved_things(deeds: list[tuple[str, ...]]) -> list[str]:
 def test_all_of_a_kind_are_moved_and_nothing_else(scene: Scene) -> None:
     deeds = scene.deeds("put all the blocks in the bowl")
     assert sorted(moved_things(deeds)) == ["blue block", "green block", "red block"]
-    assert [deed for deed in deeds if deed[0] == "place"] == [("place", "in", "yellow bowl")] * 3
+    assert [deed for deed in deeds if deed[0] == "place"] == [("place", "in", "yellow bowl", "beside the others")] * 3
 
 
 @pytest.mark.parametrize("which", ["the balls", "both balls", "every ball", "all the balls", "the two balls"])

@@ -28,6 +28,7 @@ def evaluate(
         typer.Option(
             help="tabletop: whole tasks; references: tasks that say the leftmost block, or name one of several; "
             "things: shapes that nobody here made, picked up by their true boxes; "
+            "long: several things, planned from what is measured; "
             "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion."
         ),
     ] = "tabletop",
@@ -55,17 +56,7 @@ def evaluate(
     An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
     """
     suite = suite if language is None else "languages"
-    if suite not in _PRINTERS:
-        raise BadInputError(f"--suite {suite}: unknown; there are: {', '.join(_SUITES)}")
-    if suite == "things" and (planner is not PlannerKind.TRUTH or model is not None):
-        raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
-    for option, is_given, suites in (
-        ("--camera", camera is not None, (*_TASKS, "things")),
-        ("--scene", scene is not None, _TASKS),
-        ("--faults", faults, _TASKS),
-    ):
-        if is_given and suite not in suites:
-            raise BadInputError(f"{option}: only with --suite {' or '.join(suites)}")
+    _check_options(suite, planner, {"--camera": camera, "--scene": scene, "--faults": faults or None, "--model": model})
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if language is not None:
         found = _eval_languages(head, model, language, episodes, json_file)
@@ -75,11 +66,30 @@ def evaluate(
         found = _eval_words(head, model, episodes, json_file)
     elif suite == "things":
         found = _eval_things({**head, "camera": camera}, episodes, json_file)
+    elif suite == "long":
+        found = _eval_long({**head, "planner": None, "camera": camera}, episodes, json_file)
     else:
         found = _eval_tasks({**head, "faults": faults, "camera": camera, "scene": scene}, model, episodes, json_file)
     if json_file != STDOUT:
         _PRINTERS[suite](found)
     save_json(found, json_file)
+
+
+def _check_options(suite: str, planner: PlannerKind, given: dict[str, object]) -> None:
+    """Refuse an option that a suite would pass over.
+
+    Raises:
+        BadInputError: the option, or the suite, is none of those that are named.
+    """
+    if suite not in _PRINTERS:
+        raise BadInputError(f"--suite {suite}: unknown; there are: {', '.join(_SUITES)}")
+    if suite == "things" and (planner is not PlannerKind.TRUTH or given["--model"] is not None):
+        raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
+    if suite == "long" and given["--model"] is not None:
+        raise BadInputError("--suite long: no model is asked in it; leave out --model")
+    for option, suites in (("--camera", (*_TASKS, "things", "long")), ("--scene", _TASKS), ("--faults", _TASKS)):
+        if given[option] is not None and suite not in suites:
+            raise BadInputError(f"{option}: only with --suite {' or '.join(suites)}")
 
 
 def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_file: str | None) -> dict[str, Any]:
@@ -115,6 +125,24 @@ def _eval_things(head: dict[str, Any], episodes: int, json_file: str | None) -> 
             answer=lambda results: {**head, "totals": summarise_things(results), "episodes": results},
             json_file=json_file,
             describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} lifted",
+        )
+    finally:
+        runner.close()
+
+
+def _eval_long(head: dict[str, Any], episodes: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.long import Long, summarise_long
+
+    runner = Long(camera=head["camera"])
+    head["camera"] = runner.camera
+    try:
+        return gather(
+            runner.run(episodes, head["seed"]),
+            "tasks",
+            episodes,
+            answer=lambda results: {**head, "totals": summarise_long(results), "episodes": results},
+            json_file=json_file,
+            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} done",
         )
     finally:
         runner.close()
@@ -197,6 +225,19 @@ def _print_things(answer: dict[str, Any]) -> None:
     show(table)
 
 
+def _print_long(answer: dict[str, Any]) -> None:
+    totals = answer["totals"]
+    table = Table(f"long, camera {answer['camera']}, seed {answer['seed']}", "")
+    for kind, entry in totals["tasks"].items():
+        table.add_row(kind, share_text(entry))
+    table.add_row("success", _ratio_text(totals, "success"))
+    if totals["steps"]:
+        table.add_row(f"of {totals['steps']} steps", _ratio_text(totals, "step"))
+    table.add_row("false success", str(totals["false_success"]))
+    table.add_row("a task, median", f"{totals['seconds_median']:.1f} s")
+    show(table)
+
+
 def _print_grounding(answer: dict[str, Any]) -> None:
     table = Table(
         f"grounding, seed {answer['seed']}", "questions", "verbs right", "asked", "IoU >= 0.5", "centre inside"
@@ -229,6 +270,7 @@ _TASKS = ("tabletop", "references")
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     **dict.fromkeys(_TASKS, _print_tasks),
     "things": _print_things,
+    "long": _print_long,
     "grounding": _print_grounding,
     "words": _print_words,
     "languages": _print_languages,

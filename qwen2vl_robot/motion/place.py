@@ -18,7 +18,7 @@ from qwen2vl_robot.motion.job import LINE_SPEED_RATIO, Job, line_space, unsuppor
 from qwen2vl_robot.motion.path import check_line
 from qwen2vl_robot.motion.timeline import PathFinder
 from qwen2vl_robot.reasons import MotionReason
-from qwen2vl_robot.relations import extent_m, has_side, outline_radius_m, placements, spot_placements
+from qwen2vl_robot.relations import extent_m, has_side, outline_radius_m, placement_at, placements, spot_placements
 from qwen2vl_robot.spots import Spot
 
 _RELEASE_M = 0.004  # height of the object's bottom above its support when the fingers open
@@ -97,10 +97,11 @@ def _read(job: Job) -> _Placing:
         raise unsupported(f"the gripper holds {held.name}, not {action.target}; place what it holds")
     if isinstance(held.shape, Hull) and not held.shape.boxes_m:
         raise unexplained(held)
-    if action.spot is not None:
+    if action.spot is not None and action.relation is None:
         return _Placing(held, scene.T_tool_held, spot=action.spot)
     reference = job.find(action.reference, "place beside, on or in")
-    return _Placing(held, scene.T_tool_held, _check_relation(action.relation, held, reference), reference)
+    relation = _check_relation(action.relation, held, reference)
+    return _Placing(held, scene.T_tool_held, relation, reference, action.spot)
 
 
 def _check_relation(relation: Relation | None, held: SceneObject, reference: SceneObject) -> Relation:
@@ -127,6 +128,8 @@ def _free_places(job: Job, placing: _Placing, others: list[SceneObject]) -> list
         blockers = [body for body in others if body is not reference]
         sides = job.sides if has_side(relation) else None
         points = placements(relation, held.shape, reference, blockers, job.rules, sides, table_m)
+        if placing.spot is not None and relation in (Relation.ON, Relation.IN):
+            points = [*placement_at(placing.spot, relation, held.shape, reference, blockers), *points]
     else:
         points = [] if placing.spot is None else spot_placements(placing.spot, held.shape, others, job.rules, table_m)
     points = [p for p in points if job.is_in_workspace(p)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.goal import Thing
+from qwen2vl_robot.reading.goal import Quantity, Thing
 from qwen2vl_robot.reading.things import NEAR
 
 _FAR = {
@@ -236,6 +236,11 @@ def _share_noun(nodes: list[Node]) -> list[Node]:
     for at in range(len(shared) - 3, -1, -1):
         first, link, second = shared[at], shared[at + 1], shared[at + 2]
         kinds = (first.kind in ("thing", "place"), link.kind == "and", second.kind == "thing")
-        if all(kinds) and first.is_bare and first.thing and second.thing and second.thing.noun:
-            shared[at] = replace(first, thing=replace(first.thing, noun=second.thing.noun), is_bare=False)
+        if not all(kinds) or not first.thing or not second.thing or not second.thing.noun:
+            continue
+        is_one = second.thing.quantity is Quantity.ONE and not second.thing.is_any
+        is_both = is_one and first.thing.count == 2 and bool(first.thing.colour) and not first.thing.noun
+        if first.is_bare or is_both:  # "both the red and the blue block" are one of each
+            one = replace(first.thing, noun=second.thing.noun, quantity=Quantity.ONE, count=1)
+            shared[at] = replace(first, thing=one, is_bare=False)
     return shared

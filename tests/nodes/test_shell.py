@@ -264,6 +264,13 @@ def whole_cell(folder: Path, told: list[str], seed: int, *parameters: str) -> It
         yield Shell(graph, told.append), process
 
 
+def awaits(looker: Shell) -> str | None:
+    """What the controller awaits; nothing too while a busy machine lets none of its words through."""
+    with contextlib.suppress(ExecutionError):
+        return looker.status().awaits
+    return None
+
+
 def test_a_person_who_says_no_at_the_prompt_leaves_the_camera_unknown(tmp_path: Path, told: list[str]) -> None:
     with whole_cell(tmp_path, told, 0, "approval:=auto", "camera_check:=required"):
         held = command("say", "go home", "--watch")
@@ -279,7 +286,7 @@ def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told:
     with whole_cell(tmp_path, told, 3, "approval:=confirm") as (looker, process):
         taken = command("say", "pick up the red block")
         assert (taken.returncode, taken.stderr) == (0, ""), taken
-        wait_for(lambda: looker.status().awaits, process, "controller", 120.0)
+        wait_for(lambda: awaits(looker), process, "controller", 180.0)
         awaited = str(looker.status().awaits)
         refused = command("approve", answer="n\n")
         assert refused.returncode == 1
@@ -296,7 +303,7 @@ def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told:
         assert looker.status().stopped_by == "topic stop"
         released = command("reset", "--yes")
         assert released.returncode == 0, released
-        wait_for(lambda: looker.status().stopped_by is None, process, "controller", 30.0)
+        wait_for(lambda: looker.status().stopped_by is None, process, "controller", 60.0)
 
 
 @pytest.mark.parametrize("arguments", [(), ("views", "--live")], ids=["nothing", "both"])
