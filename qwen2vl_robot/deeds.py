@@ -11,12 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen2vl_robot.errors import RobotError
-from qwen2vl_robot.messages import Direction, Relation, shape_size_m
+from qwen2vl_robot.messages import Direction, ObjectReference, Relation, Where, shape_size_m
 from qwen2vl_robot.perception import Stock, Surroundings
 from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.reading import Asks, Deed, Goal, Place, Quantity, Question, Step, Thing
-from qwen2vl_robot.relations import outline_radius_m, relation_holds, toward
-from qwen2vl_robot.room import EXACT_M, ROUGH_M, ROW_GAP_M, aside, distance_m, is_flat, middle_of, side_by_side, xy_of
+from qwen2vl_robot.relations import relation_holds, toward
+from qwen2vl_robot.room import (
+    EXACT_M,
+    ROUGH_M,
+    aside,
+    distance_m,
+    is_flat,
+    is_of_a_rim,
+    middle_of,
+    row_of,
+    side_by_side,
+    xy_of,
+)
 from qwen2vl_robot.spots import Moved, Spot
 from qwen2vl_robot.stocktaking import is_measurable, match
 
@@ -37,13 +48,14 @@ class PlannedDeed:
 
     Attributes:
         moved: None for what is in the gripper.
+        named, reference_named: what they are called, without a box.
     """
 
     moved: Item | None
-    label: str
+    named: ObjectReference
     relation: Relation | None = None
     reference: Item | None = None
-    reference_label: str = ""
+    reference_named: ObjectReference | None = None
     spot: Spot | None = None
     direction: Direction | None = None
     is_held: bool = False
@@ -87,10 +99,10 @@ class Measured:
             yield from self._collect(step, step.relation, step.reference)
         elif step.deed is Deed.PICK and step.thing is not None:
             for item in self._chosen(step.thing):
-                yield PlannedDeed(item, self._label(step.thing, item), is_held=True)
+                yield PlannedDeed(item, self._name(step.thing, item), is_held=True)
         elif step.deed is Deed.PUSH and step.direction is not None:
             for item in self._chosen(step.thing):
-                yield PlannedDeed(item, self._label(step.thing, item), direction=step.direction)
+                yield PlannedDeed(item, self._name(step.thing, item), direction=step.direction)
         else:
             raise NotMeasuredError(step.describe())
 
@@ -111,7 +123,7 @@ class Measured:
         plates = [item for item in unsure if is_flat(item) and item.label.endswith(" plate")]
         flat = plates if thing.noun == "plate" else []
         sure = (*(item for item in found.sure if item not in excluded), *flat)
-        maybe = [item for item in unsure if item not in plates]
+        maybe = [item for item in unsure if item not in plates and not is_of_a_rim(item, self.stock)]
         if maybe and (thing.quantity is Quantity.ALL or not sure):
             raise OpenError(f"I am not sure of {len(maybe)} of the things: {_listed(maybe)}. Which do you mean?")
         if not sure:
@@ -119,11 +131,8 @@ class Measured:
         return sure
 
     def _excluded(self) -> tuple[Item, ...]:
-        found: list[Item] = []
-        for thing in self.goal.exclusions:
-            matched = match(Question(Asks.WHAT, thing), self.stock, self.around)
-            found += [*matched.sure, *matched.maybe]
-        return tuple(found)
+        found = [match(Question(Asks.WHAT, thing), self.stock, self.around) for thing in self.goal.exclusions]
+        return tuple(item for matched in found for item in (*matched.sure, *matched.maybe))
 
     def _chosen(self, thing: Thing | None, done: Sequence[Item] = ()) -> list[Item]:
         """Which of the named things are meant: all, so many of them, the nearest of any, or the only one.
@@ -149,10 +158,14 @@ class Measured:
         is_below = any(self._holds(Relation.ON, other, item) for other in self.stock.items if other is not item)
         return is_below, float(np.linalg.norm(xy_of(item)))
 
-    def _label(self, thing: Thing | None, item: Item) -> str:
+    def _name(self, thing: Thing | None, item: Item) -> ObjectReference:
         """The person's own words for a thing where they name it, else what is measured."""
-        is_told = thing is not None and thing.noun and not self.goal.exclusions
-        return thing.label if thing is not None and is_told else item.label
+        if thing is None or thing.is_it:
+            return ObjectReference(item.label, ())
+        where = Where(thing.superlative) if thing.superlative else None
+        if thing.relation is not None and thing.reference is not None and not thing.superlative:
+            where = Where(thing.relation.value, thing.reference.label)
+        return ObjectReference(thing.label if thing.noun and not self.goal.exclusions else item.label, (), where)
 
     def _holds(self, relation: Relation, item: Item, other: Item) -> bool:
         return relation_holds(relation, item.object, other.object, self.around.rules, self.stock.sides)
@@ -176,7 +189,7 @@ class Measured:
         left = [item for item in chosen if item not in done]
         places = self._places(step, to, carriers, left, relation)
         for item, place, spot in zip(left, places, side_by_side(left, places, relation), strict=True):
-            yield PlannedDeed(item, self._label(step.thing, item), relation, place, self._label(to, place), spot)
+            yield PlannedDeed(item, self._name(step.thing, item), relation, place, self._name(to, place), spot)
 
     def _places(self, step: Step, to: Thing, carriers: list[Item], left: list[Item], relation: Relation) -> list[Item]:
         """Where each of some things goes: all to one place, or each to a free one of its own."""
@@ -199,8 +212,8 @@ class Measured:
         tower = sorted(named, key=lambda item: -sum(shape_size_m(item.object.shape)[:2]))
         for below, above in zip(tower, tower[1:], strict=False):
             if not self._holds(Relation.ON, above, below):
-                label = self._label(step.thing, above)
-                yield PlannedDeed(above, label, Relation.ON, below, self._label(step.thing, below))
+                name = self._name(step.thing, above)
+                yield PlannedDeed(above, name, Relation.ON, below, self._name(step.thing, below))
 
     def _sort(self, step: Step) -> Iterator[PlannedDeed]:
         """By colour or kind: each into the container that has its colour, else beside the first of its own."""
@@ -217,7 +230,7 @@ class Measured:
             home = homes.setdefault(group(item), item)
             mates = [home] if carriers else [i for i in self.stock.items if i is not item and group(i) == group(item)]
             if home is not item and not any(self._holds(relation, item, mate) for mate in mates):
-                yield PlannedDeed(item, item.label, relation, home, home.label)
+                yield PlannedDeed(item, self._name(None, item), relation, home, self._name(None, home))
 
     def _swap(self, step: Step) -> Iterator[PlannedDeed]:
         """One aside, the other to its place, and the first to the other's."""
@@ -226,13 +239,13 @@ class Measured:
             raise OpenError(f"Which two should I swap? You named {len(both)}: {_listed(both)}.")
         first, second = both
         here, there = (Spot(xy_of(item), EXACT_M, f"where the {item.label} was") for item in both)
-        labels = self._label(step.thing, first), self._label(step.reference or step.thing, second)
+        names = self._name(step.thing, first), self._name(step.reference or step.thing, second)
         free = aside(first, self.stock)
         if free is None:
             raise OpenError("There is no free place to put something aside.")
-        yield PlannedDeed(first, labels[0], spot=free)
-        yield PlannedDeed(second, labels[1], spot=here)
-        yield PlannedDeed(first, labels[0], spot=there)
+        yield PlannedDeed(first, names[0], spot=free)
+        yield PlannedDeed(second, names[1], spot=here)
+        yield PlannedDeed(first, names[0], spot=there)
 
     def _line_up(self, step: Step) -> Iterator[PlannedDeed]:
         """A row from the leftmost thing to the right, at equal distances, those that stand in it already left alone."""
@@ -243,12 +256,11 @@ class Measured:
         row = sorted(self._chosen(step.thing), key=lambda item: -float(left_xy @ xy_of(item)))
         if len(row) < 2:
             raise OpenError(f"I see one of them: {_listed(row)}.")
-        at = np.array(xy_of(row[0]))
-        for before, item in zip(row, row[1:], strict=False):
-            at = at - left_xy * (sum(outline_radius_m(i.object.shape) for i in (before, item)) + ROW_GAP_M)
-            if distance_m(at.tolist(), xy_of(item)) > EXACT_M:
-                spot = Spot((float(at[0]), float(at[1])), EXACT_M, f"in a row, right of the {before.label}")
-                yield PlannedDeed(item, self._label(step.thing, item), spot=spot)
+        spots = row_of(row, self.stock, left_xy)
+        if spots is None:
+            raise OpenError("There is no free place for a row of them.")
+        for item, spot in spots:
+            yield PlannedDeed(item, self._name(step.thing, item), spot=spot)
 
     def _at_spot(self, step: Step, place: Place) -> Iterator[PlannedDeed]:
         """ "back where it was", "10 cm to the left", "in the middle of the table"."""
@@ -258,7 +270,7 @@ class Measured:
         for item in self._chosen(step.thing):
             spot = self._spot(item, place)
             if distance_m(spot.xy_m, xy_of(item)) > spot.radius_m:
-                yield PlannedDeed(item, self._label(step.thing, item), spot=spot)
+                yield PlannedDeed(item, self._name(step.thing, item), spot=spot)
 
     def _it_at_spot(self, place: Place) -> PlannedDeed:
         """What is in the gripper, else what was moved last: "put it back"."""
@@ -270,14 +282,14 @@ class Measured:
                 spot = middle_of(self.stock)
             else:
                 raise OpenError("Where should I put what I hold?")
-            return PlannedDeed(None, self.stock.held.name, spot=spot)
+            return PlannedDeed(None, ObjectReference(self.stock.held.name, ()), spot=spot)
         if last is None or last.to_xy_m is None:
             raise OpenError("I have moved nothing that you could mean. What should I move?")
         to_xy_m = last.to_xy_m
         item = min(self.stock.items, key=lambda item: distance_m(xy_of(item), to_xy_m), default=None)
         if item is None or distance_m(xy_of(item), to_xy_m) > ROUGH_M:
             raise OpenError("What I moved last is no longer where I put it.")
-        return PlannedDeed(item, item.label, spot=self._spot(item, place))
+        return PlannedDeed(item, ObjectReference(item.label, ()), spot=self._spot(item, place))
 
     def _spot(self, item: Item, place: Place) -> Spot:
         if place.kind == "back":

@@ -8,14 +8,14 @@ the box of its own thing. Where a word has no measurable meaning ("duck") the pl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, OpenError, PlannedDeed
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Action, Cause, ObjectReference, Observation, Outcome, OutcomeKind, Plan, Scene, Verb
 from qwen2vl_robot.order import Order
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
-from qwen2vl_robot.reading import ARRANGING, Deed, Goal, Step
+from qwen2vl_robot.reading import ARRANGING, MEASURED_RANKS, Deed, Goal, Step
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.spots import Moved
 
@@ -61,10 +61,12 @@ def _needs_stock(step: Step) -> bool:
     if step.deed in ARRANGING or step.place is not None:
         return True
     if step.deed is Deed.PICK:
-        return step.thing is not None and step.thing.is_any
+        return step.thing is not None and (step.thing.is_any or step.thing.superlative in MEASURED_RANKS)
     if step.deed not in (Deed.PLACE, Deed.PUSH) or step.thing is None:
         return False
     things = [thing for thing in (step.thing, step.reference) if thing is not None]
+    if any(thing.superlative in MEASURED_RANKS for thing in things):
+        return True
     is_there = step.deed is Deed.PUSH or step.relation is not None
     return is_there and any(t.quantity in MANY or t.is_any for t in things)
 
@@ -103,15 +105,17 @@ def programme(
 def _is_open(step: Step, view: Measured) -> bool:
     """Whether a step needs what is measured: where "a block" can only be one, the planner finds it as ever."""
     things = [thing for thing in (step.thing, step.reference) if thing is not None]
-    if step.deed in ARRANGING or step.place is not None or any(t.quantity in MANY for t in things):
+    is_many = any(t.quantity in MANY or t.superlative in MEASURED_RANKS for t in things)
+    if step.deed in ARRANGING or step.place is not None or is_many:
         return _needs_stock(step)
     return any(thing.is_any and view.fits_several(thing) for thing in things)
 
 
 def _plan(deeds: Sequence[PlannedDeed], stock: Stock) -> Plan:
-    named = {id(deed.moved): deed.label for deed in deeds if deed.moved is not None}
-    named |= {id(deed.reference): deed.reference_label for deed in deeds if deed.reference is not None}
-    seen = {id(item): ObjectReference(named.get(id(item), item.label), (item.box,)) for item in stock.items}
+    named = {id(deed.moved): deed.named for deed in deeds}
+    named |= {id(deed.reference): deed.reference_named for deed in deeds if deed.reference_named is not None}
+    others = {id(item): ObjectReference(item.label, ()) for item in stock.items}
+    seen = {id(item): replace((others | named)[id(item)], boxes=(item.box,)) for item in stock.items}
     actions: list[Action] = []
     for deed in deeds:
         if deed.moved is None:

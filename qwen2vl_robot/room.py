@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qwen2vl_robot.messages import Relation, shape_size_m
+from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.messages import Container, Relation, shape_size_m
 from qwen2vl_robot.perception import Stock
 from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.relations import outline_radius_m
@@ -15,6 +16,7 @@ from qwen2vl_robot.spots import Spot
 EXACT_M, ROUGH_M = 0.015, 0.05  # how far from a spot that was told in numbers, or in words
 ROW_GAP_M = 0.035  # between things in a row: room for the fingers
 _LEAST_GAP_M = 0.02
+_RIM = (0.85, 1.1)  # of the radius, where a rim is
 _FLAT_RATIO = 0.25  # of height to width
 _GRID = 20  # points a side of the table's working area at which something could be put aside
 
@@ -33,6 +35,44 @@ def aside(item: Item, stock: Stock) -> Spot | None:
     off_m = np.linalg.norm(grid - np.mean([xy for xy, _ in things], axis=0), axis=1)
     x, y = grid[int(np.where(is_free, off_m, np.inf).argmin())]
     return Spot((float(x), float(y)), ROUGH_M / 2, "aside")
+
+
+def row_of(items: Sequence[Item], stock: Stock, left_xy: Array) -> list[tuple[Item, Spot]] | None:
+    """Where things go that are to stand in a row, from the left to the right; None where no row has room.
+
+    One of them stays where it is. Of all rows that are free the one is taken in which the least is carried.
+    """
+    rows = [row for at in range(len(items)) for row in (_row_around(items, at, left_xy),) if _is_free(row, stock)]
+    best = min(rows, key=lambda row: sum(distance_m(xy, xy_of(item)) for item, xy in row), default=None)
+    if best is None:
+        return None
+    return [(item, Spot(xy, EXACT_M, "in a row")) for item, xy in best if distance_m(xy, xy_of(item)) > EXACT_M]
+
+
+def _row_around(items: Sequence[Item], at: int, left_xy: Array) -> list[tuple[Item, tuple[float, float]]]:
+    """Each thing with its place in the row in which one stays."""
+    radii_m = [outline_radius_m(item.object.shape) for item in items]
+    steps_m = [a + b + ROW_GAP_M for a, b in zip(radii_m, radii_m[1:], strict=False)]
+    along_m = np.concatenate([[0.0], np.cumsum(steps_m)])
+    points = np.array(xy_of(items[at])) - np.outer(along_m - along_m[at], left_xy)
+    return [(item, (float(x), float(y))) for item, (x, y) in zip(items, points, strict=True)]
+
+
+def _is_free(row: Sequence[tuple[Item, tuple[float, float]]], stock: Stock) -> bool:
+    """Whether each thing of a row, put there one after the other, finds its place free and on the table."""
+    (x0, y0), (x1, y1) = stock.area_m
+    waiting = [item for item, _ in row]
+    others = [item for item in stock.items if all(item is not mate for mate in waiting)]
+    for item, (x, y) in row:
+        waiting = [mate for mate in waiting if mate is not item]
+        radius_m = outline_radius_m(item.object.shape)
+        if not (x0 <= x <= x1 and y0 <= y <= y1):
+            return False
+        for other in (*others, *waiting):
+            gap_m = distance_m((x, y), xy_of(other)) - radius_m - outline_radius_m(other.object.shape)
+            if gap_m < _LEAST_GAP_M and distance_m((x, y), xy_of(item)) > EXACT_M:
+                return False
+    return True
 
 
 def middle_of(stock: Stock) -> Spot:
@@ -62,6 +102,13 @@ def is_flat(item: Item) -> bool:
     """Whether a thing is much wider than high."""
     length_m, width_m, height_m = shape_size_m(item.object.shape)
     return height_m < _FLAT_RATIO * min(length_m, width_m)
+
+
+def is_of_a_rim(item: Item, stock: Stock) -> bool:
+    """Whether an unexplained piece lies on the rim of a hollow thing, as what is inside does not: it is a part of it."""
+    hollow = [other for other in stock.items if isinstance(other.object.shape, Container)]
+    shares = [distance_m(xy_of(item), xy_of(other)) / outline_radius_m(other.object.shape) for other in hollow]
+    return not item.is_explained and any(_RIM[0] <= ratio <= _RIM[1] for ratio in shares)
 
 
 def xy_of(item: Item) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from qwen2vl_robot.sides import Sides, farness, leftness
 
 _BESIDE = (Relation.LEFT_OF, Relation.RIGHT_OF, Relation.IN_FRONT_OF, Relation.BEHIND)
 _UPON = (Relation.ON, Relation.IN)
+_BY_SIDE = ("nearest", "farthest", "leftmost", "rightmost", "middlemost")
 _MIDDLE_RATIO = 1 / 3  # of the table's working area to both sides of its middle
 
 
@@ -54,12 +55,10 @@ def match(question: Question, stock: Stock, around: Surroundings) -> Matched:
         sure, maybe = (
             tuple(i for i in items if _holds_any(relation, i, others, stock, around)) for items in (sure, maybe)
         )
-    if (
-        thing.superlative
-        and len(sure) > 1
-        and (stock.sides is not None or thing.superlative in ("largest", "smallest"))
-    ):
-        sure = (min(sure, key=lambda item: _rank(thing.superlative, item.object, stock.sides)),)
+    if thing.superlative == "middlemost" and stock.sides is not None and len(sure) % 2:
+        sure = (sorted(sure, key=lambda item: _rank("leftmost", item, stock.sides))[len(sure) // 2],)
+    elif thing.superlative and len(sure) > 1 and (stock.sides is not None or thing.superlative not in _BY_SIDE):
+        sure = (min(sure, key=lambda item: _rank(thing.superlative, item, stock.sides)),)
     return Matched(sure, maybe, None if sure or maybe else thing)
 
 
@@ -120,8 +119,12 @@ def _holds_any(relation: Relation, item: Item, others: tuple[Item, ...], stock: 
     )
 
 
-def _rank(superlative: str, body: SceneObject, sides: Sides | None) -> float:
-    """Compute a number that is smallest for the body that a superlative means."""
+def _rank(superlative: str, item: Item, sides: Sides | None) -> float:
+    """Compute a number that is smallest for the thing that a superlative means."""
+    body, brightness = item.object, float(np.sum(item.rgb))
+    by_itself = {"tallest": -body.top_m, "lowest": body.top_m, "lightest": -brightness, "darkest": brightness}
+    if superlative in by_itself:
+        return by_itself[superlative]
     volume_m3 = float(np.prod(shape_size_m(body.shape)))
     if superlative in ("largest", "smallest") or sides is None:
         return -volume_m3 if superlative == "largest" else volume_m3

@@ -80,6 +80,22 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
+def roomy() -> Iterator[Scene]:
+    at = {"red": (0.42, 0.20), "green": (0.50, 0.12), "blue": (0.46, 0.02)}
+    always = tuple(ObjectSpec(colour=colour, kind="block", position_m=xy) for colour, xy in at.items())
+    with PlantProcess("scenes/tabletop.yaml", 11, always=always, count=len(always), camera="ideal") as plant:
+        yield Scene(plant)
+
+
+@pytest.fixture(scope="module")
+def roomy() -> Iterator[Scene]:
+    at = {"red": (0.42, 0.20), "green": (0.50, 0.12), "blue": (0.46, 0.02)}
+    always = tuple(ObjectSpec(colour=colour, kind="block", position_m=xy) for colour, xy in at.items())
+    with PlantProcess("scenes/tabletop.yaml", 11, always=always, count=len(always), camera="ideal") as plant:
+        yield Scene(plant)
+
+
+@pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     always = tuple(
         ObjectSpec(colour=name.split()[0], kind=name.split()[1], position_m=at) for name, at in THINGS.items()
@@ -149,16 +165,26 @@ def test_a_tower_has_its_widest_thing_below_and_needs_no_deed_for_it(scene: Scen
     assert deeds[0][1] == deeds[3][2]
 
 
-def test_a_row_is_straight_and_leaves_room_for_fingers(scene: Scene) -> None:
-    plan = scene.plan("line up the blocks")
+def test_where_no_row_has_room_that_is_said(scene: Scene) -> None:
+    asked = scene.of("line up the blocks")
+    assert isinstance(asked, Outcome)
+    assert "no free place for a row" in asked.causes[0].text
+
+
+def test_where_no_row_has_room_that_is_said(scene: Scene) -> None:
+    asked = scene.of("line up the blocks")
+    assert isinstance(asked, Outcome)
+    assert "no free place for a row" in asked.causes[0].text
+
+
+def test_a_row_is_straight_and_leaves_room_for_fingers(roomy: Scene) -> None:
+    plan = roomy.plan("line up the blocks")
     spots = [np.array(action.spot.xy_m) for action in plan.actions if action.spot is not None]
-    first = next(
-        name for name in ("red block", "green block", "blue block") if name not in map(scene.name, picked(plan))
-    )
-    row = [scene.truth.objects()[first].T_base_object[:2, 3], *spots]
-    ways = [(b - a) / np.linalg.norm(b - a) for a, b in zip(row, row[1:], strict=False)]
-    assert float(ways[0] @ ways[1]) > 0.99
-    assert all(0.05 < np.linalg.norm(b - a) < 0.16 for a, b in zip(row, row[1:], strict=False))
+    (first,) = {"red block", "green block", "blue block"} - {roomy.name(thing) for thing in picked(plan)}
+    row = np.array([roomy.truth.objects()[first].T_base_object[:2, 3], *spots])
+    along = np.linalg.svd(row - row.mean(axis=0))[2][0]
+    assert np.abs((row - row.mean(axis=0)) @ (-along[1], along[0])).max() < 0.005
+    assert all(0.05 < gap_m < 0.16 for gap_m in np.diff(np.sort(row @ along)))
 
 
 def picked(plan: Plan) -> list[ObjectReference]:

@@ -236,7 +236,7 @@ def _back(rng: np.random.Generator) -> _Task:
         return _distance_m(_xyz(before[label])[:2], _xyz(after[label])[:2]) <= _NEAR_M
 
     says = (f"move the {label} 10 cm to the {side}", "put it back where it was")
-    return _Task("back", (label, f"{second} cylinder"), says, holds, (label,))
+    return _Task("back", (label, f"{second} cylinder"), says, holds, (label,), _roomy(label, 0.10))
 
 
 def _by(rng: np.random.Generator) -> _Task:
@@ -248,7 +248,18 @@ def _by(rng: np.random.Generator) -> _Task:
         return abs(_distance_m(_xyz(before[label])[:2], _xyz(after[label])[:2]) - distance_m) <= _NEAR_M / 2
 
     said = f"move the {label} {100 * distance_m:.0f} cm to the {side}"
-    return _Task("by", (label, f"{second} cylinder"), (said,), holds, (label,))
+    return _Task("by", (label, f"{second} cylinder"), (said,), holds, (label,), _roomy(label, distance_m))
+
+
+def _roomy(label: str, distance_m: float) -> Callable[[Things], bool]:
+    """Whether all around a thing, so far away, the table is free and within reach."""
+
+    def fits(now: Things) -> bool:
+        (x, y), others = _xyz(now[label])[:2], [_xyz(now[k])[:2] for k in now if k != label]
+        is_inside = 0.40 + distance_m <= x + 0.10 and x <= 0.60 and abs(y) + distance_m <= 0.25
+        return is_inside and all(_distance_m(np.array([x, y]), at) >= distance_m + 0.10 for at in others)
+
+    return fits
 
 
 _TASKS: tuple[Callable[[np.random.Generator], _Task], ...] = (_row, _stack, _swap, _each, _sort, _all_but, _back, _by)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qwen2vl_robot.reading.goal import (
     ARRANGING,
     HANDLING,
+    MEASURED_RANKS,
     Asks,
     Deed,
     Goal,
@@ -23,6 +24,7 @@ from qwen2vl_robot.reading.viewpoint import whose_sides
 __all__ = [
     "ARRANGING",
     "HANDLING",
+    "MEASURED_RANKS",
     "Asks",
     "Deed",
     "Goal",

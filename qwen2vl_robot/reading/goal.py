@@ -38,6 +38,7 @@ class Deed(str, Enum):
     OTHER = "other"
 
 
+MEASURED_RANKS = ("tallest", "lowest", "middlemost", "lightest", "darkest")  # superlatives that no model learned
 ARRANGING = (Deed.STACK, Deed.SORT, Deed.SWAP, Deed.LINE_UP)  # several deeds that follow from what is seen
 HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, *ARRANGING)  # what is done to a thing
 _MOVING = (*HANDLING, Deed.HOME)

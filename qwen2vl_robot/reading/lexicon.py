@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from qwen2vl_robot.languages import MADE, Language
+from qwen2vl_robot.reading.goal import MEASURED_RANKS
 from qwen2vl_robot.reading.letters import Word, plain_words
 from qwen2vl_robot.reading.pieces import Forms, cut
 from qwen2vl_robot.reading.stored import recall
@@ -38,7 +39,7 @@ class Lexicon:
     def __init__(self, language: Language, *, is_bare: bool = False) -> None:
         self.grammar = language.reading
         self.kinds = {*language.kinds, "table"}
-        self.colours, self.superlatives = set(language.colours), set(language.superlatives)
+        self.colours, self.superlatives = set(language.colours), {*language.superlatives, *MEASURED_RANKS}
         self._is_bare, self._is_joined = is_bare, self.grammar.spacing != "words"
         self._letters = {ord(pair[0]): pair[1:] for pair in self.grammar.letters.split()}
         self.entries = recall(language, is_bare, lambda: self._spell_out(language))
