@@ -248,15 +248,13 @@ class Measured:
         yield PlannedDeed(first, names[0], spot=there)
 
     def _line_up(self, step: Step) -> Iterator[PlannedDeed]:
-        """A row from the leftmost thing to the right, at equal distances, those that stand in it already left alone."""
-        sides = self.stock.sides
+        """A row from the left to the right, else from near to far; what stands in it already is left alone."""
+        row, sides = self._chosen(step.thing), self.stock.sides
         if sides is None:
             raise OpenError("The camera looks in no direction in which a row has a left and a right.")
-        left_xy = toward(Direction.LEFT, sides)
-        row = sorted(self._chosen(step.thing), key=lambda item: -float(left_xy @ xy_of(item)))
         if len(row) < 2:
             raise OpenError(f"I see one of them: {_listed(row)}.")
-        spots = row_of(row, self.stock, left_xy)
+        spots = row_of(row, self.stock, [toward(way, sides) for way in (Direction.LEFT, Direction.CLOSER)])
         if spots is None:
             raise OpenError("There is no free place for a row of them.")
         for item, spot in spots:

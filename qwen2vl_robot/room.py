@@ -37,24 +37,28 @@ def aside(item: Item, stock: Stock) -> Spot | None:
     return Spot((float(x), float(y)), ROUGH_M / 2, "aside")
 
 
-def row_of(items: Sequence[Item], stock: Stock, left_xy: Array) -> list[tuple[Item, Spot]] | None:
-    """Where things go that are to stand in a row, from the left to the right; None where no row has room.
+def row_of(items: Sequence[Item], stock: Stock, axes: Sequence[Array]) -> list[tuple[Item, Spot]] | None:
+    """Where things go that are to stand in a row along one of some axes, the first of them that has room; else None.
 
     One of them stays where it is. Of all rows that are free the one is taken in which the least is carried.
     """
-    rows = [row for at in range(len(items)) for row in (_row_around(items, at, left_xy),) if _is_free(row, stock)]
-    best = min(rows, key=lambda row: sum(distance_m(xy, xy_of(item)) for item, xy in row), default=None)
-    if best is None:
-        return None
-    return [(item, Spot(xy, EXACT_M, "in a row")) for item, xy in best if distance_m(xy, xy_of(item)) > EXACT_M]
+    for axis in axes:
+        ordered = sorted(items, key=lambda item: -float(axis @ xy_of(item)))
+        rows = [_row_around(ordered, at, axis) for at in range(len(items))]
+        free = [row for row in rows if _is_free(row, stock)]
+        if free:
+            best = min(free, key=lambda row: sum(distance_m(xy, xy_of(item)) for item, xy in row))
+            moved = [(item, xy) for item, xy in best if distance_m(xy, xy_of(item)) > EXACT_M]
+            return [(item, Spot(xy, EXACT_M, "in a row")) for item, xy in moved]
+    return None
 
 
-def _row_around(items: Sequence[Item], at: int, left_xy: Array) -> list[tuple[Item, tuple[float, float]]]:
+def _row_around(items: Sequence[Item], at: int, axis: Array) -> list[tuple[Item, tuple[float, float]]]:
     """Each thing with its place in the row in which one stays."""
     radii_m = [outline_radius_m(item.object.shape) for item in items]
     steps_m = [a + b + ROW_GAP_M for a, b in zip(radii_m, radii_m[1:], strict=False)]
     along_m = np.concatenate([[0.0], np.cumsum(steps_m)])
-    points = np.array(xy_of(items[at])) - np.outer(along_m - along_m[at], left_xy)
+    points = np.array(xy_of(items[at])) - np.outer(along_m - along_m[at], axis)
     return [(item, (float(x), float(y))) for item, (x, y) in zip(items, points, strict=True)]
 
 
@@ -105,7 +109,7 @@ def is_flat(item: Item) -> bool:
 
 
 def is_of_a_rim(item: Item, stock: Stock) -> bool:
-    """Whether an unexplained piece lies on the rim of a hollow thing, as what is inside does not: it is a part of it."""
+    """Whether an unexplained piece lies on the rim of a hollow thing, as what is inside does not."""
     hollow = [other for other in stock.items if isinstance(other.object.shape, Container)]
     shares = [distance_m(xy_of(item), xy_of(other)) / outline_radius_m(other.object.shape) for other in hollow]
     return not item.is_explained and any(_RIM[0] <= ratio <= _RIM[1] for ratio in shares)

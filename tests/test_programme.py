@@ -88,14 +88,6 @@ def roomy() -> Iterator[Scene]:
 
 
 @pytest.fixture(scope="module")
-def roomy() -> Iterator[Scene]:
-    at = {"red": (0.42, 0.20), "green": (0.50, 0.12), "blue": (0.46, 0.02)}
-    always = tuple(ObjectSpec(colour=colour, kind="block", position_m=xy) for colour, xy in at.items())
-    with PlantProcess("scenes/tabletop.yaml", 11, always=always, count=len(always), camera="ideal") as plant:
-        yield Scene(plant)
-
-
-@pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     always = tuple(
         ObjectSpec(colour=name.split()[0], kind=name.split()[1], position_m=at) for name, at in THINGS.items()
@@ -163,12 +155,6 @@ def test_a_tower_has_its_widest_thing_below_and_needs_no_deed_for_it(scene: Scen
     assert width[base] >= max(width.values()) - 0.006
     assert deeds[1][2] != deeds[3][2], "the third stands on the second"
     assert deeds[0][1] == deeds[3][2]
-
-
-def test_where_no_row_has_room_that_is_said(scene: Scene) -> None:
-    asked = scene.of("line up the blocks")
-    assert isinstance(asked, Outcome)
-    assert "no free place for a row" in asked.causes[0].text
 
 
 def test_where_no_row_has_room_that_is_said(scene: Scene) -> None:
