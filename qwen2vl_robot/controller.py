@@ -150,7 +150,8 @@ class Controller:
         around = self._surroundings.heard(task.instruction.text)
         found = plan_measured(asked, observation, around, self._belief.scene, self._memory.moved)
         if isinstance(found, Outcome):
-            raise _EndOfTry(found)
+            is_rest = found.kind is OutcomeKind.ACHIEVED and bool(task.achieved)  # of what earlier plans have done
+            raise _EndOfTry(Outcome(OutcomeKind.ACHIEVED) if is_rest else found)
         if found is not None:
             task.goes_on_with = None if found.is_whole else asked
         return None if found is None else found.plan

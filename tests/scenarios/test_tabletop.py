@@ -295,3 +295,15 @@ class _RefusingOnce:
             return verdict
         doubt = Violation(ViolationKind.COLLISION, 1.0, ("finger", "bowl"), 0.01, "m")
         return replace(verdict, accepted=False, violations=(doubt,))
+
+
+def test_things_are_lined_up_from_what_is_measured_and_no_planner_is_asked() -> None:
+    blocks = {"red": (0.44, 0.12), "green": (0.50, -0.04)}
+    with stage(*(ObjectSpec(colour=c, kind="block", position_m=at) for c, at in blocks.items())) as s:
+        report = s.run(instruction="line up the blocks")
+        true = s.plant.truth.objects()
+    assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+    assert [plan.is_measured for plan in report.plans] == [True]
+    assert [step.action.verb for step in report.steps] == [Verb.PICK, Verb.PLACE]
+    apart_m = float(np.linalg.norm((true["red block"].T_base_object - true["green block"].T_base_object)[:2, 3]))
+    assert 0.08 < apart_m < 0.16, "beside each other, with room for fingers"
