@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app
-from qwen2vl_robot.cli.output import gather, provenance, save_json, show
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, PartialFile, RayName, app
+from qwen2vl_robot.cli.output import Results, gather, provenance, save_json, show
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.fleet.jobs import Job
+from qwen2vl_robot.fleet.running import place, run_job
 
 
 class PlannerKind(str, Enum):
@@ -48,6 +52,8 @@ def evaluate(
     scene: Annotated[
         str | None, typer.Option(help="A scene file instead of the suite's own, such as scenes/xarm6.yaml.")
     ] = None,
+    ray: RayName = None,
+    partial: PartialFile = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth.
@@ -63,6 +69,8 @@ def evaluate(
         ("--camera", camera is not None, (*_TASKS, "things")),
         ("--scene", scene is not None, _TASKS),
         ("--faults", faults, _TASKS),
+        ("--ray", ray is not None, _IN_UNITS),
+        ("--partial", partial is not None, _IN_UNITS),
     ):
         if is_given and suite not in suites:
             raise BadInputError(f"{option}: only with --suite {' or '.join(suites)}")
@@ -73,51 +81,56 @@ def evaluate(
         found = _eval_grounding(head, model, episodes, json_file)
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
-    elif suite == "things":
-        found = _eval_things({**head, "camera": camera}, episodes, json_file)
     else:
-        found = _eval_tasks({**head, "faults": faults, "camera": camera, "scene": scene}, model, episodes, json_file)
+        asked = {"faults": faults, "camera": camera, "scene": scene}
+        found = _eval_in_units(head, asked, model, episodes, _Where(ray, partial, json_file))
     if json_file != STDOUT:
         _PRINTERS[suite](found)
     save_json(found, json_file)
 
 
-def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_file: str | None) -> dict[str, Any]:
-    from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where episodes are run, and where their results go."""
+
+    ray: str | None
+    partial: Path | None
+    json_file: str | None
+
+
+def _eval_in_units(
+    head: dict[str, Any], asked: dict[str, Any], model: str | None, episodes: int, where: _Where
+) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.episodes import CAMERA
+    from qwen2vl_robot.benchmarks.tabletop import suite_job, summarise
+    from qwen2vl_robot.benchmarks.things import summarise_things, things_job
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    chosen = {key: head[key] for key in ("faults", "camera", "scene")}
-    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"], **chosen)
-    head["camera"] = runner.camera
-    try:
-        return gather(
-            run_suite(runner, episodes, head["seed"]),
-            "episodes",
-            episodes,
-            answer=lambda results: {**head, "totals": summarise(results), "episodes": results},
-            json_file=json_file,
-            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} succeeded",
-        )
-    finally:
-        runner.close()
+    suite, asked = head["suite"], {**asked, "camera": asked["camera"] or CAMERA}
+    if suite == "things":
+        job = things_job(asked["camera"], episodes, head["seed"])
+        return _in_units(job, "things", {**head, "camera": asked["camera"]}, summarise_things, where)
+    job = suite_job(head["planner"], model or SHIPPED_MODEL, {"name": suite, **asked}, episodes, head["seed"])
+    return _in_units(job, "episodes", {**head, **asked}, summarise, where)
 
 
-def _eval_things(head: dict[str, Any], episodes: int, json_file: str | None) -> dict[str, Any]:
-    from qwen2vl_robot.benchmarks.things import Things, summarise_things
+def _in_units(
+    job: Job, what: str, head: dict[str, Any], summarise: Callable[[Results], dict[str, Any]], where: _Where
+) -> dict[str, Any]:
+    """Run a job's episodes; the answer lists them in the order of their seeds, however they came."""
 
-    runner = Things(camera=head["camera"])
-    head["camera"] = runner.camera
-    try:
-        return gather(
-            runner.run(episodes, head["seed"]),
-            "things",
-            episodes,
-            answer=lambda results: {**head, "totals": summarise_things(results), "episodes": results},
-            json_file=json_file,
-            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} lifted",
-        )
-    finally:
-        runner.close()
+    def answer(results: Results) -> dict[str, Any]:
+        in_order = sorted(results, key=lambda r: int(r["seed"]))
+        return {**head, "totals": summarise(in_order), "episodes": in_order}
+
+    return gather(
+        run_job(job, place(where.ray, 1), where.partial),
+        what,
+        len(job.units),
+        answer=answer,
+        json_file=where.json_file,
+        describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} succeeded",
+    )
 
 
 def _eval_grounding(head: dict[str, Any], model: str | None, pictures: int, json_file: str | None) -> dict[str, Any]:
@@ -226,6 +239,7 @@ def _print_languages(answer: dict[str, Any]) -> None:
 
 
 _TASKS = ("tabletop", "references")
+_IN_UNITS = (*_TASKS, "things")
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     **dict.fromkeys(_TASKS, _print_tasks),
     "things": _print_things,
