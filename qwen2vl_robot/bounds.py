@@ -58,6 +58,10 @@ TRANSFORMS = 2_000  # tf frames that are remembered
 DISTORTION_TERMS = 64  # of a camera_info; a rational polynomial has 14
 NAME_CHARS = 500  # of a parameter, a model, a server's address or a tf frame
 
+# Shards of samples for a training.
+SHARD_BYTES = 2_000_000_000
+SHARD_SAMPLES = 100_000
+
 # Bags. Ours have chunks of a few megabytes: a frame of the largest camera is one message.
 BAG_CHUNK_BYTES = 256_000_000  # unpacked; a record of another kind too
 

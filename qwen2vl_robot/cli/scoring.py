@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, PartialFile, RayName, app
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, PartialFile, RayName, app, check_choice
 from qwen2vl_robot.cli.output import Results, gather, provenance, save_json, show
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.fleet.jobs import Job
@@ -61,8 +61,7 @@ def evaluate(
     An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
     """
     suite = suite if language is None else "languages"
-    if suite not in _PRINTERS:
-        raise BadInputError(f"--suite {suite}: unknown; there are: {', '.join(_SUITES)}")
+    check_choice("--suite", suite, _PRINTERS)
     if suite == "things" and (planner is not PlannerKind.TRUTH or model is not None):
         raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
     for option, is_given, suites in (
@@ -247,4 +246,3 @@ _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "words": _print_words,
     "languages": _print_languages,
 }
-_SUITES = tuple(name for name in _PRINTERS if name != "languages")  # that one is asked for by --language

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,13 @@ class Journal:
             for number, line in enumerate(lines[1:], 2):
                 key, result = self._entry(number, line)
                 if key in wanted:
-                    self.known.setdefault(key, result)  # a unit counts once, whatever the file says
+                    self.known[key] = result  # a unit counts once; the last line is of a unit that was done again
         else:
             self._write(head)
+
+    def keep(self, is_good: Callable[[Result], bool]) -> None:
+        """Forget the results that no longer hold; a later line of the same unit takes their place."""
+        self.known = {key: result for key, result in self.known.items() if is_good(result)}
 
     def add(self, key: str, result: Result) -> None:
         """Append one result; it is in the file, whole, when this returns.

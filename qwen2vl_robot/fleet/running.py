@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qwen2vl_robot.fleet.cluster import OnRay
@@ -17,11 +17,14 @@ def place(ray: str | None, processes: int) -> Place:
     return Here(processes) if ray is None else OnRay(ray)
 
 
-def run_job(job: Job, where: Place, kept: Path | None = None) -> Iterator[Result]:
+def run_job(
+    job: Job, where: Place, kept: Path | None = None, is_good: Callable[[Result], bool] = lambda _: True
+) -> Iterator[Result]:
     """Yield the results that are known, in the units' order, then the others as they come.
 
     Args:
         kept: a file of results; what is in it is not done again, and each new result goes to it first.
+        is_good: whether a result from the file still holds; where not, its unit is done again.
 
     Raises:
         BadInputError: the file is of another run.
@@ -29,6 +32,8 @@ def run_job(job: Job, where: Place, kept: Path | None = None) -> Iterator[Result
     """
     with contextlib.ExitStack() as stack:
         journal: Journal | None = stack.enter_context(open_journal(kept, job)) if kept is not None else None
+        if journal is not None:
+            journal.keep(is_good)
         done = dict(journal.known) if journal is not None else {}
         yield from (done[unit.key] for unit in job.units if unit.key in done)
         todo = [unit for unit in job.units if unit.key not in done]

@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_from_what_was_writte
     written = kept.count(b"\n") - 1
     assert 1 <= written < 9
     assert run(resource.RLIM_INFINITY) == "9"
-    assert len(list(tmp_path.glob("[0-9].*"))) in (9, 10)  # the one that could not be written is done again
+    assert len(list(tmp_path.glob("[0-9].*"))) in (9, 10, 11)  # the unwritten one again, and the next one
 
 
 def test_a_run_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
