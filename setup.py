@@ -69,6 +69,7 @@ setup(
         "browser": ["playwright>=1.45,<2"],
         "voice": ["pocketsphinx>=5,<6", "soxr>=0.5,<2"],
         "mcp": ["mcp>=2.3,<3"],
+        "cluster": ["ray>=2.40,<3"],
         "test": [
             "mcp>=2.3,<3",
             "aiohttp>=3.10,<4",

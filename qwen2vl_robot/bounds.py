@@ -27,6 +27,7 @@ PICTURES = 16  # that are planned on together; cameras too
 JPEG_SCANS = 100  # an ordinary progressive JPEG has about ten, and each costs a pass over all pixels
 
 # Sound.
+WORDS_BYTES = 64_000_000  # spelled out, of one language
 SOUND_BYTES = 64_000_000
 SOUND_CHANNELS = 16
 SOUND_LEAST_HZ = 4_000
@@ -57,6 +58,10 @@ TRAJECTORY_POINTS = 100_000
 TRANSFORMS = 2_000  # tf frames that are remembered
 DISTORTION_TERMS = 64  # of a camera_info; a rational polynomial has 14
 NAME_CHARS = 500  # of a parameter, a model, a server's address or a tf frame
+
+# Shards of samples for a training.
+SHARD_BYTES = 2_000_000_000
+SHARD_SAMPLES = 100_000
 
 # Bags. Ours have chunks of a few megabytes: a frame of the largest camera is one message.
 BAG_CHUNK_BYTES = 256_000_000  # unpacked; a record of another kind too

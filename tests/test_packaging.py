@@ -20,7 +20,10 @@ PACKAGE = "qwen2vl_robot"
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (PACKAGE, "sim", "launch", "resource", "package.xml", "setup.py", "setup.cfg", "README.md", "LICENSE")
 # Imported only where it is there: ROS 2 brings it, or one planner backend needs it.
-OPTIONAL = {"aiohttp", "mcp", "mcp_types", "pyarrow", "rclpy", "rcl_interfaces", "modelscope", "playwright"}
+OPTIONAL = {
+    *("aiohttp", "mcp", "mcp_types", "pyarrow", "rclpy", "rcl_interfaces", "modelscope", "playwright"),
+    "ray",
+}
 # Modules whose distribution bears another name.
 DISTRIBUTIONS = {
     "PIL": "pillow",

@@ -22,7 +22,8 @@ from qwen2vl_robot.messages import Instruction, PlannerRequest
 from qwen2vl_robot.planner.detections import raw_boxes
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.plant.scenes import load_scene
-from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, sample_of_seed
+from qwen2vl_robot.training.shards import SeenObject
 
 MAX_COORDINATE = 9999  # during the calibration every convention is allowed
 MIN_IOU = 0.5  # a convention with a smaller median does not fit

@@ -24,8 +24,9 @@ from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.planner.sources import ModelSettings
 from qwen2vl_robot.plant.scenes import load_scene
-from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
+from qwen2vl_robot.training.dataset import sample_of_seed
 from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
+from qwen2vl_robot.training.shards import SeenObject
 
 FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
 _SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"

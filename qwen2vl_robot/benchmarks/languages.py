@@ -21,7 +21,8 @@ from qwen2vl_robot.messages import Instruction, Plan, PlannerRequest
 from qwen2vl_robot.planner.process import PlannerProcess
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
-from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, sample_of_seed
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, sample_of_seed
+from qwen2vl_robot.training.shards import SeenObject
 
 _SCENE = "scenes/tabletop.yaml"
 _ABSENT_RATIO = 0.2

@@ -7,17 +7,18 @@ sentence must follow from what the robot measures, and a planner that is asked r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
-from qwen2vl_robot.benchmarks.episodes import CAMERA, DRAW_STRIDE, REHEARSAL_BUDGET_S, run_task
+from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, REHEARSAL_BUDGET_S, run_task
 from qwen2vl_robot.benchmarks.shares import is_false_success, share, wilson_interval
 from qwen2vl_robot.config import ObjectSpec, load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, RobotError
+from qwen2vl_robot.fleet.jobs import Job, Unit
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Instruction, Observation, OutcomeKind, Plan, StepRecord, shape_size_m
 from qwen2vl_robot.perception import Surroundings
@@ -53,14 +54,14 @@ class _Task:
 
 
 class Long:
-    """Tasks about several things, one an episode.
+    """Tasks about several things, one an episode; served in a process.
 
     Args:
-        camera: a model of sim/cameras; a D435's if left out.
+        camera: a model of sim/cameras.
     """
 
-    def __init__(self, *, camera: str | None = None) -> None:
-        self.camera = camera or CAMERA
+    def __init__(self, camera: str) -> None:
+        self._camera = camera
         profile = load_robot(load_scene(_SCENE)[0].robot)
         self._surroundings, self._cell = Surroundings.of(profile), load_rules()
         self._rehearsal = RehearsalProcess(profile, budget_s=REHEARSAL_BUDGET_S)
@@ -69,14 +70,12 @@ class Long:
         """Stop the processes."""
         self._rehearsal.close()
 
-    def run(self, episodes: int, seed: int) -> Iterator[dict[str, Any]]:
-        """Run episodes for seeds seed, seed + 1, ... one after the other, the kinds of tasks in turn."""
+    def run(self, seed: int) -> dict[str, Any]:
+        """Run the episode of a seed; the kinds of tasks come in turn."""
         self._rehearsal.start()
-        for own in range(seed, seed + episodes):
-            rng = np.random.default_rng([own, 91])
-            task = _TASKS[own % len(_TASKS)](rng)
-            with self._plant(task, own) as plant:
-                yield {"seed": own, "task": task.kind, **self._run_in(plant, task, own)}
+        task = _TASKS[seed % len(_TASKS)](np.random.default_rng([seed, 91]))
+        with self._plant(task, seed) as plant:
+            return {"seed": seed, "task": task.kind, **self._run_in(plant, task, seed)}
 
     def _plant(self, task: _Task, seed: int) -> PlantProcess:
         """A scene in which everything is visible.
@@ -88,7 +87,7 @@ class Long:
         for draw in range(_DRAWS):
             drawn = seed + draw * DRAW_STRIDE
             try:
-                plant = PlantProcess(str(resolve(_SCENE)), drawn, always=always, count=len(always), camera=self.camera)
+                plant = PlantProcess(str(resolve(_SCENE)), drawn, always=always, count=len(always), camera=self._camera)
             except BadInputError:  # no room for all of them
                 continue
             boxes, objects = plant.truth.boxes(), plant.truth.objects()
@@ -126,6 +125,19 @@ class _Nobody:
 
     def plan(self, observation: Observation, instruction: Instruction, history: tuple[StepRecord, ...]) -> Plan:
         raise PlannerError("nobody plans here", reason=PlannerReason.NO_REPLY)
+
+
+def long_job(camera: str, episodes: int, seed: int) -> Job:
+    """The episodes of seeds seed, seed + 1, ... as units."""
+    return Job(
+        name="eval",
+        factory=f"{__name__}:Long",
+        args=(camera,),
+        method="run",
+        units=tuple(Unit(str(own), (own,)) for own in range(seed, seed + episodes)),
+        about={"suite": "long", "camera": camera, "seed": seed},
+        cores=2,
+    )
 
 
 def summarise_long(results: list[dict[str, Any]]) -> dict[str, Any]:

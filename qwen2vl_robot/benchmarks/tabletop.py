@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +32,7 @@ from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
 from qwen2vl_robot.benchmarks.truth_planner import TruthPlanner
 from qwen2vl_robot.config import ObjectSpec, load_robot, load_yaml
 from qwen2vl_robot.errors import RobotError
+from qwen2vl_robot.fleet.jobs import Job, Unit
 from qwen2vl_robot.languages import ENGLISH, Language, fill, load_languages
 from qwen2vl_robot.messages import Outcome, OutcomeKind, TaskReport
 from qwen2vl_robot.perception import Surroundings
@@ -250,11 +250,33 @@ class Suite:
         return sum(peak_memory_mb(pid) for pid in [os.getpid(), *workers] if pid is not None)
 
 
-def run_suite(suite: Suite, episodes: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Run episodes for seeds seed, seed + 1, ... one after the other."""
-    suite.start()
-    for index in range(episodes):
-        yield suite.run(suite.draw(index, seed + index))
+class Episodes:
+    """A suite that is served in a process; model and twin are loaded before its first episode and stay."""
+
+    def __init__(self, planner: Literal["checkpoint", "truth"], model: str, options: dict[str, Any]) -> None:
+        self._suite = Suite(planner, model, **options)
+
+    def run(self, index: int, seed: int) -> dict[str, Any]:
+        """Run the episode of a seed, the `index`-th of its run."""
+        self._suite.start()
+        return self._suite.run(self._suite.draw(index, seed))
+
+    def close(self) -> None:
+        """Stop the suite's processes."""
+        self._suite.close()
+
+
+def suite_job(planner: str, model: str, options: dict[str, Any], episodes: int, seed: int) -> Job:
+    """The episodes of seeds seed, seed + 1, ... as units; `options` are those of `Suite`."""
+    return Job(
+        name="eval",
+        factory=f"{__name__}:Episodes",
+        args=(planner, model, options),
+        method="run",
+        units=tuple(Unit(str(seed + index), (index, seed + index)) for index in range(episodes)),
+        about={"planner": planner, "model": model if planner == "checkpoint" else None, "seed": seed, **options},
+        cores=2,  # a twin for each of two motions, or one and the plant
+    )
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,17 +7,17 @@ has and where to touch it, is measured.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
-from qwen2vl_robot.benchmarks.episodes import CAMERA, DRAW_STRIDE, DRAWS, REHEARSAL_BUDGET_S, run_task
+from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, DRAWS, REHEARSAL_BUDGET_S, run_task
 from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
 from qwen2vl_robot.benchmarks.truth_planner import pick_plan
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import RobotError
+from qwen2vl_robot.fleet.jobs import Job, Unit
 from qwen2vl_robot.messages import Instruction, Observation, OutcomeKind, Plan, StepRecord
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
@@ -50,15 +50,15 @@ class BoxPlanner:
 
 
 class Things:
-    """Single things, one an episode.
+    """Single things, one an episode; served in a process.
 
     Args:
-        camera: a model of sim/cameras; a D435's if left out.
+        camera: a model of sim/cameras.
         numbers: the files of random_urdfs to draw from.
     """
 
-    def __init__(self, *, camera: str | None = None, numbers: range = REPORTED) -> None:
-        self.camera, self._numbers = camera or CAMERA, numbers
+    def __init__(self, camera: str, numbers: range = REPORTED) -> None:
+        self._camera, self._numbers = camera, numbers
         profile = load_robot(load_scene(_SCENE)[0].robot)
         self._surroundings, self._cell = Surroundings.of(profile), load_rules()
         self._rehearsal = RehearsalProcess(profile, budget_s=REHEARSAL_BUDGET_S)
@@ -67,17 +67,13 @@ class Things:
         """Stop the processes."""
         self._rehearsal.close()
 
-    def run(self, episodes: int, seed: int) -> Iterator[dict[str, Any]]:
-        """Run episodes for seeds seed, seed + 1, ... one after the other."""
+    def run(self, seed: int) -> dict[str, Any]:
+        """Run the episode of a seed."""
         self._rehearsal.start()
-        for own in range(seed, seed + episodes):
-            yield self._run(own)
-
-    def _run(self, seed: int) -> dict[str, Any]:
         number = int(np.random.default_rng([seed, 9]).integers(self._numbers.start, self._numbers.stop))
         for draw in range(DRAWS):
             drawn = seed + draw * DRAW_STRIDE
-            with HeapProcess(str(resolve(_SCENE)), drawn, always=(), count=0, camera=self.camera) as plant:
+            with HeapProcess(str(resolve(_SCENE)), drawn, always=(), count=0, camera=self._camera) as plant:
                 if plant.drop((number,)) == 1 and self._is_seen(plant.truth):
                     return {"seed": seed, "file": f"{number:03d}", **self._run_in(plant, seed)}
         raise RobotError(f"seed {seed}: in none of {DRAWS} falls did thing {number:03d} come to rest in view")
@@ -105,6 +101,19 @@ class Things:
             "reasons": [str(cause) for cause in report.outcome.reasons],
             "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
         }
+
+
+def things_job(camera: str, episodes: int, seed: int) -> Job:
+    """The episodes of seeds seed, seed + 1, ... as units."""
+    return Job(
+        name="eval",
+        factory=f"{__name__}:Things",
+        args=(camera,),
+        method="run",
+        units=tuple(Unit(str(own), (own,)) for own in range(seed, seed + episodes)),
+        about={"suite": "things", "camera": camera, "seed": seed},
+        cores=2,
+    )
 
 
 def summarise_things(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _NEAR_M, _FAR_M = 0.05, 5.0
 _MOST_PX = 8192
 
 Rendering = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.str_]]
+Bodies = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,31 @@ def render(client: Client, k: Intrinsics, T_base_camera: Array, light: Light) ->
     Raises:
         ValueError: the size is impossible, or the pose is not finite.
     """
+    rgb, buffer, ids = _shoot(client, k, T_base_camera, light)
+    z = np.asarray(buffer, dtype=np.float64)
+    depth_m = _FAR_M * _NEAR_M / (_FAR_M - (_FAR_M - _NEAR_M) * z)
+    depth_m[ids < 0] = np.nan
+    return rgb, depth_m.astype(np.float32), _names(client, ids)
+
+
+def render_bodies(client: Client, k: Intrinsics, T_base_camera: Array, light: Light) -> Bodies:
+    """Render a picture as `render` does, without depth.
+
+    Returns:
+        rgb (h, w, 3) uint8; Bullet's id of the visible body (h, w), -1 in empty pixels.
+    """
+    rgb, _, ids = _shoot(client, k, T_base_camera, light)
+    return rgb, ids
+
+
+def _shoot(
+    client: Client, k: Intrinsics, T_base_camera: Array, light: Light
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Take a picture: rgb (h, w, 3), what Bullet has as depth (h, w), and ids of bodies (h, w).
+
+    Raises:
+        ValueError: see `render`.
+    """
     if not (0 < k.width_px <= _MOST_PX and 0 < k.height_px <= _MOST_PX and np.isfinite(T_base_camera).all()):
         raise ValueError(f"an image of {k.width_px}x{k.height_px} px from a finite pose is needed")
     _, _, rgba, buffer, mask = pybullet.getCameraImage(
@@ -54,18 +80,14 @@ def render(client: Client, k: Intrinsics, T_base_camera: Array, light: Light) ->
     )
     shape = (k.height_px, k.width_px)
     rgb = np.asarray(rgba, dtype=np.uint8).reshape(*shape, 4)[:, :, :3].copy()
-    z = np.asarray(buffer, dtype=np.float64).reshape(shape)
-    depth_m = _FAR_M * _NEAR_M / (_FAR_M - (_FAR_M - _NEAR_M) * z)
-    ids = np.asarray(mask).reshape(shape)
-    depth_m[ids < 0] = np.nan
-    return rgb, depth_m.astype(np.float32), _names(client, ids)
+    return rgb, np.asarray(buffer).reshape(shape), np.asarray(mask).reshape(shape)
 
 
-def _names(client: Client, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+def _names(client: Client, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.str_]:
     """Look up the names (h, w) of body ids (h, w); unknown ids belong to the robot."""
     known = {body: name for name, body in client.bodies.items()} | {-1: ""}
-    unique, inverse = np.unique(ids, return_inverse=True)
-    names: npt.NDArray[np.str_] = np.array([known.get(int(i), "robot") for i in unique])[inverse].reshape(ids.shape)
+    table = np.array([known.get(body, "robot") for body in range(-1, int(ids.max(initial=-1)) + 1)])
+    names: npt.NDArray[np.str_] = table[np.maximum(ids, -1) + 1]
     return names
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
+import numpy.typing as npt
 
-from qwen2vl_robot.bullet.camera import Light, Rendering, render
+from qwen2vl_robot.bullet.camera import Light, Rendering, render, render_bodies
 from qwen2vl_robot.bullet.client import TABLE, TIME_STEP_S, Client, pybullet
 from qwen2vl_robot.bullet.contacts import Contacts
 from qwen2vl_robot.bullet.robot import BulletRobot
 from qwen2vl_robot.bullet.shapes import Bowl, make_shape
+from qwen2vl_robot.bullet.veil import Veil
 from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.geometry import Array, make_pose, quat_from_rotation, rotation_from_quat
 from qwen2vl_robot.meshes import Mesh
@@ -42,12 +44,13 @@ class BulletWorld:
         self._client = Client()
         self._textures: dict[str, int] = {"": -1}
         self._robot: BulletRobot | None = None
+        self._veil: Veil | None = None
         self.contacts = Contacts(self._client, None)
 
     def reset(self) -> None:
         """Remove everything and start at time zero."""
         self._client.reset()
-        self._robot = None
+        self._robot = self._veil = None
         self.contacts = Contacts(self._client, None)
 
     def close(self) -> None:
@@ -83,7 +86,7 @@ class BulletWorld:
             ValueError: the URDF or one of its meshes does not load, or it lacks joints or links of the profile.
             BadInputError: a mesh file is missing.
         """
-        self._robot = BulletRobot(self._client, profile)
+        self._robot, self._veil = BulletRobot(self._client, profile), None
         self.contacts = Contacts(self._client, self._robot)
 
     @property
@@ -220,6 +223,22 @@ class BulletWorld:
     def render(self, intrinsics: Intrinsics, T_base_camera: Array, light: Light | None = None) -> Rendering:
         """Render a picture from an optical camera frame; see `camera.render` for the result and errors."""
         return render(self._client, intrinsics, T_base_camera, light or Light())
+
+    def render_bodies(
+        self, intrinsics: Intrinsics, T_base_camera: Array, light: Light | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.intp]]]:
+        """Render the same picture faster, without depth, and without drawing what is outside of it.
+
+        Returns:
+            rgb (h, w, 3) uint8; the flat indices of the pixels that show each named body but the table.
+        """
+        if self._robot is not None and self._veil is None:
+            self._veil = Veil(self._client, self._robot.body)
+        with self._veil.drawn(intrinsics, T_base_camera) if self._veil else contextlib.nullcontext():
+            rgb, ids = render_bodies(self._client, intrinsics, T_base_camera, light or Light())
+        flat = ids.ravel()
+        bodies = {name: body for name, body in self._client.bodies.items() if name != TABLE}
+        return rgb, {name: np.flatnonzero(flat == body) for name, body in bodies.items()}
 
 
 @contextlib.contextmanager

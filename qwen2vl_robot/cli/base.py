@@ -115,6 +115,14 @@ CameraName = Annotated[
         help="How the simulated camera errs: d435 (unless a scene says so), ideal, structured_light or a file.",
     ),
 ]
+RayName = Annotated[
+    str | None,
+    typer.Option("--ray", help="Work on a Ray cluster: auto for the one of this machine, or its head's HOST:PORT."),
+]
+PartialFile = Annotated[
+    Path | None,
+    typer.Option("--partial", help="Keep each result in this file at once; a run that was cut off goes on from it."),
+]
 
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:

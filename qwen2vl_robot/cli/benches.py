@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app, bench
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, PartialFile, RayName, app, bench
 from qwen2vl_robot.cli.output import Results, gather, provenance, save_json, say, show
 from qwen2vl_robot.cli.scoring import share_text
+from qwen2vl_robot.fleet.running import place, run_job
 from qwen2vl_robot.results import draw_all
 
 app.add_typer(bench, name="bench")
@@ -25,14 +26,17 @@ def bench_hazards(
         Path, typer.Option(help="Results so far; a run that was cut off goes on from them. Remove it to start anew.")
     ] = Path("out/hazards.partial.jsonl"),
     labels: Annotated[Path | None, typer.Option(help="Write the cases' labels to this CSV file.")] = None,
+    ray: RayName = None,
     json_file: JsonFile = None,
 ) -> None:
     """Judge hazardous and safe cases of many classes. Exit code 1: a hazard was accepted."""
-    from qwen2vl_robot.benchmarks.hazards.suite import check_labels, run_hazards, specs, summarise_hazards, write_labels
+    from qwen2vl_robot.benchmarks.hazards.suite import check_labels, hazards_job, summarise_hazards, write_labels
 
-    began = time.perf_counter()
+    began, job = time.perf_counter(), hazards_job(each)
+    rank = {unit.key: number for number, unit in enumerate(job.units)}
 
-    def answer(results: Results) -> dict[str, Any]:
+    def answer(found: Results) -> dict[str, Any]:
+        results = sorted(found, key=lambda r: rank[r["key"]])
         return {
             **provenance(),
             "seconds": round(time.perf_counter() - began, 1),
@@ -42,9 +46,9 @@ def bench_hazards(
         }
 
     found = gather(
-        run_hazards(each, partial, processes),
+        run_job(job, place(ray, processes), partial),
         "cases",
-        len(specs(each)),
+        len(job.units),
         answer=answer,
         json_file=json_file,
         describe=lambda results: f"{sum(r['accepted'] == r['hazard'] for r in results)} wrong of {len(results)}",
@@ -63,21 +67,25 @@ def bench_judge(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the next takes the next seed.")] = 61000,
     processes: Annotated[int, typer.Option(min=1, max=64, help="How many scenes are judged at once.")] = 2,
     camera: CameraName = None,
+    ray: RayName = None,
+    partial: PartialFile = None,
     json_file: JsonFile = None,
 ) -> None:
     """Judge endings made by hand in the plant. Exit code 1: one that is no success was called achieved."""
-    from qwen2vl_robot.benchmarks.endings.suite import run_endings, summarise_endings
+    from qwen2vl_robot.benchmarks.endings.suite import endings_job, summarise_endings
 
     camera = camera or "ideal"
     began = time.perf_counter()
 
     def answer(results: Results) -> dict[str, Any]:
-        endings = [ending for table in results for ending in table["endings"]]
+        in_order = sorted(results, key=lambda table: int(table["seed"]))
+        endings = [ending for table in in_order for ending in table["endings"]]
         seconds = round(time.perf_counter() - began, 1)
         head = {**provenance(), "seed": seed, "camera": camera, "seconds": seconds}
         return {**head, "totals": summarise_endings(endings)}
 
-    found = gather(run_endings(tables, seed, processes, camera), "scenes", tables, answer=answer, json_file=json_file)
+    results = run_job(endings_job(tables, seed, camera), place(ray, processes), partial)
+    found = gather(results, "scenes", tables, answer=answer, json_file=json_file)
     if json_file != STDOUT:
         _print_endings(found)
     save_json(found, json_file)

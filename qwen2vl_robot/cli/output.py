@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from qwen2vl_robot.cli.base import PROGRAM, STDOUT
 from qwen2vl_robot.results import UnsavedError, write_json
@@ -120,10 +130,19 @@ def _progress() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console(stderr=True),
     )
+
+
+class _Rate(ProgressColumn):
+    """How many results come a minute."""
+
+    def render(self, task: Task) -> Text:
+        """Write the rate, as soon as there is one."""
+        return Text("" if task.speed is None else f"{60.0 * task.speed:.3g}/min")
 
 
 def provenance() -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, app
-from qwen2vl_robot.cli.output import gather, provenance, save_json, show
+from qwen2vl_robot.cli.base import STDOUT, CameraName, JsonFile, ModelName, PartialFile, RayName, app, check_choice
+from qwen2vl_robot.cli.output import Results, gather, provenance, save_json, show
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.fleet.jobs import Job
+from qwen2vl_robot.fleet.running import place, run_job
 
 
 class PlannerKind(str, Enum):
@@ -49,6 +53,8 @@ def evaluate(
     scene: Annotated[
         str | None, typer.Option(help="A scene file instead of the suite's own, such as scenes/xarm6.yaml.")
     ] = None,
+    ray: RayName = None,
+    partial: PartialFile = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run seeded episodes in the plant and score them by its truth.
@@ -56,7 +62,8 @@ def evaluate(
     An interrupted run keeps its results so far in the JSON file, marked `"is_complete": false`.
     """
     suite = suite if language is None else "languages"
-    _check_options(suite, planner, {"--camera": camera, "--scene": scene, "--faults": faults or None, "--model": model})
+    given = {"--camera": camera, "--scene": scene, "--faults": faults or None, "--ray": ray, "--partial": partial}
+    _check_options(suite, planner, {**given, "--model": model})
     head = {**provenance(), "suite": suite, "seed": seed, "planner": planner.value}
     if language is not None:
         found = _eval_languages(head, model, language, episodes, json_file)
@@ -64,12 +71,9 @@ def evaluate(
         found = _eval_grounding(head, model, episodes, json_file)
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
-    elif suite == "things":
-        found = _eval_things({**head, "camera": camera}, episodes, json_file)
-    elif suite == "long":
-        found = _eval_long({**head, "planner": None, "camera": camera}, episodes, json_file)
     else:
-        found = _eval_tasks({**head, "faults": faults, "camera": camera, "scene": scene}, model, episodes, json_file)
+        asked = {"faults": faults, "camera": camera, "scene": scene}
+        found = _eval_in_units(head, asked, model, episodes, _Where(ray, partial, json_file))
     if json_file != STDOUT:
         _PRINTERS[suite](found)
     save_json(found, json_file)
@@ -81,71 +85,68 @@ def _check_options(suite: str, planner: PlannerKind, given: dict[str, object]) -
     Raises:
         BadInputError: the option, or the suite, is none of those that are named.
     """
-    if suite not in _PRINTERS:
-        raise BadInputError(f"--suite {suite}: unknown; there are: {', '.join(_SUITES)}")
+    check_choice("--suite", suite, _PRINTERS)
     if suite == "things" and (planner is not PlannerKind.TRUTH or given["--model"] is not None):
         raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
     if suite == "long" and given["--model"] is not None:
         raise BadInputError("--suite long: no model is asked in it; leave out --model")
-    for option, suites in (("--camera", (*_TASKS, "things", "long")), ("--scene", _TASKS), ("--faults", _TASKS)):
+    for option, suites in (
+        ("--camera", _IN_UNITS),
+        ("--scene", _TASKS),
+        ("--faults", _TASKS),
+        ("--ray", _IN_UNITS),
+        ("--partial", _IN_UNITS),
+    ):
         if given[option] is not None and suite not in suites:
             raise BadInputError(f"{option}: only with --suite {' or '.join(suites)}")
 
 
-def _eval_tasks(head: dict[str, Any], model: str | None, episodes: int, json_file: str | None) -> dict[str, Any]:
-    from qwen2vl_robot.benchmarks.tabletop import Suite, run_suite, summarise
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where episodes are run, and where their results go."""
+
+    ray: str | None
+    partial: Path | None
+    json_file: str | None
+
+
+def _eval_in_units(
+    head: dict[str, Any], asked: dict[str, Any], model: str | None, episodes: int, where: _Where
+) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.episodes import CAMERA
+    from qwen2vl_robot.benchmarks.long import long_job, summarise_long
+    from qwen2vl_robot.benchmarks.tabletop import suite_job, summarise
+    from qwen2vl_robot.benchmarks.things import summarise_things, things_job
     from qwen2vl_robot.planner.process import SHIPPED_MODEL
 
-    chosen = {key: head[key] for key in ("faults", "camera", "scene")}
-    runner = Suite(head["planner"], model or SHIPPED_MODEL, name=head["suite"], **chosen)
-    head["camera"] = runner.camera
-    try:
-        return gather(
-            run_suite(runner, episodes, head["seed"]),
-            "episodes",
-            episodes,
-            answer=lambda results: {**head, "totals": summarise(results), "episodes": results},
-            json_file=json_file,
-            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} succeeded",
-        )
-    finally:
-        runner.close()
+    suite, asked = head["suite"], {**asked, "camera": asked["camera"] or CAMERA}
+    if suite == "things":
+        job = things_job(asked["camera"], episodes, head["seed"])
+        return _in_units(job, "things", {**head, "camera": asked["camera"]}, summarise_things, where)
+    if suite == "long":
+        job = long_job(asked["camera"], episodes, head["seed"])
+        return _in_units(job, "tasks", {**head, "planner": None, "camera": asked["camera"]}, summarise_long, where)
+    job = suite_job(head["planner"], model or SHIPPED_MODEL, {"name": suite, **asked}, episodes, head["seed"])
+    return _in_units(job, "episodes", {**head, **asked}, summarise, where)
 
 
-def _eval_things(head: dict[str, Any], episodes: int, json_file: str | None) -> dict[str, Any]:
-    from qwen2vl_robot.benchmarks.things import Things, summarise_things
+def _in_units(
+    job: Job, what: str, head: dict[str, Any], summarise: Callable[[Results], dict[str, Any]], where: _Where
+) -> dict[str, Any]:
+    """Run a job's episodes; the answer lists them in the order of their seeds, however they came."""
 
-    runner = Things(camera=head["camera"])
-    head["camera"] = runner.camera
-    try:
-        return gather(
-            runner.run(episodes, head["seed"]),
-            "things",
-            episodes,
-            answer=lambda results: {**head, "totals": summarise_things(results), "episodes": results},
-            json_file=json_file,
-            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} lifted",
-        )
-    finally:
-        runner.close()
+    def answer(results: Results) -> dict[str, Any]:
+        in_order = sorted(results, key=lambda r: int(r["seed"]))
+        return {**head, "totals": summarise(in_order), "episodes": in_order}
 
-
-def _eval_long(head: dict[str, Any], episodes: int, json_file: str | None) -> dict[str, Any]:
-    from qwen2vl_robot.benchmarks.long import Long, summarise_long
-
-    runner = Long(camera=head["camera"])
-    head["camera"] = runner.camera
-    try:
-        return gather(
-            runner.run(episodes, head["seed"]),
-            "tasks",
-            episodes,
-            answer=lambda results: {**head, "totals": summarise_long(results), "episodes": results},
-            json_file=json_file,
-            describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} done",
-        )
-    finally:
-        runner.close()
+    return gather(
+        run_job(job, place(where.ray, 1), where.partial),
+        what,
+        len(job.units),
+        answer=answer,
+        json_file=where.json_file,
+        describe=lambda results: f"{sum(r['success'] for r in results)}/{len(results)} succeeded",
+    )
 
 
 def _eval_grounding(head: dict[str, Any], model: str | None, pictures: int, json_file: str | None) -> dict[str, Any]:
@@ -267,6 +268,7 @@ def _print_languages(answer: dict[str, Any]) -> None:
 
 
 _TASKS = ("tabletop", "references")
+_IN_UNITS = (*_TASKS, "things", "long")
 _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     **dict.fromkeys(_TASKS, _print_tasks),
     "things": _print_things,
@@ -275,4 +277,3 @@ _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "words": _print_words,
     "languages": _print_languages,
 }
-_SUITES = tuple(name for name in _PRINTERS if name != "languages")  # that one is asked for by --language

@@ -6,12 +6,13 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from qwen2vl_robot.cli.base import JsonFile, app, check_choice
-from qwen2vl_robot.cli.output import machine_name, save_json, say
+from qwen2vl_robot.cli.base import JsonFile, RayName, app, check_choice
+from qwen2vl_robot.cli.output import Results, gather, machine_name, provenance, save_json, say
+from qwen2vl_robot.fleet.running import place
 from qwen2vl_robot.results import reserve
 
 
@@ -23,15 +24,31 @@ def datagen(
     scene: Annotated[str, typer.Option(help="The scene file with the ranges to draw from.")] = "scenes/training.yaml",
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that render at once.")] = os.cpu_count()
     or 1,
+    full: Annotated[
+        bool, typer.Option("--full", help="Keep images as the camera sees them; else as the small checkpoint does.")
+    ] = False,
+    ray: RayName = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Render samples for the training. A second call continues where the first one stopped."""
-    from qwen2vl_robot.training.dataset import generate
+    """Render samples for a training into shards that WebDataset reads.
+
+    A second call goes on where the first one stopped, and renders again what is cut off.
+    """
+    from qwen2vl_robot.training.dataset import datagen_job, generate
+
+    job = datagen_job(scene, out, count, seed, is_full=full)
+
+    def answer(shards: Results) -> dict[str, Any]:
+        listed = sorted(shards, key=lambda shard: int(shard["seed"]))
+        scenes = sum(int(shard["samples"]) for shard in listed)
+        return {**provenance(), "out": str(out), "seed": seed, "scenes": scenes, "shards": listed}
 
     with reserve(out):
-        rendered = generate(scene, out, count, seed, processes)
-    say(f"{rendered} scenes rendered now; {out} holds the {count} from seed {seed}")
-    save_json({"out": str(out), "seed": seed, "scenes": count, "rendered_now": rendered}, json_file)
+        found = gather(
+            generate(job, place(ray, processes)), "shards", len(job.units), answer=answer, json_file=json_file
+        )
+    say(f"{out} holds the {found['scenes']} scenes from seed {seed}")
+    save_json(found, json_file)
 
 
 @app.command(epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/out")

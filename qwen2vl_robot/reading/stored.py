@@ -15,6 +15,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from qwen2vl_robot.bounds import CONFIG_BYTES, WORDS_BYTES
+from qwen2vl_robot.documents import parse_json, read_file
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import Language
 from qwen2vl_robot.reading.tokens import Entry
 
@@ -40,18 +43,18 @@ def _folder() -> Path:
 @functools.lru_cache(maxsize=1)
 def _sources() -> str:
     root = Path(__file__).resolve().parents[1]
-    return hashlib.sha256(b"".join((root / name).read_bytes() for name in _SOURCES)).hexdigest()
+    return hashlib.sha256(b"".join(read_file(root / name, CONFIG_BYTES) for name in _SOURCES)).hexdigest()
 
 
 def _read(file: Path) -> dict[str, Entry] | None:
     try:
-        head, _, body = file.read_bytes().partition(b"\n")
+        head, _, body = read_file(file, WORDS_BYTES).partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != head:
             return None
-        content = json.loads(body)
+        content = parse_json(body.decode(), "words")
         entries = [Entry(tuple(map(frozenset, tags)), frozenset(spaces)) for tags, spaces in content["entries"]]
         return {form: entries[at] for at, forms in enumerate(content["forms"]) for form in forms}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (BadInputError, KeyError, TypeError, ValueError):
         return None
 
 

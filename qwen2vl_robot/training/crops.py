@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from qwen2vl_robot.training.dataset import CELL_PX, MIN_VISIBLE_PX, SeenObject
+from qwen2vl_robot.training.dataset import CELL_PX, MIN_VISIBLE_PX
 from qwen2vl_robot.training.samples import Sample, Samples, augment
+from qwen2vl_robot.training.shards import SeenObject
 
 CROP_CELLS = 4  # image tokens along a side
 _SCALE = (0.8, 1.3)

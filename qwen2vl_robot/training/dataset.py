@@ -1,30 +1,35 @@
-"""Seeded simulated scenes → shards of small images with their objects, samples for `train`.
-
-A shard is two files: `NAME.npy` holds images (n, h, w, 3) uint8, already resized as the model's processor would do.
-`NAME.json` holds each image's objects (label, box 0..1000, filled cells of the image-token grid, visible pixels).
-"""
+"""Seeded simulated scenes → shards of images with their objects, samples for `train`."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from collections import defaultdict
+import contextlib
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from qwen2vl_robot.bullet import TABLE, Bowl, BulletWorld, robot_on_table
-from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
+from qwen2vl_robot.bullet import TABLE, Bowl, BulletWorld
+from qwen2vl_robot.config import Catalogue, RobotProfile, SceneRanges, load_robot
+from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.fleet.jobs import Job, Place, Unit
+from qwen2vl_robot.fleet.running import run_job
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene
+from qwen2vl_robot.training.shards import (
+    MANIFEST,
+    SeenObject,
+    is_whole,
+    read_manifest,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
 
 CELL_PX = 28  # one image token: patch 14, merge 2
 MAX_PIXELS = 84_800  # 640x480 becomes 336x252, 108 image tokens
@@ -32,23 +37,8 @@ MIN_PIXELS = 28 * 28 * 16
 MIN_VISIBLE_PX = 150  # of 640x480; an object with fewer is neither asked for nor called absent
 MIN_CELL_SHARE = 0.2
 _STACKED_RATIO = 0.2
-_SHARD = 256
-
-
-@dataclass(frozen=True, slots=True)
-class SeenObject:
-    """What an image shows of one object.
-
-    Attributes:
-        box: x0, y0, x1, y1 in 0..1000 of the visible part.
-        cells: indices into the image-token grid, row by row, of which it fills at least `MIN_CELL_SHARE`.
-        visible_px: visible pixels, scaled to a 640x480 image.
-    """
-
-    label: str
-    box: tuple[int, int, int, int]
-    cells: tuple[int, ...]
-    visible_px: int
+SHARD = 256  # samples
+JOURNAL = "shards.jsonl"
 
 
 def token_grid(width_px: int, height_px: int) -> tuple[int, int]:
@@ -65,17 +55,23 @@ def render_sample(
     world: BulletWorld, scene: PlantScene, q_offset_rad: npt.NDArray[np.float64], texture: str = ""
 ) -> tuple[npt.NDArray[np.uint8], list[SeenObject]]:
     """Render a scene as the camera sees it, and list what it shows; the world must hold robot and table."""
-    profile = load_robot(scene.robot)
+    profile = _profile(scene.robot)
     world.robot.reset_arm(np.array(profile.home_q_rad) + q_offset_rad, profile.gripper.max_width_m)
     world.set_colour(TABLE, scene.table_rgb)
     world.set_texture(TABLE, texture)
     for item in scene.objects:
         world.add_body(item.label, item.shape, item.T_base_object, mass_kg=0.0, rgb=item.rgb, collides=False)
-    rgb, _, names = world.render(scene.intrinsics, scene.T_base_camera, scene.light)
+    rgb, shown = world.render_bodies(scene.intrinsics, scene.T_base_camera, scene.light)
     for item in scene.objects:
         world.remove(item.label)
     columns, rows = token_grid(rgb.shape[1], rgb.shape[0])
-    return rgb, list(_seen(scene, names, columns, rows))
+    return rgb, list(_seen(scene, shown, columns, rows))
+
+
+@functools.lru_cache(maxsize=64)
+def _profile(name: str) -> RobotProfile:
+    """The robot file, read once: reading takes a tenth of the time of a sample."""
+    return load_robot(name)
 
 
 def resize(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -85,18 +81,15 @@ def resize(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 
-def _seen(scene: PlantScene, names: npt.NDArray[np.str_], columns: int, rows: int) -> Iterator[SeenObject]:
-    height, width = names.shape
-    row_of = np.minimum(np.arange(height) * rows // height, rows - 1)
-    column_of = np.minimum(np.arange(width) * columns // width, columns - 1)
-    cell_of = row_of[:, None] * columns + column_of[None, :]
-    cell_px = np.bincount(cell_of.ravel(), minlength=rows * columns)
+def _seen(scene: PlantScene, shown: dict[str, npt.NDArray[np.intp]], columns: int, rows: int) -> Iterator[SeenObject]:
+    height, width = scene.intrinsics.height_px, scene.intrinsics.width_px
+    cell_of, cell_px = _cells(width, height, columns, rows)
     for item in scene.objects:
-        mask = names == item.label
-        ys, xs = np.nonzero(mask)
-        if len(xs) == 0:
+        pixels = shown[item.label]
+        if len(pixels) == 0:
             continue
-        share = np.bincount(cell_of[mask], minlength=rows * columns) / cell_px
+        ys, xs = np.divmod(pixels, width)
+        share = np.bincount(cell_of[pixels], minlength=rows * columns) / cell_px
         cells = np.flatnonzero(share >= MIN_CELL_SHARE)
         if len(cells) == 0:
             cells = np.array([int(share.argmax())])
@@ -107,6 +100,15 @@ def _seen(scene: PlantScene, names: npt.NDArray[np.str_], columns: int, rows: in
             tuple(int(c) for c in cells),
             int(len(xs) * 640 * 480 / (width * height)),
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _cells(width: int, height: int, columns: int, rows: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The image token of each pixel (h * w), and how many pixels each token has."""
+    row_of = np.minimum(np.arange(height) * rows // height, rows - 1)
+    column_of = np.minimum(np.arange(width) * columns // width, columns - 1)
+    cell_of = (row_of[:, None] * columns + column_of[None, :]).ravel()
+    return cell_of, np.bincount(cell_of, minlength=rows * columns)
 
 
 def stack_some(scene: PlantScene, rng: np.random.Generator) -> PlantScene:
@@ -138,27 +140,44 @@ def _on_top(moved: PlantObject, support: PlantObject, rng: np.random.Generator) 
     return PlantObject(**{**{f: getattr(moved, f) for f in PlantObject.__slots__}, "T_base_object": T})
 
 
-def _render_range(job: tuple[str, int, int, Path]) -> int:
-    """Render the scenes of seeds start..stop into shards; runs in one process of the pool."""
-    scene_file, start, stop, folder = job
-    ranges, catalogue = load_scene(scene_file)
-    shards: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = defaultdict(list)
-    robots = (ranges.robot, *ranges.other_robots)
-    ranges = ranges.model_copy(update={"robot": robots[start // _SHARD % len(robots)]})
-    with robot_on_table(load_robot(ranges.robot)) as world:
-        for seed in range(start, stop):
-            rgb, seen = sample_of_seed(world, ranges, catalogue, seed)
-            image = resize(rgb)
-            shards[(image.shape[1], image.shape[0])].append((image, seen))
-    for (width, height), samples in shards.items():
-        name = folder / f"{start:08d}_{width}x{height}"
-        annotations = [[(s.label, s.box, s.cells, s.visible_px) for s in seen] for _, seen in samples]
-        name.with_suffix(".json").write_text(json.dumps(annotations, separators=(",", ":")))
-        # The images come last and by a rename, so that a reader never sees half a shard.
-        partial = name.with_suffix(".partial.npy")
-        np.save(partial, np.stack([image for image, _ in samples]))
-        partial.rename(name.with_suffix(".npy"))
-    return stop - start
+class Rendering:
+    """Renders one shard after the other; served in a process.
+
+    Args:
+        scene_file: the ranges to draw from.
+        folder: where the shards go.
+        is_full: whether images stay as the camera sees them, instead of as the small checkpoint does.
+    """
+
+    def __init__(self, scene_file: str, folder: str, is_full: bool) -> None:
+        self._ranges, self._catalogue = load_scene(scene_file)
+        self._folder, self._is_full = Path(folder), is_full
+
+    def shard(self, start: int, stop: int) -> dict[str, Any]:
+        """Render the scenes of seeds start..stop; the entry of the shard in the manifest."""
+        return write_shard(self._folder / shard_name(start), self._samples(start, stop))
+
+    def _samples(self, start: int, stop: int) -> Iterator[tuple[int, npt.NDArray[np.uint8], list[SeenObject]]]:
+        """Render in worlds that last for one shard: Bullet never frees a drawn mesh."""
+        robots = (self._ranges.robot, *self._ranges.other_robots)
+        with contextlib.ExitStack() as stack:
+            worlds: dict[str, BulletWorld] = {}
+            for seed in range(start, stop):
+                arm = robots[seed // SHARD % len(robots)]
+                if arm not in worlds:
+                    worlds[arm] = stack.enter_context(_drawing_world(arm))
+                ranges = self._ranges.model_copy(update={"robot": arm})
+                rgb, seen = sample_of_seed(worlds[arm], ranges, self._catalogue, seed)
+                yield seed, rgb if self._is_full else resize(rgb), seen
+
+
+@contextlib.contextmanager
+def _drawing_world(arm: str) -> Iterator[BulletWorld]:
+    """A world that draws the table after the arm, so that no pixel behind the arm is shaded for nothing."""
+    with BulletWorld() as world:
+        world.add_robot(load_robot(arm))
+        world.add_table()
+        yield world
 
 
 def sample_of_seed(
@@ -167,36 +186,58 @@ def sample_of_seed(
     """Render the sample of a seed."""
     rng = np.random.default_rng([seed, 1])
     scene = stack_some(draw_scene(ranges, catalogue, seed, with_held_out=with_held_out), rng)
-    joints = len(load_robot(ranges.robot).joints)
+    joints = len(_profile(ranges.robot).joints)
     offset_rad = rng.uniform(-1, 1, joints) * scene.start_q_offset_rad
     texture = str(rng.choice(["", *ranges.table_textures])) if ranges.table_textures else ""
     return render_sample(world, scene, offset_rad, texture)
 
 
-def generate(scene_file: str, folder: Path, count: int, seed: int, processes: int) -> int:
-    """Render `count` scenes of seeds seed..seed+count into shards; keep shards that exist already.
+def datagen_job(scene_file: str, folder: Path, count: int, seed: int, *, is_full: bool = False) -> Job:
+    """The shards of seeds seed..seed+count as units."""
+    ranges = [(start, min(start + SHARD, seed + count)) for start in range(seed, seed + count, SHARD)]
+    return Job(
+        name="datagen",
+        factory=f"{__name__}:Rendering",
+        args=(scene_file, str(folder.resolve()), is_full),
+        method="shard",
+        units=tuple(Unit(f"{start}..{stop}", (start, stop)) for start, stop in ranges),
+        about={"scene": scene_file, "full": is_full},
+    )
 
-    Returns:
-        The number of newly rendered scenes.
+
+def generate(job: Job, where: Place) -> Iterator[dict[str, Any]]:
+    """Render the shards of a job that are not whole in its folder yet; yields each one's entry of the manifest.
+
+    Raises:
+        BadInputError: the folder holds other samples, or a node wrote a shard somewhere else.
+        UnsavedError: the disk is full; the same job goes on from what there is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (scene_file, start, min(start + _SHARD, seed + count), folder)
-        for start in range(seed, seed + count, _SHARD)
-        if not list(folder.glob(f"{start:08d}_*.npy"))
-    ]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        done = pool.imap_unordered(_render_range, jobs)
-        return sum(track(done, description="rendering", total=len(jobs), console=Console(stderr=True)))
+    folder = Path(str(job.args[1]))
+    known = {entry["file"]: entry for entry in read_manifest(folder)["shards"]} if (folder / MANIFEST).is_file() else {}
+    _check_overlap(job, known, folder)
+    try:
+        for entry in run_job(job, where, folder / JOURNAL, lambda entry: is_whole(folder, entry)):
+            if not is_whole(folder, entry):
+                file = folder / entry["file"]
+                raise BadInputError(f"{file}: was written on another machine; --out must be one that all nodes share")
+            known[entry["file"]] = entry
+            yield entry
+    finally:
+        write_manifest(folder, dict(job.about), known.values())
 
 
-def load_shards(folder: Path) -> Iterator[tuple[npt.NDArray[np.uint8], list[list[SeenObject]]]]:
-    """Yield memory-mapped images (n, h, w, 3) and their objects, shard by shard, in a fixed order."""
-    for images in sorted(folder.glob("*x*.npy")):
-        if images.name.endswith(".partial.npy"):
-            continue
-        annotations = json.loads(images.with_suffix(".json").read_text())
-        yield (
-            np.load(images, mmap_mode="r"),
-            [[SeenObject(label, tuple(box), tuple(cells), px) for label, box, cells, px in one] for one in annotations],
-        )
+def _check_overlap(job: Job, known: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Refuse seeds that another shard of the folder holds already: they would count twice.
+
+    Raises:
+        BadInputError: there is such a shard.
+    """
+    for unit in job.units:
+        start, stop = (int(str(value)) for value in unit.args)
+        for entry in known.values():
+            first, last = entry["seed"], entry["seed"] + entry["samples"]
+            if first != start and first < stop and start < last:
+                raise BadInputError(
+                    f"{folder / entry['file']}: holds seeds {first}..{last - 1} already; give a --seed that is a "
+                    f"multiple of {SHARD} away from {first}, or another folder"
+                )

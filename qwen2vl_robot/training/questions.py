@@ -9,8 +9,9 @@ import numpy as np
 from qwen2vl_robot.languages import ENGLISH, Language, fill, split_label
 from qwen2vl_robot.messages import Where
 from qwen2vl_robot.planner.reply import ask_text, format_reply
-from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX
 from qwen2vl_robot.training.samples import Sample
+from qwen2vl_robot.training.shards import SeenObject
 
 REFUSAL = "I only pick, place and push."
 # Possible reasons in `contract.failure_line`: kinds of violations, reasons of errors and of the gate, outcomes.

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.training.dataset import SeenObject, load_shards
+from qwen2vl_robot.training.dataset import resize, token_grid
+from qwen2vl_robot.training.shards import Packed, SeenObject, read_shards
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class Sample:
 
 
 class Samples:
-    """The shards of a folder, grouped by image size; each batch has one size."""
+    """The shards of a folder, grouped by their grid of image tokens; each batch has one size."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,14 +30,9 @@ class Samples:
 
     def refresh(self) -> None:
         """Read the folder again, because shards may be added during a training."""
-        self._by_size: dict[tuple[int, int], list[tuple[npt.NDArray[np.uint8], list[SeenObject]]]] = {}
-        for images, shown in load_shards(self._folder):
-            size = (images.shape[2], images.shape[1])
-            self._by_size.setdefault(size, []).extend(zip(images, shown, strict=True))
-        if not self._by_size:
-            raise BadInputError(
-                f"{self._folder}: no samples; create some with: qwen2vl-robot datagen --out {self._folder}"
-            )
+        self._by_size: dict[tuple[int, int], list[Packed]] = {}
+        for packed in read_shards(self._folder):
+            self._by_size.setdefault(token_grid(*packed.size_px), []).append(packed)
 
     def __len__(self) -> int:
         return sum(len(v) for v in self._by_size.values())
@@ -47,14 +42,18 @@ class Samples:
         sizes = sorted(self._by_size)
         weights = np.array([len(self._by_size[s]) for s in sizes], dtype=float)
         pool = self._by_size[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]]
-        return [Sample(np.array(pool[i][0]), pool[i][1]) for i in rng.integers(0, len(pool), count)]
+        return [_sample(pool[i]) for i in rng.integers(0, len(pool), count)]
 
     def in_order(self, count: int) -> Iterator[list[Sample]]:
         """Yield batches of up to `count` samples of each size, in a fixed order."""
         for size in sorted(self._by_size):
             pool = self._by_size[size]
             for start in range(0, len(pool), count):
-                yield [Sample(np.array(image), seen) for image, seen in pool[start : start + count]]
+                yield [_sample(packed) for packed in pool[start : start + count]]
+
+
+def _sample(packed: Packed) -> Sample:
+    return Sample(resize(packed.image()), packed.seen)
 
 
 def augment(sample: Sample, rng: np.random.Generator) -> Sample:

@@ -28,7 +28,8 @@ from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.plant.scenes import load_scene
 from qwen2vl_robot.policy import Response, respond
 from qwen2vl_robot.reasons import PlannerReason
-from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
+from qwen2vl_robot.training.dataset import sample_of_seed
+from qwen2vl_robot.training.shards import SeenObject
 from tests.cells import PROFILE, look
 from tests.planner.test_server import Server, completion, send, server
 

@@ -28,7 +28,8 @@ from qwen2vl_robot.planner.local import LocalPlanner
 from qwen2vl_robot.planner.process import SHIPPED_MODEL
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import load_scene
-from qwen2vl_robot.training.dataset import SeenObject, sample_of_seed
+from qwen2vl_robot.training.dataset import sample_of_seed
+from qwen2vl_robot.training.shards import SeenObject
 
 GRAMMAR = reply_grammar(1000)
 Picture = npt.NDArray[np.uint8]

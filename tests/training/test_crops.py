@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qwen2vl_robot.fleet.here import Here
 from qwen2vl_robot.training.crops import CROP_CELLS, crop, draw_crops
-from qwen2vl_robot.training.dataset import CELL_PX, SeenObject, generate
+from qwen2vl_robot.training.dataset import CELL_PX, datagen_job, generate
 from qwen2vl_robot.training.samples import Sample, Samples
+from qwen2vl_robot.training.shards import SeenObject
 
 SIDE_PX = CROP_CELLS * CELL_PX
 
@@ -53,7 +55,7 @@ def test_what_lies_outside_is_left_out() -> None:
 
 
 def test_pieces_of_real_pictures_come_in_the_number_asked_for(tmp_path: Path) -> None:
-    generate("scenes/training_wide.yaml", tmp_path, 3, 5, 1)
+    list(generate(datagen_job("scenes/training_wide.yaml", tmp_path, 3, 5), Here(1)))
     crops = draw_crops(Samples(tmp_path), np.random.default_rng(0), 10)
     assert len(crops) == 10
     assert all(c.image.shape == (SIDE_PX, SIDE_PX, 3) and c.seen for c in crops)

@@ -9,31 +9,29 @@ import pytest
 
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import Catalogue, load_robot, load_yaml
+from qwen2vl_robot.fleet.here import Here
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Verb
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.plant.scenes import draw_scene, load_scene
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, SeenObject, generate, load_shards, sample_of_seed, token_grid
+from qwen2vl_robot.training.dataset import MIN_VISIBLE_PX, datagen_job, generate, sample_of_seed, token_grid
 from qwen2vl_robot.training.questions import Mix, QuestionMaker
+from qwen2vl_robot.training.shards import SeenObject, read_shards
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("samples")
-    assert generate("scenes/training.yaml", path, count=6, seed=777, processes=1) == 6
+    (entry,) = generate(datagen_job("scenes/training.yaml", path, count=6, seed=777), Here(1))
+    assert entry["samples"] == 6
     return path
 
 
-def test_shards_hold_every_scene_and_are_not_rendered_twice(folder: Path) -> None:
-    assert sum(len(shown) for _, shown in load_shards(folder)) == 6
-    assert generate("scenes/training.yaml", folder, count=6, seed=777, processes=1) == 0
-
-
 def test_boxes_and_cells_lie_on_the_object(folder: Path) -> None:
-    for images, shown in load_shards(folder):
-        columns, rows = token_grid(images.shape[2], images.shape[1])
-        for seen in (s for one in shown for s in one if s.visible_px >= MIN_VISIBLE_PX):
+    for packed in read_shards(folder):
+        columns, rows = token_grid(*packed.size_px)
+        for seen in (s for s in packed.seen if s.visible_px >= MIN_VISIBLE_PX):
             x0, y0, x1, y1 = seen.box
             assert 0 <= x0 < x1 <= 1000
             assert 0 <= y0 < y1 <= 1000
@@ -68,13 +66,12 @@ def test_every_question_has_a_reply_that_the_contract_reads(folder: Path) -> Non
     catalogue = load_yaml(resolve("objects/catalogue.yaml"), Catalogue)
     maker = QuestionMaker(load_languages(), catalogue.held_out, Mix(foreign_ratio=0.5, failed_ratio=0.3))
     rng = np.random.default_rng(0)
-    for _, shown in load_shards(folder):
-        for seen in shown:
-            for absent in (True, False) * 20:
-                question = maker.draw(seen, rng, absent=absent)
-                if question is not None:
-                    plan = parse_reply(question.reply)
-                    assert not absent or plan.actions[0].verb is Verb.ASK
+    for packed in read_shards(folder):
+        for absent in (True, False) * 20:
+            question = maker.draw(packed.seen, rng, absent=absent)
+            if question is not None:
+                plan = parse_reply(question.reply)
+                assert not absent or plan.actions[0].verb is Verb.ASK
 
 
 def test_a_superlative_asks_for_every_box_so_that_geometry_decides_whose_left_it_is() -> None:

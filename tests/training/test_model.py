@@ -17,7 +17,7 @@ from qwen2vl_robot.planner.contract import PromptStyle, build_messages
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.training.batches import Batcher
-from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, SeenObject, token_grid
+from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS, token_grid
 from qwen2vl_robot.training.model import (
     Batch,
     Features,
@@ -29,6 +29,7 @@ from qwen2vl_robot.training.model import (
 )
 from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker, draw_questions
 from qwen2vl_robot.training.samples import Sample, augment
+from qwen2vl_robot.training.shards import SeenObject
 from qwen2vl_robot.training.tokenizer import build_tokenizer
 from qwen2vl_robot.training.train import save_checkpoint
 

@@ -6,10 +6,7 @@ fingers while it was arranged) is counted and not scored.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,17 +19,16 @@ from qwen2vl_robot.benchmarks.endings.table import Table, draw_table
 from qwen2vl_robot.benchmarks.shares import share, wilson_interval
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import ObservationError, PerceptionError
+from qwen2vl_robot.fleet.jobs import Job, Unit
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.messages import Effect, Observation, Outcome, OutcomeKind
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.plant.client import TrueObject
 from qwen2vl_robot.plant.staged import StagedPlant, TrueEnding
-from qwen2vl_robot.process import Worker
 from qwen2vl_robot.relations import relation_holds
 
 ROBOT = "franka_panda"
-_TABLE_TIMEOUT_S = 600.0
 _UNMOVED_M = 0.01  # as in the scoring of whole tasks
 _AT_END_RAD = 0.02
 _LIFTED_M = 0.03
@@ -46,8 +42,11 @@ class Judging:
     def __init__(self, camera: str | None) -> None:
         self._surroundings, self._camera = Surroundings.of(load_robot(ROBOT)), camera
 
-    def table(self, seed: int) -> list[dict[str, Any]]:
+    def judge(self, seed: int) -> dict[str, Any]:
         """Judge one ending of each kind on the table of a seed; none where its target is not seen."""
+        return {"seed": seed, "endings": self._table(seed)}
+
+    def _table(self, seed: int) -> list[dict[str, Any]]:
         drawn = draw_table(seed, self._surroundings, self._camera)
         if drawn is None:
             return []
@@ -135,42 +134,20 @@ def _moved_m(was: TrueObject, now: TrueObject) -> float:
     return float(np.linalg.norm(now.T_base_object[:3, 3] - was.T_base_object[:3, 3]))
 
 
-def run_endings(tables: int, seed: int, processes: int, camera: str | None) -> Iterator[dict[str, Any]]:
-    """Judge every table, several at once; yields each one's "endings" as they come.
+def endings_job(tables: int, seed: int, camera: str | None) -> Job:
+    """The tables of seeds seed, seed + 1, ... as units.
 
     Args:
         camera: a model of sim/cameras; None for the scene's own.
     """
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for each in range(seed, seed + tables):
-        todo.put(each)
-    done: queue.SimpleQueue[list[dict[str, Any]] | BaseException | None] = queue.SimpleQueue()
-    for _ in range(processes):
-        threading.Thread(target=_work, args=(todo, done, camera), daemon=True).start()
-    ended = 0
-    while ended < processes:
-        result = done.get()
-        if isinstance(result, BaseException):
-            raise result
-        if result is None:
-            ended += 1
-        else:
-            yield {"endings": result}
-
-
-def _work(todo: Any, done: Any, camera: str | None) -> None:
-    """Judge tables until none is left; an exception ends the run."""
-    try:
-        with Worker("qwen2vl_robot.benchmarks.endings.suite:Judging", camera) as worker:
-            while not todo.empty():
-                try:
-                    seed = todo.get_nowait()
-                except queue.Empty:
-                    break
-                done.put(worker.call("table", seed, timeout_s=_TABLE_TIMEOUT_S))
-    except BaseException as error:  # noqa: BLE001 - the top of a thread: the main thread raises it again
-        done.put(error)
-    done.put(None)
+    return Job(
+        name="bench judge",
+        factory=f"{__name__}:Judging",
+        args=(camera,),
+        method="judge",
+        units=tuple(Unit(str(own), (own,)) for own in range(seed, seed + tables)),
+        about={"camera": camera, "seed": seed},
+    )
 
 
 def summarise_endings(results: list[dict[str, Any]]) -> dict[str, Any]:

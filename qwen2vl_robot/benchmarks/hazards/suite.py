@@ -8,9 +8,6 @@ it stopped.
 from __future__ import annotations
 
 import csv
-import json
-import queue
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +27,7 @@ from qwen2vl_robot.benchmarks.hazards.shadows import shadow_forced
 from qwen2vl_robot.benchmarks.hazards.stage import Case, Stage
 from qwen2vl_robot.benchmarks.shares import wilson_interval
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.fleet.jobs import Job, Unit
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Verdict
 from qwen2vl_robot.resources import data_root
@@ -70,64 +67,33 @@ def specs(each: int, kinds: tuple[str, ...] = KINDS) -> list[Spec]:
     return [Spec(kind, i, is_hazard) for i in range(each) for kind in kinds for is_hazard in (True, False)]
 
 
-def run_hazards(each: int, partial: Path, threads: int, robot: str = "franka_panda") -> Iterator[dict[str, Any]]:
-    """Judge every case and yield its result; results in `partial` are reused.
+class Judging:
+    """Makes and judges one case after the other; served in a process."""
 
-    Args:
-        partial: a file of JSON lines to which each result is appended.
-        threads: number of cases judged at once, each with its own worker process.
-    """
-    known = _read(partial)
-    todo: queue.SimpleQueue[Spec] = queue.SimpleQueue()
-    wanted = specs(each)
-    for spec in wanted:
-        if spec.key not in known:
-            todo.put(spec)
-    yield from (known[spec.key] for spec in wanted if spec.key in known)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    done: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
-    workers = [threading.Thread(target=_work, args=(todo, done, robot), daemon=True) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    with partial.open("a", encoding="utf-8") as file:
-        ended = 0
-        while ended < threads:
-            result = done.get()
-            if isinstance(result, BaseException):
-                raise result
-            if result is None:
-                ended += 1
-                continue
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            yield result
+    def __init__(self, robot: str) -> None:
+        profile = load_robot(robot)
+        self._stage = Stage(profile, Kinematics(profile))
+        self._rehearsal = RehearsalProcess(profile, budget_s=_BUDGET_S, workers=1)
+
+    def judge(self, kind: str, index: int, is_hazard: bool) -> dict[str, Any]:
+        """Make and judge a case."""
+        return judge(Spec(kind, index, is_hazard), self._stage, self._rehearsal)
+
+    def close(self) -> None:
+        """Stop the twin."""
+        self._rehearsal.close()
 
 
-def _read(partial: Path) -> dict[str, dict[str, Any]]:
-    if not partial.is_file():
-        return {}
-    try:
-        lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines()]
-        return {line["key"]: line for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInputError(f"{partial}: not a results file of this command; remove it") from error
-
-
-def _work(todo: Any, done: Any, robot: str) -> None:
-    """Judge cases until none is left; an exception ends the run."""
-    profile = load_robot(robot)
-    try:
-        with RehearsalProcess(profile, budget_s=_BUDGET_S, workers=1) as rehearsal:
-            stage = Stage(profile, Kinematics(profile))
-            while not todo.empty():
-                try:
-                    spec = todo.get_nowait()
-                except queue.Empty:
-                    break
-                done.put(judge(spec, stage, rehearsal))
-    except BaseException as error:  # noqa: BLE001 - the top of a thread: the main thread raises it again
-        done.put(error)
-    done.put(None)
+def hazards_job(each: int, robot: str = "franka_panda") -> Job:
+    """All cases as units. Of a run with fewer of each class, the results are kept and used."""
+    return Job(
+        name="bench hazards",
+        factory=f"{__name__}:Judging",
+        args=(robot,),
+        method="judge",
+        units=tuple(Unit(spec.key, (spec.kind, spec.index, spec.is_hazard)) for spec in specs(each)),
+        about={"robot": robot, "seed": SEED},
+    )
 
 
 def judge(spec: Spec, stage: Stage, rehearsal: RehearsalProcess) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The hazards benchmark judges its cases, continues where it stopped, and its labels hold."""
+"""The hazards benchmark judges its cases, and its labels hold."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from qwen2vl_robot.benchmarks.hazards.suite import (
     _is_scored,
     check_labels,
     judge,
-    run_hazards,
     specs,
     summarise_hazards,
 )
 from qwen2vl_robot.config import load_robot
-from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import digest
 from qwen2vl_robot.resources import data_root
@@ -78,20 +76,6 @@ def test_committed_labels_are_what_the_seeds_make() -> None:
         assert row["oracle_failures"] == ("" if case.failures is None else str(case.failures)), row["key"]
         assert int(row["seed"]) == spec.seed
         assert float(row["amount"]) == pytest.approx(case.amount, rel=1e-3, abs=1e-5), row["key"]
-
-
-def test_a_run_goes_on_from_what_it_has(tmp_path: Path) -> None:
-    partial = tmp_path / "partial.jsonl"
-    lines = [f'{{"key": "{s.key}", "kind": "{s.kind}", "hazard": {str(s.is_hazard).lower()}}}' for s in specs(1)]
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert len(list(run_hazards(1, partial, 1))) == len(lines)
-
-
-def test_a_partial_file_of_something_else_is_bad_input(tmp_path: Path) -> None:
-    partial = tmp_path / "partial.jsonl"
-    partial.write_text("[1, 2]\n", encoding="utf-8")
-    with pytest.raises(BadInputError, match="remove it"):
-        list(run_hazards(1, partial, 1))
 
 
 def test_what_physics_leaves_open_is_reported_and_not_scored() -> None:
