@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+_UPRIGHT = np.eye(3)
 
 
 def read_only(values: npt.ArrayLike, shape: tuple[int | None, ...] | None = None) -> Array:
@@ -74,6 +75,8 @@ def rotation_from_rotvec(rotvec_rad: npt.ArrayLike) -> Array:
 def quat_from_rotation(R: npt.ArrayLike) -> Array:
     """Convert a rotation matrix (3, 3) to a unit quaternion `quat_xyzw` (4,) with w >= 0."""
     m = np.asarray(R, dtype=np.float64)
+    if (m == _UPRIGHT).all():  # of most bodies, and of hundreds in unseen space
+        return np.array([0.0, 0.0, 0.0, 1.0])
     # Bar-Itzhack's symmetric form: the eigenvector of the largest eigenvalue is the quaternion.
     k = np.array(
         [

@@ -137,6 +137,34 @@ def test_the_twins_fingers_close_on_a_block_and_let_it_go(hand: BulletWorld) -> 
     assert widths_m == [pytest.approx(0.04, abs=0.004), pytest.approx(OPEN_M, abs=0.001)]
 
 
+def test_a_linkage_of_light_links_presses_as_hard_as_the_file_says_and_holds_its_pads_parallel(tmp_path: Path) -> None:
+    """Links of a Robotiq 2F-85 have 14 to 43 g and 1e-6 to 2e-5 kg m^2; Bullet's solver has to settle nevertheless."""
+    text = (ARMS / "knuckle_arm.urdf").read_text(encoding="utf-8")
+    head, fingers = text.split('<link name="left_knuckle">')
+    light = fingers.replace('value="0.05"', 'value="0.014"').replace('"0.0001"', '"1.4e-06"')
+    assert light.count("1.4e-06") == 12
+    profile = load_robot(arm_file(tmp_path, urdf=head + '<link name="left_knuckle">' + light))
+    force_n, pads = profile.gripper.force_n, ("left_finger", "right_finger")
+    with BulletWorld() as world:
+        world.add_robot(profile)
+        world.set_gravity(0.0)
+        world.robot.reset_arm(HOME, OPEN_M)
+        world.robot.command_arm(HOME)
+        T = world.robot.tool_pose()
+        world.add_body("block", Box((0.04, 0.04, 0.04)), T @ make_pose([0.0, 0.004, 0.0]), mass_kg=0.1)
+        world.robot.command_gripper(0.0, force_n)
+        world.step(480)
+        world.set_gravity()
+        for _ in range(240):
+            world.step()
+            touching = world.contacts.touching(of=["block"])
+            forces_n = {pad: c.force_n for c in touching for pad in pads if {c.a, c.b} == {pad, "block"}}
+            assert set(forces_n) == set(pads)
+        leans = [float(world.robot.tool_pose()[:3, 2] @ world.robot.link_pose(pad)[:3, 2]) for pad in pads]
+    assert [forces_n[pad] for pad in pads] == [pytest.approx(force_n, rel=0.15)] * 2
+    assert max(math.acos(min(1.0, lean)) for lean in leans) < math.radians(1.0)
+
+
 def test_the_twins_fingers_open_at_the_speed_of_the_robot_file(hand: BulletWorld) -> None:
     hand.robot.reset_arm(HOME, 0.01)
     hand.robot.command_arm(HOME)

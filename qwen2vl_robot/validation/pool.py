@@ -96,7 +96,7 @@ class RehearsalProcess:
         began = time.perf_counter()
         try:
             self.start()
-            swept = _call(self._workers[0], time.perf_counter() + GLANCE_S, "examine", motion, scene, start)
+            swept = _call(self._workers[0], time.perf_counter() + GLANCE_S, "glance", motion, scene, start)
             if not isinstance(swept, Swept):
                 raise WorkerError(f"returned a {type(swept).__name__}, not the findings of a sweep")
         except RobotError as error:

@@ -6,6 +6,7 @@ The cheapest stage comes first. Runs in worker processes (pool.py) that share th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,18 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.film import shoot
 from qwen2vl_robot.geometry import Array, make_pose
-from qwen2vl_robot.messages import Motion, RobotState, Scene, SceneObject, Sphere, Verdict, Violation, shape_size_m
+from qwen2vl_robot.messages import (
+    GripperSegment,
+    Motion,
+    RobotState,
+    Scene,
+    SceneObject,
+    Sphere,
+    Verdict,
+    Violation,
+    digest,
+    shape_size_m,
+)
 from qwen2vl_robot.reasons import ViolationKind
 from qwen2vl_robot.validation import limits
 from qwen2vl_robot.validation.explain import explain
@@ -40,7 +52,10 @@ _BEFORE_GEOMETRY = (ViolationKind.FORMAT, ViolationKind.NON_FINITE, ViolationKin
 
 
 class Twin:
-    """Rehearses motions, each among newly built bodies, so that a verdict does not depend on earlier rehearsals."""
+    """Rehearses motions, each among newly built bodies, so that a verdict does not depend on earlier rehearsals.
+
+    Only glances at the same scene share bodies: they simulate nothing, and nothing but arm and load is moved.
+    """
 
     def __init__(self, profile: RobotProfile) -> None:
         """Load the robot.
@@ -57,6 +72,7 @@ class Twin:
             raise BadInputError(str(error)) from error
         self._table_height_m = 0.0
         self._bodies = 0
+        self._stands = ""  # the digest of a scene that stands in the world as a glance has left it
         self._taken = {TABLE, *self._world.robot.link_names()}
         self._joint_reach_m = self._world.robot.reach_m(_BEYOND_TOOL_M)
 
@@ -82,15 +98,41 @@ class Twin:
 
     def examine(self, motion: Motion, scene: Scene, start: RobotState) -> Swept:
         """Check numbers, torques and geometry."""
+        # Only objects that the gripper may hold have to collide with other bodies; the rest can be fixed.
+        loose = frozenset({scene.held, *Handling(self._profile, motion, scene).candidates})
+        return self._examine(motion, scene, start, lambda: self._surround(scene, motion, loose))
+
+    def glance(self, motion: Motion, scene: Scene, start: RobotState) -> Swept:
+        """Examine a chunk of a motion that grips nothing; a second one in the same scene finds it still standing.
+
+        Raises:
+            BadInputError: the motion moves the gripper, or is to change something.
+        """
+        if motion.effect.kind != "none" or any(isinstance(s, GripperSegment) for s in motion.segments):
+            raise BadInputError("a glance is for a motion of the arm alone")
+
+        def stand() -> None:
+            seen = digest(scene)
+            if self._stands != seen:
+                self._surround(scene, motion, frozenset({scene.held}))
+                self._stands = seen
+            for body in scene.objects:
+                if body.name == scene.held:  # the last glance moved it with the arm
+                    self._world.set_pose(body.name, body.T_base_object)
+
+        return self._examine(motion, scene, start, stand)
+
+    def _examine(self, motion: Motion, scene: Scene, start: RobotState, build: Callable[[], None]) -> Swept:
         found = limits.check(motion, scene, start, self._profile) or self._check_names(scene)
         if not found:
-            # Only objects that the gripper may hold have to collide with other bodies; the rest can be fixed.
-            self._build(scene, frozenset({scene.held, *Handling(self._profile, motion, scene).candidates}))
+            build()
             found = self._check_torques(motion, scene)
-        if found:
-            return Swept(found, (), 0)
+        return Swept(found, (), 0) if found else sweep(self._world, self._profile, motion, scene, start)
+
+    def _surround(self, scene: Scene, motion: Motion, loose: frozenset[str | None]) -> None:
+        """Build the scene with its forbidden space."""
+        self._build(scene, loose)
         add_forbidden(self._world, scene, with_shadow=motion.effect.kind == "hold")
-        return sweep(self._world, self._profile, motion, scene, start)
 
     def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:
         """Simulate the whole motion in the measured scene."""
@@ -195,7 +237,7 @@ class Twin:
             loose: the objects that can move, None for all; Bullet skips contacts between two fixed bodies.
             is_shown: whether the bodies appear in pictures.
         """
-        world = self._world
+        world, self._stands = self._world, ""
         self._bodies += len(world.names())  # bodies of the last build, including forbidden space
         if scene.table_height_m != self._table_height_m or self._bodies > _MOST_BODIES:
             world.reset()
