@@ -10,6 +10,7 @@ _NAMES = {
     "en": "English", "ar": "Arabic", "de": "German", "es": "Spanish", "fr": "French", "ja": "Japanese", "ko": "Korean",
     "vi": "Vietnamese", "zh": "Chinese",
 }  # fmt: skip
+_ARRANGING, _PLACES = ("stack", "line up", "sort", "by colour", "swap"), ("middle", "back")
 _DEEDS = (("pick up", "pick"), ("put", "place"), ("push", "push"), ("go home", "home"), ("wait", "wait"))
 _EXAMPLES = (
     ("pick", "red block", ""),
@@ -65,6 +66,11 @@ def describe(code: str) -> str:
     examples = [f"- {_example(language, *example)}" for example in _EXAMPLES]
     rows = [
         *((name, _forms(language, key)) for name, key in _DEEDS),
+        ("stack, line up, sort, swap", ", ".join(_first_form(language, key) for key in _ARRANGING)),
+        (
+            "to the middle, back",
+            ", ".join(_first_form(language, key) for key in _PLACES if key in language.reading.words),
+        ),
         ("colours", ", ".join(_first(form) for form in language.colours.values())),
         ("things", ", ".join(_noun(language, kind) for kind in language.kinds)),
         ("which one", ", ".join(_first(form) for form in language.superlatives.values())),
@@ -91,6 +97,10 @@ def _first(form: str | dict[str, str]) -> str:
 
 def _noun(language: Language, kind: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\{[^}]*\}", "", language.kinds[kind][0].the)).strip()
+
+
+def _first_form(language: Language, key: str) -> str:
+    return _forms(language, key).split(", ")[0]
 
 
 def _forms(language: Language, key: str) -> str:

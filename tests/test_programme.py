@@ -278,3 +278,70 @@ def test_a_model_may_not_say_how_things_are_arranged() -> None:
     actions = (Action(Verb.PICK, thing("red block")), Action(Verb.PLACE, thing("blue block"), Relation.ON))
     assert not agree(read("stack the blocks"), plan_of(*actions)).contradictions
     assert agree(read("stack the blocks"), plan_of(*actions, is_measured=False)).contradictions
+
+
+SAID = {
+    "put all the blocks in the bowl": (
+        "leg alle Blöcke in die Schüssel",
+        "pon todos los bloques en el cuenco",
+        "mets tous les blocs dans le bol",
+        "把所有积木放进碗里",
+        "ブロックを全部ボウルに入れて",
+        "블록을 모두 그릇에 넣어",
+        "đặt tất cả khối vào bát",
+        "ضع كل المكعبات في الوعاء",
+    ),
+    "stack all the blocks": (
+        "stapel die Blöcke",
+        "staple alle Klötze",
+        "apila los bloques",
+        "empile les blocs",
+        "把积木叠起来",
+        "ブロックを積み上げて",
+        "블록을 쌓아 줘",
+        "xếp chồng các khối",
+        "كدس المكعبات",
+    ),
+    "sort all the blocks by colour": (
+        "sortier die Blöcke nach Farbe",
+        "ordena los bloques por color",
+        "trie les blocs par couleur",
+    ),
+    "swap the red block and the green ball": (
+        "tausch den roten Block und den grünen Ball",
+        "intercambia el bloque rojo y la pelota verde",
+        "échange le bloc rouge et la balle verte",
+        "交换红色积木和绿色球",
+        "赤いブロックと緑のボールを入れ替えて",
+        "빨간 블록과 초록 공을 바꿔 줘",
+        "đổi chỗ khối đỏ và quả bóng xanh lá",
+        "بدل المكعب الأحمر والكرة الخضراء",
+    ),
+    "put the red block back where it was": (
+        "leg den roten Block zurück an seinen Platz",
+        "pon el bloque rojo donde estaba",
+        "remets le bloc rouge à sa place",
+        "把红色积木放回原处",
+        "赤いブロックを元の場所に戻して",
+        "빨간 블록을 제자리에 놓아 줘",
+        "ضع المكعب الأحمر في مكانه",
+    ),
+    "put the red block 10 cm to the left": ("leg den roten Block 10 cm nach links",),
+    "line up all the blocks": (
+        "leg die Blöcke in eine Reihe",
+        "alinea los bloques",
+        "aligne les blocs",
+        "把积木排成一排",
+        "ブロックを一列に並べて",
+        "블록을 한 줄로 놓아 줘",
+        "xếp các khối thành một hàng",
+    ),
+}
+
+
+@pytest.mark.parametrize(("means", "text"), [(means, text) for means, texts in SAID.items() for text in texts])
+def test_the_same_is_read_in_every_language(means: str, text: str) -> None:
+    goal = read(text)
+    assert goal.is_understood
+    assert goal.describe() == means
+    assert is_measured(motions(goal))
