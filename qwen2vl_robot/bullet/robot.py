@@ -52,7 +52,7 @@ class BulletRobot:
         self._moving = self.joints + self.fingers
         self._efforts = [j.effort_nm for j in profile.joints]
         self._gains = [_POSITION_GAIN] * len(self.joints), [_VELOCITY_GAIN] * len(self.joints)
-        self._slides = {i for i in self.fingers if self._joint_kind(i) == pybullet.JOINT_PRISMATIC}
+        self._slides = {i for i in self.fingers if _joint_kind(self._client, self.body, i) == pybullet.JOINT_PRISMATIC}
         self._couple_fingers()
         self.reset_arm(np.array(profile.home_q_rad), profile.gripper.max_width_m)
         self._chain = self._measure_links()
@@ -66,7 +66,7 @@ class BulletRobot:
         erp = _FINGER_ERP
         if len(self._slides) < len(self.fingers):
             erp = _LINKAGE_ERP
-            self._settle_linkage()
+            _settle_linkage(self._client, self.body, self.fingers)
         pairs = [(self._drivers[0], other, 1.0, 0.0) for other in self._drivers[1:]]
         for other, f in zip(self.fingers[len(self._drivers) :], self._followers, strict=True):
             pairs.append((self._drivers[f.driver], other, f.multiplier, f.offset))
@@ -75,18 +75,6 @@ class BulletRobot:
             )
         for pair in pairs:
             _gear(self._client, self.body, *pair, erp)
-
-    def _settle_linkage(self) -> None:
-        """Let Bullet's solver come to its result where turning joints follow each other under load."""
-        client = self._client.id
-        pybullet.setPhysicsEngineParameter(numSolverIterations=_LINKAGE_ROUNDS, physicsClientId=client)
-        for index in self.fingers:
-            own = pybullet.getDynamicsInfo(self.body, index, physicsClientId=client)[2]
-            inertia = [max(value, _LINKAGE_KGM2) for value in own]
-            pybullet.changeDynamics(self.body, index, localInertiaDiagonal=inertia, physicsClientId=client)
-
-    def _joint_kind(self, index: int) -> int:
-        return int(pybullet.getJointInfo(self.body, index, physicsClientId=self._client.id)[2])
 
     def finger_positions(self, width_m: float) -> list[float]:
         """Compute the position of each joint of `fingers` at a width."""
@@ -280,6 +268,19 @@ class BulletRobot:
             return 0.0
         bounds = np.array(pybullet.getAABB(self.body, index, physicsClientId=self._client.id))
         return float(np.linalg.norm(np.abs(bounds - self._link_pose(index)[:3, 3]).max(axis=0)))
+
+
+def _settle_linkage(client: Client, body: int, fingers: list[int]) -> None:
+    """Let Bullet's solver come to its result where turning joints follow each other under load."""
+    pybullet.setPhysicsEngineParameter(numSolverIterations=_LINKAGE_ROUNDS, physicsClientId=client.id)
+    for index in fingers:
+        own = pybullet.getDynamicsInfo(body, index, physicsClientId=client.id)[2]
+        inertia = [max(value, _LINKAGE_KGM2) for value in own]
+        pybullet.changeDynamics(body, index, localInertiaDiagonal=inertia, physicsClientId=client.id)
+
+
+def _joint_kind(client: Client, body: int, index: int) -> int:
+    return int(pybullet.getJointInfo(body, index, physicsClientId=client.id)[2])
 
 
 def _gear(client: Client, body: int, driver: int, other: int, multiplier: float, offset: float, erp: float) -> None:
