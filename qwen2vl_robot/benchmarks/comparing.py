@@ -102,7 +102,7 @@ _EPISODES = (
 _ROWS: dict[str, tuple[tuple[str, ...], tuple[Measure, ...]]] = {
     "tabletop": (("seed",), _EPISODES),
     "references": (("seed",), _EPISODES),
-    "things": (("seed",), _EPISODES[:2]),
+    **dict.fromkeys(("things", "long"), (("seed",), _EPISODES[:2])),
     "grounding": (
         ("family", "seed"),
         (Measure("verbs right", _said("verbs_right"), True), Measure("found", _found, True)),
