@@ -228,12 +228,9 @@ def _is_like(step: Step, first: Step, asked: Thing) -> bool:
 
 def _arranges(step: Step, asked: Step) -> bool:
     """Whether a step puts one of the things that are to be arranged somewhere among them, or at a spot."""
-    things = [thing for thing in (asked.thing, asked.reference) if thing is not None]
-    is_theirs = any(names(replace(thing, quantity=Quantity.ONE), step.thing) for thing in things)
-    is_among = step.reference is None or any(
-        names(replace(thing, quantity=Quantity.ONE), step.reference) for thing in things
-    )
-    return step.deed is Deed.PLACE and is_theirs and is_among
+    each = [replace(t, quantity=Quantity.ONE) for t in (asked.thing, asked.reference) if t is not None]
+    is_among = step.reference is None or any(names(thing, step.reference) for thing in each)
+    return step.deed is Deed.PLACE and is_among and any(names(thing, step.thing) for thing in each)
 
 
 def _forbidden(goal: Goal, planned: list[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -157,7 +157,7 @@ def placements(
         bearings = _bearings(relation, rules, sides)
         found = _places_beside(bearings, shape, reference, others, rules, table_height_m)
         gap_m, around = rules.gap_m, [*others]
-    free_m = [min((_gap_to_point_m(body, p, shape) for body in around), default=np.inf) for p in found]
+    free_m = [_room_m(p, shape, around) for p in found]
     roomy = [p for p, m in zip(found, free_m, strict=True) if m >= gap_m]
     return roomy + [p for p, m in zip(found, free_m, strict=True) if _CROWDED_SHARE * gap_m <= m < gap_m]
 
@@ -174,7 +174,7 @@ def spot_placements(
     around = [(r * np.cos(b), r * np.sin(b)) for r in rings for b in np.arange(8) * np.pi / 4]
     found = [np.array([spot.xy_m[0] + dx, spot.xy_m[1] + dy, z_m]) for dx, dy in [(0.0, 0.0), *around]]
     least_m = _CROWDED_SHARE * rules.gap_m
-    return [p for p in found if all(_gap_to_point_m(body, p, shape) >= least_m for body in others)]
+    return [p for p in found if _room_m(p, shape, others) >= least_m]
 
 
 def placement_at(
@@ -184,7 +184,7 @@ def placement_at(
     point = np.array([*spot.xy_m, _places_upon(relation, shape, reference)[0][2]])
     bottom_m = float(point[2]) - shape_size_m(shape)[2] / 2
     around = [body for body in others if body.top_m > bottom_m]
-    return [point] if all(_gap_to_point_m(body, point, shape) >= _ON_TOP_GAP_M for body in around) else []
+    return [point] if _room_m(point, shape, around) >= _ON_TOP_GAP_M else []
 
 
 def _places_upon(relation: Relation, shape: Shape, reference: SceneObject) -> list[Array]:
@@ -270,6 +270,11 @@ def _lowest_m(body: SceneObject) -> float:
     """Height of the lowest point of a body that may have fallen over."""
     below_m = extent_m(body.shape, body.T_base_object[:3, :3], np.array([[0.0, 0.0, -1.0]]))
     return float(body.T_base_object[2, 3] - below_m[0])
+
+
+def _room_m(p_base_m: Array, shape: Shape, around: Sequence[SceneObject]) -> float:
+    """Free distance between the circle around a shape that stands at a point and the nearest outline."""
+    return min((_gap_to_point_m(body, p_base_m, shape) for body in around), default=np.inf)
 
 
 def _gap_to_point_m(body: SceneObject, p_base_m: Array, shape: Shape) -> float:

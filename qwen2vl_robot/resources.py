@@ -16,6 +16,11 @@ PACKAGE = "qwen2vl_robot"
 _SHARE = Path("share") / PACKAGE
 
 
+def user_cache() -> Path:
+    """The folder of what this package may make again at any time; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
+
+
 def data_root() -> Path:
     """Find the folder that holds sim/ and launch/: source tree, this installation, or AMENT_PREFIX_PATH.
 

@@ -84,7 +84,12 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text; where that fails, what the file held before is still there.
+    """Write a text, as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file; where that fails, what it held before is still there.
 
     Raises:
         UnsavedError: the disk is full, the folder is read-only ...
@@ -94,7 +99,7 @@ def write_text(path: Path, text: str) -> None:
     part = target if is_device else target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(text.encode())
+        part.write_bytes(data)
         if not is_device:
             os.replace(part, target)
     except OSError as error:

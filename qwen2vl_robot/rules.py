@@ -35,7 +35,7 @@ from qwen2vl_robot.messages import (
 )
 from qwen2vl_robot.order import Order, answer_of, doubts_about, understand
 from qwen2vl_robot.planner.contract import MAX_WAIT_S
-from qwen2vl_robot.reading import HANDLING, Deed, Goal, Step, Thing, read
+from qwen2vl_robot.reading import HANDLING, Goal, Step, Thing, read
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
 
@@ -321,8 +321,7 @@ def _things(steps: Iterable[Step]) -> Iterator[Thing]:
 
 def _is_open(step: Step) -> bool:
     """Whether it is not said what is handled, or where it goes."""
-    goes_nowhere = step.relation is None and step.direction is None and step.place is None
-    return step.thing is None or (step.deed is Deed.PLACE and goes_nowhere)
+    return step.thing is None or step.goes_nowhere
 
 
 def _any_phrase(phrases: Iterable[str], joined: set[str]) -> re.Pattern[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from qwen2vl_robot.bounds import MESH_BYTES, URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS, shown
 from qwen2vl_robot.documents import is_file, read_file, read_text
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.resources import user_cache
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _shown(shares: list[Path]) -> str:
 def keep_urdf(root: ElementTree.Element) -> Path:
     """Write a URDF to the user's cache, named by its hash, and return its path."""
     text = ElementTree.tostring(root)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
+    folder = user_cache()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / f"{hashlib.sha256(text).hexdigest()[:24]}.urdf"
     if not path.is_file() or path.read_bytes() != text:

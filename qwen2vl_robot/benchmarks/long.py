@@ -18,7 +18,7 @@ from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, REHEARSAL_BUDGET_S, r
 from qwen2vl_robot.benchmarks.shares import is_false_success, share, wilson_interval
 from qwen2vl_robot.config import ObjectSpec, load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, RobotError
-from qwen2vl_robot.fleet.jobs import Job, Unit
+from qwen2vl_robot.fleet.jobs import Job, units_of_seeds
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Instruction, Observation, OutcomeKind, Plan, StepRecord, shape_size_m
 from qwen2vl_robot.perception import Surroundings
@@ -134,7 +134,7 @@ def long_job(camera: str, episodes: int, seed: int) -> Job:
         factory=f"{__name__}:Long",
         args=(camera,),
         method="run",
-        units=tuple(Unit(str(own), (own,)) for own in range(seed, seed + episodes)),
+        units=units_of_seeds(seed, episodes),
         about={"suite": "long", "camera": camera, "seed": seed},
         cores=2,
     )

@@ -17,7 +17,7 @@ from qwen2vl_robot.benchmarks.shares import is_false_success, wilson_interval
 from qwen2vl_robot.benchmarks.truth_planner import pick_plan
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import RobotError
-from qwen2vl_robot.fleet.jobs import Job, Unit
+from qwen2vl_robot.fleet.jobs import Job, units_of_seeds
 from qwen2vl_robot.messages import Instruction, Observation, OutcomeKind, Plan, StepRecord
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.reply import ask_text, format_reply, parse_reply
@@ -110,7 +110,7 @@ def things_job(camera: str, episodes: int, seed: int) -> Job:
         factory=f"{__name__}:Things",
         args=(camera,),
         method="run",
-        units=tuple(Unit(str(own), (own,)) for own in range(seed, seed + episodes)),
+        units=units_of_seeds(seed, episodes),
         about={"suite": "things", "camera": camera, "seed": seed},
         cores=2,
     )

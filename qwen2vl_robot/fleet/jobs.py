@@ -26,6 +26,11 @@ class Unit:
     args: tuple[object, ...]
 
 
+def units_of_seeds(seed: int, count: int) -> tuple[Unit, ...]:
+    """A unit for each of the seeds seed, seed + 1, ..., which is its name and its only argument."""
+    return tuple(Unit(str(own), (own,)) for own in range(seed, seed + count))
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """The served object, its method and all units.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.nodes.spoken import is_cut_off
-from qwen2vl_robot.reading import Deed, Goal, asks_to_stop, read
+from qwen2vl_robot.reading import Goal, asks_to_stop, read
 
 _log = logging.getLogger(__name__)
 AUTO, SPHINX, WHISPER = "auto", "pocketsphinx", "openai/whisper-base"
@@ -70,5 +70,4 @@ def worth_saying(text: str | None) -> str | None:
 
 def _lacks_a_place(goal: Goal, words: list[str]) -> bool:
     """Whether something is to be put nowhere: typed, that means down here; heard, the rest was probably lost."""
-    places = (step for step in goal.steps if step.deed is Deed.PLACE)
-    return any(s.relation is None and s.direction is None for s in places) and not _DOWN & set(words)
+    return any(step.goes_nowhere for step in goal.steps) and not _DOWN & set(words)

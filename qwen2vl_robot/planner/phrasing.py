@@ -86,9 +86,7 @@ def _cases(label: str, language: Language) -> tuple[str, str]:
 
 def _only_lifts(step: Step) -> bool:
     """Whether a step takes a thing and does not say where it goes: "pick it up", "carry it"."""
-    return step.deed is Deed.PICK or (
-        step.deed is Deed.PLACE and step.relation is None and step.direction is None and step.place is None
-    )
+    return step.deed is Deed.PICK or step.goes_nowhere
 
 
 def _is_it(thing: Thing | None, before: Thing | None) -> bool:

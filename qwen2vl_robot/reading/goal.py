@@ -162,6 +162,12 @@ class Step:
     place: Place | None = None
 
     @property
+    def goes_nowhere(self) -> bool:
+        """Whether it puts something and does not say where."""
+        is_said = self.relation is not None or self.direction is not None or self.place is not None
+        return self.deed is Deed.PLACE and not is_said
+
+    @property
     def is_motion(self) -> bool:
         """Whether it asks for a motion that the robot has."""
         return self.deed in _MOVING and not self.is_negated

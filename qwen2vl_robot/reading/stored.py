@@ -10,8 +10,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,8 @@ from qwen2vl_robot.documents import parse_json, read_file
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.languages import Language
 from qwen2vl_robot.reading.tokens import Entry
+from qwen2vl_robot.resources import user_cache
+from qwen2vl_robot.results import UnsavedError, write_bytes
 
 _SOURCES = ("languages.py", "reading/letters.py", "reading/lexicon.py", "reading/stored.py", "reading/tokens.py")
 _KEPT = 40  # files; the oldest go
@@ -28,16 +28,12 @@ _KEPT = 40  # files; the oldest go
 def recall(language: Language, is_bare: bool, spell_out: Callable[[], dict[str, Entry]]) -> dict[str, Entry]:
     """The forms of a language, from the cache where they are there, else spelled out and put there."""
     said = hashlib.sha256(f"{_sources()}{is_bare}{language.model_dump_json()}".encode()).hexdigest()
-    file = _folder() / f"words-{said[:40]}.json"
+    file = user_cache() / f"words-{said[:40]}.json"
     found = _read(file)
     if found is None:
         found = spell_out()
         _write(file, found)
     return found
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen2vl_robot"
 
 
 @functools.lru_cache(maxsize=1)
@@ -59,20 +55,13 @@ def _read(file: Path) -> dict[str, Entry] | None:
 
 
 def _write(file: Path, found: dict[str, Entry]) -> None:
-    """Write beside the file and move it there, so that two processes at once never leave half of one."""
+    """Keep the forms; where nothing can be written they are spelled out again."""
     order: dict[Entry, list[str]] = {}
     for form, entry in found.items():
         order.setdefault(entry, []).append(form)
     entries = [([sorted(tags) for tags in entry.tags], sorted(entry.spaces)) for entry in order]
     body = json.dumps({"entries": entries, "forms": list(order.values())}, ensure_ascii=False).encode()
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".words-")
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            Path(name).replace(file)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError, UnsavedError):
+        write_bytes(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
         for old in sorted(file.parent.glob("words-*.json"), key=lambda old: old.stat().st_mtime)[:-_KEPT]:
             old.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from PIL import Image
 from qwen2vl_robot.bounds import SHARD_BYTES, SHARD_SAMPLES
 from qwen2vl_robot.documents import read_json
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.results import UnsavedError, reason_of, write_json
+from qwen2vl_robot.results import write_bytes, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -85,13 +84,7 @@ def write_shard(path: Path, samples: Iterable[tuple[int, npt.NDArray[np.uint8], 
             _add(tar, f"{seed:08d}.png", encoded.getvalue())
             _add(tar, f"{seed:08d}.json", json.dumps(_about(image, seen), separators=(",", ":")).encode())
     data = packed.getvalue()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UnsavedError(f"{path}: cannot be written: {reason_of(error)}") from error
+    write_bytes(path, data)
     return {
         "file": path.name,
         "seed": seeds[0],

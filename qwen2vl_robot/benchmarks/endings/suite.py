@@ -19,7 +19,7 @@ from qwen2vl_robot.benchmarks.endings.table import Table, draw_table
 from qwen2vl_robot.benchmarks.shares import share, wilson_interval
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import ObservationError, PerceptionError
-from qwen2vl_robot.fleet.jobs import Job, Unit
+from qwen2vl_robot.fleet.jobs import Job, units_of_seeds
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.judge import LOOK_GAP_S, judge
 from qwen2vl_robot.messages import Effect, Observation, Outcome, OutcomeKind
@@ -145,7 +145,7 @@ def endings_job(tables: int, seed: int, camera: str | None) -> Job:
         factory=f"{__name__}:Judging",
         args=(camera,),
         method="judge",
-        units=tuple(Unit(str(own), (own,)) for own in range(seed, seed + tables)),
+        units=units_of_seeds(seed, tables),
         about={"camera": camera, "seed": seed},
     )
 
