@@ -7,7 +7,7 @@ the box of its own thing. Where a word has no measurable meaning ("duck") the pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, OpenError, PlannedDeed
@@ -15,7 +15,7 @@ from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Action, Cause, ObjectReference, Observation, Outcome, OutcomeKind, Plan, Scene, Verb
 from qwen2vl_robot.order import Order
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
-from qwen2vl_robot.reading import ARRANGING, MEASURED_RANKS, Deed, Goal, Step
+from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, Deed, Goal, Step, Thing
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.spots import Moved
 
@@ -54,21 +54,23 @@ def plan_measured(
 
 def is_measured(steps: Sequence[Step]) -> bool:
     """Whether steps are of the kind that follows from a measured scene, and not from a model's boxes."""
-    return any(_needs_stock(step) for step in steps)
+    return any(_needs_stock(step, lambda _: True) for step in steps)
 
 
-def _needs_stock(step: Step) -> bool:
+def _needs_stock(step: Step, fits_several: Callable[[Thing], bool]) -> bool:
+    """Whether a step needs what is measured: where "a block" can only be one, the planner finds it as ever."""
     if step.deed in ARRANGING or step.place is not None:
         return True
-    if step.deed is Deed.PICK:
-        return step.thing is not None and (step.thing.is_any or step.thing.superlative in MEASURED_RANKS)
-    if step.deed not in (Deed.PLACE, Deed.PUSH) or step.thing is None:
+    if step.deed not in HANDLING or step.thing is None:
         return False
     things = [thing for thing in (step.thing, step.reference) if thing is not None]
     if any(thing.superlative in MEASURED_RANKS for thing in things):
         return True
+    is_any = any(thing.is_any and fits_several(thing) for thing in things)
+    if step.deed is Deed.PICK:
+        return is_any
     is_there = step.deed is Deed.PUSH or step.relation is not None
-    return is_there and any(t.quantity in MANY or t.is_any for t in things)
+    return is_there and (is_any or any(thing.quantity in MANY for thing in things))
 
 
 def programme(
@@ -88,7 +90,7 @@ def programme(
     things = [thing for step in steps for thing in (step.thing, step.reference) if thing is not None]
     if not all(view.can_tell(thing) for thing in things):
         return None
-    if not any(_is_open(step, view) for step in steps):
+    if not any(_needs_stock(step, view.fits_several) for step in steps):
         return None
     try:
         deeds = [deed for step in steps for deed in view.deeds(step)]
@@ -99,16 +101,18 @@ def programme(
     if not deeds:
         text = f"{goal.describe()}: that is so already; nothing moves"
         return Outcome(OutcomeKind.ACHIEVED, (Cause(TaskReason.ALREADY, text),))
+    if len(deeds) > MAX_DEEDS and not all(_is_goal(step) for step in steps):
+        text = (
+            f"Those are {len(deeds)} deeds, and by looking I could not tell which are done. Name at most {MAX_DEEDS}."
+        )
+        return Outcome(OutcomeKind.ASKED, (Cause(TaskReason.ASKED, text),))
     return Programme(_plan(deeds[:MAX_DEEDS], stock), len(deeds) <= MAX_DEEDS)
 
 
-def _is_open(step: Step, view: Measured) -> bool:
-    """Whether a step needs what is measured: where "a block" can only be one, the planner finds it as ever."""
-    things = [thing for thing in (step.thing, step.reference) if thing is not None]
-    is_many = any(t.quantity in MANY or t.superlative in MEASURED_RANKS for t in things)
-    if step.deed in ARRANGING or step.place is not None or is_many:
-        return _needs_stock(step)
-    return any(thing.is_any and view.fits_several(thing) for thing in things)
+def _is_goal(step: Step) -> bool:
+    """Whether a scene shows how much of a step is done: "in the bowl" does, "10 cm to the left" would be done again."""
+    is_by = step.place is not None and step.place.kind != "middle"
+    return step.deed not in (Deed.PUSH, Deed.SWAP) and not is_by
 
 
 def _plan(deeds: Sequence[PlannedDeed], stock: Stock) -> Plan:

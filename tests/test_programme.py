@@ -235,6 +235,13 @@ def test_a_long_programme_comes_in_parts(scene: Scene) -> None:
     assert found.is_whole
 
 
+@pytest.mark.parametrize("text", ["push everything to the left", "move all the things 5 cm to the left"])
+def test_what_a_look_does_not_show_as_done_is_never_begun_in_parts(scene: Scene, text: str) -> None:
+    asked = scene.of(text)
+    assert isinstance(asked, Outcome), "a second part would move the same things again"
+    assert "8 deeds" in asked.causes[0].text
+
+
 @pytest.mark.parametrize(
     "text",
     ["pick up the red block", "put the red block on the plate", "go home", "put the red block back on the plate"],
