@@ -48,7 +48,8 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
   "stack the blocks", "line up the blocks", "sort the blocks onto the plates by colour", "swap the red block and the
   green ball", "move the red block 10 cm to the left", "put it back where it was", "put the ball in the middle of the
   table". Which things these are is measured, by colour and shape, and no model is asked; of what may be meant or not
-  you are asked. More than six deeds are planned and rehearsed six at a time.
+  you are asked. More than six deeds are planned and rehearsed six at a time; where a look cannot tell which are done
+  (pushes, distances, swaps), you are asked to name fewer.
 - What holds already is left as it is ("red block is on blue plate already; nothing moves").
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 
