@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +14,7 @@ from PIL import Image
 from qwen2vl_robot import film
 from qwen2vl_robot.demo import DemoScene
 from qwen2vl_robot.errors import WorkerError
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.pictures import rgb_from_image
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.messages import Instruction
@@ -45,7 +44,7 @@ def run_graph_demo(
     """
     text = Instruction(instruction).text
     check_transport(transport)
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from robots that are in use
+    use_own_domain()
     began_s = time.perf_counter()
     with (
         reserve(out),
@@ -82,7 +81,7 @@ def run_console_demo(
     """
     text = Instruction(instruction).text
     check_transport(transport)
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from robots that are in use
+    use_own_domain()
     commands = {
         "plant": _plant_command(where, transport, CONSOLE_HZ),
         "supervisor": supervisor_command(transport),

@@ -6,8 +6,6 @@ and deserialising belong to the transport.
 
 from __future__ import annotations
 
-import os
-import secrets
 import subprocess
 import sys
 import threading
@@ -20,6 +18,7 @@ import numpy as np
 from qwen2vl_robot.errors import WorkerError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import image_from_depth, image_from_rgb, stamp_to_ns
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.pictures import depth_from_image, rgb_from_image
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.reasons import WorkerReason
@@ -38,7 +37,7 @@ def run_images(seconds: float, hz: float) -> dict[str, Any]:
     Raises:
         WorkerError: the sender failed or did not end in time.
     """
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
+    use_own_domain()
     graph = open_graph("dds", "receiver")
     sizes = {name: _measure(graph, *size, seconds, hz) for name, size in SIZES.items()}
     graph.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 from qwen2vl_robot.benchmarks.observer import Observer
 from qwen2vl_robot.errors import BadInputError, WorkerError
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.nodes.urgency import CONTROLLER, hurry
 from qwen2vl_robot.nodes.watch import run_node, supervisor_command, wait_for
 from qwen2vl_robot.reasons import WorkerReason
@@ -124,8 +124,7 @@ class _Cell:
         self._nodes: dict[str, tuple[contextlib.ExitStack, subprocess.Popen[bytes]]] = {}
 
     def __enter__(self) -> _Cell:
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from the domains of robots in use
+        use_own_domain()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         try:
             for name in ("plant", "supervisor", "controller"):

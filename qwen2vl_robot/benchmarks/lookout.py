@@ -7,7 +7,6 @@ process has one core: transport, conversions and judging together. The whole way
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from qwen2vl_robot.graph.conversions import (
     info_from_intrinsics,
     joint_state_message,
 )
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import CameraFrame, Cause, Intrinsics, Rehearsed, RobotState
@@ -53,8 +53,7 @@ def run_lookout(frames: int, seed: int) -> dict[str, Any]:
     Raises:
         WorkerError: the sender failed, or its frames do not come.
     """
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
+    use_own_domain()
     around = Surroundings.of(load_robot(_ROBOT))
     step, recorded = _record(around, seed)
     cores = os.sched_getaffinity(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import statistics
 import subprocess
 import tempfile
@@ -16,6 +14,7 @@ from typing import Any
 from qwen2vl_robot.errors import BadInputError, ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.transport import check_transport
 from qwen2vl_robot.nodes.watch import DemoClient, run_node, supervisor_command, wait_for
 
@@ -42,8 +41,7 @@ def run_soak(seconds: float, transport: str, tell: Callable[[str], None]) -> dic
             f"--seconds {seconds:g}: must be above {_WARM_S:g}, because growth counts after the first minute"
         )
     check_transport(transport)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))  # away from the domains of robots in use
+    use_own_domain()
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         ready = [Path(folder) / name for name in ("sim", "run", "supervisor")]

@@ -7,8 +7,6 @@ every stop with a point to hold. The time is measured outside, so it includes bo
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.errors import BadInputError, PlannerError, WorkerError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_state_message
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.transport import check_transport, open_graph
 from qwen2vl_robot.messages import Effect, Instruction, JointSegment, Motion, PlannerRequest, RobotState, Scene, freeze
 from qwen2vl_robot.nodes.controller_node import ControllerNode
@@ -48,8 +47,7 @@ class Halts:
     """
 
     def __init__(self, load: str, transport: str = "dds") -> None:
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
+        use_own_domain()
         self._graph = open_graph("dds", "operator")
         self._halted, self._came_s, self.has_feed = threading.Event(), (0.0, 0.0), False
         profile = load_robot("franka_panda")

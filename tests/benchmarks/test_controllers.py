@@ -10,8 +10,9 @@ import pytest
 
 from qwen2vl_robot.benchmarks.controllers.client import Client
 from qwen2vl_robot.benchmarks.controllers.suite import differ, halts, in_the_middle, run_controllers
-from qwen2vl_robot.benchmarks.controllers.worlds import StandIn, bench_profile, closing, use_own_domain, versions
+from qwen2vl_robot.benchmarks.controllers.worlds import StandIn, bench_profile, closing, versions
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.transport import open_graph
 
 

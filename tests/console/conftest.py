@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.domains import DOMAIN
+
 if TYPE_CHECKING:
     from tests.console.desks import Served, StandIn
 
-DOMAIN = 63
 
 # What needs the extra `console` is imported by the fixtures: without it each file says itself why it is skipped.
 

@@ -33,13 +33,13 @@ from qwen2vl_robot.resources import data_root
 from qwen2vl_robot.validation.pool import RehearsalProcess
 from qwen2vl_robot.validation.request import load_request
 from tests.console.desks import StandIn, served
+from tests.domains import DOMAIN
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results"
 INSTRUCTION = "put the red block on the blue plate"
 NEARLY = "accepted_over_block.yaml"
 TALL_M = np.arange(0.110, 0.125, 0.001)  # the block, so high that some roll-outs hit it
 MOST_BYTES = 300_000
-DOMAIN = 71
 WAIT_S = 240.0
 WIDE, PHONE = {"width": 1280, "height": 1150}, {"width": 390, "height": 844}
 TWO_COLUMNS = {"width": 860, "height": 1150}  # twin beside verdict

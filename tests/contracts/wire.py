@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from qwen2vl_robot.nodes.graph_camera import CameraSettings, GraphCamera
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.watch import run_node, wait_for
 from tests.cells import PROFILE
+from tests.domains import DOMAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,11 +72,10 @@ class WireCell:
 @contextlib.contextmanager
 def wire_cell(ready: Path) -> Iterator[WireCell]:
     """Start the plant's process and join it."""
-    domain = 20 + os.getpid() % 70
-    environment = {"ROS_DOMAIN_ID": str(domain), "PYTHONPATH": str(ROOT)}
+    environment = {"ROS_DOMAIN_ID": str(DOMAIN), "PYTHONPATH": str(ROOT)}
     with run_node(["sim", "--seed", "1", "--graph", "dds"], ready, environment) as plant:
         wait_for(ready.exists, plant, "plant", 120.0)
-        cell = WireCell(domain)
+        cell = WireCell(DOMAIN)
         try:
             cell.wait()
             yield cell

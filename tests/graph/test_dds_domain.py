@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-_DOMAIN = 55
-_MULTICAST_PORT = 7400 + 250 * _DOMAIN  # of discovery, by the RTPS specification
+from tests.domains import ALONE
+
+_MULTICAST_PORT = 7400 + 250 * ALONE  # of discovery, by the RTPS specification
 _TRACING = """<CycloneDDS><Domain><Tracing><Verbosity>warning</Verbosity><OutputFile>stderr</OutputFile></Tracing>
 </Domain></CycloneDDS>"""
 _MULTICAST = "<CycloneDDS><Domain><General><AllowMulticast>true</AllowMulticast></General></Domain></CycloneDDS>"
@@ -21,7 +22,7 @@ _JOIN = f"""
 import os
 from qwen2vl_robot.graph.dds import DdsGraph
 
-graph = DdsGraph("listed", domain_id={_DOMAIN})
+graph = DdsGraph("listed", domain_id={ALONE})
 links = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
 own = {{os.readlink(link) for link in links if os.path.islink(link)}}
 for line in open("/proc/net/udp").read().splitlines()[1:]:
@@ -89,8 +90,8 @@ from qwen2vl_robot.graph.dds import DdsGraph
 
 SO_GET_FILTER = 26  # asm-generic/socket.h
 theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-theirs.bind(("0.0.0.0", 7400 + 250 * {_DOMAIN} + 200))
-graph = DdsGraph("beside", domain_id={_DOMAIN})
+theirs.bind(("0.0.0.0", 7400 + 250 * {ALONE} + 200))
+graph = DdsGraph("beside", domain_id={ALONE})
 print("theirs", len(theirs.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 64)))
 for fd in os.listdir("/proc/self/fd"):
     link = f"/proc/self/fd/{{fd}}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from rclpy.parameter import Parameter
 
 from qwen2vl_robot.graph.lifecycle import LifecycleShell
 from qwen2vl_robot.graph.ros_process import start_rclpy
+from tests.domains import DOMAIN
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -83,7 +83,7 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 70))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     yield
     rclpy.try_shutdown()
 

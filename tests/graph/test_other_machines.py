@@ -19,21 +19,21 @@ import pytest
 
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
+from tests.domains import ALONE
 from tests.graph.peer import until
 
 ROOT = Path(__file__).resolve().parents[2]
-_DOMAIN = 20 + (os.getpid() + 17) % 70
-_PORTS = 7400 + 250 * _DOMAIN  # and up, by the RTPS specification
+_PORTS = 7400 + 250 * ALONE  # and up, by the RTPS specification
 _LOOPBACK = "127.0.0.1"
 _SIOCGIFADDR = 0x8915
-_LISTENER = 7400 + 250 * _DOMAIN + 240  # where the stranger sends its discovery
+_LISTENER = 7400 + 250 * ALONE + 240  # where the stranger sends its discovery
 _HONEST = f"""
 import sys
 from qwen2vl_robot.graph.dds import DdsGraph
 from tests.graph.peer import until
 from tests.graph.raw import Sender, String
 graph = DdsGraph("configures")
-sender = Sender({_DOMAIN}, "/instruction", String)
+sender = Sender({ALONE}, "/instruction", String)
 until(sender.listeners)
 print(sender.writer.get_guid().bytes.hex(), flush=True)
 sys.stdin.read()
@@ -41,12 +41,12 @@ sys.stdin.read()
 _STRANGER = f"""
 import sys
 from cyclonedds.domain import Domain
-domain = Domain({_DOMAIN}, '''<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"/></Interfaces>
+domain = Domain({ALONE}, '''<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"/></Interfaces>
 <AllowMulticast>false</AllowMulticast></General><Discovery><ParticipantIndex>90</ParticipantIndex>
 <SPDPInterval>0.2s</SPDPInterval><Peers AddLocalhost="false"><Peer address="{_LOOPBACK}:{_LISTENER}"/></Peers>
 </Discovery></Domain></CycloneDDS>''')
 from tests.graph.raw import Sender, String
-sender = Sender({_DOMAIN}, "/instruction", String)
+sender = Sender({ALONE}, "/instruction", String)
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -75,7 +75,7 @@ class Node:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
-        self.graph = DdsGraph("listening", domain_id=_DOMAIN)
+        self.graph = DdsGraph("listening", domain_id=ALONE)
         self.graph.subscribe(interface.ANY_INSTRUCTION, lambda message: self.heard.append(message.data))
         self.out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -102,7 +102,7 @@ def started(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     environment = {
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
-        "ROS_DOMAIN_ID": str(_DOMAIN),
+        "ROS_DOMAIN_ID": str(ALONE),
     }
     command = [sys.executable, "-c", request.param]
     other = subprocess.Popen(

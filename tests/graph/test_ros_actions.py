@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy
+from tests.domains import DOMAIN
 from tests.graph import peer
 from tests.graph.peer import goal, until
 
@@ -84,7 +84,7 @@ def before_acceptance(graph: RosGraph, prepare: Callable[[ServerGoalHandle], Non
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RosGraph, RosGraph]]:
     """Give the client's graph and the server's."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 70))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     client, server = RosGraph("client"), RosGraph("server")
     yield client, server
     client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.transport import has_rclpy
 from qwen2vl_robot.log import start_logging
+from tests.domains import DOMAIN
 from tests.graph.peer import until
 
 if not has_rclpy():
@@ -54,7 +54,7 @@ class Node:
 
 @pytest.fixture
 def make_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Node]]:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 70))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     listener = RosGraph("listener")
     made: list[Node] = []
 

@@ -22,6 +22,7 @@ from qwen2vl_robot.errors import BadInputError, ExecutionError, ObservationError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.graph.transport import has_rclpy, open_graph
+from tests.domains import DOMAIN
 from tests.graph import peer, raw
 from tests.graph.peer import goal, until
 
@@ -34,7 +35,7 @@ TRANSPORTS = ["dds", pytest.param("ros", marks=pytest.mark.skipif(not has_rclpy(
 def own_domain() -> Iterator[None]:
     """Use a domain of our own, so that neither other tests nor real robots are on it."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 70))
+    patch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     yield
     patch.undo()
 

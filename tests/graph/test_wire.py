@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from qwen2vl_robot.graph.transport import open_graph
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
 from tests.cells import PROFILE
+from tests.domains import DOMAIN
 from tests.graph import raw
 from tests.graph.peer import FOLLOW, Follower, goal, until
 from tests.graph.raw import NS, Sender
@@ -30,10 +30,9 @@ JOINTS = [*(joint.name for joint in PROFILE.joints), *PROFILE.gripper.joints]
 @pytest.fixture(scope="module", autouse=True)
 def domain() -> Iterator[int]:
     """A domain of our own, so that neither other tests nor real robots are on it."""
-    number = 20 + (os.getpid() + 35) % 70
     patch = pytest.MonkeyPatch()
-    patch.setenv("ROS_DOMAIN_ID", str(number))
-    yield number
+    patch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
+    yield DOMAIN
     patch.undo()
 
 

@@ -26,11 +26,11 @@ from qwen2vl_robot.nodes.shell import Shell
 from qwen2vl_robot.nodes.watch import run_node, wait_for
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.rules import load_rules
+from tests.domains import DOMAIN
 from tests.nodes.test_shell import Robot
 from tests.planner.test_server import Server, completion
 
 PACKAGE = Path(__file__).resolve().parents[2] / "qwen2vl_robot"
-DOMAIN = "66"
 TOOLS = {"look", "plan", "check", "do", "status", "stop"}
 WAIT = format_reply([], [{"do": "wait", "seconds": 2}])
 Answer = dict[str, Any]
@@ -126,9 +126,9 @@ def cell(folder: Path) -> Iterator[tuple[Shell, Any]]:
         stack.callback(model.close)
         for node in nodes:
             ready = folder / f"{node[0]}.ready"
-            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": DOMAIN}))
+            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
             wait_for(ready.exists, process, node[0], 300.0)
-        graph = DdsGraph("person", domain_id=int(DOMAIN))
+        graph = DdsGraph("person", domain_id=DOMAIN)
         stack.callback(graph.close)
         yield Shell(graph, lambda line: None), process
 
@@ -146,7 +146,7 @@ async def talk(person: Shell) -> None:
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "qwen2vl_robot", "mcp", "--graph", "dds"],
-        env={**os.environ, "ROS_DOMAIN_ID": DOMAIN},
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
     )
     async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as session:
         await session.initialize()

@@ -17,10 +17,10 @@ from qwen2vl_robot.graph.transport import has_rclpy, open_graph
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.nodes.joints import JointStates
 from tests.cells import PROFILE
+from tests.domains import DOMAIN
 from tests.graph import raw
 from tests.graph.peer import until
 
-DOMAIN = 53
 ARM = [joint.name for joint in PROFILE.joints]
 FINGERS = list(PROFILE.gripper.joints)
 NO_RCLPY = "rclpy is not importable here: install ROS 2 and source its setup file to run this suite on it"

@@ -22,6 +22,7 @@ from qwen2vl_robot.nodes import shell as shells
 from qwen2vl_robot.nodes.reports import ApprovalReport, CameraReport, StatusReport, TaskOutcome, VerdictReport
 from qwen2vl_robot.nodes.shell import Shell
 from qwen2vl_robot.nodes.watch import run_node, wait_for
+from tests.domains import DOMAIN
 
 DIGEST = "3fa2" + "0" * 60
 
@@ -236,13 +237,11 @@ def test_a_check_that_is_refused_is_an_error_with_its_reason(controller: Robot, 
 
 # ------------------------------------------------------------------------------------------- the whole cell
 
-DOMAIN = "57"
-
 
 def command(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "qwen2vl_robot", *arguments, "--graph", "dds", "--namespace", "/left"],
-        input=answer, capture_output=True, text=True, timeout=300, env={**os.environ, "ROS_DOMAIN_ID": DOMAIN},
+        input=answer, capture_output=True, text=True, timeout=300, env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
     )  # fmt: skip
 
 
@@ -257,9 +256,9 @@ def whole_cell(folder: Path, told: list[str], seed: int, *parameters: str) -> It
     with contextlib.ExitStack() as stack:
         for node in nodes:
             ready, where = folder / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
-            process = stack.enter_context(run_node([*node, *where], ready, {"ROS_DOMAIN_ID": DOMAIN}))
+            process = stack.enter_context(run_node([*node, *where], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
             wait_for(ready.exists, process, node[0], 180.0)
-        graph = DdsGraph("looker", namespace="/left", domain_id=int(DOMAIN))
+        graph = DdsGraph("looker", namespace="/left", domain_id=DOMAIN)
         stack.callback(graph.close)
         yield Shell(graph, told.append), process
 

@@ -27,9 +27,9 @@ from qwen2vl_robot.nodes.urgency import CONTROLLER, hurry
 from qwen2vl_robot.nodes.watch import run_node
 from qwen2vl_robot.plant.controllers import GripperServer, TrajectoryServer
 from tests.cells import PROFILE
+from tests.domains import DOMAIN
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN = 20 + os.getpid() % 70
 ENVIRONMENT = {
     "ROS_DOMAIN_ID": str(DOMAIN),
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -13,6 +13,7 @@ from qwen2vl_robot.errors import ExecutionError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.nodes.watch import DemoClient, wait_for
+from tests.domains import DOMAIN
 
 
 class Answering:
@@ -48,7 +49,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 def test_it_waits_for_the_answer_to_its_own_instruction(
     process: subprocess.Popen[bytes], takes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", "87")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     controller, client = Answering(), DemoClient("dds", lambda line: None)
     controller.takes = takes
     wait_for(lambda: [controller.publish(), client.status][1], process, "controller", 20.0)

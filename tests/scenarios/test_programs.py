@@ -19,9 +19,9 @@ from qwen2vl_robot.graph.dds import DdsGraph
 from qwen2vl_robot.graph.interface import GoalStatus
 from qwen2vl_robot.nodes.watch import run_node, wait_for
 from qwen2vl_robot.reasons import RequestReason
+from tests.domains import DOMAIN
 from tests.hostile import ROOT
 
-DOMAIN = "61"
 TIMED = "use_sim_time:=true"
 OURS = {f"~/{name}": f"/{interface.NODE_NAME}/{name}" for name in ("execute", "approve", "status", "cancel", "reset")}
 ASKER = f"""
@@ -45,7 +45,7 @@ class Program:
     """A client of the node, and what it heard."""
 
     def __init__(self) -> None:
-        self.graph = DdsGraph("program", domain_id=int(DOMAIN), remap=OURS)
+        self.graph = DdsGraph("program", domain_id=DOMAIN, remap=OURS)
         self.client = self.graph.action_client(interface.EXECUTE)
         self.scenes: list[Any] = []
         self.status: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     with contextlib.ExitStack() as stack:
         for node in nodes:
             ready = folder / f"{node[0]}.ready"
-            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": DOMAIN}))
+            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
             wait_for(ready.exists, process, node[0], 300.0)
         asking = Program()
         stack.callback(asking.graph.close)
@@ -95,7 +95,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 def test_a_motion_through_the_table_is_refused_by_name_and_a_safe_one_runs(program: Program) -> None:
     """The example that the page shows."""
-    environment = {**os.environ, "ROS_DOMAIN_ID": DOMAIN}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
     command = [sys.executable, str(ROOT / "examples" / "motion_on_the_graph.py")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     down, turn, *_, ran = done.stdout.splitlines()

@@ -20,11 +20,11 @@ from qwen2vl_robot.benchmarks.controllers.worlds import (
     bench_profile,
     closing,
     find_ros2_control,
-    use_own_domain,
     versions,
 )
 from qwen2vl_robot.config import Controllers
 from qwen2vl_robot.graph import interface
+from qwen2vl_robot.graph.own_domain import use_own_domain
 from qwen2vl_robot.graph.transport import check_transport, open_graph
 from qwen2vl_robot.nodes.halting import Halting
 

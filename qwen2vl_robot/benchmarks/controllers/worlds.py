@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import subprocess
 import sys
 import threading
@@ -44,12 +43,6 @@ def bench_profile() -> RobotProfile:
     """Return the Panda with ros2_control's own names for its controllers."""
     controllers = Controllers(gripper_form="parallel_action")
     return load_robot("franka_panda").model_copy(update={"controllers": controllers})
-
-
-def use_own_domain() -> None:
-    """Use a ROS domain of its own, on this machine only."""
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(60 + secrets.randbelow(40))
 
 
 def find_ros2_control() -> Path:
