@@ -200,6 +200,10 @@ class BulletWorld:
         linear, _ = pybullet.getBaseVelocity(self._client.body(name), physicsClientId=self._client.id)
         return float(np.linalg.norm(linear))
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether a named body is fixed in space."""
+        return float(pybullet.getDynamicsInfo(self._client.body(name), -1, physicsClientId=self._client.id)[0]) == 0.0
+
     def put_to_sleep(self, name: str) -> None:
         """Stop simulating a body at rest until a moving body touches it."""
         for state in (pybullet.ACTIVATION_STATE_ENABLE_SLEEPING, pybullet.ACTIVATION_STATE_SLEEP):

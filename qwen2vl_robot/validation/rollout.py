@@ -78,7 +78,6 @@ class _Run:
         self._line = self._haste.line(timeline(motion, start))
         spans, self._q_offset_rad = trial or (((0.0, self._line.end_s + AFTER_S),), np.zeros(len(profile.joints)))
         self._spans = tuple((self._haste.run_s(begin_s), self._haste.run_s(end_s)) for begin_s, end_s in spans)
-        self._names = [body.name for body in scene.objects]
         self._film: list[npt.NDArray[np.uint8]] | None = [] if film else None
         openings = find_openings(world, self._line, start, scene)
         self._monitor = RunMonitor(world, profile, motion, scene, openings, self._is_trial)
@@ -118,7 +117,7 @@ class _Run:
         world.step(round((_TRIAL_SETTLE_S if self._is_trial else SETTLE_S) / TIME_STEP_S))
         self._monitor.settle()
         meant = {self._monitor.handling.held, self._motion.effect.name}
-        for name in self._names:
+        for name in self._monitor.loose:
             if name not in meant and world.speed_mps(name) < _ASLEEP_MPS:
                 world.put_to_sleep(name)
 
@@ -184,7 +183,7 @@ class _Run:
             self._still_since = step
             return False
         is_still = self._world.robot.finger_speed_mps() < _SETTLED_MPS
-        if not (is_still and all(self._world.speed_mps(name) < _SETTLED_MPS for name in self._names)):
+        if not (is_still and all(self._world.speed_mps(name) < _SETTLED_MPS for name in self._monitor.loose)):
             self._still_since = step
         return (step - self._still_since) * TIME_STEP_S >= _STILL_S
 
@@ -213,7 +212,7 @@ class _Run:
 
     def _is_at_rest(self) -> bool:
         held = self._monitor.handling.held
-        return all(self._world.speed_mps(name) < RESTS_MPS for name in self._names if name != held)
+        return all(self._world.speed_mps(name) < RESTS_MPS for name in self._monitor.loose if name != held)
 
     def _q_at(self, at_s: float) -> Array:
         joints: Array = self._line.q_at(np.array([at_s]))[0] + self._q_offset_rad

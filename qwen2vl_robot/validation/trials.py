@@ -141,9 +141,10 @@ def _direction(rng: np.random.Generator) -> Array:
 
 
 def _stands_on(body: SceneObject, support: SceneObject) -> bool:
+    if body is support or abs(body.bottom_m - support.top_m) >= shape_size_m(support.shape)[2]:
+        return False
     off_m = np.linalg.norm(body.T_base_object[:2, 3] - support.T_base_object[:2, 3])
-    is_over = off_m < max(shape_size_m(support.shape)[:2])
-    return bool(body is not support and is_over and abs(body.bottom_m - support.top_m) < shape_size_m(support.shape)[2])
+    return bool(off_m < max(shape_size_m(support.shape)[:2]))
 
 
 def _resized(shape: Shape, grown_m: Array) -> Shape:

@@ -24,6 +24,7 @@ class RunMonitor:
     Attributes:
         handling: what the gripper holds, has held and may grasp.
         is_closing: whether the fingers are closing or pressing.
+        loose: the objects that can move.
         rest: settled `T_base_object` of each object before the motion.
         let_go: `T_base_object` at which each object was let go, or came to rest after a push.
         findings: a violation for each kind and pair, with its first time and largest amount.
@@ -49,6 +50,7 @@ class RunMonitor:
         self._openings = openings
         self._is_trial = is_trial
         self._bodies = {body.name: body for body in scene.objects}
+        self.loose = [name for name in self._bodies if not world.is_fixed(name)]
         self._resting = Resting(world, {body.name: body for body in scene.bodies()})
         self._suspects: list[Violation] = []
         self._T_tool_held: Array | None = None
@@ -142,7 +144,7 @@ class RunMonitor:
 
     def look_around(self, at_s: float) -> None:
         """Check whether an object that the motion does not handle has moved."""
-        for name in self._bodies:
+        for name in self.loose:
             if name not in self.handling.handled and name != self._effect.name:
                 self._note_moved(at_s, name, self.rest[name])
 
