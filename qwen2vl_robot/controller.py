@@ -238,7 +238,7 @@ class Controller:
             if not isinstance(answer, Refusal):
                 _log.debug("admitted %s", step.action.describe())
                 self._parts.cell.learn(ruling)
-                task.mark("first_motion")
+                task.moves()
                 return answer, lookout
             cause = Cause(answer.reason, f"gate: {answer.reason}: {answer.text}", answer.numbers)
             refused = Outcome(OutcomeKind.REFUSED, (cause,))

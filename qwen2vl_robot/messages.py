@@ -9,7 +9,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Union
 
@@ -749,9 +749,7 @@ class TaskReport:
     steps: tuple[StepRecord, ...]
     seconds: dict[str, float]
     cameras: tuple[CameraChecked, ...] = ()
-
-
-# ---------------------------------------------------------------------------------------------- digests
+    before_motion: dict[str, float] = field(default_factory=dict)  # of `seconds`, until the first was admitted
 
 
 def digest(message: object) -> str:

@@ -107,6 +107,7 @@ class Task:
         self.plans: list[Plan] = []
         self.steps: list[StepRecord] = []
         self.seconds: dict[str, float] = {}
+        self.before_motion: dict[str, float] = {}
         self._failures = 0
         self._began_s = time.perf_counter()
 
@@ -119,9 +120,11 @@ class Task:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began_s
 
-    def mark(self, moment: str) -> None:
-        """Note when something happened for the first time, in seconds since the task began."""
-        self.seconds.setdefault(moment, time.perf_counter() - self._began_s)
+    def moves(self) -> None:
+        """Note when the first motion is admitted, and what each stage has taken until then."""
+        if not self.before_motion:
+            self.before_motion = dict(self.seconds)
+            self.seconds["first_motion"] = time.perf_counter() - self._began_s
 
     @property
     def is_check(self) -> bool:
@@ -207,10 +210,10 @@ class Task:
 
     def report(self, outcome: Outcome) -> TaskReport:
         """The whole task with its end; its total time ends now."""
-        self.mark("total")
+        self.seconds["total"] = time.perf_counter() - self._began_s
         _log.log(*_severity(outcome), f"task {self.instruction.text!r}", describe(outcome))
         plans, steps, seconds = tuple(self.plans), tuple(self.steps), dict(self.seconds)
-        return TaskReport(self.instruction, outcome, plans, steps, seconds, self.cameras)
+        return TaskReport(self.instruction, outcome, plans, steps, seconds, self.cameras, dict(self.before_motion))
 
 
 def _says(camera: CameraChecked) -> tuple[int, int]:

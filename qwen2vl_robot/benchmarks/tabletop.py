@@ -210,6 +210,7 @@ class Suite:
             "reasons": list(report.outcome.reasons),
             "steps": [f"{s.action.describe()}: {s.outcome.kind.value}" for s in report.steps],
             "seconds": {k: round(v, 3) for k, v in report.seconds.items()},
+            "before_motion": {k: round(v, 3) for k, v in report.before_motion.items()},
             "peak_memory_mb": round(self._peak_memory_mb(plant)),
         }
 

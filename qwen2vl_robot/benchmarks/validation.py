@@ -18,7 +18,7 @@ from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import GripperSegment, JointSegment, Scene, SceneObject, Segment
-from qwen2vl_robot.validation.pool import RehearsalProcess
+from qwen2vl_robot.validation.pool import WORKERS, RehearsalProcess
 from qwen2vl_robot.validation.rehearsal import Twin
 from qwen2vl_robot.validation.timeline import timeline
 
@@ -29,6 +29,7 @@ _BLOCK_M = 0.045
 _SWEEP_S, _SWEEPS = 0.5, 9  # duration and number of the measurements
 _REPEATS = 5
 _BUDGET_S = 300.0
+_BARE_STEPS = 5000
 _COMPARED = 2000  # configurations at which Bullet's distances are compared with coal's
 
 
@@ -38,6 +39,7 @@ def run_validation(robot: str = "franka_panda") -> Iterator[tuple[str, dict[str,
     stage = Stage(profile, Kinematics(profile))
     totals = _sweep_and_replay(profile, pick_and_place(stage, OBJECTS))
     totals |= _judge(profile, pick_and_place(stage, OBJECTS), _REPEATS)
+    totals |= _limit(profile, pick_and_place(stage, OBJECTS), totals["verdict_s"])
     totals["replay_ratio"] = round(totals["verdict_s"] / totals["replay_s"], 2)
     same_m, bare_m = disagreements_m(profile, _COMPARED, seed=0)
     totals["compared_with_oracle"] = len(same_m)
@@ -136,6 +138,31 @@ def _replay_s(profile: RobotProfile, step: CaseStep) -> float:
             world.robot.command_gripper(grips.get(first, step.start.gripper_width_m), profile.gripper.force_n)
             world.robot.follow(q_rad[first + 1 : last + 1], dq_radps[first:last])
         return time.perf_counter() - began
+
+
+def _limit(profile: RobotProfile, step: CaseStep, verdict_s: float) -> dict[str, Any]:
+    """Measure the least that a verdict's steps cost Bullet: those of the arm alone, shared by the workers without loss.
+
+    Returns:
+        The steps of one verdict, bare steps a second of one core, the limit in seconds, and the distance to it.
+    """
+    twin = Twin(profile)
+    before_s = twin.simulated_s
+    twin.rehearse(step.motion, step.scene, step.start)
+    steps = round((twin.simulated_s - before_s) / TIME_STEP_S)
+    twin.close()
+    with robot_on_table(profile) as world:
+        world.robot.command_arm(step.start.q_rad)
+        began_s = time.process_time()
+        world.step(_BARE_STEPS)
+        per_s = _BARE_STEPS / (time.process_time() - began_s)
+    limit_s = steps / per_s / WORKERS
+    return {
+        "steps": steps,
+        "bare_steps_per_s": round(per_s),
+        "limit_s": round(limit_s, 3),
+        "limit_ratio": round(verdict_s / limit_s, 2),
+    }
 
 
 def _judge(profile: RobotProfile, step: CaseStep, repeats: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from qwen2vl_robot.cli import (
     scoring,
     shell,
     single,
+    speed,
     training,
     voice,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "scoring",
     "shell",
     "single",
+    "speed",
     "training",
     "voice",
 ]

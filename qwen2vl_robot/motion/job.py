@@ -143,8 +143,10 @@ class Job:
         if not len(boxes_m):
             return 0
         here_m = transform(T_base_tool, self.robot.hand.room_m)
-        p_m = np.concatenate([here_m, here_m + RISE_M])[:, None]
-        return int(((p_m > boxes_m[None, :, 0]) & (p_m < boxes_m[None, :, 1])).all(axis=-1).any(axis=-1).sum())
+        p_m = np.concatenate([here_m, here_m + RISE_M])
+        is_near = ((boxes_m[:, 1] > p_m.min(axis=0)) & (boxes_m[:, 0] < p_m.max(axis=0))).all(axis=-1)
+        low_m, high_m = boxes_m[is_near, 0], boxes_m[is_near, 1]
+        return int(((p_m[:, None] > low_m) & (p_m[:, None] < high_m)).all(axis=-1).any(axis=-1).sum())
 
     def dark_ratio(self, grasp: Grasp) -> float:
         """Return the share of the fingers' room at a grasp which the frame does not show to be free; 0 without one."""

@@ -39,6 +39,7 @@ EXPLAINED_COST_M = 0.0065  # the right solid costs 2 to 5 mm, a wrong one 4 to 1
 _QUIET_M = 0.001  # of smoothed depth's noise; the ideal camera has 0.5 mm: beyond it the right solid costs more, too
 _MEAN_OF_SIGMA = 0.8  # the mean of what is normally distributed, without sign, over its deviation
 _BORDER_PX = 0.5
+_FAR_PX = 2000.0  # far enough from every picture, and not beyond what OpenCV can draw
 _HIDING = 200
 _HIDING_SLACK_M = 0.0025
 _TURNS = 4
@@ -77,6 +78,7 @@ class Fitter:
         self.is_mine = mine
         is_flat = np.isfinite(view.depth_m[window]) & (view.height_m[window] < _FLAT_M)
         may_be_mine = ~is_flat & same_material(view.rgb[window].astype(np.float64), segment.rgb)
+        self._corner_px = np.array([self.x0, self.y0], np.float64)
         self._is_free = ~(mine | others[window] | may_be_mine)  # table or nothing: a solid must not cover it
         self._canvas: Bytes = np.zeros(mine.shape, np.uint8)
         self._mine_count = int(np.count_nonzero(mine))
@@ -127,11 +129,12 @@ class Fitter:
         return best
 
     def _overlap(self, solid: Solid) -> float:
-        pixels = self.view.project(solid.outline_m(self.view.origin_m)) - [self.x0, self.y0]
+        pixels = self.view.project(solid.outline_m(self.view.origin_m)) - self._corner_px
         # fillConvexPoly also fills pixels that the border only touches: shrink the outline by half a pixel.
-        arm = pixels - pixels.mean(axis=0)
+        arm = pixels - pixels.sum(axis=0) / len(pixels)
         pixels -= _BORDER_PX * arm / (np.hypot(arm[:, :1], arm[:, 1:]) + 1e-9)
-        hull = cv2.convexHull(np.round(np.clip(pixels, -2000, 2000) * (1 << _SHIFT)).astype(np.int32))
+        pixels = np.minimum(np.maximum(pixels, -_FAR_PX), _FAR_PX)
+        hull = cv2.convexHull(np.rint(pixels * (1 << _SHIFT)).astype(np.int32))
         self._canvas[:] = 0
         cv2.fillConvexPoly(self._canvas, hull, 1, lineType=cv2.LINE_8, shift=_SHIFT)
         drawn = self._canvas.view(bool)

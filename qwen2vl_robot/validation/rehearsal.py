@@ -77,6 +77,11 @@ class Twin:
         self._taken = {TABLE, *self._world.robot.link_names()}
         self._joint_reach_m = self._world.robot.reach_m(_BEYOND_TOOL_M)
 
+    @property
+    def simulated_s(self) -> float:
+        """How much has been simulated since the world was last set up anew."""
+        return self._world.time_s
+
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Verdict:
         """Rehearse a motion in this process, stage by stage; the first stage with a violation ends the rehearsal.
 
