@@ -6,6 +6,8 @@ Poses are 4x4 homogeneous matrices named `T_ref_target`; points are `(n, 3)` in 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,10 +33,10 @@ def read_only(values: npt.ArrayLike, shape: tuple[int | None, ...] | None = None
 
 def make_pose(p_m: npt.ArrayLike, R: npt.ArrayLike | None = None) -> Array:
     """Build `T_ref_target` (4, 4) from a translation (3,) in metres and a rotation (3, 3)."""
-    T = np.eye(4)
-    T[:3, 3] = np.asarray(p_m, dtype=np.float64)
-    if R is not None:
-        T[:3, :3] = np.asarray(R, dtype=np.float64)
+    T = np.zeros((4, 4))
+    T[:3, :3] = _UPRIGHT if R is None else R
+    T[:3, 3] = p_m
+    T[3, 3] = 1.0
     return T
 
 
@@ -96,11 +98,11 @@ def rotation_from_quat(quat_xyzw: npt.ArrayLike) -> Array:
     Raises:
         ValueError: the quaternion is zero or not finite.
     """
-    q = np.asarray(quat_xyzw, dtype=np.float64)
-    length = float(np.linalg.norm(q))
-    if not np.isfinite(length) or length < 1e-6:
-        raise ValueError(f"quaternion {q.tolist()} has no direction; give four finite numbers, not all zero")
-    x, y, z, w = q / length
+    x, y, z, w = np.asarray(quat_xyzw, dtype=np.float64).tolist()  # plain numbers: this runs at every look at a body
+    length = math.hypot(x, y, z, w)
+    if not math.isfinite(length) or length < 1e-6:
+        raise ValueError(f"quaternion {[x, y, z, w]} has no direction; give four finite numbers, not all zero")
+    x, y, z, w = x / length, y / length, z / length, w / length
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],

@@ -6,6 +6,7 @@ Twin and plant each own an instance in their own process.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -198,7 +199,7 @@ class BulletWorld:
     def speed_mps(self, name: str) -> float:
         """Read the linear speed of a named body."""
         linear, _ = pybullet.getBaseVelocity(self._client.body(name), physicsClientId=self._client.id)
-        return float(np.linalg.norm(linear))
+        return math.hypot(*linear)
 
     def is_fixed(self, name: str) -> bool:
         """Whether a named body is fixed in space."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-
-import numpy as np
 
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import RobotProfile
@@ -175,15 +174,18 @@ class RunMonitor:
         held = self.handling.held
         if held is None or self._T_tool_held is None:
             return
-        T_tool_held = invert(self._world.robot.tool_pose()) @ self._world.pose(held)
-        slip_m = float(np.linalg.norm(T_tool_held[:3, 3] - self._T_tool_held[:3, 3]))
+        T_base_tool = self._world.robot.tool_pose()
+        # A rigid pose keeps lengths: comparing in the base frame needs no inverse.
+        slip_m = math.dist(
+            self._world.pose(held)[:3, 3], T_base_tool[:3, :3] @ self._T_tool_held[:3, 3] + T_base_tool[:3, 3]
+        )
         if slip_m > SLIPPED_M:
             self.note(Violation(ViolationKind.GRASP_SLIP, at_s, (held,), slip_m, "m"))
             self._let_go()
 
     def _note_moved(self, at_s: float, name: str, T_base_before: Array) -> None:
         T_base_object = self._world.pose(name)
-        moved_m = float(np.linalg.norm(T_base_object[:3, 3] - T_base_before[:3, 3]))
+        moved_m = math.dist(T_base_object[:3, 3], T_base_before[:3, 3])
         if moved_m > MOVED_M:
             self.note(Violation(ViolationKind.MOVED_OTHER, at_s, (name,), moved_m, "m"))
         tilted_rad = tilt_rad(self._bodies[name], T_base_object, T_base_before[:3, 2])
