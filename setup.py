@@ -50,6 +50,8 @@ setup(
         "PyYAML>=6",
         "pin>=3.1",
         "coal>=3.0",
+        "trimesh>=4.5,<6",
+        "pycollada>=0.8,<1",
         "ruckig>=0.12",
         "ompl>=1.7",
         "opencv-python-headless>=4.10,<5",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import coal
@@ -13,6 +14,7 @@ from qwen2vl_robot.config import RobotProfile
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import Array, invert, read_only, transform
 from qwen2vl_robot.joint_kinds import followers
+from qwen2vl_robot.link_meshes import read_triangles
 from qwen2vl_robot.urdf_files import check_meshes
 
 _PAD_SLACK_M = 0.004  # the gate takes fingers that are as far from where the twin had them for the same
@@ -173,7 +175,7 @@ class Kinematics:
         points = self._read_geometry(pinocchio.GeometryType.COLLISION, _vertices)
         return {link: read_only(hull_vertices(points_m)) for link, points_m in points.items()}
 
-    def _read_geometry(self, kind: Any, points_of: Callable[[Any, str], Array]) -> dict[str, Array]:
+    def _read_geometry(self, kind: Any, points_of: Callable[[Any], Array]) -> dict[str, Array]:
         """Read one kind of the URDF's geometry: link → points (k, ..., 3), link frame, metres."""
         path = self.profile.urdf_path
         geometry = pinocchio.buildGeomFromUrdf(self.model, str(path), kind, package_dirs=[str(path.parent)])
@@ -181,7 +183,7 @@ class Kinematics:
         for item in geometry.geometryObjects:
             frame = self.model.frames[item.parentFrame]
             T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
-            points.setdefault(frame.name, []).append(transform(T_link_geometry, points_of(item.geometry, item.name)))
+            points.setdefault(frame.name, []).append(transform(T_link_geometry, points_of(item)))
         return {link: np.vstack(parts) for link, parts in points.items()}
 
 
@@ -210,12 +212,12 @@ def _convex_hull(points_m: Array) -> coal.ConvexBase:
     return cloud.convex
 
 
-def _triangles(geometry: coal.CollisionGeometry, name: str) -> Array:
+def _triangles(item: Any) -> Array:
     """Return the triangles (t, 3, 3) of a shape in its own frame; of a primitive those of a hull around it."""
-    if isinstance(geometry, coal.BVHModelBase):
-        corners = [[t[0], t[1], t[2]] for t in map(geometry.tri_indices, range(geometry.num_tris))]
-        return np.array(geometry.vertices())[np.array(corners, dtype=np.intp)]
-    return hull_triangles(_vertices(geometry, name))
+    corners_m = _vertices(item)
+    if isinstance(item.geometry, coal.BVHModelBase):
+        return read_triangles(Path(item.meshPath), np.asarray(item.meshScale), corners_m)
+    return hull_triangles(corners_m)
 
 
 def hull_triangles(points_m: Array) -> Array:
@@ -232,8 +234,9 @@ def hull_triangles(points_m: Array) -> Array:
     return np.array(triangles)
 
 
-def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:
-    """Return points (k, 3) whose hull encloses a collision shape, in the shape's own frame."""
+def _vertices(item: Any) -> Array:
+    """Return points (k, 3) whose hull encloses a shape of pinocchio's, in the shape's own frame."""
+    geometry = item.geometry
     if isinstance(geometry, coal.BVHModelBase):
         return np.array(geometry.vertices())
     if isinstance(geometry, coal.Box):
@@ -244,7 +247,7 @@ def _vertices(geometry: coal.CollisionGeometry, name: str) -> Array:
         return prism_vertices(geometry.radius, 2 * (geometry.halfLength + geometry.radius))
     if isinstance(geometry, coal.Sphere):
         return prism_vertices(geometry.radius, 2 * geometry.radius)
-    raise BadInputError(f"collision shape {name}: {type(geometry).__name__} is unknown; use a mesh or a primitive")
+    raise BadInputError(f"collision shape {item.name}: {type(geometry).__name__} is unknown; use a mesh or a primitive")
 
 
 def box_vertices(size_m: Array) -> Array:

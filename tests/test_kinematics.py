@@ -88,3 +88,19 @@ def test_an_unknown_joint_is_refused(profile: RobotProfile) -> None:
 def test_joints_that_are_no_joints_are_refused(kinematics: Kinematics, bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="7 finite joint positions"):
         kinematics.tool_pose(bad)
+
+
+def surface_m2(triangles_m: np.ndarray) -> float:
+    a, b, c = np.asarray(triangles_m).transpose(1, 0, 2)
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
+@pytest.mark.parametrize("link", ["panda_link4", "panda_link5", "panda_hand"])
+def test_a_link_looks_as_its_file_says(kinematics: Kinematics, profile: RobotProfile, link: str) -> None:
+    """One object of the forearm's file has two materials; its triangles once joined corners of different pieces."""
+    file = profile.urdf_path.parent / "meshes" / "visual" / f"{link.removeprefix('panda_')}.obj"
+    lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+    corners_m = np.array([[float(v) for v in line[1:4]] for line in lines if line[:1] == ["v"]])
+    faces = [[int(corner.split("/")[0]) - 1 for corner in line[1:4]] for line in lines if line[:1] == ["f"]]
+    expected_m2 = surface_m2(corners_m[faces])
+    assert surface_m2(kinematics.link_triangles()[link]) == pytest.approx(expected_m2, rel=1e-3)
