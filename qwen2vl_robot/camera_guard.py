@@ -17,8 +17,9 @@ from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.messages import CameraFrame, Cause, ImageBox, Observation, Outcome, Plan
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.perception.agreement import check_cameras
-from qwen2vl_robot.perception.camera_check import CameraSeen, check_camera
+from qwen2vl_robot.perception.camera_check import check_camera
 from qwen2vl_robot.perception.camera_health import CameraHealth, measure_health
+from qwen2vl_robot.perception.camera_seen import CameraSeen
 from qwen2vl_robot.perception.camera_stuck import Repeated
 from qwen2vl_robot.perception.surfaces import surfaces_of
 from qwen2vl_robot.reasons import (

@@ -11,7 +11,8 @@ import pytest
 from qwen2vl_robot.geometry import Array, make_pose, rotation_from_rotvec, rotation_z, transform
 from qwen2vl_robot.kinematics import Kinematics, box_vertices, hull_triangles
 from qwen2vl_robot.messages import Observation
-from qwen2vl_robot.perception.camera_check import ENOUGH_PX, LIMIT_M, check_camera, work_area_m
+from qwen2vl_robot.perception.camera_check import check_camera, work_area_m
+from qwen2vl_robot.perception.camera_seen import ENOUGH_PX, LIMIT_M, CameraSeen
 from qwen2vl_robot.plant.client import PlantProcess
 from tests.cells import PROFILE
 
@@ -164,3 +165,13 @@ def test_a_picture_without_edges_leaves_the_camera_unchecked() -> None:
     grey = np.full_like(observation.frame.rgb, 128)
     seen = check_camera(replace(observation, frame=replace(observation.frame, rgb=grey)), PROFILE, KINEMATICS)
     assert not seen.is_checked and not seen.is_off
+
+
+def test_what_is_known_in_one_direction_alone_is_said_alone() -> None:
+    """A base that is nearly round left the turn open, and 52 mm of a turn that nobody measured were reported."""
+    off_m, sure_off_m = np.array([-0.009, -0.052, 0.006]), np.array([-0.009, 0.0, 0.006])
+    seen = CameraSeen(8548, off_m, 0.057, sure_off_m, np.deg2rad(-4.6), unsure_m=0.032)
+    assert seen.is_off
+    assert seen.numbers == (("x_m", -0.009), ("y_m", 0.0))
+    assert "11 mm at the work place, or more: -9 mm along x, +0 mm along y, +6 mm along z" in seen.describe()
+    assert "52" not in seen.describe()

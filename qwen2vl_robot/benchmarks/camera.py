@@ -14,7 +14,8 @@ from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.geometry import Array, make_pose, rotation_z, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Observation
-from qwen2vl_robot.perception.camera_check import ENOUGH_PX, check_camera, work_area_m
+from qwen2vl_robot.perception.camera_check import check_camera, work_area_m
+from qwen2vl_robot.perception.camera_seen import ENOUGH_PX
 from qwen2vl_robot.plant.client import PlantProcess
 
 _SCENE, _ROBOT = "scenes/tabletop.yaml", "franka_panda"

@@ -14,8 +14,8 @@ from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import stamp_from_ns
 
 if TYPE_CHECKING:  # the supervisor has a health too, and loads nothing of perception
-    from qwen2vl_robot.perception.camera_check import CameraSeen
     from qwen2vl_robot.perception.camera_health import CameraHealth
+    from qwen2vl_robot.perception.camera_seen import CameraSeen
 
 _log = logging.getLogger(__name__)
 _SHOWN_S = 10.0  # what happened once, such as a refused instruction, is shown this long

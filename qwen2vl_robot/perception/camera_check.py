@@ -28,13 +28,10 @@ from qwen2vl_robot.perception.camera_doubt import (
     slant_of,
 )
 from qwen2vl_robot.perception.camera_outline import fit_outline
+from qwen2vl_robot.perception.camera_seen import ENOUGH_PX, REACH_M, REACH_RAD, UNSURE_M, CameraSeen
 from qwen2vl_robot.perception.surfaces import surfaces_of
 from qwen2vl_robot.perception.view import LevelledView, Mask, make_view
 
-ENOUGH_PX = 2000  # of the arm, with depth; fewer say little about where the camera is
-LIMIT_M = 0.0105  # refused from here; right calibrations are below 0.006, and 0.015 is a danger
-UNSURE_M = 0.007  # standard deviation at the work place above which a direction was not measured
-REACH_M, REACH_RAD = 0.24, np.deg2rad(24)  # the largest shift and turn that are searched for
 _WORK_X, _WORK_Y = (0.45, 0.8), 0.37  # of the workspace: for the Panda 0.38 to 0.68 m, and 0.26 m to both sides
 _CELL_PX = 4
 _BEHIND_M = 0.012  # of a nearer part of the arm: hidden
@@ -43,7 +40,6 @@ _FACING = 0.25  # cosine to the line of sight; flatter surfaces have poor depth
 _MOST_POINTS, _SEARCH_POINTS = 2500, 400
 _GATES_M = (0.06, 0.04, 0.03, 0.02, 0.015, 0.012, 0.012, 0.012)
 _FITS_M, _FITS_DEPTH_M = 0.012, 0.024  # across the surface and along the ray
-_SURELY_OFF = 6.0  # standard deviations beyond the limit
 _GOOD, _LEAST, _SURELY = 0.9, 0.6, 0.95  # shares of points that fit: no need to search; fits nowhere; fits elsewhere
 _CLEARLY, _ALIKE, _NEAR_M = 0.1, 0.03, 0.03
 _LEAST_POINTS = 30
@@ -52,71 +48,6 @@ _SHIFT_STEP_M, _TURN_STEP_RAD = 0.06, np.deg2rad(4)
 _CANDIDATES = 4
 _CONTRADICTS = 25.0  # squared deviations, of three that are measured twice
 _FAR_M = 0.06  # a point that is off by this much or more does not fit at all
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CameraSeen:
-    """What the arm says about the camera.
-
-    Attributes:
-        shown_px: pixels with depth where the arm should show.
-        off_m: (3,) by how much things at the work place are measured away from where they are, base frame; None where
-            too little of the arm shows, or it fits nowhere.
-        size_m: root mean square of that over the work area; inf where the arm fits nowhere; None where unchecked.
-        sure_m: the part of `off_m` along directions that are known well.
-        turn_rad: of the camera about the vertical.
-        unsure_m: standard deviation at the work place in the direction that is known least.
-        problem: why the frame could not be measured at all.
-    """
-
-    shown_px: int = 0
-    off_m: Array | None = None
-    size_m: float | None = None
-    sure_m: float = 0.0
-    turn_rad: float = 0.0
-    unsure_m: float = np.inf
-    problem: str = ""
-
-    @property
-    def is_off(self) -> bool:
-        """Whether the camera is surely not where its calibration says."""
-        if self.size_m is None or not self.size_m > LIMIT_M:
-            return False
-        is_known = self.unsure_m <= UNSURE_M or self.is_surely_off
-        return self.off_m is None or is_known or self.sure_m > LIMIT_M
-
-    @property
-    def is_surely_off(self) -> bool:
-        """Whether the camera is off by so much that no doubt about the direction matters."""
-        return self.size_m is not None and self.size_m > LIMIT_M + _SURELY_OFF * self.unsure_m
-
-    @property
-    def is_checked(self) -> bool:
-        """Whether the arm shows enough to tell."""
-        return self.is_off or (self.size_m is not None and self.unsure_m <= UNSURE_M)
-
-    @property
-    def numbers(self) -> tuple[tuple[str, float], ...]:
-        """The displacement, by its axes in the base frame."""
-        return () if self.off_m is None else (("x_m", float(self.off_m[0])), ("y_m", float(self.off_m[1])))
-
-    def describe(self) -> str:
-        """Say it in one line, for people."""
-        if self.problem:
-            return f"camera unchecked: {self.problem}"
-        if self.is_off and self.off_m is None:
-            reach = f"{REACH_M * 1000:.0f} mm and {np.rad2deg(REACH_RAD):.0f} deg"
-            return f"the arm is not where it should show, nor within {reach}: calibrate the camera, or clear its view"
-        if self.size_m is None or self.off_m is None:
-            return f"camera unchecked: the arm shows in {self.shown_px} px, {ENOUGH_PX} are needed"
-        along = ", ".join(f"{1000 * v:+.0f} mm along {axis}" for v, axis in zip(self.off_m, "xyz", strict=True))
-        if self.is_off:
-            turned = f"{np.rad2deg(self.turn_rad):+.1f} deg about the vertical"
-            size = "" if not np.isfinite(self.size_m) else f"by {self.size_m * 1000:.0f} mm "
-            return f"the camera is off {size}at the work place: {along} (base frame), {turned}; calibrate the camera"
-        if not self.is_checked:
-            return "camera unchecked: what shows of the arm leaves one direction open"
-        return f"camera checked: off by {self.size_m * 1000:.0f} mm at the work place"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,8 +106,8 @@ def _seen(view: LevelledView, fit: _Fit, T_base_camera: Array, area_m: Array, sh
     off_m = moved_m.mean(axis=0)
     variance, unsure_m, axes = how_sure(fit.covariance, area_m.mean(axis=0) - fit.pivot_m)
     known = axes[:, np.sqrt(variance) <= UNSURE_M]
-    sure_m = float(np.linalg.norm([*(known.T @ off_m[:2]), off_m[2]]))
-    return CameraSeen(shown_px, off_m, size_m, sure_m, fit.turn_rad, unsure_m)
+    sure_off_m = np.array([*(known @ known.T @ off_m[:2]), off_m[2]])
+    return CameraSeen(shown_px, off_m, size_m, sure_off_m, fit.turn_rad, unsure_m)
 
 
 def work_area_m(profile: RobotProfile) -> Array:

@@ -21,7 +21,7 @@ from qwen2vl_robot.messages import (
     freeze,
 )
 from qwen2vl_robot.motion.skills import MotionMaker
-from qwen2vl_robot.perception.camera_check import ENOUGH_PX
+from qwen2vl_robot.perception.camera_seen import ENOUGH_PX
 from qwen2vl_robot.perception.showing import foresee
 from qwen2vl_robot.perception.surroundings import Surroundings
 from qwen2vl_robot.reasons import MotionReason
