@@ -146,6 +146,15 @@ def memory() -> tuple[float, str]:
     return (int(match[1]) * 1024 / 1e9 if match else 0.0), "memory"
 
 
+def shape_of(model: str) -> Shape:
+    """Find a model's shape.
+
+    Raises:
+        BadInputError: neither a config.json nor the name gives it.
+    """
+    return _shape_of(model)[0]
+
+
 def _shape_of(model: str) -> tuple[Shape, float]:
     """Find the shape and the bits per weight in a folder's config.json, or from the model's name."""
     model = base_of(model)

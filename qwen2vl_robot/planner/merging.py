@@ -28,9 +28,14 @@ def add_adapter(model: Any, adapter: Adapter) -> None:
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for name, (a, b) in pairs.items():
         module = linear.get(name)
-        if module is None or a.shape != (adapter.rank, module.in_features) or b.shape != (
-            module.out_features,
-            adapter.rank,
+        if (
+            module is None
+            or a.shape != (adapter.rank, module.in_features)
+            or b.shape
+            != (
+                module.out_features,
+                adapter.rank,
+            )
         ):
             has = "no such linear layer" if module is None else f"{tuple(module.weight.shape)} there"
             wants = f"{shown(name, 80)} of {len(b)} x {a.shape[-1]}"
@@ -46,8 +51,9 @@ def add_adapter(model: Any, adapter: Adapter) -> None:
 
 def digest_of(model: Any, names: list[str]) -> str:
     """A digest of a model's weights: the largest number in the first rows of each layer, the same in any type."""
-    largest = [model.get_submodule(name).weight[:_DIGESTED_ROWS].abs().amax().to(torch.bfloat16) for name in names]
-    return hashlib.sha256(torch.stack([v.cpu() for v in largest]).float().numpy().tobytes()).hexdigest()
+    rows = [model.get_submodule(name).weight.detach()[:_DIGESTED_ROWS] for name in names]
+    largest = [float(some.abs().amax().to(torch.bfloat16)) for some in rows]
+    return hashlib.sha256(repr(largest).encode()).hexdigest()
 
 
 def _pairs(tensors: dict[str, Tensor], adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
