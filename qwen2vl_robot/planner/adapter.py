@@ -88,7 +88,7 @@ def _base(data: dict[str, Any], file: Path) -> str:
 
 def _scale(data: dict[str, Any], rank: int, file: Path) -> float:
     alpha = data.get("lora_alpha")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise BadInputError(f"{shown(file)}: lora_alpha is {shown(alpha, 40)}; a number is needed")
     return float(alpha) / (math.sqrt(rank) if data.get("use_rslora") else rank)
 

@@ -125,8 +125,9 @@ def _accelerator() -> Any:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    has_half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    accelerator = Accelerator(mixed_precision="bf16" if has_half else "no")
+    has_gpu = torch.cuda.is_available()
+    has_half = has_gpu and torch.cuda.is_bf16_supported()
+    accelerator = Accelerator(mixed_precision="bf16" if has_half else "no", cpu=not has_gpu)
     set_seed(0)
     return accelerator
 
@@ -208,7 +209,7 @@ def _take_step(work: _Work) -> dict[str, float]:
     loss, tokens = _loss(work, examples)
     run.optimiser.zero_grad(set_to_none=True)
     accelerator.backward(loss)
-    norm = float(accelerator.clip_grad_norm_(run.model.parameters(), _MOST_NORM))
+    norm = _number(accelerator.clip_grad_norm_(run.model.parameters(), _MOST_NORM))
     mean = float(accelerator.reduce(loss.detach().float(), "mean"))
     if not math.isfinite(mean) or not math.isfinite(norm):
         raise BadInputError(
@@ -217,6 +218,11 @@ def _take_step(work: _Work) -> dict[str, float]:
         )
     run.optimiser.step()
     return {"loss": mean, "image_tokens": tokens}
+
+
+def _number(norm: Any) -> float:
+    """The number of a norm that may be shared out over processes."""
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def _loss(work: _Work, examples: list[Example]) -> tuple[Tensor, int]:
