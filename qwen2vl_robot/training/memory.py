@@ -86,11 +86,17 @@ def activation_bytes(shape: Shape, image_tokens: int) -> float:
     pictures = max(1.0, image_tokens / PICTURE_TOKENS)
     tokens = image_tokens + pictures * TEXT_TOKENS_A_PICTURE
     kept = shape.layers * tokens * shape.width * _HALF
-    kv_width = shape.width // shape.heads * shape.kv_heads
-    # What one layer keeps for its way back: inputs of norms in float32 and of linear layers, queries, keys, values,
-    # and gate, its SiLU, up and their product; the way back holds as much again of the widest.
-    narrow = 2 * _SINGLE * shape.width + _HALF * (6 * shape.width + 2 * kv_width)
-    layer = tokens * (narrow + _HALF * 6 * shape.mlp_width)
+    layer = tokens * (layer_bytes(shape) + _HALF * 3 * shape.mlp_width)  # and gradients of gate, up and their product
     logits = pictures * REPLY_TOKENS * shape.words * (_HALF + 2 * _SINGLE)
     vision = 4 * image_tokens * (6 * shape.vision_width + 2 * shape.vision_mlp_width) * _HALF
     return max(vision, kept + max(layer, logits))
+
+
+def layer_bytes(shape: Shape) -> int:
+    """What a text layer with factors keeps of each token while its way back is computed.
+
+    Inputs of norms in float32, inputs of linear layers, queries, keys and values, and what lies between gate and down.
+    A test measures it.
+    """
+    kv_width = shape.width // shape.heads * shape.kv_heads
+    return 2 * _SINGLE * shape.width + _HALF * (6 * shape.width + 2 * kv_width + 6 * shape.mlp_width)
