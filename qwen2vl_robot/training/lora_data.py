@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.config import Catalogue, load_yaml
-from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.errors import BadInputError, PlannerError
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Instruction, PlannerRequest
 from qwen2vl_robot.order import read_order
@@ -26,6 +27,7 @@ from qwen2vl_robot.planner.contract import BoxConvention, messages_for
 from qwen2vl_robot.planner.loading import ModelContract
 from qwen2vl_robot.planner.picture import check_picture, resized_size_px
 from qwen2vl_robot.planner.prompts import Prompts
+from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.training.questions import MAX_QUESTION_CHARS, Mix, Question, QuestionMaker
 from qwen2vl_robot.training.shards import MANIFEST, Packed, read_shards
@@ -125,11 +127,15 @@ def example_of(packed: Packed, maker: QuestionMaker, rng: np.random.Generator) -
     """What to learn from a sample: the plan of a bag, or a question drawn about what an image shows.
 
     Raises:
-        BadInputError: the image or the words cannot be used.
+        BadInputError: the image, the words or the plan cannot be used.
     """
     rgb, asked = packed.image(), packed.demonstration
     if asked is not None:
         instruction = replace(Instruction(asked.text), plainly=asked.plainly, is_begun=asked.is_begun)
+        try:
+            parse_reply(write_reply(asked.reply, BoxConvention.THOUSANDTHS, packed.size_px))
+        except (ValueError, KeyError, TypeError, PlannerError) as error:
+            raise BadInputError(f"the plan for {shown(asked.text, 60)!r} cannot be read: {shown(error)}") from error
         return Example(PlannerRequest(rgb, instruction, asked.failures), asked.reply)
     question = _question(packed, maker, rng)
     text, *failures = question.instruction.split("\n")

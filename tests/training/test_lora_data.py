@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +19,7 @@ from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.planner.sources import ModelSettings
 from qwen2vl_robot.training.lora_data import IGNORED, Collator, Data, image_tokens, plan_epoch
 from qwen2vl_robot.training.samples import Samples
+from qwen2vl_robot.training.shards import Demonstration, shard_name, write_demonstrations, write_manifest
 from tests.planner.test_local import save_tiny as save_relative
 from tests.tiny_models import save_samples, save_tiny
 
@@ -142,3 +144,12 @@ def test_a_picture_that_is_larger_than_a_batch_is_refused(opened: OpenedModel, f
 def test_the_small_checkpoints_training_refuses_samples_of_bags(folder: Path) -> None:
     with pytest.raises(BadInputError, match="samples of bags; the small checkpoint learns from datagen's"):
         Samples(folder)
+
+
+@pytest.mark.parametrize("reply", ["", "[]", "{}", '{"objects":[{"boxes":[[1,2]]}],"actions":[]}', "pick it up"])
+def test_a_plan_that_cannot_be_read_is_refused(opened: OpenedModel, tmp_path: Path, reply: str) -> None:
+    rgb = np.zeros((56, 56, 3), np.uint8)
+    entry = write_demonstrations(tmp_path / shard_name(0), [(0, rgb, Demonstration("pick it", (), False, (), reply))])
+    write_manifest(tmp_path, {}, [entry])
+    with pytest.raises(BadInputError, match="the plan for 'pick it' cannot be read"):
+        Data(tmp_path, 24, 0, opened.images).batch(0)
