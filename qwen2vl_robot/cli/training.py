@@ -94,40 +94,48 @@ def train(
     accelerate launch -m qwen2vl_robot train --method lora ...
     """
     check_choice("--method", method, _METHODS)
-    only = {
-        "whole": {"--run": run, "--start": start, "--stage": stage, "--threads": threads},
-        "lora": {"--model": model, "--rank": rank, "--rate": rate, "--image-tokens": image_tokens, "--memory": memory},
-    }
-    for needs, options in only.items():
-        given = [name for name, value in options.items() if value and needs != method]
-        if given:
-            raise BadInputError(f"{given[0]}: only with --method {needs}")
-    if method == "lora":
-        chosen = {"rank": rank, "rate": rate, "image_tokens": image_tokens}
-        options = {name: value for name, value in chosen.items() if value is not None}
-        if memory:
-            return _show_memory(model, options, json_file)
-        lora = {"data": data, "out": out, "steps": steps, "seed": seed, "validation": validation, **options}
-        return _train_lora(model, lora, json_file)
-    stage = stage or "all"
-    check_choice("--stage", stage, ("all", "words", "sights"))
-    data, validation, out = (
-        _given(name, folder) for name, folder in (("--data", data), ("--validation", validation), ("--out", out))
-    )
+    lora = {"--model": model, "--rank": rank, "--rate": rate, "--image-tokens": image_tokens, "--memory": memory}
+    whole = {"--run": run, "--start": start, "--stage": stage, "--threads": threads}
+    _refuse_options("lora" if method == "whole" else "whole", lora if method == "whole" else whole)
+    chosen = {"data": data, "validation": validation, "out": out, "steps": steps, "seed": seed}
+    if method == "whole":
+        return _train_whole({**chosen, "run": run, "start": start, "stage": stage, "threads": threads}, json_file)
+    sizes = {"rank": rank, "rate": rate, "image_tokens": image_tokens}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if memory:
+        return _show_memory(model, sizes, json_file)
+    return _train_lora(model, {**chosen, **sizes}, json_file)
+
+
+def _refuse_options(method: str, options: dict[str, Any]) -> None:
+    """Refuse options of the method that was not asked for.
+
+    Raises:
+        BadInputError: one was given.
+    """
+    for name, value in options.items():
+        if value:
+            raise BadInputError(f"{name}: only with --method {method}")
+
+
+def _train_whole(given: dict[str, Any], json_file: str | None) -> None:
+    given["stage"] = check_choice("--stage", given["stage"] or "all", ("all", "words", "sights"))
+    for name in ("data", "validation", "out"):
+        _given(f"--{name}", given[name])
     _restart_with_fast_malloc()
     from qwen2vl_robot.training.train import TrainingSettings
     from qwen2vl_robot.training.train import train as train_checkpoint
 
-    run = run or Path("runs/tabletop")
-    settings = TrainingSettings(
-        data, validation, out, run, steps=steps, seed=seed, start=start, stage=stage, threads=threads
-    )
+    given["run"] = given["run"] or Path("runs/tabletop")
+    settings = TrainingSettings(**given)
+    out, run = settings.out, settings.run
     is_one = out.resolve() == run.resolve()
     with reserve(out), contextlib.nullcontext() if is_one else reserve(run, "--run"):
         figures = train_checkpoint(settings)
     for name, value in figures.items():
         say(f"{name} {value:.3f}")
-    save_json({"machine": machine_name(), "seed": seed, "steps": steps, "figures": figures}, json_file)
+    head = {"machine": machine_name(), "seed": settings.seed, "steps": settings.steps}
+    save_json({**head, "figures": figures}, json_file)
 
 
 def _given(option: str, value: _V | None) -> _V:
