@@ -101,6 +101,18 @@ def train_lora(settings: LoraSettings) -> Iterator[dict[str, float]]:
     if is_adapter(name):
         raise BadInputError(f"--model {name}: an adapter; train its model, or merge it and train the result")
     prepare_hub(settings.model)
+    if settings.model.device_map is not None:
+        raise BadInputError("--model: device_map is for planning; several GPUs train by accelerate launch")
+    try:
+        yield from _steps(settings)
+    except torch.OutOfMemoryError as error:
+        raise BadInputError(
+            f"the memory of the GPU is full; give fewer than --image-tokens {settings.image_tokens}, or more GPUs; "
+            "train --method lora --memory says what it takes"
+        ) from error
+
+
+def _steps(settings: LoraSettings) -> Iterator[dict[str, float]]:
     work = _begin(settings, _accelerator())
     run = work.run
     held_back = None if settings.validation is None else _open(settings, settings.validation, run.opened)
@@ -110,7 +122,7 @@ def train_lora(settings: LoraSettings) -> Iterator[dict[str, float]]:
         run.step, run.spent_s = run.step + 1, time.monotonic() - began_s
         is_last = run.step == settings.steps
         if is_last or _agreed(run, time.monotonic() - saved_s > SAVE_EVERY_S):
-            save_training(settings.out, _found_from_anywhere(name), run)
+            save_training(settings.out, _found_from_anywhere(settings.model.model), run)
             saved_s = time.monotonic()
         if is_last and held_back is not None:
             figures["validation_loss"] = _measure(work, held_back)
@@ -151,7 +163,7 @@ def _begin(settings: LoraSettings, accelerator: Any) -> _Work:
         "seed": settings.seed,
         "image_tokens": settings.image_tokens,
         "processes": accelerator.num_processes,
-        "samples": len(data),
+        "samples": data.digest,
         "base_digest": _digest(model, accelerator),
     }
     collator = Collator(opened.tokenizer, opened.images, opened.contract, model.config, accelerator.device)

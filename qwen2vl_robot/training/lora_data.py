@@ -6,6 +6,7 @@ run that goes on draws what an uninterrupted one would have drawn.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from qwen2vl_robot.planner.prompts import Prompts
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.training.questions import MAX_QUESTION_CHARS, Mix, Question, QuestionMaker
-from qwen2vl_robot.training.shards import MANIFEST, Packed, read_shards
+from qwen2vl_robot.training.shards import MANIFEST, Packed, read_manifest, read_shards
 
 IGNORED = -100  # the label of a token that counts for nothing
 MIX = Mix(foreign_ratio=0.5, failed_ratio=0.2, polite_ratio=0.2)
@@ -50,6 +51,9 @@ class Example:
 class Data:
     """The samples of a folder.
 
+    Attributes:
+        digest: of what its manifest says that it holds.
+
     Args:
         bound: image tokens of a batch at most.
         images: the model's image processor.
@@ -59,6 +63,8 @@ class Data:
     """
 
     def __init__(self, folder: Path, bound: int, seed: int, images: Any) -> None:
+        sums = [entry["sha256"] for entry in read_manifest(folder)["shards"]]
+        self.digest = hashlib.sha256("".join(sums).encode()).hexdigest()
         self._samples = list(read_shards(folder, keeps_images=False))
         if not self._samples:
             raise BadInputError(f"{folder / MANIFEST}: no samples in it")

@@ -185,6 +185,8 @@ def test_a_state_of_another_training_or_a_broken_one_is_refused(
     assert list(train_lora(settings)) == []
     with pytest.raises(BadInputError, match=r"holds another training \(rank 4, now 8; seed 0, now 1\)"):
         list(train_lora(replace(settings, rank=8, seed=1)))
+    with pytest.raises(BadInputError, match=r"holds another training \(samples"):
+        list(train_lora(replace(settings, data=save_samples(tmp_path / "more", pictures=0, plans=5))))
     other = replace(settings, model=read_settings(save_tiny(tmp_path / "other", seed=5)))
     with pytest.raises(BadInputError, match="holds another training \\(base_digest"):
         list(train_lora(other))
@@ -192,6 +194,28 @@ def test_a_state_of_another_training_or_a_broken_one_is_refused(
     (tmp_path / "run" / STATE).write_bytes((trained[0] / STATE).read_bytes()[:5000])
     with pytest.raises(BadInputError, match="broken; remove it to begin anew"):
         list(train_lora(replace(settings, out=tmp_path / "run")))
+
+
+def test_a_gpu_whose_memory_is_full_is_one_clear_line(
+    base: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Collator, "collate", full)
+    with pytest.raises(BadInputError, match="memory of the GPU is full; give fewer than --image-tokens 24"):
+        list(train_lora(settings_of(base, folder, tmp_path / "run")))
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    base: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    said = CliRunner().invoke(
+        app, ["train", "--method", "lora", "--model", base, "--data", str(folder), "--out", str(tmp_path / "run")]
+    )
+    assert isinstance(said.exception, BadInputError)
+    assert str(said.exception) == "peft is missing; run: pip install 'qwen2vl_robot[finetune]'"
 
 
 def test_what_is_no_plain_qwen_vl_is_refused(
