@@ -72,6 +72,7 @@ setup(
         "voice": ["pocketsphinx>=5,<6", "soxr>=0.5,<2"],
         "mcp": ["mcp>=2.3,<3"],
         "cluster": ["ray>=2.40,<3"],
+        "finetune": ["peft>=0.17,<1", "accelerate>=1.10,<2"],
         "test": [
             "mcp>=2.3,<3",
             "aiohttp>=3.10,<4",

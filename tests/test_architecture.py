@@ -120,7 +120,10 @@ FORBIDDEN = (
 CONFINED = {
     "pybullet": (("bullet.client",), "one module owns the simulator"),
     "torch": (
-        ("planner.loading", "planner.local", "planner.decoding", "planner.engines", "training", "nodes.whisper"),
+        (
+            *("planner.loading", "planner.local", "planner.decoding", "planner.engines", "planner.prompts"),
+            *("planner.merging", "training", "nodes.whisper"),
+        ),
         "no other process pays for torch",
     ),
     "transformers": (
@@ -152,6 +155,8 @@ CONFINED = {
     "pyarrow": (("recording.lerobot",), "an export alone needs it"),
     "cyclonedds": (("graph.dds_endpoints", "graph.dds_domain", "graph.idl"), "one transport among two"),
     "ray": (("fleet.ray_driver",), "one process speaks with a cluster, and ends with it"),
+    "peft": (("training.lora",), "one module makes adapters; whoever plans with one needs no extra"),
+    "accelerate": (("training.lora",), "one module knows of several processes"),
     "aiohttp": (("console",), "the console is the only server"),
     "typer": (("cli",), "commands are made in one place"),
     "scipy": ((), "scipy belongs to the tests"),

@@ -22,7 +22,7 @@ PARTS = (PACKAGE, "sim", "launch", "resource", "package.xml", "setup.py", "setup
 # Imported only where it is there: ROS 2 brings it, or one planner backend needs it.
 OPTIONAL = {
     *("aiohttp", "mcp", "mcp_types", "pyarrow", "rclpy", "rcl_interfaces", "modelscope", "playwright"),
-    "ray",
+    *("ray", "peft", "accelerate"),
 }
 # Modules whose distribution bears another name.
 DISTRIBUTIONS = {

@@ -47,14 +47,30 @@ def replay(
 @app.command(epilog="Example: qwen2vl-robot export out/bags --lerobot out/lerobot")
 def export(
     bags: Annotated[list[Path], typer.Argument(help="Bags of decisions, or folders of them.")],
-    lerobot: Annotated[Path, typer.Option("--lerobot", help="A new folder for the LeRobot data set (version 3).")],
+    lerobot: Annotated[
+        Path | None, typer.Option("--lerobot", help="A new folder for the LeRobot data set (version 3).")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="A new folder for shards that train --method lora reads.")
+    ] = None,
 ) -> None:
-    """Write recorded tasks as a data set for training: an episode a task, refused and failed ones marked."""
-    from qwen2vl_robot.recording.lerobot import export as write
+    """Write recorded tasks as data for training.
 
+    --lerobot: every task is an episode, refused and failed ones marked. --samples: the plans of achieved tasks.
+    """
+    if (lerobot is None) == (samples is None):
+        raise BadInputError("give one of --lerobot and --samples")
     files = [file for bag in bags for file in (_bags_in(bag) if bag.is_dir() else [bag])]
-    counts = write(files, lerobot)
-    say(f"{sum(counts.values())} episodes in {lerobot}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    if lerobot is not None:
+        from qwen2vl_robot.recording.lerobot import export as write
+
+        counts = write(files, lerobot)
+        kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+        say(f"{sum(counts.values())} episodes in {lerobot}: {kinds}")
+    elif samples is not None:
+        from qwen2vl_robot.training.demonstrations import export_demonstrations
+
+        say(f"{export_demonstrations(files, samples)} plans of achieved tasks in {samples}")
 
 
 def _bags_in(folder: Path) -> list[Path]:

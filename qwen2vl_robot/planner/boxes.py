@@ -52,6 +52,21 @@ def read_box(
     return ImageBox(*box), (*turned, *clipped)
 
 
+def write_box(
+    box: tuple[int, int, int, int], convention: BoxConvention, image_size_px: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Write a box of 0..1000 in a model's own unit, as `read_box` reads it.
+
+    >>> write_box((0, 250, 500, 1000), BoxConvention.RESIZED_PIXELS, (644, 476))
+    (0, 119, 322, 476)
+    """
+    if convention is BoxConvention.THOUSANDTHS:
+        return box
+    width, height = image_size_px
+    x0, y0, x1, y1 = (round(v * side / 1000) for v, side in zip(box, (width, height, width, height), strict=True))
+    return x0, y0, x1, y1
+
+
 def _four(raw: object, label: str) -> _Numbers:
     if not isinstance(raw, (list, tuple)):
         raise refuse(f"the box of {label!r} is not a list of four numbers", PlannerReason.BOX_FORM)

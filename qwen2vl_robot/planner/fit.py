@@ -15,6 +15,7 @@ from typing import Any
 from qwen2vl_robot.bounds import CONFIG_BYTES, VALUE_CHARS, shown
 from qwen2vl_robot.documents import is_file, read_json
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.adapter import base_of
 from qwen2vl_robot.planner.sources import PIXELS_A_TOKEN, ModelSettings
 
 PROMPT_TOKENS = 2048  # system text, instruction, history and reply, without the picture
@@ -145,8 +146,18 @@ def memory() -> tuple[float, str]:
     return (int(match[1]) * 1024 / 1e9 if match else 0.0), "memory"
 
 
+def shape_of(model: str) -> Shape:
+    """Find a model's shape.
+
+    Raises:
+        BadInputError: neither a config.json nor the name gives it.
+    """
+    return _shape_of(model)[0]
+
+
 def _shape_of(model: str) -> tuple[Shape, float]:
     """Find the shape and the bits per weight in a folder's config.json, or from the model's name."""
+    model = base_of(model)
     config = Path(model) / "config.json"
     if is_file(config):
         return _read_shape(config)

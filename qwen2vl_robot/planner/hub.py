@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from qwen2vl_robot.bounds import HUB_S, shown
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.adapter import base_of
 from qwen2vl_robot.planner.sources import ModelSettings
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -24,9 +25,9 @@ def prepare_hub(settings: ModelSettings) -> None:
     It sets `HF_HUB_OFFLINE` for this process and its children. The hub's client reads that once, when it is imported.
 
     Raises:
-        BadInputError: it is not on this machine, and the hub cannot be reached.
+        BadInputError: it is not on this machine, and the hub cannot be reached; it is an adapter that cannot be used.
     """
-    name = settings.model
+    name = base_of(settings.model)
     if settings.server is not None or not _NAME.fullmatch(name):
         return
     try:

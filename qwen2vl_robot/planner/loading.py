@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from transformers import (
 
 from qwen2vl_robot.bounds import CONFIG_BYTES, shown
 from qwen2vl_robot.config import Strict, parse
-from qwen2vl_robot.documents import exists, read_json
+from qwen2vl_robot.documents import exists, is_file, read_json
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.adapter import is_adapter, read_adapter
 from qwen2vl_robot.planner.contract import CONVENTIONS, BoxConvention, PromptStyle
 from qwen2vl_robot.planner.decoding import Decoder
 from qwen2vl_robot.planner.fit import KNOWN, RANDOM, estimate, memory, suggest
 from qwen2vl_robot.planner.folder import check_folder
 from qwen2vl_robot.planner.grammar import bench_grammar, reply_grammar
+from qwen2vl_robot.planner.merging import add_adapter
 from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL, ModelSettings
 
@@ -53,18 +56,27 @@ class ModelContract(Strict):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoadedModel:
+class OpenedModel:
     """One checkpoint in memory.
 
     Attributes:
         images: the image processor, with the settings' size limits.
-        grammar: maps the largest box coordinate to the grammar of the replies.
     """
 
     model: Any
     tokenizer: Any
     images: Any
     contract: ModelContract
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel(OpenedModel):
+    """One checkpoint that is ready to reply.
+
+    Attributes:
+        grammar: maps the largest box coordinate to the grammar of the replies.
+    """
+
     decoder: Decoder
     grammar: Callable[[int], str] = reply_grammar
 
@@ -75,30 +87,60 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     Raises:
         BadInputError: no such model, a missing or truncated file, not a Qwen-VL, or not enough memory.
     """
+    with _refusing(settings.model):
+        _check_memory(settings)
+        if settings.model.startswith(RANDOM):
+            return _load_random(settings)
+        opened = _open(settings)
+        model = opened.model if settings.device_map else opened.model.to(_device())
+        decoder = Decoder(model.eval(), opened.tokenizer, _EXAMPLES)
+        return LoadedModel(model, opened.tokenizer, opened.images, opened.contract, decoder)
+
+
+def open_model(settings: ModelSettings) -> OpenedModel:
+    """Read a checkpoint folder or a hub name, as it is: to train it, or to write it elsewhere.
+
+    Raises:
+        BadInputError: as `load_model`, but for the memory.
+    """
+    with _refusing(settings.model):
+        return _open(settings)
+
+
+@contextlib.contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """One clear line instead of what a library raises.
+
+    Raises:
+        BadInputError: whatever was raised.
+    """
+    torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    folder = Path(settings.model)
-    if exists(folder):
-        check_folder(folder)
-    torch.manual_seed(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _check_memory(settings)
-            return _load_random(settings) if settings.model.startswith(RANDOM) else _load(settings)
+            yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise BadInputError(f"model {settings.model}: cannot be loaded: {reason}") from error
+        raise BadInputError(f"model {name}: cannot be loaded: {reason}") from error
 
 
-def _load(settings: ModelSettings) -> LoadedModel:
-    name = _local_name(settings.model)
+def _open(settings: ModelSettings) -> OpenedModel:
+    """Read a model; one that is an adapter is read from the model that it changes, and added."""
+    adapter = read_adapter(Path(settings.model)) if is_adapter(settings.model) else None
+    base = adapter.base if adapter else settings.model
+    if exists(Path(base)):
+        check_folder(Path(base))
+    name = _local_name(base)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type not in CONVENTIONS:
         raise ValueError(f"it is a {config.model_type}; a Qwen-VL is needed: {', '.join(CONVENTIONS)}")
-    contract = _read_contract(Path(name), CONVENTIONS[config.model_type], settings)
+    folders = ([adapter.folder] if adapter else []) + [Path(name)]  # what stands in the first one that has it counts
+    contract = _read_contract(folders, CONVENTIONS[config.model_type], settings)
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    images = Qwen2VLImageProcessorPil.from_pretrained(name)
+    has_images = adapter is not None and is_file(adapter.folder / "preprocessor_config.json")
+    images = Qwen2VLImageProcessorPil.from_pretrained(folders[0] if has_images else name)
     size = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
     images.size = {**dict(images.size), **{k: v for k, v in size.items() if v}}
     model, info = AutoModelForImageTextToText.from_pretrained(
@@ -106,9 +148,9 @@ def _load(settings: ModelSettings) -> LoadedModel:
     )
     if info["missing_keys"]:
         raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {sorted(info['missing_keys'])[0]}")
-    if settings.device_map is None:
-        model = model.to(_device())
-    return LoadedModel(model.eval(), tokenizer, images, contract, Decoder(model, tokenizer, _EXAMPLES))
+    if adapter:
+        add_adapter(model, adapter)
+    return OpenedModel(model, tokenizer, images, contract)
 
 
 def _load_random(settings: ModelSettings) -> LoadedModel:
@@ -220,9 +262,10 @@ def _how_to_load(config: Any, settings: ModelSettings) -> dict[str, Any]:
     return {"dtype": dtype, **{name: value for name, value in chosen.items() if value is not None}}
 
 
-def _read_contract(folder: Path, convention: BoxConvention, settings: ModelSettings) -> ModelContract:
-    """Read the contract from the settings, else from planner.json, else from the model family."""
-    file = folder / "planner.json"
+def _read_contract(folders: list[Path], convention: BoxConvention, settings: ModelSettings) -> ModelContract:
+    """Read the contract from the settings, else from the first planner.json, else from the model family."""
+    files = [folder / "planner.json" for folder in folders]
+    file = next((file for file in files if file.is_file()), files[-1])
     data = read_json(file, CONFIG_BYTES) if file.is_file() else {"box_convention": convention}
     if not isinstance(data, dict):
         raise BadInputError(f"{shown(file)}: a mapping is needed")

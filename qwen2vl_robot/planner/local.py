@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.messages import Plan, PlannerRequest
@@ -24,20 +19,18 @@ from qwen2vl_robot.planner.contract import (
     messages_for,
     prompt_text,
 )
-from qwen2vl_robot.planner.decoding import Decoded, Prompt, generate_plainly
+from qwen2vl_robot.planner.decoding import Decoded, generate_plainly
 from qwen2vl_robot.planner.deeds import plan_each
 from qwen2vl_robot.planner.detect import Found, find_each, found_in, get_ready, plan_by_detection
 from qwen2vl_robot.planner.grammar import detection_grammar
 from qwen2vl_robot.planner.loading import load_model
-from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS, check_picture
+from qwen2vl_robot.planner.picture import check_picture
+from qwen2vl_robot.planner.prompts import Prompts
 from qwen2vl_robot.planner.reply import RawReply, plan_of
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
 from qwen2vl_robot.reasons import PlannerReason
 
-Picture = npt.NDArray[np.uint8]  # (h, w, 3)
-Pictures = tuple[Picture, ...]
 _TAKE_CLIPS = ("qwen2_vl", "qwen2_5_vl")  # Qwen3-VL needs time stamps between a video's frames
-_IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
 class LocalPlanner:
@@ -56,9 +49,9 @@ class LocalPlanner:
         self._mode = settings.mode
         if self._mode is PlannerMode.DETECT:
             get_ready()
-        self._model, self._tokenizer, self._images = loaded.model, loaded.tokenizer, loaded.images
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._contract, self._decoder, self._grammar = loaded.contract, loaded.decoder, loaded.grammar
-        self._pictures: tuple[bytes, dict[str, Any]] = (b"", {})
+        self._prompts = Prompts(loaded.tokenizer, loaded.images, loaded.model.device, loaded.model.dtype)
 
     def limits(self) -> tuple[int, float]:
         """Measure (bytes of the weights of text layers and output head, best memory bandwidth in bytes per second)."""
@@ -112,7 +105,7 @@ class LocalPlanner:
         began_s = time.perf_counter()
         check_picture(request.rgb)
         messages = build_detection_messages(nouns)
-        prompt, size_px = self._prompt((request.rgb,), messages)
+        prompt, size_px = self._prompts.make((request.rgb,), messages)
         answer = self._decoder.decode(prompt, detection_grammar(max_coordinate or self._limit(size_px), nouns))
         text = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
         seconds = time.perf_counter() - began_s
@@ -144,7 +137,7 @@ class LocalPlanner:
         if self._contract.prompt_style is PromptStyle.COMPACT and not shows_all:
             request = replace(request, others=(), clip=())
         messages = self._messages(request)
-        prompt, size_px = self._prompt((request.rgb, *request.others), messages, request.clip)
+        prompt, size_px = self._prompts.make((request.rgb, *request.others), messages, request.clip)
         grammar = self._grammar(max_coordinate or self._limit(size_px))
         if is_plain:
             ids = generate_plainly(self._model, self._decoder.tokenizer, prompt, grammar)
@@ -175,51 +168,3 @@ class LocalPlanner:
                 f"only {', '.join(_TAKE_CLIPS)} can read a clip, not {family}", reason=PlannerReason.BAD_REQUEST
             )
         return messages_for(request, self._contract.prompt_style)
-
-    def _prompt(
-        self, seen: Pictures, messages: list[dict[str, object]], clip: Pictures = ()
-    ) -> tuple[Prompt, tuple[int, int]]:
-        """Build the tokenised prompt, and the (width, height) in pixels to which the first picture was resized."""
-        hashed = hashlib.blake2b(digest_size=16, person=str(len(clip)).encode())
-        for rgb in (*seen, *clip):
-            hashed.update(repr(rgb.shape).encode())
-            hashed.update(np.ascontiguousarray(rgb).data)
-        key = hashed.digest()
-        if key != self._pictures[0]:
-            self._pictures = (key, {**self._images_of(seen), **(self._video_of(clip) if clip else {})})
-        pictures = self._pictures[1]
-        patch, merge = self._images.patch_size, self._images.merge_size
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        grids = pictures["image_grid_thw"].tolist()
-        for pad, shapes in ((_IMAGE, grids), (_VIDEO, pictures.get("video_grid_thw", torch.empty(0)).tolist())):
-            first, *rest = text.split(pad)
-            text = first + "".join(
-                pad * (int(times * rows * columns) // merge**2) + part
-                for (times, rows, columns), part in zip(shapes, rest, strict=True)
-            )
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(ids, pictures, key), (grids[0][2] * patch, grids[0][1] * patch)
-
-    def _images_of(self, seen: Pictures) -> dict[str, Any]:
-        encoded = self._images(images=[Image.fromarray(rgb) for rgb in seen], return_tensors="pt")
-        device, dtype = self._model.device, self._model.dtype
-        return {
-            "pixel_values": encoded["pixel_values"].to(device, dtype),
-            "image_grid_thw": encoded["image_grid_thw"].to(device),
-        }
-
-    def _video_of(self, clip: Pictures) -> dict[str, Any]:
-        """Turn a clip into video patches: every two pictures make one time step; an odd last one is repeated."""
-        even = (*clip, *clip[-1:])[: len(clip) + len(clip) % 2]
-        film = [Image.fromarray(rgb).resize(clip[0].shape[1::-1]) for rgb in even]
-        size = {"shortest_edge": MIN_CLIP_PIXELS, "longest_edge": MAX_CLIP_PIXELS}
-        encoded = self._images(images=film, size=size, return_tensors="pt")
-        rows, columns = encoded["image_grid_thw"][0, 1:].tolist()
-        # A still image repeats itself in both time slots of a patch; here the second slot gets the next picture.
-        still = encoded["pixel_values"].unflatten(0, (len(film) // 2, 2, rows * columns)).unflatten(-1, (3, 2, -1))
-        moving = torch.stack([still[:, 0, :, :, 0], still[:, 1, :, :, 1]], dim=3).flatten(2).flatten(0, 1)
-        device = self._model.device
-        return {
-            "pixel_values_videos": moving.to(device, self._model.dtype),
-            "video_grid_thw": torch.tensor([[len(film) // 2, rows, columns]], device=device),
-        }

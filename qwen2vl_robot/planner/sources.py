@@ -1,6 +1,6 @@
 """A model name as a person writes it → where the model is and how to ask it.
 
-checkpoints/mine                              a checkpoint folder
+checkpoints/mine                              a checkpoint folder, or the folder of a LoRA adapter
 Qwen/Qwen2-VL-7B-Instruct-AWQ                 a Hugging Face hub name
 modelscope:Qwen/Qwen2-VL-7B-Instruct          a ModelScope name
 http://127.0.0.1:8000/v1#Qwen/Qwen2-VL-7B-Instruct   an OpenAI-compatible server, such as vLLM
@@ -22,6 +22,7 @@ from qwen2vl_robot.bounds import IMAGE_SIDE_PX, NAME_CHARS, shown
 from qwen2vl_robot.config import Strict, load_yaml, parse
 from qwen2vl_robot.documents import is_file
 from qwen2vl_robot.errors import BadInputError
+from qwen2vl_robot.planner.adapter import base_of
 from qwen2vl_robot.planner.contract import BoxConvention, PlannerMode, PromptStyle, family_of
 
 SHIPPED_MODEL = str(Path(__file__).resolve().parents[1] / "checkpoints" / "tabletop")
@@ -124,7 +125,7 @@ class ModelSettings(Strict):
             sizes = f"{at[0]} x {at[1]}, not {picture_px[0]} x {picture_px[1]}"
             return f"the server scales pictures; how much was measured with {sizes}"
         is_local = self.server is None and is_file(Path(self.model) / "planner.json")
-        if is_local or family_of(self.model) is not None:
+        if is_local or family_of(base_of(self.model)) is not None:
             return ""
         return f"{shown(self.model, 60)}: no model family is known by this name, nor the unit of its boxes; {command}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.training.dataset import resize, token_grid
 from qwen2vl_robot.training.shards import Packed, SeenObject, read_shards
 
@@ -29,9 +30,15 @@ class Samples:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the folder again, because shards may be added during a training."""
+        """Read the folder again, because shards may be added during a training.
+
+        Raises:
+            BadInputError: a shard cannot be used, or it holds no objects.
+        """
         self._by_size: dict[tuple[int, int], list[Packed]] = {}
         for packed in read_shards(self._folder):
+            if packed.demonstration is not None:
+                raise BadInputError(f"{self._folder}: samples of bags; the small checkpoint learns from datagen's")
             self._by_size.setdefault(token_grid(*packed.size_px), []).append(packed)
 
     def __len__(self) -> int:

@@ -2,7 +2,8 @@
 
 A sample is two members that share a key, its seed: `00100000.png` and `00100000.json` (objects with label, box 0..1000,
 cells of the image-token grid, visible pixels). The bytes of a shard depend on its seeds, the scene file and the size
-alone, so that whoever makes it, and when, changes nothing.
+alone, so that whoever makes it, and when, changes nothing. A sample of a bag has what was asked and the plan that
+worked instead of objects.
 """
 
 from __future__ import annotations
@@ -12,23 +13,27 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import Field
 
-from qwen2vl_robot.bounds import SHARD_BYTES, SHARD_SAMPLES
+from qwen2vl_robot.bounds import INSTRUCTION_CHARS, REPLY_BYTES, SHARD_BYTES, SHARD_SAMPLES
+from qwen2vl_robot.config import Strict, parse
 from qwen2vl_robot.documents import read_json
 from qwen2vl_robot.errors import BadInputError
-from qwen2vl_robot.results import write_bytes, write_json
+from qwen2vl_robot.planner.contract import MAX_ACTIONS
+from qwen2vl_robot.results import reason_of, write_bytes, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 _MANIFEST_BYTES = 200_000_000  # a million shards
-_AGAIN = "give the datagen command that made it again"
+_AGAIN = "give the command that made it again"
+_Line = Annotated[str, Field(max_length=INSTRUCTION_CHARS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +53,80 @@ class SeenObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """A sample of a shard: its image as PNG, size (width, height) in pixels, and what it shows."""
+class Demonstration:
+    """What a planner was asked about an image, and the reply that led to a task that was measured as achieved.
 
-    png: bytes
+    Attributes:
+        text, plainly, is_begun: the person's words, as `messages.Instruction` has them.
+        failures: one line a failed step before it.
+        reply: as `planner.reply.format_reply` writes it, boxes in 0..1000.
+    """
+
+    text: str
+    plainly: tuple[str, ...]
+    is_begun: bool
+    failures: tuple[str, ...]
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where the image of a sample is: a file, the first byte in it, and how many."""
+
+    path: Path
+    at: int
+    size: int
+
+    def read(self) -> bytes:
+        """Read the image as PNG.
+
+        Raises:
+            BadInputError: the shard is gone or cut off.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.at)
+                data = file.read(self.size)
+        except OSError as error:
+            raise BadInputError(f"{self.path}: {reason_of(error)}") from error
+        if len(data) != self.size:
+            raise BadInputError(f"{self.path}: cut off while it is in use")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A sample of a shard: its image as PNG, size (width, height) in pixels, and what it shows, or the plan for it."""
+
+    png: bytes | Stored
     size_px: tuple[int, int]
     seen: list[SeenObject]
+    demonstration: Demonstration | None = None
 
     def image(self) -> npt.NDArray[np.uint8]:
-        """Decode the image (h, w, 3)."""
-        with Image.open(io.BytesIO(self.png), formats=("PNG",)) as picture:
-            return np.array(picture.convert("RGB"))
+        """Decode the image (h, w, 3).
+
+        Raises:
+            BadInputError: it is no PNG of this size, or its shard is gone.
+        """
+        png = self.png.read() if isinstance(self.png, Stored) else self.png
+        try:
+            with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+                if picture.size == self.size_px:
+                    return np.array(picture.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BadInputError(f"a sample's image cannot be read: {error}; {_AGAIN}") from error
+        raise BadInputError(f"a sample's image is not of {self.size_px[0]} x {self.size_px[1]} pixels; {_AGAIN}")
+
+
+class _DemonstrationForm(Strict):
+    """A demonstration in a shard, which may come from anybody."""
+
+    text: Annotated[str, Field(min_length=1, max_length=INSTRUCTION_CHARS)]
+    plainly: Annotated[tuple[_Line, ...], Field(max_length=MAX_ACTIONS)]
+    is_begun: bool
+    failures: Annotated[tuple[_Line, ...], Field(max_length=64)]
+    reply: Annotated[str, Field(max_length=REPLY_BYTES)]
 
 
 def shard_name(seed: int) -> str:
@@ -75,14 +143,26 @@ def write_shard(path: Path, samples: Iterable[tuple[int, npt.NDArray[np.uint8], 
     Raises:
         UnsavedError: it cannot be written; nothing of it is left.
     """
+    return _write(path, ((seed, image, _objects(seen)) for seed, image, seen in samples))
+
+
+def write_demonstrations(
+    path: Path, samples: Iterable[tuple[int, npt.NDArray[np.uint8], Demonstration]]
+) -> dict[str, Any]:
+    """Write samples (number, image, demonstration) as one shard, as `write_shard`."""
+    return _write(path, ((number, image, {"demonstration": asdict(asked)}) for number, image, asked in samples))
+
+
+def _write(path: Path, samples: Iterable[tuple[int, npt.NDArray[np.uint8], dict[str, Any]]]) -> dict[str, Any]:
     packed, seeds = io.BytesIO(), []
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for seed, image, seen in samples:
+        for seed, image, shown in samples:
             seeds.append(seed)
             encoded = io.BytesIO()
             Image.fromarray(image).save(encoded, "PNG", compress_level=1)
+            about = {"size_px": [image.shape[1], image.shape[0]], **shown}
             _add(tar, f"{seed:08d}.png", encoded.getvalue())
-            _add(tar, f"{seed:08d}.json", json.dumps(_about(image, seen), separators=(",", ":")).encode())
+            _add(tar, f"{seed:08d}.json", json.dumps(about, separators=(",", ":")).encode())
     data = packed.getvalue()
     write_bytes(path, data)
     return {
@@ -94,9 +174,8 @@ def write_shard(path: Path, samples: Iterable[tuple[int, npt.NDArray[np.uint8], 
     }
 
 
-def _about(image: npt.NDArray[np.uint8], seen: list[SeenObject]) -> dict[str, Any]:
-    objects = [{"label": s.label, "box": s.box, "cells": s.cells, "visible_px": s.visible_px} for s in seen]
-    return {"size_px": [image.shape[1], image.shape[0]], "objects": objects}
+def _objects(seen: list[SeenObject]) -> dict[str, Any]:
+    return {"objects": [{"label": s.label, "box": s.box, "cells": s.cells, "visible_px": s.visible_px} for s in seen]}
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -160,8 +239,11 @@ def _are_entries(shards: object) -> bool:
     )
 
 
-def read_shards(folder: Path) -> Iterator[Packed]:
+def read_shards(folder: Path, *, keeps_images: bool = True) -> Iterator[Packed]:
     """Yield every sample once, in the order of the seeds.
+
+    Args:
+        keeps_images: False leaves images in their files until they are decoded: for more of them than memory holds.
 
     Raises:
         BadInputError: a shard is missing, cut off or otherwise not what the manifest says.
@@ -171,13 +253,13 @@ def read_shards(folder: Path) -> Iterator[Packed]:
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             has = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
             raise BadInputError(f"{path}: {has}, but the manifest says {entry['bytes']} bytes; {_AGAIN}")
-        samples = list(_read_shard(path))
+        samples = list(_read_shard(path, keeps_images))
         if len(samples) != entry["samples"]:
             raise BadInputError(f"{path}: {len(samples)} samples, but the manifest says {entry['samples']}; {_AGAIN}")
         yield from samples
 
 
-def _read_shard(path: Path) -> Iterator[Packed]:
+def _read_shard(path: Path, keeps_images: bool) -> Iterator[Packed]:
     if path.stat().st_size > SHARD_BYTES:
         raise BadInputError(f"{path}: more than {SHARD_BYTES} bytes")
     try:
@@ -189,7 +271,9 @@ def _read_shard(path: Path) -> Iterator[Packed]:
             for name in sorted(files):
                 key, _, ending = name.partition(".")
                 if ending == "png":
-                    yield _unpack(_bytes(tar, files[name]), json.loads(_bytes(tar, files[f"{key}.json"])))
+                    about, at = json.loads(_bytes(tar, files[f"{key}.json"])), files[name]
+                    png = _bytes(tar, at) if keeps_images else Stored(path, at.offset_data, at.size)
+                    yield _unpack(png, about)
     except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"{path}: not a shard of samples: {error}; {_AGAIN}") from error
 
@@ -199,8 +283,11 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _unpack(png: bytes, about: dict[str, Any]) -> Packed:
+def _unpack(png: bytes | Stored, about: dict[str, Any]) -> Packed:
     width, height = (int(v) for v in about["size_px"])
+    if "demonstration" in about:
+        asked = parse(about["demonstration"], _DemonstrationForm, "demonstration").model_dump()
+        return Packed(png, (width, height), [], Demonstration(**asked))
     seen = [
         SeenObject(
             str(o["label"]),

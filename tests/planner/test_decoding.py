@@ -63,7 +63,7 @@ def asked(picture: Picture, instruction: str, *failures: str) -> PlannerRequest:
 
 
 def prompt_of(planner: LocalPlanner, picture: Picture, instruction: str, *failures: str) -> Prompt:
-    return planner._prompt((picture,), build_messages(instruction, failures, PromptStyle.COMPACT))[0]
+    return planner._prompts.make((picture,), build_messages(instruction, failures, PromptStyle.COMPACT))[0]
 
 
 def instructions(seen: list[SeenObject]) -> list[str]:

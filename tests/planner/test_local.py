@@ -74,7 +74,7 @@ def test_its_relatives_load_through_the_same_code(
     planner = LocalPlanner(save_tiny(tmp_path / family, family))
     assert planner._contract.box_convention is convention
     assert isinstance(planner._decoder._engine, engine)
-    prompt, _ = planner._prompt((PICTURE,), [{"role": "user", "content": [{"type": "image"}]}])
+    prompt, _ = planner._prompts.make((PICTURE,), [{"role": "user", "content": [{"type": "image"}]}])
     positions, _ = planner._decoder._positions(prompt)
     logits = []
     with torch.inference_mode():
@@ -95,7 +95,7 @@ def test_several_pictures_are_seen_together_and_boxes_are_in_the_first(tmp_path:
     assert answers[1].text == answers[3].text
     assert answers[0].image_size_px == answers[1].image_size_px
     messages = build_messages("pick it", (), PromptStyle.FULL, 2)
-    prompt, _ = planner._prompt((PICTURE, other), messages)
+    prompt, _ = planner._prompts.make((PICTURE, other), messages)
     assert prompt.ids.count(12) == sum(
         int(rows * columns) // 4 for _, rows, columns in prompt.pictures["image_grid_thw"]
     )
@@ -115,7 +115,7 @@ def test_a_clip_is_seen_before_the_picture_and_planned_with_as_plainly(tmp_path:
     planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen2_5_vl"))
     clip = tuple(np.roll(PICTURE, shift, axis=1) for shift in (30, 20, 10))
     messages = build_messages("pick it", (), PromptStyle.FULL, has_clip=True)
-    prompt, _ = planner._prompt((PICTURE,), messages, clip)
+    prompt, _ = planner._prompts.make((PICTURE,), messages, clip)
     (moments, rows, columns) = prompt.pictures["video_grid_thw"][0].tolist()
     assert moments == 2  # of two pictures each; the last picture is repeated
     assert prompt.ids.count(planner._model.config.video_token_id) == moments * rows * columns // 4
@@ -128,7 +128,7 @@ def test_a_clip_is_seen_before_the_picture_and_planned_with_as_plainly(tmp_path:
 def test_a_film_of_one_picture_is_that_picture(tmp_path: Path) -> None:
     planner = LocalPlanner(save_tiny(tmp_path / "m", "qwen2_5_vl"))
     small = PICTURE[:112, :140]
-    film, still = planner._video_of((small,) * 4), planner._images_of((small,))
+    film, still = planner._prompts.video_of((small,) * 4), planner._prompts.images_of((small,))
     torch.testing.assert_close(film["pixel_values_videos"], still["pixel_values"].repeat(2, 1))
 
 
