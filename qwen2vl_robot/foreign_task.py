@@ -94,13 +94,20 @@ class ForeignMotions:
             return _refused(Cause(error.reason, str(error)))
         return self._rehearse(given, replace(world, start=live), CHUNK_S, glance)
 
-    def execute(self, given: ForeignTrajectory) -> Outcome:
-        """Check a trajectory, ask approver and gate, run it, and measure that nothing but the arm moved."""
+    def execute(
+        self, given: ForeignTrajectory, on_refused: Callable[[Rehearsed], None] = lambda rehearsed: None
+    ) -> Outcome:
+        """Check a trajectory, ask approver and gate, run it, and measure that nothing but the arm moved.
+
+        Args:
+            on_refused: is shown what the twin refused; what it accepted, the listeners hear of.
+        """
         with self._parts.halt.task():
             rehearsed = self.check(given)
             if isinstance(rehearsed, Outcome):
                 return rehearsed
             if not rehearsed.verdict.accepted or rehearsed.verdict.scene_after is None:
+                on_refused(rehearsed)
                 return refused(rehearsed.verdict)
             lookout = Lookout(self._parts.camera, self._parts.surroundings, rehearsed)  # an approval does not last
             approved = ask(self._parts, self._belief, rehearsed, ())

@@ -56,9 +56,10 @@ def moveit(scene: Stage, way_rad: list[float], seconds: float) -> ForeignTraject
 
 
 def test_a_trajectory_into_a_thing_is_refused_by_its_name(scene: Stage, foreign: ForeignMotions) -> None:
-    before = scene.plant.link.state().q_rad
-    outcome = foreign.execute(moveit(scene, INTO_THE_BLOCK, 6.0))
+    before, told = scene.plant.link.state().q_rad, list[Rehearsed]()
+    outcome = foreign.execute(moveit(scene, INTO_THE_BLOCK, 6.0), told.append)
     assert outcome.kind is OutcomeKind.REFUSED
+    assert [step.verdict.accepted for step in told] == [False]
     assert outcome.reason is ViolationKind.COLLISION
     assert any("obstacle 1" in reason for reason in outcome.reasons), outcome.reasons
     assert np.abs(scene.plant.link.state().q_rad - before).max() < 1e-3
