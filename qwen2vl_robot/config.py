@@ -116,8 +116,7 @@ class RobotProfile(Strict):
         tool_link: URDF link whose frame is the tool frame: z approach direction, origin between the pads.
         limits_source: origin of the joints' limits.
         allowed_contacts: pairs of bodies (URDF links or "table") that may touch by design.
-        srdf_contacts: further pairs of links, which the robot's SRDF disables and which touch by their hulls alone; no
-            finger may be one of them.
+        srdf_contacts: further pairs of links, which the robot's SRDF disables; no finger may be one of them.
         tracking_tolerance_rad: largest distance of a joint from the motion while it runs.
         start_tolerance_rad: largest distance of a joint from the motion's start.
         object_mass_kg, object_friction: the twin's assumptions about objects.
