@@ -66,6 +66,6 @@ if __name__ == "__main__":
             ("LeRobot", np.deg2rad(lerobot_shape()[:, :7]), 30.0),
             ("openpi", openpi_shape()["actions"][:, :7], 15.0),
         ):
-            world, began_s = foreign.look(), time.perf_counter()
+            world, began_s = foreign.look(twin.glance), time.perf_counter()
             say(what, foreign.check_chunk(from_chunk(chunk, rate_hz, NAMES, HERE), world, twin.glance))
             print(f"  answered after {(time.perf_counter() - began_s) * 1000:.0f} ms")

@@ -14,6 +14,7 @@ NUMBER_CHARS = 100  # of one number in YAML or JSON; making a long one takes tim
 URDF_CHARS = 5_000_000
 URDF_ELEMENTS = 50_000
 URDF_DEPTH = 32
+SRDF_PAIRS = 2_000  # that it disables; a URDF of 60 links has 1,770
 MESH_BYTES = 50_000_000
 
 # Pictures, judged by their headers before a pixel is decoded. Decoding takes up to 9 bytes a pixel.

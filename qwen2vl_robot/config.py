@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from qwen2vl_robot.bounds import BODIES, JOINTS, URDF_CHARS, shown
+from qwen2vl_robot.bounds import BODIES, JOINTS, SRDF_PAIRS, URDF_CHARS, shown
 from qwen2vl_robot.complaints import complaint
 from qwen2vl_robot.description import LIVE, fill_limits, find_urdf, is_received
 from qwen2vl_robot.documents import is_file, read_file, read_yaml
@@ -116,6 +116,7 @@ class RobotProfile(Strict):
         tool_link: URDF link whose frame is the tool frame: z approach direction, origin between the pads.
         limits_source: origin of the joints' limits.
         allowed_contacts: pairs of bodies (URDF links or "table") that may touch by design.
+        srdf_contacts: further pairs of links, which the robot's SRDF disables; no finger may be one of them.
         tracking_tolerance_rad: largest distance of a joint from the motion while it runs.
         start_tolerance_rad: largest distance of a joint from the motion's start.
         object_mass_kg, object_friction: the twin's assumptions about objects.
@@ -132,6 +133,7 @@ class RobotProfile(Strict):
     gripper: Gripper
     home_q_rad: tuple[float, ...]
     allowed_contacts: tuple[tuple[str, str], ...] = ()
+    srdf_contacts: Annotated[tuple[tuple[str, str], ...], Field(max_length=SRDF_PAIRS)] = ()
     workspace: Workspace
     tracking_tolerance_rad: Positive = 0.15
     start_tolerance_rad: Positive = 0.02
@@ -157,6 +159,18 @@ class RobotProfile(Strict):
             if not joint.lower_rad <= q <= joint.upper_rad:
                 raise ValueError(f"home of {joint.name} is {q} rad, allowed {joint.lower_rad} to {joint.upper_rad}")
         return self
+
+    @model_validator(mode="after")
+    def _fingers_are_checked(self) -> RobotProfile:
+        kept = {*self.gripper.finger_links, "table"} & {link for pair in self.srdf_contacts for link in pair}
+        if kept:
+            raise ValueError(f"srdf_contacts: {shown(kept.pop())} is always checked; take its pairs out")
+        return self
+
+    @property
+    def contacts_ignored(self) -> tuple[tuple[str, str], ...]:
+        """Return every pair of bodies whose contact is none."""
+        return self.allowed_contacts + self.srdf_contacts
 
     @property
     def urdf_path(self) -> Path:

@@ -54,6 +54,16 @@ def read_joints(urdf: str) -> dict[str, UrdfJoint]:
     return {j.name: j for item in root.findall("joint") if item.get("type") in _MOVES for j in [_joint(item)]}
 
 
+def turning_joints(profile: RobotProfile) -> frozenset[str]:
+    """The robot's joints that turn without end: there a position and one that is whole turns away are the same place.
+
+    Raises:
+        BadInputError: the URDF is missing, or none.
+    """
+    known = read_joints(read_urdf(find_urdf(profile.urdf, profile.name)))
+    return frozenset(j.name for j in profile.joints if j.name in known and known[j.name].is_continuous)
+
+
 def find_urdf(reference: str, robot: str) -> Path:
     """Find the file that a robot file's `urdf` names.
 

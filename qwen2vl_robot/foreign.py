@@ -6,7 +6,8 @@ contacts are the twin's to judge, by the same rules as for our own motions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.description import turning_joints
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Effect, JointSegment, Motion, Refusal, RobotState, freeze
 from qwen2vl_robot.reasons import TrajectoryReason
@@ -51,7 +53,11 @@ def given_rows(rows: Sequence[Sequence[float]]) -> list[list[float]] | None:
 
 
 def from_chunk(
-    actions_rad: npt.ArrayLike, rate_hz: float, joint_names: tuple[str, ...], start_q_rad: Array
+    actions_rad: npt.ArrayLike,
+    rate_hz: float,
+    joint_names: tuple[str, ...],
+    start_q_rad: Array,
+    turning: Collection[str] = (),
 ) -> ForeignTrajectory:
     """Turn a policy's chunk (m, n) of absolute joint positions into a trajectory that begins and ends at rest.
 
@@ -61,11 +67,16 @@ def from_chunk(
     Args:
         rate_hz: of the policy's control.
         start_q_rad: (n,) measured, in the order of the names.
+        turning: names of joints that turn without end (`description.turning_joints`): each goes the shorter way to the
+            next position, however many whole turns that is away.
     """
     given = np.asarray(actions_rad, dtype=np.float64)
     if given.ndim != 2 or given.shape[1] != np.size(start_q_rad) or not rate_hz > 0.0:
         return ForeignTrajectory(joint_names, (), given)
     q_rad = np.concatenate([np.asarray(start_q_rad, dtype=np.float64)[None], given])
+    endless = [name in turning for name in joint_names]
+    if any(endless) and len(endless) == q_rad.shape[1] and np.isfinite(q_rad).all():
+        q_rad[:, endless] = np.unwrap(q_rad[:, endless], axis=0)
     time_s = np.arange(len(q_rad)) / rate_hz
     speed, pull = np.zeros_like(q_rad), np.zeros_like(q_rad)
     speed[1:-1] = (q_rad[2:] - q_rad[:-2]) * rate_hz / 2
@@ -79,6 +90,8 @@ def motion_of(
     """Put a trajectory into the robot's order and sample it every 10 ms, from exactly where the arm is.
 
     Between points it is what a controller makes of them: linear, cubic with velocities, quintic with accelerations too.
+    Of a joint that turns without end, whole turns do not count: the trajectory begins where the joint stands, and a
+    step that the joint cannot make as it is given is made the shorter way.
 
     Args:
         start: measured; the first point may be off by the robot file's tolerance.
@@ -95,10 +108,13 @@ def motion_of(
     if isinstance(read, Refusal):
         return read
     time_s, q_rad, speed, pull = read
-    refused = _refuse_times(time_s, at_most_s) or _refuse_start(q_rad, speed, start, profile)
+    refused = _refuse_times(time_s, at_most_s)
     if refused is not None:
         return refused
-    q_rad = q_rad.copy()
+    q_rad = _turned_back(q_rad, time_s, start, profile)
+    refused = _refuse_start(q_rad, start, profile) or _refuse_motion(speed, profile)
+    if refused is not None:
+        return refused
     q_rad[0] = start.q_rad  # within the tolerance; a step that is too large for it shows as an acceleration
     at_s, sampled = _sample(time_s - time_s[0], q_rad, speed, pull)
     return Motion(profile.name, (JointSegment(freeze(at_s), freeze(sampled)),), Effect("none"))
@@ -133,6 +149,10 @@ def _refuse_times(time_s: Array, at_most_s: float) -> Refusal | None:
     worst = int(np.argmin(steps_s))
     if time_s[0] < 0.0 or steps_s[worst] < _MIN_STEP_S:
         text = f"times must rise by {_MIN_STEP_S} s; point {worst + 1} comes {steps_s[worst]:g} s after the one before"
+        if time_s[0] < 0.0:
+            text = f"times must not be negative; point 0 is at {time_s[0]:g} s"
+        elif steps_s[worst] == 0.0:
+            text = f"points {worst} and {worst + 1} have the same time, {time_s[worst]:g} s; each needs its own"
         return _refuse(TrajectoryReason.TIMES, text, point=worst + 1, step_s=float(steps_s[worst]))
     lasts_s = float(time_s[-1] - time_s[0])
     if not lasts_s <= at_most_s:
@@ -141,15 +161,56 @@ def _refuse_times(time_s: Array, at_most_s: float) -> Refusal | None:
     return None
 
 
-def _refuse_start(q_rad: Array, speed: Array | None, start: RobotState, profile: RobotProfile) -> Refusal | None:
-    off_rad = float(np.abs(q_rad[0] - start.q_rad).max())
-    if not off_rad <= profile.start_tolerance_rad:
-        text = f"it begins {off_rad:.4f} rad from where the arm is; allowed {profile.start_tolerance_rad} rad"
-        return _refuse(TrajectoryReason.START, text, off_rad=off_rad, allowed_rad=profile.start_tolerance_rad)
-    fastest = 0.0 if speed is None else float(np.abs(speed[[0, -1]]).max())
-    if not fastest <= _AT_REST_RADPS:
-        text = f"it begins or ends at {fastest:.3f} rad/s; it has to be at rest, {_AT_REST_RADPS} rad/s at most"
-        return _refuse(TrajectoryReason.NOT_AT_REST, text, speed_radps=fastest, allowed_radps=_AT_REST_RADPS)
+def _turned_back(q_rad: Array, time_s: Array, start: RobotState, profile: RobotProfile) -> Array:
+    """Take whole turns out of the positions (m, n) of joints that turn without end; the others stay as they are.
+
+    A step of more than half a turn stays, too, where the joint can make it: it may be meant, and it is judged as it is.
+    """
+    q_rad = q_rad.copy()
+    steps = np.diff(q_rad, axis=0, prepend=start.q_rad[None])
+    if np.abs(steps).max() <= np.pi:
+        return q_rad
+    turning = turning_joints(profile)
+    for column, joint in enumerate(profile.joints):
+        if joint.name not in turning:
+            continue
+        at_rad = float(start.q_rad[column])
+        for row, step_rad in enumerate(steps[:, column]):
+            most_rad = joint.velocity_radps * (time_s[row] - time_s[row - 1]) if row else 0.0
+            is_meant = abs(step_rad) <= most_rad and joint.lower_rad <= at_rad + step_rad <= joint.upper_rad
+            at_rad += step_rad if is_meant else math.remainder(step_rad, math.tau)
+            q_rad[row, column] = at_rad
+    return q_rad
+
+
+def _refuse_start(q_rad: Array, start: RobotState, profile: RobotProfile) -> Refusal | None:
+    away_rad = q_rad[0] - start.q_rad
+    worst = int(np.abs(away_rad).argmax())
+    off_rad, allowed_rad = float(abs(away_rad[worst])), profile.start_tolerance_rad
+    if off_rad <= allowed_rad:
+        return None
+    joint = profile.joints[worst]
+    text = f"{joint.name} begins {off_rad:.4f} rad from where it is; allowed {allowed_rad} rad"
+    turns = round(off_rad / math.tau)
+    if turns and abs(off_rad - turns * math.tau) <= allowed_rad:
+        whole = "one whole turn" if turns == 1 else f"{turns} whole turns"
+        text += f". That is {whole}, which is another place of a joint that does not turn without end"
+    return _refuse(TrajectoryReason.START, text, off_rad=off_rad, allowed_rad=allowed_rad)
+
+
+def _refuse_motion(speed: Array | None, profile: RobotProfile) -> Refusal | None:
+    """The first and the last point are at rest; slower than 1e-3 rad/s is what planners leave of it."""
+    if speed is None:
+        return None
+    for row, when in ((0, "begins"), (-1, "ends")):
+        worst = int(np.abs(speed[row]).argmax())
+        fastest = float(abs(speed[row, worst]))
+        if fastest > _AT_REST_RADPS:
+            text = (
+                f"{profile.joints[worst].name} {when} at {fastest:.3f} rad/s; it has to be at rest, "
+                f"{_AT_REST_RADPS} rad/s at most"
+            )
+            return _refuse(TrajectoryReason.NOT_AT_REST, text, speed_radps=fastest, allowed_radps=_AT_REST_RADPS)
     return None
 
 

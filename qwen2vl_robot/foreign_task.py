@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from qwen2vl_robot.admission import ask, carry_out
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import ObservationError, PerceptionError
@@ -16,6 +18,8 @@ from qwen2vl_robot.foreign import CHUNK_S, MAX_LOOK_AGE_S, MAX_SECONDS, ForeignT
 from qwen2vl_robot.lookout import Lookout
 from qwen2vl_robot.messages import (
     Cause,
+    Effect,
+    JointSegment,
     Motion,
     Observation,
     Outcome,
@@ -26,6 +30,7 @@ from qwen2vl_robot.messages import (
     RobotState,
     Scene,
     Verdict,
+    freeze,
 )
 from qwen2vl_robot.parts import Parts
 from qwen2vl_robot.perception import perceive
@@ -35,6 +40,7 @@ from qwen2vl_robot.task import refused, shown_after
 from qwen2vl_robot.validation.outlook import Outlook
 
 _NOTHING_NAMED = Plan((), "")
+_STILL_S = 0.01  # of a motion that only shows the twin a scene
 Glance = Callable[[Motion, Scene, RobotState], Verdict]
 
 
@@ -64,14 +70,22 @@ class ForeignMotions:
             return _refused(Cause(error.reason, str(error)))
         return self._rehearse(given, world, MAX_SECONDS, self._parts.rehearsal.rehearse)
 
-    def look(self) -> Outlook:
+    def look(self, glance: Glance | None = None) -> Outlook:
         """Measure the scene now, for the chunks of the next five seconds.
+
+        Args:
+            glance: `RehearsalProcess.glance`, which then builds the scene here instead of at the first chunk.
 
         Raises:
             ObservationError: no usable frame or state, or a camera that the arm contradicts.
             PerceptionError: what is held was never measured.
         """
-        return self._world(self._look())
+        world = self._world(self._look())
+        if glance is not None:
+            q_rad = freeze(np.tile(world.start.q_rad, (2, 1)))
+            still = JointSegment(freeze(np.array([0.0, _STILL_S])), q_rad)
+            glance(Motion(self._parts.surroundings.profile.name, (still,), Effect("none")), world.scene, world.start)
+        return world
 
     def check_chunk(self, given: ForeignTrajectory, world: Outlook, glance: Glance) -> Rehearsed | Outcome:
         """Judge at most 0.5 s by limits and geometry alone: a partial verdict, which no gate takes.
@@ -94,13 +108,20 @@ class ForeignMotions:
             return _refused(Cause(error.reason, str(error)))
         return self._rehearse(given, replace(world, start=live), CHUNK_S, glance)
 
-    def execute(self, given: ForeignTrajectory) -> Outcome:
-        """Check a trajectory, ask approver and gate, run it, and measure that nothing but the arm moved."""
+    def execute(
+        self, given: ForeignTrajectory, on_refused: Callable[[Rehearsed], None] = lambda rehearsed: None
+    ) -> Outcome:
+        """Check a trajectory, ask approver and gate, run it, and measure that nothing but the arm moved.
+
+        Args:
+            on_refused: is shown what the twin refused; what it accepted, the listeners hear of.
+        """
         with self._parts.halt.task():
             rehearsed = self.check(given)
             if isinstance(rehearsed, Outcome):
                 return rehearsed
             if not rehearsed.verdict.accepted or rehearsed.verdict.scene_after is None:
+                on_refused(rehearsed)
                 return refused(rehearsed.verdict)
             lookout = Lookout(self._parts.camera, self._parts.surroundings, rehearsed)  # an approval does not last
             approved = ask(self._parts, self._belief, rehearsed, ())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,28 @@ class Kinematics:
             T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
             points.setdefault(frame.name, []).append(transform(T_link_geometry, points_of(item)))
         return {link: np.vstack(parts) for link, parts in points.items()}
+
+
+def true_contacts(
+    kinematics: Kinematics, pairs: Sequence[tuple[str, str]], postures: Iterable[tuple[Array, float]]
+) -> Counter[tuple[str, str]]:
+    """Count for pairs of links in how many postures, joints and a width each, their own meshes and solids meet."""
+    path, kind = kinematics.profile.urdf_path, pinocchio.GeometryType.COLLISION
+    geometry = pinocchio.buildGeomFromUrdf(kinematics.model, str(path), kind, package_dirs=[str(path.parent)])
+    of_link: dict[str, list[int]] = {}
+    for index, item in enumerate(geometry.geometryObjects):
+        of_link.setdefault(kinematics.model.frames[item.parentFrame].name, []).append(index)
+    owners: list[tuple[str, str]] = []
+    for a, b in pairs:
+        for i, j in itertools.product(of_link.get(a, []), of_link.get(b, [])):
+            geometry.addCollisionPair(pinocchio.CollisionPair(i, j))
+            owners.append((a, b))
+    data, shapes, found = kinematics.model.createData(), geometry.createData(), Counter[tuple[str, str]]()
+    for q_rad, width_m in postures:
+        q = kinematics.configuration(q_rad, width_m)
+        pinocchio.computeCollisions(kinematics.model, data, geometry, shapes, q, False)
+        found.update({pair for pair, r in zip(owners, shapes.collisionResults, strict=True) if r.isCollision()})
+    return found
 
 
 def hull_vertices(points_m: Array) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.description import turning_joints
 from qwen2vl_robot.foreign import CHUNK_S, MAX_POINTS, ForeignTrajectory, from_chunk, motion_of
 from qwen2vl_robot.messages import JointSegment, Motion, Refusal, RobotState, digest, freeze
 from qwen2vl_robot.reasons import TrajectoryReason
@@ -126,3 +130,109 @@ def test_a_chunk_that_is_too_long_or_has_no_rate_is_refused(rate_hz: float) -> N
     refusal = motion_of(trajectory, START, PROFILE, at_most_s=CHUNK_S)
     assert isinstance(refusal, Refusal)
     assert refusal.reason is (TrajectoryReason.TOO_LONG if rate_hz == 5.0 else TrajectoryReason.POINTS)
+
+
+# -------------------------------------------------------------------------------------------------- whole turns
+
+KNUCKLES = load_robot(str(Path(__file__).parent / "arms" / "knuckle_arm.yaml"))  # a6 turns without end, a1 to a5 do not
+ARM = tuple(joint.name for joint in KNUCKLES.joints)
+AWAY = np.array(KNUCKLES.home_q_rad)
+
+
+def path_of_a6(*q_rad: float, at_rad: float, step_s: float = 1.0, **fields: Any) -> Any:
+    """The last joint's way as it is judged, or the refusal; the arm stands with it at `at_rad`."""
+    rows = np.tile(AWAY, (len(q_rad), 1))
+    rows[:, 5] = q_rad
+    stands = np.array([*AWAY[:5], at_rad])
+    start = RobotState(0, freeze(stands), freeze(np.zeros(6)), 0.08)
+    made = motion_of(ForeignTrajectory(ARM, np.arange(len(rows)) * step_s, rows, **fields), start, KNUCKLES)
+    if isinstance(made, Refusal):
+        return made
+    (segment,) = made.segments
+    assert isinstance(segment, JointSegment)
+    assert np.abs(segment.q_rad[:, :5] - AWAY[:5]).max() == 0.0
+    return segment.q_rad[:, 5]
+
+
+@pytest.mark.parametrize("turns", [-3, -1, 1, 2])
+def test_a_joint_that_turns_without_end_may_be_counted_in_whole_turns(turns: int) -> None:
+    way = np.linspace(0.4, 0.9, 6)
+    assert np.allclose(path_of_a6(*(way + turns * math.tau), at_rad=0.4), path_of_a6(*way, at_rad=0.4), atol=1e-9)
+
+
+def test_it_is_the_start_that_counts_not_where_a_turn_ends() -> None:
+    """The arm stands just before the end of the turn that is used; the trajectory counts on beyond it."""
+    found = path_of_a6(3.3, 3.2, 3.1, at_rad=3.3 - math.tau)
+    assert found[-1] == pytest.approx(3.1 - math.tau)  # beyond -pi: the twin refuses that by its range
+
+
+def test_a_path_that_leaps_by_a_turn_goes_the_shorter_way() -> None:
+    """From 0 to 2 pi, as some count: such a leap is faster than any joint."""
+    found = path_of_a6(math.tau - 0.2, math.tau - 0.1, 0.0, 0.1, at_rad=-0.2, step_s=0.2)
+    assert np.allclose(found[[0, -1]], [-0.2, 0.1])
+    assert np.diff(found).max() < 0.02
+
+
+def test_a_goal_that_is_a_whole_turn_off_is_the_same_place() -> None:
+    found = path_of_a6(0.4, 0.5 + math.tau, at_rad=0.4, step_s=9.0)
+    assert np.allclose(found[[0, -1]], [0.4, 0.5])
+
+
+def test_more_than_half_a_turn_that_the_joint_can_make_stays_as_it_is() -> None:
+    found = path_of_a6(-2.0, 2.0, at_rad=-2.0, step_s=9.0)
+    assert found[-1] == 2.0
+    assert (np.diff(found) > 0.0).all()
+
+
+@pytest.mark.parametrize(("turns", "says"), [(1, "one whole turn"), (-2, "2 whole turns")])
+def test_a_joint_with_an_end_that_is_whole_turns_away_is_refused_by_its_name(turns: int, says: str) -> None:
+    rows = np.tile(AWAY, (2, 1))
+    rows[:, 1] += turns * math.tau
+    start = RobotState(0, freeze(AWAY), freeze(np.zeros(6)), 0.08)
+    refusal = motion_of(ForeignTrajectory(ARM, [0.0, 1.0], rows), start, KNUCKLES)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is TrajectoryReason.START
+    assert "a2 begins" in refusal.text
+    assert says in refusal.text
+
+
+def test_another_start_is_refused_by_the_joint_that_is_furthest_off() -> None:
+    refusal = path_of_a6(0.9, 1.0, at_rad=0.4)
+    assert refusal.text == "a6 begins 0.5000 rad from where it is; allowed 0.02 rad"
+    assert dict(refusal.numbers)["off_rad"] == pytest.approx(0.5)
+
+
+def test_a_chunk_of_a_policy_that_counts_turns_passes_through_its_points() -> None:
+    stands = np.array([*AWAY[:5], -0.01])
+    start = RobotState(0, freeze(stands), freeze(np.zeros(6)), 0.08)
+    actions = np.tile(stands, (10, 1))
+    actions[:, 5] = np.linspace(0.0, 0.09, 10) + math.tau * (np.arange(10) % 2)  # as bad as can be
+    chunk = from_chunk(actions, 30.0, ARM, stands, turning_joints(KNUCKLES))
+    made = motion_of(chunk, start, KNUCKLES, at_most_s=CHUNK_S)
+    assert isinstance(made, Motion)
+    (segment,) = made.segments
+    assert isinstance(segment, JointSegment)
+    at = [int(np.argmin(np.abs(segment.time_s - k / 30.0))) for k in range(1, 11)]
+    assert np.allclose(segment.q_rad[at, 5], np.linspace(0.0, 0.09, 10))
+    assert np.abs(np.diff(segment.q_rad[:, 5])).max() < 0.01
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_slower_than_a_thousandth_is_at_rest(row: int) -> None:
+    speed = np.zeros((21, 7))
+    speed[row, 3] = 0.9e-3
+    motion(replace(smooth(), velocities_radps=speed, accelerations_radps2=None))
+    speed[row, 3] = -1.1e-3
+    refusal = motion_of(replace(smooth(), velocities_radps=speed), START, PROFILE)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is TrajectoryReason.NOT_AT_REST
+    assert f"{NAMES[3]} {'begins' if row == 0 else 'ends'} at 0.001 rad/s" in refusal.text
+
+
+def test_two_points_of_one_time_are_named() -> None:
+    times = TIME_S.copy()
+    times[5] = times[4]
+    refusal = motion_of(replace(smooth(), time_s=times), START, PROFILE)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is TrajectoryReason.TIMES
+    assert refusal.text == "points 4 and 5 have the same time, 0.4 s; each needs its own"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen2vl_robot.arms.contacts import sample_contacts
+from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.bullet import TABLE, BulletWorld
 from qwen2vl_robot.config import RelationRules, RobotProfile, load_yaml
 from qwen2vl_robot.errors import BadInputError, MotionError
@@ -30,7 +31,7 @@ TO_CONFIRM = {
     "tool_link": "z points to the fingertips, the origin lies between the pads: measure on the hand",
     "gripper": "command the width 0 and the largest by hand: it closes and opens; speed and force suit it",
     "home": "the arm gets there from where it is; the camera sees the table past it",
-    "allowed_contacts": "each pair touches by design; nothing else is hidden by it",
+    "allowed_contacts": "each pair touches by design; one of the SRDF by its hulls alone, never by its true shapes",
     "workspace": "no person, wall or cable is in the box",
 }
 
@@ -100,12 +101,18 @@ def _self_collision(profile: RobotProfile) -> Results:
     yield not touching, f"touching at home or nearly always, and not allowed: {touching or 'none'}"
     share = f"{sampled.free_ratio:.0%} of {_SAMPLES} random postures are free of contact"
     yield sampled.free_ratio >= _FREE_RATIO, share
-    bare = sample_contacts(profile.model_copy(update={"allowed_contacts": ()}), samples=_SAMPLES)
+    nothing: dict[str, object] = {"allowed_contacts": (), "srdf_contacts": ()}
+    bare = sample_contacts(profile.model_copy(update=nothing), samples=_SAMPLES)
     hand = _hand_links(profile)
     for a, b in profile.allowed_contacts:
         ratio = bare.ratios.get((min(a, b), max(a, b)), 0.0)
         if TABLE not in (a, b) and ratio < _DESIGN_RATIO and not {a, b} & hand:
             yield False, f"{a} and {b} are allowed to touch, and do in {ratio:.0%} of the postures: not by design"
+    if profile.srdf_contacts:
+        ratios = [bare.ratios.get((min(pair), max(pair)), 0.0) for pair in profile.srdf_contacts]
+        idle = [pair for pair, ratio in zip(profile.srdf_contacts, ratios, strict=True) if not ratio]
+        text = f"{len(ratios)} pairs of the SRDF touch in up to {max(ratios):.0%} of the postures, and none is refused"
+        yield not idle, text + (f"; {shown(idle)} never touch: take them out" if idle else "")
 
 
 def _hand_links(profile: RobotProfile) -> set[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from qwen2vl_robot.arms.contacts import Sampled, sample_contacts
 from qwen2vl_robot.arms.hand import FoundHand, find_hand
 from qwen2vl_robot.arms.joints import Anatomy, Joint, dissect
+from qwen2vl_robot.arms.srdf import Disabled, read_disabled, sort_out
 from qwen2vl_robot.bullet import TABLE
 from qwen2vl_robot.config import RobotProfile, parse
 from qwen2vl_robot.errors import BadInputError, MotionError
@@ -40,6 +41,7 @@ class Guess:
     Attributes:
         data: the file's fields.
         missing: joint → limits that the URDF does not give, or gives as 0.
+        disabled: what became of the SRDF's pairs, None without one.
     """
 
     data: dict[str, Any]
@@ -47,10 +49,14 @@ class Guess:
     hand: FoundHand
     contacts: Sampled
     missing: dict[str, tuple[str, ...]]
+    disabled: Disabled | None = None
 
 
-def guess_robot(urdf: Path, name: str) -> Guess:
+def guess_robot(urdf: Path, name: str, srdf: Path | None = None) -> Guess:
     """Guess everything that a robot file needs; nothing of it has been compared with the robot.
+
+    Args:
+        srdf: of the same robot: contacts that it disables are none, as far as `srdf.sort_out` takes them.
 
     Raises:
         BadInputError: not a URDF of one arm with one gripper, a mesh is missing, or no home pose was found.
@@ -81,10 +87,14 @@ def guess_robot(urdf: Path, name: str) -> Guess:
     data["workspace"] = _workspace(reach_m)
     contacts = sample_contacts(kinematics.profile, anatomy.moved_links, _SAMPLES)
     data["allowed_contacts"] += [list(pair) for pair in contacts.by_design]
+    disabled = None
+    if srdf is not None:
+        disabled = sort_out(read_disabled(srdf), kinematics, anatomy.moved_links, contacts)
+        data["srdf_contacts"] = [list(pair) for pair in disabled.taken]
     data["home_q_rad"] = _home(kinematics, reach_m, parse(data, RobotProfile, str(urdf)))
     data["unconfirmed"] = list(CONFIRM)
     missing = {j.name: gaps for j in anatomy.arm if (gaps := _missing(j))}
-    return Guess(data, anatomy, hand, contacts, missing)
+    return Guess(data, anatomy, hand, contacts, missing, disabled)
 
 
 def _missing(joint: Joint) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from qwen2vl_robot.arms.guess import Guess
+from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import RobotProfile, load_unconfirmed_robot
 from qwen2vl_robot.geometry import look_at
@@ -67,6 +68,7 @@ def robot_yaml(guess: Guess) -> str:
         *(["# Touching at home, and not allowed: " + str(guess.contacts.at_home)] if guess.contacts.at_home else []),
         "allowed_contacts:",
         *(f"  - {_flow(pair)}" for pair in d["allowed_contacts"]),
+        *_srdf(guess),
         "",
         "# workspace. GUESS: in front of the arm, as far as it reaches. Give the box that the tool may be in.",
         "workspace:",
@@ -81,6 +83,25 @@ def robot_yaml(guess: Guess) -> str:
         "controllers: {arm: joint_trajectory_controller, gripper: gripper_controller, gripper_action: gripper_cmd}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _srdf(guess: Guess) -> list[str]:
+    """Write what was taken from the SRDF, with its reasons; nothing where there is none."""
+    found = guess.disabled
+    if found is None:
+        return []
+    ratios, total = guess.contacts.ratios, guess.contacts.samples
+    lines = [
+        "",
+        f"# srdf_contacts. The SRDF disables {found.count} pairs. These touch in some of {total} random postures by",
+        "# their hulls, and in none by their true shapes. What never touches stays checked.",
+        *(f"# Checked all the same: {shown(list(pair))}, {why}." for pair, why in found.kept.items()),
+        *([f"# Links that the URDF has not: {shown(list(found.unknown))}"] if found.unknown else []),
+        "srdf_contacts:" if found.taken else "srdf_contacts: []",
+    ]
+    for pair, reason in found.taken.items():
+        lines.append(f"  - {_flow(pair)}  # {reason or 'no reason'}; in {ratios.get(pair, 0.0):.0%} of the postures")
+    return lines
 
 
 def _flow(value: Any) -> str:
@@ -118,7 +139,9 @@ def picture(profile: RobotProfile) -> npt.NDArray[np.uint8]:
     return shown
 
 
-def write_robot(folder: Path, urdf: Path, guess_robot: Callable[[Path, str], Guess]) -> list[str]:
+def write_robot(
+    folder: Path, urdf: Path, guess_robot: Callable[[Path, str, Path | None], Guess], srdf: Path | None = None
+) -> list[str]:
     """Write robot.yaml, the URDF that it uses and robot.png into a new folder; return what is in it, a line a file.
 
     The URDF is a copy that says where each mesh is on this machine.
@@ -131,7 +154,7 @@ def write_robot(folder: Path, urdf: Path, guess_robot: Callable[[Path, str], Gue
     with tempfile.TemporaryDirectory(prefix="robot_init_") as kept:
         copy = Path(kept) / f"{name}.urdf"
         copy.write_bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
-        guess = guess_robot(copy, name)
+        guess = guess_robot(copy, name, srdf)
         guess.data["urdf"] = copy.name
         (Path(kept) / "robot.yaml").write_text(robot_yaml(guess), encoding="utf-8")
         profile = load_unconfirmed_robot(str(Path(kept) / "robot.yaml"))
@@ -139,9 +162,16 @@ def write_robot(folder: Path, urdf: Path, guess_robot: Callable[[Path, str], Gue
         shutil.copytree(kept, folder)
     gripper = guess.data["gripper"]
     opening = f"{gripper['max_width_m'] * 1000:.0f} mm between {' and '.join(gripper['finger_links'])}"
+    of_srdf = []
+    if (found := guess.disabled) is not None:
+        line = f"{srdf}: of its {found.count} pairs {len(found.taken)} touch by their hulls alone and are taken"
+        line += f", {len(found.kept)} stay checked" if found.kept else ""
+        line += f"; it names links that the URDF has not: {shown(', '.join(found.unknown))}" if found.unknown else ""
+        of_srdf = [line]
     return [
         f"{folder / 'robot.yaml'}: {len(guess.data['joints'])} joints, a gripper that opens {opening}; guessed",
         f"{folder / copy.name}: the URDF, with the meshes of this machine",
         f"{folder / 'robot.png'}: at home, and its hand open and a third open; is it so?",
+        *of_srdf,
         f"next: qwen2vl-robot robot check {folder / 'robot.yaml'}",
     ]

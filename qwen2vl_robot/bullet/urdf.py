@@ -71,7 +71,7 @@ def _number(client: Client, body: int) -> Loaded:
 def _check_names(robot: Loaded, profile: RobotProfile) -> None:
     wanted = [j.name for j in profile.joints] + list(profile.gripper.joints)
     missing = [j for j in wanted if j not in robot.joints]
-    named = {link for pair in profile.allowed_contacts for link in pair} - {TABLE}
+    named = {link for pair in profile.contacts_ignored for link in pair} - {TABLE}
     named |= {profile.base_link, profile.tool_link, *profile.gripper.finger_links}
     missing += sorted(named - set(robot.links))
     if missing:
@@ -108,7 +108,7 @@ def _links_with_shapes(profile: RobotProfile) -> tuple[str, ...]:
 
 
 def _allow_contacts(client: Client, robot: Loaded, profile: RobotProfile) -> None:
-    for a, b in profile.allowed_contacts:
+    for a, b in profile.contacts_ignored:
         if a in robot.links and b in robot.links:
             others = (robot.body, robot.links[a], robot.links[b])
         elif TABLE in (a, b) and TABLE in client.bodies:

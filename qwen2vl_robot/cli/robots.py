@@ -23,6 +23,9 @@ def init(
         Path, typer.Argument(help="URDF of the arm with its gripper; a xacro has to be expanded to one first.")
     ],
     out: Annotated[Path, typer.Option(help="The folder to make; its name is the robot's.")],
+    srdf: Annotated[
+        Path | None, typer.Option(help="SRDF of the same robot: of its disabled collisions those that touch here.")
+    ] = None,
 ) -> None:
     """Guess a robot file from a URDF: tool link, joints, limits, gripper, home and allowed contacts, and a picture.
 
@@ -35,7 +38,7 @@ def init(
         raise BadInputError(f"{urdf}: expand it first: xacro {urdf.name} > {urdf.stem}")
     if out.exists():
         raise BadInputError(f"{out}: is there already; give a folder that is not")
-    written = write_robot(out, urdf, guess_robot)
+    written = write_robot(out, urdf, guess_robot, srdf)
     for line in written:
         typer.echo(line)
 

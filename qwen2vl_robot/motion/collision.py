@@ -131,7 +131,7 @@ class CollisionModel:
 
     def _pair_links(self, robot: list[int]) -> int:
         """Pair links that no joint connects directly; return the number of pairs."""
-        allowed = {frozenset(pair) for pair in self.kinematics.profile.allowed_contacts}
+        allowed = {frozenset(pair) for pair in self.kinematics.profile.contacts_ignored}
         for i, a in enumerate(robot):
             for b in robot[i + 1 :]:
                 if not self._are_neighbours(a, b) and frozenset((self._owners[a], self._owners[b])) not in allowed:

@@ -22,6 +22,8 @@ _LEAST_BITE_M = 0.006  # the object's top must be this far above the tool's orig
 _ROUND_YAWS = 12
 _ROOM_STEP_M = 0.03
 _FINGER_STEP_M = 0.005
+_BESIDE_M = 0.003  # paths keep 2 mm from a thing's sides, which are as far apart as the pads
+_LINKAGE_WIDTHS = 12
 _MOST_PINCHES = 20
 
 
@@ -37,6 +39,8 @@ class Hand:
         max_width_m: largest opening between the fingers.
         closing_axis: "x" or "y" of the tool frame.
         room_m: points (n, 3) of the tool frame that fill the box around the open hand.
+        linkage_m: rows of a width, rising, and of how far back from the tool's origin the links between palm and pads
+            leave the room between the pads free there; empty where there are none.
     """
 
     palm_m: float
@@ -46,6 +50,14 @@ class Hand:
     max_width_m: float
     closing_axis: str
     room_m: Array
+    linkage_m: tuple[tuple[float, float], ...] = ()
+
+    def free_m(self, width_m: float) -> float:
+        """How far a thing of a width may reach back from the tool's origin before it meets linkage or palm."""
+        if not self.linkage_m:
+            return self.palm_m
+        widths_m, free_m = zip(*self.linkage_m, strict=True)
+        return float(np.interp(width_m, widths_m, free_m))
 
     def fingers_m(self, opening_m: float) -> Array:
         """Fill the fingers at an opening with points (n, 3) of the tool frame, from the tips up to the palm."""
@@ -93,7 +105,36 @@ def measure_hand(kinematics: Kinematics, profile: RobotProfile) -> Hand:
     low, high = parts.min(axis=0), parts.max(axis=0)
     axes = [np.linspace(a, b, max(2, round((b - a) / _ROOM_STEP_M) + 1)) for a, b in zip(low, high, strict=True)]
     room_m = read_only(np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3))
-    return Hand(palm_m, gripper.pad_depth_m, outer_m, side_m, gripper.max_width_m, gripper.closing_axis, room_m)
+    linkage_m = _linkage(kinematics, [link for link in moved if link not in gripper.finger_links], palm_m)
+    sizes_m = (palm_m, gripper.pad_depth_m, outer_m, side_m, gripper.max_width_m)
+    return Hand(*sizes_m, gripper.closing_axis, room_m, linkage_m)
+
+
+def _linkage(kinematics: Kinematics, links: list[str], palm_m: float) -> tuple[tuple[float, float], ...]:
+    """Measure at some widths how far back the links of a gripper's linkage leave the room between the pads free."""
+    profile, rows = kinematics.profile, []
+    axis = "xy".index(profile.gripper.closing_axis)
+    for width_m in np.linspace(0.0, profile.gripper.max_width_m, _LINKAGE_WIDTHS) if links else ():
+        poses = kinematics.link_poses(np.array(profile.home_q_rad), float(width_m))
+        T_tool_base = invert(poses[profile.tool_link])
+        hulls = [transform(T_tool_base @ poses[link], kinematics.link_hulls[link]) for link in links]
+        foremost_m = max(_foremost_m(hull, axis, float(width_m) / 2 + _BESIDE_M) for hull in hulls)
+        rows.append((float(width_m), min(max(-foremost_m, 0.0), palm_m)))
+    return tuple(rows)
+
+
+def _foremost_m(hull_m: Array, axis: int, half_m: float) -> float:
+    """The largest z of a hull (n, 3) within `half_m` of the middle along an axis, -inf where nothing of it is there.
+
+    It is at a corner, or where an edge leaves; of lines between corners only edges can be the foremost.
+    """
+    x, z = hull_m[:, axis], hull_m[:, 2]
+    found = list(z[np.abs(x) <= half_m])
+    for side_m in (-half_m, half_m):
+        below, above = x < side_m, x > side_m
+        share = (side_m - x[below][:, None]) / (x[above][None] - x[below][:, None])
+        found += list((z[below][:, None] + share * (z[above][None] - z[below][:, None])).max(axis=0, initial=-np.inf))
+    return float(max(found, default=-np.inf))
 
 
 def downward(p_base_m: Array, closing_yaw_rad: float, closing_axis: str) -> Array:
@@ -133,12 +174,12 @@ def grasps(target: SceneObject, hand: Hand, current_yaw_rad: float) -> list[Gras
             f"{target.name} is {widths} mm wide; the gripper takes at most {most} mm from above",
             reason=MotionReason.NO_GRASP,
         )
-    height_m = _tool_height_m(target, hand)
-    p = np.array([*target.T_base_object[:2, 3], height_m])
+    heights_m = _tool_heights_m(target, hand, set(fitting.values()))
     options: list[Grasp] = []
     for room_m in _OPENING_ROOM_M:
-        for yaw in by_turn(list(fitting), current_yaw_rad):
+        for yaw in by_turn([yaw for yaw, w in fitting.items() if w in heights_m], current_yaw_rad):
             opening_m = min(fitting[yaw] + room_m, hand.max_width_m)
+            p = np.array([*target.T_base_object[:2, 3], heights_m[fitting[yaw]]])
             options.append(Grasp(downward(p, yaw, hand.closing_axis), fitting[yaw], opening_m))
     return options
 
@@ -148,7 +189,8 @@ def _box_grasps(target: SceneObject, hull: Hull, hand: Hand, current_yaw_rad: fl
     if not hull.boxes_m:
         raise unexplained(target)
     yaw_rad = float(np.arctan2(target.T_base_object[1, 0], target.T_base_object[0, 0]))
-    tool_m = max(target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m, target.top_m - hand.palm_m + PALM_CLEARANCE_M)
+    free_m = min((free for _, free in hand.linkage_m), default=hand.palm_m)  # whichever part is pinched
+    tool_m = max(target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m, target.top_m - free_m + PALM_CLEARANCE_M)
     least_m = tool_m + _LEAST_BITE_M - float(target.T_base_object[2, 3])
     sizes = (hand.side_m, hand.outer_m, hand.max_width_m)
     found = pinches(np.array(hull.boxes_m), *sizes, tips_m=least_m - _LEAST_BITE_M - hand.pad_depth_m, least_m=least_m)
@@ -187,20 +229,27 @@ def _yaws_and_widths(target: SceneObject) -> dict[float, float]:
     return {_wrap(2 * np.pi * k / _ROUND_YAWS): size[0] for k in range(_ROUND_YAWS)}
 
 
-def _tool_height_m(target: SceneObject, hand: Hand) -> float:
-    """Compute the tool's height: the object's middle, or higher if palm or fingertips would hit something."""
-    lowest = target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m
-    palm_free = target.top_m - hand.palm_m + PALM_CLEARANCE_M
-    height_m = max(float(target.T_base_object[2, 3]), lowest, palm_free)
-    is_ball_off = isinstance(target.shape, Sphere) and height_m > target.T_base_object[2, 3] + 1e-3
-    if is_ball_off or height_m > target.top_m - _LEAST_BITE_M:
+def _tool_heights_m(target: SceneObject, hand: Hand, widths_m: set[float]) -> dict[float, float]:
+    """Compute the tool's height for each width that can be gripped.
+
+    It is the object's middle, or higher if palm, linkage or fingertips would hit something.
+
+    Raises:
+        MotionError: no width can be; the message has the sizes.
+    """
+    lowest, middle = target.bottom_m + TIP_CLEARANCE_M + hand.pad_depth_m, float(target.T_base_object[2, 3])
+    heights_m = {w: max(middle, lowest, target.top_m - hand.free_m(w) + PALM_CLEARANCE_M) for w in widths_m}
+    highest_m = middle + 1e-3 if isinstance(target.shape, Sphere) else target.top_m - _LEAST_BITE_M
+    fitting = {w: h for w, h in heights_m.items() if h <= highest_m}
+    if not fitting:
+        free_m = max(map(hand.free_m, widths_m))
         raise MotionError(
             f"{target.name} is {(target.top_m - target.bottom_m) * 1000:.0f} mm high, which the fingers cannot grip: "
             f"their tips reach {hand.pad_depth_m * 1000:.0f} mm beyond the grip and stay "
-            f"{TIP_CLEARANCE_M * 1000:.0f} mm above its support, the palm is {hand.palm_m * 1000:.0f} mm behind it",
+            f"{TIP_CLEARANCE_M * 1000:.0f} mm above its support, the palm is {free_m * 1000:.0f} mm behind it",
             reason=MotionReason.NO_GRASP,
         )
-    return height_m
+    return fitting
 
 
 def _wrap(angle_rad: float) -> float:

@@ -8,14 +8,13 @@ from collections import deque
 import numpy as np
 
 from qwen2vl_robot.config import RobotProfile
-from qwen2vl_robot.description import find_urdf, read_joints
+from qwen2vl_robot.description import turning_joints
 from qwen2vl_robot.errors import ObservationError
 from qwen2vl_robot.graph import interface
 from qwen2vl_robot.graph.conversions import joint_names_on_wire, joints_from_message, stamp_to_ns, state_from_joints
 from qwen2vl_robot.messages import RobotState
 from qwen2vl_robot.nodes.health import Health
 from qwen2vl_robot.reasons import ObservationReason
-from qwen2vl_robot.urdf_files import read_urdf
 
 _WINDOW_NS = 20_000_000  # a velocity is measured over at least this long, or the steps of an encoder are speed
 _KEPT_NS = 500_000_000  # what is older says nothing about the speed now
@@ -50,8 +49,7 @@ class JointStates:
         per_m, speed_mps = profile.gripper.travel_per_m, profile.gripper.speed_mps
         fingers = dict.fromkeys(profile.gripper.joints, (_SAME_WIDTH_M * per_m, 2 * speed_mps * per_m))
         self._apart = fingers | {j.name: (_SAME_RAD, j.velocity_radps) for j in profile.joints}
-        urdf = read_urdf(find_urdf(profile.urdf, profile.name))
-        self._turning = {name for name, joint in read_joints(urdf).items() if joint.is_continuous}
+        self._turning = turning_joints(profile)
         self._sent: dict[str, tuple[int, float]] = {}  # each joint's last stamp and position, by whomever
         self._contested: tuple[int, str] | None = None  # stamp of the last leap, and what it was
         self._needed = (*(j.name for j in profile.joints), *profile.gripper.joints)

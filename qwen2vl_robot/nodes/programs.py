@@ -61,7 +61,7 @@ class Programs:
     """Serves the actions and the check; without the package qwen2vl_robot_msgs beside rclpy it serves none of them.
 
     Args:
-        show: displays a motion that was checked.
+        show: displays a motion that was checked, or refused on its way to the arm.
         stop: latches a stop and halts the arm.
         halt_arm: brings the arm to rest; called after a cancel.
     """
@@ -115,7 +115,7 @@ class Programs:
 
         def run(flow: Flow) -> TaskReport:
             began_s = time.perf_counter()
-            outcome = self._foreign(flow).execute(given)
+            outcome = self._foreign(flow).execute(given, self._show)
             return TaskReport(instruction, outcome, (), (), {"execute": time.perf_counter() - began_s})
 
         return Wanted(instruction, run, approval)

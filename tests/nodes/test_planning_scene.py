@@ -42,22 +42,70 @@ from tests.nodes.test_controller_node import Cell
 CORNERS = tuple((x, y, z) for x in (-0.02, 0.02) for y in (-0.03, 0.03) for z in (-0.04, 0.04))
 AT = make_pose([0.5, 0.1, 0.04])
 BLOCK = SceneObject("red block", Box((0.04, 0.05, 0.06)), AT)
+GREEN = SceneObject("green ball", Sphere(0.05), AT)
+MANY = [SceneObject(f"obstacle {k}", Sphere(0.05), AT) for k in range(40)]
 
 
-def shown(*scenes: Scene) -> Any:
-    """What was published last."""
+HELD = Scene((BLOCK,), (), held="red block", T_tool_held=make_pose([0.0, 0.0, 0.01]))
+
+
+class MoveIt:
+    """What MoveIt makes of the scenes: first the hand, then the world; see its planning_scene.cpp.
+
+    Attributes:
+        world, hand: name of each thing by its id; things of others are named "theirs".
+    """
+
+    def __init__(self) -> None:
+        self.world, self.hand = {"their shelf": "theirs"}, {"their tool": "theirs"}
+
+    def take(self, message: Any) -> None:
+        assert message.is_diff and message.robot_state.is_diff
+        for attached in message.robot_state.attached_collision_objects:
+            body = attached.object
+            assert body.id  # none would detach everything, others' too
+            if body.operation == 0:
+                self.world.pop(body.id, None)
+                self.hand[body.id] = body.type.key
+            elif body.id in self.hand:
+                self.world.setdefault(body.id, self.hand.pop(body.id))
+        for body in message.world.collision_objects:
+            assert body.id  # none would clear the whole world
+            if body.operation == 0:
+                self.world[body.id] = body.type.key
+            else:
+                self.world.pop(body.id, None)
+
+    def ours(self) -> tuple[list[str], list[str]]:
+        """Names in the world and in the hand, once things of others were seen to be left alone."""
+        assert (self.world["their shelf"], self.hand["their tool"]) == ("theirs", "theirs")
+        found = [sorted(set(names.values()) - {"theirs"}) for names in (self.world, self.hand)]
+        return found[0], found[1]
+
+
+def messages(*scenes: Scene) -> list[Any]:
+    """What one controller publishes."""
     graph = LocalGraph()
     publisher = PlanningScene(graph, PROFILE)
     for scene in scenes:
         publisher.show(scene, 7_000_000_005)
-    return graph.sent["planning_scene"][-1]
+    found: list[Any] = graph.sent["planning_scene"]
+    return found
+
+
+def shown(*scenes: Scene) -> Any:
+    """What was published last, after a first scene that clears what was there before."""
+    return messages(Scene((), ()), *scenes)[-1]
 
 
 def test_a_scene_is_a_diff_in_the_base_frame() -> None:
     message = shown(Scene((BLOCK,), (SceneObject("obstacle 1", Sphere(0.1), AT),)))
     assert message.is_diff and message.robot_state.is_diff
-    assert [(o.id, o.operation) for o in message.world.collision_objects] == [("red block", 0), ("obstacle 1", 0)]
-    first = message.world.collision_objects[0]
+    assert [(o.id, o.operation) for o in message.world.collision_objects] == [
+        ("qwen2vl_robot_1", 0), ("qwen2vl_robot_2", 0),
+    ]  # fmt: skip
+    first, second = message.world.collision_objects
+    assert (first.type.key, second.type.key) == ("red block", "obstacle 1")
     assert (first.header.frame_id, first.header.stamp.sec) == (PROFILE.base_link, 7)
     assert (first.primitives[0].type, list(first.primitives[0].dimensions)) == (1, [0.04, 0.05, 0.06])
     position = first.primitive_poses[0].position
@@ -108,13 +156,13 @@ def test_what_no_shape_explains_is_a_closed_mesh() -> None:
 
 
 def test_what_is_held_is_attached_to_the_hand_and_may_touch_the_fingers() -> None:
-    T_tool_held = make_pose([0.0, 0.0, 0.01])
-    message = shown(Scene((BLOCK,), ()), Scene((BLOCK,), (), held="red block", T_tool_held=T_tool_held))
+    message = shown(Scene((BLOCK,), ()), HELD)
     (attached,) = message.robot_state.attached_collision_objects
-    assert (attached.object.id, attached.object.operation) == ("red block", 0)
+    assert (attached.object.type.key, attached.object.operation) == ("red block", 0)
     assert attached.link_name == attached.object.header.frame_id
     assert set(PROFILE.gripper.finger_links) <= set(attached.touch_links)
-    assert attached.link_name != "" and message.world.collision_objects == []  # MoveIt takes it out of the world
+    assert attached.link_name != ""
+    assert not any(o.operation == 0 for o in message.world.collision_objects)
 
 
 def test_a_tool_frame_that_only_our_file_knows_is_not_named() -> None:
@@ -123,27 +171,63 @@ def test_a_tool_frame_that_only_our_file_knows_is_not_named() -> None:
     profile = PROFILE.model_copy(update={"tool_link": "our_tool", "tool_mount": mount})
     held = Scene((BLOCK,), (), held="red block", T_tool_held=make_pose([0.01, 0.0, 0.0]))
     PlanningScene(graph, profile).show(held, 0)
-    (attached,) = graph.sent["planning_scene"][-1].robot_state.attached_collision_objects
+    attached = graph.sent["planning_scene"][-1].robot_state.attached_collision_objects[-1]
     assert attached.link_name == "panda_hand"
     position = attached.object.primitive_poses[0].position
     assert np.allclose([position.x, position.y, position.z], [0.0, 0.01, 0.1])
 
 
-def test_what_is_let_go_is_detached_and_stands_again() -> None:
-    held = Scene((BLOCK,), (), held="red block", T_tool_held=np.eye(4))
-    message = shown(held, Scene((BLOCK,), ()))
-    (detached,) = message.robot_state.attached_collision_objects
-    assert (detached.object.id, detached.object.operation) == ("red block", 1)
-    assert [(o.id, o.operation) for o in message.world.collision_objects] == [("red block", 0)]
+@pytest.mark.parametrize(
+    ("scenes", "world", "hand"),
+    [
+        ([Scene((BLOCK, GREEN), ())], ["green ball", "red block"], []),
+        ([Scene((BLOCK, GREEN), ()), HELD], [], ["red block"]),
+        ([HELD, Scene((BLOCK,), ())], ["red block"], []),
+        ([HELD, Scene((GREEN,), ())], ["green ball"], []),
+        ([HELD, Scene((), ())], [], []),
+        ([Scene((BLOCK, GREEN), ()), Scene((GREEN,), ()), Scene((GREEN, BLOCK), ())], ["green ball", "red block"], []),
+    ],
+)
+def test_moveit_has_exactly_what_was_measured_last_and_what_others_put_there(
+    scenes: list[Scene], world: list[str], hand: list[str]
+) -> None:
+    moveit = MoveIt()
+    for message in messages(*scenes):
+        moveit.take(message)
+    assert moveit.ours() == (world, hand)
 
 
-def test_what_is_gone_is_removed_once_and_by_its_name() -> None:
-    other = replace(BLOCK, name="green ball")
-    message = shown(Scene((BLOCK, other), ()), Scene((other,), ()))
-    assert [(o.id, o.operation) for o in message.world.collision_objects] == [("red block", 1), ("green ball", 0)]
-    message = shown(Scene((BLOCK, other), ()), Scene((other,), ()), Scene((other,), ()))
-    assert [o.id for o in message.world.collision_objects] == ["green ball"]
-    assert all(o.id for o in message.world.collision_objects)  # a removal without a name would clear the whole world
+def test_a_thing_keeps_its_id_while_it_is_shown() -> None:
+    moveit = MoveIt()
+    for message in messages(
+        Scene((BLOCK, GREEN), ()), Scene((GREEN,), ()), Scene((replace(BLOCK, name="cup"), GREEN), ())
+    ):
+        moveit.take(message)
+        assert moveit.world["qwen2vl_robot_2"] == "green ball"
+    assert moveit.world["qwen2vl_robot_1"] == "cup"
+
+
+@pytest.mark.parametrize("after", [Scene((), ()), Scene((GREEN,), ()), Scene((GREEN, BLOCK), ()), HELD])
+@pytest.mark.parametrize("before", [Scene((BLOCK, GREEN), ()), HELD, Scene(tuple(MANY), ())])
+def test_a_controller_that_was_restarted_removes_what_the_one_before_it_had_shown(before: Scene, after: Scene) -> None:
+    moveit, alone = MoveIt(), MoveIt()
+    for message in messages(before):
+        moveit.take(message)
+    (message,) = messages(after)
+    moveit.take(message)
+    alone.take(message)
+    assert moveit.ours() == alone.ours()
+    assert sum(map(len, moveit.ours())) == len(list(after.bodies()))
+
+
+def test_only_the_first_scene_removes_what_nobody_here_has_shown() -> None:
+    first, second, third = messages(Scene((BLOCK, GREEN), ()), Scene((GREEN,), ()), Scene((GREEN,), ()))
+    assert len(first.world.collision_objects) == 64
+    assert [(o.id, o.operation) for o in second.world.collision_objects] == [
+        ("qwen2vl_robot_1", 1), ("qwen2vl_robot_2", 0),
+    ]  # fmt: skip
+    assert [o.id for o in third.world.collision_objects] == ["qwen2vl_robot_2"]
+    assert third.robot_state.attached_collision_objects == []
 
 
 def test_what_is_only_predicted_is_not_shown() -> None:
@@ -157,7 +241,8 @@ def test_what_is_only_predicted_is_not_shown() -> None:
     assert "planning_scene" not in cell.graph.sent
     start = RobotState(0, freeze(PROFILE.home_q_rad), freeze(np.zeros(7)), 0.08)
     cell.node.display.show(rehearsed(motion, start, 0, Scene((BLOCK,), ())))
-    assert [o.id for o in cell.graph.sent["planning_scene"][-1].world.collision_objects] == ["red block"]
+    things = cell.graph.sent["planning_scene"][-1].world.collision_objects
+    assert [o.type.key for o in things if o.operation == 0] == ["red block"]
     cell.close()
 
 
@@ -168,7 +253,7 @@ def test_an_operation_is_a_byte_where_the_transport_has_bytes() -> None:
         return lambda **fields: SimpleNamespace(**{"operation": bytes(1), **fields})
 
     pen = _Pen(rclpy_has, PROFILE, 0)
-    assert (pen.removed("red block").operation, pen.standing(BLOCK).operation) == (b"\x01", b"\x00")
+    assert (pen.removed("red block").operation, pen.standing("red block", BLOCK).operation) == (b"\x01", b"\x00")
 
 
 def test_without_moveits_messages_nothing_is_published() -> None:

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from qwen2vl_robot.messages import (
     InstructionSource,
     Outcome,
     OutcomeKind,
+    Rehearsed,
     RobotState,
     TaskReport,
+    Violation,
     freeze,
 )
 from qwen2vl_robot.nodes import programs
 from qwen2vl_robot.nodes.controller_node import ControllerNode
 from qwen2vl_robot.nodes.settings import Settings
-from qwen2vl_robot.reasons import AbortReason, RefusalReason, RequestReason, TrajectoryReason
+from qwen2vl_robot.reasons import AbortReason, RefusalReason, RequestReason, TrajectoryReason, ViolationKind
+from qwen2vl_robot.task import refused
 from tests.cells import PROFILE, reach, rehearsed
 from tests.nodes.local_graph import LocalGraph, Sent
 from tests.nodes.test_controller_node import Cell
@@ -59,9 +63,13 @@ class Flow:
     def run(self, instruction: Instruction) -> TaskReport:
         return TaskReport(instruction, self.execute(instruction), (), (), {})
 
-    def execute(self, given: Any) -> Outcome:
+    def execute(self, given: Any, on_refused: Callable[[Any], None] = lambda rehearsed: None) -> Outcome:
         with self._halt.task():
-            outcome: Outcome = self.check(given)
+            found = self.check(given)
+            if isinstance(found, Rehearsed):
+                on_refused(found)
+                return refused(found.verdict)
+        outcome: Outcome = found
         return outcome
 
     def check(self, given: Any) -> Any:
@@ -324,11 +332,11 @@ def test_a_task_that_breaks_ends_its_goal_too(desk: Desk) -> None:
 
 @pytest.mark.parametrize("action", [interface.EXECUTE, interface.EXECUTE_TRAJECTORY])
 def test_a_task_that_breaks_before_it_begins_is_over_too(desk: Desk, action: interface.ActionInterface) -> None:
-    def fail(given: Any) -> Any:
+    def fail(*given: Any) -> Any:
         raise ValueError("never expected")
 
     works = desk.flow.run, desk.flow.execute
-    desk.flow.run = desk.flow.execute = fail  # type: ignore[method-assign]
+    desk.flow.run = desk.flow.execute = fail  # type: ignore[method-assign, assignment]
     fields = {"instruction": "go home"} if action is interface.EXECUTE else {"joint_trajectory": trajectory(desk)}
     assert desk.result(desk.goal(action, **fields))[1].reason == AbortReason.BROKEN
     desk.flow.run, desk.flow.execute = works  # type: ignore[method-assign]
@@ -403,6 +411,21 @@ def test_a_motion_is_run_and_its_outcome_is_the_result(desk: Desk) -> None:
     status, result = desk.result(desk.goal(interface.EXECUTE_TRAJECTORY, joint_trajectory=trajectory(desk)))
     assert (status, result.outcome) == (GoalStatus.SUCCEEDED, "achieved")
     assert json.loads(result.report)["source"] == "trajectory"
+
+
+def test_a_motion_that_the_twin_refuses_has_its_verdict_published(desk: Desk) -> None:
+    step = rehearsed(reach(HOME, [0.1, 0, 0, 0, 0, 0, 0]), REST, 0)
+    wall = Violation(ViolationKind.COLLISION, 0.5, ("panda_hand", "wall"), 0.003, "m")
+    step = replace(step, verdict=replace(step.verdict, accepted=False, violations=(wall,)))
+    desk.flow.ends = lambda: step
+    sent = desk.goal(interface.EXECUTE_TRAJECTORY, joint_trajectory=trajectory(desk))
+    status, result = desk.result(sent)
+    assert (status, result.outcome, result.reason) == (GoalStatus.ABORTED, "refused", ViolationKind.COLLISION)
+    said = json.loads(desk.graph.sent["~/verdict"][-1].data)
+    assert not said["accepted"]
+    assert "panda_hand" in json.dumps(said["violations"]) and "wall" in json.dumps(said["violations"])
+    assert desk.graph.sent["~/rehearsal"]
+    assert not any("follow_joint_trajectory" in name for name in desk.graph.goals)
 
 
 def test_a_latched_stop_refuses_checks_and_motions(desk: Desk) -> None:

@@ -11,8 +11,9 @@ from qwen2vl_robot.config import ObjectSpec
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.messages import shape_size_m
 from qwen2vl_robot.plant.scenes import PlantScene, draw_scene, load_scene
+from qwen2vl_robot.resources import data_root
 
-SCENES = ("default", "xarm6", "kuka_iiwa")
+SCENES = sorted(path.stem for path in (data_root() / "sim" / "scenes").glob("*.yaml"))
 SEEDS = 200
 
 
@@ -28,7 +29,7 @@ def test_every_seed_has_room_for_what_the_scene_always_has(name: str) -> None:
     assert all(due <= {o.label for o in scene.objects} for scene in drawn(name))
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", sorted(set(SCENES) - {"training_wide"}))  # whose meshes have no size of their own
 def test_what_was_placed_anew_stands_apart_and_on_the_table(name: str) -> None:
     ranges, _ = load_scene(f"scenes/{name}.yaml")
     for objects in (scene.objects for scene in drawn(name)):

@@ -15,7 +15,17 @@ from qwen2vl_robot.foreign import ForeignTrajectory, from_chunk, motion_of
 from qwen2vl_robot.foreign_task import ForeignMotions
 from qwen2vl_robot.gate import Gate
 from qwen2vl_robot.halt import Halt
-from qwen2vl_robot.messages import Motion, Outcome, OutcomeKind, Refusal, Rehearsed
+from qwen2vl_robot.messages import (
+    JointSegment,
+    Motion,
+    Outcome,
+    OutcomeKind,
+    Refusal,
+    Rehearsed,
+    RobotState,
+    Scene,
+    Verdict,
+)
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason, TrajectoryReason, ViolationKind
@@ -56,9 +66,10 @@ def moveit(scene: Stage, way_rad: list[float], seconds: float) -> ForeignTraject
 
 
 def test_a_trajectory_into_a_thing_is_refused_by_its_name(scene: Stage, foreign: ForeignMotions) -> None:
-    before = scene.plant.link.state().q_rad
-    outcome = foreign.execute(moveit(scene, INTO_THE_BLOCK, 6.0))
+    before, told = scene.plant.link.state().q_rad, list[Rehearsed]()
+    outcome = foreign.execute(moveit(scene, INTO_THE_BLOCK, 6.0), told.append)
     assert outcome.kind is OutcomeKind.REFUSED
+    assert [step.verdict.accepted for step in told] == [False]
     assert outcome.reason is ViolationKind.COLLISION
     assert any("obstacle 1" in reason for reason in outcome.reasons), outcome.reasons
     assert np.abs(scene.plant.link.state().q_rad - before).max() < 1e-3
@@ -114,6 +125,21 @@ def test_a_stop_ends_it_on_its_way(scene: Stage, foreign: ForeignMotions) -> Non
     watcher.join()
     assert outcome.kind is OutcomeKind.ABORTED
     assert outcome.reason == "stopped"
+
+
+def test_a_look_that_is_given_the_glance_has_the_twin_build_its_scene(foreign: ForeignMotions) -> None:
+    asked: list[tuple[Motion, Scene, RobotState]] = []
+
+    def glance(motion: Motion, seen: Scene, start: RobotState) -> Verdict:
+        asked.append((motion, seen, start))
+        return Verdict(False, (), "", "", "", "")
+
+    world = foreign.look(glance)
+    ((motion, seen, start),) = asked
+    assert (seen, start) == (world.scene, world.start)
+    (segment,) = motion.segments
+    assert isinstance(segment, JointSegment)
+    assert (segment.q_rad == world.start.q_rad).all()
 
 
 def test_a_chunk_gets_a_partial_verdict_that_no_gate_takes(scene: Stage, foreign: ForeignMotions) -> None:

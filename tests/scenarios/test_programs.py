@@ -174,4 +174,4 @@ def test_a_client_that_dies_changes_nothing(program: Program) -> None:
     assert program.status["stopped_by"] is None
     until(lambda: program.scenes[-1].robot_state.attached_collision_objects)
     (held,) = program.scenes[-1].robot_state.attached_collision_objects
-    assert (held.object.id, held.object.operation) == ("red block", 0)
+    assert (held.object.type.key, held.object.operation) == ("red block", 0)
