@@ -198,6 +198,8 @@ def true_contacts(
     of_link: dict[str, list[int]] = {}
     for index, item in enumerate(geometry.geometryObjects):
         of_link.setdefault(kinematics.model.frames[item.parentFrame].name, []).append(index)
+        if isinstance(item.geometry, coal.BVHModelBase):
+            item.geometry = _mesh(_triangles(item))  # coal's reader may have joined wrong corners
     owners: list[tuple[str, str]] = []
     for a, b in pairs:
         for i, j in itertools.product(of_link.get(a, []), of_link.get(b, [])):
@@ -234,6 +236,15 @@ def _convex_hull(points_m: Array) -> coal.ConvexBase:
     cloud.endModel()
     cloud.buildConvexHull(False, "Qt")
     return cloud.convex
+
+
+def _mesh(triangles_m: Array) -> coal.BVHModelOBBRSS:
+    mesh, corners_m = coal.BVHModelOBBRSS(), triangles_m.reshape(-1, 3)
+    mesh.beginModel(len(triangles_m), len(corners_m))
+    mesh.addVertices(np.ascontiguousarray(corners_m))
+    mesh.addTriangles(np.arange(len(corners_m), dtype=np.int64).reshape(-1, 3))
+    mesh.endModel()
+    return mesh
 
 
 def _triangles(item: Any) -> Array:
