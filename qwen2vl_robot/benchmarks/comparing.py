@@ -121,6 +121,7 @@ _ROWS: dict[str, tuple[tuple[str, ...], tuple[Measure, ...]]] = {
     ),
     "bench camera --live": (("seed", "off_mm"), (Measure("right verdicts", _is_right_verdict, True),)),
     "bench planner": (("seed",), (Measure("same reply", _said("is_same"), True),)),
+    "bench latency": (("busy", "seed"), (Measure("moved", lambda row: "first_motion" in row["seconds"], True),)),
     "bench kills": (("key",), (Measure("halted", lambda row: row["ended"] == "halted", True),)),
     "bench controllers": (("case",), (Measure("differs from the real one", _said("differ"), False),)),
 }

@@ -26,7 +26,7 @@ def run_latency(
     Questions are left out, for nothing moves there. One episode comes before those that count.
 
     Yields:
-        For each: seed, busy, outcome, first_motion_s and the stages before it (None without a motion), total_s.
+        For each: seed, busy, objects, outcome, the seconds of its stages, and those before the first motion, if any.
     """
     suite = Suite(planner, model, camera=camera)
     with contextlib.closing(suite):
@@ -41,16 +41,8 @@ def run_latency(
 
 
 def _row(ran: dict[str, Any], busy: int) -> dict[str, Any]:
-    seconds = ran["seconds"]
-    return {
-        "seed": ran["seed"],
-        "busy": busy,
-        "objects": ran["objects"],
-        "outcome": ran["outcome"],
-        "first_motion_s": seconds.get("first_motion"),
-        "before_motion": {stage: ran["before_motion"].get(stage, 0.0) for stage in STAGES},
-        "total_s": seconds.get("total"),
-    }
+    kept = ("seed", "objects", "outcome", "seconds", "before_motion")
+    return {"busy": busy, **{name: ran[name] for name in kept}}
 
 
 @contextlib.contextmanager
@@ -78,13 +70,13 @@ def summarise_latency(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of(rows: list[dict[str, Any]], busy: int) -> dict[str, Any]:
-    moved = [row for row in rows if row["busy"] == busy and row["first_motion_s"] is not None]
-    stages = {stage: np.array([row["before_motion"][stage] for row in moved]) for stage in STAGES}
+    moved = [row for row in rows if row["busy"] == busy and "first_motion" in row["seconds"]]
+    stages = {stage: np.array([row["before_motion"].get(stage, 0.0) for row in moved]) for stage in STAGES}
     return {
         "episodes": sum(row["busy"] == busy for row in rows),
         "moved": len(moved),
-        "first_motion_s": _percentiles([row["first_motion_s"] for row in moved]),
-        "total_s": _percentiles([row["total_s"] for row in moved]),
+        "first_motion_s": _percentiles([row["seconds"]["first_motion"] for row in moved]),
+        "total_s": _percentiles([row["seconds"]["total"] for row in moved]),
         "stages_s_median": {s: round(float(np.median(v)), 3) if len(v) else None for s, v in stages.items()},
         "stages_s_mean": {s: round(float(v.mean()), 3) if len(v) else None for s, v in stages.items()},
     }

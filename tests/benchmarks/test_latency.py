@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from qwen2vl_robot.benchmarks.latency import STAGES, _busy_processes, stacked, summarise_latency
+from qwen2vl_robot.benchmarks.latency import _busy_processes, stacked, summarise_latency
 from qwen2vl_robot.messages import Instruction
 from qwen2vl_robot.task import Task
 
 
 def row(first_motion_s: float | None, busy: int = 0, **stages: float) -> dict[str, Any]:
-    before = {stage: stages.get(stage, 0.0) for stage in STAGES}
-    total_s = None if first_motion_s is None else 3 * first_motion_s
-    return {"busy": busy, "first_motion_s": first_motion_s, "before_motion": before, "total_s": total_s}
+    seconds = {} if first_motion_s is None else {"first_motion": first_motion_s, "total": 3 * first_motion_s}
+    return {"busy": busy, "before_motion": stages, "seconds": seconds}
 
 
 def test_a_task_notes_its_stages_up_to_the_first_motion_only() -> None:
