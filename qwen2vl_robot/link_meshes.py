@@ -33,9 +33,11 @@ def read_triangles(file: Path, scale: Array, corners_m: Array) -> Array:
         mesh = trimesh.load_mesh(file, process=False, skip_materials=True)
         triangles_m = np.asarray(mesh.triangles, dtype=np.float64) * scale
     except Exception as error:  # a reader of many formats fails in many ways, all of them the file's
-        raise BadInputError(f"{file}: {type(error).__name__}: {error}; use STL or OBJ") from error
+        raise BadInputError(f"{file}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
     if not len(triangles_m):
         raise BadInputError(f"{file}: holds no triangles")
+    if not (np.isfinite(triangles_m).all() and np.isfinite(corners_m).all()):
+        raise BadInputError(f"{file}: holds numbers that are not finite")
     ends_m = [np.array([p.min(axis=0), p.max(axis=0)]) for p in (triangles_m.reshape(-1, 3), corners_m)]
     apart_m = float(np.abs(ends_m[0] - ends_m[1]).max())
     if not apart_m < _SAME_M:

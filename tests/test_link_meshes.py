@@ -36,7 +36,7 @@ def test_a_files_numbers_are_scaled_to_metres(tmp_path: Path) -> None:
     [
         ("f 1 2 3\nf 1 2 4\n", 1000 * CORNERS, "two readers of meshes disagree by 299700 mm"),
         ("f 1 2 3\nf 1 2 4\n", CORNERS[:, [0, 2, 1]], "two readers of meshes disagree by 100 mm"),
-        ("f 1 2 3\nf 1 2 4\n", np.full((4, 3), np.nan), "two readers of meshes disagree by nan mm"),
+        ("f 1 2 3\nf 1 2 4\n", np.full((4, 3), np.nan), "holds numbers that are not finite"),
         ("", CORNERS, "link.obj: "),
     ],
     ids=["unit", "upward axis", "not a number", "no triangles"],
@@ -51,5 +51,5 @@ def test_what_two_readers_do_not_agree_on_is_refused(
 def test_a_file_that_is_no_mesh_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "link.dae"
     file.write_text("<COLLADA>", encoding="utf-8")
-    with pytest.raises(BadInputError, match=r"link\.dae: .*use STL or OBJ"):
+    with pytest.raises(BadInputError, match=r"link\.dae: cannot be read as a mesh"):
         read_triangles(file, ONE, CORNERS)

@@ -15,7 +15,12 @@ from qwen2vl_robot.benchmarks.tabletop import Suite
 
 STAGES = ("observe", "check camera", "plan", "perceive", "move", "rehearse", "admit")  # in the order of the flow
 _PERCENTS = (50, 90, 99)
-_BUSY = "while True: pass"
+# It ends with its input: also when this process is killed.
+_BUSY = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+while True: pass
+"""
 
 
 def run_latency(
@@ -47,14 +52,13 @@ def _row(ran: dict[str, Any], busy: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _busy_processes(count: int) -> Iterator[None]:
-    """Keep so many processes busy; they end with this one's block, whatever happens in it."""
-    running = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(count)]
-    try:
+    """Keep so many processes busy; they end with what is inside, whatever happens in it, or with this process."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            busy = subprocess.Popen([sys.executable, "-c", _BUSY], stdin=subprocess.PIPE, start_new_session=True)
+            stack.enter_context(busy)  # closes its input, and waits
+            stack.callback(busy.kill)
         yield
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
 
 
 def summarise_latency(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import secrets
 import socket
@@ -11,14 +13,15 @@ from typing import Final
 from qwen2vl_robot.errors import WorkerError
 
 DOMAINS: Final = range(20, 100)  # robots mostly use the first ones; above 101 there are no ports for all
+_log = logging.getLogger(__name__)
 _leases: list[socket.socket] = []  # held until this process ends
 
 
 def own_domain() -> int:
-    """Return a domain that nobody on this machine is on, and hold it until this process ends.
+    """Return a domain that nobody on this machine is on, and hold it until this process and its forks end.
 
     Raises:
-        WorkerError: all are taken.
+        WorkerError: all are taken, or this machine gives none.
     """
     for domain_id in secrets.SystemRandom().sample(DOMAINS, len(DOMAINS)):
         if _is_leased(domain_id):
@@ -29,6 +32,7 @@ def own_domain() -> int:
 def use_own_domain() -> int:
     """Put this process and those that it starts on a domain of their own, on this machine only (raises as above)."""
     domain_id = own_domain()
+    _log.info("ROS domain %d, on this machine only", domain_id)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(domain_id)
     return domain_id
@@ -44,7 +48,9 @@ def _is_leased(domain_id: int) -> bool:
             for port in (base, base + 10):  # discovery by multicast, and that of the first participant
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                     probe.bind(("", port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise WorkerError(f"no ROS domain can be had on this machine: {error.strerror}") from error
             return False
         stack.pop_all()
     _leases.append(lease)

@@ -129,7 +129,7 @@ class RehearsalProcess:
         count = safety.trials
         chunks = [(0,), *(tuple(range(i, min(i + _CHUNK, count))) for i in range(1, count, _CHUNK))]
         trials = [("try_out", (motion, scene, start, swept, chunk)) for chunk in chunks]
-        work = _Work([("run", (motion, scene, start, swept, self._film)), *trials], tolerated(safety))
+        work = _Work([("run", (motion, scene, start, self._film)), *trials], tolerated(safety))
         with ThreadPoolExecutor(len(self._workers)) as threads:
             for done in [threads.submit(work.do, worker, until) for worker in self._workers]:
                 done.result()

@@ -92,7 +92,7 @@ class Twin:
         swept = self.examine(motion, scene, start)
         if swept.violations:
             return make_verdict(case, swept.violations, began=began)
-        run = self.run(motion, scene, start, swept, film)
+        run = self.run(motion, scene, start, film)
         trials: list[Trial] = []
         if not run.violations:
             allowed = tolerated(self._profile.safety)
@@ -140,9 +140,9 @@ class Twin:
         self._build(scene, loose)
         add_forbidden(self._world, scene, with_shadow=motion.effect.kind == "hold")
 
-    def run(self, motion: Motion, scene: Scene, start: RobotState, swept: Swept, film: bool = False) -> Rollout:
-        """Simulate the whole motion in the measured scene."""
-        self._build(scene, loose_bodies(swept, motion, scene, lambda name, load: 0.0), is_shown=film)
+    def run(self, motion: Motion, scene: Scene, start: RobotState, film: bool = False) -> Rollout:
+        """Simulate the whole motion in the measured scene, in which everything can move: it has to stand, too."""
+        self._build(scene, is_shown=film)
         return roll_out(self._world, self._profile, motion, scene, start, film=film)
 
     def try_out(
@@ -154,7 +154,7 @@ class Twin:
         for index in indices:
             drawn = draw(scene, self._profile, self._joint_reach_m, seed, index)
             todo = spans(swept, line, drawn, index == WEAKEST)
-            self._build(drawn.scene, loose_bodies(swept, motion, drawn.scene, drawn.reach_m))
+            self._build(drawn.scene, loose_bodies(swept, motion, line.grips, drawn, start.gripper_width_m))
             run = roll_out(self._world, self._profile, motion, drawn.scene, start, trial=(todo, drawn.q_offset_rad))
             trials.append(Trial(index, run.violations, drawn.q_offset_rad, run.track))
         return trials
@@ -166,7 +166,7 @@ class Twin:
         first = next((v for v in violations if v.time_s is not None), None)
         if first is None or first.time_s is None or first.kind in _BEFORE_GEOMETRY:
             return explain(violations, scene, self._profile), None
-        self._build(scene, frozenset(body.name for body in scene.objects), is_shown=True)
+        self._build(scene, is_shown=True)
         line = timeline(motion, start)
         width_m = next((g.width_m for g in reversed(line.grips) if g.end_s <= first.time_s), start.gripper_width_m)
         self._world.robot.reset_arm(line.q_at(np.array([first.time_s]))[0], width_m)
@@ -236,11 +236,11 @@ class Twin:
                     found[j] = Violation(ViolationKind.JOINT_TORQUE, at_s, (name,), float(over[worst, j]), "N m")
         return tuple(found[j] for j in sorted(found))
 
-    def _build(self, scene: Scene, loose: frozenset[str | None], *, is_shown: bool = False) -> None:
+    def _build(self, scene: Scene, loose: frozenset[str | None] | None = None, *, is_shown: bool = False) -> None:
         """Replace the bodies; loading the robot again would take longer than a whole trial.
 
         Args:
-            loose: the objects that can move; Bullet skips contacts between two fixed bodies.
+            loose: the objects that can move, None for all; Bullet skips contacts between two fixed bodies.
             is_shown: whether the bodies appear in pictures.
         """
         world, self._stands = self._world, ""
@@ -256,7 +256,7 @@ class Twin:
         world.robot.reset_arm(np.array(self._profile.home_q_rad), self._profile.gripper.max_width_m)
         for body in scene.objects:
             mass_kg = body.mass_kg if body.mass_kg is not None else self._profile.object_mass_kg
-            self._add(body, mass_kg if body.name in loose else 0.0, is_shown)
+            self._add(body, mass_kg if loose is None or body.name in loose else 0.0, is_shown)
         for body in scene.obstacles:
             self._add(body, 0.0, is_shown)  # unknown, so it does not yield
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,26 @@ def test_busy_processes_end_whatever_happens() -> None:
 
 def _children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def test_busy_processes_end_when_the_benchmark_is_killed() -> None:
+    code = (
+        "import time\nfrom qwen2vl_robot.benchmarks.latency import _busy_processes\n"
+        "with _busy_processes(1):\n    print(open('/proc/thread-self/children').read(), flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as bench:
+        assert bench.stdout
+        child = int(bench.stdout.readline())
+        bench.kill()
+        bench.wait(20)
+    ends_s = time.monotonic() + 20.0
+    while is_running(child) and time.monotonic() < ends_s:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
