@@ -765,7 +765,9 @@ def digest(message: object) -> str:
     return sha.hexdigest()
 
 
-_NOT_DIGESTED = frozenset({"seconds", "film", "stamp_ns", "expires_ns", "explanation", "picture", "traces"})
+_NOT_DIGESTED = frozenset(
+    {"seconds", "before_motion", "film", "stamp_ns", "expires_ns", "explanation", "picture", "traces"}
+)
 
 
 def _feed(sha: hashlib._Hash, value: object) -> None:

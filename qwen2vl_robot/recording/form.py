@@ -21,7 +21,7 @@ from qwen2vl_robot.messages import RobotState as State
 from qwen2vl_robot.reasons import ObservationReason, RefusalReason
 
 _NOT_SAID = frozenset(
-    {"picture", "film", "seconds", "traces"}
+    {"picture", "film", "seconds", "before_motion", "traces"}
 )  # pictures have messages of their own; times differ each time
 _Text = Annotated[str, Field(max_length=NAME_CHARS)]
 # A driver that measured nothing says so by NaN, and the flow refuses it: that is part of a recording.
