@@ -179,10 +179,8 @@ class Kinematics:
 
     def _read_geometry(self, kind: Any, points_of: Callable[[Any], Array]) -> dict[str, Array]:
         """Read one kind of the URDF's geometry: link → points (k, ..., 3), link frame, metres."""
-        path = self.profile.urdf_path
-        geometry = pinocchio.buildGeomFromUrdf(self.model, str(path), kind, package_dirs=[str(path.parent)])
         points: dict[str, list[Array]] = {}
-        for item in geometry.geometryObjects:
+        for item in _geometry(self, kind).geometryObjects:
             frame = self.model.frames[item.parentFrame]
             T_link_geometry = invert(np.asarray(frame.placement.homogeneous)) @ np.asarray(item.placement.homogeneous)
             points.setdefault(frame.name, []).append(transform(T_link_geometry, points_of(item)))
@@ -193,8 +191,7 @@ def true_contacts(
     kinematics: Kinematics, pairs: Sequence[tuple[str, str]], postures: Iterable[tuple[Array, float]]
 ) -> Counter[tuple[str, str]]:
     """Count for pairs of links in how many postures, joints and a width each, their own meshes and solids meet."""
-    path, kind = kinematics.profile.urdf_path, pinocchio.GeometryType.COLLISION
-    geometry = pinocchio.buildGeomFromUrdf(kinematics.model, str(path), kind, package_dirs=[str(path.parent)])
+    geometry = _geometry(kinematics, pinocchio.GeometryType.COLLISION)
     of_link: dict[str, list[int]] = {}
     for index, item in enumerate(geometry.geometryObjects):
         of_link.setdefault(kinematics.model.frames[item.parentFrame].name, []).append(index)
@@ -211,6 +208,12 @@ def true_contacts(
         pinocchio.computeCollisions(kinematics.model, data, geometry, shapes, q, False)
         found.update({pair for pair, r in zip(owners, shapes.collisionResults, strict=True) if r.isCollision()})
     return found
+
+
+def _geometry(kinematics: Kinematics, kind: Any) -> Any:
+    """Read one kind of the URDF's geometry with pinocchio."""
+    path = kinematics.profile.urdf_path
+    return pinocchio.buildGeomFromUrdf(kinematics.model, str(path), kind, package_dirs=[str(path.parent)])
 
 
 def hull_vertices(points_m: Array) -> Array:

@@ -78,6 +78,16 @@ def _is_same_file(descriptor: int, file: Path) -> bool:
         return False
 
 
+def check_new(folder: Path, option: str = "") -> None:
+    """Refuse a folder that holds anything: what is written there is whole, and of one command.
+
+    Raises:
+        BadInputError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInputError(f"{option} {folder}: exists and is not empty; give a new folder".lstrip())
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write one JSON document, as `write_text`."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from qwen2vl_robot.bullet import BulletWorld
 from qwen2vl_robot.config import RobotProfile
+from qwen2vl_robot.geometry import Array
 
 _DESIGN_RATIO = 0.98  # of all samples: links that touch in nearly every posture touch by design
 Pair = tuple[str, str]
@@ -32,6 +34,14 @@ class Sampled:
     samples: int
 
 
+def random_postures(profile: RobotProfile, samples: int, seed: int = 0) -> Iterator[tuple[Array, float]]:
+    """Draw joints (n,) within their limits, and a width of the gripper, metres, for each sample."""
+    rng = np.random.default_rng(seed)
+    low, high = (np.array([getattr(j, f"{end}_rad") for j in profile.joints]) for end in ("lower", "upper"))
+    for _ in range(samples):
+        yield rng.uniform(low, high), float(rng.uniform(0.0, profile.gripper.max_width_m))
+
+
 def sample_contacts(profile: RobotProfile, moved: tuple[str, ...] = (), samples: int = 300, seed: int = 0) -> Sampled:
     """Put the arm at random joints and widths, without table, and look at what touches.
 
@@ -39,8 +49,7 @@ def sample_contacts(profile: RobotProfile, moved: tuple[str, ...] = (), samples:
         moved: links that the gripper moves; those that touch each other or the hand at some width do so by design,
             except the fingers, which only meet when they close.
     """
-    rng, counts, free = np.random.default_rng(seed), Counter[Pair](), 0
-    low, high = (np.array([getattr(j, f"{end}_rad") for j in profile.joints]) for end in ("lower", "upper"))
+    counts = Counter[Pair]()
     fingers = set(profile.gripper.finger_links)
     with BulletWorld() as world:
         world.add_robot(profile)
@@ -50,10 +59,7 @@ def sample_contacts(profile: RobotProfile, moved: tuple[str, ...] = (), samples:
             found = {(c.a, c.b) for c in world.contacts.touching(detect=True)}
             return {pair for pair in found if set(pair) != fingers}
 
-        seen = [
-            touching(rng.uniform(low, high), float(rng.uniform(0.0, profile.gripper.max_width_m)))
-            for _ in range(samples)
-        ]
+        seen = [touching(*posture) for posture in random_postures(profile, samples, seed)]
         for pairs in seen:
             counts.update(pairs)
         ends_m = (0.0, profile.gripper.max_width_m / 2, profile.gripper.max_width_m)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen2vl_robot.arms.contacts import Pair, Sampled
+from qwen2vl_robot.arms.contacts import Pair, Sampled, random_postures
 from qwen2vl_robot.bounds import SRDF_PAIRS, URDF_CHARS, shown
 from qwen2vl_robot.documents import read_text
 from qwen2vl_robot.errors import BadInputError
@@ -82,9 +82,8 @@ def sort_out(disabled: dict[Pair, str], kinematics: Kinematics, moved: Collectio
 
 def _truly_touch(kinematics: Kinematics, pairs: list[Pair], samples: int) -> dict[Pair, float]:
     """In how many random postures, and at home, the links' own meshes and solids meet: a share for each pair."""
-    rng, widest_m = np.random.default_rng(0), kinematics.profile.gripper.max_width_m
-    postures = [(np.array(kinematics.profile.home_q_rad), widest_m)]
-    for _ in range(samples):  # the same as those in which hulls touched
-        postures.append((rng.uniform(kinematics.lower_rad, kinematics.upper_rad), float(rng.uniform(0.0, widest_m))))
+    profile = kinematics.profile
+    home = (np.array(profile.home_q_rad), profile.gripper.max_width_m)
+    postures = [home, *random_postures(profile, samples)]  # those in which hulls touched
     counts = true_contacts(kinematics, pairs, postures)
     return {pair: counts[pair] / len(postures) for pair in pairs}

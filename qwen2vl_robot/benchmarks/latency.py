@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -36,9 +37,9 @@ def run_latency(
     suite = Suite(planner, model, camera=camera)
     with contextlib.closing(suite):
         suite.start()
-        drawn = (suite.draw(index, seed + index) for index in range(5 * episodes + 5))
-        tasks = [episode for episode in drawn if not episode.task.is_question][: episodes + 1]
-        suite.run(tasks.pop())
+        drawn = (suite.draw(index, seed + index) for index in itertools.count())
+        *tasks, first = itertools.islice((e for e in drawn if not e.task.is_question), episodes + 1)
+        suite.run(first)
         for count in dict.fromkeys((0, busy)):
             with _busy_processes(count):
                 for task in tasks:

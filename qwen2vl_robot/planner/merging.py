@@ -28,15 +28,11 @@ def add_adapter(model: Any, adapter: Adapter) -> None:
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for name, (a, b) in pairs.items():
         module = linear.get(name)
-        if (
-            module is None
-            or a.shape != (adapter.rank, module.in_features)
-            or b.shape
-            != (
-                module.out_features,
-                adapter.rank,
-            )
-        ):
+        fits = module is not None and (a.shape, b.shape) == (
+            (adapter.rank, module.in_features),
+            (module.out_features, adapter.rank),
+        )
+        if not fits:
             has = "no such linear layer" if module is None else f"{tuple(module.weight.shape)} there"
             wants = f"{shown(name, 80)} of {len(b)} x {a.shape[-1]}"
             raise _of_another(adapter, f"it changes {wants}, and that model has {has}")

@@ -23,6 +23,7 @@ from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.recording.form import InstructionForm, StateForm
 from qwen2vl_robot.recording.tape import BadTapeError, Tape
 from qwen2vl_robot.recording.taps import OUTCOME, TASK
+from qwen2vl_robot.results import check_new
 
 FPS = 5  # as often as the camera is asked while the arm moves
 _VERSION = "v3.0"
@@ -121,8 +122,7 @@ def export(bags: Sequence[Path], out: Path) -> dict[str, int]:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise BadInputError("pyarrow is missing; run: pip install 'qwen2vl_robot[lerobot]'") from error
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInputError(f"{out}: exists and is not empty; give a new folder")
+    check_new(out)
     episodes = [e for bag in bags for e in read_episodes(bag) if e.states and e.frames]
     if not episodes:
         raise BadInputError("no task in these bags has a frame and a joint state")

@@ -16,6 +16,7 @@ from qwen2vl_robot.messages import Where
 from qwen2vl_robot.planner.reply import format_reply, parse_reply
 from qwen2vl_robot.recording.tape import BadTapeError, Tape
 from qwen2vl_robot.recording.taps import OUTCOME, PLAN, TASK
+from qwen2vl_robot.results import check_new
 from qwen2vl_robot.training.shards import Demonstration, shard_name, write_demonstrations, write_manifest
 
 SHARD = 256  # samples
@@ -29,8 +30,7 @@ def export_demonstrations(bags: Sequence[Path], out: Path) -> int:
         BadInputError: a bag cannot be used, none holds such a plan, or the folder is not empty.
         UnsavedError: the disk is full.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInputError(f"{out}: exists and is not empty; give a new folder")
+    check_new(out)
     numbered = ((n, *found) for n, found in enumerate(found for bag in bags for found in read_demonstrations(bag)))
     entries = []
     while some := list(itertools.islice(numbered, SHARD)):

@@ -28,7 +28,7 @@ from qwen2vl_robot.planner.adapter import CONFIG, ORIGIN, WEIGHTS, is_adapter, r
 from qwen2vl_robot.planner.hub import prepare_hub
 from qwen2vl_robot.planner.loading import ModelContract, OpenedModel, open_model
 from qwen2vl_robot.planner.sources import ModelSettings
-from qwen2vl_robot.results import UnsavedError, reason_of, write_bytes, write_json
+from qwen2vl_robot.results import UnsavedError, check_new, reason_of, write_bytes, write_json
 
 STATE = "lora_state.pt"
 _ADAPTER = ".default"  # peft's name of the adapter, which its files leave out
@@ -141,8 +141,7 @@ def merge(adapter: Path, out: Path) -> str:
     """
     if not is_adapter(str(adapter)):
         raise BadInputError(f"{shown(adapter)}: no adapter; {CONFIG} is missing")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInputError(f"--out {out}: exists and is not empty; give a new folder")
+    check_new(out, "--out")
     settings = ModelSettings(model=str(adapter), dtype="auto")
     prepare_hub(settings)
     opened = open_model(settings)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qwen2vl_robot.approval import AskingApprover
 from qwen2vl_robot.assembly import Ports
-from qwen2vl_robot.errors import RobotError
+from qwen2vl_robot.errors import ObservationError, RobotError
 from qwen2vl_robot.messages import Instruction, TaskReport
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.recording.replay import Again, Replayed
@@ -18,6 +19,20 @@ from tests.scenarios.desk import Cell, Planner, Rehearsal, Setup
 
 AROUND = Surroundings.of(PROFILE)
 NO_MODEL = str(Path(__file__).parent)
+
+
+def raise_it(error: Exception) -> Any:
+    def spoil(value: object, count: int) -> object:
+        raise error
+
+    return spoil
+
+
+def done_and_failed(folder: Path) -> list[Path]:
+    """Bags of one task that was done and one that its words refuse, and of one that broke."""
+    record(folder / "done.mcap", desk(), "go home", "do not move")
+    record(folder / "failed.mcap", desk(state=raise_it(ObservationError("no state"))), "go home")
+    return [folder / "done.mcap", folder / "failed.mcap"]
 
 
 def record(path: Path, setup: Setup, *tasks: str) -> list[TaskReport | RobotError]:

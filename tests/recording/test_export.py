@@ -13,11 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from qwen2vl_robot.cli import app
-from qwen2vl_robot.errors import BadInputError, ObservationError
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.recording.bag import BagReader
 from qwen2vl_robot.recording.lerobot import FPS, export
-from tests.recording.tables import desk, record
-from tests.recording.test_replay import raise_it
+from tests.recording.tables import done_and_failed
 
 LAYOUT = Path(__file__).parents[2] / "docs" / "foxglove.json"
 
@@ -25,10 +24,7 @@ LAYOUT = Path(__file__).parents[2] / "docs" / "foxglove.json"
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One task done, one refused by its words, one aborted."""
-    folder = tmp_path_factory.mktemp("bags")
-    record(folder / "done.mcap", desk(), "go home", "do not move")
-    record(folder / "failed.mcap", desk(state=raise_it(ObservationError("no state"))), "go home")
-    return [folder / "done.mcap", folder / "failed.mcap"]
+    return done_and_failed(tmp_path_factory.mktemp("bags"))
 
 
 def test_every_task_is_an_episode_and_refused_and_failed_ones_are_marked(bags: list[Path], tmp_path: Path) -> None:

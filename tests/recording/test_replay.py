@@ -13,15 +13,8 @@ from qwen2vl_robot.errors import ObservationError, PlannerError
 from qwen2vl_robot.messages import ApprovalMode, TaskReport, freeze
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.reasons import ObservationReason
-from tests.recording.tables import again, desk, record
+from tests.recording.tables import again, desk, raise_it, record
 from tests.scenarios.desk import HOME, Setup
-
-
-def raise_it(error: Exception) -> Any:
-    def spoil(value: object, count: int) -> object:
-        raise error
-
-    return spoil
 
 
 def stopping(setup: Setup) -> Any:

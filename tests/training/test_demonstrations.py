@@ -9,21 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from qwen2vl_robot.cli import app
-from qwen2vl_robot.errors import BadInputError, ObservationError
+from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.training.demonstrations import export_demonstrations, read_demonstrations
 from qwen2vl_robot.training.shards import read_shards
-from tests.recording.tables import desk, record
-from tests.recording.test_replay import raise_it
+from tests.recording.tables import done_and_failed
 
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One task done by a plan, one refused before a plan, one that broke."""
-    folder = tmp_path_factory.mktemp("bags")
-    record(folder / "done.mcap", desk(), "go home", "do not move")
-    record(folder / "failed.mcap", desk(state=raise_it(ObservationError("no state"))), "go home")
-    return [folder / "done.mcap", folder / "failed.mcap"]
+    return done_and_failed(tmp_path_factory.mktemp("bags"))
 
 
 def test_the_plan_of_an_achieved_task_is_a_sample_and_no_other_is(bags: list[Path], tmp_path: Path) -> None:
