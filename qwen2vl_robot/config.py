@@ -291,7 +291,7 @@ class Faults(Strict):
 
 
 class CameraRanges(Strict):
-    """Ranges of the camera's pose around `target_m`; azimuth 0 faces the robot. `model`: how it errs (sim/cameras)."""
+    """Ranges of the pose around `target_m` ± `target_spread_m`; azimuth 0 faces the robot. `model`: how it errs."""
 
     model: str = "ideal"
     sizes_px: tuple[tuple[Annotated[int, Field(ge=28, le=4096)], Annotated[int, Field(ge=28, le=4096)]], ...]
@@ -300,6 +300,7 @@ class CameraRanges(Strict):
     elevation_deg: Range
     distance_m: Range
     target_m: Vector3
+    target_spread_m: NonNegative = 0.02
 
 
 class LightRanges(Strict):
@@ -362,8 +363,7 @@ class SceneRanges(Strict):
     """A scene file of sim/scenes: ranges from which a seed draws one concrete plant.
 
     Attributes:
-        other_robots: arms that replace `robot` in some training pictures.
-        table_textures: pictures of pybullet_data that cover the table in some training pictures.
+        other_robots, table_textures: arms and pictures of pybullet_data for arm and table in some training pictures.
         around: what else is in the room; nobody asks for it, and no score counts it.
         table_waves_m: from the deepest valley of the table's top to its highest place, as depth shows it.
     """
@@ -382,7 +382,7 @@ class SceneRanges(Strict):
     light: LightRanges
     home_spread_rad: NonNegative = 0.0
     faults: Faults = Faults()
-    around: tuple[Literal["wall", "chair", "clutter", "hand"], ...] = ()
+    around: tuple[Literal["wall", "chair", "clutter", "hand", "backdrop"], ...] = ()
     table_waves_m: Annotated[float, Field(ge=0.0, le=0.03)] = 0.0
 
 

@@ -61,7 +61,9 @@ def datagen(
 @app.command(epilog="Example: qwen2vl-robot train --data data/tabletop --validation data/validation --out runs/out")
 def train(
     out: Annotated[Path | None, typer.Option(help="Folder for the checkpoint, or for the adapter.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Samples to train on.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Samples to train on; whole: several times for several folders.")
+    ] = None,
     validation: Annotated[Path | None, typer.Option(help="Samples for measuring only; lora does without.")] = None,
     method: Annotated[
         str, typer.Option(help="whole: the small checkpoint; lora: an adapter for --model, a Qwen-VL of any size.")
@@ -126,7 +128,7 @@ def _train_whole(given: dict[str, Any], json_file: str | None) -> None:
     from qwen2vl_robot.training.train import TrainingSettings
     from qwen2vl_robot.training.train import train as train_checkpoint
 
-    given["run"] = given["run"] or Path("runs/tabletop")
+    given |= {"run": given["run"] or Path("runs/tabletop"), "data": tuple(given["data"])}
     settings = TrainingSettings(**given)
     out, run = settings.out, settings.run
     is_one = out.resolve() == run.resolve()
@@ -152,13 +154,15 @@ def _given(option: str, value: _V | None) -> _V:
 def _train_lora(model: str | None, given: dict[str, Any], json_file: str | None) -> None:
     """Fine-tune; of several processes, as accelerate starts them, the first one speaks and writes."""
     name = _given("--model", model)
-    data, out = _given("--data", given.pop("data")), _given("--out", given.pop("out"))
+    folders, out = _given("--data", given.pop("data")), _given("--out", given.pop("out"))
+    if len(folders) > 1:
+        raise BadInputError("--data: one folder with --method lora")
     from qwen2vl_robot.planner.sources import read_settings
     from qwen2vl_robot.training.lora import LoraSettings, check_extra, train_lora
 
     check_extra()
     is_first = os.environ.get("RANK", "0") == "0"
-    settings = LoraSettings(read_settings(name), data, out, **given)
+    settings = LoraSettings(read_settings(name), folders[0], out, **given)
     found: Results = []
     with reserve(out) if is_first else contextlib.nullcontext():
         for figures in train_lora(settings):

@@ -28,6 +28,18 @@ def reply_grammar(max_coordinate: int) -> str:
     return re.sub(r"'([^']*)'", lambda literal: json.dumps(literal[1]), rules)  # rules are written with '...'
 
 
+def finishing_grammar(listed: str, count: int) -> str:
+    """Write the grammar of a reply whose objects are given, all of them with boxes; only its actions are left.
+
+    Args:
+        listed: the reply up to its actions, as `windows.format_objects` writes it.
+        count: number of objects in it.
+    """
+    start = re.compile("^start: .*$", re.MULTILINE)
+    given = f"start: {json.dumps(listed, ensure_ascii=False)} plan_{count}"
+    return start.sub(lambda _: given, reply_grammar(1000))
+
+
 @functools.lru_cache(maxsize=32)
 def detection_grammar(max_coordinate: int, nouns: tuple[str, ...]) -> str:
     """Write the grammar of a list of boxes with some labels, none of them included."""

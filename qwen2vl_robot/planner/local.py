@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from qwen2vl_robot.errors import PlannerError
-from qwen2vl_robot.messages import Plan, PlannerRequest
+from qwen2vl_robot.messages import ImageBox, ObjectReference, Plan, PlannerRequest
 from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import (
     BoxConvention,
@@ -22,12 +22,13 @@ from qwen2vl_robot.planner.contract import (
 from qwen2vl_robot.planner.decoding import Decoded, generate_plainly
 from qwen2vl_robot.planner.deeds import plan_each
 from qwen2vl_robot.planner.detect import Found, find_each, found_in, get_ready, plan_by_detection
-from qwen2vl_robot.planner.grammar import detection_grammar
+from qwen2vl_robot.planner.grammar import detection_grammar, finishing_grammar
 from qwen2vl_robot.planner.loading import load_model
 from qwen2vl_robot.planner.picture import check_picture
 from qwen2vl_robot.planner.prompts import Prompts
 from qwen2vl_robot.planner.reply import RawReply, plan_of
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
+from qwen2vl_robot.planner.windows import format_objects, plan_looking_again
 from qwen2vl_robot.reasons import PlannerReason
 
 _TAKE_CLIPS = ("qwen2_vl", "qwen2_5_vl")  # Qwen3-VL needs time stamps between a video's frames
@@ -65,10 +66,18 @@ class LocalPlanner:
             seconds.append(time.perf_counter() - began_s)
         return weights, block.numel() * block.element_size() / min(seconds)
 
-    def plan(self, request: PlannerRequest, *, shows_all: bool = False, mode: PlannerMode | None = None) -> Plan:
+    def plan(
+        self,
+        request: PlannerRequest,
+        *,
+        shows_all: bool = False,
+        mode: PlannerMode | None = None,
+        work_place: ImageBox | None = None,
+    ) -> Plan:
         """Plan for one request.
 
         Args:
+            work_place: where in the picture the robot works, if that is known.
             shows_all: also show further cameras and the clip to a checkpoint with the compact prompt, which was trained
                 on single pictures and otherwise gets one.
             mode: by default that of the settings.
@@ -79,12 +88,28 @@ class LocalPlanner:
         if (mode or self._mode) is PlannerMode.DETECT:
             return plan_by_detection(request, self._find)
         if self._contract.prompt_style is PromptStyle.COMPACT:
-            plan = plan_each(request, functools.partial(self._plan_one, shows_all=shows_all))
-            return speak_like(plan, request.instruction)
+            how = (
+                functools.partial(self._plan_one, shows_all=True)
+                if shows_all
+                else functools.partial(self._look_again, work_place=work_place)
+            )
+            return speak_like(plan_each(request, how), request.instruction)
         return self._plan_one(request, shows_all=shows_all)
 
     def _plan_one(self, request: PlannerRequest, *, shows_all: bool) -> Plan:
         answer = self.reply(request, shows_all=shows_all)
+        return plan_of(answer, request, self._contract.box_convention)
+
+    def _look_again(self, request: PlannerRequest, *, work_place: ImageBox | None) -> Plan:
+        """Plan with the compact prompt, and look through windows where the picture is larger than the model's."""
+        plan_one = functools.partial(self._plan_one, shows_all=False)
+        if not self._prompts.shrinks(request.rgb):
+            return plan_one(request)
+        return plan_looking_again(request, work_place, plan_one, self._go_on)
+
+    def _go_on(self, request: PlannerRequest, things: tuple[ObjectReference, ...]) -> Plan:
+        """Have the model finish a reply whose objects are given."""
+        answer = self.reply(request, grammar=finishing_grammar(format_objects(things), len(things)))
         return plan_of(answer, request, self._contract.box_convention)
 
     def _find(self, request: PlannerRequest, nouns: tuple[str, ...]) -> Found:
@@ -120,6 +145,7 @@ class LocalPlanner:
         request: PlannerRequest,
         *,
         max_coordinate: int | None = None,
+        grammar: str | None = None,
         is_plain: bool = False,
         shows_all: bool = False,
     ) -> RawReply:
@@ -127,6 +153,7 @@ class LocalPlanner:
 
         Args:
             max_coordinate: largest box coordinate; by default that of the model's convention.
+            grammar: a narrower one than the contract's.
             is_plain: use transformers' `generate`, one token after the other: slow, the reference to compare with.
             shows_all: see `plan`.
 
@@ -138,7 +165,7 @@ class LocalPlanner:
             request = replace(request, others=(), clip=())
         messages = self._messages(request)
         prompt, size_px = self._prompts.make((request.rgb, *request.others), messages, request.clip)
-        grammar = self._grammar(max_coordinate or self._limit(size_px))
+        grammar = grammar or self._grammar(max_coordinate or self._limit(size_px))
         if is_plain:
             ids = generate_plainly(self._model, self._decoder.tokenizer, prompt, grammar)
             answer = Decoded(ids, len(ids), len(ids), 0, 0)

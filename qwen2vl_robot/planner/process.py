@@ -16,6 +16,7 @@ from qwen2vl_robot.planner.hub import prepare_hub
 from qwen2vl_robot.planner.reply import RawReply
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL as SHIPPED_MODEL
 from qwen2vl_robot.planner.sources import ModelSettings, read_settings
+from qwen2vl_robot.planner.windows import work_place
 from qwen2vl_robot.process import Worker
 from qwen2vl_robot.reading import whose_sides
 from qwen2vl_robot.reasons import PlannerReason
@@ -85,7 +86,8 @@ class PlannerProcess:
             clip=frame.clip,
             seen_from=whose_sides(instruction.text, self._seen_from),
         )
-        return self.plan_picture(request)
+        how = {} if self._settings.server is not None else {"work_place": work_place(frame)}
+        return self._planned(request, **how)
 
     def plan_picture(
         self, request: PlannerRequest, *, shows_all: bool = False, mode: PlannerMode | None = None
@@ -98,7 +100,10 @@ class PlannerProcess:
             mode: by default that of the planner.
         """
         how: dict[str, object] = {"shows_all": True} if shows_all else {}
-        plan = self._call("plan", request, **how, **({"mode": mode} if mode else {}))
+        return self._planned(request, **how, **({"mode": mode} if mode else {}))
+
+    def _planned(self, request: PlannerRequest, **how: object) -> Plan:
+        plan = self._call("plan", request, **how)
         if not isinstance(plan, Plan):
             raise PlannerError(f"the planner returned a {type(plan).__name__}, not a plan", reason=PlannerReason.WORKER)
         for note in plan.notes:

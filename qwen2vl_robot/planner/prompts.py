@@ -15,6 +15,7 @@ from qwen2vl_robot.planner.picture import MAX_CLIP_PIXELS, MIN_CLIP_PIXELS
 
 Picture = npt.NDArray[np.uint8]  # (h, w, 3)
 Pictures = tuple[Picture, ...]
+_SHRUNK = 1.5  # times as many pixels: less, and a window would show nothing new
 _IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
@@ -57,6 +58,12 @@ class Prompts:
             )
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return Prompt(ids, pictures, key), (grids[0][2] * patch, grids[0][1] * patch)
+
+    def shrinks(self, rgb: Picture) -> bool:
+        """Whether the model sees a picture with clearly fewer pixels than it has."""
+        height, width = rgb.shape[:2]
+        seen = self._images.get_number_of_image_patches(height, width) * self._images.patch_size**2
+        return bool(height * width > _SHRUNK * seen)
 
     def images_of(self, seen: Pictures) -> dict[str, Any]:
         """Turn pictures into image patches."""

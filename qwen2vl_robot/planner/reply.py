@@ -24,7 +24,16 @@ from qwen2vl_robot.bounds import shown
 from qwen2vl_robot.config import Strict
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import says
-from qwen2vl_robot.messages import Action, Direction, ObjectReference, Plan, PlannerRequest, Relation, Verb, Where
+from qwen2vl_robot.messages import (
+    Action,
+    Direction,
+    ObjectReference,
+    Plan,
+    PlannerRequest,
+    Relation,
+    Verb,
+    Where,
+)
 from qwen2vl_robot.planner.boxes import read_box
 from qwen2vl_robot.planner.contract import (
     MAX_ACTIONS,

@@ -30,18 +30,20 @@ class Fixture:
 
 
 def furnish(kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[Fixture, ...]:
-    """Draw what stands around the table: a wall and a chair behind it, clutter beside the work place, a hand.
+    """Draw what stands around the table: wall and chair behind it, clutter beside the work place, a hand, a backdrop.
 
     Everything keeps out of the reach of an arm at work: beside |y| of 0.36 m, or behind the base.
     """
-    drawn = {"wall": _wall, "chair": _chair, "clutter": _clutter, "hand": _hand}
+    drawn = {"wall": _wall, "chair": _chair, "clutter": _clutter, "hand": _hand, "backdrop": _backdrop}
     return tuple(fixture for kind in kinds for fixture in drawn[kind](rng))
 
 
-def add_fixtures(world: BulletWorld, fixtures: tuple[Fixture, ...]) -> None:
-    """Fix them in the plant's world."""
-    for number, fixture in enumerate(fixtures):
-        world.add_body(f"room {number}", Box(fixture.size_m), fixture.T_base_fixture, mass_kg=0.0, rgb=fixture.rgb)
+def add_fixtures(world: BulletWorld, fixtures: tuple[Fixture, ...]) -> tuple[str, ...]:
+    """Fix them in the plant's world; returns their names there."""
+    names = tuple(f"room {number}" for number in range(len(fixtures)))
+    for name, fixture in zip(names, fixtures, strict=True):
+        world.add_body(name, Box(fixture.size_m), fixture.T_base_fixture, mass_kg=0.0, rgb=fixture.rgb)
+    return names
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,3 +126,16 @@ def _hand(rng: np.random.Generator) -> list[Fixture]:
     ]  # fmt: skip
     parts += [((0.075, 0.016, 0.016), (-0.03, y, 0.008), _SKIN) for y in (-0.033, -0.011, 0.011, 0.033)]
     return [Fixture(size, T @ make_pose(list(at)), rgb) for size, at, rgb in parts]
+
+
+def _backdrop(rng: np.random.Generator) -> list[Fixture]:
+    """A floor and up to three walls of any colour, far enough away that no camera at the table stands behind them."""
+    colours = [tuple(float(v) for v in rng.uniform(20, 250, 3)) for _ in range(4)]
+    floor_m, far_m = float(rng.uniform(-0.9, -0.4)), float(rng.uniform(1.3, 2.2))
+    sides = [
+        ((0.05, 6.0, 4.0), (-far_m, 0.0, 1.0)),
+        ((6.0, 0.05, 4.0), (0.5, far_m + 1.2, 1.0)),
+        ((6.0, 0.05, 4.0), (0.5, -far_m - 1.2, 1.0)),
+    ]
+    parts = [((8.0, 8.0, 0.05), (0.0, 0.0, floor_m)), *(side for side in sides if rng.uniform() < 0.6)]
+    return [Fixture(size, make_pose(list(at)), rgb) for (size, at), rgb in zip(parts, colours, strict=False)]  # type: ignore[arg-type]

@@ -197,7 +197,7 @@ def _draw_camera(ranges: SceneRanges, rng: np.random.Generator) -> tuple[Intrins
     fov = np.deg2rad(rng.uniform(*c.vertical_fov_deg))
     f_px = height / 2 / np.tan(fov / 2)
     azimuth, elevation = np.deg2rad(rng.uniform(*c.azimuth_deg)), np.deg2rad(rng.uniform(*c.elevation_deg))
-    target = np.array(c.target_m) + rng.uniform(-0.02, 0.02, 3) * [1, 1, 0]
+    target = np.array(c.target_m) + rng.uniform(-c.target_spread_m, c.target_spread_m, 3) * [1, 1, 0]
     direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     eye = target + rng.uniform(*c.distance_m) * direction
     intrinsics = Intrinsics(width, height, float(f_px), float(f_px), (width - 1) / 2, (height - 1) / 2)

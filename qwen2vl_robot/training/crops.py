@@ -14,11 +14,11 @@ from PIL import Image
 from qwen2vl_robot.training.dataset import CELL_PX, MIN_VISIBLE_PX
 from qwen2vl_robot.training.samples import Sample, Samples, augment
 from qwen2vl_robot.training.shards import SeenObject
+from qwen2vl_robot.training.windows import cells_of
 
 CROP_CELLS = 4  # image tokens along a side
 _SCALE = (0.8, 1.3)
 _OFF_CENTRE_RATIO = 0.3
-_FILLED_RATIO = 0.25  # share of an image token that a box must fill to count there
 
 
 def draw_crops(samples: Samples, rng: np.random.Generator, count: int) -> list[Sample]:
@@ -48,20 +48,8 @@ def crop(sample: Sample, around: SeenObject, rng: np.random.Generator) -> Sample
     seen = []
     for s in (s for s in sample.seen if s is around or s.visible_px >= MIN_VISIBLE_PX):
         box = (np.array(s.box) * to_px - [left, top, left, top]) * (1000.0 / cut)
-        cells = _cells(box)
-        if cells:
-            x0, y0, x1, y1 = (int(v) for v in box.round())
+        x0, y0, x1, y1 = (int(v) for v in box.round())
+        if x0 < 1000 and y0 < 1000 and x1 > 0 and y1 > 0:
+            cells = cells_of((x0, y0, x1, y1), (CROP_CELLS, CROP_CELLS))
             seen.append(replace(s, box=(x0, y0, x1, y1), cells=cells))
     return Sample(image, seen)
-
-
-def _cells(box: np.ndarray) -> tuple[int, ...]:
-    """List the crop's image tokens that a box fills, at least one unless the box lies outside."""
-    low, size = np.arange(CROP_CELLS) * 1000.0 / CROP_CELLS, 1000.0 / CROP_CELLS
-    wide = np.clip(np.minimum(box[2], low + size) - np.maximum(box[0], low), 0, size)
-    high = np.clip(np.minimum(box[3], low + size) - np.maximum(box[1], low), 0, size)
-    share = (high[:, None] * wide[None, :]).ravel() / size**2
-    if share.max() <= 0:
-        return ()
-    cells = np.flatnonzero(share >= _FILLED_RATIO)
-    return tuple(int(c) for c in cells) or (int(share.argmax()),)

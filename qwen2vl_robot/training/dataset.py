@@ -20,6 +20,7 @@ from qwen2vl_robot.fleet.running import run_job
 from qwen2vl_robot.geometry import make_pose, rotation_z
 from qwen2vl_robot.meshes import Mesh
 from qwen2vl_robot.messages import Box, Cylinder, shape_size_m
+from qwen2vl_robot.plant.room import add_fixtures
 from qwen2vl_robot.plant.scenes import PlantObject, PlantScene, draw_scene, load_scene
 from qwen2vl_robot.training.shards import (
     MANIFEST,
@@ -61,9 +62,10 @@ def render_sample(
     world.set_texture(TABLE, texture)
     for item in scene.objects:
         world.add_body(item.label, item.shape, item.T_base_object, mass_kg=0.0, rgb=item.rgb, collides=False)
+    fixtures = add_fixtures(world, scene.fixtures)
     rgb, shown = world.render_bodies(scene.intrinsics, scene.T_base_camera, scene.light)
-    for item in scene.objects:
-        world.remove(item.label)
+    for name in (*(item.label for item in scene.objects), *fixtures):
+        world.remove(name)
     columns, rows = token_grid(rgb.shape[1], rgb.shape[0])
     return rgb, list(_seen(scene, shown, columns, rows))
 

@@ -11,7 +11,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from qwen2vl_robot.geometry import intersection_over_union
 from qwen2vl_robot.training.batches import Batcher
-from qwen2vl_robot.training.losses import point_log_p
+from qwen2vl_robot.training.losses import fast_type, point_log_p
 from qwen2vl_robot.training.model import TrainingHeads, forward
 from qwen2vl_robot.training.questions import QuestionMaker, draw_questions
 from qwen2vl_robot.training.samples import Samples
@@ -35,7 +35,7 @@ def evaluate(
     for chunk in itertools.islice(samples.in_order(_IMAGES_A_BATCH), _EVALUATED_BATCHES):
         questions = draw_questions(chunk, maker, rng)
         batch, targets = batcher.build(chunk, questions)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_type():
             features = forward(model, batch)
             log_p = point_log_p(heads, features, targets)
         choice = log_p.argmax(dim=-1)

@@ -1,4 +1,4 @@
-"""A folder of shards → samples, drawn by image size, mirrored and relit."""
+"""A folder of shards → samples, drawn by image size, through windows, mirrored and relit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.training.dataset import resize, token_grid
 from qwen2vl_robot.training.shards import Packed, SeenObject, read_shards
+from qwen2vl_robot.training.windows import is_full, through_window
+
+_NOISE_LEVELS = 6.0  # of 255: the most, of one standard deviation
 
 
 @dataclass(slots=True)
@@ -23,23 +26,24 @@ class Sample:
 
 
 class Samples:
-    """The shards of a folder, grouped by their grid of image tokens; each batch has one size."""
+    """The shards of some folders, grouped by their grid of image tokens; each batch has one size."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path) -> None:
+        self._folders = folders
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the folder again, because shards may be added during a training.
+        """Read the folders again, because shards may be added during a training.
 
         Raises:
             BadInputError: a shard cannot be used, or it holds no objects.
         """
         self._by_size: dict[tuple[int, int], list[Packed]] = {}
-        for packed in read_shards(self._folder):
-            if packed.demonstration is not None:
-                raise BadInputError(f"{self._folder}: samples of bags; the small checkpoint learns from datagen's")
-            self._by_size.setdefault(token_grid(*packed.size_px), []).append(packed)
+        for folder in self._folders:
+            for packed in read_shards(folder):
+                if packed.demonstration is not None:
+                    raise BadInputError(f"{folder}: samples of bags; the small checkpoint learns from datagen's")
+                self._by_size.setdefault(token_grid(*packed.size_px), []).append(packed)
 
     def __len__(self) -> int:
         return sum(len(v) for v in self._by_size.values())
@@ -49,7 +53,7 @@ class Samples:
         sizes = sorted(self._by_size)
         weights = np.array([len(self._by_size[s]) for s in sizes], dtype=float)
         pool = self._by_size[sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]]
-        return [_sample(pool[i]) for i in rng.integers(0, len(pool), count)]
+        return [_drawn(pool[i], rng) for i in rng.integers(0, len(pool), count)]
 
     def in_order(self, count: int) -> Iterator[list[Sample]]:
         """Yield batches of up to `count` samples of each size, in a fixed order."""
@@ -63,8 +67,12 @@ def _sample(packed: Packed) -> Sample:
     return Sample(resize(packed.image()), packed.seen)
 
 
+def _drawn(packed: Packed, rng: np.random.Generator) -> Sample:
+    return Sample(*through_window(packed, rng)) if is_full(packed) else _sample(packed)
+
+
 def augment(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Mirror half of the images, and vary brightness and colour slightly."""
+    """Mirror half of the images, and vary brightness, white balance and noise slightly, as a camera does."""
     image, seen = sample.image, sample.seen
     if rng.uniform() < 0.5:
         columns = image.shape[1] // 28
@@ -78,5 +86,6 @@ def augment(sample: Sample, rng: np.random.Generator) -> Sample:
             )
             for s in seen
         ]
-    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
-    return Sample(np.clip(image * gain.astype(np.float32), 0, 255).astype(np.uint8), seen)
+    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.94, 1.06, 3)
+    noise = rng.normal(0.0, rng.uniform(0.0, _NOISE_LEVELS), image.shape).astype(np.float32)
+    return Sample(np.clip(image * gain.astype(np.float32) + noise, 0, 255).astype(np.uint8), seen)

@@ -23,7 +23,7 @@ from qwen2vl_robot.training.batches import Batcher
 from qwen2vl_robot.training.crops import draw_crops
 from qwen2vl_robot.training.dataset import MAX_PIXELS, MIN_PIXELS
 from qwen2vl_robot.training.evaluation import evaluate
-from qwen2vl_robot.training.losses import LOSS_WEIGHTS, losses, vision_losses
+from qwen2vl_robot.training.losses import LOSS_WEIGHTS, fast_type, losses, vision_losses
 from qwen2vl_robot.training.model import TrainingHeads, build_model, encode_images, plain_state, whiten
 from qwen2vl_robot.training.questions import Mix, QuestionMaker, draw_questions
 from qwen2vl_robot.training.samples import Sample, Samples, augment
@@ -60,7 +60,7 @@ class TrainingSettings:
     """Settings of a training.
 
     Attributes:
-        data, validation: folders with the samples to train on, and with those to evaluate on.
+        data, validation: folders with the samples to train on, and the one with those to evaluate on.
         out: folder for the checkpoint.
         run: folder for the training state; a training resumes from the state in it.
         steps: total number of steps, including those before a resumption.
@@ -69,7 +69,7 @@ class TrainingSettings:
         threads: of torch; by default one per core. One is faster on a busy machine: threads wait for each other.
     """
 
-    data: Path
+    data: tuple[Path, ...]
     validation: Path
     out: Path
     run: Path
@@ -140,7 +140,7 @@ def _open_data(settings: TrainingSettings, languages: dict[str, Language]) -> Tr
     # The wide catalogue's held-out labels include those of the narrow one.
     held_out = load_yaml(resolve("objects/catalogue_wide.yaml"), Catalogue).held_out
     return TrainingData(
-        samples=Samples(settings.data),
+        samples=Samples(*settings.data),
         held_back=Samples(settings.validation),
         plainly=QuestionMaker(languages, held_out, references=("label",)),
         maker=QuestionMaker(languages, held_out, MIX),
@@ -296,7 +296,7 @@ def _step_losses(
     sharpened = min(1.0, max(0.0, (progress - 0.35) / 0.45))  # first rough positions, then exact ones
     sigma = SIGMA_FIRST + (SIGMA_LAST - SIGMA_FIRST) * sharpened
     batch, targets = state.batcher.build(chunk, draw_questions(chunk, data.maker, rng), rng)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with fast_type():
         return losses(state.model, state.heads, state.batcher, batch, targets, sigma)
 
 
@@ -305,7 +305,7 @@ def _sight_losses(state: TrainingState, chunk: list[Sample]) -> dict[str, Tensor
     patches, grid = state.batcher.patches(chunk)
     targets = state.batcher.cell_targets(chunk, grid[0] * grid[1])
     embedding = state.model.model.language_model.embed_tokens.weight
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with fast_type():
         vision = encode_images(state.model, patches, grid)
         return vision_losses(state.heads, state.batcher, embedding, vision, targets, grid)
 
