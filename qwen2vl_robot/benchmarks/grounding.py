@@ -2,7 +2,7 @@
 
 Families: new scenes with pairs and phrasings of the training; held-out colour-kind pairs; held-out phrasings; absent
 objects; plans after failed attempts; references that geometry resolves ("the leftmost block"); ambiguous references,
-for which the planner has to ask; and more colours, kinds, views and arms.
+for which the planner has to ask; more colours, kinds, views and arms; tables 1.2 to 1.6 m away; and 12 to 16 things.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen2vl_robot.benchmarks.shares import share
 from qwen2vl_robot.bullet import robot_on_table
-from qwen2vl_robot.config import load_robot
+from qwen2vl_robot.config import Catalogue, SceneRanges, load_robot
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import ImageBox, Instruction, Plan, PlannerRequest, Verb
@@ -28,8 +28,20 @@ from qwen2vl_robot.training.dataset import sample_of_seed
 from qwen2vl_robot.training.questions import Mix, Question, QuestionMaker
 from qwen2vl_robot.training.shards import SeenObject
 
-FAMILIES = ("seen", "held_out_pairs", "held_out_phrasings", "absent", "replan", "where", "ambiguous", "wide")
-_SCENE, _WIDE_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml"
+FAMILIES = (
+    "seen",
+    "held_out_pairs",
+    "held_out_phrasings",
+    "absent",
+    "replan",
+    "where",
+    "ambiguous",
+    "wide",
+    "far",
+    "crowded",
+)
+_SCENE, _WIDE_SCENE, _FAR_SCENE = "scenes/tabletop.yaml", "scenes/training_wide.yaml", "scenes/training_far.yaml"
+_FAR_M, _CROWD = (1.2, 1.6), (12, 16)
 _TASKS = ("pick", "on", "in", "left_of", "right_of")
 _ATTEMPTS = 60
 
@@ -47,26 +59,41 @@ def run_grounding(
         modes: each question is asked in each of these; None is that of the model's settings.
     """
     ranges, catalogue = load_scene(_SCENE)
-    wide, wide_catalogue = load_scene(_WIDE_SCENE)
+    scenes = _scenes()
     makers = _makers(catalogue.held_out)
-    arms = (wide.robot, *wide.other_robots)
-    shown = {ranges.robot, *(arms if "wide" in families else ())}
+    shown = {ranges.robot, *(arm for family in families if family in scenes for arm in _arms(scenes[family][0]))}
     with ExitStack() as stack, PlannerProcess(model) as planner:
         worlds = {arm: stack.enter_context(robot_on_table(load_robot(arm))) for arm in shown}
         for index in range(pictures):
-            wide_with_arm = wide.model_copy(update={"robot": arms[index % len(arms)]})
             for family in families:
                 rng = np.random.default_rng([seed + index, FAMILIES.index(family)])
                 is_held_out = family == "held_out_pairs"
-                drawn_from = (wide_with_arm, wide_catalogue) if family == "wide" else (ranges, catalogue)
-                world = worlds[drawn_from[0].robot]
-                rgb, seen = sample_of_seed(world, *drawn_from, seed + index, with_held_out=is_held_out)
+                drawn, among = scenes.get(family, (ranges, catalogue))
+                arms = _arms(drawn)
+                drawn = drawn.model_copy(update={"robot": arms[index % len(arms)]})
+                world = worlds[drawn.robot]
+                rgb, seen = sample_of_seed(world, drawn, among, seed + index, with_held_out=is_held_out)
                 question = _question(makers[family], seen, rng, family, catalogue.held_out)
                 if question is None:
                     continue
                 for mode in modes:
                     scored = score(planner, rgb, question, mode=mode)
                     yield {"family": family, "seed": seed + index, "mode": mode and mode.value, **scored}
+
+
+def _scenes() -> dict[str, tuple[SceneRanges, Catalogue]]:
+    """The scenes of the families that have their own."""
+    far, catalogue = load_scene(_FAR_SCENE)
+    away = far.camera.model_copy(update={"distance_m": _FAR_M})
+    return {
+        "wide": load_scene(_WIDE_SCENE),
+        "far": (far.model_copy(update={"camera": away}), catalogue),
+        "crowded": (far.model_copy(update={"count": _CROWD}), catalogue),
+    }
+
+
+def _arms(ranges: SceneRanges) -> tuple[str, ...]:
+    return (ranges.robot, *ranges.other_robots)
 
 
 def _makers(held_out: tuple[str, ...]) -> dict[str, QuestionMaker]:
