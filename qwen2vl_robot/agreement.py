@@ -167,7 +167,8 @@ def _thing(action: Action) -> Thing | None:
     if where.kind in {relation.value for relation in Relation}:
         reference = None if where.reference is None else _named(where.reference)
         return replace(thing, relation=Relation(where.kind), reference=reference)
-    return replace(thing, superlative=where.kind)
+    kind, _, rank = where.kind.partition(" ")
+    return replace(thing, superlative=kind, rank=int(rank) if rank else 0)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -48,17 +48,19 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
   "stack the blocks", "line up the blocks", "sort the blocks onto the plates by colour", "swap the red block and the
   green ball", "move the red block 10 cm to the left", "put it back where it was", "put the ball in the middle of the
   table". Which things these are is measured, by colour and shape, and no model is asked; of what may be meant or not
-  you are asked. More than six deeds are planned and rehearsed six at a time; where a look cannot tell which are done
-  (pushes, distances, swaps), you are asked to name fewer.
+  you are asked. "The second block from the left", "the third largest" and "the two leftmost" are counted, and "the
+  other block" is the one that you did not name and that was not moved last. More than six deeds are planned and
+  rehearsed six at a time; where a look cannot tell which are done (pushes, distances, swaps), you are asked to name
+  fewer.
 - What holds already is left as it is ("red block is on blue plate already; nothing moves").
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 
 ## How often it is read as meant
 
-386 sentences were written in nine languages before their reader was, with the small scene that each is about and what it
-means (`sim/tasks/phrases`). `eval --suite phrases` reads each, plans from the measured scene, and compares what would be
-done with what was meant; no model is asked and nothing moves. Before anything was mended, 57.0 % were as meant, and 37
-would have moved something that was not ([first figures](results/eval-phrases-first.json)).
+386 sentences were written in nine languages before their reader was, with the small scene that each is about and what
+it means (`sim/tasks/phrases`). `eval --suite phrases` reads each, plans from the measured scene, and compares what
+would be done with what was meant; no model is asked and nothing moves. Before anything was mended, 57.0 % were as
+meant, and 37 would have moved something that was not ([first figures](results/eval-phrases-first.json)).
 
 This page is made from `sim/languages` by `qwen2vl-robot phrases --markdown`.
 """

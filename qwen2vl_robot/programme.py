@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, OpenError, PlannedDeed
+from qwen2vl_robot.choosing import OpenError
+from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, PlannedDeed
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Action, Cause, ObjectReference, Observation, Outcome, OutcomeKind, Plan, Scene, Verb
 from qwen2vl_robot.order import Order
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
-from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, Deed, Goal, Step, Thing
+from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, Deed, Goal, Quantity, Step, Thing
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.spots import Moved
 
@@ -64,13 +65,17 @@ def _needs_stock(step: Step, fits_several: Callable[[Thing], bool]) -> bool:
     if step.deed not in HANDLING or step.thing is None:
         return False
     things = [thing for thing in (step.thing, step.reference) if thing is not None]
-    if any(thing.superlative in MEASURED_RANKS for thing in things):
+    if any(thing.superlative in MEASURED_RANKS or thing.rank or _is_other(thing) for thing in things):
         return True
     is_any = any(thing.is_any and fits_several(thing) for thing in things)
     if step.deed is Deed.PICK:
         return is_any
     is_there = step.deed is Deed.PUSH or step.relation is not None
     return is_there and (is_any or any(thing.quantity in MANY for thing in things))
+
+
+def _is_other(thing: Thing) -> bool:
+    return thing.quantity is Quantity.ANOTHER
 
 
 def programme(

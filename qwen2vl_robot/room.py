@@ -108,6 +108,11 @@ def is_flat(item: Item) -> bool:
     return height_m < _FLAT_RATIO * min(length_m, width_m)
 
 
+def is_carrier(item: Item) -> bool:
+    """Whether a thing is one that others are put on or in: flat, or hollow."""
+    return is_flat(item) or isinstance(item.object.shape, Container)
+
+
 def is_of_a_rim(item: Item, stock: Stock) -> bool:
     """Whether an unexplained piece lies on the rim of a hollow thing, as what is inside does not."""
     hollow = [other for other in stock.items if isinstance(other.object.shape, Container)]

@@ -38,6 +38,7 @@ class Deed(str, Enum):
     OTHER = "other"
 
 
+NTH = ("", "first", "second", "third", "fourth", "fifth", "sixth")  # a thing's rank, in words
 MEASURED_RANKS = ("tallest", "lowest", "middlemost", "lightest", "darkest")  # superlatives that no model learned
 ARRANGING = (Deed.STACK, Deed.SORT, Deed.SWAP, Deed.LINE_UP)  # several deeds that follow from what is seen
 HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, *ARRANGING)  # what is done to a thing
@@ -65,6 +66,7 @@ class Thing:
         is_it: a pronoun with no thing before it that it could mean.
         is_any: any one will do ("a block", "one of the blocks"); it only matters where several are in view.
         is_each: each by itself ("each block on a plate").
+        rank: "the second leftmost" is 2; 0 where none is said. Without a superlative nobody knows from where to count.
     """
 
     noun: str = ""
@@ -77,6 +79,7 @@ class Thing:
     is_it: bool = False
     is_any: bool = field(default=False, compare=False)
     is_each: bool = field(default=False, compare=False)
+    rank: int = 0
 
     @property
     def label(self) -> str:
@@ -94,7 +97,7 @@ class Thing:
         is_many = self.quantity in (Quantity.ALL, Quantity.NUMBER)
         noun = (self.noun or "one") + ("es" if self.noun == "box" else "s") * is_many
         first = {Quantity.ALL: "all the", Quantity.NUMBER: str(self.count), Quantity.ANOTHER: "another"}
-        words = [first.get(self.quantity, "the"), self.superlative, self.colour, noun]
+        words = [first.get(self.quantity, "the"), NTH[self.rank], self.superlative, self.colour, noun]
         if self.relation is not None and self.reference is not None:
             words.append(f"that {'are' if is_many else 'is'} {_PLACE[self.relation]} {self.reference.describe()}")
         return " ".join(word for word in words if word)
