@@ -52,6 +52,8 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
   other block" is the one that you did not name and that was not moved last. More than six deeds are planned and
   rehearsed six at a time; where a look cannot tell which are done (pushes, distances, swaps), you are asked to name
   fewer.
+- "Again" says the last sentence once more, "undo that" puts back the one thing that the last task moved, "it" and "that
+  one" are what it moved last, and "put it on the plate" means what the gripper holds.
 - What holds already is left as it is ("red block is on blue plate already; nothing moves").
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 

@@ -76,6 +76,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stocktaking",
         "programme",
         "deeds",
+        "recalling",
         "choosing",
         "room",
         "answering",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import RootModel
 
+from qwen2vl_robot.answering import Past
 from qwen2vl_robot.benchmarks.phrase_meanings import is_meant
 from qwen2vl_robot.benchmarks.shares import share, wilson_interval
 from qwen2vl_robot.benchmarks.tables import Effects, Table, UnclearError, lay
@@ -26,6 +27,7 @@ from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.detect import Found, plan_by_detection
 from qwen2vl_robot.planner.detections import Detections
 from qwen2vl_robot.programme import Programme, programme
+from qwen2vl_robot.recalling import recall
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import RuleBook, load_rules
 
@@ -132,7 +134,9 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
     instruction = Instruction(text)
     if rules.read(instruction).question is not None:
         return Ending("answered")
-    asked = rules.understand(instruction)
+    held = " ".join(table.held.split()[:2])
+    meant = recall(instruction, table.last, held)
+    asked = meant if isinstance(meant, Outcome) else rules.understand(meant)
     if isinstance(asked, Outcome):
         return _ended(asked)
     found = programme(asked.goal, asked.todo, table.seen(), table.around, table.moved)
@@ -145,7 +149,6 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
     answer = rules.answer(asked, plan)
     if answer is not None:
         return _ended(answer)
-    held = " ".join(table.held.split()[:2])
     ruling = rules.judge(asked, plan, held=held)
     if ruling.causes:
         return Ending("refused", tuple(cause.text for cause in ruling.causes))
@@ -156,7 +159,9 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
         effects = after.do(plan)
     except UnclearError as error:
         return Ending("asked", (str(error),))
+    moved = tuple(one for one in after.moved if one not in table.moved)
     table.items, table.moved, table.held = after.items, after.moved, after.held
+    table.last = Past(asked.instruction.text, Outcome(OutcomeKind.ACHIEVED), moved=moved)
     return Ending("motion", effects=effects)
 
 

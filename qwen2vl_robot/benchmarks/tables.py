@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from qwen2vl_robot.answering import Past
 from qwen2vl_robot.config import ObjectSpec
 from qwen2vl_robot.geometry import Array
 from qwen2vl_robot.messages import Action, ImageBox, ObjectReference, Observation, Plan, Relation, Verb
@@ -17,7 +18,7 @@ from qwen2vl_robot.perception import Stock, Surroundings, take_stock
 from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.reading import Asks, Question, Thing
-from qwen2vl_robot.relations import outline_radius_m, toward
+from qwen2vl_robot.relations import outline_radius_m, relation_holds, toward
 from qwen2vl_robot.spots import Moved
 from qwen2vl_robot.stocktaking import match
 
@@ -60,7 +61,8 @@ class Table:
     Attributes:
         items: name → the thing as it was measured, where it is now.
         moved: what was moved so far, the oldest first.
-        held: the name of what the gripper holds, and where it was.
+        held: the name of what the gripper holds.
+        last: what was said before, and what it moved.
     """
 
     stock: Stock
@@ -68,6 +70,7 @@ class Table:
     around: Surroundings
     moved: tuple[Moved, ...] = ()
     held: str = ""
+    last: Past | None = None
 
     def xy_m(self, name: str) -> Array:
         """Where a thing stands, base frame."""
@@ -127,6 +130,9 @@ class Table:
             return replace(effects, placed={**effects.placed, name: ("at", action.spot.text)})
         beside = self._name_of(action.object)
         below = self.items[beside].object
+        is_there = relation_holds(action.relation, self.items[name].object, below, self.around.rules, self.stock.sides)
+        if is_there and action.spot is None:
+            return effects  # what holds already is left as it is
         to = self.xy_m(beside) if action.spot is None else np.array(action.spot.xy_m)
         height_m = below.top_m if action.relation is Relation.ON else below.bottom_m
         if action.relation not in _UPON and action.spot is None:
