@@ -50,7 +50,6 @@ MAX_REPLANS = 2
 MAX_ROUNDS = 12  # of one task, each a plan: of a long programme, or anew after a failure
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
 
-
 _log = logging.getLogger(__name__)
 
 

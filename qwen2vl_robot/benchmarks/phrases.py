@@ -101,13 +101,14 @@ def judge(case: Case, table: Table, rules: RuleBook) -> dict[str, Any]:
     ending = follow(case.said[-1], here, rules)
     meant = case.meant.removeprefix(_MAYBE)
     goes = ending.kind == "motion" and not ending.effects.is_nothing
-    is_still = meant in (_NOTHING, _ANSWER) or meant.startswith(_REFUSE)
+    options = [one.strip() for one in meant.split(" | ")]
+    moving = [one for one in options if one not in (_NOTHING, _ANSWER) and not one.startswith(_REFUSE)]
     if goes:
-        is_right = not is_still and is_meant(meant, before, here, ending.effects)
+        is_right = bool(moving) and is_meant(" | ".join(moving), before, here, ending.effects)
         return _told(case, ending, is_right=is_right, is_wrong=not is_right)
     is_right = meant == _NOTHING or case.meant.startswith(_MAYBE) or (meant == _ANSWER and ending.kind == "answered")
-    if meant.startswith(_REFUSE):
-        is_right = any(meant.removeprefix(_REFUSE) in text for text in ending.texts)
+    for deed in (one.removeprefix(_REFUSE) for one in options if one.startswith(_REFUSE)):
+        is_right = any(deed in text for text in ending.texts)
     return _told(case, ending, is_right=is_right, is_wrong=False)
 
 
@@ -139,11 +140,12 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
     asked = meant if isinstance(meant, Outcome) else rules.understand(meant)
     if isinstance(asked, Outcome):
         return _ended(asked)
-    found = programme(asked.goal, asked.todo, table.seen(), table.around, table.moved)
+    view = table.heard(text)
+    found = programme(asked.goal, asked.todo, view.seen(), view.around, view.moved)
     if isinstance(found, Outcome):
         return _ended(found)
     try:
-        plan = found.plan if isinstance(found, Programme) else _point(asked.instruction, table)
+        plan = found.plan if isinstance(found, Programme) else _point(asked.instruction, view)
     except PlannerError as error:
         return Ending("asked", (str(error),))
     answer = rules.answer(asked, plan)
@@ -154,7 +156,7 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
         return Ending("refused", tuple(cause.text for cause in ruling.causes))
     if ruling.to_confirm:
         return Ending("asked", ruling.to_confirm)
-    after = table.copy()
+    after = view.copy()
     try:
         effects = after.do(plan)
     except UnclearError as error:

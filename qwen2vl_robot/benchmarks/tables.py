@@ -19,6 +19,7 @@ from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.reading import Asks, Question, Thing
 from qwen2vl_robot.relations import outline_radius_m, relation_holds, toward
+from qwen2vl_robot.sides import sides_seen_from
 from qwen2vl_robot.spots import Moved
 from qwen2vl_robot.stocktaking import match
 
@@ -185,6 +186,15 @@ class Table:
         if not found.sure and kind in self.around.words.colours:
             found = match(Question(Asks.WHAT, Thing(colour=kind)), here, self.around)
         return tuple(item.box for item in found.sure)
+
+    def heard(self, text: str) -> Table:
+        """The table with the sides that a sentence speaks of: the picture's, or the robot's own."""
+        around, sides = self.around.heard(text), self.stock.sides
+        pose = None if sides is None else sides.T_base_camera
+        if pose is None:
+            return self.copy()
+        here = replace(self.stock, sides=sides_seen_from(around.rules.seen_from, pose))
+        return replace(self.copy(), stock=here, around=around)
 
     def copy(self) -> Table:
         return replace(self, items=dict(self.items))
