@@ -6,7 +6,7 @@ A step is a goal: what holds already is no deed. What may be meant or not is a q
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,14 +14,18 @@ from qwen2vl_robot.choosing import Chooser, OpenError, listed
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.messages import Direction, ObjectReference, Relation, shape_size_m
 from qwen2vl_robot.perception.stock import Item
-from qwen2vl_robot.reading import Deed, Place, Quantity, Step, Thing
-from qwen2vl_robot.relations import toward
+from qwen2vl_robot.reading import PARTS, Deed, Place, Quantity, Step, Thing
+from qwen2vl_robot.relations import outline_radius_m, toward
 from qwen2vl_robot.room import (
     EXACT_M,
+    LEAST_GAP_M,
     ROUGH_M,
     aside,
+    between,
     distance_m,
+    free_in,
     is_carrier,
+    is_free,
     middle_of,
     row_of,
     side_by_side,
@@ -29,6 +33,7 @@ from qwen2vl_robot.room import (
 )
 from qwen2vl_robot.spots import Spot
 
+_WAYS = dict(zip(PARTS, (Direction.LEFT, Direction.RIGHT, Direction.CLOSER, Direction.AWAY), strict=True))
 MANY = (Quantity.ALL, Quantity.NUMBER)
 
 
@@ -207,7 +212,15 @@ class Measured(Chooser):
             return Spot(self._was(item), EXACT_M, "back where it was")
         if place.kind == "middle":
             return middle_of(self.stock)
+        if place.kind == "between":
+            return self._between(item, place)
         sides = self.stock.sides
+        if sides is not None and place.kind in PARTS:
+            way = _WAYS[place.kind]
+            spot = free_in(item, self.stock, toward(way, sides))
+            if spot is None:
+                raise OpenError(f"Nothing has room {place.describe()}. Where else?")
+            return replace(spot, text=place.describe())
         if sides is None or place.direction is None:
             raise OpenError("The camera looks in no direction in which the table has a left and a right.")
         x, y = xy_of(item) + toward(place.direction, sides) * place.distance_m
@@ -216,6 +229,18 @@ class Measured(Chooser):
         if beyond_m > 0.0:
             raise OpenError(f"That is {100 * beyond_m:.0f} cm beyond the table that I reach. How far should it go?")
         return Spot((float(x), float(y)), EXACT_M, place.describe())
+
+    def _between(self, item: Item, place: Place) -> Spot:
+        """The middle of what is free between two things."""
+        pair = [one for thing in place.things for one in self._chosen(thing)]
+        if len(pair) != 2 or pair[0] is pair[1] or item in pair:
+            raise OpenError(f"Between which two? You named {listed(pair)}.")
+        gap_m, spot = between(pair[0], pair[1])
+        needed_m = 2 * outline_radius_m(item.object.shape) + 2 * LEAST_GAP_M
+        if gap_m < needed_m or not is_free(item, spot, self.stock):
+            told = f"{place.describe().capitalize()} {100 * max(gap_m, 0.0):.0f} cm are free"
+            raise OpenError(f"{told}, and the {item.label} needs {100 * needed_m:.0f} cm. Where else?")
+        return replace(spot, text=place.describe())
 
     def _was(self, item: Item) -> tuple[float, float]:
         """Where a thing stood before it was moved last.

@@ -16,7 +16,7 @@ from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Action, Cause, ObjectReference, Observation, Outcome, OutcomeKind, Plan, Scene, Verb
 from qwen2vl_robot.order import Order
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
-from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, Deed, Goal, Quantity, Step, Thing
+from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, PARTS, Deed, Goal, Quantity, Step, Thing
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.spots import Moved
 
@@ -93,6 +93,7 @@ def programme(
     """
     view = Measured(goal, stock, around, tuple(moved))
     things = [thing for step in steps for thing in (step.thing, step.reference) if thing is not None]
+    things += [thing for step in steps if step.place is not None for thing in step.place.things]
     if not all(view.can_tell(thing) for thing in things):
         return None
     if not any(_needs_stock(step, view.fits_several) for step in steps):
@@ -116,7 +117,7 @@ def programme(
 
 def _is_goal(step: Step) -> bool:
     """Whether a scene shows how much of a step is done: "in the bowl" does, "10 cm to the left" would be done again."""
-    is_by = step.place is not None and step.place.kind != "middle"
+    is_by = step.place is not None and step.place.kind not in ("middle", "between", *PARTS)
     return step.deed not in (Deed.PUSH, Deed.SWAP) and not is_by
 
 

@@ -397,3 +397,40 @@ def test_a_distance_beyond_the_table_is_asked_about_with_its_number(scene: Scene
     asked = scene.of("move the red block 3 meters to the left")
     assert isinstance(asked, Outcome)
     assert "cm beyond the table" in asked.causes[0].text
+
+
+def test_between_two_things_is_the_middle_of_what_is_free(scene: Scene) -> None:
+    plan = scene.plan("put the red block between the green ball and the blue plate")
+    spot = plan.actions[-1].spot
+    assert spot is not None
+    assert np.allclose(spot.xy_m, (0.61, 0.10), atol=0.03)
+
+
+def test_a_place_between_without_room_is_a_question_with_its_numbers(scene: Scene) -> None:
+    asked = scene.of("put the red block between the blue plate and the yellow bowl")
+    assert isinstance(asked, Outcome)
+    assert "cm are free" in asked.causes[0].text and "needs" in asked.causes[0].text
+
+
+@pytest.mark.parametrize(
+    ("said", "side"),
+    [
+        ("put the blue block in the left half of the table", "left"),
+        ("leg den blauen Block in die rechte Hälfte des Tisches", "right"),
+        ("put the blue block in the far half of the table", "far"),
+        ("把蓝色方块放到桌子的左半边", "left"),
+    ],
+)
+def test_a_half_of_the_table_is_a_place_with_room(roomy: Scene, said: str, side: str) -> None:
+    found = roomy.of(said)
+    sides = roomy.stock.sides
+    assert sides is not None
+    if isinstance(found, Outcome):
+        assert found.kind is OutcomeKind.ACHIEVED, found
+        return
+    assert found is not None
+    spot = found.plan.actions[-1].spot
+    assert spot is not None
+    left, behind = np.array(sides.left_xy), np.array(sides.behind_xy)
+    way = {"left": left, "right": -left, "far": behind}[side]
+    assert (np.array(spot.xy_m) - roomy.stock.area_m.mean(axis=0)) @ way > 0.02

@@ -132,7 +132,7 @@ class Table:
         beside = self._name_of(action.object)
         below = self.items[beside].object
         is_there = relation_holds(action.relation, self.items[name].object, below, self.around.rules, self.stock.sides)
-        if is_there and action.spot is None:
+        if is_there and action.spot is None and action.relation in _UPON:
             return effects  # what holds already is left as it is
         to = self.xy_m(beside) if action.spot is None else np.array(action.spot.xy_m)
         height_m = below.top_m if action.relation is Relation.ON else below.bottom_m
