@@ -65,7 +65,7 @@ def read_order(instruction: Instruction) -> Order:
     """Read a sentence, whatever it says.
 
     >>> read_order(Instruction("wait 2 seconds, then go home")).instruction.plainly
-    ('wait 2 seconds', 'go home')
+    ('wait for 2 seconds', 'go home')
     """
     goal = read(instruction.text)
     todo = tuple(motions(goal))
