@@ -63,7 +63,7 @@ def agree(
     broken, in_doubt = _forbidden(goal, [task.step for task in tasks])
     if goal.question is not None and tasks:  # a question asks for no motion, whatever a model makes of it
         broken = (*broken, f"you said: {goal.describe()}; the plan is: {_describe([task.step for task in tasks])}")
-    doubts = (*_unread(goal, known), *_conditions(goal), *_unsaid(said), *in_doubt)
+    doubts = (*_unread(goal, known), *_conditions(goal), *_unsaid(said, held), *in_doubt)
     if not said or broken:
         return Agreement(broken, doubts)
     tasks, miscounted = _collapse(tasks, said, is_measured=plan.is_measured)
@@ -114,9 +114,11 @@ def _conditions(goal: Goal) -> Iterator[str]:
         yield f"I cannot keep to {condition!r}"
 
 
-def _unsaid(said: list[Step]) -> Iterator[str]:
+def _unsaid(said: list[Step], held: str) -> Iterator[str]:
     """What is asked for without a thing: the planner would choose one."""
-    for task in said:
+    for at, task in enumerate(said):
+        if at == 0 and held and task.deed is Deed.PLACE and task.thing is not None and task.thing.is_it:
+            continue  # what the gripper holds
         if task.place is not None and task.place.kind == "back":
             continue  # what was moved last
         if task.deed in HANDLING and (task.thing is None or task.thing.is_it):
@@ -167,7 +169,8 @@ def _thing(action: Action) -> Thing | None:
     if where.kind in {relation.value for relation in Relation}:
         reference = None if where.reference is None else _named(where.reference)
         return replace(thing, relation=Relation(where.kind), reference=reference)
-    return replace(thing, superlative=where.kind)
+    kind, _, rank = where.kind.partition(" ")
+    return replace(thing, superlative=kind, rank=int(rank) if rank else 0)
 
 
 @functools.lru_cache(maxsize=1024)

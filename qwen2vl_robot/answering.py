@@ -54,6 +54,10 @@ class Memory:
         """Note a task before anything is done for it."""
         self._tasks.append(Past(instruction.text))
 
+    def meant(self, text: str) -> None:
+        """Note what the latest task's words mean, where they mean what came before ("again")."""
+        self._tasks[-1] = replace(self._tasks[-1], said=text)
+
     def ended(self, report: TaskReport) -> TaskReport:
         """Note how the latest task ended, and return its report; one that was a question is forgotten."""
         task = self._tasks.pop()

@@ -40,6 +40,7 @@ from qwen2vl_robot.perception import Surroundings, clear_labels, perceive, remea
 from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, respond_to, stop_after
 from qwen2vl_robot.programme import plan_measured
 from qwen2vl_robot.reasons import TaskReason
+from qwen2vl_robot.recalling import recall
 from qwen2vl_robot.rules import Ruling, spoken_labels
 from qwen2vl_robot.task import Step, Task, refused, shown_after, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
@@ -48,7 +49,6 @@ from qwen2vl_robot.validation.ways import first_accepted
 MAX_REPLANS = 2
 MAX_ROUNDS = 12  # of one task, each a plan: of a long programme, or anew after a failure
 MAX_TRIES = 2  # of one stage, where looking again may mend what failed
-
 
 _log = logging.getLogger(__name__)
 
@@ -122,10 +122,7 @@ class Controller:
     def _read(self, task: Task) -> Order:
         """Read the sentence once, without any model; one that asks for nothing that the robot does ends the task."""
         if task.order is None:
-            order = self._parts.cell.understand(task.instruction)
-            if isinstance(order, Outcome):
-                raise _EndOfTry(order)
-            task.order = order
+            task.order = _understood(task, self._parts, self._belief, self._memory)
         return task.order
 
     def _plan(self, task: Task, asked: Order, observation: Observation) -> Plan:
@@ -318,6 +315,16 @@ def _answer(task: Task, parts: Parts, belief: Belief, memory: Memory, look: Call
     told = None if task.plans or task.is_check else answer(task.instruction, parts, belief, memory, look)
     if told is not None:
         raise _EndOfTry(told)
+
+
+def _understood(task: Task, parts: Parts, belief: Belief, memory: Memory) -> Order:
+    """What a sentence orders, with what it means of the task before it in its place."""
+    meant = recall(task.instruction, memory.before(is_failure=False), belief.held or "")
+    order = meant if isinstance(meant, Outcome) else parts.cell.understand(meant)
+    if isinstance(order, Outcome):
+        raise _EndOfTry(order)
+    memory.meant(order.instruction.text)
+    return order
 
 
 def _world(parts: Parts, task: Task, step: Step, outlook: Outlook) -> Outlook:

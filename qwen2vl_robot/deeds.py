@@ -5,37 +5,36 @@ A step is a goal: what holds already is no deed. What may be meant or not is a q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qwen2vl_robot.choosing import Chooser, OpenError, listed
 from qwen2vl_robot.errors import RobotError
-from qwen2vl_robot.messages import Direction, ObjectReference, Relation, Where, shape_size_m
-from qwen2vl_robot.perception import Stock, Surroundings
+from qwen2vl_robot.messages import Direction, ObjectReference, Relation, shape_size_m
 from qwen2vl_robot.perception.stock import Item
-from qwen2vl_robot.reading import Asks, Deed, Goal, Place, Quantity, Question, Step, Thing
-from qwen2vl_robot.relations import relation_holds, toward
+from qwen2vl_robot.reading import PARTS, Deed, Place, Quantity, Step, Thing
+from qwen2vl_robot.relations import outline_radius_m, toward
 from qwen2vl_robot.room import (
     EXACT_M,
+    LEAST_GAP_M,
     ROUGH_M,
     aside,
+    between,
     distance_m,
-    is_flat,
-    is_of_a_rim,
+    free_in,
+    is_carrier,
+    is_free,
     middle_of,
     row_of,
     side_by_side,
     xy_of,
 )
-from qwen2vl_robot.spots import Moved, Spot
-from qwen2vl_robot.stocktaking import is_measurable, match
+from qwen2vl_robot.spots import Spot
 
+_WAYS = dict(zip(PARTS, (Direction.LEFT, Direction.RIGHT, Direction.CLOSER, Direction.AWAY), strict=True))
 MANY = (Quantity.ALL, Quantity.NUMBER)
-
-
-class OpenError(RobotError):
-    """The sentence leaves something open; the text is the question."""
 
 
 class NotMeasuredError(RobotError):
@@ -62,26 +61,8 @@ class PlannedDeed:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What is measured, and how a sentence's words choose among it."""
-
-    goal: Goal
-    stock: Stock
-    around: Surroundings
-    moved: tuple[Moved, ...]
-
-    def can_tell(self, thing: Thing | None) -> bool:
-        """Whether colour and shape tell a thing, and what it stands by."""
-        while thing is not None:
-            if not thing.is_it and thing.noun != "table" and not is_measurable(thing, self.around.words):
-                return False
-            thing = thing.reference
-        return True
-
-    def fits_several(self, thing: Thing) -> bool:
-        """Whether more than one thing in view may be meant."""
-        found = match(Question(Asks.WHAT, thing), self.stock, self.around)
-        return len(found.sure) + len(found.maybe) > 1
+class Measured(Chooser):
+    """What follows from what is measured, and from how a sentence's words choose among it."""
 
     def deeds(self, step: Step) -> Iterator[PlannedDeed]:
         """The deeds of one step that are not done yet."""
@@ -106,76 +87,14 @@ class Measured:
         else:
             raise NotMeasuredError(step.describe())
 
-    # ------------------------------------------------------------------------------------ things and labels
-
-    def _named(self, thing: Thing | None, what: str = "move") -> tuple[Item, ...]:
-        """Everything that the words name, without what the sentence excludes.
-
-        Raises:
-            OpenError: nothing is there, or what is there may be meant or not.
-        """
-        if thing is None or thing.is_it:
-            raise OpenError(f"What should I {what}?")
-        found = match(Question(Asks.WHAT, thing), self.stock, self.around)
-        excluded = self._excluded()
-        unsure = [item for item in found.maybe if item not in excluded]
-        # A disc that a flat box explains as well is a plate all the same: nobody calls it a block.
-        plates = [item for item in unsure if is_flat(item) and item.label.endswith(" plate")]
-        flat = plates if thing.noun == "plate" else []
-        sure = (*(item for item in found.sure if item not in excluded), *flat)
-        maybe = [item for item in unsure if item not in plates and not is_of_a_rim(item, self.stock)]
-        if maybe and (thing.quantity is Quantity.ALL or not sure):
-            raise OpenError(f"I am not sure of {len(maybe)} of the things: {_listed(maybe)}. Which do you mean?")
-        if not sure:
-            raise OpenError(f"I do not see {thing.describe()}.")
-        return sure
-
-    def _excluded(self) -> tuple[Item, ...]:
-        found = [match(Question(Asks.WHAT, thing), self.stock, self.around) for thing in self.goal.exclusions]
-        return tuple(item for matched in found for item in (*matched.sure, *matched.maybe))
-
-    def _chosen(self, thing: Thing | None, done: Sequence[Item] = ()) -> list[Item]:
-        """Which of the named things are meant: all, so many of them, the nearest of any, or the only one.
-
-        Args:
-            done: of these, what needs no deed: it counts among so many.
-        """
-        named = self._named(thing)
-        if thing is None or thing.quantity is Quantity.ALL:
-            return list(named)
-        free = sorted((item for item in named if item not in done), key=self._reach)
-        done = [item for item in named if item in done]
-        if thing.quantity is Quantity.NUMBER:
-            if thing.count > len(named):
-                raise OpenError(f"I see {len(named)} of them, not {thing.count}.")
-            return [*done, *free][: thing.count]
-        if len(named) == 1 or thing.is_any:
-            return [*done, *free][:1]
-        raise OpenError(f"I see {len(named)} of them: {_listed(named)}. Which one do you mean?")
-
-    def _reach(self, item: Item) -> tuple[bool, float]:
-        """What to take first: what nothing stands on, then what is nearest to the robot."""
-        is_below = any(self._holds(Relation.ON, other, item) for other in self.stock.items if other is not item)
-        return is_below, float(np.linalg.norm(xy_of(item)))
-
-    def _name(self, thing: Thing | None, item: Item) -> ObjectReference:
-        """The person's own words for a thing where they name it, else what is measured."""
-        if thing is None or thing.is_it:
-            return ObjectReference(item.label, ())
-        where = Where(thing.superlative) if thing.superlative else None
-        if thing.relation is not None and thing.reference is not None and not thing.superlative:
-            where = Where(thing.relation.value, thing.reference.label)
-        return ObjectReference(thing.label if thing.noun and not self.goal.exclusions else item.label, (), where)
-
-    def _holds(self, relation: Relation, item: Item, other: Item) -> bool:
-        return relation_holds(relation, item.object, other.object, self.around.rules, self.stock.sides)
-
     # ------------------------------------------------------------------------------------------ programmes
 
     def _collect(self, step: Step, relation: Relation, to: Thing) -> Iterator[PlannedDeed]:
         """ "put all the blocks in the bowl", "two of them", "any of them", "each block on a plate"."""
         carriers = list(self._named(to, "use"))
         named = [item for item in self._named(step.thing) if item not in carriers]
+        if step.thing is not None and step.thing.quantity is Quantity.ALL and not step.thing.noun:
+            named = [item for item in named if not is_carrier(item)]  # "everything" is what can be picked up
         done = [item for item in named if any(self._holds(relation, item, other) for other in carriers)]
         if step.thing is not None and step.thing.quantity is Quantity.ALL:
             chosen = named
@@ -198,7 +117,7 @@ class Measured:
         if is_shared and (len(carriers) == 1 or to.is_any):
             return [min(carriers, key=self._reach)] * len(left)
         if is_shared:
-            raise OpenError(f"I see {len(carriers)} of them: {_listed(carriers)}. Which one do you mean?")
+            raise OpenError(f"I see {len(carriers)} of them: {listed(carriers)}. Which one do you mean?")
         free = [c for c in carriers if not any(self._holds(relation, i, c) for i in self.stock.items if i is not c)]
         if len(free) < len(left):
             raise OpenError(f"{len(left)} things need a place of their own; I see {len(free)}.")
@@ -208,7 +127,7 @@ class Measured:
         """The widest one below, each on the one before."""
         named = self._chosen(step.thing)
         if len(named) < 2:
-            raise OpenError(f"I see one of them: {_listed(named)}. On what should I stack it?")
+            raise OpenError(f"I see one of them: {listed(named)}. On what should I stack it?")
         tower = sorted(named, key=lambda item: -sum(shape_size_m(item.object.shape)[:2]))
         for below, above in zip(tower, tower[1:], strict=False):
             if not self._holds(Relation.ON, above, below):
@@ -236,7 +155,7 @@ class Measured:
         """One aside, the other to its place, and the first to the other's."""
         both = [item for thing in (step.thing, step.reference) if thing is not None for item in self._chosen(thing)]
         if len(both) != 2 or both[0] is both[1]:
-            raise OpenError(f"Which two should I swap? You named {len(both)}: {_listed(both)}.")
+            raise OpenError(f"Which two should I swap? You named {len(both)}: {listed(both)}.")
         first, second = both
         here, there = (Spot(xy_of(item), EXACT_M, f"where the {item.label} was") for item in both)
         names = self._name(step.thing, first), self._name(step.reference or step.thing, second)
@@ -253,7 +172,7 @@ class Measured:
         if sides is None:
             raise OpenError("The camera looks in no direction in which a row has a left and a right.")
         if len(row) < 2:
-            raise OpenError(f"I see one of them: {_listed(row)}.")
+            raise OpenError(f"I see one of them: {listed(row)}.")
         spots = row_of(row, self.stock, [toward(way, sides) for way in (Direction.LEFT, Direction.CLOSER)])
         if spots is None:
             raise OpenError("There is no free place for a row of them.")
@@ -283,9 +202,8 @@ class Measured:
             return PlannedDeed(None, ObjectReference(self.stock.held.name, ()), spot=spot)
         if last is None or last.to_xy_m is None:
             raise OpenError("I have moved nothing that you could mean. What should I move?")
-        to_xy_m = last.to_xy_m
-        item = min(self.stock.items, key=lambda item: distance_m(xy_of(item), to_xy_m), default=None)
-        if item is None or distance_m(xy_of(item), to_xy_m) > ROUGH_M:
+        item = self._last_moved()
+        if item is None:
             raise OpenError("What I moved last is no longer where I put it.")
         return PlannedDeed(item, ObjectReference(item.label, ()), spot=self._spot(item, place))
 
@@ -294,11 +212,35 @@ class Measured:
             return Spot(self._was(item), EXACT_M, "back where it was")
         if place.kind == "middle":
             return middle_of(self.stock)
+        if place.kind == "between":
+            return self._between(item, place)
         sides = self.stock.sides
+        if sides is not None and place.kind in PARTS:
+            way = _WAYS[place.kind]
+            spot = free_in(item, self.stock, toward(way, sides))
+            if spot is None:
+                raise OpenError(f"Nothing has room {place.describe()}. Where else?")
+            return replace(spot, text=place.describe())
         if sides is None or place.direction is None:
             raise OpenError("The camera looks in no direction in which the table has a left and a right.")
         x, y = xy_of(item) + toward(place.direction, sides) * place.distance_m
+        low, high = self.stock.area_m
+        beyond_m = float(np.max([low - (x, y), (x, y) - high]))
+        if beyond_m > 0.0:
+            raise OpenError(f"That is {100 * beyond_m:.0f} cm beyond the table that I reach. How far should it go?")
         return Spot((float(x), float(y)), EXACT_M, place.describe())
+
+    def _between(self, item: Item, place: Place) -> Spot:
+        """The middle of what is free between two things."""
+        pair = [one for thing in place.things for one in self._chosen(thing)]
+        if len(pair) != 2 or pair[0] is pair[1] or item in pair:
+            raise OpenError(f"Between which two? You named {listed(pair)}.")
+        gap_m, spot = between(pair[0], pair[1])
+        needed_m = 2 * outline_radius_m(item.object.shape) + 2 * LEAST_GAP_M
+        if gap_m < needed_m or not is_free(item, spot, self.stock):
+            told = f"{place.describe().capitalize()} {100 * max(gap_m, 0.0):.0f} cm are free"
+            raise OpenError(f"{told}, and the {item.label} needs {100 * needed_m:.0f} cm. Where else?")
+        return replace(spot, text=place.describe())
 
     def _was(self, item: Item) -> tuple[float, float]:
         """Where a thing stood before it was moved last.
@@ -310,7 +252,3 @@ class Measured:
             if moved.to_xy_m is not None and distance_m(moved.to_xy_m, xy_of(item)) <= ROUGH_M:
                 return moved.from_xy_m
         raise OpenError(f"I do not know where the {item.label} was before.")
-
-
-def _listed(items: Sequence[Item]) -> str:
-    return ", ".join(f"{n}. {item.label}" for n, item in enumerate(items, 1))

@@ -65,7 +65,7 @@ def read_order(instruction: Instruction) -> Order:
     """Read a sentence, whatever it says.
 
     >>> read_order(Instruction("wait 2 seconds, then go home")).instruction.plainly
-    ('wait 2 seconds', 'go home')
+    ('wait for 2 seconds', 'go home')
     """
     goal = read(instruction.text)
     todo = tuple(motions(goal))
@@ -90,7 +90,7 @@ def answer_without_motion(goal: Goal) -> Outcome | None:
         return _refuse(TaskReason.NEGATED, f"You said: {said}. Nothing moves.")
     unknown = [step.word for step in wanted if step.deed is Deed.OTHER]
     if unknown or not wanted:
-        return Outcome(OutcomeKind.ASKED, (not_understood((*unknown, *goal.unread)),))
+        return Outcome(OutcomeKind.ASKED, (_not_done(unknown, goal.unread),))
     if _fills_two_hands(motions(goal)):
         return _refuse(TaskReason.ONE_GRIPPER, f"You said: {said}. I hold one thing at a time. Nothing moves.")
     return None
@@ -135,6 +135,20 @@ def not_understood(words: tuple[str, ...]) -> Cause:
     """The answer to words that mean nothing here."""
     named = ", ".join(repr(word) for word in dict.fromkeys(words))
     return Cause(TaskReason.NOT_UNDERSTOOD, f"I did not understand {named or 'that'}.")
+
+
+def _not_done(deeds: Sequence[str], unread: tuple[str, ...]) -> Cause:
+    """The answer to deeds that the robot does not do: which, what it does instead, and the words that nobody knows.
+
+    >>> _not_done(["throw"], ()).text
+    "I do not 'throw': I pick up, put and push things."
+    """
+    rest = not_understood(unread)
+    if not deeds:
+        return rest
+    named = ", ".join(repr(word) for word in dict.fromkeys(deeds))
+    text = f"I do not {named}: I pick up, put and push things."
+    return replace(rest, text=f"{text} {rest.text}" if unread else text)
 
 
 def _fills_two_hands(said: list[Step]) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, OpenError, PlannedDeed
+from qwen2vl_robot.choosing import OpenError
+from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, PlannedDeed
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Action, Cause, ObjectReference, Observation, Outcome, OutcomeKind, Plan, Scene, Verb
 from qwen2vl_robot.order import Order
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
-from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, Deed, Goal, Step, Thing
+from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, PARTS, Deed, Goal, Quantity, Step, Thing
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.spots import Moved
 
@@ -64,13 +65,17 @@ def _needs_stock(step: Step, fits_several: Callable[[Thing], bool]) -> bool:
     if step.deed not in HANDLING or step.thing is None:
         return False
     things = [thing for thing in (step.thing, step.reference) if thing is not None]
-    if any(thing.superlative in MEASURED_RANKS for thing in things):
+    if any(thing.superlative in MEASURED_RANKS or thing.rank or _is_other(thing) for thing in things):
         return True
     is_any = any(thing.is_any and fits_several(thing) for thing in things)
     if step.deed is Deed.PICK:
         return is_any
     is_there = step.deed is Deed.PUSH or step.relation is not None
     return is_there and (is_any or any(thing.quantity in MANY for thing in things))
+
+
+def _is_other(thing: Thing) -> bool:
+    return thing.quantity is Quantity.ANOTHER
 
 
 def programme(
@@ -88,6 +93,7 @@ def programme(
     """
     view = Measured(goal, stock, around, tuple(moved))
     things = [thing for step in steps for thing in (step.thing, step.reference) if thing is not None]
+    things += [thing for step in steps if step.place is not None for thing in step.place.things]
     if not all(view.can_tell(thing) for thing in things):
         return None
     if not any(_needs_stock(step, view.fits_several) for step in steps):
@@ -111,7 +117,7 @@ def programme(
 
 def _is_goal(step: Step) -> bool:
     """Whether a scene shows how much of a step is done: "in the bowl" does, "10 cm to the left" would be done again."""
-    is_by = step.place is not None and step.place.kind != "middle"
+    is_by = step.place is not None and step.place.kind not in ("middle", "between", *PARTS)
     return step.deed not in (Deed.PUSH, Deed.SWAP) and not is_by
 
 

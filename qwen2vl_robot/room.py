@@ -15,7 +15,7 @@ from qwen2vl_robot.spots import Spot
 
 EXACT_M, ROUGH_M = 0.015, 0.05  # how far from a spot that was told in numbers, or in words
 ROW_GAP_M = 0.035  # between things in a row: room for the fingers
-_LEAST_GAP_M = 0.02
+LEAST_GAP_M = 0.02
 _RIM = (0.85, 1.1)  # of the radius, where a rim is
 _FLAT_RATIO = 0.25  # of height to width
 _GRID = 20  # points a side of the table's working area at which something could be put aside
@@ -30,7 +30,7 @@ def aside(item: Item, stock: Stock) -> Spot | None:
     things = [(np.array(xy_of(other)), outline_radius_m(other.object.shape)) for other in stock.items]
     free_m = np.min([np.linalg.norm(grid - xy, axis=1) - r_m for xy, r_m in things], axis=0)
     is_free = free_m >= radius_m + min(ROW_GAP_M, float(np.max(free_m)) - radius_m)  # at worst the roomiest
-    if np.max(free_m) - radius_m < _LEAST_GAP_M:
+    if np.max(free_m) - radius_m < LEAST_GAP_M:
         return None
     off_m = np.linalg.norm(grid - np.mean([xy for xy, _ in things], axis=0), axis=1)
     x, y = grid[int(np.where(is_free, off_m, np.inf).argmin())]
@@ -74,9 +74,38 @@ def _is_free(row: Sequence[tuple[Item, tuple[float, float]]], stock: Stock) -> b
             return False
         for other in (*others, *waiting):
             gap_m = distance_m((x, y), xy_of(other)) - radius_m - outline_radius_m(other.object.shape)
-            if gap_m < _LEAST_GAP_M and distance_m((x, y), xy_of(item)) > EXACT_M:
+            if gap_m < LEAST_GAP_M and distance_m((x, y), xy_of(item)) > EXACT_M:
                 return False
     return True
+
+
+def between(one: Item, other: Item) -> tuple[float, Spot]:
+    """How many metres are free between the outlines of two things, and the middle of that."""
+    a, b = np.array(xy_of(one)), np.array(xy_of(other))
+    away_m = float(np.linalg.norm(b - a))
+    ends_m = outline_radius_m(one.object.shape), away_m - outline_radius_m(other.object.shape)
+    x, y = a + (b - a) / max(away_m, LEAST_GAP_M) * sum(ends_m) / 2
+    return ends_m[1] - ends_m[0], Spot((float(x), float(y)), EXACT_M, "between")
+
+
+def is_free(item: Item, spot: Spot, stock: Stock) -> bool:
+    """Whether a thing has room at a spot, beside everything but itself, and on the table."""
+    return _is_free([(item, spot.xy_m)], stock)
+
+
+def free_in(item: Item, stock: Stock, toward_xy: Array) -> Spot | None:
+    """Where a thing has room in the half of the table that lies in a direction, nearest to where it is; else None."""
+    (x0, y0), (x1, y1) = stock.area_m
+    radius_m = outline_radius_m(item.object.shape)
+    xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    grid = grid[(grid - stock.area_m.mean(axis=0)) @ toward_xy >= radius_m]  # the whole thing lies in it
+    others = [other for other in stock.items if other is not item]
+    for x, y in grid[np.argsort(np.linalg.norm(grid - xy_of(item), axis=1))]:
+        gaps_m = [distance_m((x, y), xy_of(o)) - radius_m - outline_radius_m(o.object.shape) for o in others]
+        if min(gaps_m, default=ROW_GAP_M) >= ROW_GAP_M:
+            return Spot((float(x), float(y)), EXACT_M, "in that half")
+    return None
 
 
 def middle_of(stock: Stock) -> Spot:
@@ -106,6 +135,11 @@ def is_flat(item: Item) -> bool:
     """Whether a thing is much wider than high."""
     length_m, width_m, height_m = shape_size_m(item.object.shape)
     return height_m < _FLAT_RATIO * min(length_m, width_m)
+
+
+def is_carrier(item: Item) -> bool:
+    """Whether a thing is one that others are put on or in: flat, or hollow."""
+    return is_flat(item) or isinstance(item.object.shape, Container)
 
 
 def is_of_a_rim(item: Item, stock: Stock) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from qwen2vl_robot.messages import Relation, SceneObject, shape_size_m
 from qwen2vl_robot.perception import Stock, Surroundings, Words
 from qwen2vl_robot.perception.stock import Item
-from qwen2vl_robot.reading import Question, Thing
+from qwen2vl_robot.reading import Quantity, Question, Thing
 from qwen2vl_robot.relations import free_gap_m, relation_holds
 from qwen2vl_robot.sides import Sides, farness, leftness
 
@@ -55,11 +55,21 @@ def match(question: Question, stock: Stock, around: Surroundings) -> Matched:
         sure, maybe = (
             tuple(i for i in items if _holds_any(relation, i, others, stock, around)) for items in (sure, maybe)
         )
-    if thing.superlative == "middlemost" and stock.sides is not None and len(sure) % 2:
+    if thing.superlative and (thing.rank or thing.quantity is Quantity.NUMBER):
+        sure = _ranked(thing, sure, stock)
+    elif thing.superlative == "middlemost" and stock.sides is not None and len(sure) % 2:
         sure = (sorted(sure, key=lambda item: _rank("leftmost", item, stock.sides))[len(sure) // 2],)
     elif thing.superlative and len(sure) > 1 and (stock.sides is not None or thing.superlative not in _BY_SIDE):
         sure = (min(sure, key=lambda item: _rank(thing.superlative, item, stock.sides)),)
     return Matched(sure, maybe, None if sure or maybe else thing)
+
+
+def _ranked(thing: Thing, sure: tuple[Item, ...], stock: Stock) -> tuple[Item, ...]:
+    """ "the second leftmost block", "the two leftmost blocks"; none where nothing says which they are."""
+    if thing.superlative == "middlemost" or (stock.sides is None and thing.superlative in _BY_SIDE):
+        return ()
+    ordered = sorted(sure, key=lambda item: _rank(thing.superlative, item, stock.sides))
+    return tuple(ordered[thing.rank - 1 : thing.rank]) if thing.rank else tuple(ordered[: thing.count])
 
 
 def is_measurable(thing: Thing, words: Words) -> bool:

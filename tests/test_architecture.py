@@ -76,6 +76,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stocktaking",
         "programme",
         "deeds",
+        "recalling",
+        "choosing",
         "room",
         "answering",
         "holding",

@@ -352,3 +352,85 @@ def test_the_same_is_read_in_every_language(means: str, text: str) -> None:
     assert goal.is_understood
     assert goal.describe() == means
     assert is_measured(motions(goal))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("pick up the second block from the left", "green block"),
+        ("nimm den zweiten Block von links", "green block"),
+        ("pick up the third block from the left", "red block"),
+        ("take the second block from the right", "green block"),
+        ("pick up the second leftmost block", "green block"),
+        ("왼쪽에서 두 번째 블록을 집어", "green block"),
+        ("拿左边第二个方块", "green block"),
+    ],
+)
+def test_an_ordinal_counts_from_where_it_says(scene: Scene, said: str, meant: str) -> None:
+    assert scene.deeds(said) == [("pick", meant)]
+
+
+@pytest.mark.parametrize(
+    "said", ["pick up the second block", "pick up the first block", "take the fifth block from the left"]
+)
+def test_an_ordinal_that_counts_from_nowhere_or_too_far_is_a_question(scene: Scene, said: str) -> None:
+    assert isinstance(scene.of(said), Outcome)
+
+
+def test_the_two_leftmost_are_two(scene: Scene) -> None:
+    deeds = scene.deeds("put the two leftmost blocks in the bowl")
+    assert sorted(moved_things(deeds)) == ["blue block", "green block"]
+
+
+def test_the_other_one_is_the_only_other_one(scene: Scene) -> None:
+    assert scene.deeds("put the green ball in the bowl and pick up the other ball")[-1] == ("pick", "yellow ball")
+    for open_words in ("pick up the other ball", "put the red block in the bowl and pick up the other block"):
+        assert isinstance(scene.of(open_words), Outcome)
+
+
+def test_everything_is_what_can_be_picked_up(scene: Scene) -> None:
+    deeds = scene.plan("put everything in the bowl").actions
+    assert not any(a.verb is Verb.PICK and a.object and a.object.label.endswith(("plate", "bowl")) for a in deeds)
+
+
+def test_a_distance_beyond_the_table_is_asked_about_with_its_number(scene: Scene) -> None:
+    asked = scene.of("move the red block 3 meters to the left")
+    assert isinstance(asked, Outcome)
+    assert "cm beyond the table" in asked.causes[0].text
+
+
+def test_between_two_things_is_the_middle_of_what_is_free(scene: Scene) -> None:
+    plan = scene.plan("put the red block between the green ball and the blue plate")
+    spot = plan.actions[-1].spot
+    assert spot is not None
+    assert np.allclose(spot.xy_m, (0.61, 0.10), atol=0.03)
+
+
+def test_a_place_between_without_room_is_a_question_with_its_numbers(scene: Scene) -> None:
+    asked = scene.of("put the red block between the blue plate and the yellow bowl")
+    assert isinstance(asked, Outcome)
+    assert "cm are free" in asked.causes[0].text and "needs" in asked.causes[0].text
+
+
+@pytest.mark.parametrize(
+    ("said", "side"),
+    [
+        ("put the blue block in the left half of the table", "left"),
+        ("leg den blauen Block in die rechte Hälfte des Tisches", "right"),
+        ("put the blue block in the far half of the table", "far"),
+        ("把蓝色方块放到桌子的左半边", "left"),
+    ],
+)
+def test_a_half_of_the_table_is_a_place_with_room(roomy: Scene, said: str, side: str) -> None:
+    found = roomy.of(said)
+    sides = roomy.stock.sides
+    assert sides is not None
+    if isinstance(found, Outcome):
+        assert found.kind is OutcomeKind.ACHIEVED, found
+        return
+    assert found is not None
+    spot = found.plan.actions[-1].spot
+    assert spot is not None
+    left, behind = np.array(sides.left_xy), np.array(sides.behind_xy)
+    way = {"left": left, "right": -left, "far": behind}[side]
+    assert (np.array(spot.xy_m) - roomy.stock.area_m.mean(axis=0)) @ way > 0.02

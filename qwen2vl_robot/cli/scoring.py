@@ -33,7 +33,8 @@ def evaluate(
             help="tabletop: whole tasks; references: tasks that say the leftmost block, or name one of several; "
             "things: shapes that nobody here made, picked up by their true boxes; "
             "long: several things, planned from what is measured; "
-            "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion."
+            "grounding: the planner alone, on pictures; words: sentences that may, or must not, lead to a motion; "
+            "phrases: what people say about small scenes, read and measured, without a model."
         ),
     ] = "tabletop",
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="Number of episodes, or of pictures.")] = 50,
@@ -71,6 +72,8 @@ def evaluate(
         found = _eval_grounding(head, model, episodes, json_file)
     elif suite == "words":
         found = _eval_words(head, model, episodes, json_file)
+    elif suite == "phrases":
+        found = _eval_phrases(head, episodes, json_file)
     else:
         asked = {"faults": faults, "camera": camera, "scene": scene}
         found = _eval_in_units(head, asked, model, episodes, _Where(ray, partial, json_file))
@@ -88,8 +91,8 @@ def _check_options(suite: str, planner: PlannerKind, given: dict[str, object]) -
     check_choice("--suite", suite, _PRINTERS)
     if suite == "things" and (planner is not PlannerKind.TRUTH or given["--model"] is not None):
         raise BadInputError("--suite things: only with --planner truth; no model here has seen such things")
-    if suite == "long" and given["--model"] is not None:
-        raise BadInputError("--suite long: no model is asked in it; leave out --model")
+    if suite in ("long", "phrases") and given["--model"] is not None:
+        raise BadInputError(f"--suite {suite}: no model is asked in it; leave out --model")
     for option, suites in (
         ("--camera", _IN_UNITS),
         ("--scene", _TASKS),
@@ -171,6 +174,18 @@ def _eval_words(head: dict[str, Any], model: str | None, cases: int, json_file: 
         "cases",
         cases,
         answer=lambda results: {**head, "totals": summarise_words(results), "episodes": results},
+        json_file=json_file,
+    )
+
+
+def _eval_phrases(head: dict[str, Any], cases: int, json_file: str | None) -> dict[str, Any]:
+    from qwen2vl_robot.benchmarks.phrases import load_phrases, run_phrases, summarise_phrases
+
+    return gather(
+        run_phrases(cases),
+        "cases",
+        min(cases, len(load_phrases())),
+        answer=lambda results: {**head, "totals": summarise_phrases(results), "episodes": results},
         json_file=json_file,
     )
 
@@ -275,5 +290,6 @@ _PRINTERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "long": _print_long,
     "grounding": _print_grounding,
     "words": _print_words,
+    "phrases": _print_words,
     "languages": _print_languages,
 }

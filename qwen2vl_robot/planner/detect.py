@@ -218,6 +218,8 @@ def _each(thing: Thing, detections: Detections, objects: list[dict[str, Any]]) -
 
 
 def _where(thing: Thing) -> Where | None:
+    if thing.rank:
+        raise _OpenError(f"I cannot count to {thing.describe()}.")
     if thing.quantity is Quantity.ALL:
         return Where(Quantity.ALL.value)
     if thing.relation is not None:

@@ -134,7 +134,7 @@ def _name(thing: Thing, language: Language) -> tuple[str, str]:
     Raises:
         KeyError: it is not named by colour and noun, or by a superlative.
     """
-    if thing.is_it or thing.relation is not None or thing.quantity not in (Quantity.ONE, Quantity.ALL):
+    if thing.is_it or thing.rank or thing.relation is not None or thing.quantity not in (Quantity.ONE, Quantity.ALL):
         raise KeyError(thing.describe())
     if thing.quantity is Quantity.ALL:
         name = language.phrase(thing.label, "all")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.goal import Deed, Place, Quantity, Step, Thing
+from qwen2vl_robot.reading.goal import PARTS, Deed, Place, Quantity, Step, Thing
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import Token
 
-MARKS = frozenset({"row", "tower", "back", "middle", "length", "by colour", "by kind", "with"})  # kinds of nodes
+MARKS = frozenset(  # kinds of nodes
+    {"row", "tower", "back", "middle", "between", *PARTS, "length", "by colour", "by kind", "with"}
+)
 _DEEDS = {"sort": Deed.SORT, "swap": Deed.SWAP, "line up": Deed.LINE_UP, "stack": Deed.STACK}
 _PUTS = ("place", "place on", "place in", "move")
 _MANY = (Quantity.ALL, Quantity.NUMBER)
@@ -35,6 +37,10 @@ def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step
         return _many(Deed.LINE_UP if mark.kind == "row" else Deed.STACK, [*things, mark])
     if tag == "place on" and is_bare and _is_many(things):
         return _many(Deed.STACK, things)
+    between = _between(nodes)
+    if between is not None:
+        moved = [node for node in things if node not in between[1]]
+        return [Step(Deed.PLACE, node.thing, place=between[0]) for node in moved], [*moved, *between[1]]
     place = _place(tag, nodes, marks, tokens) if is_bare else None
     if place is None or not things:
         return None
@@ -104,8 +110,32 @@ def _place(tag: str, nodes: list[Node], marks: dict[str, Node], tokens: list[Tok
         return Place("back"), [marks["back"], *(way for way in ways if tokens[way.begin].has("back"))]
     if tag == "place" and len(ways) == 1 and tokens[ways[0].begin].has("back") and ways[0].way is Direction.AWAY:
         return Place("back"), ways
+    part = next((name for name in PARTS if name in marks), None)
+    if part is not None:
+        return Place(part), [marks[part]]
+    if "between" in marks and tokens[marks["between"].begin].has("middle"):
+        return Place("middle"), [marks["between"]]
     if "middle" in marks:
         return Place("middle"), [marks["middle"]]
     if "length" in marks and len(ways) == 1 and ways[0].way is not None:
         return Place("by", ways[0].way, marks["length"].metres or 0.0), [marks["length"], ways[0]]
     return None
+
+
+def _between(nodes: list[Node]) -> tuple[Place, list[Node]] | None:
+    """ "between the plate and the bowl": two things right behind the word, or right before it."""
+    mark = next((at for at, node in enumerate(nodes) if node.kind == "between"), None)
+    if mark is None:
+        return None
+    for near, is_behind in ((nodes[mark + 1 :], True), (nodes[:mark], False)):
+        told = [node for node in near if node.kind not in ("of", "to", "toward", "small", "object")]
+        told = told[:3] if is_behind else told[-3:]
+        if len(told) == 3 and told[1].kind == "and" and all(_is_named(told[k]) for k in (0, 2)):
+            pair = tuple(node.thing for node in (told[0], told[2]) if node.thing is not None)
+            return Place("between", things=pair), [nodes[mark], told[0], told[2]]
+    return None
+
+
+def _is_named(node: Node) -> bool:
+    is_plain = node.kind == "thing" or (node.kind == "place" and node.relation is None)
+    return is_plain and node.thing is not None and not node.thing.is_it

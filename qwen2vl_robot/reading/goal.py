@@ -6,6 +6,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.named import NTH as NTH
+from qwen2vl_robot.reading.named import PARTS as PARTS
+from qwen2vl_robot.reading.named import PLACE, WAY
+from qwen2vl_robot.reading.named import Place as Place
+from qwen2vl_robot.reading.named import Quantity as Quantity
+from qwen2vl_robot.reading.named import Thing as Thing
 
 
 class Mood(str, Enum):
@@ -42,102 +48,6 @@ MEASURED_RANKS = ("tallest", "lowest", "middlemost", "lightest", "darkest")  # s
 ARRANGING = (Deed.STACK, Deed.SORT, Deed.SWAP, Deed.LINE_UP)  # several deeds that follow from what is seen
 HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, *ARRANGING)  # what is done to a thing
 _MOVING = (*HANDLING, Deed.HOME)
-
-
-class Quantity(str, Enum):
-    """How many are meant; NUMBER goes with a thing's `count`."""
-
-    ONE = "one"
-    ALL = "all"
-    NUMBER = "number"
-    ANOTHER = "another"
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """What a person names, in the English words of the catalogue.
-
-    Attributes:
-        noun: "block", "plate" ...; "" for a generic one ("the red one", "thing", "it").
-        colour, superlative: "red", "leftmost"; "" where none is said.
-        count: how many, for Quantity.NUMBER; 1 otherwise.
-        relation, reference: "the block that is on the plate".
-        is_it: a pronoun with no thing before it that it could mean.
-        is_any: any one will do ("a block", "one of the blocks"); it only matters where several are in view.
-        is_each: each by itself ("each block on a plate").
-    """
-
-    noun: str = ""
-    colour: str = ""
-    superlative: str = ""
-    quantity: Quantity = Quantity.ONE
-    count: int = 1
-    relation: Relation | None = None
-    reference: Thing | None = None
-    is_it: bool = False
-    is_any: bool = field(default=False, compare=False)
-    is_each: bool = field(default=False, compare=False)
-
-    @property
-    def label(self) -> str:
-        """Colour and noun, as a plan's object reference names them: "red block", "block", "red"."""
-        return " ".join(word for word in (self.colour, self.noun) if word)
-
-    def describe(self) -> str:
-        """Name it in English.
-
-        >>> Thing("block", "red", relation=Relation.ON, reference=Thing("plate")).describe()
-        'the red block that is on the plate'
-        """
-        if self.is_it:
-            return "it"
-        is_many = self.quantity in (Quantity.ALL, Quantity.NUMBER)
-        noun = (self.noun or "one") + ("es" if self.noun == "box" else "s") * is_many
-        first = {Quantity.ALL: "all the", Quantity.NUMBER: str(self.count), Quantity.ANOTHER: "another"}
-        words = [first.get(self.quantity, "the"), self.superlative, self.colour, noun]
-        if self.relation is not None and self.reference is not None:
-            words.append(f"that {'are' if is_many else 'is'} {_PLACE[self.relation]} {self.reference.describe()}")
-        return " ".join(word for word in words if word)
-
-
-_PLACE = {
-    Relation.ON: "on",
-    Relation.IN: "in",
-    Relation.LEFT_OF: "to the left of",
-    Relation.RIGHT_OF: "to the right of",
-    Relation.IN_FRONT_OF: "in front of",
-    Relation.BEHIND: "behind",
-    Relation.NEXT_TO: "next to",
-}
-_WAY = {
-    Direction.LEFT: "to the left",
-    Direction.RIGHT: "to the right",
-    Direction.AWAY: "away",
-    Direction.CLOSER: "closer",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place that no thing marks.
-
-    Attributes:
-        kind: "back" (where it was before), "middle" (of the table), or "by" a distance in a direction.
-    """
-
-    kind: str
-    direction: Direction | None = None
-    distance_m: float = 0.0
-
-    def describe(self) -> str:
-        """Say it in English.
-
-        >>> Place("by", Direction.LEFT, 0.1).describe()
-        '10 cm to the left'
-        """
-        if self.kind == "by" and self.direction is not None:
-            return f"{100 * self.distance_m:g} cm {_WAY[self.direction]}"
-        return {"back": "back where it was", "middle": "in the middle of the table"}.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +95,7 @@ class Step:
         words.append(said.get(self.deed, self.deed.value))
         words += [self.thing.describe()] if self.thing else []
         if self.relation is not None and self.reference is not None:
-            words.append(f"{_PLACE[self.relation]} {self.reference.describe()}")
+            words.append(f"{PLACE[self.relation]} {self.reference.describe()}")
         elif self.reference is not None:
             words.append(f"{'and' if self.deed is Deed.SWAP else 'into'} {self.reference.describe()}")
         if self.deed is Deed.SORT and self.word:
@@ -193,7 +103,7 @@ class Step:
         if self.place is not None:
             words.append(self.place.describe())
         elif self.direction is not None:
-            words.append(_WAY[self.direction])
+            words.append(WAY[self.direction])
         elif self.deed is Deed.PLACE and self.relation is None:
             words.append("down")
         if self.seconds is not None:
@@ -236,7 +146,7 @@ class Question:
         """
         words = [] if self.thing is None else [self.thing.describe()]
         if self.relation is not None and self.reference is not None:
-            words.append(f"{_PLACE[self.relation]} {self.reference.describe()}")
+            words.append(f"{PLACE[self.relation]} {self.reference.describe()}")
         return ": ".join(part for part in (self.asks.value, " ".join(words)) if part)
 
 

@@ -24,7 +24,7 @@ _RUN = re.compile(r"(.)\1+")
 _STROKES = str.maketrans("đĐ", "dD")
 _LONGEST = 10  # words of a phrase
 # Keys whose forms mean nothing by themselves.
-_NO_FORMS = ("joins", "stop word", "stop tail", "alarm", "robots")
+_NO_FORMS = ("again", "undo", "joins", "stop word", "stop tail", "alarm", "robots")
 _JOINED = " + "  # in the key of forms that are two tokens: "拿到" is a verb and "toward"
 _Parts = tuple[tuple[frozenset[str], ...], frozenset[int]]  # of an Entry
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from qwen2vl_robot.languages import MADE
 from qwen2vl_robot.reading.letters import END, PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.ranks import settle_rank
 from qwen2vl_robot.reading.things import number_of
 from qwen2vl_robot.reading.tokens import Token, is_verb
 
@@ -24,7 +25,7 @@ def settle_tags(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     for at, token in enumerate(tokens):
         has_first = (has_first and token.gap < END) or token.has("neither")
         before, follows = settled[-1] if settled else None, tokens[at + 1] if at + 1 < len(tokens) else None
-        tags = token.tags
+        tags = settle_rank(tokens, at, lexicon)
         if has_first and "nor" in tags:
             tags = (tags - {"filler"}) | {"not", "and"}
         if token.verbs and lexicon.grammar.articles and before is not None and before.has("own") and not token.gap:

@@ -12,6 +12,8 @@ from qwen2vl_robot.reading.tokens import Token
 _LONG, NEAR = 16, 5  # tokens of one thing, and how far ahead it is looked, so that no text takes long
 _SIDES = {"left": "leftmost", "right": "rightmost"}
 _NUMBERS = {str(n) for n in (*range(1, 21), 25, 30, 40, 45, 50, 60, 90)}
+_RANK = "rank "  # begins the tags of ordinals: "rank 2" is "second"
+_COUNTED = {"from left": "leftmost", "from right": "rightmost"}  # behind an ordinal: "the second block from the left"
 QUANTITIES = ("number", "all", "another", *_NUMBERS)
 
 
@@ -51,6 +53,7 @@ class _Draft:
     is_to: bool | None = None
     is_any: bool = False
     is_each: bool = False
+    rank: int = 0
 
     @property
     def is_full(self) -> bool:
@@ -58,13 +61,14 @@ class _Draft:
 
     @property
     def is_begun(self) -> bool:
-        return bool(self.colour or self.superlative or self.quantity or self.has_article)
+        return bool(self.colour or self.superlative or self.quantity or self.has_article or self.rank)
 
     def finish(self) -> Thing:
         quantity = self.quantity or (Quantity.ALL if self.is_many and not self.superlative else Quantity.ONE)
         is_any = self.is_any and quantity is Quantity.ONE and not self.superlative
         kind = (self.noun, self.colour, self.superlative, quantity, self.count)
-        return Thing(*kind, is_it=self.is_it, is_any=is_any, is_each=self.is_each)
+        rank = 0 if self.superlative and self.rank == 1 else self.rank
+        return Thing(*kind, is_it=self.is_it, is_any=is_any and not rank, is_each=self.is_each, rank=rank)
 
 
 def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | None:
@@ -83,7 +87,9 @@ def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | N
             end = here + 1
             draft.is_any, draft.is_each = draft.is_any or token.has("any"), draft.is_each or token.has("each")
         here += 1
-    is_article_only = draft.has_article and not (draft.is_full or draft.colour or draft.superlative or draft.quantity)
+    is_article_only = draft.has_article and not (
+        draft.is_full or draft.colour or draft.superlative or draft.quantity or draft.rank
+    )
     if is_article_only:
         is_last = end == len(tokens) or bool(tokens[end].tags)  # an article before an unread word is no pronoun
         draft.is_it = is_last and any(token.has("it") for token in tokens[at:end])
@@ -99,6 +105,9 @@ def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | N
 def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     """Take a token into a thing; False when it belongs to none, or to the next."""
     token = tokens[at]
+    rank, counted = rank_of(token), next((_COUNTED[tag] for tag in sorted(token.tags) if tag in _COUNTED), "")
+    if rank or counted:
+        return _take_rank(draft, tokens, at, lexicon)
     noun = next((tag for tag in sorted(token.tags) if tag in lexicon.kinds), "")
     colour = next((tag for tag in sorted(token.tags) if tag in lexicon.colours), "")
     superlative = next((tag for tag in sorted(token.tags) if tag in lexicon.superlatives), "")
@@ -145,6 +154,22 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
     return True
 
 
+def rank_of(token: Token) -> int:
+    """Which of a row an ordinal says; 0 for any other word."""
+    return next((int(tag.removeprefix(_RANK)) for tag in sorted(token.tags) if tag.startswith(_RANK)), 0)
+
+
+def _take_rank(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
+    """Take an ordinal, or from where it counts; that says nothing without an ordinal beside it."""
+    rank, counted = rank_of(tokens[at]), next((_COUNTED[tag] for tag in _COUNTED if tokens[at].has(tag)), "")
+    if draft.is_it or (rank and draft.rank) or (counted and draft.superlative):
+        return False
+    if counted and not (draft.rank or any(map(rank_of, tokens[at : at + NEAR]))):
+        return False
+    draft.rank, draft.superlative = rank or draft.rank, counted or draft.superlative
+    return True
+
+
 def _may_be_side(token: Token, lexicon: Lexicon) -> bool:
     """Whether "left" may stand for "leftmost" here; where it stands before its thing it may be "left of"."""
     return lexicon.grammar.order == "after" or not token.has("left_of", "right_of")
@@ -177,7 +202,7 @@ def _may_skip(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> 
     token = tokens[at]
     if draft.is_full or not draft.is_begun or token.verbs:
         return False
-    is_link = token.has("of") and bool(draft.quantity or draft.superlative or draft.colour)
+    is_link = token.has("of") and bool(draft.quantity or draft.superlative or draft.colour or draft.rank)
     is_other = not token.tags or token.tags <= {"filler", "be"}
     return (is_link or is_other) and _goes_on(tokens, at + 1, lexicon, is_link=True)
 
@@ -188,4 +213,4 @@ def _goes_on(tokens: list[Token], at: int, lexicon: Lexicon, *, is_link: bool = 
     while at < end and (tokens[at].has("of") or not tokens[at].tags) and not tokens[at].verbs:
         at += 1
     wanted = lexicon.kinds | lexicon.colours | lexicon.superlatives | {"thing"} | ({"the"} if is_link else set())
-    return at < len(tokens) and not tokens[at].tags.isdisjoint(wanted)
+    return at < len(tokens) and (rank_of(tokens[at]) > 0 or not tokens[at].tags.isdisjoint(wanted))

@@ -1,0 +1,115 @@
+"""Things and places as a person names them, as frozen values, and back into plain English."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from qwen2vl_robot.messages import Direction, Relation
+
+NTH = ("", "first", "second", "third", "fourth", "fifth", "sixth")  # a thing's rank, in words
+PARTS = ("part left", "part right", "part near", "part far")  # halves of the table
+
+
+class Quantity(str, Enum):
+    """How many are meant; NUMBER goes with a thing's `count`."""
+
+    ONE = "one"
+    ALL = "all"
+    NUMBER = "number"
+    ANOTHER = "another"
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What a person names, in the English words of the catalogue.
+
+    Attributes:
+        noun: "block", "plate" ...; "" for a generic one ("the red one", "thing", "it").
+        colour, superlative: "red", "leftmost"; "" where none is said.
+        count: how many, for Quantity.NUMBER; 1 otherwise.
+        relation, reference: "the block that is on the plate".
+        is_it: a pronoun with no thing before it that it could mean.
+        is_any: any one will do ("a block", "one of the blocks"); it only matters where several are in view.
+        is_each: each by itself ("each block on a plate").
+        rank: "the second leftmost" is 2; 0 where none is said. Without a superlative nobody knows from where to count.
+    """
+
+    noun: str = ""
+    colour: str = ""
+    superlative: str = ""
+    quantity: Quantity = Quantity.ONE
+    count: int = 1
+    relation: Relation | None = None
+    reference: Thing | None = None
+    is_it: bool = False
+    is_any: bool = field(default=False, compare=False)
+    is_each: bool = field(default=False, compare=False)
+    rank: int = 0
+
+    @property
+    def label(self) -> str:
+        """Colour and noun, as a plan's object reference names them: "red block", "block", "red"."""
+        return " ".join(word for word in (self.colour, self.noun) if word)
+
+    def describe(self) -> str:
+        """Name it in English.
+
+        >>> Thing("block", "red", relation=Relation.ON, reference=Thing("plate")).describe()
+        'the red block that is on the plate'
+        """
+        if self.is_it:
+            return "it"
+        is_many = self.quantity in (Quantity.ALL, Quantity.NUMBER)
+        noun = (self.noun or "one") + ("es" if self.noun == "box" else "s") * is_many
+        first = {Quantity.ALL: "all the", Quantity.NUMBER: str(self.count), Quantity.ANOTHER: "another"}
+        words = [first.get(self.quantity, "the"), NTH[self.rank], self.superlative, self.colour, noun]
+        if self.relation is not None and self.reference is not None:
+            words.append(f"that {'are' if is_many else 'is'} {PLACE[self.relation]} {self.reference.describe()}")
+        return " ".join(word for word in words if word)
+
+
+PLACE = {
+    Relation.ON: "on",
+    Relation.IN: "in",
+    Relation.LEFT_OF: "to the left of",
+    Relation.RIGHT_OF: "to the right of",
+    Relation.IN_FRONT_OF: "in front of",
+    Relation.BEHIND: "behind",
+    Relation.NEXT_TO: "next to",
+}
+WAY = {
+    Direction.LEFT: "to the left",
+    Direction.RIGHT: "to the right",
+    Direction.AWAY: "away",
+    Direction.CLOSER: "closer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place that no thing marks.
+
+    Attributes:
+        kind: "back" (where it was before), "middle" or one of `PARTS` (of the table), "between" two things, or "by" a
+            distance in a direction.
+    """
+
+    kind: str
+    direction: Direction | None = None
+    distance_m: float = 0.0
+    things: tuple[Thing, ...] = ()
+
+    def describe(self) -> str:
+        """Say it in English.
+
+        >>> Place("by", Direction.LEFT, 0.1).describe()
+        '10 cm to the left'
+        """
+        if self.kind == "by" and self.direction is not None:
+            return f"{100 * self.distance_m:g} cm {WAY[self.direction]}"
+        if self.kind == "between":
+            return f"between {' and '.join(thing.describe() for thing in self.things)}"
+        if self.kind in PARTS:
+            return f"in the {self.kind.removeprefix('part ')} half of the table"
+        return {"back": "back where it was", "middle": "in the middle of the table"}.get(self.kind, self.kind)
