@@ -64,7 +64,10 @@ class Chooser:
         flat = plates if thing.noun == "plate" else []
         sure = (*(item for item in found.sure if item not in excluded), *flat)
         maybe = [item for item in unsure if item not in plates and not is_of_a_rim(item, self.stock)]
-        if maybe and (thing.quantity is Quantity.ALL or not sure):
+        is_compared = bool(
+            thing.superlative or thing.rank
+        )  # what may be one of them may be the tallest, or moves a count
+        if maybe and (thing.quantity is Quantity.ALL or is_compared or not sure):
             raise OpenError(f"I am not sure of {len(maybe)} of the things: {listed(maybe)}. Which do you mean?")
         if not sure:
             raise OpenError(f"I do not see {thing.describe()}.")

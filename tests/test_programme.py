@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -375,6 +376,17 @@ def test_an_ordinal_counts_from_where_it_says(scene: Scene, said: str, meant: st
 )
 def test_an_ordinal_that_counts_from_nowhere_or_too_far_is_a_question(scene: Scene, said: str) -> None:
     assert isinstance(scene.of(said), Outcome)
+
+
+def test_an_ordinal_among_things_of_which_one_may_be_meant_or_not_is_a_question(scene: Scene) -> None:
+    items = [
+        i if i.label != "blue block" else replace(i, is_explained=False, is_clear=False) for i in scene.stock.items
+    ]
+    unsure = replace(scene.stock, items=tuple(items))
+    goal = read("pick up the second block from the left")
+    outcome = programme(goal, motions(goal), unsure, AROUND, ())
+    assert isinstance(outcome, Outcome) and outcome.kind is OutcomeKind.ASKED
+    assert "not sure" in outcome.reasons[0]
 
 
 def test_the_two_leftmost_are_two(scene: Scene) -> None:
