@@ -26,7 +26,7 @@ _MOST = 1_000_000  # of what is counted; the tests sum over all counts
 _LOG_2 = log(2.0)
 _ROUNDING = 1e-7  # by which equal chances may differ
 
-Key = tuple[Any, ...]
+Key = tuple[str, ...]
 Row = dict[str, Any]
 
 
@@ -98,6 +98,10 @@ _EPISODES = (
     Measure("false success", is_false_success, False, is_danger=True),
     Measure("first plan right", _said("first_plan_right"), True),
 )
+_SENTENCES = (
+    Measure("as meant", _said("right"), True),
+    Measure("wrong motion", _said("wrong_motion"), False, is_danger=True),
+)
 # Suite, or command, → the fields that name a row, and what is counted in it.
 _ROWS: dict[str, tuple[tuple[str, ...], tuple[Measure, ...]]] = {
     "tabletop": (("seed",), _EPISODES),
@@ -108,13 +112,8 @@ _ROWS: dict[str, tuple[tuple[str, ...], tuple[Measure, ...]]] = {
         (Measure("verbs right", _said("verbs_right"), True), Measure("found", _found, True)),
     ),
     "languages": (("language", "phrasing", "seed", "instruction"), (Measure("same plan", _said("same"), True),)),
-    "words": (
-        ("language", "kind", "seed"),
-        (
-            Measure("as meant", _said("right"), True),
-            Measure("wrong motion", _said("wrong_motion"), False, is_danger=True),
-        ),
-    ),
+    "words": (("language", "kind", "seed"), _SENTENCES),
+    "phrases": (("language", "scene", "instruction"), _SENTENCES),
     "bench camera": (
         ("seed",),
         (Measure("false alarms", _said("is_off"), False), Measure("checked", _said("is_checked"), True)),
@@ -246,7 +245,7 @@ def _by_rows(before: ResultFile, after: ResultFile) -> Iterator[Compared]:
 
 
 def _keyed(result: ResultFile, fields: tuple[str, ...]) -> dict[Key, Row]:
-    return {tuple(row[field] for field in fields): row for row in result.rows}
+    return {tuple(str(row[field]) for field in fields): row for row in result.rows}
 
 
 def _by_counts(before: ResultFile, after: ResultFile) -> Iterator[Compared]:
