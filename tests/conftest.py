@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,17 @@ _LONG = (
     *("scenarios/test_tabletop", "nodes/test_supervisor", "tests/test_demo.py", "nodes/test_shell", "test_lookout"),
     *("scenarios/", "contracts/", "arms/", "validation/", "test_demo_graph", "test_library", "test_cli", "nodes/"),
 )
+
+
+@pytest.fixture(autouse=True)
+def domain_as_before() -> Iterator[None]:
+    """Demos and benchmarks that run in this process move it to a domain of their own; the next test is back on ours."""
+    before = {name: os.environ.get(name) for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE")}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,11 +29,13 @@ def test_every_seed_has_room_for_what_the_scene_always_has(name: str) -> None:
     assert all(due <= {o.label for o in scene.objects} for scene in drawn(name))
 
 
-@pytest.mark.parametrize("name", sorted(set(SCENES) - {"training_wide"}))  # whose meshes have no size of their own
+@pytest.mark.parametrize(
+    "name", sorted(set(SCENES) - {"training_wide", "training_far"})
+)  # whose meshes have no size of their own
 def test_what_was_placed_anew_stands_apart_and_on_the_table(name: str) -> None:
     ranges, _ = load_scene(f"scenes/{name}.yaml")
     for objects in (scene.objects for scene in drawn(name)):
-        at_m = np.array([o.T_base_object[:2, 3] for o in objects])
+        at_m = np.array([o.T_base_object[:2, 3] for o in objects]).reshape(-1, 2)
         assert (at_m > ranges.area_min_m).all() and (at_m < ranges.area_max_m).all()
         for i, a in enumerate(objects):
             for j, b in enumerate(objects[:i]):
