@@ -7,7 +7,6 @@ Motion and the twin take no part, so a wrong motion here is one that only they c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import RootModel
 
 from qwen2vl_robot.answering import Past
 from qwen2vl_robot.benchmarks.phrase_meanings import is_meant
-from qwen2vl_robot.benchmarks.shares import share, wilson_interval
+from qwen2vl_robot.benchmarks.shares import judged_by, share, wilson_interval
 from qwen2vl_robot.benchmarks.tables import Effects, Table, UnclearError, lay
 from qwen2vl_robot.config import load_robot, load_yaml
 from qwen2vl_robot.errors import PlannerError
@@ -197,14 +196,7 @@ def summarise_phrases(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _by(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
-    totals: dict[str, Any] = {}
-    for name in dict.fromkeys(r[what] for r in results):
-        chosen = [r for r in results if r[what] == name]
-        totals[name] = {
-            "cases": len(chosen),
-            "wrong_motion": sum(r["wrong_motion"] for r in chosen),
-            "right": share([r["right"] for r in chosen]),
-            "questions": share([r["ended"] == "asked" for r in chosen]),
-            "ended": dict(Counter(r["ended"] for r in chosen)),
-        }
-    return totals
+    return {
+        name: {**counted, "questions": share([r["ended"] == "asked" for r in chosen])}
+        for name, chosen, counted in judged_by(results, what)
+    }

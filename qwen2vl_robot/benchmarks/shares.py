@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qwen2vl_robot.messages import OutcomeKind
+
+Row = dict[str, Any]
 
 
 def share(values: Sequence[bool]) -> dict[str, Any]:
@@ -29,3 +32,21 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def is_false_success(result: dict[str, Any]) -> bool:
     """Whether a whole task was called achieved by the robot and was not, by the plant's truth."""
     return result["outcome"] == OutcomeKind.ACHIEVED.value and not result["success"]
+
+
+def judged_by(
+    results: Sequence[dict[str, Any]], what: str
+) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """Yield each value of a field of judged sentences, the results that have it, and what is counted of them."""
+    for name in dict.fromkeys(r[what] for r in results):
+        chosen = [r for r in results if r[what] == name]
+        yield (
+            name,
+            chosen,
+            {
+                "cases": len(chosen),
+                "wrong_motion": sum(r["wrong_motion"] for r in chosen),
+                "right": share([r["right"] for r in chosen]),
+                "ended": dict(Counter(r["ended"] for r in chosen)),
+            },
+        )

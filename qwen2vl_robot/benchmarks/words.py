@@ -19,7 +19,7 @@ from pydantic import RootModel
 
 from qwen2vl_robot.benchmarks.episodes import DRAW_STRIDE, DRAWS
 from qwen2vl_robot.benchmarks.meanings import does_the_same, parse_meaning
-from qwen2vl_robot.benchmarks.shares import share, wilson_interval
+from qwen2vl_robot.benchmarks.shares import judged_by, share, wilson_interval
 from qwen2vl_robot.config import load_yaml
 from qwen2vl_robot.errors import BadInputError, PlannerError, RobotError
 from qwen2vl_robot.languages import Language, load_languages
@@ -244,16 +244,12 @@ def summarise_words(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _by(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
     """The same for each kind or language, with where the sentences ended."""
-    totals: dict[str, Any] = {}
-    for name in dict.fromkeys(r[what] for r in results):
-        chosen = [r for r in results if r[what] == name]
-        totals[name] = {
-            "cases": len(chosen),
-            "wrong_motion": sum(r["wrong_motion"] for r in chosen),
+    return {
+        name: {
+            **counted,
             "wrong_motion_share": share([r["wrong_motion"] for r in chosen]),
-            "right": share([r["right"] for r in chosen]),
             "questions": share([r["question"] for r in chosen]),
-            "ended": dict(Counter(r["ended"] for r in chosen)),
             "faults": dict(Counter(r["fault"] for r in chosen if r["fault"])),
         }
-    return totals
+        for name, chosen, counted in judged_by(results, what)
+    }

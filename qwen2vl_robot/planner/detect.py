@@ -89,14 +89,18 @@ def find_each(
     """
     boxes, notes, replies, prompts = {}, [], [], []
     for noun in nouns:
-        words = f"pick up the {noun}"
-        asked = replace(request, instruction=Instruction(words, plainly=(words,)), failures=(), others=(), clip=())
-        found = found_in(reply(asked), (noun,), convention)
+        found = found_in(reply(about(request, noun)), (noun,), convention)
         boxes[noun] = found.detections.boxes[noun]
         notes += [note for note in found.detections.notes if note != ACTIONS_LEFT_OUT]
         replies.append(found.reply)
         prompts.append(found.prompt)
     return Found(Detections(boxes, tuple(notes)), "\n".join(replies), "\n".join(prompts))
+
+
+def about(request: PlannerRequest, noun: str) -> PlannerRequest:
+    """The request that asks a model which knows plans alone where a noun is in the same picture."""
+    words = f"pick up the {noun}"
+    return replace(request, instruction=Instruction(words, plainly=(words,)), failures=(), others=(), clip=())
 
 
 def _ask(question: str) -> Plan:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from qwen2vl_robot.errors import PlannerError
-from qwen2vl_robot.messages import CameraFrame, ImageBox, Instruction, ObjectReference, Plan, PlannerRequest, Verb
+from qwen2vl_robot.errors import BadInputError, PlannerError
+from qwen2vl_robot.geometry import invert, project, shared_area, transform
+from qwen2vl_robot.messages import CameraFrame, ImageBox, ObjectReference, Plan, PlannerRequest, Verb
 from qwen2vl_robot.planner.contract import MAX_BOXES
+from qwen2vl_robot.planner.detect import about
 from qwen2vl_robot.planner.reply import format_reply
 
 SMALL = 75.0  # thousandths of the picture's sides: a box with both sides smaller is looked at again
@@ -89,10 +91,8 @@ def plan_looking_again(
     ]
     if not doubtful:
         return plan
-    found = {thing.label: _find(request, thing, windows_for(thing.boxes, work_place), plan_one) for thing in doubtful}
-    things = tuple(
-        replace(thing, boxes=found[thing.label]) if found.get(thing.label) else thing for thing in plan.objects
-    )
+    found = _find(request, {thing.label: windows_for(thing.boxes, work_place) for thing in doubtful}, plan_one)
+    things = tuple(_seen_again(thing, found.get(thing.label, [])) for thing in plan.objects)
     if things == plan.objects:
         return plan
     is_missing = any(not thing.boxes for thing in things)
@@ -132,37 +132,41 @@ def _around(boxes: Sequence[ImageBox]) -> Window | None:
 def work_place(frame: CameraFrame) -> ImageBox | None:
     """Where a camera sees the part of the table that an arm works on; None where a part of it is behind the camera."""
     corners = np.array(list(itertools.product(*zip(_WORK_LOW_M, _WORK_HIGH_M, strict=True))))
-    p_m = (corners - frame.T_base_camera[:3, 3]) @ frame.T_base_camera[:3, :3]
+    p_m = transform(invert(frame.T_base_camera), corners)
     if (p_m[:, 2] < _NEAREST_M).any():
         return None
     k, (height, width) = frame.intrinsics, frame.rgb.shape[:2]
-    u = np.clip((k.fx_px * p_m[:, 0] / p_m[:, 2] + k.cx_px) / width, 0.0, 1.0) * 1000
-    v = np.clip((k.fy_px * p_m[:, 1] / p_m[:, 2] + k.cy_px) / height, 0.0, 1.0) * 1000
+    u, v = 1000 * np.clip(project(p_m, k.fx_px, k.fy_px, k.cx_px, k.cy_px) / [width, height], 0.0, 1.0).T
     if np.ptp(u) < 1.0 or np.ptp(v) < 1.0:
         return None  # beside the picture
     return ImageBox(float(u.min()), float(v.min()), float(u.max()), float(v.max()))
 
 
 def _find(
-    request: PlannerRequest,
-    thing: ObjectReference,
-    windows: Sequence[Window],
-    plan_one: Callable[[PlannerRequest], Plan],
-) -> tuple[ImageBox, ...]:
-    """Where windows show a thing, in the whole picture; one that is cut off counts where no other shows it whole."""
-    words = f"pick up the {thing.label}"
-    asked = replace(request, instruction=Instruction(words, plainly=(words,)), failures=(), others=(), clip=())
-    whole: list[ImageBox] = []
-    cut: list[ImageBox] = []
-    for window in windows:
-        try:
-            plan = plan_one(window.cut(asked))
-        except PlannerError:
-            continue  # what one window shows is not known then; the others decide
-        for box in (box for found in plan.objects if found.label == thing.label for box in found.boxes):
-            (cut if window.cuts(box) else whole).append(window.outward(box))
-    found = _distinct([*whole, *cut])
-    return tuple(box for box in found if thing.boxes or _largest_side(box) < MISSED)[:MAX_BOXES]
+    request: PlannerRequest, windows_of: dict[str, tuple[Window, ...]], plan_one: Callable[[PlannerRequest], Plan]
+) -> dict[str, list[ImageBox]]:
+    """Where windows show things, by label, in the whole picture; a box that is cut off counts where none is whole.
+
+    Each window is cut once and asked about one thing after the other, so that the model encodes it once.
+    """
+    whole: dict[str, list[ImageBox]] = {label: [] for label in windows_of}
+    cut: dict[str, list[ImageBox]] = {label: [] for label in windows_of}
+    for window in dict.fromkeys(itertools.chain.from_iterable(windows_of.values())):
+        part = window.cut(request)
+        for label in (label for label, windows in windows_of.items() if window in windows):
+            try:
+                plan = plan_one(about(part, label))
+            except (BadInputError, PlannerError):  # a label that no sentence can hold; a reply that says nothing
+                continue  # what this window shows is not known then; the others decide
+            for box in (box for found in plan.objects if found.label == label for box in found.boxes):
+                (cut if window.cuts(box) else whole)[label].append(window.outward(box))
+    return {label: _distinct([*whole[label], *cut[label]]) for label in windows_of}
+
+
+def _seen_again(thing: ObjectReference, found: Sequence[ImageBox]) -> ObjectReference:
+    """A thing with the boxes that windows show; it is as it was where they show none that can be believed."""
+    boxes = tuple(box for box in found if thing.boxes or _largest_side(box) < MISSED)[:MAX_BOXES]
+    return replace(thing, boxes=boxes) if boxes else thing
 
 
 def _distinct(boxes: Sequence[ImageBox]) -> list[ImageBox]:
@@ -176,11 +180,8 @@ def _distinct(boxes: Sequence[ImageBox]) -> list[ImageBox]:
 
 def _overlap(box: ImageBox, other: ImageBox) -> float:
     """The share of the smaller box that lies in the other one."""
-    wide = min(box.x1, other.x1) - max(box.x0, other.x0)
-    high = min(box.y1, other.y1) - max(box.y0, other.y0)
-    if wide <= 0 or high <= 0:
-        return 0.0
-    return wide * high / min((b.x1 - b.x0) * (b.y1 - b.y0) for b in (box, other))
+    corners = [(b.x0, b.y0, b.x1, b.y1) for b in (box, other)]
+    return float(shared_area(*corners)) / min((b.x1 - b.x0) * (b.y1 - b.y0) for b in (box, other))
 
 
 def _largest_side(box: ImageBox) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from qwen2vl_robot.graph.transport import open_graph
 
 
 @pytest.fixture(autouse=True)
-def own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that both are as before afterwards
+def own_domain() -> None:
     use_own_domain()
 
 

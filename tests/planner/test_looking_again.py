@@ -103,6 +103,28 @@ def test_a_window_whose_answer_cannot_be_used_decides_nothing() -> None:
     assert plan.actions == (ASK,)
 
 
+def test_a_label_that_no_sentence_can_hold_stays_a_question() -> None:
+    asked = Plan((ASK,), "", (ObjectReference("red \ufffd", ()),))
+    eyes = SmallEyes()
+    plan = plan_looking_again(_request(None), None, lambda _: asked, eyes.finish)
+    assert plan.actions == (ASK,)
+
+
+def test_two_things_are_looked_for_in_each_window_that_is_cut_once() -> None:
+    both = (ObjectReference("red block", ()), ObjectReference("blue bowl", ()))
+    pictures: list[bytes] = []
+
+    def plan_one(request: PlannerRequest) -> Plan:
+        pictures.append(request.rgb.tobytes())
+        return Plan((ASK,), "", both)
+
+    rgb = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
+    plan_looking_again(PlannerRequest(rgb, Instruction("x")), None, plan_one, SmallEyes().finish)
+    assert len(pictures) == 1 + 4 * 2
+    changes = sum(a != b for a, b in zip(pictures, pictures[1:], strict=False))
+    assert changes == 4, "a model encodes a picture once where it is asked about it twice in a row"
+
+
 def test_every_point_of_the_picture_lies_well_inside_some_window() -> None:
     windows = windows_for((), None)
     for x in np.linspace(0.02, 0.98, 25):
