@@ -170,7 +170,8 @@ def _thing(action: Action) -> Thing | None:
         reference = None if where.reference is None else _named(where.reference)
         return replace(thing, relation=Relation(where.kind), reference=reference)
     kind, _, rank = where.kind.partition(" ")
-    return replace(thing, superlative=kind, rank=int(rank) if rank else 0)
+    reference = None if where.reference is None else _named(where.reference)
+    return replace(thing, superlative=kind, rank=int(rank) if rank else 0, reference=reference)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -231,6 +232,8 @@ def _is_like(step: Step, first: Step, asked: Thing) -> bool:
 
 def _arranges(step: Step, asked: Step) -> bool:
     """Whether a step puts one of the things that are to be arranged somewhere among them, or at a spot."""
+    if asked.deed is Deed.CLEAR and asked.reference is None:  # whatever stands on it, or in it
+        return step.deed is Deed.PLACE and step.place is not None
     each = [replace(t, quantity=Quantity.ONE) for t in (asked.thing, asked.reference) if t is not None]
     is_among = step.reference is None or any(names(thing, step.reference) for thing in each)
     return step.deed is Deed.PLACE and is_among and any(names(thing, step.thing) for thing in each)

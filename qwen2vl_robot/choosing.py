@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class Chooser:
             raise OpenError(f"What should I {what}?")
         if thing.rank and not thing.superlative:
             raise OpenError(f"From which side should I count to {thing.describe()}?")
+        thing = self._of_a_kind(thing)
         found = match(Question(Asks.WHAT, thing), self.stock, self.around)
         excluded = self._excluded()
         unsure = [item for item in found.maybe if item not in excluded]
@@ -73,6 +74,15 @@ class Chooser:
             raise OpenError(f"I do not see {thing.describe()}.")
         return self._others(sure, thing) if thing.quantity is Quantity.ANOTHER else sure
 
+    def _of_a_kind(self, thing: Thing) -> Thing:
+        """ "the other one" is of the kind of what is held, or was moved last."""
+        if thing.quantity is not Quantity.ANOTHER or thing.noun:
+            return thing
+        last = self._last_moved()
+        label = self.stock.held.name if self.stock.held is not None else last.label if last is not None else ""
+        nouns = [word for word in label.split() if word in self.around.words.nouns]
+        return replace(thing, noun=nouns[-1]) if nouns else thing
+
     def _others(self, named: Sequence[Item], thing: Thing) -> tuple[Item, ...]:
         """ "the other block": what is not named beside it, nor was moved last."""
         named_too = [t for s in self.goal.steps for t in (s.thing, s.reference) if t is not None and t is not thing]
@@ -80,7 +90,7 @@ class Chooser:
         first = [item for t in said for item in match(Question(Asks.WHAT, t), self.stock, self.around).sure]
         last = self._last_moved()
         others = tuple(item for item in named if item not in first and item is not last)
-        if len(others) == len(named):
+        if len(others) == len(named) and self.stock.held is None:
             raise OpenError(f"{thing.describe().capitalize()} than which? I see {listed(named)}.")
         if len(others) != 1:
             raise OpenError(f"I see {len(others)} others: {listed(others)}. Which one do you mean?")
@@ -128,7 +138,10 @@ class Chooser:
         """The person's own words for a thing where they name it, else what is measured."""
         if thing is None or thing.is_it:
             return ObjectReference(item.label, ())
-        where = Where(f"{thing.superlative} {thing.rank}".removesuffix(" 0")) if thing.superlative else None
+        where = None
+        if thing.superlative:
+            of = None if thing.reference is None or thing.relation is not None else thing.reference.label
+            where = Where(f"{thing.superlative} {thing.rank}".removesuffix(" 0"), of)
         if thing.relation is not None and thing.reference is not None and not thing.superlative:
             where = Where(thing.relation.value, thing.reference.label)
         return ObjectReference(thing.label if thing.noun and not self.goal.exclusions else item.label, (), where)

@@ -5,7 +5,7 @@ A step is a goal: what holds already is no deed. What may be meant or not is a q
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from qwen2vl_robot.choosing import Chooser, OpenError, listed
 from qwen2vl_robot.errors import RobotError
 from qwen2vl_robot.messages import Direction, ObjectReference, Relation, shape_size_m
 from qwen2vl_robot.perception.stock import Item
-from qwen2vl_robot.reading import PARTS, Deed, Place, Quantity, Step, Thing
+from qwen2vl_robot.reading import CORNERS, PARTS, Deed, Place, Quantity, Step, Thing
 from qwen2vl_robot.relations import outline_radius_m, toward
 from qwen2vl_robot.room import (
     EXACT_M,
@@ -26,6 +26,7 @@ from qwen2vl_robot.room import (
     free_in,
     is_carrier,
     is_free,
+    is_of_a_rim,
     middle_of,
     row_of,
     side_by_side,
@@ -33,8 +34,9 @@ from qwen2vl_robot.room import (
 )
 from qwen2vl_robot.spots import Spot
 
-_WAYS = dict(zip(PARTS, (Direction.LEFT, Direction.RIGHT, Direction.CLOSER, Direction.AWAY), strict=True))
+_WAYS = {"left": Direction.LEFT, "right": Direction.RIGHT, "near": Direction.CLOSER, "far": Direction.AWAY}
 MANY = (Quantity.ALL, Quantity.NUMBER)
+_UPON = (Relation.ON, Relation.IN)
 
 
 class NotMeasuredError(RobotError):
@@ -74,6 +76,8 @@ class Measured(Chooser):
             yield from self._swap(step)
         elif step.deed is Deed.LINE_UP:
             yield from self._line_up(step)
+        elif step.deed is Deed.CLEAR:
+            yield from self._clear(step)
         elif step.deed is Deed.PLACE and step.place is not None:
             yield from self._at_spot(step, step.place)
         elif step.deed is Deed.PLACE and step.relation is not None and step.reference is not None:
@@ -92,6 +96,11 @@ class Measured(Chooser):
     def _collect(self, step: Step, relation: Relation, to: Thing) -> Iterator[PlannedDeed]:
         """ "put all the blocks in the bowl", "two of them", "any of them", "each block on a plate"."""
         carriers = list(self._named(to, "use"))
+        if step.thing is not None and step.thing.is_it and self.stock.held is not None:
+            (place,) = self._places(step, to, carriers, [None], relation)
+            held = ObjectReference(self.stock.held.name, ())
+            yield PlannedDeed(None, held, relation, place, self._name(to, place))
+            return
         named = [item for item in self._named(step.thing) if item not in carriers]
         if step.thing is not None and step.thing.quantity is Quantity.ALL and not step.thing.noun:
             named = [item for item in named if not is_carrier(item)]  # "everything" is what can be picked up
@@ -110,8 +119,10 @@ class Measured(Chooser):
         for item, place, spot in zip(left, places, side_by_side(left, places, relation), strict=True):
             yield PlannedDeed(item, self._name(step.thing, item), relation, place, self._name(to, place), spot)
 
-    def _places(self, step: Step, to: Thing, carriers: list[Item], left: list[Item], relation: Relation) -> list[Item]:
-        """Where each of some things goes: all to one place, or each to a free one of its own."""
+    def _places(
+        self, step: Step, to: Thing, carriers: list[Item], left: Sequence[Item | None], relation: Relation
+    ) -> list[Item]:
+        """Where each of some things, or what is held, goes: all to one place, or each to a free one of its own."""
         has_own = to.quantity is not Quantity.ONE or (step.thing is not None and step.thing.is_each and to.is_any)
         is_shared = not has_own
         if is_shared and (len(carriers) == 1 or to.is_any):
@@ -179,6 +190,41 @@ class Measured(Chooser):
         for item, spot in spots:
             yield PlannedDeed(item, self._name(step.thing, item), spot=spot)
 
+    def _clear(self, step: Step) -> Iterator[PlannedDeed]:
+        """What stands on a thing or in it is put on the table, each at a place of its own, the topmost first."""
+        if step.thing is not None and step.thing.noun == "table":
+            raise OpenError("Where should I put what is on the table?")
+        bases = self._chosen(step.thing)
+        excluded = self._excluded()
+        named = self.stock.items if step.reference is None else self._chosen(step.reference)
+        wanted = [item for item in named if item not in excluded]
+        on = self._above(wanted, bases)
+        unsure = [item for item in on if not item.is_clear and not is_of_a_rim(item, self.stock)]
+        if unsure:
+            raise OpenError(f"I am not sure what stands there: {listed(unsure)}.")
+        taken: list[tuple[Item, Spot]] = []
+        for item in sorted(on, key=lambda item: -item.object.bottom_m):
+            spot = aside(item, self.stock, taken)
+            if spot is None:
+                raise OpenError(f"There is no free place to put the {item.label} aside.")
+            taken.append((item, spot))
+            yield PlannedDeed(item, self._name(step.reference, item), spot=spot)
+
+    def _above(self, wanted: Sequence[Item], bases: Sequence[Item]) -> list[Item]:
+        """Of some things those that stand on others or in them, and what stands on those."""
+        above: list[Item] = []
+        below = list(bases)
+        while below:
+            here = [
+                item
+                for item in wanted
+                if not any(item is other for other in above)
+                and any(self._holds(relation, item, base) for relation in _UPON for base in below if base is not item)
+            ]
+            above += here
+            below = here
+        return above
+
     def _at_spot(self, step: Step, place: Place) -> Iterator[PlannedDeed]:
         """ "back where it was", "10 cm to the left", "in the middle of the table"."""
         if step.thing is None or step.thing.is_it:
@@ -216,8 +262,10 @@ class Measured(Chooser):
             return self._between(item, place)
         sides = self.stock.sides
         if sides is not None and place.kind in PARTS:
-            way = _WAYS[place.kind]
-            spot = free_in(item, self.stock, toward(way, sides))
+            corners = CORNERS if place.kind == "corner" else (place.kind,)
+            ways = [[toward(_WAYS[word], sides) for word in corner.split()[1:]] for corner in corners]
+            spots = [spot for way in ways if (spot := free_in(item, self.stock, way)) is not None]
+            spot = min(spots, key=lambda spot: distance_m(spot.xy_m, xy_of(item)), default=None)
             if spot is None:
                 raise OpenError(f"Nothing has room {place.describe()}. Where else?")
             return replace(spot, text=place.describe())

@@ -215,7 +215,7 @@ class Where:
 
     Attributes:
         kind: "nearest", "farthest", "leftmost", "rightmost", "largest", "smallest", "all" or a `Relation` value; that
-            one has a reference, a label. In a plan that is measured also "leftmost 2", the second leftmost.
+            one has a reference, a label. In a measured plan also "leftmost 2", and "nearest" to a reference.
     """
 
     kind: str

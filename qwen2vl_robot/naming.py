@@ -9,7 +9,7 @@ def is_surely(words: Thing | None, thing: Thing | None) -> bool:
     """Whether the words name the thing, whichever of its kind it is."""
     if words is None or words.is_it:
         return True
-    is_plain = words.relation is None and not words.superlative and not words.rank
+    is_plain = words.reference is None and not words.superlative and not words.rank
     return is_plain and thing is not None and covers(words, thing)
 
 
@@ -39,6 +39,7 @@ def names(said: Thing | None, planned: Thing | None) -> bool:
         and said.colour in ("", planned.colour)
         and (said.superlative, said.rank) == (planned.superlative, planned.rank)
         and (said.relation is None or _stands_alike(said, planned))
+        and (said.relation is not None or said.reference is None or names(said.reference, planned.reference))
         and (planned.quantity is not Quantity.ALL or said.quantity is not Quantity.ONE)
     )
 

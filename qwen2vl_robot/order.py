@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from qwen2vl_robot.agreement import still_to_do
 from qwen2vl_robot.languages import detect_language
-from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Plan, Verb
+from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind, Plan, Relation, Verb
 from qwen2vl_robot.planner.phrasing import examples, motions, plainest
 from qwen2vl_robot.reading import Deed, Goal, Mood, Quantity, Step, read
 from qwen2vl_robot.reasons import TaskReason
@@ -83,6 +83,8 @@ def answer_without_motion(goal: Goal) -> Outcome | None:
         return _refuse(TaskReason.NO_ORDER, f"I read a {goal.mood.value}, not an order. Nothing moves.")
     if goal.is_contradictory:
         return _refuse(TaskReason.CONTRADICTION, f"You said: {said}. That contradicts itself. Nothing moves.")
+    if any(_is_impossible(step) for step in goal.steps):
+        return _refuse(TaskReason.IMPOSSIBLE, f"You said: {said}. Nothing stays on a ball. Nothing moves.")
     if any(step.deed is Deed.STOP and not step.is_negated for step in goal.steps):
         return _refuse(TaskReason.NO_ORDER, f"You said: {said}. Nothing moves.")
     wanted = [step for step in goal.steps if not step.is_negated]
@@ -94,6 +96,12 @@ def answer_without_motion(goal: Goal) -> Outcome | None:
     if _fills_two_hands(motions(goal)):
         return _refuse(TaskReason.ONE_GRIPPER, f"You said: {said}. I hold one thing at a time. Nothing moves.")
     return None
+
+
+def _is_impossible(step: Step) -> bool:
+    """Whether a thing is to lie on a ball, or in one."""
+    is_upon = step.relation in (Relation.ON, Relation.IN) and step.deed is Deed.PLACE and not step.is_negated
+    return is_upon and step.reference is not None and step.reference.noun == "ball"
 
 
 def doubts_about(source: InstructionSource) -> tuple[str, ...]:

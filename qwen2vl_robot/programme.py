@@ -65,7 +65,7 @@ def _needs_stock(step: Step, fits_several: Callable[[Thing], bool]) -> bool:
     if step.deed not in HANDLING or step.thing is None:
         return False
     things = [thing for thing in (step.thing, step.reference) if thing is not None]
-    if any(thing.superlative in MEASURED_RANKS or thing.rank or _is_other(thing) for thing in things):
+    if any(thing.superlative in MEASURED_RANKS or thing.rank or _is_other(thing) or thing.is_by for thing in things):
         return True
     is_any = any(thing.is_any and fits_several(thing) for thing in things)
     if step.deed is Deed.PICK:
@@ -117,7 +117,7 @@ def programme(
 
 def _is_goal(step: Step) -> bool:
     """Whether a scene shows how much of a step is done: "in the bowl" does, "10 cm to the left" would be done again."""
-    is_by = step.place is not None and step.place.kind not in ("middle", "between", *PARTS)
+    is_by = step.place is not None and step.place.kind not in ("middle", "between", "there", *PARTS)
     return step.deed not in (Deed.PUSH, Deed.SWAP) and not is_by
 
 
@@ -129,7 +129,8 @@ def _plan(deeds: Sequence[PlannedDeed], stock: Stock) -> Plan:
     actions: list[Action] = []
     for deed in deeds:
         if deed.moved is None:
-            actions.append(Action(Verb.PLACE, spot=deed.spot))
+            where = None if deed.reference is None else seen[id(deed.reference)]
+            actions.append(Action(Verb.PLACE, where, deed.relation, spot=deed.spot))
             continue
         thing = seen[id(deed.moved)]
         if deed.direction is not None:

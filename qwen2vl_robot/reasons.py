@@ -223,6 +223,7 @@ class TaskReason(Reason):
     NOT_UNDERSTOOD = "not_understood", "nothing that the robot can do was read in the sentence"
     CONTRADICTION = "contradiction", "the plan is not what the person said, or the sentence contradicts itself"
     LEFT_OUT = "left_out", "what was planned is done, and the sentence asks for more"
+    IMPOSSIBLE = "impossible", "what the sentence asks for cannot be: nothing stays on a ball"
     ONE_GRIPPER = "one_gripper", "the sentence asks to hold more than one thing at a time"
     ALREADY = "already", "what was asked for is measured to hold before anything moves"
     FORBIDDEN = "forbidden", "the cell's rules forbid the plan"

@@ -6,12 +6,13 @@ What is recalled is read, planned, rehearsed and admitted like any other sentenc
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qwen2vl_robot.answering import Past
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Cause, Instruction, InstructionSource, Outcome, OutcomeKind
-from qwen2vl_robot.reading import HANDLING, Deed, Goal, Mood, Quantity, Thing, read
+from qwen2vl_robot.reading import HANDLING, PARTS, Deed, Goal, Mood, Quantity, Step, Thing, read
 from qwen2vl_robot.reading.letters import plain_words, split_words
 from qwen2vl_robot.reasons import TaskReason
 
@@ -44,12 +45,46 @@ def recall(instruction: Instruction, past: Past | None, held: str) -> Instructio
         if len(moved) > 1:
             return _ask(f"The last task moved {len(moved)} things. Which one should go back?")
         return replace(instruction, text=_BACK)
-    last = None if past is None or not past.moved else _last_thing(read(past.said))
-    goal = None if last is None else read(instruction.text)
-    if last is None or goal is None or not _means_it(goal, held):
+    if past is None or not past.moved:
+        return instruction
+    goal, before = read(instruction.text), read(past.said)
+    if any(_is_there(step) for step in goal.steps):
+        return _to_the_same_place(instruction, goal, before)
+    last = _last_thing(before)
+    if last is None or not _means_it(goal, held):
         return instruction
     steps = tuple(replace(s, thing=last if _is_it(s.thing) else s.thing) for s in goal.steps)
     return replace(instruction, text=replace(goal, steps=steps).describe())
+
+
+def _is_there(step: Step) -> bool:
+    return step.place is not None and step.place.kind == "there"
+
+
+def _to_the_same_place(instruction: Instruction, goal: Goal, before: Goal) -> Instruction | Outcome:
+    """ "put the other one there too": where the last thing was put, in this sentence or in the one before."""
+    steps: list[Step] = []
+    where = _last_place(before.steps)
+    for step in goal.steps:
+        if not _is_there(step):
+            where = _last_place((step,)) or where
+            steps.append(step)
+        elif where is None:
+            return _ask("Where should I put it?")
+        else:
+            steps.append(replace(step, relation=where.relation, reference=where.reference, place=where.place))
+    if not goal.is_understood or goal.exclusions or goal.conditions:
+        return instruction  # which is asked about as it was said
+    return replace(instruction, text=replace(goal, steps=tuple(steps)).describe())
+
+
+def _last_place(steps: Sequence[Step]) -> Step | None:
+    """The last step that puts something beside or into a thing that its words still name, or in a part of the table."""
+    step = next((step for step in reversed(steps) if step.deed is Deed.PLACE and not step.is_negated), None)
+    if step is None or step.goes_nowhere or (step.place is not None and step.place.kind not in ("middle", *PARTS)):
+        return None
+    is_told = step.reference is not None and step.reference.quantity is Quantity.ONE and not step.reference.is_it
+    return step if step.place is not None or is_told else None
 
 
 def _ask(text: str) -> Outcome:

@@ -18,16 +18,22 @@ ROW_GAP_M = 0.035  # between things in a row: room for the fingers
 LEAST_GAP_M = 0.02
 _RIM = (0.85, 1.1)  # of the radius, where a rim is
 _FLAT_RATIO = 0.25  # of height to width
+_CORNERS = (0.5, 1 / 3)  # of the half of the table: from there on it is a corner, and where that is full
 _GRID = 20  # points a side of the table's working area at which something could be put aside
 
 
-def aside(item: Item, stock: Stock) -> Spot | None:
-    """The free point of the table's working area that is nearest to what is seen; None where nothing has room."""
+def aside(item: Item, stock: Stock, taken: Sequence[tuple[Item, Spot]] = ()) -> Spot | None:
+    """The free point of the table's working area that is nearest to what is seen; None where nothing has room.
+
+    Args:
+        taken: what will stand where, beside what stands there now.
+    """
     (x0, y0), (x1, y1) = stock.area_m
     radius_m = outline_radius_m(item.object.shape)
     xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     things = [(np.array(xy_of(other)), outline_radius_m(other.object.shape)) for other in stock.items]
+    things += [(np.array(spot.xy_m), outline_radius_m(other.object.shape)) for other, spot in taken]
     free_m = np.min([np.linalg.norm(grid - xy, axis=1) - r_m for xy, r_m in things], axis=0)
     is_free = free_m >= radius_m + min(ROW_GAP_M, float(np.max(free_m)) - radius_m)  # at worst the roomiest
     if np.max(free_m) - radius_m < LEAST_GAP_M:
@@ -93,18 +99,29 @@ def is_free(item: Item, spot: Spot, stock: Stock) -> bool:
     return _is_free([(item, spot.xy_m)], stock)
 
 
-def free_in(item: Item, stock: Stock, toward_xy: Array) -> Spot | None:
-    """Where a thing has room in the half of the table that lies in a direction, nearest to where it is; else None."""
+def free_in(item: Item, stock: Stock, ways_xy: Sequence[Array]) -> Spot | None:
+    """Where a thing has room in a half of the table, or in a corner, nearest to where it is; else None.
+
+    Args:
+        ways_xy: the direction in which the half lies, or the two of the corner.
+    """
     (x0, y0), (x1, y1) = stock.area_m
     radius_m = outline_radius_m(item.object.shape)
     xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    grid = grid[(grid - stock.area_m.mean(axis=0)) @ toward_xy >= radius_m]  # the whole thing lies in it
+    half_m = (stock.area_m[1] - stock.area_m[0]) / 2
+    along_m = np.stack([(grid - stock.area_m.mean(axis=0)) @ way for way in ways_xy])
+    if len(ways_xy) == 1:
+        parts = [grid[along_m[0] >= radius_m]]  # the whole thing lies in that half
+    else:
+        shares = np.min([row / float(half_m @ np.abs(way)) for row, way in zip(along_m, ways_xy, strict=True)], axis=0)
+        parts = [grid[shares >= ratio] for ratio in _CORNERS]
     others = [other for other in stock.items if other is not item]
-    for x, y in grid[np.argsort(np.linalg.norm(grid - xy_of(item), axis=1))]:
-        gaps_m = [distance_m((x, y), xy_of(o)) - radius_m - outline_radius_m(o.object.shape) for o in others]
-        if min(gaps_m, default=ROW_GAP_M) >= ROW_GAP_M:
-            return Spot((float(x), float(y)), EXACT_M, "in that half")
+    for part in parts:
+        for x, y in part[np.argsort(np.linalg.norm(part - xy_of(item), axis=1))]:
+            gaps_m = [distance_m((x, y), xy_of(o)) - radius_m - outline_radius_m(o.object.shape) for o in others]
+            if min(gaps_m, default=ROW_GAP_M) >= ROW_GAP_M:
+                return Spot((float(x), float(y)), EXACT_M, "in that part")
     return None
 
 

@@ -55,6 +55,8 @@ def match(question: Question, stock: Stock, around: Surroundings) -> Matched:
         sure, maybe = (
             tuple(i for i in items if _holds_any(relation, i, others, stock, around)) for items in (sure, maybe)
         )
+    if thing.is_by and thing.superlative and thing.reference is not None:
+        return _by_distance(thing, thing.reference, (sure, maybe), stock, around.words)
     if thing.superlative and (thing.rank or thing.quantity is Quantity.NUMBER):
         sure = _ranked(thing, sure, stock)
     elif thing.superlative == "middlemost" and stock.sides is not None and len(sure) % 2:
@@ -62,6 +64,25 @@ def match(question: Question, stock: Stock, around: Surroundings) -> Matched:
     elif thing.superlative and len(sure) > 1 and (stock.sides is not None or thing.superlative not in _BY_SIDE):
         sure = (min(sure, key=lambda item: _rank(thing.superlative, item, stock.sides)),)
     return Matched(sure, maybe, None if sure or maybe else thing)
+
+
+def _by_distance(
+    thing: Thing, reference: Thing, found: tuple[tuple[Item, ...], tuple[Item, ...]], stock: Stock, words: Words
+) -> Matched:
+    """ "the block nearest to the bowl": its middle counts; where there may be several bowls nobody knows from which."""
+    from_, unsure = _named(reference, stock, words)
+    sure, maybe = (tuple(item for item in items if item not in from_) for items in found)
+    if not from_:
+        return Matched(maybe=unsure, missing=reference)
+    if len(from_) > 1 or unsure:
+        return Matched(maybe=sure)
+    at = from_[0].object.T_base_object[:2, 3]
+    ordered = sorted(sure, key=lambda item: float(np.linalg.norm(item.object.T_base_object[:2, 3] - at)))
+    if thing.superlative == "farthest":
+        ordered.reverse()
+    count = thing.count if thing.quantity is Quantity.NUMBER else 1
+    first = max(thing.rank - 1, 0)
+    return Matched(tuple(ordered[first : first + count]), maybe, None if sure or maybe else thing)
 
 
 def _ranked(thing: Thing, sure: tuple[Item, ...], stock: Stock) -> tuple[Item, ...]:

@@ -140,6 +140,8 @@ def test_what_is_left_out_added_or_unread_waits_for_a_person(
         ("what would happen if you put the red block on the plate?", TaskReason.NO_ORDER),
         ("is the red block on the plate?", TaskReason.NO_ORDER),
         ("pick up the red block and don't pick up the red block", TaskReason.CONTRADICTION),
+        ("put the plate on the ball", TaskReason.IMPOSSIBLE),
+        ("leg den Teller auf den roten Ball", TaskReason.IMPOSSIBLE),
         ("stop", TaskReason.NO_ORDER),
         ("throw the red block", TaskReason.NOT_UNDERSTOOD),
         ("laita punainen palikka", TaskReason.NOT_UNDERSTOOD),

@@ -20,12 +20,13 @@ from qwen2vl_robot.messages import (
     Plan,
     Relation,
     Verb,
+    Where,
 )
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
 from qwen2vl_robot.planner.phrasing import motions
 from qwen2vl_robot.plant.client import PlantProcess, PlantTruth
 from qwen2vl_robot.programme import MAX_DEEDS, Programme, is_measured, programme
-from qwen2vl_robot.reading import read
+from qwen2vl_robot.reading import Deed, read
 from qwen2vl_robot.spots import Moved
 from tests.cells import PROFILE
 
@@ -290,6 +291,10 @@ def test_a_model_may_not_say_how_things_are_arranged() -> None:
 
 SAID = {
     "put all the blocks in the bowl": (
+        "gather the blocks in the bowl",
+        "clear the blocks into the bowl",
+        "tidy the blocks away into the bowl",
+        "the blocks go in the bowl",
         "leg alle Blöcke in die Schüssel",
         "pon todos los bloques en el cuenco",
         "mets tous les blocs dans le bol",
@@ -316,6 +321,9 @@ SAID = {
         "trie les blocs par couleur",
     ),
     "swap the red block and the green ball": (
+        "let the red block and the green ball trade places",
+        "交换红色积木和绿色球的位置",
+        "بدل مكان المكعب الأحمر والكرة الخضراء",
         "tausch den roten Block und den grünen Ball",
         "intercambia el bloque rojo y la pelota verde",
         "échange le bloc rouge et la balle verte",
@@ -335,6 +343,39 @@ SAID = {
         "ضع المكعب الأحمر في مكانه",
     ),
     "put the red block 10 cm to the left": ("leg den roten Block 10 cm nach links",),
+    "clear the plate": (
+        "empty the plate",
+        "take everything off the plate",
+        "räum den Teller ab",
+        "vacía el plato",
+        "vide l'assiette",
+        "把盘子清空",
+        "お皿を空にして",
+        "접시를 비워 줘",
+        "dọn sạch cái đĩa",
+        "أفرغ الطبق",
+    ),
+    "clear all the blocks": ("unstack the blocks", "take the blocks apart"),
+    "put all the ones in the bowl": (
+        "clear the table into the bowl",
+        "全部ボウルに片付けて",
+        "전부 그릇에 담아",
+        "dọn hết mọi thứ vào bát",
+        "اجمع كل شيء في الوعاء",
+    ),
+    "put the red block in the near left corner of the table": (
+        "put the red block in the bottom left corner",
+        "stell den roten Block in die vordere linke Ecke",
+        "pon el bloque rojo en la esquina inferior izquierda",
+        "mets le bloc rouge dans le coin avant gauche",
+        "把红色方块放到桌子的左下角",
+        "ضع المكعب الأحمر في الزاوية الأمامية اليسرى",
+    ),
+    "pick up the block nearest to the red plate": (
+        "take the block that is closest to the red plate",
+        "coge el bloque más cercano al plato rojo",
+        "prends le bloc le plus proche de l'assiette rouge",
+    ),
     "line up all the blocks": (
         "leg die Blöcke in eine Reihe",
         "alinea los bloques",
@@ -446,3 +487,121 @@ def test_a_half_of_the_table_is_a_place_with_room(roomy: Scene, said: str, side:
     left, behind = np.array(sides.left_xy), np.array(sides.behind_xy)
     way = {"left": left, "right": -left, "far": behind}[side]
     assert (np.array(spot.xy_m) - roomy.stock.area_m.mean(axis=0)) @ way > 0.02
+
+
+@pytest.mark.parametrize(
+    ("said", "ways"),
+    [
+        ("put the blue block in the near left corner", ("left", "near")),
+        ("put the blue block in the top right corner of the table", ("right", "far")),
+    ],
+)
+def test_a_corner_of_the_table_is_a_place_with_room(roomy: Scene, said: str, ways: tuple[str, str]) -> None:
+    (spot,) = [action.spot for action in roomy.plan(said).actions if action.spot is not None]
+    sides = roomy.stock.sides
+    assert sides is not None
+    left, behind = np.array(sides.left_xy), np.array(sides.behind_xy)
+    along = {"left": left, "right": -left, "far": behind, "near": -behind}
+    low, high = roomy.stock.area_m
+    off_m = np.array(spot.xy_m) - (low + high) / 2
+    assert all(off_m @ along[way] > 0.3 * (high - low) @ np.abs(along[way]) / 2 for way in ways)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("pick up the block nearest to the red plate", "blue block"),
+        ("pick up the block farthest from the red plate", "red block"),
+        ("pick up the ball nearest the yellow bowl", "green ball"),
+    ],
+)
+def test_a_thing_is_told_by_how_near_it_is_to_another(scene: Scene, said: str, meant: str) -> None:
+    assert scene.deeds(said) == [("pick", meant)]
+
+
+@pytest.mark.parametrize("said", ["pick up the block nearest to the plate", "pick up the block nearest to the cup"])
+def test_what_is_measured_from_may_not_be_open(scene: Scene, said: str) -> None:
+    asked = scene.of(said)
+    assert isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED
+
+
+def test_a_model_may_not_choose_what_is_nearest_to_a_thing() -> None:
+    goal = read("pick up the duck nearest to the red plate")
+    for where in (None, Where("nearest")):
+        plan = plan_of(Action(Verb.PICK, ObjectReference("duck", (ImageBox(1, 1, 9, 9),), where)), is_measured=False)
+        assert agree(goal, plan).contradictions
+
+
+def put_on(stock: Stock, label: str, base: str) -> Stock:
+    """The same things, one of them on another."""
+    at = {item.label: item for item in stock.items}
+    pose = np.array(at[label].object.T_base_object)
+    pose[:2, 3] = at[base].object.T_base_object[:2, 3]
+    pose[2, 3] += at[base].object.top_m - at[label].object.bottom_m
+    pose.setflags(write=False)
+    body = replace(at[label].object, T_base_object=pose)
+    return replace(stock, items=tuple(replace(i, object=body) if i.label == label else i for i in stock.items))
+
+
+def test_what_stands_on_a_thing_is_cleared_and_nothing_else(scene: Scene) -> None:
+    stock = put_on(put_on(scene.stock, "red block", "blue plate"), "green block", "red block")
+
+    def cleared(said: str) -> Programme | Outcome | None:
+        goal = read(said)
+        found = programme(goal, motions(goal), stock, AROUND, ())
+        if isinstance(found, Programme):
+            assert not agree(goal, found.plan).contradictions and not agree(goal, found.plan).doubts
+        return found
+
+    for said, meant in (
+        ("clear the blue plate", ["green block", "red block"]),
+        ("take everything off the blue plate", ["green block", "red block"]),
+        ("unstack the blocks", ["green block"]),
+        ("clear the blocks off the blue plate", ["green block", "red block"]),
+    ):
+        found = cleared(said)
+        assert isinstance(found, Programme), said
+        assert [scene.name(thing) for thing in picked(found.plan)] == meant, said
+        spots = [np.array(action.spot.xy_m) for action in found.plan.actions if action.spot is not None]
+        assert all(np.linalg.norm(spot - THINGS["blue plate"]) > 0.09 for spot in spots)
+    empty, asked = cleared("empty the bowl"), cleared("clear the table")
+    assert isinstance(empty, Outcome) and empty.kind is OutcomeKind.ACHIEVED
+    assert isinstance(asked, Outcome) and asked.kind is OutcomeKind.ASKED
+
+
+@pytest.mark.parametrize(
+    ("said", "unread"),
+    [
+        ("put the ball in the empty bowl", "empty"),
+        ("pick up the clear block", "clear"),
+        ("leg den Ball in die leere Schüssel", "leere"),
+        ("mets la balle dans l'assiette vide", "vide"),
+        ("pon la pelota en la taza vacía", "vacía"),
+    ],
+)
+def test_a_quality_is_no_order(said: str, unread: str) -> None:
+    goal = read(said)
+    assert goal.unread == (unread,)
+    assert [step.deed for step in goal.steps if step.deed is Deed.CLEAR] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        ("pick up the last block on the right", "pick up the rightmost block"),
+        ("pick up the last block from the right", "pick up the leftmost block"),
+        ("heb den letzten Block rechts auf", "pick up the rightmost block"),
+        ("pick up the last block", "pick up the last block"),
+        ("put the red block and the blue block next to each other", "put the red block next to the blue block"),
+        (
+            "put the red block and the blue one in the bowl",
+            "put the red block in the bowl and then put the blue block in the bowl",
+        ),
+        ("line the blocks up", "line up all the blocks"),
+        ("do not clear the plate", "do not clear the plate"),
+        ("gather the red block", "pick up the red block"),
+    ],
+)
+def test_more_ways_to_say_what_is_meant(said: str, means: str) -> None:
+    goal = read(said)
+    assert goal.is_understood and goal.describe() == means

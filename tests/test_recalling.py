@@ -87,3 +87,20 @@ def test_it_is_what_the_gripper_holds() -> None:
     plan = Plan((Action(Verb.PLACE, ObjectReference("yellow bowl", ()), Relation.IN),), "")
     assert not agree(goal, plan, held="green ball").doubts
     assert agree(goal, plan).doubts, "nothing is held: nobody knows what to put"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["put the green ball there too", "leg den grünen Ball auch dahin", "now put the green ball in the same place"],
+)
+def test_there_is_where_the_last_thing_was_put(text: str) -> None:
+    assert meant(text) == "put the green ball on the blue plate"
+
+
+def test_there_is_open_where_nothing_was_put_anywhere_that_words_still_name() -> None:
+    for before in (
+        "pick up the red block",
+        "put the red block 10 cm to the left",
+        "put the red block between the bowls",
+    ):
+        assert "Where" in question("put the green ball there too", Past(before, moved=_MOVED))

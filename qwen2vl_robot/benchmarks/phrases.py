@@ -2,7 +2,7 @@
 
 Each sentence passes reading, the programme of what is measured, and the rules, as in the controller. Where that asks
 a planner, the sentence's own nouns are pointed at by what was measured: a model that sees as well as the depth does.
-Motion and the twin take no part, so a wrong motion here is one that only they could still refuse.
+Of motion only the grasps take part, and the twin does not: a wrong motion here is one that they could still refuse.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pydantic import RootModel
 from qwen2vl_robot.answering import Past
 from qwen2vl_robot.benchmarks.phrase_meanings import is_meant
 from qwen2vl_robot.benchmarks.shares import judged_by, share, wilson_interval
-from qwen2vl_robot.benchmarks.tables import Effects, Table, UnclearError, lay
+from qwen2vl_robot.benchmarks.tables import ROBOT, Effects, Table, UnclearError, lay
 from qwen2vl_robot.config import load_robot, load_yaml
-from qwen2vl_robot.errors import PlannerError
+from qwen2vl_robot.errors import MotionError, PlannerError
 from qwen2vl_robot.languages import load_languages
 from qwen2vl_robot.messages import Instruction, Outcome, OutcomeKind, Plan, PlannerRequest
 from qwen2vl_robot.perception import Surroundings
@@ -87,7 +87,7 @@ def run_phrases(cases: int) -> Iterator[dict[str, Any]]:
 
 def surroundings() -> Surroundings:
     """What perception knows before it looks at these scenes."""
-    return Surroundings.of(load_robot("franka_panda"))
+    return Surroundings.of(load_robot(ROBOT))
 
 
 def judge(case: Case, table: Table, rules: RuleBook) -> dict[str, Any]:
@@ -160,6 +160,8 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
         effects = after.do(plan)
     except UnclearError as error:
         return Ending("asked", (str(error),))
+    except MotionError as error:
+        return Ending("refused", (str(error),))
     moved = tuple(one for one in after.moved if one not in table.moved)
     table.items, table.moved, table.held = after.items, after.moved, after.held
     table.last = Past(asked.instruction.text, Outcome(OutcomeKind.ACHIEVED), moved=moved)

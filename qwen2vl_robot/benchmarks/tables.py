@@ -1,19 +1,22 @@
 """A small scene → its table as it was measured once, and what a plan would bring about on it; nothing moves.
 
-The measured things are moved by the words of a plan's actions alone: no motion is made, and whether a hand could reach
-something is not asked.
+The measured things are moved by the words of a plan's actions alone: no motion is made. Whether the hand could grip a
+thing is asked, whether it could reach it is not.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from qwen2vl_robot.answering import Past
-from qwen2vl_robot.config import ObjectSpec
+from qwen2vl_robot.config import ObjectSpec, load_robot
 from qwen2vl_robot.geometry import Array
+from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import Action, ImageBox, ObjectReference, Observation, Plan, Relation, Verb
+from qwen2vl_robot.motion.grasps import Hand, grasps, measure_hand
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
 from qwen2vl_robot.perception.stock import Item
 from qwen2vl_robot.plant.client import PlantProcess
@@ -23,6 +26,7 @@ from qwen2vl_robot.sides import sides_seen_from
 from qwen2vl_robot.spots import Moved
 from qwen2vl_robot.stocktaking import match
 
+ROBOT = "franka_panda"
 _SCENE, _SEED = "scenes/phrases.yaml", 7
 _PUSH_M, _GAP_M = 0.10, 0.06  # how far a push goes, and how far from a thing "beside" it is
 _LEAST_IOU = 0.5
@@ -62,6 +66,7 @@ class Table:
     Attributes:
         items: name → the thing as it was measured, where it is now.
         moved: what was moved so far, the oldest first.
+        hand: what grips; nothing is picked up that it cannot grip from above.
         held: the name of what the gripper holds.
         last: what was said before, and what it moved.
     """
@@ -69,6 +74,7 @@ class Table:
     stock: Stock
     items: dict[str, Item]
     around: Surroundings
+    hand: Hand
     moved: tuple[Moved, ...] = ()
     held: str = ""
     last: Past | None = None
@@ -93,6 +99,7 @@ class Table:
 
         Raises:
             UnclearError: it names what is not there, or what may be several.
+            MotionError: it picks up what the hand cannot grip.
         """
         effects = Effects(held=self.held)
         for action in plan.actions:
@@ -108,6 +115,7 @@ class Table:
             if self.held:
                 raise UnclearError("the gripper is full")
             self.held = self._name_of(action.object)
+            grasps(self.items[self.held].object, self.hand, 0.0)
             self.moved = (*self.moved, Moved(self._pair(self.held), None))
             return effects
         if action.verb is Verb.PUSH and action.direction is not None and self.stock.sides is not None:
@@ -230,6 +238,12 @@ def lay(things: dict[str, tuple[float, float]], around: Surroundings) -> Table:
     return replace(table, stock=replace(table.stock, items=items), items={**table.items, **other.items})
 
 
+@functools.cache
+def _hand() -> Hand:
+    profile = load_robot(ROBOT)
+    return measure_hand(Kinematics(profile), profile)
+
+
 def _lay(things: dict[str, tuple[float, float]], around: Surroundings) -> Table:
     specs = tuple(
         ObjectSpec(colour=name.split()[0], kind=name.split()[1], position_m=xy_m) for name, xy_m in things.items()
@@ -242,4 +256,4 @@ def _lay(things: dict[str, tuple[float, float]], around: Surroundings) -> Table:
         if item.label.split() != name.split()[:2] or any(item is other for other in items.values()):
             raise UnclearError(f"{name} is measured as {item.label}")
         items[name] = item
-    return Table(stock, items, around)
+    return Table(stock, items, around, _hand())

@@ -130,8 +130,16 @@ def _check(goal: Goal) -> None:
         raise _OpenError(f"I do not know {goal.unread[0]}.")
     if goal.mood is not Mood.ORDER or goal.is_contradictory or not motions(goal):
         raise _OpenError("What should I do?")
-    if goal.exclusions or goal.conditions:
+    named = [thing for step in motions(goal) for thing in (step.thing, step.reference) if thing is not None]
+    is_told = all(_differs(thing, other) for thing in named for other in goal.exclusions)
+    if not is_told or goal.conditions:
         raise _OpenError("Which one do you mean?")
+
+
+def _differs(thing: Thing, other: Thing) -> bool:
+    """Whether colour or noun tell two things apart, whichever of its kind each is: "not the red one, the blue one"."""
+    pairs = ((thing.colour, other.colour), (thing.noun, other.noun))
+    return any(a and b and a != b for a, b in pairs)
 
 
 def _nouns(step: Step) -> Iterator[str]:
@@ -222,8 +230,8 @@ def _each(thing: Thing, detections: Detections, objects: list[dict[str, Any]]) -
 
 
 def _where(thing: Thing) -> Where | None:
-    if thing.rank:
-        raise _OpenError(f"I cannot count to {thing.describe()}.")
+    if thing.rank or thing.is_by:
+        raise _OpenError(f"I cannot tell which one {thing.describe()} is.")
     if thing.quantity is Quantity.ALL:
         return Where(Quantity.ALL.value)
     if thing.relation is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qwen2vl_robot.reading.goal import (
     ARRANGING,
+    CORNERS,
     HANDLING,
     MEASURED_RANKS,
     PARTS,
@@ -24,6 +25,7 @@ from qwen2vl_robot.reading.viewpoint import whose_sides
 
 __all__ = [
     "ARRANGING",
+    "CORNERS",
     "HANDLING",
     "MEASURED_RANKS",
     "PARTS",

@@ -11,11 +11,12 @@ from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import Token
 
 MARKS = frozenset(  # kinds of nodes
-    {"row", "tower", "back", "middle", "between", *PARTS, "length", "by colour", "by kind", "with"}
+    {"row", "tower", "back", "there", "middle", "between", "apart", *PARTS, "length", "by colour", "by kind", "with"}
 )
 _DEEDS = {"sort": Deed.SORT, "swap": Deed.SWAP, "line up": Deed.LINE_UP, "stack": Deed.STACK}
 _PUTS = ("place", "place on", "place in", "move")
 _MANY = (Quantity.ALL, Quantity.NUMBER)
+_HOLLOW = ("bowl", "cup")
 
 
 def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step], list[Node]] | None:
@@ -25,13 +26,17 @@ def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step
         tag: its verb.
     """
     is_bare = not any(node.kind in ("place", "relation") for node in nodes)
+    if tag == "clear":
+        return _clear(nodes)
     if tag in ("sort", "swap") or (tag in _DEEDS and is_bare):
         is_row = tag == "sort" and any(node.kind == "row" for node in nodes)  # "arrange the blocks in a row"
         return _arranged(Deed.LINE_UP if is_row else _DEEDS[tag], nodes)
-    if tag not in _PUTS:
-        return None
     marks = {node.kind: node for node in nodes if node.kind in MARKS}
     things = [node for node in nodes if node.kind == "thing" and node.thing is not None]
+    if "apart" in marks and is_bare and tag in (*_PUTS, "pick", "push"):
+        return [Step(Deed.CLEAR, node.thing) for node in things], [*things, marks["apart"]]
+    if tag not in _PUTS:
+        return None
     if "row" in marks or "tower" in marks:
         mark = marks.get("row") or marks["tower"]
         return _many(Deed.LINE_UP if mark.kind == "row" else Deed.STACK, [*things, mark])
@@ -42,6 +47,8 @@ def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step
         moved = [node for node in things if node not in between[1]]
         return [Step(Deed.PLACE, node.thing, place=between[0]) for node in moved], [*moved, *between[1]]
     place = _place(tag, nodes, marks, tokens) if is_bare else None
+    if place is not None and place[0].kind == "back" and not things and not any(n.kind == "thing" for n in nodes):
+        return [Step(Deed.PLACE, Thing(is_it=True), place=place[0])], place[1]  # "元の場所に戻して"
     if place is None or not things:
         return None
     steps = [Step(Deed.PLACE, node.thing, place=place[0]) for node in things]
@@ -88,9 +95,37 @@ def _many(deed: Deed, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
     if deed is Deed.STACK and len(things) > 1:
         pairs = zip(things, things[1:], strict=False)
         return [Step(Deed.PLACE, above, Relation.ON, below) for below, above in pairs], nodes
+    if deed is Deed.LINE_UP and len(things) == 2 and not any(thing.quantity in _MANY for thing in things):
+        return [Step(Deed.PLACE, things[0], Relation.NEXT_TO, things[1])], nodes
     if deed is Deed.LINE_UP and len(things) > 1:
         return [], []  # things of several kinds in a row: not yet
     return [Step(deed, _all(things[0]) if things else None)], nodes
+
+
+def _clear(nodes: list[Node]) -> tuple[list[Step], list[Node]]:
+    """ "clear the plate", "clear the blocks off the plate", "clear the table into the bowl", "unstack the blocks"."""
+    things = [node for node in nodes if node.kind == "thing" and node.thing is not None]
+    places = [node for node in nodes if node.kind == "place" and node.thing is not None and not node.is_which]
+    where = [node for node in places if node.is_from or (node.thing is not None and node.thing.noun == "table")]
+    into = [node for node in places if node not in where]
+    what = next((node.thing for node in things if node.thing is not None), None)
+    if len(into) == 1 and len(things) == 1 and what is not None:
+        step = Step(Deed.PLACE, _content(what), into[0].relation or Relation.IN, into[0].thing)
+        return [step], [*things, *where, *into]
+    if len(where) == 1 and not into and where[0].thing is not None:
+        taken = what if what is not None and what.label else None
+        return [Step(Deed.CLEAR, where[0].thing, reference=taken)], [*things[:1], *where]
+    return [Step(Deed.CLEAR, node.thing) for node in things] or [Step(Deed.CLEAR)], things
+
+
+def _content(thing: Thing) -> Thing:
+    """What is cleared away: a thing, or what is on the table, on a plate or in a bowl."""
+    if thing.noun == "table":
+        return Thing(quantity=Quantity.ALL)
+    if thing.noun in (*_HOLLOW, "plate"):
+        relation = Relation.IN if thing.noun in _HOLLOW else Relation.ON
+        return Thing(quantity=Quantity.ALL, relation=relation, reference=thing)
+    return thing
 
 
 def _all(thing: Thing) -> Thing:
@@ -106,6 +141,8 @@ def _is_many(things: list[Node]) -> bool:
 def _place(tag: str, nodes: list[Node], marks: dict[str, Node], tokens: list[Token]) -> tuple[Place, list[Node]] | None:
     """The place that the words say without a thing, and its nodes."""
     ways = [node for node in nodes if node.kind == "way"]
+    if "there" in marks:
+        return Place("there"), [marks["there"]]
     if "back" in marks:
         return Place("back"), [marks["back"], *(way for way in ways if tokens[way.begin].has("back"))]
     if tag == "place" and len(ways) == 1 and tokens[ways[0].begin].has("back") and ways[0].way is Direction.AWAY:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.named import CORNERS as CORNERS
+from qwen2vl_robot.reading.named import LAST as LAST
 from qwen2vl_robot.reading.named import NTH as NTH
 from qwen2vl_robot.reading.named import PARTS as PARTS
 from qwen2vl_robot.reading.named import PLACE, WAY
@@ -38,6 +40,7 @@ class Deed(str, Enum):
     SORT = "sort"
     SWAP = "swap"
     LINE_UP = "line up"
+    CLEAR = "clear"
     HOME = "home"
     WAIT = "wait"
     STOP = "stop"
@@ -45,7 +48,7 @@ class Deed(str, Enum):
 
 
 MEASURED_RANKS = ("tallest", "lowest", "middlemost", "lightest", "darkest")  # superlatives that no model learned
-ARRANGING = (Deed.STACK, Deed.SORT, Deed.SWAP, Deed.LINE_UP)  # several deeds that follow from what is seen
+ARRANGING = (Deed.STACK, Deed.SORT, Deed.SWAP, Deed.LINE_UP, Deed.CLEAR)  # several deeds that follow from what is seen
 HANDLING = (Deed.PICK, Deed.PLACE, Deed.PUSH, *ARRANGING)  # what is done to a thing
 _MOVING = (*HANDLING, Deed.HOME)
 
@@ -57,7 +60,8 @@ class Step:
     Attributes:
         word: for Deed.OTHER, the English word of what is asked for: "throw"; for Deed.SORT "colour" or "kind".
         place: where to, instead of a relation and its reference.
-        relation, reference: where to; a place may have a direction instead ("put it to the left").
+        relation, reference: where to; a place may have a direction instead ("put it to the left"). Deed.CLEAR takes
+            everything off its thing, or out of it, or only the reference.
         seconds: of a wait, None when it was not said.
     """
 
@@ -96,6 +100,8 @@ class Step:
         words += [self.thing.describe()] if self.thing else []
         if self.relation is not None and self.reference is not None:
             words.append(f"{PLACE[self.relation]} {self.reference.describe()}")
+        elif self.deed is Deed.CLEAR and self.reference is not None and self.thing is not None:
+            words = [*words[:-1], f"{self.reference.describe()} off {self.thing.describe()}"]
         elif self.reference is not None:
             words.append(f"{'and' if self.deed is Deed.SWAP else 'into'} {self.reference.describe()}")
         if self.deed is Deed.SORT and self.word:

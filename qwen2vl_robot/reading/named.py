@@ -7,8 +7,11 @@ from enum import Enum
 
 from qwen2vl_robot.messages import Direction, Relation
 
-NTH = ("", "first", "second", "third", "fourth", "fifth", "sixth")  # a thing's rank, in words
-PARTS = ("part left", "part right", "part near", "part far")  # halves of the table
+NTH = ("", "first", "second", "third", "fourth", "fifth", "sixth", "last")  # a thing's rank, in words
+LAST = len(NTH) - 1
+HALVES = ("part left", "part right", "part near", "part far")  # of the table
+CORNERS = ("corner near left", "corner near right", "corner far left", "corner far right")
+PARTS = (*HALVES, *CORNERS, "corner")  # of the table; the last is any corner
 
 
 class Quantity(str, Enum):
@@ -28,11 +31,12 @@ class Thing:
         noun: "block", "plate" ...; "" for a generic one ("the red one", "thing", "it").
         colour, superlative: "red", "leftmost"; "" where none is said.
         count: how many, for Quantity.NUMBER; 1 otherwise.
-        relation, reference: "the block that is on the plate".
+        relation, reference: "the block that is on the plate"; without a relation, what "nearest" is measured from.
         is_it: a pronoun with no thing before it that it could mean.
         is_any: any one will do ("a block", "one of the blocks"); it only matters where several are in view.
         is_each: each by itself ("each block on a plate").
         rank: "the second leftmost" is 2; 0 where none is said. Without a superlative nobody knows from where to count.
+            `LAST` is only kept without one: "the last on the right" is the rightmost.
     """
 
     noun: str = ""
@@ -52,6 +56,11 @@ class Thing:
         """Colour and noun, as a plan's object reference names them: "red block", "block", "red"."""
         return " ".join(word for word in (self.colour, self.noun) if word)
 
+    @property
+    def is_by(self) -> bool:
+        """Whether it is told by how far it is from another thing: "the block nearest to the bowl"."""
+        return self.reference is not None and self.relation is None
+
     def describe(self) -> str:
         """Name it in English.
 
@@ -63,7 +72,11 @@ class Thing:
         is_many = self.quantity in (Quantity.ALL, Quantity.NUMBER)
         noun = (self.noun or "one") + ("es" if self.noun == "box" else "s") * is_many
         first = {Quantity.ALL: "all the", Quantity.NUMBER: str(self.count), Quantity.ANOTHER: "another"}
-        words = [first.get(self.quantity, "the"), NTH[self.rank], self.superlative, self.colour, noun]
+        rank = NTH[self.rank]
+        words = [first.get(self.quantity, "the"), rank, "" if self.is_by else self.superlative, self.colour, noun]
+        if self.is_by and self.reference is not None:
+            link = "from" if self.superlative == "farthest" else "to"
+            words.append(f"{self.superlative} {link} {self.reference.describe()}")
         if self.relation is not None and self.reference is not None:
             words.append(f"that {'are' if is_many else 'is'} {PLACE[self.relation]} {self.reference.describe()}")
         return " ".join(word for word in words if word)
@@ -91,8 +104,8 @@ class Place:
     """A place that no thing marks.
 
     Attributes:
-        kind: "back" (where it was before), "middle" or one of `PARTS` (of the table), "between" two things, or "by" a
-            distance in a direction.
+        kind: "back" (where it was before), "middle" or one of `PARTS` (of the table), "between" two things, "there"
+            (where the last thing was put), or "by" a distance in a direction.
     """
 
     kind: str
@@ -110,6 +123,13 @@ class Place:
             return f"{100 * self.distance_m:g} cm {WAY[self.direction]}"
         if self.kind == "between":
             return f"between {' and '.join(thing.describe() for thing in self.things)}"
-        if self.kind in PARTS:
+        if self.kind in HALVES:
             return f"in the {self.kind.removeprefix('part ')} half of the table"
-        return {"back": "back where it was", "middle": "in the middle of the table"}.get(self.kind, self.kind)
+        if self.kind in CORNERS:
+            return f"in the {self.kind.removeprefix('corner ')} corner of the table"
+        said = {
+            "back": "back where it was",
+            "middle": "in the middle of the table",
+            "corner": "in a corner of the table",
+        }
+        return said.get(self.kind, self.kind)

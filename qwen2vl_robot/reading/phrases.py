@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.arranging import MARKS
+from qwen2vl_robot.reading.goal import Quantity, Thing
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node, join_nodes, owner_of
@@ -74,9 +75,18 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
     relation = next((_RELATIONS[tag] for tag in sorted(token.tags) if tag in _RELATIONS), None)
     is_behind = lexicon.grammar.order == "after" and owner_of(nodes) is not None
     found = None if relation is not None and is_behind else read_thing(_until(tokens, at, nodes, lexicon), at, lexicon)
+    if found is not None and _is_everything(tokens, at, found.end, lexicon):
+        return Node("thing", at, at + 1, thing=Thing(quantity=Quantity.ALL))
     if found is not None:
         return Node(
-            "thing", at, found.end, thing=found.thing, is_to=found.is_to, is_bare=found.is_bare, is_count=found.is_count
+            "thing",
+            at,
+            found.end,
+            thing=found.thing,
+            is_to=found.is_to,
+            is_bare=found.is_bare,
+            is_count=found.is_count,
+            is_near=found.is_near,
         )
     if token.has("not") and lexicon.grammar.order == "after" and not is_behind:
         return Node("not", at, at + 1)
@@ -96,6 +106,15 @@ def _node_at(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) 
         return Node("way", at, at + 1, way=way, is_either=is_quality)
     small = next((tag for tag in _SMALL if tag in token.tags), None)
     return Node(small or ("other" if token.tags & {*QUANTITIES, *_UNITS} else "small"), at, at + 1, is_to=is_to)
+
+
+def _is_everything(tokens: list[Token], at: int, end: int, lexicon: Lexicon) -> bool:
+    """Whether "all" before a noun that says where to means everything: "全部ボウルに片付けて"."""
+    if lexicon.grammar.order != "after" or not tokens[at].has("everything") or end >= len(tokens):
+        return False
+    is_noun = end == at + 2 and not tokens[at + 1].tags.isdisjoint(lexicon.kinds)
+    is_aimed = tokens[end].has("to", "on", "in") or tokens[at + 1].has("to")
+    return is_noun and is_aimed and not any(token.has("object") for token in tokens)
 
 
 def _hesitates(tokens: list[Token], at: int, nodes: list[Node], lexicon: Lexicon) -> bool:

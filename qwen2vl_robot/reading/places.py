@@ -12,6 +12,7 @@ _FAR = {
     **{Direction.AWAY: "farthest", Direction.CLOSER: "nearest"},
     **{Direction.LEFT: "leftmost", Direction.RIGHT: "rightmost"},
 }
+_FROM = ("to", "from", "of")
 SIDE_OF = {Direction.LEFT: Relation.LEFT_OF, Direction.RIGHT: Relation.RIGHT_OF}
 _FLAT = ("plate", "table")  # what is "en el plato" is on it
 
@@ -29,6 +30,7 @@ class Node:
         is_which: whether a place says which thing is meant ("that is on the plate").
         is_bare: a colour without a noun, which may be that of the next thing.
         is_count: it says how many, and nothing else.
+        is_near: its last word is "nearest" or "farthest", so that what stands behind may say from what.
         is_either: its words say both "on" and "in" (Spanish "en"), or both a superlative and a direction ("más lejos").
         gap: what stands before it, see letters.Word.
     """
@@ -47,6 +49,7 @@ class Node:
     is_bare: bool = False
     is_count: bool = False
     is_either: bool = False
+    is_near: bool = False
     gap: int = 0
 
 
@@ -94,7 +97,8 @@ def _tell_which(nodes: list[Node], *, is_before: bool) -> list[Node]:
             continue
         verbs = told[at + 1 : -1]
         end = before.end if verbs else node.end
-        told[at:] = [replace(before, thing=_join(before.thing, more), is_bare=False, end=end), *verbs]
+        joined = replace(before, thing=_join(before.thing, more), is_bare=False, end=end)
+        told[at:] = [replace(joined, is_near=node.is_near and not verbs), *verbs]
     return told
 
 
@@ -127,7 +131,13 @@ def _join_before(nodes: list[Node]) -> list[Node]:
         while behind < min(len(nodes), at + NEAR) and nodes[behind].kind in ("of", "to"):
             behind += 1
         follows = nodes[behind] if behind < len(nodes) else None
-        if node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
+        named = node if node.kind == "thing" else follows if node.kind in _FROM else None
+        if named is not None and _is_by(joined, node, named):
+            owner = joined.pop()
+            thing = owner.thing and replace(owner.thing, reference=named.thing)
+            joined.append(replace(owner, thing=thing, end=named.end, is_near=False))
+            at = at + 1 if named is node else behind + 1
+        elif node.kind in ("relation", "to", "from") and follows is not None and follows.kind == "thing":
             is_which = bool(joined) and joined[-1].kind == "that"
             is_to = node.is_to if node.is_to is not None else node.kind == "to" or follows.is_to
             relation = _settle(node, follows.thing)
@@ -146,6 +156,14 @@ def _join_before(nodes: list[Node]) -> list[Node]:
             joined.append(_alone(node, follows))
             at += 1
     return joined
+
+
+def _is_by(joined: list[Node], to: Node, named: Node) -> bool:
+    """Whether "to" and a thing right behind "nearest" say from what it is measured: "the block nearest to the bowl"."""
+    owner = joined[-1] if joined else None
+    is_beside = owner is not None and owner.is_near and owner.end == to.begin and not to.gap
+    is_free = is_beside and owner is not None and owner.thing is not None and owner.thing.reference is None
+    return is_free and named.kind == "thing" and named.thing is not None and not named.thing.is_it
 
 
 def _settle(node: Node, thing: Thing | None) -> Relation | None:
@@ -230,11 +248,22 @@ def _counted(thing: Thing, count: Thing) -> Thing:
     return replace(thing, quantity=count.quantity, count=count.count)
 
 
+def _is_of_its_kind(first: Node, second: Node) -> bool:
+    """Whether the second of two things, a colour alone, is of the kind of the first: "el bloque rojo y el azul"."""
+    if first.kind != "thing" or second.kind != "thing" or not first.thing or not second.thing:
+        return False
+    is_colour = bool(second.thing.colour) and not second.thing.noun and second.thing.quantity is Quantity.ONE
+    return is_colour and bool(first.thing.noun and first.thing.colour) and first.thing.colour != second.thing.colour
+
+
 def _share_noun(nodes: list[Node]) -> list[Node]:
     """ "the red and the blue block": a bare colour takes the noun of the thing that is added to it."""
     shared = list(nodes)
     for at in range(len(shared) - 3, -1, -1):
         first, link, second = shared[at], shared[at + 1], shared[at + 2]
+        if link.kind == "and" and _is_of_its_kind(first, second) and first.thing and second.thing:
+            shared[at + 2] = replace(second, thing=replace(second.thing, noun=first.thing.noun), is_bare=False)
+            continue
         kinds = (first.kind in ("thing", "place"), link.kind == "and", second.kind == "thing")
         if not all(kinds) or not first.thing or not second.thing or not second.thing.noun:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen2vl_robot.reading.goal import NTH
+from qwen2vl_robot.reading.goal import LAST
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.things import NEAR, number_of
 from qwen2vl_robot.reading.tokens import Token
@@ -14,7 +14,7 @@ def settle_rank(tokens: list[Token], at: int, lexicon: Lexicon) -> frozenset[str
     if "nth" in tags:  # "3番目"
         return frozenset({"filler"}) if before is not None and number_of(before) else tags - {"nth"}
     number = number_of(tokens[at])
-    if number in range(1, len(NTH)) and at + 1 < len(tokens) and tokens[at + 1].has("nth"):
+    if number in range(1, LAST) and at + 1 < len(tokens) and tokens[at + 1].has("nth"):
         return frozenset({f"rank {number:.0f}"})
     ranks = frozenset(tag for tag in tags if tag.startswith("rank "))
     if not ranks or ranks == tags:

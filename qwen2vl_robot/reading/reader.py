@@ -14,6 +14,7 @@ from qwen2vl_robot.reading.goal import HANDLING, Deed, Goal, Mood, Step
 from qwen2vl_robot.reading.letters import MAX_CHARS, Word, split_words
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.questions import QuestionForms
+from qwen2vl_robot.reading.roles import settle_roles
 from qwen2vl_robot.reading.settling import settle_bare, settle_tags
 from qwen2vl_robot.reading.steps import read_clause
 from qwen2vl_robot.reading.stopping import load_stop_words, mentions_stop, stop_word
@@ -84,7 +85,8 @@ class Reader:
     def _draft(self, code: str, words: list[Word], *, is_bare: bool = False) -> _Draft:
         lexicon = self._bare[code] if is_bare else self._lexicons[code]
         tokens = lexicon.tokens(words)
-        tokens, talk = drop_talk(settle_tags(settle_bare(tokens, lexicon) if is_bare else tokens, lexicon), lexicon)
+        tokens = settle_tags(settle_bare(tokens, lexicon) if is_bare else tokens, lexicon)
+        tokens, talk = drop_talk(settle_roles(tokens, lexicon), lexicon)
         return _Draft(lexicon, code, tokens, talk)
 
     def _read_in(self, draft: _Draft, *, has_mark: bool, is_urged: bool) -> Goal:

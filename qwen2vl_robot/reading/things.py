@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwen2vl_robot.reading.goal import Quantity, Thing
+from qwen2vl_robot.reading.goal import LAST, Quantity, Thing
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.tokens import Token
@@ -13,7 +13,10 @@ _LONG, NEAR = 16, 5  # tokens of one thing, and how far ahead it is looked, so t
 _SIDES = {"left": "leftmost", "right": "rightmost"}
 _NUMBERS = {str(n) for n in (*range(1, 21), 25, 30, 40, 45, 50, 60, 90)}
 _RANK = "rank "  # begins the tags of ordinals: "rank 2" is "second"
-_COUNTED = {"from left": "leftmost", "from right": "rightmost"}  # behind an ordinal: "the second block from the left"
+# With an ordinal: "the second block from the left", "the last block on the right".
+_FROM = {"from left": "leftmost", "from right": "rightmost"}
+_COUNTED = {**_FROM, "side left": "leftmost", "side right": "rightmost"}
+_OPPOSITE = {"leftmost": "rightmost", "rightmost": "leftmost"}
 QUANTITIES = ("number", "all", "another", *_NUMBERS)
 
 
@@ -30,6 +33,7 @@ class FoundThing:
     is_to: bool | None
     is_bare: bool
     is_count: bool
+    is_near: bool
 
 
 def number_of(token: Token) -> float | None:
@@ -54,6 +58,7 @@ class _Draft:
     is_any: bool = False
     is_each: bool = False
     rank: int = 0
+    is_from: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -66,8 +71,11 @@ class _Draft:
     def finish(self) -> Thing:
         quantity = self.quantity or (Quantity.ALL if self.is_many and not self.superlative else Quantity.ONE)
         is_any = self.is_any and quantity is Quantity.ONE and not self.superlative
-        kind = (self.noun, self.colour, self.superlative, quantity, self.count)
-        rank = 0 if self.superlative and self.rank == 1 else self.rank
+        superlative = self.superlative
+        if self.rank == LAST and self.is_from:  # the last from the left is the rightmost
+            superlative = _OPPOSITE[superlative]
+        kind = (self.noun, self.colour, superlative, quantity, self.count)
+        rank = 0 if superlative and self.rank in (1, LAST) else self.rank
         return Thing(*kind, is_it=self.is_it, is_any=is_any and not rank, is_each=self.is_each, rank=rank)
 
 
@@ -99,14 +107,14 @@ def read_thing(tokens: list[Token], at: int, lexicon: Lexicon) -> FoundThing | N
     if is_count and draft.quantity is Quantity.NUMBER and end < len(tokens) and not tokens[end].tags:
         return None  # "5 cm"
     is_bare = not draft.is_full and bool(draft.colour) and not draft.quantity
-    return FoundThing(draft.finish(), end, draft.is_to, is_bare, is_count)
+    is_near = tokens[end - 1].has("nearest", "farthest")
+    return FoundThing(draft.finish(), end, draft.is_to, is_bare, is_count, is_near)
 
 
 def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     """Take a token into a thing; False when it belongs to none, or to the next."""
     token = tokens[at]
-    rank, counted = rank_of(token), next((_COUNTED[tag] for tag in sorted(token.tags) if tag in _COUNTED), "")
-    if rank or counted:
+    if rank_of(token) or token.has(*_FROM) or (token.has(*_COUNTED) and _is_ranked(draft, tokens, at)):
         return _take_rank(draft, tokens, at, lexicon)
     noun = next((tag for tag in sorted(token.tags) if tag in lexicon.kinds), "")
     colour = next((tag for tag in sorted(token.tags) if tag in lexicon.colours), "")
@@ -156,6 +164,8 @@ def _take(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool
 
 def rank_of(token: Token) -> int:
     """Which of a row an ordinal says; 0 for any other word."""
+    if token.has("rank last"):
+        return LAST
     return next((int(tag.removeprefix(_RANK)) for tag in sorted(token.tags) if tag.startswith(_RANK)), 0)
 
 
@@ -164,10 +174,15 @@ def _take_rank(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) ->
     rank, counted = rank_of(tokens[at]), next((_COUNTED[tag] for tag in _COUNTED if tokens[at].has(tag)), "")
     if draft.is_it or (rank and draft.rank) or (counted and draft.superlative):
         return False
-    if counted and not (draft.rank or any(map(rank_of, tokens[at : at + NEAR]))):
+    if counted and not _is_ranked(draft, tokens, at):
         return False
     draft.rank, draft.superlative = rank or draft.rank, counted or draft.superlative
+    draft.is_from = draft.is_from or tokens[at].has(*_FROM)
     return True
+
+
+def _is_ranked(draft: _Draft, tokens: list[Token], at: int) -> bool:
+    return bool(draft.rank) or any(map(rank_of, tokens[at : at + NEAR]))
 
 
 def _may_be_side(token: Token, lexicon: Lexicon) -> bool:
@@ -178,7 +193,10 @@ def _may_be_side(token: Token, lexicon: Lexicon) -> bool:
 def _take_quantity(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     """Take how many there are; one quantity a thing."""
     token, number = tokens[at], number_of(tokens[at])
-    if draft.quantity or (draft.is_full and lexicon.grammar.order == "before" and not token.has("all")):
+    if draft.quantity is Quantity.ALL and token.has("all"):
+        return True  # "hết mọi thứ" says it twice
+    is_behind = token.has("all") or (token.has("another") and lexicon.grammar.adjectives != "before")
+    if draft.quantity or (draft.is_full and lexicon.grammar.order == "before" and not is_behind):
         return False
     if token.has("all"):
         draft.quantity = Quantity.ALL

@@ -12,7 +12,7 @@ VERBS = frozenset(
     (
         *("pick", "place", "place on", "place in", "move", "push", "push left", "push right", "push away"),
         *("push closer", "home", "go", "wait", "stop", "leave", "want"),
-        *("sort", "swap", "line up", "stack"),
+        *("sort", "swap", "line up", "stack", "clear", "gather"),
     )
 )
 

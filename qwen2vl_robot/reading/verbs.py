@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import Deed
+from qwen2vl_robot.reading.goal import Deed, Quantity
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
@@ -18,6 +18,7 @@ MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
     "move": (Deed.PLACE, None, None),
     "stack": (Deed.PLACE, Relation.ON, None),
     "line up": (Deed.PLACE, None, None),
+    "clear": (Deed.CLEAR, None, None),
     "leave": (Deed.PLACE, None, None),
     "push": (Deed.PUSH, None, None),
     "push left": (Deed.PUSH, None, Direction.LEFT),
@@ -31,7 +32,7 @@ MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
 }
 _CATCHING = ("bowl", "cup", "plate")  # what something is tossed into, or onto
 _PREFERRED = (
-    *("stop", "sort", "swap", "line up", "stack", "pick", "place in", "place on", "place"),
+    *("stop", "sort", "swap", "line up", "stack", "clear", "pick", "place in", "place on", "place"),
     *("push", "move", "home", "wait", "leave", "go"),
 )
 
@@ -44,6 +45,12 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
             return "place"
         return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
     tags = clause.verb.verbs
+    if "move" in tags and any(node.kind == "length" for node in nodes):
+        return "move"  # a push goes as far as it goes
+    if "gather" in tags:
+        return "place" if _is_gathered(nodes) else "pick"
+    if "go" in tags and not has_start and _goes_there(clause, nodes):
+        return "place"
     if "want" in tags:
         said = clause.tokens[: clause.tokens.index(clause.verb)]
         is_told = lexicon.grammar.order == "before" and any(t.has("be") and not t.has("filler") for t in said)
@@ -66,6 +73,22 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
     if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _is_gathered(nodes: list[Node]) -> bool:
+    """ "gather the blocks on the plate" moves several there; "gather the block on the plate" takes that one."""
+    things = [node.thing for node in nodes if node.kind == "thing" and node.thing is not None]
+    is_many = len(things) > 1 or any(thing.quantity in (Quantity.ALL, Quantity.NUMBER) for thing in things)
+    return is_many and any(n.kind == "place" and not n.is_which and not n.is_from for n in nodes)
+
+
+def _goes_there(clause: Clause, nodes: list[Node]) -> bool:
+    """ "the blocks go in the bowl": things before the verb, and where they go behind it."""
+    at = clause.tokens.index(clause.verb) if clause.verb is not None else -1
+    things = [node for node in nodes if node.kind == "thing" and node.thing is not None and not node.thing.is_it]
+    places = [node for node in nodes if node.kind == "place"]
+    is_aimed = len(places) == 1 and places[0].relation is not None and not places[0].is_which
+    return bool(things) and all(n.end <= at for n in things) and is_aimed and places[0].begin > at
 
 
 def _is_taken_out(nodes: list[Node]) -> bool:

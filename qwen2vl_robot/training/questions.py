@@ -32,7 +32,7 @@ _REFERENCE_SHARES = np.array([40, 8, 5, 15, 11, 8, 13], dtype=float) / 100
 _SYNONYM_RATIO = 0.25
 _MAX_BOXES = 5  # no questions about more: each box adds four numbers to the reply
 QUESTIONS_AN_IMAGE = 8
-ABSENT_AN_IMAGE = 2
+ABSENT_AN_IMAGE = 3
 MAX_QUESTION_CHARS = 330  # of instruction and reply; a longer one would lengthen the padding of all others
 
 
