@@ -2,8 +2,7 @@
 
     answer, or observe → read → plan → rule → perceive → move → rehearse → admit → run → judge
 
-Refusals are values: each ends in the report with its typed cause. What a failure leads to (another plan, another try,
-the end) is `policy.respond_to`. Breakage is an exception.
+Refusals are values that end in the report; what they lead to is `policy.respond_to`. Breakage is an exception.
 """
 
 from __future__ import annotations
@@ -41,7 +40,8 @@ from qwen2vl_robot.policy import ABOUT_CAMERA, SETTLE_S, Response, respond, resp
 from qwen2vl_robot.programme import plan_measured
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.recalling import recall
-from qwen2vl_robot.rules import Ruling, spoken_labels
+from qwen2vl_robot.rules import spoken_labels
+from qwen2vl_robot.ruling import Ruling
 from qwen2vl_robot.task import Step, Task, refused, shown_after, steps_of
 from qwen2vl_robot.validation.outlook import Outlook
 from qwen2vl_robot.validation.ways import first_accepted
@@ -158,8 +158,8 @@ class Controller:
         ruling = self._parts.cell.judge(asked, plan, held=self._belief.held)
         task.unread = asked.goal.unread if ruling.to_confirm else ()
         _log.debug("ruling: forbidden %s, a person must confirm %s", ruling.forbidden, ruling.to_confirm)
-        if ruling.causes:
-            raise self._end(task, plan.actions[0], Outcome(OutcomeKind.REFUSED, ruling.causes))
+        if (ending := ruling.ending) is not None:
+            raise self._end(task, plan.actions[0], ending)
         return ruling
 
     def _perceive(

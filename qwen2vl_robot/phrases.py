@@ -47,13 +47,16 @@ place. Say it in your own words: politeness, word order, capitals and synonyms d
   plate", "put two blocks behind the bowl", "put a block on the plate" (any will do), "put each ball in a bowl",
   "stack the blocks", "line up the blocks", "sort the blocks onto the plates by colour", "swap the red block and the
   green ball", "move the red block 10 cm to the left", "put it back where it was", "put the ball in the middle of the
-  table", "between the plate and the bowl", "in the left half of the table". Which things these are is measured, by
-  colour and shape, and no model is asked; of what may be meant or not you are asked. "The second block from the
+  table", "between the plate and the bowl", "in the left half of the table", "in the near left corner", "clear the
+  plate", "empty the bowl", "unstack the blocks", "gather the blocks in the bowl". What is cleared away without a place
+  is put on the table. Which things these are is measured, by colour and shape, and no model is asked; of what may be
+  meant or not you are asked. "The block nearest to the bowl" is measured too; "the second block from the
   left", "the third largest" and "the two leftmost" are counted, and "the other block" is the one that you did not
   name and that was not moved last. More than six deeds are planned and rehearsed six at a time; where a look cannot
   tell which are done (pushes, distances, swaps), you are asked to name fewer.
 - "Again" says the last sentence once more, "undo that" puts back the one thing that the last task moved, "it" and "that
-  one" are what it moved last, and "put it on the plate" means what the gripper holds.
+  one" are what it moved last, and "put it on the plate" means what the gripper holds. "Put the ball there too" is where
+  the last thing was put.
 - What holds already is left as it is ("red block is on blue plate already; nothing moves").
 - A sentence that is, or begins with, a stop word stops the arm at once; only a person's reset releases it.
 

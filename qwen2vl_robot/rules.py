@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,8 @@ from qwen2vl_robot.messages import (
 from qwen2vl_robot.order import Order, answer_of, doubts_about, understand
 from qwen2vl_robot.planner.contract import MAX_WAIT_S
 from qwen2vl_robot.reading import HANDLING, Goal, Step, Thing, read
-from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
+from qwen2vl_robot.ruling import Ruling
 
 _ABOVE_M = 2.0  # how far up "above" reaches
 _WORD = re.compile(r"[^\W\d_]+")
@@ -46,31 +46,6 @@ _JOINS = re.compile("[\u0600-\u06ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _TALK = (Verb.ASK, Verb.REFUSE)
 _UPON = (Relation.ON, Relation.IN)
 _GENERIC = ("thing", "object", "item", "one")  # nouns that any thing may have
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """What the rules say about a plan.
-
-    Attributes:
-        forbidden: sentences; any of them ends the plan.
-        contradictions: sentences; any of them ends the plan: it is not what the person said.
-        to_confirm: sentences; with any of them a person has to confirm every motion of the plan.
-        left_out: what the sentence asks for beyond the plan.
-        unread: words that nobody knows, with the labels of the plan, for which a person's yes makes them known.
-    """
-
-    forbidden: tuple[str, ...] = ()
-    contradictions: tuple[str, ...] = ()
-    to_confirm: tuple[str, ...] = ()
-    left_out: str = ""
-    unread: frozenset[tuple[str, str]] = frozenset()
-
-    @property
-    def causes(self) -> tuple[Cause, ...]:
-        """Why the plan is refused; empty when it is not."""
-        forbidden = tuple(Cause(TaskReason.FORBIDDEN, text) for text in self.forbidden)
-        return (*forbidden, *(Cause(TaskReason.CONTRADICTION, text) for text in self.contradictions))
 
 
 class RuleBook:
@@ -147,6 +122,7 @@ class RuleBook:
             tuple(dict.fromkeys(asked)),
             agreement.left_out,
             unread,
+            tuple(word for word in goal.unread if word not in known),
         )
 
     def learn(self, ruling: Ruling) -> None:

@@ -59,6 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "families",
         "cell",
         "rules",
+        "ruling",
         "halt",
         "approval",
         "camera_guard",

@@ -13,7 +13,8 @@ from qwen2vl_robot.order import read_order
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.resources import resolve
-from qwen2vl_robot.rules import RuleBook, Ruling, load_rules
+from qwen2vl_robot.rules import RuleBook, load_rules
+from qwen2vl_robot.ruling import Ruling
 
 BOOK = load_rules()
 FAMILIES = load_families()

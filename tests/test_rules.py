@@ -10,11 +10,12 @@ from qwen2vl_robot.cell import CellRules
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.languages import fill, load_languages
-from qwen2vl_robot.messages import Box, Instruction, Plan, Scene, SceneObject, Verb
+from qwen2vl_robot.messages import Box, Instruction, OutcomeKind, Plan, Scene, SceneObject, Verb
 from qwen2vl_robot.order import read_order
 from qwen2vl_robot.planner.reply import parse_reply
 from qwen2vl_robot.reading import read
-from qwen2vl_robot.rules import Ruling, load_rules, spoken_labels
+from qwen2vl_robot.rules import load_rules, spoken_labels
+from qwen2vl_robot.ruling import Ruling
 
 BOOK = load_rules()
 BOX = "[[100,100,200,200]]"
@@ -260,3 +261,14 @@ def test_a_label_that_nobody_said_is_not_the_persons_own(text: str, label: str) 
 def test_a_label_of_what_a_thing_is_told_by_is_the_persons_own_too() -> None:
     goal = read("pick up all the red blocks that are on the blue plate")
     assert spoken_labels(goal, naming("red block", "blue plate")) == {"red block", "blue plate"}
+
+
+def test_what_a_model_makes_of_unknown_words_is_not_quoted() -> None:
+    """The words are what a person can mend; the plan that a model guessed from them is not what was said."""
+    text = "grab that zorbulous widget"
+    plan = reply(["green ball"], '{"do":"push","object":0,"direction":"left"}')
+    ending = ruling(text, plan).ending
+    assert ending is not None and ending.kind is OutcomeKind.ASKED
+    assert "'zorbulous'" in ending.causes[0].text and "ball" not in ending.causes[0].text
+    known = ruling("grab the red block", plan).ending
+    assert known is not None and known.kind is OutcomeKind.REFUSED

@@ -151,8 +151,8 @@ def follow(text: str, table: Table, rules: RuleBook) -> Ending:
     if answer is not None:
         return _ended(answer)
     ruling = rules.judge(asked, plan, held=held)
-    if ruling.causes:
-        return Ending("refused", tuple(cause.text for cause in ruling.causes))
+    if ruling.ending is not None:
+        return _ended(ruling.ending)
     if ruling.to_confirm:
         return Ending("asked", ruling.to_confirm)
     after = view.copy()
