@@ -24,7 +24,8 @@ from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.reasons import AbortReason, MotionReason, ObservationReason, RefusalReason, TaskReason
 from qwen2vl_robot.validation.pool import RehearsalProcess
-from tests.cells import PROFILE
+from tests.quick import quick_scene
+from tests.scenarios.stage import QUICK as PROFILE
 
 AROUND = Surroundings.of(PROFILE)
 HIDDEN, CLEAR = 10, 2  # seeds: nothing of the arm in view at home, and much of it
@@ -64,7 +65,7 @@ def moved_rad(cell: Cell, before: RobotState) -> float:
 
 
 def test_a_right_camera_passes_and_the_arm_comes_home(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
@@ -77,7 +78,7 @@ def test_a_right_camera_passes_and_the_arm_comes_home(twin: RehearsalProcess) ->
 
 
 def test_a_wrong_camera_is_refused_with_size_and_direction(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.02)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is not OutcomeKind.ACHIEVED
@@ -90,7 +91,7 @@ def test_a_wrong_camera_is_refused_with_size_and_direction(twin: RehearsalProces
 
 
 def test_a_person_who_says_no_keeps_the_arm_where_it_is(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
         before = cell.state()
         report = cell.controller(twin, says=False).run(CHECK)
@@ -103,7 +104,7 @@ def test_a_person_who_says_no_keeps_the_arm_where_it_is(twin: RehearsalProcess) 
 
 
 def test_a_stop_in_the_middle_leaves_nothing_known(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0, stop_after=20)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.ABORTED
@@ -121,7 +122,7 @@ def test_a_stop_in_the_middle_leaves_nothing_known(twin: RehearsalProcess) -> No
 
 def test_where_no_pose_is_in_view_it_says_so(twin: RehearsalProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(show, "_LEAST_PX", 640 * 480)  # no arm fills the picture
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.REFUSED
@@ -132,7 +133,7 @@ def test_where_no_pose_is_in_view_it_says_so(twin: RehearsalProcess, monkeypatch
 
 
 def test_where_the_arm_is_in_view_nothing_moves(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", CLEAR) as plant:
+    with PlantProcess(quick_scene(), CLEAR) as plant:
         cell = Cell(plant, 0.0)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.ACHIEVED
@@ -142,7 +143,7 @@ def test_where_the_arm_is_in_view_nothing_moves(twin: RehearsalProcess) -> None:
 
 
 def test_a_check_lets_tasks_go_that_need_one(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
         controller = cell.controller(twin, replies=(HOME,))
         home: Any = Instruction("go home")

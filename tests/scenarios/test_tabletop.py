@@ -37,7 +37,7 @@ PICK = {"do": "pick", "object": 0}
 
 
 def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
-    with stage(RED_BLOCK, BLUE_PLATE) as s:
+    with stage(RED_BLOCK, BLUE_PLATE, profile=PROFILE) as s:
         report = s.run(s.pick_and_place("red block", "on", "blue plate"))
         true = s.plant.truth.objects()
         assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
@@ -75,9 +75,7 @@ def test_an_arm_that_is_at_home_can_be_sent_home() -> None:
 
 def test_a_way_that_the_twin_refuses_leads_to_another_way() -> None:
     with stage(RED_BLOCK) as s:
-        s.rehearsal = twin = DoubtingRehearsal(
-            s.rehearsal, Violation(ViolationKind.FORCE, 1.0, ("finger", "bowl"), 40.0, "N"), 1
-        )
+        s.rehearsal = twin = DoubtingRehearsal(s, Violation(ViolationKind.FORCE, 1.0, ("finger", "bowl"), 40.0, "N"), 1)
         report = s.run(format_reply([s.boxes("red block")], [PICK]), instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
         assert len({digest(motion) for motion in twin.given}) == 2
@@ -87,7 +85,7 @@ def test_when_every_way_is_refused_nothing_moves_and_the_first_refusal_is_told()
     with stage(RED_BLOCK) as s:
         before = s.plant.truth.objects()
         s.rehearsal = twin = DoubtingRehearsal(
-            s.rehearsal, Violation(ViolationKind.FORCE, 1.0, ("finger", "bowl"), 40.0, "N"), 99
+            s, Violation(ViolationKind.FORCE, 1.0, ("finger", "bowl"), 40.0, "N"), 99
         )
         reply = format_reply([s.boxes("red block")], [PICK])
         report = s.run(reply, reply, reply, instruction="pick up the red block")
@@ -99,10 +97,8 @@ def test_when_every_way_is_refused_nothing_moves_and_the_first_refusal_is_told()
 
 @pytest.mark.parametrize(("kind", "harder"), [("uncertain", [0, 1, 2]), ("collision", [0, 0, 0])])
 def test_only_what_trials_refused_makes_the_next_way_harder(kind: str, harder: list[int]) -> None:
-    with stage(RED_BLOCK) as s:
-        s.rehearsal = twin = DoubtingRehearsal(
-            s.rehearsal, Violation(ViolationKind(kind), None, ("few succeed",), 0.1, ""), 2
-        )
+    with stage(RED_BLOCK, profile=PROFILE) as s:
+        s.rehearsal = twin = DoubtingRehearsal(s, Violation(ViolationKind(kind), None, ("few succeed",), 0.1, ""), 2)
         report = s.run(format_reply([s.boxes("red block")], [PICK]), instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
         assert twin.refused == harder
@@ -115,7 +111,7 @@ def test_only_what_trials_refused_makes_the_next_way_harder(kind: str, harder: l
 def test_a_refusal_that_is_not_the_ways_fault_is_not_tried_around(kind: str) -> None:
     with stage(RED_BLOCK) as s:
         before = s.plant.truth.objects()
-        s.rehearsal = twin = DoubtingRehearsal(s.rehearsal, Violation(ViolationKind(kind), None, (), 1.0, ""), 99)
+        s.rehearsal = twin = DoubtingRehearsal(s, Violation(ViolationKind(kind), None, (), 1.0, ""), 99)
         reply = format_reply([s.boxes("red block")], [PICK])
         report = s.run(reply, reply, reply, instruction="pick up the red block")
         assert report.outcome.kind is OutcomeKind.REFUSED
