@@ -14,7 +14,7 @@ import yaml
 from qwen2vl_robot.config import load_robot
 from qwen2vl_robot.resources import data_root
 
-_RUNS = {"trials": 4, "success_ratio": 0.45}  # of 4 successes, 0.47 is the lower bound at 95%
+FEW_TRIALS = {"trials": 4, "success_ratio": 0.45}  # of 4 successes, 0.47 is the lower bound at 95%
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def quick_robot(name: str = "franka_panda") -> Path:
     """Write the robot's file."""
     as_shipped = load_robot(name)
     described = as_shipped.model_dump(mode="json")
-    described["safety"] |= _RUNS
+    described["safety"] |= FEW_TRIALS
     return _written(f"{name}.yaml", described)
 
 
