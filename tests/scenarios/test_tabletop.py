@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from qwen2vl_robot.messages import (
     Relation,
     RobotState,
     Scene,
+    TaskReport,
     Verb,
     Verdict,
     Violation,
@@ -36,16 +38,33 @@ from tests.scenarios.stage import (
 PICK = {"do": "pick", "object": 0}
 
 
-def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees() -> None:
+@pytest.fixture(scope="module")
+def placed() -> Iterator[tuple[Stage, TaskReport]]:
+    """A block that was put on a plate by the robot as shipped, with all its trials."""
     with stage(RED_BLOCK, BLUE_PLATE, profile=PROFILE) as s:
-        report = s.run(s.pick_and_place("red block", "on", "blue plate"))
-        true = s.plant.truth.objects()
-        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
-        assert [step.action.verb for step in report.steps] == [Verb.PICK, Verb.PLACE]
-        assert all(step.verdict is not None and step.verdict.accepted for step in report.steps)
+        yield s, s.run(s.pick_and_place("red block", "on", "blue plate"))
 
-        on = (Relation.ON, true["red block"].body, true["blue plate"].body)
-        assert relation_holds(*on, load_relations(), None)
+
+def test_a_block_is_put_on_a_plate_and_the_plants_truth_agrees(placed: tuple[Stage, TaskReport]) -> None:
+    s, report = placed
+    true = s.plant.truth.objects()
+    assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+    assert report.outcome.reason is None
+    assert [step.action.verb for step in report.steps] == [Verb.PICK, Verb.PLACE]
+    assert all(step.verdict is not None and step.verdict.accepted for step in report.steps)
+
+    on = (Relation.ON, true["red block"].body, true["blue plate"].body)
+    assert relation_holds(*on, load_relations(), None)
+
+
+def test_what_is_there_already_is_left_there(placed: tuple[Stage, TaskReport]) -> None:
+    s, _ = placed
+    before = s.plant.truth.objects()
+    report = s.run(s.pick_and_place("red block", "on", "blue plate"))
+    assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
+    assert report.outcome.reasons == ("red block is on blue plate already; nothing moves",)
+    assert not report.steps
+    assert s.moved_m(before) < UNMOVED_M
 
 
 def test_a_block_put_left_of_a_plate_is_left_of_it_in_the_picture() -> None:
@@ -246,17 +265,6 @@ def test_a_camera_without_depth_is_named_before_anything_moves() -> None:
         assert report.outcome.kind is OutcomeKind.REFUSED
         assert report.outcome.reason is ObservationReason.CAMERA_BLIND
         assert "100% of the work space has no depth" in report.outcome.causes[0].text
-        assert s.moved_m(before) < UNMOVED_M
-
-
-def test_what_is_there_already_is_left_there() -> None:
-    with stage(RED_BLOCK, BLUE_PLATE) as s:
-        assert s.run(s.pick_and_place("red block", "on", "blue plate")).outcome.reason is None
-        before = s.plant.truth.objects()
-        report = s.run(s.pick_and_place("red block", "on", "blue plate"))
-        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
-        assert report.outcome.reasons == ("red block is on blue plate already; nothing moves",)
-        assert not report.steps
         assert s.moved_m(before) < UNMOVED_M
 
 
