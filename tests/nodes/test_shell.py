@@ -263,10 +263,11 @@ def whole_cell(folder: Path, told: list[str], seed: int, *parameters: str) -> It
     )
     with contextlib.ExitStack() as stack:
         stack.callback(model.close)
-        for node in nodes:
-            ready, where = folder / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
-            process = stack.enter_context(run_node([*node, *where], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
-            wait_for(ready.exists, process, node[0], 180.0)
+        where, domain = ["--graph", "dds", "--namespace", "/left"], {"ROS_DOMAIN_ID": str(DOMAIN)}
+        started = {folder / f"{node[0]}.ready": [*node, *where] for node in nodes}
+        processes = [stack.enter_context(run_node(command, ready, domain)) for ready, command in started.items()]
+        for ready, process in zip(started, processes, strict=True):
+            wait_for(ready.exists, process, ready.stem, 180.0)
         graph = DdsGraph("looker", namespace="/left", domain_id=DOMAIN)
         stack.callback(graph.close)
         yield Shell(graph, told.append), process

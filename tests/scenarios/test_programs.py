@@ -85,10 +85,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         ["run", *(part for p in given for part in ("-p", p))],
     )
     with contextlib.ExitStack() as stack:
-        for node in nodes:
-            ready = folder / f"{node[0]}.ready"
-            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
-            wait_for(ready.exists, process, node[0], 300.0)
+        domain = {"ROS_DOMAIN_ID": str(DOMAIN)}
+        started = {folder / f"{node[0]}.ready": [*node, "--graph", "dds"] for node in nodes}
+        processes = [stack.enter_context(run_node(command, ready, domain)) for ready, command in started.items()]
+        for ready, process in zip(started, processes, strict=True):
+            wait_for(ready.exists, process, ready.stem, 300.0)
         asking = Program()
         stack.callback(asking.graph.close)
         until(lambda: asking.status.get("state") == "idle")
