@@ -42,7 +42,7 @@ demo: $(READY) ## see, plan, check and move once in simulation; writes out/demo
 	$(ROBOT) demo --headless --out out/demo
 
 test: $(READY) ## run the tests, offline; TESTS=tests/graph runs some of them
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(TESTS)
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(TESTS)
 
 test-py: ## the same in a virtual environment of its own: make test-py PYTHON=python3.12
 	@$(MAKE) --no-print-directory test VENV=.venv-py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')

@@ -16,6 +16,7 @@ URDF_ELEMENTS = 50_000
 URDF_DEPTH = 32
 SRDF_PAIRS = 2_000  # that it disables; a URDF of 60 links has 1,770
 MESH_BYTES = 50_000_000
+SURFACES_BYTES = 200_000_000  # sampled, of one robot; the Panda's are 2 MB
 
 # Pictures, judged by their headers before a pixel is decoded. Decoding takes up to 9 bytes a pixel.
 IMAGE_SIDE_PX = 8192

@@ -51,15 +51,22 @@ class Families:
             for code, language in load_languages().items()
         }
         self._joined = {code for code, speech in load_languages().items() if speech.reading.spacing == "none"}
+        self._around = {
+            code: tuple(
+                "|".join(re.escape(self._fold_in(code, fold(part))) for part in table.get(code, "").split())
+                for table in (words.beginnings, words.endings)
+            )
+            for code in self._letters
+        }
         self._harmless = {code: self._any_phrase(code, forms) for code, forms in words.harmless.items()}
         self._found: dict[tuple[str, str], re.Pattern[str]] = {}
         for family, languages in words.families.items():
             for code, forms in languages.items():
-                every = list(_parted(forms))
-                phrases = [form for form in every if " " in form or code in self._joined]
-                self._found[family, code] = self._any_form(code, [form for form in every if form[0] != "="])
-                self._found[family, f"={code}"] = self._any_form(code, every)
-                self._found[family, f"+{code}"] = self._any_form(code, phrases)
+                ways = {form: self._form(code, form) for form in _parted(forms)}
+                phrases = [way for form, way in ways.items() if " " in form or code in self._joined]
+                self._found[family, code] = _any_way(way for form, way in ways.items() if form[0] != "=")
+                self._found[family, f"={code}"] = _any_way(ways.values())
+                self._found[family, f"+{code}"] = _any_way(phrases)
 
     def __contains__(self, family: object) -> bool:
         return family in self._words.families
@@ -107,21 +114,18 @@ class Families:
         joint = "|".join(sorted(bare, key=len, reverse=True))
         return re.compile(joint if code in self._joined else rf"(?<!\w)(?:{joint})(?!\w)")
 
-    def _any_form(self, code: str, forms: Iterable[str]) -> re.Pattern[str]:
-        ways = sorted((self._form(code, form) for form in forms), key=len, reverse=True)
-        return re.compile("|".join(ways) or r"(?!)")
-
     def _form(self, code: str, form: str) -> str:
         """What finds one form, as a whole word with its beginnings and endings, or anywhere in a run of letters."""
         bare, is_part = self._fold_in(code, fold(form)), form.lstrip("=").startswith("-")
         if code in self._joined and (is_part or len(bare) > 1):
             return "".join((_edge(bare[0], "<"), re.escape(bare), _edge(bare[-1], "") if bare[-1] >= "\u30a1" else ""))
-        before, after = (
-            "|".join(re.escape(self._fold_in(code, fold(part))) for part in table.get(code, "").split())
-            for table in (self._words.beginnings, self._words.endings)
-        )
+        before, after = self._around[code]
         first = r"\w*" if is_part else f"(?:{before})?"
         return rf"(?<!\w){first}{re.escape(bare)}(?:{after})?(?!\w)"
+
+
+def _any_way(ways: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(sorted(ways, key=len, reverse=True)) or r"(?!)")
 
 
 def _edge(char: str, side: str) -> str:

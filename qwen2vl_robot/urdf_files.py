@@ -10,12 +10,14 @@ import os
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qwen2vl_robot.bounds import MESH_BYTES, URDF_CHARS, URDF_DEPTH, URDF_ELEMENTS, shown
 from qwen2vl_robot.documents import is_file, read_file, read_text
 from qwen2vl_robot.errors import BadInputError
 from qwen2vl_robot.resources import user_cache
+
+Kind = Literal["collision", "visual"]
 
 _log = logging.getLogger(__name__)
 
@@ -175,10 +177,10 @@ def keep_urdf(root: ElementTree.Element) -> Path:
     return path
 
 
-def mesh_digests(urdf: Path) -> tuple[str, ...]:
-    """Compute the SHA-256 of each collision mesh of a URDF, in its order; "" for a missing one."""
+def mesh_digests(urdf: Path, kind: Kind = "collision") -> tuple[str, ...]:
+    """Compute the SHA-256 of each mesh of a kind in a URDF, in its order; "" for a missing one."""
     digests = []
-    for reference in _collision_meshes(urdf):
+    for reference in _meshes(urdf, kind):
         try:
             path = _mesh_path(reference, urdf.parent)
             stat = path.stat()
@@ -194,23 +196,23 @@ def check_meshes(urdf: Path) -> None:
     Raises:
         BadInputError: not a URDF within the bounds, or a mesh is missing or too large.
     """
-    for reference in _collision_meshes(urdf):
+    for reference in _meshes(urdf, "collision"):
         if _mesh_path(reference, urdf.parent).stat().st_size > MESH_BYTES:
             raise BadInputError(f"mesh {shown(reference)}: more than {MESH_BYTES} bytes")
 
 
-def _collision_meshes(urdf: Path) -> tuple[str, ...]:
+def _meshes(urdf: Path, kind: Kind) -> tuple[str, ...]:
     stat = urdf.stat()
-    return _read_meshes(urdf, stat.st_mtime_ns, stat.st_size)
+    return _read_meshes(urdf, kind, stat.st_mtime_ns, stat.st_size)
 
 
 # A robot's digest is computed often, so each version of a file is read once.
 
 
 @functools.lru_cache(maxsize=16)
-def _read_meshes(urdf: Path, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
+def _read_meshes(urdf: Path, kind: Kind, mtime_ns: int, size_bytes: int) -> tuple[str, ...]:
     tree = parse_urdf(read_urdf(urdf))
-    return tuple(mesh.get("filename", "") for mesh in tree.findall("link/collision/geometry/mesh"))
+    return tuple(mesh.get("filename", "") for mesh in tree.findall(f"link/{kind}/geometry/mesh"))
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,8 +19,9 @@ os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)
 
 # Files that take minutes come first, so that processes that share the suite end at about the same time.
 _LONG = (
-    *("scenarios/test_tabletop", "nodes/test_supervisor", "tests/test_demo.py", "nodes/test_shell", "test_lookout"),
-    *("scenarios/", "contracts/", "arms/", "validation/", "test_demo_graph", "test_library", "test_cli", "nodes/"),
+    *("nodes/test_supervisor", "scenarios/test_tabletop", "test_library", "tests/test_demo.py", "scenarios/"),
+    *("test_cli.py", "nodes/test_shell", "test_judge", "test_demo_graph", "nodes/test_agent", "test_lookout"),
+    *("test_reading", "test_perception", "contracts/", "arms/", "validation/", "nodes/"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -222,7 +223,11 @@ class Module:
 
     def __init__(self, name: str, text: str, path: str = "example.py") -> None:
         self.name, self.text, self.path = name, text, path
-        self.nodes = list(ast.walk(ast.parse(text, path)))
+
+    @functools.cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node; who only collects the tests needs none."""
+        return list(ast.walk(ast.parse(self.text, self.path)))
 
     def at(self, line: int, complaint: str) -> str:
         return f"{self.path}:{line}: {complaint}"

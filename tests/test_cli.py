@@ -24,6 +24,7 @@ from qwen2vl_robot.bounds import ERROR_CHARS
 from qwen2vl_robot.planner.sources import SHIPPED_MODEL
 from qwen2vl_robot.resources import data_root
 from tests.hostile import MOST_MB, grown_mb
+from tests.quick import quick_scene
 
 HAZARDS = data_root() / "sim" / "hazards"
 
@@ -54,15 +55,14 @@ def is_one_line(text: str) -> bool:
     return text.startswith("qwen2vl-robot: ") and text.count("\n") == 1 and "Traceback" not in text
 
 
-def test_every_command_has_help_with_an_example() -> None:
-    for command in ("demo", "plan", "check", "eval", "datagen", "train", "doctor", "bench planner"):
-        done = subprocess.run(
-            [sys.executable, "-m", "qwen2vl_robot.cli", *command.split(), "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert "Example: qwen2vl-robot" in done.stdout, command
+def test_every_command_has_help_with_an_example(run) -> None:  # type: ignore[no-untyped-def]
+    command = [sys.executable, "-m", "qwen2vl_robot.cli", "demo", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Example: qwen2vl-robot" in done.stdout
+    for name in ("plan", "check", "eval", "datagen", "train", "doctor", "bench planner"):
+        code, out, _ = run(*name.split(), "--help")
+        assert code == 0
+        assert "Example: qwen2vl-robot" in out, name
 
 
 def commands() -> list[tuple[str, Any]]:
@@ -127,20 +127,16 @@ def test_an_unusable_instruction_is_one_line(run, picture: Path, text: str, tmp_
         assert is_one_line(err)
 
 
-def test_a_missing_truncated_or_foreign_checkpoint_is_one_line(run, picture: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    shipped = Path(SHIPPED_MODEL)
-    lacking, cut, foreign = tmp_path / "lacking", tmp_path / "cut", tmp_path / "foreign"
-    for folder in (lacking, cut, foreign):
-        shutil.copytree(shipped, folder)
-    (lacking / "tokenizer.json").unlink()
+def test_a_truncated_checkpoint_is_one_line(run, picture: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """What else may be wrong with one is tried in planner/test_loading.py, without a process for each."""
+    cut = tmp_path / "cut"
+    shutil.copytree(SHIPPED_MODEL, cut)
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
-    (foreign / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
-    for folder, says in ((lacking, "tokenizer.json is missing"), (cut, "cannot be loaded"), (foreign, "gpt2")):
-        code, _, err = run("plan", str(picture), "pick up the red block", "--model", str(folder))
-        assert code == 2
-        assert is_one_line(err)
-        assert says in err
+    code, _, err = run("plan", str(picture), "pick up the red block", "--model", str(cut))
+    assert code == 2
+    assert is_one_line(err)
+    assert "cannot be loaded" in err
 
 
 def test_a_model_name_that_is_nowhere_is_one_line(run, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -184,7 +180,9 @@ def test_an_unknown_suite_is_one_line_with_the_known_ones(run) -> None:  # type:
 
 
 def test_check_answers_by_exit_code_and_writes_json_alone_to_stdout(run) -> None:  # type: ignore[no-untyped-def]
-    for path in sorted(HAZARDS.glob("*ed_*.yaml")):
+    # Every file is answered in validation/test_request.py, by one twin.
+    for name in ("accepted_over_block", "refused_carried_block", "refused_wrong_start"):
+        path = HAZARDS / f"{name}.yaml"
         code, out, _ = run("check", str(path), "--json", "-")
         answer = json.loads(out)
         assert code == (0 if answer["accepted"] else 1)
@@ -258,6 +256,7 @@ def _hear_interrupts() -> None:
 def test_an_interrupted_evaluation_keeps_its_results(tmp_path: Path) -> None:
     answer = tmp_path / "eval.json"
     command = [sys.executable, "-m", "qwen2vl_robot", "eval", "--planner", "truth", "--json", str(answer)]
+    command += ["--scene", quick_scene()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
     ) as process:
@@ -285,13 +284,12 @@ def test_a_question_of_the_model_is_exit_code_1(run, picture: Path) -> None:  # 
 
 def test_a_plan_says_in_which_unit_boxes_are_and_draws_them(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     shown = next(iter(box_convention.render_pictures(1, seed=0)))
-    upright, turned, drawn = (tmp_path / name for name in ("upright.png", "turned.png", "new/drawn.png"))
-    Image.fromarray(shown.rgb).save(upright)
+    turned, drawn = tmp_path / "turned.png", tmp_path / "new" / "drawn.png"
     exif = Image.Exif()
     exif[0x0112] = 6  # stored a quarter counterclockwise
     Image.fromarray(shown.rgb).rotate(90, expand=True).save(turned, exif=exif)
     label = shown.seen[0].label
-    code, out, err = run("plan", str(upright), f"pick up the {label}", "--picture", str(drawn))
+    code, out, err = run("plan", str(turned), f"pick up the {label}", "--picture", str(drawn))
     assert code == 0
     assert re.match(rf"pick {label} \[\d+ \d+ \d+ \d+\]\n", out)
     assert out.endswith("boxes are in 0..1000 of the picture's width and height: left, top, right, bottom\n")
@@ -300,7 +298,6 @@ def test_a_plan_says_in_which_unit_boxes_are_and_draws_them(run, tmp_path: Path)
     left_px = round(shown.seen[0].box[0] * shown.rgb.shape[1] / 1000)
     assert difference[:, max(0, left_px - 12) : left_px + 12].any()
     assert 0 < difference.mean() < 0.2
-    assert run("plan", str(turned), f"pick up the {label}")[:2] == (code, out)
 
 
 def test_a_misspelt_key_comes_with_the_right_one(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -139,7 +139,9 @@ def test_a_model_that_does_not_fit_comes_with_what_to_take_instead(tmp_path: Pat
     assert "use instead" in lines[1]
 
 
-def test_the_shipped_checkpoints_convention_is_measured() -> None:
+def test_the_shipped_checkpoints_convention_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CALIBRATION_PICTURES", 6)
+    monkeypatch.setattr(doctor, "MODE_PICTURES", 2)
     lines: list[str] = []
     assert doctor.examine_model(None, lines.append, calibrates=True)
     assert "box_convention: thousandths" in lines

@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefix(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel under a prefix of its own: bin, lib and share, as in a virtual environment or an ament prefix."""
     folder = tmp_path_factory.mktemp("prefix")
-    pip("install", str(wheel), "--prefix", str(folder), "--ignore-installed")
+    pip("install", str(wheel), "--no-compile", "--prefix", str(folder), "--ignore-installed")
     return folder
 
 
@@ -117,7 +117,7 @@ def test_an_installed_copy_finds_its_robots(prefix: Path, tmp_path: Path) -> Non
 
 def test_a_copy_in_a_target_folder_finds_its_robots(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    pip("install", str(wheel), "--target", str(target))
+    pip("install", str(wheel), "--no-compile", "--target", str(target))
     _, data = run_outside(target, sys.executable, "-c", LOAD_EVERYTHING, cwd=tmp_path).split()
     assert Path(data) == target / "share" / PACKAGE
 

@@ -9,6 +9,7 @@ import numpy as np
 from qwen2vl_robot.geometry import Array, transform
 from qwen2vl_robot.kinematics import Kinematics
 from qwen2vl_robot.messages import RobotState
+from qwen2vl_robot.perception.stored_surfaces import Points, recall
 from qwen2vl_robot.perception.view import Mask
 
 OUTLINE_M = 0.01  # between the points of an outline
@@ -25,7 +26,7 @@ _DEEP_M = 0.006  # behind what is in front; deeper is inside
 class Surfaces:
     """Points (n, 3) and unit normals outwards (n, 3) of each link, link frame."""
 
-    links: dict[str, tuple[Array, Array]]
+    links: Points
 
     def at(self, kinematics: Kinematics, state: RobotState) -> tuple[Array, Array]:
         """Place the points (n, 3) and normals (n, 3) in the base frame."""
@@ -40,11 +41,10 @@ _outlines: dict[str, dict[str, Array]] = {}
 
 
 def surfaces_of(kinematics: Kinematics) -> Surfaces:
-    """Sample the links' visual meshes; takes a second or two, once for each robot."""
+    """Sample the links' visual meshes; takes a second or two, once for each robot on a machine."""
     digest = kinematics.profile.digest
     if digest not in _known:
-        rng = np.random.default_rng(0)
-        _known[digest] = Surfaces({k: _outside(*_sample(t, rng)) for k, t in kinematics.link_triangles().items()})
+        _known[digest] = Surfaces(recall(kinematics.profile.urdf_path, lambda: _sample_links(kinematics)))
     return _known[digest]
 
 
@@ -58,6 +58,11 @@ def outlines_of(kinematics: Kinematics) -> dict[str, Array]:
             thin[link] = points_m[first]
         _outlines[digest] = thin
     return _outlines[digest]
+
+
+def _sample_links(kinematics: Kinematics) -> Points:
+    rng = np.random.default_rng(0)
+    return {link: _outside(*_sample(t, rng)) for link, t in kinematics.link_triangles().items()}
 
 
 def _sample(triangles_m: Array, rng: np.random.Generator) -> tuple[Array, Array]:

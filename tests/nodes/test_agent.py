@@ -124,10 +124,11 @@ def cell(folder: Path) -> Iterator[tuple[Shell, Any]]:
     )
     with contextlib.ExitStack() as stack:
         stack.callback(model.close)
-        for node in nodes:
-            ready = folder / f"{node[0]}.ready"
-            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
-            wait_for(ready.exists, process, node[0], 300.0)
+        domain = {"ROS_DOMAIN_ID": str(DOMAIN)}
+        started = {folder / f"{node[0]}.ready": [*node, "--graph", "dds"] for node in nodes}
+        processes = [stack.enter_context(run_node(command, ready, domain)) for ready, command in started.items()]
+        for ready, process in zip(started, processes, strict=True):
+            wait_for(ready.exists, process, ready.stem, 300.0)
         graph = DdsGraph("person", domain_id=DOMAIN)
         stack.callback(graph.close)
         yield Shell(graph, lambda line: None), process

@@ -22,7 +22,9 @@ from qwen2vl_robot.nodes import shell as shells
 from qwen2vl_robot.nodes.reports import ApprovalReport, CameraReport, StatusReport, TaskOutcome, VerdictReport
 from qwen2vl_robot.nodes.shell import Shell
 from qwen2vl_robot.nodes.watch import run_node, wait_for
+from qwen2vl_robot.planner.reply import format_reply
 from tests.domains import DOMAIN
+from tests.planner.test_server import Server, completion
 
 DIGEST = "3fa2" + "0" * 60
 
@@ -247,17 +249,25 @@ def command(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[st
 
 @contextlib.contextmanager
 def whole_cell(folder: Path, told: list[str], seed: int, *parameters: str) -> Iterator[tuple[Shell, Any]]:
-    """Robot, supervisor and controller as processes; yields who looks at them, and the controller's process."""
+    """Robot, supervisor and controller as processes; yields who looks at them, and the controller's process.
+
+    The model is a server that always says to go home, which takes no time to load.
+    """
+    model = Server()
+    model.answers(completion(format_reply([], [{"do": "home"}])))
+    parameters = ("use_sim_time:=true", f"seed:={seed}", f"model:={model.url}#Qwen2-VL-2B-Instruct", *parameters)
     nodes = (
         ["sim", "--seed", str(seed)],
         ["supervisor", "-p", "use_sim_time:=true"],
-        ["run", *(part for p in ("use_sim_time:=true", f"seed:={seed}", *parameters) for part in ("-p", p))],
+        ["run", *(part for p in parameters for part in ("-p", p))],
     )
     with contextlib.ExitStack() as stack:
-        for node in nodes:
-            ready, where = folder / f"{node[0]}.ready", ["--graph", "dds", "--namespace", "/left"]
-            process = stack.enter_context(run_node([*node, *where], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
-            wait_for(ready.exists, process, node[0], 180.0)
+        stack.callback(model.close)
+        where, domain = ["--graph", "dds", "--namespace", "/left"], {"ROS_DOMAIN_ID": str(DOMAIN)}
+        started = {folder / f"{node[0]}.ready": [*node, *where] for node in nodes}
+        processes = [stack.enter_context(run_node(command, ready, domain)) for ready, command in started.items()]
+        for ready, process in zip(started, processes, strict=True):
+            wait_for(ready.exists, process, ready.stem, 180.0)
         graph = DdsGraph("looker", namespace="/left", domain_id=DOMAIN)
         stack.callback(graph.close)
         yield Shell(graph, told.append), process
@@ -283,7 +293,7 @@ def test_a_person_who_says_no_at_the_prompt_leaves_the_camera_unknown(tmp_path: 
 
 def test_a_person_at_a_shell_brings_a_robot_through_a_task(tmp_path: Path, told: list[str]) -> None:
     with whole_cell(tmp_path, told, 3, "approval:=confirm") as (looker, process):
-        taken = command("say", "pick up the red block")
+        taken = command("say", "go home")
         assert (taken.returncode, taken.stderr) == (0, ""), taken
         wait_for(lambda: awaits(looker), process, "controller", 180.0)
         awaited = str(looker.status().awaits)

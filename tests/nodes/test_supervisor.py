@@ -96,7 +96,11 @@ class ControllerProcess:
         )  # fmt: skip
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def wait(self) -> ControllerProcess:
+        """Wait until it is ready."""
         assert self.answer(START_S) == {"is": "ready"}
+        return self
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -164,6 +168,14 @@ class Cell:
         return process
 
     def start_controller(self) -> ControllerProcess:
+        return self._begin_controller().wait()
+
+    def start(self, *more: str, silence_s: float = 0.25) -> tuple[subprocess.Popen[bytes], ControllerProcess]:
+        """Start a supervisor and a controller at once."""
+        controller = self._begin_controller()
+        return self.start_supervisor(*more, silence_s=silence_s), controller.wait()
+
+    def _begin_controller(self) -> ControllerProcess:
         controller = ControllerProcess(self.namespace, str(self.robot), self._transport)
         self._stack.callback(controller.close)
         return controller
@@ -222,8 +234,7 @@ def test_a_killed_controller_is_halted_and_the_next_one_begins_stopped(
 ) -> None:
     cell = Cell(tmp_path, form, transport=transport)
     try:
-        cell.start_supervisor()
-        controller = cell.start_controller()
+        _, controller = cell.start()
         cell.move(controller)
         since_s = time.monotonic()
         controller.signal(signal.SIGKILL)
@@ -246,8 +257,7 @@ def test_a_killed_controller_is_halted_and_the_next_one_begins_stopped(
 def test_a_controller_that_stood_still_is_halted_and_does_not_go_on(tmp_path: Path, form: str, transport: str) -> None:
     cell = Cell(tmp_path, form, transport=transport)
     try:
-        cell.start_supervisor()
-        controller = cell.start_controller()
+        _, controller = cell.start()
         cell.move(controller)
         since_s = time.monotonic()
         controller.signal(signal.SIGSTOP)
@@ -265,8 +275,7 @@ def test_a_controller_that_stood_still_is_halted_and_does_not_go_on(tmp_path: Pa
 
 
 def test_a_stop_is_heard_while_the_controller_hears_nothing(cell: Cell) -> None:
-    cell.start_supervisor(silence_s=2.0)  # so that it is not the silence that halts
-    controller = cell.start_controller()
+    _, controller = cell.start(silence_s=2.0)  # so that it is not the silence that halts
     cell.move(controller)
     since_s = time.monotonic()
     controller.signal(signal.SIGSTOP)
@@ -277,8 +286,7 @@ def test_a_stop_is_heard_while_the_controller_hears_nothing(cell: Cell) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_silent_supervisor_makes_the_controller_halt(cell: Cell, number: int) -> None:
-    supervisor = cell.start_supervisor()
-    controller = cell.start_controller()
+    supervisor, controller = cell.start()
     cell.move(controller)
     since_s = time.monotonic()
     supervisor.send_signal(number)
@@ -300,14 +308,12 @@ def test_without_a_supervisor_nothing_moves(cell: Cell) -> None:
 
 
 def test_a_supervisor_with_another_robot_file_is_none(cell: Cell, tmp_path: Path) -> None:
-    cell.start_supervisor("-p", "robot:=xarm6")
-    controller = cell.start_controller()
+    _, controller = cell.start("-p", "robot:=xarm6")
     until(lambda: "another robot file" in str(controller.look()["lack"]))
 
 
 def test_a_stop_survives_a_restart_of_the_controller(cell: Cell) -> None:
-    cell.start_supervisor()
-    controller = cell.start_controller()
+    _, controller = cell.start()
     until(lambda: controller.look()["lack"] is None)
     cell.arm.publish_stop()
     until(lambda: controller.look()["stopped_by"] == "topic stop")
@@ -321,8 +327,7 @@ def test_a_stop_survives_a_restart_of_the_controller(cell: Cell) -> None:
 
 
 def test_a_stop_survives_a_restart_of_the_supervisor(cell: Cell) -> None:
-    supervisor = cell.start_supervisor()
-    controller = cell.start_controller()
+    supervisor, controller = cell.start()
     until(lambda: controller.look()["lack"] is None)
     cell.arm.publish_stop()
     until(lambda: controller.look()["stopped_by"] == "topic stop")
@@ -336,16 +341,14 @@ def test_a_stop_survives_a_restart_of_the_supervisor(cell: Cell) -> None:
 
 def test_where_nodes_restart_by_themselves_the_cell_begins_stopped(cell: Cell) -> None:
     """Both may have died at once: nobody remembers a stop then."""
-    cell.start_supervisor("--begin-stopped", "true")
-    controller = cell.start_controller()
+    _, controller = cell.start("--begin-stopped", "true")
     until(lambda: controller.look()["stopped_by"] is not None)
     controller.reset()
     cell.finish_a_motion(controller)
 
 
 def test_ending_a_node_is_no_alarm(cell: Cell) -> None:
-    supervisor = cell.start_supervisor()
-    controller = cell.start_controller()
+    supervisor, controller = cell.start()
     until(lambda: controller.look()["lack"] is None)
     controller.end()
     assert controller.process.returncode == 0
@@ -366,10 +369,7 @@ def test_two_cells_of_one_graph_do_not_halt_each_other(tmp_path: Path) -> None:
     cells = [Cell(folder, namespace=f"/{folder.name}") for folder in folders]
     left, right = cells
     try:
-        controllers = []
-        for each in cells:
-            each.start_supervisor()
-            controllers.append(each.start_controller())
+        controllers = [each.start()[1] for each in cells]
         right.move(controllers[1], 4.0)
         left.move(controllers[0])
         since_s = time.monotonic()

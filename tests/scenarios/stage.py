@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qwen2vl_robot.assembly import Ports, assemble
-from qwen2vl_robot.config import ObjectSpec, load_robot
+from qwen2vl_robot.config import ObjectSpec, RobotProfile, load_robot
 from qwen2vl_robot.halt import Halt
 from qwen2vl_robot.messages import (
     CameraFrame,
@@ -27,9 +28,12 @@ from qwen2vl_robot.planner.reply import format_reply
 from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.plant.client import PlantLink, PlantProcess
 from qwen2vl_robot.ports import Camera, Rehearsal
+from qwen2vl_robot.validation.findings import RehearsalCase, make_verdict
 from qwen2vl_robot.validation.pool import RehearsalProcess
+from tests.quick import quick_robot, quick_scene
 
 PROFILE = load_robot("franka_panda")
+QUICK = load_robot(str(quick_robot()))
 RED_BLOCK = ObjectSpec(colour="red", kind="block", position_m=(0.50, 0.10), yaw_deg=20.0)
 BLUE_PLATE = ObjectSpec(colour="blue", kind="plate", position_m=(0.52, -0.14))
 INSTRUCTION = "put the red block on the blue plate"
@@ -43,6 +47,7 @@ class Stage:
     plant: PlantProcess
     rehearsal: Rehearsal
     halt: Halt
+    profile: RobotProfile
 
     def boxes(self, label: str) -> tuple[str, list[tuple[int, int, int, int]]]:
         """An object of a reply, with its true box."""
@@ -62,7 +67,7 @@ class Stage:
         link = self.plant.link
         self.planner = ScriptedPlanner(*replies)
         ports = Ports(camera or link, link, link, self.planner, self.rehearsal)
-        return assemble(Surroundings.of(PROFILE), ports, halt=self.halt).run(Instruction(instruction))
+        return assemble(Surroundings.of(self.profile), ports, halt=self.halt).run(Instruction(instruction))
 
     def run_to_question(self, *replies: str, instruction: str = INSTRUCTION) -> TaskReport:
         """Let a controller carry out the scripted replies; it must end with a question, and nothing may have moved."""
@@ -82,13 +87,19 @@ class Stage:
 
 
 @contextmanager
-def stage(*always: ObjectSpec, seed: int = 11, camera: str = "d435") -> Iterator[Stage]:
-    """Set up a plant that holds exactly these objects."""
-    with (
-        PlantProcess("scenes/tabletop.yaml", seed, always=always, count=len(always), camera=camera) as plant,
-        RehearsalProcess(PROFILE, budget_s=60.0) as rehearsal,
-    ):
-        yield Stage(plant, rehearsal, Halt())
+def stage(*always: ObjectSpec, seed: int = 11, camera: str = "d435", profile: RobotProfile = QUICK) -> Iterator[Stage]:
+    """Set up a plant that holds exactly these objects; its twins are warm from the test before."""
+    scene = quick_scene() if profile is QUICK else "scenes/tabletop.yaml"
+    with PlantProcess(scene, seed, always=always, count=len(always), camera=camera) as plant:
+        yield Stage(plant, twins(profile), Halt(), profile)
+
+
+_TWINS: dict[int, RehearsalProcess] = {}
+
+
+def twins(profile: RobotProfile) -> RehearsalProcess:
+    """Twins that live as long as this process; a verdict of theirs does not depend on earlier ones."""
+    return _TWINS.setdefault(profile.safety.trials, RehearsalProcess(profile, budget_s=60.0))
 
 
 class BlindCamera:
@@ -107,17 +118,17 @@ class BlindCamera:
 
 
 class DoubtingRehearsal:
-    """Rehearses truly, but says no to the first motions it is given."""
+    """Says no to the first motions it is given, and rehearses the others."""
 
-    def __init__(self, inner: Rehearsal, doubt: Violation, times: int) -> None:
-        self._inner, self._doubt, self._times = inner, doubt, times
+    def __init__(self, stage: Stage, doubt: Violation, times: int) -> None:
+        self._inner, self._profile, self._doubt, self._times = stage.rehearsal, stage.profile, doubt, times
         self.given: list[Motion] = []
         self.refused: list[int] = []
 
     def rehearse(self, motion: Motion, scene: Scene, start: RobotState, *, refused: int = 0) -> Verdict:
         self.given.append(motion)
         self.refused.append(refused)
-        verdict = self._inner.rehearse(motion, scene, start, refused=refused)
         if len(self.given) > self._times:
-            return verdict
-        return replace(verdict, accepted=False, violations=(self._doubt,))
+            return self._inner.rehearse(motion, scene, start, refused=refused)
+        case = RehearsalCase(motion, scene, start, self._profile)
+        return replace(make_verdict(case, (), began=time.perf_counter()), violations=(self._doubt,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from qwen2vl_robot.camera_verdict import CameraVerdict
 from qwen2vl_robot.controller import Controller
 from qwen2vl_robot.geometry import make_pose
 from qwen2vl_robot.halt import Halt
-from qwen2vl_robot.messages import Instruction, OutcomeKind, RobotState
+from qwen2vl_robot.messages import Instruction, OutcomeKind, RobotState, TaskReport
 from qwen2vl_robot.motion import show
 from qwen2vl_robot.perception import Surroundings
 from qwen2vl_robot.planner.checking import CHECK
@@ -24,7 +24,8 @@ from qwen2vl_robot.planner.scripted import ScriptedPlanner
 from qwen2vl_robot.plant.client import PlantProcess
 from qwen2vl_robot.reasons import AbortReason, MotionReason, ObservationReason, RefusalReason, TaskReason
 from qwen2vl_robot.validation.pool import RehearsalProcess
-from tests.cells import PROFILE
+from tests.quick import quick_scene
+from tests.scenarios.stage import QUICK as PROFILE
 
 AROUND = Surroundings.of(PROFILE)
 HIDDEN, CLEAR = 10, 2  # seeds: nothing of the arm in view at home, and much of it
@@ -63,21 +64,46 @@ def moved_rad(cell: Cell, before: RobotState) -> float:
     return float(np.abs(cell.state().q_rad - before.q_rad).max())
 
 
-def test_a_right_camera_passes_and_the_arm_comes_home(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+class Checked(NamedTuple):
+    """What a cell that wants its camera checked did: it held a task back, and was checked."""
+
+    cell: Cell
+    controller: Controller
+    held: TaskReport
+    held_motions: int
+    report: TaskReport
+
+
+@pytest.fixture(scope="module")
+def checked(twin: RehearsalProcess) -> Iterator[Checked]:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
-        report = cell.controller(twin).run(CHECK)
-        assert report.outcome.kind is OutcomeKind.ACHIEVED, report.outcome
-        assert [step.action.verb.value for step in report.steps] == ["show", "home"]
-        (camera,) = report.cameras
-        assert camera.verdict is CameraVerdict.PASSES
-        assert camera.shown_px > 2000
-        assert camera.size_m == pytest.approx(0.0, abs=0.003)
-        assert np.abs(cell.state().q_rad - np.array(PROFILE.home_q_rad)).max() < 0.02
+        controller = cell.controller(twin, replies=(HOME,))
+        held = controller.run(Instruction("go home"))
+        yield Checked(cell, controller, held, cell.motions, controller.run(CHECK))
+
+
+def test_a_right_camera_passes_and_the_arm_comes_home(checked: Checked) -> None:
+    assert checked.report.outcome.kind is OutcomeKind.ACHIEVED, checked.report.outcome
+    assert [step.action.verb.value for step in checked.report.steps] == ["show", "home"]
+    (camera,) = checked.report.cameras
+    assert camera.verdict is CameraVerdict.PASSES
+    assert camera.shown_px > 2000
+    assert camera.size_m == pytest.approx(0.0, abs=0.003)
+    assert np.abs(checked.cell.state().q_rad - np.array(PROFILE.home_q_rad)).max() < 0.02
+
+
+def test_a_check_lets_tasks_go_that_need_one(checked: Checked) -> None:
+    assert checked.held.outcome.reason is ObservationReason.CAMERA_UNCHECKED
+    assert checked.held_motions == 0
+    assert checked.cell.motions == 2
+    done = checked.controller.run(Instruction("go home"))
+    assert done.outcome.kind is OutcomeKind.ACHIEVED, done.outcome
+    assert checked.cell.motions == 3
 
 
 def test_a_wrong_camera_is_refused_with_size_and_direction(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.02)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is not OutcomeKind.ACHIEVED
@@ -90,7 +116,7 @@ def test_a_wrong_camera_is_refused_with_size_and_direction(twin: RehearsalProces
 
 
 def test_a_person_who_says_no_keeps_the_arm_where_it_is(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
         before = cell.state()
         report = cell.controller(twin, says=False).run(CHECK)
@@ -103,7 +129,7 @@ def test_a_person_who_says_no_keeps_the_arm_where_it_is(twin: RehearsalProcess) 
 
 
 def test_a_stop_in_the_middle_leaves_nothing_known(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0, stop_after=20)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.ABORTED
@@ -121,7 +147,7 @@ def test_a_stop_in_the_middle_leaves_nothing_known(twin: RehearsalProcess) -> No
 
 def test_where_no_pose_is_in_view_it_says_so(twin: RehearsalProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(show, "_LEAST_PX", 640 * 480)  # no arm fills the picture
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
+    with PlantProcess(quick_scene(), HIDDEN) as plant:
         cell = Cell(plant, 0.0)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.REFUSED
@@ -132,25 +158,10 @@ def test_where_no_pose_is_in_view_it_says_so(twin: RehearsalProcess, monkeypatch
 
 
 def test_where_the_arm_is_in_view_nothing_moves(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", CLEAR) as plant:
+    with PlantProcess(quick_scene(), CLEAR) as plant:
         cell = Cell(plant, 0.0)
         report = cell.controller(twin).run(CHECK)
         assert report.outcome.kind is OutcomeKind.ACHIEVED
         assert report.outcome.reason is TaskReason.ALREADY
         assert report.cameras[0].verdict is CameraVerdict.PASSES
         assert cell.motions == 0
-
-
-def test_a_check_lets_tasks_go_that_need_one(twin: RehearsalProcess) -> None:
-    with PlantProcess("scenes/tabletop.yaml", HIDDEN) as plant:
-        cell = Cell(plant, 0.0)
-        controller = cell.controller(twin, replies=(HOME,))
-        home: Any = Instruction("go home")
-        held = controller.run(home)
-        assert held.outcome.reason is ObservationReason.CAMERA_UNCHECKED
-        assert cell.motions == 0
-        assert controller.run(CHECK).outcome.kind is OutcomeKind.ACHIEVED
-        assert cell.motions == 2
-        done = controller.run(home)
-        assert done.outcome.kind is OutcomeKind.ACHIEVED, done.outcome
-        assert cell.motions == 3

@@ -52,7 +52,7 @@ def foreign(scene: Stage) -> ForeignMotions:
 def motions(scene: Stage, camera: BlindCamera | None = None) -> ForeignMotions:
     link = scene.plant.link
     ports = Ports(camera or link, link, link, ScriptedPlanner("none"), scene.rehearsal)
-    return assemble(Surroundings.of(PROFILE), ports, halt=scene.halt).foreign
+    return assemble(Surroundings.of(scene.profile), ports, halt=scene.halt).foreign
 
 
 def moveit(scene: Stage, way_rad: list[float], seconds: float) -> ForeignTrajectory:
@@ -86,7 +86,8 @@ def test_a_safe_trajectory_is_checked_without_motion_and_then_runs(scene: Stage,
     other = motion_of(moveit(scene, [0.06, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.5), checked.start, PROFILE)
     assert isinstance(other, Motion)
     mixed, link = replace(checked, motion=other), scene.plant.link
-    answer = Gate(PROFILE, ()).admit(mixed, link.state(), link.capture(), approval_of(mixed), Halt(), link.now_ns())
+    gate = Gate(scene.profile, ())
+    answer = gate.admit(mixed, link.state(), link.capture(), approval_of(mixed), Halt(), link.now_ns())
     assert isinstance(answer, Refusal)
     assert answer.reason is RefusalReason.DIGEST_MISMATCH
     outcome = foreign.execute(given)
@@ -152,7 +153,8 @@ def test_a_chunk_gets_a_partial_verdict_that_no_gate_takes(scene: Stage, foreign
     assert isinstance(checked, Rehearsed), checked
     assert checked.verdict.is_partial
     assert not checked.verdict.violations
-    answer = Gate(PROFILE, ()).admit(checked, link.state(), link.capture(), approval_of(checked), Halt(), link.now_ns())
+    gate = Gate(scene.profile, ())
+    answer = gate.admit(checked, link.state(), link.capture(), approval_of(checked), Halt(), link.now_ns())
     assert isinstance(answer, Refusal)
     assert answer.reason is RefusalReason.PARTIAL
     old = replace(world, frame=replace(world.frame, stamp_ns=world.frame.stamp_ns - 6_000_000_000))

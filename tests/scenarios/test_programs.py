@@ -21,6 +21,7 @@ from qwen2vl_robot.nodes.watch import run_node, wait_for
 from qwen2vl_robot.reasons import RequestReason
 from tests.domains import DOMAIN
 from tests.hostile import ROOT
+from tests.quick import quick_robot, quick_scene
 
 TIMED = "use_sim_time:=true"
 OURS = {f"~/{name}": f"/{interface.NODE_NAME}/{name}" for name in ("execute", "approve", "status", "cancel", "reset")}
@@ -77,16 +78,18 @@ def until(condition: Callable[[], Any], at_most_s: float = 300.0) -> None:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     folder = tmp_path_factory.mktemp("nodes")
+    given = (TIMED, f"robot:={quick_robot()}", "silence_s:=2.0", "approval:=auto", "approval_timeout_s:=300.0")
     nodes = (
-        ["sim", "--seed", "3"],
-        ["supervisor", "-p", TIMED, "-p", "silence_s:=2.0"],
-        ["run", "-p", TIMED, "-p", "approval:=auto", "-p", "silence_s:=2.0", "-p", "approval_timeout_s:=300.0"],
+        ["sim", "--seed", "3", "--scene", quick_scene("default")],
+        ["supervisor", *(part for p in given[:3] for part in ("-p", p))],
+        ["run", *(part for p in given for part in ("-p", p))],
     )
     with contextlib.ExitStack() as stack:
-        for node in nodes:
-            ready = folder / f"{node[0]}.ready"
-            process = stack.enter_context(run_node([*node, "--graph", "dds"], ready, {"ROS_DOMAIN_ID": str(DOMAIN)}))
-            wait_for(ready.exists, process, node[0], 300.0)
+        domain = {"ROS_DOMAIN_ID": str(DOMAIN)}
+        started = {folder / f"{node[0]}.ready": [*node, "--graph", "dds"] for node in nodes}
+        processes = [stack.enter_context(run_node(command, ready, domain)) for ready, command in started.items()]
+        for ready, process in zip(started, processes, strict=True):
+            wait_for(ready.exists, process, ready.stem, 300.0)
         asking = Program()
         stack.callback(asking.graph.close)
         until(lambda: asking.status.get("state") == "idle")

@@ -26,6 +26,8 @@ from qwen2vl_robot.messages import (
     shape_size_m,
 )
 from qwen2vl_robot.validation.pool import RehearsalProcess
+from qwen2vl_robot.validation.rehearsal import Twin
+from tests.quick import FEW_TRIALS
 
 
 def stands(name: str, shape: Shape, x_m: float, y_m: float) -> SceneObject:
@@ -44,6 +46,14 @@ GAP_M = 0.004  # below what is let go
 @pytest.fixture(scope="module")
 def pool(profile: RobotProfile) -> Iterator[RehearsalProcess]:
     with RehearsalProcess(profile, budget_s=120.0) as rehearsal:
+        yield rehearsal
+
+
+@pytest.fixture(scope="module")
+def quick(profile: RobotProfile) -> Iterator[RehearsalProcess]:
+    """For what the run in the measured scene would refuse: four trials, which all have to succeed."""
+    safety = profile.safety.model_copy(update=FEW_TRIALS)
+    with RehearsalProcess(profile.model_copy(update={"safety": safety}), budget_s=120.0) as rehearsal:
         yield rehearsal
 
 
@@ -99,10 +109,10 @@ def test_an_ordinary_place_is_accepted(
     others: tuple[SceneObject, ...],
     below_m: float,
     hand: Any,
-    pool: RehearsalProcess,
+    quick: RehearsalProcess,
 ) -> None:
     scene, start = carry(hand, body, *others)
-    verdict = pool.rehearse(put(hand, body, below_m).home().motion(), scene, start)
+    verdict = quick.rehearse(put(hand, body, below_m).home().motion(), scene, start)
     assert verdict.violations == ()
     assert verdict.accepted
 
@@ -123,11 +133,11 @@ def test_passing_close_over_what_was_let_go_is_accepted(hand: Any, pool: Rehears
     assert verdict.violations == ()
 
 
-def test_passing_so_close_that_a_perturbed_world_has_a_hit_is_refused(hand: Any, pool: RehearsalProcess) -> None:
+def test_passing_so_close_that_a_perturbed_world_has_a_hit_is_refused(hand: Any, twin: Twin) -> None:
     scene, start = carry(hand, BLOCK)
     over_m = 0.05 + hand.profile.gripper.pad_depth_m + 0.001
     put(hand, BLOCK, GAP_M).to((0.5, 0.06, 0.2)).to((0.5, 0.06, over_m)).to((0.5, -0.25, over_m), 3.0)
-    verdict = pool.rehearse(hand.home().motion(), scene, start)
+    verdict = twin.rehearse(hand.home().motion(), scene, start)
     assert kinds(verdict) == {"uncertain", "unsettled"}
     assert ("red block", "does not stay where it was left") in {v.bodies for v in verdict.violations}
 
@@ -157,7 +167,7 @@ def test_a_block_that_half_open_fingers_carry_on_is_not_let_go(hand: Any, pool: 
 
 @pytest.mark.parametrize(("slope_deg", "expected"), [(9.0, {"unsettled"}), (2.0, set())])
 def test_a_block_let_go_on_a_slope_does_not_stay_upright(
-    slope_deg: float, expected: set[str], hand: Any, pool: RehearsalProcess
+    slope_deg: float, expected: set[str], hand: Any, quick: RehearsalProcess
 ) -> None:
     slope = SceneObject(
         "ramp",
@@ -166,7 +176,7 @@ def test_a_block_let_go_on_a_slope_does_not_stay_upright(
     )
     below_m = 0.04 + 0.025 * np.tan(np.deg2rad(slope_deg)) + GAP_M
     scene, start = carry(hand, BLOCK)
-    verdict = pool.rehearse(put(hand, BLOCK, below_m).home().motion(), replace(scene, obstacles=(slope,)), start)
+    verdict = quick.rehearse(put(hand, BLOCK, below_m).home().motion(), replace(scene, obstacles=(slope,)), start)
     assert kinds(verdict) == expected
     if expected:
         leans = next(v for v in verdict.violations if v.bodies == ("red block", "does not stay upright"))
@@ -196,10 +206,10 @@ def pushed(name: str, y_m: float) -> Effect:
 
 @pytest.mark.parametrize(("back_m", "expected"), [(0.19, set()), (0.06, {"contact", "unsettled"})])
 def test_what_was_pushed_may_not_be_hit_again(
-    back_m: float, expected: set[str], hand: Any, pool: RehearsalProcess, start: RobotState
+    back_m: float, expected: set[str], hand: Any, quick: RehearsalProcess, start: RobotState
 ) -> None:
     pushing(hand, (0.09, 0.03, 3.0), (0.16, 0.03, 1.0), (0.2, 0.15, 1.0), (0.2, 0.03, 1.0), (back_m, 0.03, 2.0))
-    verdict = pool.rehearse(
+    verdict = quick.rehearse(
         hand.to((0.5, back_m, 0.15)).home().motion(pushed("red block", 0.04)),
         Scene((BLOCK,), ()),
         replace(start, gripper_width_m=0.0),
@@ -207,15 +217,13 @@ def test_what_was_pushed_may_not_be_hit_again(
     assert kinds(verdict) & {"contact", "collision", "force", "unsettled"} == expected
 
 
-def test_what_was_pushed_may_not_be_dragged_on_in_a_perturbed_world(
-    hand: Any, pool: RehearsalProcess, start: RobotState
-) -> None:
+def test_what_was_pushed_may_not_be_dragged_on_in_a_perturbed_world(hand: Any, twin: Twin, start: RobotState) -> None:
     over_m = 0.05 + hand.profile.gripper.pad_depth_m + 0.0005
     pushing(hand, (0.09, 0.03, 3.0), (0.2, 0.03, 1.0), (0.2, over_m, 1.0), (0.03, over_m, 1.5), (0.03, 0.15, 1.0))
-    verdict = pool.rehearse(
+    verdict = twin.rehearse(
         hand.home().motion(pushed("red block", 0.015)), Scene((BLOCK,), ()), replace(start, gripper_width_m=0.0)
     )
-    assert kinds(verdict) == {"uncertain", "unsettled"}
+    assert kinds(verdict) == {"uncertain", "force", "wrong_effect"}
 
 
 def test_what_rolls_on_after_a_push_does_not_come_to_rest(hand: Any, pool: RehearsalProcess, start: RobotState) -> None:
