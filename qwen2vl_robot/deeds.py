@@ -184,6 +184,11 @@ class Measured(Chooser):
             raise OpenError("The camera looks in no direction in which a row has a left and a right.")
         if len(row) < 2:
             raise OpenError(f"I see one of them: {listed(row)}.")
+        if len(row) == 2:  # two are side by side
+            if not self._holds(Relation.NEXT_TO, *row):
+                names = [self._name(step.thing, item) for item in row]
+                yield PlannedDeed(row[0], names[0], Relation.NEXT_TO, row[1], names[1])
+            return
         spots = row_of(row, self.stock, [toward(way, sides) for way in (Direction.LEFT, Direction.CLOSER)])
         if spots is None:
             raise OpenError("There is no free place for a row of them.")
@@ -195,6 +200,8 @@ class Measured(Chooser):
         if step.thing is not None and step.thing.noun == "table":
             raise OpenError("Where should I put what is on the table?")
         bases = self._chosen(step.thing)
+        if step.thing is not None and not step.thing.label:  # a pile stands on what carries nothing by itself
+            bases = [item for item in bases if not is_carrier(item)]
         excluded = self._excluded()
         named = self.stock.items if step.reference is None else self._chosen(step.reference)
         wanted = [item for item in named if item not in excluded]

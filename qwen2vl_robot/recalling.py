@@ -45,6 +45,8 @@ def recall(instruction: Instruction, past: Past | None, held: str) -> Instructio
         if len(moved) > 1:
             return _ask(f"The last task moved {len(moved)} things. Which one should go back?")
         return replace(instruction, text=_BACK)
+    if held and (mine := _of_held(read(instruction.text))) is not None:
+        return replace(instruction, text=mine.describe())
     if past is None or not past.moved:
         return instruction
     goal, before = read(instruction.text), read(past.said)
@@ -55,6 +57,15 @@ def recall(instruction: Instruction, past: Past | None, held: str) -> Instructio
         return instruction
     steps = tuple(replace(s, thing=last if _is_it(s.thing) else s.thing) for s in goal.steps)
     return replace(instruction, text=replace(goal, steps=steps).describe())
+
+
+def _of_held(goal: Goal) -> Goal | None:
+    """ "Put that one in the bowl", while something is held, is about that; None for any other sentence."""
+    if not goal.steps or goal.steps[0].deed is not Deed.PLACE or goal.steps[0].thing != Thing():
+        return None
+    is_plain = goal.is_understood and not goal.exclusions and not goal.conditions and len(goal.steps) == 1
+    it = replace(goal.steps[0], thing=Thing(is_it=True))
+    return replace(goal, steps=(it,)) if is_plain and not it.is_negated else None
 
 
 def _is_there(step: Step) -> bool:

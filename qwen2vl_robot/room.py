@@ -19,6 +19,7 @@ LEAST_GAP_M = 0.02
 _RIM = (0.85, 1.1)  # of the radius, where a rim is
 _FLAT_RATIO = 0.25  # of height to width
 _CORNERS = (0.5, 1 / 3)  # of the half of the table: from there on it is a corner, and where that is full
+_GAPS_M = (ROW_GAP_M, LEAST_GAP_M)
 _GRID = 20  # points a side of the table's working area at which something could be put aside
 
 
@@ -107,7 +108,7 @@ def free_in(item: Item, stock: Stock, ways_xy: Sequence[Array]) -> Spot | None:
     """
     (x0, y0), (x1, y1) = stock.area_m
     radius_m = outline_radius_m(item.object.shape)
-    xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
+    xs, ys = (np.linspace(a + radius_m, b - radius_m, 2 * _GRID) for a, b in ((x0, x1), (y0, y1)))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     half_m = (stock.area_m[1] - stock.area_m[0]) / 2
     along_m = np.stack([(grid - stock.area_m.mean(axis=0)) @ way for way in ways_xy])
@@ -117,10 +118,10 @@ def free_in(item: Item, stock: Stock, ways_xy: Sequence[Array]) -> Spot | None:
         shares = np.min([row / float(half_m @ np.abs(way)) for row, way in zip(along_m, ways_xy, strict=True)], axis=0)
         parts = [grid[shares >= ratio] for ratio in _CORNERS]
     others = [other for other in stock.items if other is not item]
-    for part in parts:
+    for part, least_m in ((part, gap_m) for part in parts for gap_m in _GAPS_M):
         for x, y in part[np.argsort(np.linalg.norm(part - xy_of(item), axis=1))]:
             gaps_m = [distance_m((x, y), xy_of(o)) - radius_m - outline_radius_m(o.object.shape) for o in others]
-            if min(gaps_m, default=ROW_GAP_M) >= ROW_GAP_M:
+            if min(gaps_m, default=ROW_GAP_M) >= least_m:
                 return Spot((float(x), float(y)), EXACT_M, "in that part")
     return None
 

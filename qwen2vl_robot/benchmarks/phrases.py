@@ -30,12 +30,13 @@ from qwen2vl_robot.recalling import recall
 from qwen2vl_robot.resources import resolve
 from qwen2vl_robot.rules import RuleBook, load_rules
 
+_SETS = {"first": "phrases", "second": "phrases_second"}
 _NOTHING, _ANSWER, _REFUSE, _MAYBE = "nothing", "answer", "refuse ", "maybe "
 _PICTURE = np.zeros((48, 64, 3), np.uint8)  # nobody looks at it
 
 
 class PhraseFile(RootModel[dict[str, list[tuple[str, str | list[str], str]]]]):
-    """sim/tasks/phrases/LANGUAGE.yaml: kind → [scene, sentence or several, what is meant by the last]."""
+    """A file of sim/tasks/phrases or phrases_second: kind → [scene, sentence or several, what the last one means]."""
 
 
 class SceneFile(RootModel[dict[str, dict[str, tuple[float, float]]]]):
@@ -44,13 +45,18 @@ class SceneFile(RootModel[dict[str, dict[str, tuple[float, float]]]]):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Sentences about a scene, of which the last is judged."""
+    """Sentences about a scene, of which the last is judged.
+
+    Attributes:
+        set_: "first" or "second": that one was written later, by somebody who knew no word of the reader.
+    """
 
     language: str
     kind: str
     scene: str
     said: tuple[str, ...]
     meant: str
+    set_: str = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +75,10 @@ def load_phrases() -> list[Case]:
         BadInputError: a file is missing or wrong.
     """
     cases = []
-    for code in load_languages():
-        for kind, told in load_yaml(resolve(f"tasks/phrases/{code}.yaml"), PhraseFile).root.items():
-            cases += [Case(code, kind, s, (x,) if isinstance(x, str) else tuple(x), m) for s, x, m in told]
+    for set_, folder in _SETS.items():
+        for code in load_languages():
+            for kind, told in load_yaml(resolve(f"tasks/{folder}/{code}.yaml"), PhraseFile).root.items():
+                cases += [Case(code, kind, s, (x,) if isinstance(x, str) else tuple(x), m, set_) for s, x, m in told]
     return cases
 
 
@@ -114,6 +121,7 @@ def judge(case: Case, table: Table, rules: RuleBook) -> dict[str, Any]:
 def _told(case: Case, ending: Ending, *, is_right: bool, is_wrong: bool) -> dict[str, Any]:
     effects = ending.effects
     return {
+        "set": case.set_,
         "language": case.language,
         "kind": case.kind,
         "scene": case.scene,
@@ -192,6 +200,7 @@ def summarise_phrases(results: list[dict[str, Any]]) -> dict[str, Any]:
         "right_interval_95": wilson_interval(right, len(results)),
         "wrong_motion": wrong,
         "wrong_motion_interval_95": wilson_interval(wrong, len(results)),
+        "sets": _by(results, "set"),
         "kinds": _by(results, "kind"),
         "languages": _by(results, "language"),
     }

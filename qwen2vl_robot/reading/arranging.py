@@ -11,7 +11,21 @@ from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import Token
 
 MARKS = frozenset(  # kinds of nodes
-    {"row", "tower", "back", "there", "middle", "between", "apart", *PARTS, "length", "by colour", "by kind", "with"}
+    {
+        "row",
+        "tower",
+        "back",
+        "there",
+        "middle",
+        "between",
+        "apart",
+        "pile",
+        *PARTS,
+        "length",
+        "by colour",
+        "by kind",
+        "with",
+    }
 )
 _DEEDS = {"sort": Deed.SORT, "swap": Deed.SWAP, "line up": Deed.LINE_UP, "stack": Deed.STACK}
 _PUTS = ("place", "place on", "place in", "move")
@@ -27,6 +41,8 @@ def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step
     """
     is_bare = not any(node.kind in ("place", "relation") for node in nodes)
     if tag == "clear":
+        return _clear(nodes)
+    if tag == "pick" and _is_taken_off(nodes):
         return _clear(nodes)
     if tag in ("sort", "swap") or (tag in _DEEDS and is_bare):
         is_row = tag == "sort" and any(node.kind == "row" for node in nodes)  # "arrange the blocks in a row"
@@ -105,6 +121,9 @@ def _many(deed: Deed, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
 def _clear(nodes: list[Node]) -> tuple[list[Step], list[Node]]:
     """ "clear the plate", "clear the blocks off the plate", "clear the table into the bowl", "unstack the blocks"."""
     things = [node for node in nodes if node.kind == "thing" and node.thing is not None]
+    piles = [node for node in nodes if node.kind == "pile"]
+    if piles and not things:
+        return [Step(Deed.CLEAR, Thing(quantity=Quantity.ALL))], piles
     places = [node for node in nodes if node.kind == "place" and node.thing is not None and not node.is_which]
     where = [node for node in places if node.is_from or (node.thing is not None and node.thing.noun == "table")]
     into = [node for node in places if node not in where]
@@ -116,6 +135,14 @@ def _clear(nodes: list[Node]) -> tuple[list[Step], list[Node]]:
         taken = what if what is not None and what.label else None
         return [Step(Deed.CLEAR, where[0].thing, reference=taken)], [*things[:1], *where]
     return [Step(Deed.CLEAR, node.thing) for node in things] or [Step(Deed.CLEAR)], things
+
+
+def _is_taken_off(nodes: list[Node]) -> bool:
+    """ "get everything off the plate": several things and where from, and nothing else."""
+    told = [node for node in nodes if node.kind in ("thing", "place", "way", "relation")]
+    places = [node for node in told if node.kind == "place" and node.is_from and not node.is_which]
+    things = [node.thing for node in told if node.kind == "thing" and node.thing is not None]
+    return len(told) == 2 and len(places) == 1 and len(things) == 1 and things[0].quantity is Quantity.ALL
 
 
 def _content(thing: Thing) -> Thing:

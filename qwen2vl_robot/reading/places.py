@@ -98,7 +98,7 @@ def _tell_which(nodes: list[Node], *, is_before: bool) -> list[Node]:
         verbs = told[at + 1 : -1]
         end = before.end if verbs else node.end
         joined = replace(before, thing=_join(before.thing, more), is_bare=False, end=end)
-        told[at:] = [replace(joined, is_near=node.is_near and not verbs), *verbs]
+        told[at:] = [replace(joined, is_near=(node.is_near or node.kind == "way") and not verbs), *verbs]
     return told
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
+from qwen2vl_robot.reading.things import rank_of
 from qwen2vl_robot.reading.tokens import Token, is_verb
 
 _THINGS = frozenset({"the", "any", "thing", "it", "all", "own"})
@@ -14,6 +15,7 @@ _THINGS = frozenset({"the", "any", "thing", "it", "all", "own"})
 def settle_roles(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     """Decide what such words are by what stands in the same part of the sentence."""
     settled: list[Token] = []
+    tokens = _count_from(tokens)
     for at, token in enumerate(tokens):
         tags = token.tags
         if "clear" in tags and _is_quality(settled, tokens, at, lexicon):
@@ -22,6 +24,8 @@ def settle_roles(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"line up"}) if _behind(tokens, at, "up") else tags - {"lining"}
         if "leave" in tags and _behind(tokens, at, "swap"):
             tags = frozenset({"filler"})  # "let the ball and the block trade places"
+        if "around" in tags:  # "switch the two around"
+            tags = frozenset({"filler"}) if any(o.has("swap") for o in _part(tokens, at)) else tags - {"around"}
         if "places" in tags:  # "swap the places of the two blocks"
             is_swap = any(other.has("swap") for other in _part(tokens, at))
             tags = frozenset({"filler"}) if is_swap else tags - {"places"}
@@ -31,6 +35,18 @@ def settle_roles(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"back"})  # "đặt nó về chỗ cũ" and "về chỗ cũ"
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return settled
+
+
+def _count_from(tokens: list[Token]) -> list[Token]:
+    """ "count from the left and take the third block": from where it counts belongs to the ordinal behind it."""
+    at = next((k for k, token in enumerate(tokens) if token.has("counting")), None)
+    if at is None:
+        return tokens
+    rank = next((k for k in range(at + 1, len(tokens)) if rank_of(tokens[k])), None)
+    moved = replace(tokens[at], tags=tokens[at].tags - {"counting"}, gap=0)
+    if rank is None:
+        return [*tokens[:at], moved, *tokens[at + 1 :]]
+    return [*tokens[:at], *tokens[at + 1 : rank], moved, *tokens[rank:]]
 
 
 def _part(tokens: list[Token], at: int) -> list[Token]:

@@ -193,9 +193,9 @@ def _may_be_side(token: Token, lexicon: Lexicon) -> bool:
 def _take_quantity(draft: _Draft, tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
     """Take how many there are; one quantity a thing."""
     token, number = tokens[at], number_of(tokens[at])
-    if draft.quantity is Quantity.ALL and token.has("all"):
-        return True  # "hết mọi thứ" says it twice
-    is_behind = token.has("all") or (token.has("another") and lexicon.grammar.adjectives != "before")
+    if draft.quantity in (Quantity.ALL, Quantity.NUMBER) and token.has("all"):
+        return True  # "hết mọi thứ" says it twice, "공 두 개 다" all of the two
+    is_behind = token.has("all") or (token.has("another", "1") and lexicon.grammar.adjectives != "before")
     if draft.quantity or (draft.is_full and lexicon.grammar.order == "before" and not is_behind):
         return False
     if token.has("all"):

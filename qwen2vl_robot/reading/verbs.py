@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import Deed, Quantity
+from qwen2vl_robot.reading.goal import PARTS, Deed, Quantity
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
@@ -30,6 +30,7 @@ MEANING: dict[str, tuple[Deed, Relation | None, Direction | None]] = {
     "wait": (Deed.WAIT, None, None),
     "stop": (Deed.STOP, None, None),
 }
+_SPOTS = frozenset({"middle", "between", *PARTS})
 _CATCHING = ("bowl", "cup", "plate")  # what something is tossed into, or onto
 _PREFERRED = (
     *("stop", "sort", "swap", "line up", "stack", "clear", "pick", "place in", "place on", "place"),
@@ -43,10 +44,12 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
     if clause.verb is None:
         if _is_put(clause, nodes, lexicon):
             return "place"
+        if any(token.has("due", "urge") for token in clause.tokens) and _is_put_somewhere(["want"], nodes):
+            return "move"
         return "home" if has_start and not any(node.kind in ("thing", "place") for node in nodes) else ""
     tags = clause.verb.verbs
-    if "move" in tags and any(node.kind == "length" for node in nodes):
-        return "move"  # a push goes as far as it goes
+    if _is_put_somewhere(tags, nodes):
+        return "move"
     if "gather" in tags:
         return "place" if _is_gathered(nodes) else "pick"
     if "go" in tags and not has_start and _goes_there(clause, nodes):
@@ -70,9 +73,25 @@ def verb_of(clause: Clause, nodes: list[Node], lexicon: Lexicon) -> str:
         return "move" if any(_is_aside(node) or node.way is Direction.CLOSER for node in nodes) else "pick"
     if "place" in tags and set(tags) & {"home", "go"}:  # "park the duck beside the bowl" and "park"
         return "place" if any(node.kind == "thing" for node in nodes) else "home" if "home" in tags else "go"
-    if "leave" in tags and not any(node.kind in ("place", "way") for node in nodes):
+    if "leave" in tags and not any(node.kind in {"place", "way", *_SPOTS} for node in nodes):
         return "leave"
     return next((tag for tag in _PREFERRED if tag in tags), tags[0])
+
+
+def _is_put_somewhere(tags: list[str], nodes: list[Node]) -> bool:
+    """Whether a thing is to go a distance ("push it 5 cm to the left"; a push goes as far as it goes), or to a place
+    that no thing marks ("I want it in the middle of the table"), or is taken to a thing ("take it to the plate")."""
+    kinds = {node.kind for node in nodes}
+    if "thing" not in kinds:
+        return False
+    if {"length", "way"} <= kinds and set(tags) & {"push", "move", "want"}:
+        return True
+    if kinds & _SPOTS and not kinds & {"place", "relation"} and set(tags) & {"push", "move", "want"}:
+        return True
+    first = next(node for node in nodes if node.kind == "thing")
+    to = [n for n in nodes if n.kind == "place" and n.is_to and not n.is_from and not n.is_which and n.relation is None]
+    many = sum(node.kind == "thing" for node in nodes)
+    return "pick" in tags and len(to) in {1, many} and to[0].begin >= first.end
 
 
 def _is_gathered(nodes: list[Node]) -> bool:
