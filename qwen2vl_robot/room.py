@@ -111,11 +111,11 @@ def free_in(item: Item, stock: Stock, ways_xy: Sequence[Array]) -> Spot | None:
     xs, ys = (np.linspace(a + radius_m, b - radius_m, 2 * _GRID) for a, b in ((x0, x1), (y0, y1)))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     half_m = (stock.area_m[1] - stock.area_m[0]) / 2
-    along_m = np.stack([(grid - stock.area_m.mean(axis=0)) @ way for way in ways_xy])
+    off_m = grid - stock.area_m.mean(axis=0)
     if len(ways_xy) == 1:
-        parts = [grid[along_m[0] >= radius_m]]  # the whole thing lies in that half
+        parts = [grid[off_m @ ways_xy[0] >= radius_m]]  # the whole thing lies in that half
     else:
-        shares = np.min([row / float(half_m @ np.abs(way)) for row, way in zip(along_m, ways_xy, strict=True)], axis=0)
+        shares = np.min([off_m / half_m @ _edge(way) for way in ways_xy], axis=0)
         parts = [grid[shares >= ratio] for ratio in _CORNERS]
     others = [other for other in stock.items if other is not item]
     for part, least_m in ((part, gap_m) for part in parts for gap_m in _GAPS_M):
@@ -124,6 +124,14 @@ def free_in(item: Item, stock: Stock, ways_xy: Sequence[Array]) -> Spot | None:
             if min(gaps_m, default=ROW_GAP_M) >= least_m:
                 return Spot((float(x), float(y)), EXACT_M, "in that part")
     return None
+
+
+def _edge(way_xy: Array) -> Array:
+    """The direction along the table's edges that is nearest to one of the picture: seen askew it keeps its corners."""
+    at = int(np.abs(way_xy).argmax())
+    edge = np.zeros(2)
+    edge[at] = np.sign(way_xy[at])
+    return edge
 
 
 def middle_of(stock: Stock) -> Spot:

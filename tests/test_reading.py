@@ -239,7 +239,6 @@ def test_small_talk_and_corrections_hide_no_word(text: str) -> None:
     "text",
     [
         "put the red block on",
-        "push the block 10 cm to the left",
         "put the block on the plate or the bowl",
         "pick up red block blue block",
         "bring the red block to me",

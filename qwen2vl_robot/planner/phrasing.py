@@ -49,9 +49,14 @@ def motions(goal: Goal) -> list[Step]:
         last = steps[-1] if steps else None
         if step.deed is Deed.PLACE and last is not None and _only_lifts(last) and _is_it(thing, last.thing):
             steps[-1] = replace(step, thing=last.thing, reference=reference)
-        elif step.deed is not Deed.PICK or last is None or (last.deed, last.thing) != (Deed.PICK, thing):
+        elif step.deed is not Deed.PICK or last is None or not _is_picked(thing, last):
             steps.append(replace(step, thing=thing, reference=reference))
     return steps
+
+
+def _is_picked(thing: Thing | None, last: Step) -> bool:
+    """Whether a thing, or "it", is what the last step picks up."""
+    return last.deed is Deed.PICK and (thing == last.thing or (thing is not None and thing.is_it))
 
 
 def examples(labels: Sequence[str], code: str) -> str:

@@ -91,8 +91,6 @@ def read_clause(clause: Clause, lexicon: Lexicon, reading: Reading, *, has_mark:
 
 def _is_again(step: Step, before: Step) -> bool:
     """Whether a step says again what was just said: "the ball should go in the bowl, so put it there"."""
-    if step.deed is Deed.PICK and before.deed is Deed.PICK and step.thing in (before.thing, Thing(is_it=True)):
-        return True  # "find the ball and pick that up"
     if step.deed is Deed.PUSH and step.direction is None:  # "bring it closer by pushing it"
         return before.deed is Deed.PUSH and replace(before, direction=None) == step
     is_open = step.deed is Deed.PLACE and step.relation is None and step.direction is None
