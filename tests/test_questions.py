@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen2vl_robot.languages import load_languages
-from qwen2vl_robot.messages import Instruction, Outcome
+from qwen2vl_robot.messages import Instruction, Outcome, Relation
 from qwen2vl_robot.order import understand
-from qwen2vl_robot.reading import Asks, Mood, read
+from qwen2vl_robot.reading import Asks, Mood, Question, Thing, read
 from qwen2vl_robot.resources import data_root
 
 ROOT = Path(__file__).parent
@@ -111,3 +111,27 @@ def test_a_question_is_said_back(text: str, said: str) -> None:
 def test_what_is_not_clear_is_not_answered(text: str) -> None:
     question = read(text).question
     assert question is None or question.asks is Asks.WHY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "is the bowl empty?",
+        "Ist die Schüssel eigentlich leer?",
+        "¿está vacío el cuenco?",
+        "est-ce que le bol est vide ?",
+        "هل الوعاء فارغ؟",
+        "cái bát có trống không?",
+        "碗是空的吗？",
+        "ボウルは空ですか？",
+        "그릇이 비어 있나요?",
+    ],
+)
+def test_whether_a_thing_is_empty_asks_what_is_in_it(text: str) -> None:
+    assert read(text).question == Question(Asks.WHAT, None, Relation.IN, Thing("bowl"))
+    assert not read(text).asks_for_motion
+
+
+@pytest.mark.parametrize("text", ["the bowl is empty", "put the ball in the empty bowl", "are you free?"])
+def test_what_only_speaks_of_empty_is_no_such_question(text: str) -> None:
+    assert read(text).question is None

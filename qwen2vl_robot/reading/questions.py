@@ -24,6 +24,7 @@ from qwen2vl_robot.reading.tokens import Token
 _BESIDE, _SEE = "beside", "see"  # what may stand beside a question; whole questions for everything in view
 _WHOLE = {"ability": Asks.ABILITY, "done": Asks.DONE, "held": Asks.HELD, "why": Asks.WHY, _SEE: Asks.WHAT}
 _ABOUT = {"count": Asks.COUNT, "where": Asks.WHERE, "whether": Asks.WHETHER, "what": Asks.WHAT}
+_HOLLOW = ("bowl", "cup")
 _PAUSE = ","  # a pause among the words
 _TABLE = Thing("table")
 _PLACE = Token("", "", frozenset({"place"}))
@@ -55,12 +56,26 @@ class QuestionForms:
             rest = self._without(key, words)
             if rest is not None and self._is_small(rest, is_open=asks is Asks.WHY):
                 return Question(asks)
+        empty = self._whether_empty(words)
+        if empty is not None:
+            return empty
         for key, asks in _ABOUT.items():
             rest = self._without(key, words)
             question = None if rest is None else self._about(asks, rest)
             if question is not None:
                 return question
         return None
+
+    def _whether_empty(self, words: list[Word]) -> Question | None:
+        """ "Is the bowl empty?" asks what is in the bowl."""
+        rest = None if self._without("whether", words) is None else self._without("empty", words)
+        bare = None if rest is None else self._without("whether", rest)
+        question = None if rest is None else self._about(Asks.WHETHER, rest if bare is None else bare)
+        thing = None if question is None or question.reference is not None else question.thing
+        if thing is None:
+            return None
+        relation = Relation.IN if thing.noun in _HOLLOW else Relation.ON
+        return Question(Asks.WHAT, None, relation, thing)
 
     def _pattern(self, forms: list[str]) -> re.Pattern[str] | None:
         """What finds the longest of the forms, as whole words or as letters."""
