@@ -10,7 +10,7 @@ import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from qwen2vl_robot.messages import Action, Plan, Relation, Verb
+from qwen2vl_robot.messages import Action, ObjectReference, Plan, Relation, Verb
 from qwen2vl_robot.naming import covers, is_surely, may_be, names
 from qwen2vl_robot.planner.phrasing import motions
 from qwen2vl_robot.reading import ARRANGING, HANDLING, Deed, Goal, Place, Quantity, Step, Thing, read
@@ -79,6 +79,33 @@ def agree(
     if len(planned) == 1 and planned[0].deed is Deed.PICK and _starts(said[0], planned[0]):
         return _without(said, doubts)
     return Agreement((f"you said: {goal.describe()}; the plan is: {_describe(planned) or 'nothing'}",), doubts)
+
+
+def in_persons_words(plan: Plan, todo: Sequence[Step], held: str = "") -> Plan:
+    """Call a plan's thing as the person did where the plan only leaves out its colour: "plate" for "the blue plate".
+
+    The box stays the plan's; whether a blue plate stands in it is measured before anything moves.
+    """
+    tasks = _planned(plan, held)
+    if plan.is_measured or [task.step.deed for task in tasks] != [said.deed for said in todo]:
+        return plan
+    called: dict[ObjectReference, str] = {}
+    for said, task in zip(todo, tasks, strict=True):
+        before, last = plan.actions[max(task.last - 1, 0)], plan.actions[task.last].object
+        picked = before.object if before.verb is Verb.PICK else None
+        pairs = ((said.thing, picked), (said.reference, last)) if said.deed is Deed.PLACE else ((said.thing, last),)
+        for words, thing in pairs:
+            if words is None or thing is None or not words.colour or not words.noun:
+                continue
+            if called.setdefault(thing, words.label) != words.label:
+                return plan  # two things of the sentence are one of the plan's
+    new = {
+        thing: replace(thing, label=label)
+        for thing, label in called.items()
+        if len(thing.boxes) == 1 and thing.where is None and _named(thing.label) == replace(_named(label), colour="")
+    }
+    actions = tuple(replace(a, object=new.get(a.object, a.object)) if a.object else a for a in plan.actions)
+    return replace(plan, actions=actions, objects=tuple(new.get(thing, thing) for thing in plan.objects))
 
 
 def _without(rest: list[Step], doubts: tuple[str, ...]) -> Agreement:

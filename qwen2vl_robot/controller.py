@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from qwen2vl_robot.admission import ask, carry_out
+from qwen2vl_robot.agreement import in_persons_words
 from qwen2vl_robot.answering import Memory, answer
 from qwen2vl_robot.belief import Belief
 from qwen2vl_robot.errors import MotionError, ObservationError, PerceptionError, PlannerError
@@ -131,14 +132,14 @@ class Controller:
             planned = self._measured(task, asked, observation)
             try:
                 plan = planned or self._parts.planner.plan(observation, asked.instruction, task.history())
+                plan = in_persons_words(plan, asked.todo, self._belief.held or "")
             except PlannerError as error:
                 raise _EndOfTry(Outcome(OutcomeKind.REFUSED, (_cause(error, f"planner: {error}"),))) from error
         task.plans.append(plan)
         _log.debug("plan: %s", ", then ".join(action.describe() for action in plan.actions))
         for listener in self._parts.listeners:
             listener.on_plan(plan, observation)
-        answer = self._parts.cell.answer(asked, plan)
-        if answer is not None:
+        if (answer := self._parts.cell.answer(asked, plan)) is not None:
             raise self._end(task, plan.actions[0], task.despite(answer))
         return plan
 
@@ -157,7 +158,6 @@ class Controller:
         """Hold the plan to the cell's rules and to the person's words."""
         ruling = self._parts.cell.judge(asked, plan, held=self._belief.held)
         task.unread = asked.goal.unread if ruling.to_confirm else ()
-        _log.debug("ruling: forbidden %s, a person must confirm %s", ruling.forbidden, ruling.to_confirm)
         if (ending := ruling.ending) is not None:
             raise self._end(task, plan.actions[0], ending)
         return ruling

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qwen2vl_robot.agreement import Agreement, agree, still_to_do
+from qwen2vl_robot.agreement import Agreement, agree, in_persons_words, still_to_do
 from qwen2vl_robot.messages import (
     Action,
     Direction,
@@ -366,3 +367,31 @@ def test_what_came_by_voice_is_always_asked_about() -> None:
     plan = Plan((pick("red block"),), "")
     wish = Instruction("pick up the red block", InstructionSource.VOICE)
     assert any("voice" in doubt for doubt in load_rules().judge(read_order(wish), plan).to_confirm)
+
+
+def _on_plate(label: str, plate: str, boxes: int = 1) -> Plan:
+    block, dish = (ObjectReference(name, (ImageBox(1, 1, 9, 9),) * boxes) for name in (label, plate))
+    return Plan((Action(Verb.PICK, block), Action(Verb.PLACE, dish, Relation.ON)), "", objects=(block, dish))
+
+
+def test_a_colour_that_a_plan_leaves_out_is_the_persons() -> None:
+    goal = read("put the red block on the blue plate")
+    plan = in_persons_words(_on_plate("red block", "plate"), tuple(motions(goal)))
+    assert [thing.label for thing in plan.objects] == ["red block", "blue plate"]
+    assert [action.object.label for action in plan.actions if action.object] == ["red block", "blue plate"]
+    assert agree(goal, plan).contradictions == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "plan"),
+    [
+        ("put the red block on the blue plate", _on_plate("red block", "red plate")),
+        ("put the red block on the blue plate", _on_plate("red block", "bowl")),
+        ("put the red block on the blue plate", _on_plate("red block", "plate", boxes=2)),
+        ("put the red block on the blue block", _on_plate("block", "block")),
+        ("pick up the red block", _on_plate("block", "blue plate")),
+        ("put the red block on the blue plate", replace(_on_plate("red block", "plate"), is_measured=True)),
+    ],
+)
+def test_whatever_else_a_plan_says_stays_as_it_is(text: str, plan: Plan) -> None:
+    assert in_persons_words(plan, tuple(motions(read(text)))) == plan

@@ -146,11 +146,13 @@ def test_a_box_around_another_object_becomes_a_question_and_nothing_moves() -> N
         assert "red block" in report.outcome.reasons[0]
 
 
-def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant() -> None:
+@pytest.mark.parametrize("label", ["red block", "block"])
+def test_a_box_around_another_object_is_corrected_by_the_only_one_that_is_meant(label: str) -> None:
+    """Also where the planner leaves out the colour that the person said: what is measured decides."""
     green = ObjectSpec(colour="green", kind="ball", position_m=(0.45, -0.05))
     with stage(RED_BLOCK, BLUE_PLATE, green) as s:
         before = s.plant.truth.objects()
-        reply = format_reply([("red block", s.boxes("green ball")[1])], [PICK])
+        reply = format_reply([(label, s.boxes("green ball")[1])], [PICK])
         assert s.run(reply, instruction="pick up the red block").outcome.kind is OutcomeKind.ACHIEVED
         after = s.plant.truth.objects()
         assert after["red block"].T_base_object[2, 3] > before["red block"].T_base_object[2, 3] + 0.03
