@@ -184,11 +184,6 @@ class Measured(Chooser):
             raise OpenError("The camera looks in no direction in which a row has a left and a right.")
         if len(row) < 2:
             raise OpenError(f"I see one of them: {listed(row)}.")
-        if len(row) == 2:  # two are side by side
-            if not self._holds(Relation.NEXT_TO, *row):
-                names = [self._name(step.thing, item) for item in row]
-                yield PlannedDeed(row[0], names[0], Relation.NEXT_TO, row[1], names[1])
-            return
         spots = row_of(row, self.stock, [toward(way, sides) for way in (Direction.LEFT, Direction.CLOSER)])
         if spots is None:
             raise OpenError("There is no free place for a row of them.")

@@ -14,6 +14,7 @@ from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.relations import outline_radius_m, toward
 
 _EXACT_M, _ROUGH_M = 0.02, 0.06
+_BESIDE_M = 0.06  # free between two things that stand beside each other, at most
 _CORNER_RATIO = 1 / 3  # of the half of the table's working area, from its middle
 _RELATIONS = "|".join(relation.value for relation in Relation)
 _UPON = ("on", "in")
@@ -83,8 +84,15 @@ class Meant:
 
     def _is_put(self, name: str, relation: str, to: str) -> bool:
         how, where = self._effects.placed.get(name, ("", ""))
+        if how == "at" and relation == Relation.NEXT_TO.value:  # "side by side" puts two in a row
+            return self._gap_m(name, to) < _BESIDE_M
         is_alike = how == relation or (to.endswith("plate") and {how, relation} == set(_UPON))
         return is_alike and where == to
+
+    def _gap_m(self, name: str, other: str) -> float:
+        """What is free between two things where they are afterwards."""
+        radii_m = sum(outline_radius_m(self._after.items[thing].object.shape) for thing in (name, other))
+        return float(np.linalg.norm(self._after.xy_m(name) - self._after.xy_m(other))) - radii_m
 
     def _put(self, said: dict[str, str]) -> bool:
         return all(self._is_put(name, said["r"], said["y"]) for name in self._tell(said["x"]))

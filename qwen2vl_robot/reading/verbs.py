@@ -104,6 +104,8 @@ def _is_gathered(nodes: list[Node]) -> bool:
 def _goes_there(clause: Clause, nodes: list[Node]) -> bool:
     """ "the blocks go in the bowl": things before the verb, and where they go behind it."""
     at = clause.tokens.index(clause.verb) if clause.verb is not None else -1
+    if any(not token.tags for token in clause.tokens[: max(at, 0)]):
+        return False  # "la balle devait aller dans le bol"
     things = [node for node in nodes if node.kind == "thing" and node.thing is not None and not node.thing.is_it]
     places = [node for node in nodes if node.kind == "place"]
     is_aimed = len(places) == 1 and places[0].relation is not None and not places[0].is_which

@@ -76,3 +76,9 @@ def test_what_comes_before_is_done_on_a_copy(table: Table) -> None:
     judged(table, "nothing", "put the green ball on the blue plate", "go home")
     assert table.items == before.items
     assert not table.moved
+
+
+def test_what_is_put_at_a_spot_is_beside_a_thing_only_where_little_is_free_between_them(table: Table) -> None:
+    meant = "red block next_to red block 2 | red block 2 next_to red block"
+    assert judged(table, meant, "line up the two red blocks") == (True, False)
+    assert judged(table, "green ball next_to red block", "move the green ball 5 cm to the right") == (False, True)
