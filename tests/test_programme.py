@@ -581,6 +581,9 @@ def test_a_quality_is_no_order(said: str, unread: str) -> None:
         ),
         ("line the blocks up", "line up all the blocks"),
         ("do not clear the plate", "do not clear the plate"),
+        ("take the red block to the blue plate", "put the red block on the blue plate"),
+        ("push the red block 5 cm to the left", "put the red block 5 cm to the left"),
+        ("I want the red block in the middle of the table", "put the red block in the middle of the table"),
         ("gather the red block", "pick up the red block"),
     ],
 )

@@ -239,6 +239,7 @@ def test_small_talk_and_corrections_hide_no_word(text: str) -> None:
     "text",
     [
         "put the red block on",
+        "hand the red block to the duck",
         "put the block on the plate or the bowl",
         "pick up red block blue block",
         "bring the red block to me",

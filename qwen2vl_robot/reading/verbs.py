@@ -91,7 +91,8 @@ def _is_put_somewhere(tags: list[str], nodes: list[Node]) -> bool:
     first = next(node for node in nodes if node.kind == "thing")
     to = [n for n in nodes if n.kind == "place" and n.is_to and not n.is_from and not n.is_which and n.relation is None]
     many = sum(node.kind == "thing" for node in nodes)
-    return "pick" in tags and len(to) in {1, many} and to[0].begin >= first.end
+    carries = all(node.thing is not None and node.thing.noun in (*_CATCHING, "table") for node in to)
+    return "pick" in tags and len(to) in {1, many} and to[0].begin >= first.end and carries
 
 
 def _is_gathered(nodes: list[Node]) -> bool:
