@@ -193,11 +193,10 @@ def _thing(action: Action) -> Thing | None:
         return thing
     if where.kind == Quantity.ALL.value:
         return replace(thing, quantity=Quantity.ALL)
+    reference = None if where.reference is None else _named(where.reference)
     if where.kind in {relation.value for relation in Relation}:
-        reference = None if where.reference is None else _named(where.reference)
         return replace(thing, relation=Relation(where.kind), reference=reference)
     kind, _, rank = where.kind.partition(" ")
-    reference = None if where.reference is None else _named(where.reference)
     return replace(thing, superlative=kind, rank=int(rank) if rank else 0, reference=reference)
 
 

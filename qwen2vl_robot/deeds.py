@@ -35,7 +35,6 @@ from qwen2vl_robot.room import (
 from qwen2vl_robot.spots import Spot
 
 _WAYS = {"left": Direction.LEFT, "right": Direction.RIGHT, "near": Direction.CLOSER, "far": Direction.AWAY}
-MANY = (Quantity.ALL, Quantity.NUMBER)
 _UPON = (Relation.ON, Relation.IN)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from qwen2vl_robot.choosing import OpenError
-from qwen2vl_robot.deeds import MANY, Measured, NotMeasuredError, PlannedDeed
+from qwen2vl_robot.deeds import Measured, NotMeasuredError, PlannedDeed
 from qwen2vl_robot.errors import ObservationError, PerceptionError
 from qwen2vl_robot.messages import Action, Cause, ObjectReference, Observation, Outcome, OutcomeKind, Plan, Scene, Verb
 from qwen2vl_robot.order import Order
 from qwen2vl_robot.perception import Stock, Surroundings, take_stock
-from qwen2vl_robot.reading import ARRANGING, HANDLING, MEASURED_RANKS, PARTS, Deed, Goal, Quantity, Step, Thing
+from qwen2vl_robot.reading import ARRANGING, HANDLING, MANY, MEASURED_RANKS, PARTS, Deed, Goal, Quantity, Step, Thing
 from qwen2vl_robot.reasons import TaskReason
 from qwen2vl_robot.spots import Moved
 

@@ -45,11 +45,15 @@ def recall(instruction: Instruction, past: Past | None, held: str) -> Instructio
         if len(moved) > 1:
             return _ask(f"The last task moved {len(moved)} things. Which one should go back?")
         return replace(instruction, text=_BACK)
-    if held and (mine := _of_held(read(instruction.text))) is not None:
-        return replace(instruction, text=mine.describe())
-    if past is None or not past.moved:
+    has_moved = past is not None and bool(past.moved)
+    if not held and not has_moved:
         return instruction
-    goal, before = read(instruction.text), read(past.said)
+    goal = read(instruction.text)
+    if held and (mine := _of_held(goal)) is not None:
+        return replace(instruction, text=mine.describe())
+    if past is None or not has_moved:
+        return instruction
+    before = read(past.said)
     if any(_is_there(step) for step in goal.steps):
         return _to_the_same_place(instruction, goal, before)
     last = _last_thing(before)

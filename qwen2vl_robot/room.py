@@ -29,10 +29,8 @@ def aside(item: Item, stock: Stock, taken: Sequence[tuple[Item, Spot]] = ()) -> 
     Args:
         taken: what will stand where, beside what stands there now.
     """
-    (x0, y0), (x1, y1) = stock.area_m
     radius_m = outline_radius_m(item.object.shape)
-    xs, ys = (np.linspace(a + radius_m, b - radius_m, _GRID) for a, b in ((x0, x1), (y0, y1)))
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    grid = _grid(stock, radius_m, _GRID)
     things = [(np.array(xy_of(other)), outline_radius_m(other.object.shape)) for other in stock.items]
     things += [(np.array(spot.xy_m), outline_radius_m(other.object.shape)) for other, spot in taken]
     free_m = np.min([np.linalg.norm(grid - xy, axis=1) - r_m for xy, r_m in things], axis=0)
@@ -42,6 +40,13 @@ def aside(item: Item, stock: Stock, taken: Sequence[tuple[Item, Spot]] = ()) -> 
     off_m = np.linalg.norm(grid - np.mean([xy for xy, _ in things], axis=0), axis=1)
     x, y = grid[int(np.where(is_free, off_m, np.inf).argmin())]
     return Spot((float(x), float(y)), ROUGH_M / 2, "aside")
+
+
+def _grid(stock: Stock, radius_m: float, side: int) -> Array:
+    """Points (n, 2), so many a side of the table's working area, at which a thing of a radius lies on it whole."""
+    (x0, y0), (x1, y1) = stock.area_m
+    xs, ys = (np.linspace(a + radius_m, b - radius_m, side) for a, b in ((x0, x1), (y0, y1)))
+    return np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
 
 
 def row_of(items: Sequence[Item], stock: Stock, axes: Sequence[Array]) -> list[tuple[Item, Spot]] | None:
@@ -106,10 +111,8 @@ def free_in(item: Item, stock: Stock, ways_xy: Sequence[Array]) -> Spot | None:
     Args:
         ways_xy: the direction in which the half lies, or the two of the corner.
     """
-    (x0, y0), (x1, y1) = stock.area_m
     radius_m = outline_radius_m(item.object.shape)
-    xs, ys = (np.linspace(a + radius_m, b - radius_m, 2 * _GRID) for a, b in ((x0, x1), (y0, y1)))
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    grid = _grid(stock, radius_m, 2 * _GRID)
     half_m = (stock.area_m[1] - stock.area_m[0]) / 2
     off_m = grid - stock.area_m.mean(axis=0)
     if len(ways_xy) == 1:

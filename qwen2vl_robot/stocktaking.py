@@ -76,13 +76,9 @@ def _by_distance(
         return Matched(maybe=unsure, missing=reference)
     if len(from_) > 1 or unsure:
         return Matched(maybe=sure)
-    at = from_[0].object.T_base_object[:2, 3]
-    ordered = sorted(sure, key=lambda item: float(np.linalg.norm(item.object.T_base_object[:2, 3] - at)))
-    if thing.superlative == "farthest":
-        ordered.reverse()
-    count = thing.count if thing.quantity is Quantity.NUMBER else 1
-    first = max(thing.rank - 1, 0)
-    return Matched(tuple(ordered[first : first + count]), maybe, None if sure or maybe else thing)
+    sign, at = (-1.0 if thing.superlative == "farthest" else 1.0), from_[0].object.T_base_object[:2, 3]
+    ordered = sorted(sure, key=lambda item: sign * float(np.linalg.norm(item.object.T_base_object[:2, 3] - at)))
+    return Matched(_counted(thing, ordered), maybe, None if sure or maybe else thing)
 
 
 def _ranked(thing: Thing, sure: tuple[Item, ...], stock: Stock) -> tuple[Item, ...]:
@@ -90,6 +86,11 @@ def _ranked(thing: Thing, sure: tuple[Item, ...], stock: Stock) -> tuple[Item, .
     if thing.superlative == "middlemost" or (stock.sides is None and thing.superlative in _BY_SIDE):
         return ()
     ordered = sorted(sure, key=lambda item: _rank(thing.superlative, item, stock.sides))
+    return _counted(thing, ordered)
+
+
+def _counted(thing: Thing, ordered: list[Item]) -> tuple[Item, ...]:
+    """The one of a rank, else as many as are said."""
     return tuple(ordered[thing.rank - 1 : thing.rank]) if thing.rank else tuple(ordered[: thing.count])
 
 

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "meshes",
         "link_meshes",
         "results",
+        "kept",
         "photos",
         "retreat",
     ),

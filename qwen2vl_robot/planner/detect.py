@@ -13,6 +13,7 @@ from typing import Any
 
 from qwen2vl_robot.errors import PlannerError
 from qwen2vl_robot.messages import Instruction, Plan, PlannerRequest, Where
+from qwen2vl_robot.naming import may_be
 from qwen2vl_robot.planner.answers import speak_like
 from qwen2vl_robot.planner.contract import BoxConvention
 from qwen2vl_robot.planner.detections import ACTIONS_LEFT_OUT, Detections, parse_detections
@@ -131,15 +132,9 @@ def _check(goal: Goal) -> None:
     if goal.mood is not Mood.ORDER or goal.is_contradictory or not motions(goal):
         raise _OpenError("What should I do?")
     named = [thing for step in motions(goal) for thing in (step.thing, step.reference) if thing is not None]
-    is_told = all(_differs(thing, other) for thing in named for other in goal.exclusions)
+    is_told = not any(may_be(thing, other) for thing in named for other in goal.exclusions)
     if not is_told or goal.conditions:
         raise _OpenError("Which one do you mean?")
-
-
-def _differs(thing: Thing, other: Thing) -> bool:
-    """Whether colour or noun tell two things apart, whichever of its kind each is: "not the red one, the blue one"."""
-    pairs = ((thing.colour, other.colour), (thing.noun, other.noun))
-    return any(a and b and a != b for a, b in pairs)
 
 
 def _nouns(step: Step) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen2vl_robot.messages import Direction, Relation
-from qwen2vl_robot.reading.goal import PARTS, Deed, Place, Quantity, Step, Thing
+from qwen2vl_robot.reading.goal import HOLLOW, MANY, PARTS, Deed, Place, Quantity, Step, Thing, upon
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import Token
@@ -29,8 +29,6 @@ MARKS = frozenset(  # kinds of nodes
 )
 _DEEDS = {"sort": Deed.SORT, "swap": Deed.SWAP, "line up": Deed.LINE_UP, "stack": Deed.STACK}
 _PUTS = ("place", "place on", "place in", "move")
-_MANY = (Quantity.ALL, Quantity.NUMBER)
-_HOLLOW = ("bowl", "cup")
 
 
 def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step], list[Node]] | None:
@@ -56,14 +54,14 @@ def arrange(tag: str, nodes: list[Node], tokens: list[Token]) -> tuple[list[Step
     if "row" in marks or "tower" in marks:
         mark = marks.get("row") or marks["tower"]
         return _many(Deed.LINE_UP if mark.kind == "row" else Deed.STACK, [*things, mark])
-    if tag == "place on" and is_bare and _is_many(things):
+    if tag == "place on" and is_bare and is_many(things):
         return _many(Deed.STACK, things)
     between = _between(nodes)
     if between is not None:
         moved = [node for node in things if node not in between[1]]
         return [Step(Deed.PLACE, node.thing, place=between[0]) for node in moved], [*moved, *between[1]]
     place = _place(tag, nodes, marks, tokens) if is_bare else None
-    if place is not None and place[0].kind == "back" and not things and not any(n.kind == "thing" for n in nodes):
+    if place is not None and place[0].kind == "back" and not things:
         return [Step(Deed.PLACE, Thing(is_it=True), place=place[0])], place[1]  # "元の場所に戻して"
     if place is None or not things:
         return None
@@ -111,7 +109,7 @@ def _many(deed: Deed, nodes: list[Node]) -> tuple[list[Step], list[Node]]:
     if deed is Deed.STACK and len(things) > 1:
         pairs = zip(things, things[1:], strict=False)
         return [Step(Deed.PLACE, above, Relation.ON, below) for below, above in pairs], nodes
-    if deed is Deed.LINE_UP and len(things) == 2 and not any(thing.quantity in _MANY for thing in things):
+    if deed is Deed.LINE_UP and len(things) == 2 and not any(thing.quantity in MANY for thing in things):
         return [Step(Deed.PLACE, things[0], Relation.NEXT_TO, things[1])], nodes
     if deed is Deed.LINE_UP and len(things) > 1:
         return [], []  # things of several kinds in a row: not yet
@@ -149,20 +147,19 @@ def _content(thing: Thing) -> Thing:
     """What is cleared away: a thing, or what is on the table, on a plate or in a bowl."""
     if thing.noun == "table":
         return Thing(quantity=Quantity.ALL)
-    if thing.noun in (*_HOLLOW, "plate"):
-        relation = Relation.IN if thing.noun in _HOLLOW else Relation.ON
-        return Thing(quantity=Quantity.ALL, relation=relation, reference=thing)
+    if thing.noun in (*HOLLOW, "plate"):
+        return Thing(quantity=Quantity.ALL, relation=upon(thing.noun), reference=thing)
     return thing
 
 
 def _all(thing: Thing) -> Thing:
     """What is arranged is all of it, unless a number is said."""
-    return thing if thing.quantity in _MANY or thing.colour or thing.is_it else replace(thing, quantity=Quantity.ALL)
+    return thing if thing.quantity in MANY or thing.colour or thing.is_it else replace(thing, quantity=Quantity.ALL)
 
 
-def _is_many(things: list[Node]) -> bool:
+def is_many(things: list[Node]) -> bool:
     told = [node.thing for node in things if node.thing is not None]
-    return len(told) > 1 or any(thing.quantity in _MANY for thing in told)
+    return len(told) > 1 or any(thing.quantity in MANY for thing in told)
 
 
 def _place(tag: str, nodes: list[Node], marks: dict[str, Node], tokens: list[Token]) -> tuple[Place, list[Node]] | None:

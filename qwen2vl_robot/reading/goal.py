@@ -7,13 +7,16 @@ from enum import Enum
 
 from qwen2vl_robot.messages import Direction, Relation
 from qwen2vl_robot.reading.named import CORNERS as CORNERS
+from qwen2vl_robot.reading.named import HOLLOW as HOLLOW
 from qwen2vl_robot.reading.named import LAST as LAST
+from qwen2vl_robot.reading.named import MANY as MANY
 from qwen2vl_robot.reading.named import NTH as NTH
 from qwen2vl_robot.reading.named import PARTS as PARTS
 from qwen2vl_robot.reading.named import PLACE, WAY
 from qwen2vl_robot.reading.named import Place as Place
 from qwen2vl_robot.reading.named import Quantity as Quantity
 from qwen2vl_robot.reading.named import Thing as Thing
+from qwen2vl_robot.reading.named import upon as upon
 
 
 class Mood(str, Enum):

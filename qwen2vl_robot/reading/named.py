@@ -23,6 +23,15 @@ class Quantity(str, Enum):
     ANOTHER = "another"
 
 
+MANY = (Quantity.ALL, Quantity.NUMBER)
+HOLLOW = ("bowl", "cup")
+
+
+def upon(noun: str) -> Relation:
+    """How a thing is put where a noun alone says it: in what is hollow, else on it."""
+    return Relation.IN if noun in HOLLOW else Relation.ON
+
+
 @dataclass(frozen=True, slots=True)
 class Thing:
     """What a person names, in the English words of the catalogue.
@@ -69,7 +78,7 @@ class Thing:
         """
         if self.is_it:
             return "it"
-        is_many = self.quantity in (Quantity.ALL, Quantity.NUMBER)
+        is_many = self.quantity in MANY
         noun = (self.noun or "one") + ("es" if self.noun == "box" else "s") * is_many
         first = {Quantity.ALL: "all the", Quantity.NUMBER: str(self.count), Quantity.ANOTHER: "another"}
         rank = NTH[self.rank]

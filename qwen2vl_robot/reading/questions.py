@@ -14,7 +14,7 @@ from qwen2vl_robot.languages import Language
 from qwen2vl_robot.messages import Relation
 from qwen2vl_robot.reading.changes import Reading
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import Asks, Deed, Quantity, Question, Step, Thing
+from qwen2vl_robot.reading.goal import Asks, Deed, Quantity, Question, Step, Thing, upon
 from qwen2vl_robot.reading.letters import NO_GAP, PAUSE, Word
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.settling import settle_tags
@@ -24,7 +24,6 @@ from qwen2vl_robot.reading.tokens import Token
 _BESIDE, _SEE = "beside", "see"  # what may stand beside a question; whole questions for everything in view
 _WHOLE = {"ability": Asks.ABILITY, "done": Asks.DONE, "held": Asks.HELD, "why": Asks.WHY, _SEE: Asks.WHAT}
 _ABOUT = {"count": Asks.COUNT, "where": Asks.WHERE, "whether": Asks.WHETHER, "what": Asks.WHAT}
-_HOLLOW = ("bowl", "cup")
 _PAUSE = ","  # a pause among the words
 _TABLE = Thing("table")
 _PLACE = Token("", "", frozenset({"place"}))
@@ -74,8 +73,7 @@ class QuestionForms:
         thing = None if question is None or question.reference is not None else question.thing
         if thing is None:
             return None
-        relation = Relation.IN if thing.noun in _HOLLOW else Relation.ON
-        return Question(Asks.WHAT, None, relation, thing)
+        return Question(Asks.WHAT, None, upon(thing.noun), thing)
 
     def _pattern(self, forms: list[str]) -> re.Pattern[str] | None:
         """What finds the longest of the forms, as whole words or as letters."""

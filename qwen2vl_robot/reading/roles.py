@@ -7,8 +7,9 @@ from dataclasses import replace
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.things import rank_of
-from qwen2vl_robot.reading.tokens import Token, is_verb
+from qwen2vl_robot.reading.tokens import Token
 
+_OF_SWAPS = frozenset({"around", "places"})
 _THINGS = frozenset({"the", "any", "thing", "it", "all", "own"})
 
 
@@ -24,14 +25,12 @@ def settle_roles(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             tags = frozenset({"line up"}) if _behind(tokens, at, "up") else tags - {"lining"}
         if "leave" in tags and _behind(tokens, at, "swap"):
             tags = frozenset({"filler"})  # "let the ball and the block trade places"
-        if "around" in tags:  # "switch the two around"
-            tags = frozenset({"filler"}) if any(o.has("swap") for o in _part(tokens, at)) else tags - {"around"}
-        if "places" in tags:  # "swap the places of the two blocks"
+        if tags & _OF_SWAPS:  # "switch the two around", "swap the places of the two blocks"
             is_swap = any(other.has("swap") for other in _part(tokens, at))
-            tags = frozenset({"filler"}) if is_swap else tags - {"places"}
+            tags = frozenset({"filler"}) if is_swap else tags - _OF_SWAPS
         if "away" in tags and _is_tidied(settled, tokens, at):
             tags = frozenset({"filler"})  # "put the blocks away in the bowl"
-        if "back" in tags and any(map(is_verb, tags)) and any(t.has("place", "move") for t in _part(tokens, at)[:-1]):
+        if "back" in tags and token.verbs and any(t.has("place", "move") for t in _part(tokens, at)[:-1]):
             tags = frozenset({"back"})  # "đặt nó về chỗ cũ" and "về chỗ cũ"
         settled.append(token if tags is token.tags else replace(token, tags=tags))
     return settled
@@ -52,14 +51,17 @@ def _count_from(tokens: list[Token]) -> list[Token]:
 def _part(tokens: list[Token], at: int) -> list[Token]:
     """The tokens around one, up to the pauses."""
     begin = next((k for k in range(at, 0, -1) if tokens[k].gap >= PAUSE), 0)
-    end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
-    return tokens[begin:end]
+    return tokens[begin : _end(tokens, at)]
+
+
+def _end(tokens: list[Token], at: int) -> int:
+    """Where the next pause behind a token is."""
+    return next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
 
 
 def _behind(tokens: list[Token], at: int, tag: str) -> bool:
     """Whether a token of a tag follows before any pause."""
-    end = next((k for k in range(at + 1, len(tokens)) if tokens[k].gap >= PAUSE), len(tokens))
-    return any(token.has(tag) for token in tokens[at + 1 : end])
+    return any(token.has(tag) for token in tokens[at + 1 : _end(tokens, at)])
 
 
 def _is_quality(settled: list[Token], tokens: list[Token], at: int, lexicon: Lexicon) -> bool:
@@ -78,5 +80,5 @@ def _is_tidied(settled: list[Token], tokens: list[Token], at: int) -> bool:
     follows = tokens[at + 1] if at + 1 < len(tokens) else None
     if follows is None or follows.gap or not follows.has("in", "on", "to"):
         return False
-    verb = next((token for token in reversed(settled) if any(map(is_verb, token.tags))), None)
+    verb = next((token for token in reversed(settled) if token.verbs), None)
     return verb is not None and any(tag.startswith(("place", "clear")) for tag in verb.verbs)

@@ -19,7 +19,7 @@ from qwen2vl_robot.reading.changes import (
     take_back,
 )
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import HANDLING, Deed, Quantity, Step, Thing
+from qwen2vl_robot.reading.goal import HANDLING, HOLLOW, Deed, Quantity, Step, Thing, upon
 from qwen2vl_robot.reading.letters import MAX_CHARS
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.phrases import find_nodes
@@ -27,7 +27,6 @@ from qwen2vl_robot.reading.places import Node
 from qwen2vl_robot.reading.tokens import OTHER
 from qwen2vl_robot.reading.verbs import MEANING, verb_of
 
-_HOLLOW = ("bowl", "cup")  # what is taken from one of them was in it
 _STACKED = ("block", "brick", "plate", "bowl", "cup", "cylinder")  # what may stand on one of its own kind
 _USED = frozenset({"thing", "place", "way", "seconds"})
 _STRAY = frozenset({"relation", "other", "except"}) | MARKS  # what must not be dropped in silence where no step uses it
@@ -270,13 +269,13 @@ def _is_vague(place: Node, group: _Group) -> bool:
 def _relation(goal: Node, usual: Relation | None, reference: Thing) -> Relation:
     """Where a place is: as its words say, or its verb ("insert"), or as its noun lets it be."""
     said = None if goal.is_either and usual is not None else goal.relation
-    return said or usual or (Relation.IN if reference.noun in _HOLLOW else Relation.ON)
+    return said or usual or upon(reference.noun)
 
 
 def _shared_noun(thing: Thing, relation: Relation | None, reference: Thing) -> Thing:
     """ "the white block on the black one": a thing that only its colour names is of the kind of the one that is put."""
     is_elided = bool(reference.colour) and not (reference.noun or reference.superlative or reference.relation)
-    carriers = {Relation.ON: _STACKED, Relation.IN: _HOLLOW}.get(relation, (thing.noun,)) if relation else ()
+    carriers = {Relation.ON: _STACKED, Relation.IN: HOLLOW}.get(relation, (thing.noun,)) if relation else ()
     is_alike = thing.noun in carriers and reference.colour != thing.colour
     return replace(reference, noun=thing.noun) if is_elided and is_alike else reference
 
@@ -331,5 +330,5 @@ def _nest(thing: Thing, places: list[Node]) -> Thing:
     """A thing that is at the first place, whose own thing is at the second, and so on."""
     if not places or thing.relation is not None or places[0].thing is None:
         return thing
-    relation = places[0].relation or (Relation.IN if places[0].thing.noun in _HOLLOW else Relation.ON)
+    relation = places[0].relation or upon(places[0].thing.noun)
     return replace(thing, relation=relation, reference=_nest(places[0].thing, places[1:]))

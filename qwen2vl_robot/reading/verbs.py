@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from qwen2vl_robot.messages import Direction, Relation
+from qwen2vl_robot.reading.arranging import is_many
 from qwen2vl_robot.reading.clauses import Clause
-from qwen2vl_robot.reading.goal import PARTS, Deed, Quantity
+from qwen2vl_robot.reading.goal import PARTS, Deed
 from qwen2vl_robot.reading.letters import PAUSE
 from qwen2vl_robot.reading.lexicon import Lexicon
 from qwen2vl_robot.reading.places import Node
@@ -97,9 +98,8 @@ def _is_put_somewhere(tags: list[str], nodes: list[Node]) -> bool:
 
 def _is_gathered(nodes: list[Node]) -> bool:
     """ "gather the blocks on the plate" moves several there; "gather the block on the plate" takes that one."""
-    things = [node.thing for node in nodes if node.kind == "thing" and node.thing is not None]
-    is_many = len(things) > 1 or any(thing.quantity in (Quantity.ALL, Quantity.NUMBER) for thing in things)
-    return is_many and any(n.kind == "place" and not n.is_which and not n.is_from for n in nodes)
+    things = [node for node in nodes if node.kind == "thing"]
+    return is_many(things) and any(n.kind == "place" and not n.is_which and not n.is_from for n in nodes)
 
 
 def _goes_there(clause: Clause, nodes: list[Node]) -> bool:

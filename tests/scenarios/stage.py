@@ -99,7 +99,9 @@ _TWINS: dict[int, RehearsalProcess] = {}
 
 def twins(profile: RobotProfile) -> RehearsalProcess:
     """Twins that live as long as this process; a verdict of theirs does not depend on earlier ones."""
-    return _TWINS.setdefault(profile.safety.trials, RehearsalProcess(profile, budget_s=60.0))
+    if profile.safety.trials not in _TWINS:
+        _TWINS[profile.safety.trials] = RehearsalProcess(profile, budget_s=60.0)
+    return _TWINS[profile.safety.trials]
 
 
 class BlindCamera:
